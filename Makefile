@@ -1,0 +1,17 @@
+# `make demo` and `make test` do their own set-up, on a fresh Debian machine as root; the others want it done once.
+.PHONY: demo test check unit contract cli lab freeze docs fix bench clean
+PYTHON := .venv/bin/python
+TIMED := build/timed.sh
+
+demo:     ; @$(TIMED) set-up build/setup.sh && $(TIMED) demo $(PYTHON) -m tests.demo
+test:     ; @$(TIMED) set-up build/setup.sh && $(TIMED) tests build/test.sh
+check:    ; @build/bootstrap.sh && $(TIMED) check build/check.sh
+unit:     ; @$(TIMED) unit $(PYTHON) -m pytest tests/unit
+contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
+cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
+lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
+freeze:   ; @build/bootstrap.sh && build/freeze.sh
+docs:     ; @$(PYTHON) build/docs.py
+fix:      ; @$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .
+bench:    freeze ; @$(PYTHON) -m tests.bench
+clean:    ; @rm -rf .cache dist .hypothesis

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Builds dist/barewire (the bundle) and dist/traced (the same programs for the tests, reporting their imports),
+# when the sources, the spec, this script or the Python changed since the last time.
+set -eu
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+work=.cache/pyinstaller
+started=$(date +%s%3N)
+
+mkdir -p "$work"
+exec 9>"$work/lock"
+flock 9 # two builds at a time would write into each other's work directory
+
+# The same bytes from the same sources: sets in the bytecode are written in hash order.
+export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
+
+inputs() {
+    find cni ipam build/pyinstaller.spec build/freeze.sh build/bundle_info.py build/install.sh build/requirements.txt \
+        pyproject.toml LICENSE -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort | xargs sha256sum
+    "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
+}
+
+build=$(inputs | sha256sum | cut -c 1-12)
+if grep -qx "build=$build" dist/barewire/bundle.info 2>/dev/null && [ -d dist/traced ]; then
+    echo "freeze: dist/barewire is up to date (build $build)"
+    exit 0
+fi
+
+echo "freeze: building with $("$python" -V)"
+"$python" -m PyInstaller --workpath "$work/work" --distpath "$work/dist" --noconfirm --clean \
+    build/pyinstaller.spec >"$work/log" 2>&1 || {
+    tail -n 30 "$work/log" >&2
+    echo "freeze: PyInstaller failed; the whole output is in $work/log" >&2
+    exit 1
+}
+rm -rf "$work/dist/traced/_internal"
+ln -s ../barewire/_internal "$work/dist/traced/_internal"
+cp build/install.sh LICENSE "$work/dist/barewire/"
+"$python" build/bundle_info.py "$work/dist/barewire" "$build" >"$work/bundle.info"
+mv "$work/bundle.info" "$work/dist/barewire/bundle.info"
+
+# A test that runs from the old bundle must not meet half a new one.
+mkdir -p dist
+for part in barewire traced; do
+    rm -rf "$work/old"
+    [ ! -e "dist/$part" ] || mv "dist/$part" "$work/old"
+    mv "$work/dist/$part" "dist/$part"
+done
+rm -rf "$work/old"
+
+sed 's/^/freeze: /' dist/barewire/bundle.info
+echo "freeze: $(du -sh dist/barewire | cut -f 1) in dist/barewire, made in $((($(date +%s%3N) - started) / 1000)) s"

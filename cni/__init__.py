@@ -1,0 +1,1 @@
+"""Shared parts of the Barewire plugins: protocol, results, errors, records, host access."""

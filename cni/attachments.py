@@ -1,0 +1,266 @@
+"""The records: one JSON file per attachment, written before anything is changed and removed when all is undone.
+
+`<state>/<network>/<container ID>:<ifname>.json` is the record. `<state>/.devices/<device>` links to the record that
+owns the device, `<state>/.pending/<network>:<container ID>:<ifname>` to a record whose removal could not finish.
+Both are found by one look, without reading records; the record is the truth, a link that leads nowhere says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni import jsontext
+from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
+from cni.host.files import Lock, create_file, make_directory, read_file, remove_file, write_file
+from cni.rollback import on_failure
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+STATE_DIRECTORY = "/var/lib/cni/barewire"
+RUN_DIRECTORY = "/run/barewire"
+SCHEMA = 1
+"""Version of the record format; a reader refuses a newer one and keeps reading the older ones."""
+
+DEVICE, IPAM = "device", "ipam"
+"""What can be left to undo: the device is not home yet, the addresses are not released yet."""
+
+
+NO_DEVICE = "no-device"
+"""Name of the lock under which records without a device are removed."""
+
+
+class Key(Value):
+    """What the runtime calls an attachment: one interface of one container in one network."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"{self.network}/{self.container_id}/{self.ifname}"
+
+
+class Record(Value):
+    """An attachment as saved.
+
+    `device` is its PCI address or empty; `found` the device as it was, `wanted` what ADD applies, `ipam` the delegate
+    call to replay, each in the form that the plugin gave; `left` what removal still has to undo.
+    """
+
+    key: Key
+    plugin: str
+    device: str
+    netns: str
+    netns_identity: str
+    boot_id: str
+    left: tuple[str, ...]
+    found: dict[str, Any]
+    wanted: dict[str, Any]
+    ipam: dict[str, Any] | None = None
+
+    def encoded(self) -> bytes:
+        """The record file's content."""
+        fields = self.as_dict()
+        document = {"schema": SCHEMA, **fields, "key": self.key.as_dict(), "left": list(self.left)}
+        return jsontext.dumps(document).encode() + b"\n"
+
+
+def decode(content: bytes, path: str) -> Record:
+    """Reads a record file's content. Raises `IoFailure` when it is damaged or of a newer schema."""
+    try:
+        document = jsontext.loads(content)
+        schema = document.pop("schema")  # type: ignore[attr-defined]
+        if schema > SCHEMA:
+            raise IoFailure(
+                f"the record {path} has schema {schema}; this version of Barewire knows schemas up to {SCHEMA}",
+                hint="it was written by a newer version: install that version again",
+            )
+        fields: dict[str, Any] = document  # type: ignore[assignment]
+        return Record(**{**fields, "key": Key(**fields["key"]), "left": tuple(fields["left"])})
+    except (CniError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, IoFailure):
+            raise
+        raise IoFailure(
+            f"the record {path} is damaged: {error}", hint="move the file away; the next ADD repairs its device"
+        ) from error
+
+
+class Attachments:
+    """All records of this node, and the locks that guard their devices."""
+
+    def __init__(self, state: str = STATE_DIRECTORY, run: str = RUN_DIRECTORY) -> None:
+        self._state = state
+        self._run = run
+        self.boot_id = _boot_id()
+
+    def locked(self, device: str, seconds: float | None = None) -> Lock:
+        """Lock on a device (or on any other name); everything about its record happens under it."""
+        bound = {} if seconds is None else {"seconds": seconds}
+        return Lock(f"{self._run}/lock/{device}", device, **bound)
+
+    def find(self, key: Key) -> Record | None:
+        """The record of an attachment, or None."""
+        return self._load(self._path(key))
+
+    def of_device(self, device: str) -> Record | None:
+        """The record that owns a device, or None."""
+        record = self._load(self._device_link(device))
+        return record if record is not None and record.device == device and DEVICE in record.left else None
+
+    def claim(self, record: Record) -> None:
+        """Saves a new record. Raises `DeviceBusy` when the attachment has one already, and changes nothing then.
+
+        The device's owner is checked by the caller, under the device's lock. Two devices for one attachment have two
+        locks: which of them gets the attachment is decided by the exclusive creation of the record file.
+        """
+        make_directory(os.path.dirname(self._path(record.key)))
+        if record.device:
+            _link(f"../{record.key.network}/{_file_name(record.key)}", self._device_link(record.device))
+        with on_failure(self._unclaim, record):
+            if not create_file(self._path(record.key), record.encoded()):
+                raise _attached_already(self.find(record.key) or record)
+
+    def _unclaim(self, record: Record) -> None:
+        if record.device:
+            remove_file(self._device_link(record.device))
+
+    def save(self, record: Record) -> None:
+        """Writes a record, atomically."""
+        make_directory(os.path.dirname(self._path(record.key)))
+        write_file(self._path(record.key), record.encoded())
+
+    def keep_pending(self, record: Record) -> None:
+        """Keeps a record whose removal is not finished, so that any later call can finish it."""
+        self.save(record)
+        _link(f"../{record.key.network}/{_file_name(record.key)}", self._pending_link(record.key))
+        if DEVICE not in record.left:
+            self._release_device(record)
+
+    def forget(self, record: Record) -> None:
+        """Removes a record; called when everything that it tells of has been undone."""
+        remove_file(self._path(record.key))
+        self._release_device(record)
+        remove_file(self._pending_link(record.key))
+
+    def pending(self) -> list[Record]:
+        """The records whose removal could not finish; unreadable ones are left out."""
+        return list(self._readable(f"{self._state}/.pending"))
+
+    def of_network(self, network: str) -> list[Record]:
+        """The readable records of one network."""
+        return list(self._readable(f"{self._state}/{network}"))
+
+    def writable(self) -> None:
+        """Proves that records can be written. Raises `IoFailure`."""
+        make_directory(self._state)
+        make_directory(f"{self._run}/lock")
+        probe = f"{self._state}/.probe"
+        write_file(probe, b"")
+        remove_file(probe)
+
+    def _readable(self, folder: str) -> Iterator[Record]:
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name.endswith(".tmp"):
+                continue
+            try:
+                record = self._load(f"{folder}/{name}")
+            except IoFailure:
+                continue
+            if record is not None:
+                yield record
+
+    def _load(self, path: str) -> Record | None:
+        content = read_file(os.path.realpath(path))
+        return None if content is None else decode(content, path)
+
+    def _release_device(self, record: Record) -> None:
+        # Only the link that leads to this record: the device can have the next owner's already.
+        link = self._device_link(record.device)
+        if record.device and os.path.realpath(link) == os.path.realpath(self._path(record.key)):
+            remove_file(link)
+
+    def _path(self, key: Key) -> str:
+        return f"{self._state}/{key.network}/{_file_name(key)}"
+
+    def _device_link(self, device: str) -> str:
+        return f"{self._state}/.devices/{device}"
+
+    def _pending_link(self, key: Key) -> str:
+        return f"{self._state}/.pending/{_flat(key)}"
+
+
+class Replay:
+    """A record read again under its device's lock: `with Replay(attachments, key) as record`; None when it is gone.
+
+    The record found before the lock may be another call's by the time the lock is held.
+    """
+
+    def __init__(self, attachments: Attachments, key: Key, seconds: float | None = None) -> None:
+        self._attachments = attachments
+        self._key = key
+        self._seconds = seconds
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> Record | None:
+        while True:
+            record = self._attachments.find(self._key)
+            if record is None:
+                return None
+            lock = self._attachments.locked(record.device or NO_DEVICE, self._seconds)
+            lock.__enter__()
+            again = self._attachments.find(self._key)
+            if again is not None and again.device == record.device:
+                self._lock = lock
+                return again
+            lock.__exit__()
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._lock is not None:
+            self._lock.__exit__()
+            self._lock = None
+
+
+def _attached_already(record: Record) -> CniError:
+    if DEVICE not in record.left:
+        return TryAgainLater(
+            f"the addresses of the previous attachment {record.key} are not released yet",
+            hint="its IPAM plugin failed; every ADD and DEL tries again",
+        )
+    return DeviceBusy(
+        f"container {record.key.container_id} already has {record.key.ifname}, with device {record.device}",
+        hint="DEL it first, or ask for another interface name",
+    )
+
+
+def _link(target: str, path: str) -> None:
+    make_directory(os.path.dirname(path))
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        remove_file(temporary)
+        os.symlink(target, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        remove_file(temporary)
+        raise IoFailure(f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"look at the mount of {path}") from error
+
+
+def _file_name(key: Key) -> str:
+    return f"{key.container_id}:{key.ifname}.json"
+
+
+def _flat(key: Key) -> str:
+    return f"{key.network}:{key.container_id}:{key.ifname}"
+
+
+def _boot_id() -> str:
+    content = read_file("/proc/sys/kernel/random/boot_id")
+    return content.decode().strip() if content else ""
+

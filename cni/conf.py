@@ -1,0 +1,236 @@
+"""Validates a network configuration with a compact table, and names every problem at once with its JSON path.
+
+The tables are generated from the pydantic models (`make docs`); importing pydantic on each call would take
+72 ms. The tests hold both to the same verdicts. A table maps a key to its rule:
+
+    ("string",)  ("integer", low, high)  ("boolean",)  ("choice", values)  ("folded", values: any case)
+    ("mac",)  ("pci",)  ("strings",)  ("ipam",)  ("any",)  ("open", table: other keys are somebody else's)
+"""
+
+from __future__ import annotations
+
+from cni import pci
+from cni.errors import InvalidConfig, UnsupportedField
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Rule = tuple[Any, ...]
+    Table = dict[str, Rule]
+    Problem = tuple[str, str]
+
+MISSING = "missing"
+
+
+class Parsed(Value):
+    """The values by canonical key, where given and not null, and warnings about keys that are ignored."""
+
+    values: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def parse(
+    table: Table, required: tuple[str, ...], config: dict[str, Any], cross_check: Callable[[dict[str, Any]], list[Problem]]
+) -> Parsed:
+    """The valid configuration. Raises `InvalidConfig` with all problems, or `UnsupportedField` (strictConfig)."""
+    named = canonical(table, config)
+    unknown = [key for key in named if key not in table and not _foreign(key)]
+    misspelt = {key: meant for key in unknown if (meant := misspelling(key, table))}
+    values: dict[str, Any] = {}
+    problems = _validate(table, named, "", values)
+    problems += [(key, MISSING) for key in required if named.get(key) in (None, "")]
+    if not problems:
+        problems += cross_check(values)
+    strict = values.get("strictConfig") is True
+    if problems or (misspelt and not strict):
+        problems += [(key, f"unknown key; did you mean {meant}?") for key, meant in misspelt.items()]
+        raise InvalidConfig("; ".join(f"{path}: {text}" for path, text in sorted(set(problems))))
+    warnings = tuple(f"{key}: unknown key, ignored; the nearest known one is {nearest(key, table)}" for key in unknown)
+    if unknown and strict:
+        raise UnsupportedField(
+            "; ".join(f"{key}: unknown key with value {named[key]!r}; the nearest known one is {nearest(key, table)}" for key in unknown),
+            hint="strictConfig refuses unknown keys",
+        )
+    return Parsed(values=values, warnings=warnings)
+
+
+def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration under the table's spelling of its keys: the exact key first, then any case, as Go's decoder."""
+    folded = {key.lower(): key for key in table}
+    named: dict[str, Any] = {}
+    for key, value in config.items():
+        meant = key if key in table else folded.get(key.lower(), key)
+        if meant == key or meant not in config:
+            rule = table.get(meant, ("any",))
+            named[meant] = canonical(rule[1], value) if rule[0] == "open" and isinstance(value, dict) else value
+    return named
+
+
+def misspelling(key: str, table: Table) -> str | None:
+    """The known key that this one looks like: equal but for case, dashes and underscores, or one slip away from it."""
+    for known in table:
+        if _plain(known) == _plain(key):
+            return known
+    candidate = nearest(key, table)
+    # Short words are one slip away from too many others; trunk is no trust.
+    allowed = 0 if len(candidate) < 4 else 1 if len(candidate) < 9 else 2
+    return candidate if _distance(_plain(key), _plain(candidate)) <= allowed else None
+
+
+def nearest(key: str, table: Table) -> str:
+    """The known key with the fewest slips between it and this one."""
+    return min(table, key=lambda known: (_distance(_plain(key), _plain(known)), known))
+
+
+def canonical_mac(text: object) -> str:
+    """A unicast MAC address of six bytes in lower-case colon form; takes what Go's net.ParseMAC takes. `ValueError`."""
+    if isinstance(text, str):
+        for separator, groups, digits in ((":", 6, 2), ("-", 6, 2), (".", 3, 4)):
+            parts = text.split(separator)
+            if len(parts) == groups and all(len(part) == digits and _is_hex(part) for part in parts):
+                packed = bytes.fromhex("".join(parts))
+                if not any(packed) or packed[0] & 1:
+                    raise ValueError(f"{_shown(text)} is not a unicast MAC address")
+                return packed.hex(":")
+    raise ValueError(f"{_shown(text)} is not a MAC address")
+
+
+def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[str, Any]) -> list[Problem]:
+    problems: list[Problem] = []
+    for key, rule in table.items():
+        value = config.get(key)
+        if value is None or value == "":  # The Go plugins cannot tell an empty string from an absent key.
+            continue
+        path = prefix + key
+        if rule[0] == "open":
+            problems += _validate_inner(rule[1], value, path, key, values)
+            continue
+        try:
+            values[key] = _CHECKS[rule[0]](value, *rule[1:])
+        except ValueError as error:
+            problems.append((path, str(error)))
+        except ProblemBelow as error:
+            problems.append((path + error.below, error.text))
+    return problems
+
+
+def _validate_inner(table: Table, value: object, path: str, key: str, values: dict[str, Any]) -> list[Problem]:
+    if not isinstance(value, dict):
+        return [(path, f"{_shown(value)} is not an object")]
+    inner: dict[str, Any] = {}
+    problems = _validate(table, value, f"{path}.", inner)
+    values[key] = {**value, **inner}
+    return problems
+
+
+class ProblemBelow(Exception):
+    """A problem below the key that is being checked."""
+
+    def __init__(self, below: str, text: str) -> None:
+        super().__init__(text)
+        self.below = below
+        self.text = text
+
+
+def _string(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(f"{_shown(value)} is not a string")
+    return value
+
+
+def _integer(value: object, low: int, high: int) -> object:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{_shown(value)} is not an integer")
+    if not low <= value <= high:
+        raise ValueError(f"{value} is not in {low}..{high}")
+    return value
+
+
+def _boolean(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError(f"{_shown(value)} is not true or false")
+    return value
+
+
+def _choice(value: object, values: tuple[str, ...]) -> object:
+    if value not in values or not isinstance(value, str):
+        raise ValueError(f"{_shown(value)} is not one of {', '.join(map(_shown, values))}")
+    return value
+
+
+def _folded(value: object, values: tuple[str, ...]) -> object:
+    return _choice(value.lower() if isinstance(value, str) and value.lower() in values else value, values)
+
+
+def _pci(value: object) -> object:
+    return pci.parse(str(_string(value)))
+
+
+def _strings(value: object) -> object:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{_shown(value)} is not a list of strings")
+    return value
+
+
+def ipam_section(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError(f"{_shown(value)} is not an object")
+    kind = value.get("type")
+    if not value or kind == "":
+        return {}
+    if kind is None:
+        raise ProblemBelow(".type", MISSING)
+    if not isinstance(kind, str) or "/" in kind or kind in (".", ".."):
+        raise ProblemBelow(".type", f"{_shown(kind)} is not the name of a plugin")
+    return value
+
+
+_CHECKS: dict[str, Callable[..., Any]] = {
+    "string": _string,
+    "integer": _integer,
+    "boolean": _boolean,
+    "choice": _choice,
+    "folded": _folded,
+    "mac": canonical_mac,
+    "pci": _pci,
+    "strings": _strings,
+    "ipam": ipam_section,
+    "any": lambda value: value,
+}
+
+
+def _foreign(key: str) -> bool:
+    # Namespaced keys (cni.dev/..., and those of orchestrators) are addressed to whoever knows them.
+    return "/" in key
+
+
+def _plain(key: str) -> str:
+    return key.lower().replace("-", "").replace("_", "")
+
+
+def _distance(left: str, right: str) -> int:
+    """Slips (a letter more, less, other, or two swapped) between two words: Damerau and Levenshtein's."""
+    before: list[int] = []
+    above = list(range(len(right) + 1))
+    for row, char in enumerate(left, 1):
+        line = [row]
+        for column, other in enumerate(right, 1):
+            best = min(above[column] + 1, line[-1] + 1, above[column - 1] + (char != other))
+            if row > 1 and column > 1 and char == right[column - 2] and left[row - 2] == other:
+                best = min(best, before[column - 2] + 1)
+            line.append(best)
+        before, above = above, line
+    return above[-1]
+
+
+def _is_hex(text: str) -> bool:
+    return all(char in "0123456789abcdefABCDEF" for char in text)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,148 @@
+"""The catalogue of errors: every failure that a plugin reports is one of these classes.
+
+The numbers 0 to 99 are the CNI specification's; 100 and above are ours and are never reused.
+`cause` and `remedy` feed docs/errors.md; the message names the case at hand, the hint says what to do about it.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+
+class CniError(Exception):
+    """A failure that the runtime is told about: `code`, a one-line message, and a hint in `details`."""
+
+    code: ClassVar[int]
+    cause: ClassVar[str]
+    remedy: ClassVar[str]
+
+    def __init__(self, msg: str, *, hint: str = "") -> None:
+        super().__init__(msg)
+        self.msg = msg
+        self.hint = hint
+
+    @property
+    def details(self) -> str:
+        """What goes into the error object's `details`: the hint, then notes that rollback added."""
+        return "\n".join([self.hint] * bool(self.hint) + getattr(self, "__notes__", []))
+
+
+class IncompatibleVersion(CniError):
+    code = 1
+    cause = "The configuration's cniVersion is not one that the plugin supports, or does not know this command."
+    remedy = "Use one of the versions that the message lists."
+
+
+class UnsupportedField(CniError):
+    code = 2
+    cause = "The configuration has a field that is not known, and it says strictConfig."
+    remedy = "Correct or remove the field that the message names."
+
+
+class ContainerUnknown(CniError):
+    code = 3
+    cause = "The container does not exist; the runtime need not call DEL."
+    remedy = "None: nothing is attached."
+
+
+class InvalidEnvironment(CniError):
+    code = 4
+    cause = "A CNI_* environment variable is missing or malformed."
+    remedy = "A runtime sets these; by hand, set the variables that the message names."
+
+
+class IoFailure(CniError):
+    code = 5
+    cause = "Reading the request or writing state failed."
+    remedy = "Look at the named file or disk."
+
+
+class DecodeFailure(CniError):
+    code = 6
+    cause = "The configuration is not JSON, or its version is not a version."
+    remedy = "Correct the JSON at the named place."
+
+
+class InvalidConfig(CniError):
+    code = 7
+    cause = "The configuration has values that cannot be right. All problems are listed, with their JSON paths."
+    remedy = "Correct each listed value."
+
+
+class InvalidNetns(CniError):
+    code = 8
+    cause = "CNI_NETNS is not a network namespace, or is the plugin's own."
+    remedy = "Pass the path of the container's network namespace."
+
+
+class TryAgainLater(CniError):
+    code = 11
+    cause = "Something that passes by itself is in the way: a lock, an unreachable service, a namespace still in use."
+    remedy = "Repeat the call; the details say what is awaited."
+
+
+class NotAvailable(CniError):
+    code = 50
+    cause = "The plugin cannot serve ADD now."
+    remedy = "The message says what is missing."
+
+
+class LimitedConnectivity(CniError):
+    code = 51
+    cause = "The plugin cannot serve ADD now, and existing containers may have lost connectivity."
+    remedy = "The message says what is down."
+
+
+class DeviceBusy(CniError):
+    code = 100
+    cause = "The device, or this container's interface, belongs to another attachment or is in use on the host."
+    remedy = "Wait for the owner's DEL, or give the pod another device; the message names the owner."
+
+
+class VfNotFound(CniError):
+    code = 101
+    cause = "The device ID names no virtual function that the host has."
+    remedy = "Compare the ID with /sys/bus/pci/devices and the physical function's sriov_numvfs."
+
+
+class InterfaceExists(CniError):
+    code = 104
+    cause = "The pod already has an interface with the requested name."
+    remedy = "Choose another interface name in the pod's network annotation."
+
+
+class KernelRefused(CniError):
+    code = 105
+    cause = "The kernel or the device's driver refused a setting. The message names field, driver and reason."
+    remedy = "Remove the setting, or use a device whose driver knows it."
+
+
+class DelegateFailed(CniError):
+    code = 106
+    cause = "The IPAM plugin was not found, or did not answer with a result or an error."
+    remedy = "Install it in a directory of CNI_PATH; look at what it printed."
+
+
+class CheckFailed(CniError):
+    code = 107
+    cause = "CHECK found that the attachment is not as ADD made it. Every difference is listed."
+    remedy = "Recreate the pod, or undo what changed the device."
+
+
+class AddressConflict(CniError):
+    code = 108
+    cause = "Another node on the network already has the IPv6 address (duplicate address detection)."
+    remedy = "Free the address, or correct the range that the IPAM plugin serves."
+
+
+class InternalError(CniError):
+    code = 999
+    cause = "A defect in the plugin."
+    remedy = "Report it, with the log line that names the place."
+
+
+def catalogue() -> list[type[CniError]]:
+    """All error classes, by code."""
+    return sorted(CniError.__subclasses__(), key=lambda cls: cls.code)

@@ -1,0 +1,124 @@
+"""IP addresses and routes of one interface, and the wait for IPv6 duplicate address detection."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+import _socket
+
+from cni.errors import AddressConflict, InvalidConfig
+from cni.host import netlink as nl
+from cni.host.rtnetlink import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.host.rtnetlink import RouteSocket
+    from cni.result import IpConfig, Route
+
+AF_INET, AF_INET6 = 2, 10
+SETTLE_SECONDS = 5.0
+"""Bound for duplicate address detection; it takes one to two seconds once the link has a carrier."""
+
+
+def packed(address: str, where: str) -> tuple[int, bytes]:
+    """(family, packed address). Raises `InvalidConfig` that names `where` the text was found."""
+    family = AF_INET6 if ":" in address else AF_INET
+    try:
+        return family, _socket.inet_pton(family, address)
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"{where}: {address!r} is not an IP address") from error
+
+
+def network(cidr: str, where: str) -> tuple[int, bytes, int]:
+    """(family, packed address, prefix length) of CIDR text. Raises `InvalidConfig`."""
+    address, slash, length = cidr.partition("/")
+    family, binary = packed(address, where)
+    if not slash or not length.isdecimal() or int(length) > len(binary) * 8:
+        raise InvalidConfig(f"{where}: {cidr!r} is not an address with a prefix length")
+    return family, binary, int(length)
+
+
+def masked(binary: bytes, prefix: int) -> bytes:
+    """A packed address with its host bits cleared."""
+    bits = len(binary) * 8
+    value = int.from_bytes(binary, "big") >> (bits - prefix) << (bits - prefix)
+    return value.to_bytes(len(binary), "big")
+
+
+def add_address(socket: RouteSocket, index: int, ip: IpConfig) -> None:
+    """Gives the interface an address; one that it has already is no error. Raises `NetlinkError`."""
+    family, binary, prefix = network(ip.address, "ips")
+    broadcast = b""
+    if family == AF_INET and prefix < 31:
+        host_bits = (1 << (32 - prefix)) - 1
+        broadcast = (int.from_bytes(binary, "big") | host_bits).to_bytes(4, "big")
+    _tolerating_present(socket, nl.RTM_NEWADDR, nl.address_body(index, family, binary, prefix, broadcast))
+
+
+def add_route(socket: RouteSocket, index: int, route: Route, gateways: dict[int, bytes]) -> None:
+    """Adds a route through the interface; without a gateway of its own it takes the one of its family's address."""
+    family, destination, prefix = network(route.dst, "routes")
+    gateway = packed(route.gw, "routes")[1] if route.gw else gateways.get(family, b"")
+    if route.scope is not None and route.scope >= nl.SCOPE_LINK:
+        gateway = packed(route.gw, "routes")[1] if route.gw else b""
+    body = nl.route_body(
+        index=index,
+        family=family,
+        destination=masked(destination, prefix),
+        prefix=prefix,
+        gateway=gateway,
+        table=route.table,
+        scope=route.scope,
+        priority=route.priority or 0,
+        mtu=route.mtu or 0,
+        advmss=route.advmss or 0,
+    )
+    _tolerating_present(socket, nl.RTM_NEWROUTE, body)
+
+
+def gateways(ips: tuple[IpConfig, ...]) -> dict[int, bytes]:
+    """The first gateway of each family."""
+    found: dict[int, bytes] = {}
+    for ip in ips:
+        if ip.gateway:
+            family, binary = packed(ip.gateway, "ips")
+            found.setdefault(family, binary)
+    return found
+
+
+def addresses(socket: RouteSocket, index: int) -> list[nl.InterfaceAddress]:
+    """All addresses of the interface."""
+    found = [nl.address(body) for body in socket.dump(nl.RTM_GETADDR, nl.address_dump_body())]
+    return [address for address in found if address.index == index]
+
+
+def settle(events: RouteSocket, socket: RouteSocket, index: int, ips: tuple[IpConfig, ...]) -> list[str]:
+    """Awaits duplicate address detection of the IPv6 addresses for at most `SETTLE_SECONDS`.
+
+    `events` is subscribed to RTNLGRP_IPV6_IFADDR since before the addresses were added. Returns those that are still
+    tentative then (no carrier, mostly). Raises `AddressConflict` when another host has one.
+    """
+    mine = {binary for family, binary, _ in (network(ip.address, "ips") for ip in ips) if family == AF_INET6}
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while mine:
+        ours = [address for address in addresses(socket, index) if address.address in mine]
+        for address in ours:
+            if address.flags & nl.IFA_F_DADFAILED:
+                text = _socket.inet_ntop(AF_INET6, address.address)
+                raise AddressConflict(f"another host on the network already has {text}")
+        waiting = [address for address in ours if address.flags & nl.IFA_F_TENTATIVE]
+        if not waiting:
+            return []
+        if not events.await_event(lambda message: message.kind == nl.RTM_NEWADDR, deadline):
+            return [_socket.inet_ntop(AF_INET6, address.address) for address in waiting]
+    return []
+
+
+def _tolerating_present(socket: RouteSocket, kind: int, body: bytes) -> None:
+    try:
+        # CREATE without EXCL: several routes to one destination are several next hops, as the Go plugins add them.
+        socket.change(kind, body, nl.NLM_F_CREATE)
+    except NetlinkError as error:
+        if error.errno != errno.EEXIST:
+            raise

@@ -1,0 +1,154 @@
+"""Files that survive a crash (atomic replacement), and locks with a bound."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from cni.errors import IoFailure, TryAgainLater
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+LOCK_SECONDS = 60.0
+"""Bound for a lock: kubelet gives a sandbox four minutes, and an ADD that holds the lock takes at most about one."""
+
+_LONGEST_PAUSE = 0.02
+
+
+def make_directory(path: str) -> None:
+    """Makes `path` and its parents, mode 0700. Raises `IoFailure`."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _failure("make directory", path, error) from error
+
+
+def read_file(path: str) -> bytes | None:
+    """The whole file, or None when it does not exist. Raises `IoFailure`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failure("read", path, error) from error
+    try:
+        with open(fd, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise _failure("read", path, error) from error
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes the file so that a crash leaves the old content or the new, mode 0600. Raises `IoFailure`."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        _write_synced(temporary, content)
+        os.replace(temporary, path)
+        _sync_directory(os.path.dirname(path))
+    except OSError as error:
+        remove_file(temporary)
+        raise _failure("write", path, error) from error
+
+
+def create_file(path: str, content: bytes) -> bool:
+    """Like `write_file`, but only where there is no file yet: False, and nothing changed, when there is one."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        _write_synced(temporary, content)
+        os.link(temporary, path)
+        _sync_directory(os.path.dirname(path))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _failure("write", path, error) from error
+    finally:
+        remove_file(temporary)
+    return True
+
+
+def remove_file(path: str) -> None:
+    """Removes the file if it exists. Raises `IoFailure`."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _failure("remove", path, error) from error
+
+
+def _write_synced(path: str, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        remaining = memoryview(content)
+        while remaining:
+            remaining = remaining[os.write(fd, remaining) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Lock:
+    """An exclusive lock on a file, awaited for at most `seconds`; the kernel drops it when the process ends.
+
+    The file stays: removing it would let two processes lock two files of the same name.
+    """
+
+    def __init__(self, path: str, what: str, seconds: float = LOCK_SECONDS) -> None:
+        self._path = path
+        self._what = what
+        self._seconds = seconds
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        make_directory(os.path.dirname(self._path))
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _failure("open lock", self._path, error) from error
+        if not self._acquired():
+            self.__exit__()
+            raise TryAgainLater(
+                f"{self._what} is locked by another call for more than {self._seconds:g} s",
+                hint=f"the lock file is {self._path}; find the holder with: fuser -v {self._path}",
+            )
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _acquired(self) -> bool:
+        # flock has no time-out, and a signal handler for one would cost an import: ask again, soon at first.
+        deadline = time.monotonic() + self._seconds
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EINTR):
+                    raise _failure("lock", self._path, error) from error
+            else:
+                return True
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            time.sleep(min(pause, remaining))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _failure(verb: str, path: str, error: OSError) -> IoFailure:
+    reason = os.strerror(error.errno or 0)
+    return IoFailure(f"cannot {verb} {path}: {reason}", hint=f"look at free space, permissions and the mount of {path}")

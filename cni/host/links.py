@@ -1,0 +1,119 @@
+"""Network devices of one namespace: look them up, change them, move them."""
+
+from __future__ import annotations
+
+import errno
+
+from cni.host import netlink as nl
+from cni.host.rtnetlink import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cni.host.rtnetlink import RouteSocket
+
+_ABSENT = (errno.ENODEV, errno.ENOENT)
+
+
+def by_name(socket: RouteSocket, name: str, *, with_vfs: bool = False) -> nl.Link | None:
+    """The link that has `name` as its name or as one of its alternative names."""
+    # IFLA_IFNAME finds alternative names too, but the kernel takes 15 bytes at most for it.
+    kind = nl.IFLA_IFNAME if len(name.encode()) < 16 else nl.IFLA_ALT_IFNAME
+    return _get(socket, nl.link_body(0, nl.text(kind, name)), with_vfs=with_vfs)
+
+
+def by_index(socket: RouteSocket, index: int, *, with_vfs: bool = False) -> nl.Link | None:
+    """The link with that interface index."""
+    return _get(socket, nl.link_body(index), with_vfs=with_vfs)
+
+
+def every(socket: RouteSocket) -> list[nl.Link]:
+    """All links of the namespace."""
+    mask = nl.u32(nl.IFLA_EXT_MASK, nl.RTEXT_FILTER_SKIP_STATS)
+    return [nl.link(body) for body in socket.dump(nl.RTM_GETLINK, nl.link_body(0, mask))]
+
+
+def by_parent(socket: RouteSocket, device: str) -> nl.Link | None:
+    """The link whose parent is the PCI device. Names say nothing about that: a pod can change them."""
+    for link in every(socket):
+        if link.parent == device:
+            return link
+    return None
+
+
+def change(  # noqa: PLR0913 - one parameter per attribute of a link
+    socket: RouteSocket,
+    index: int,
+    *,
+    name: str | None = None,
+    mac: str | None = None,
+    mtu: int | None = None,
+    alias: str | None = None,
+    up: bool | None = None,
+    netns_fd: int | None = None,
+) -> None:
+    """Changes a link in one message; what is None stays. Raises `NetlinkError`.
+
+    The message is not atomic: the kernel moves the link first, and what it refuses after that leaves it moved.
+    """
+    attrs = []
+    if netns_fd is not None:
+        attrs.append(nl.u32(nl.IFLA_NET_NS_FD, netns_fd))
+    if name is not None:
+        attrs.append(nl.text(nl.IFLA_IFNAME, name))
+    if mtu is not None:
+        attrs.append(nl.u32(nl.IFLA_MTU, mtu))
+    if mac is not None:
+        attrs.append(nl.attribute(nl.IFLA_ADDRESS, nl.packed_mac(mac)))
+    if alias is not None:
+        # No NUL: an empty alias clears the old one, "\0" would be an alias of length one.
+        attrs.append(nl.attribute(nl.IFLA_IFALIAS, alias.encode()))
+    socket.change(nl.RTM_SETLINK, nl.link_body(index, *attrs, up=up))
+
+
+def remove(socket: RouteSocket, index: int) -> None:
+    """Deletes a virtual link; one that is gone already is no error. Raises `NetlinkError`."""
+    try:
+        socket.change(nl.RTM_DELLINK, nl.link_body(index))
+    except NetlinkError as error:
+        if error.errno not in _ABSENT:
+            raise
+
+
+def add_altnames(socket: RouteSocket, index: int, names: Iterable[str]) -> None:
+    """Gives the link alternative names; one that it has already is no error. Raises `NetlinkError`."""
+    for name in names:
+        try:
+            _change_altname(socket, nl.RTM_NEWLINKPROP, index, name)
+        except NetlinkError as error:
+            # udev gives the same names back when the link appears.
+            holder = by_name(socket, name) if error.errno == errno.EEXIST else None
+            if holder is None or holder.index != index:
+                raise
+
+
+def remove_altnames(socket: RouteSocket, index: int, names: Iterable[str]) -> None:
+    """Takes alternative names from the link; one that it does not have is no error. Raises `NetlinkError`."""
+    for name in names:
+        try:
+            _change_altname(socket, nl.RTM_DELLINKPROP, index, name)
+        except NetlinkError as error:
+            if error.errno not in _ABSENT:
+                raise
+
+
+def _change_altname(socket: RouteSocket, kind: int, index: int, name: str) -> None:
+    flags = nl.NLM_F_CREATE | nl.NLM_F_EXCL if kind == nl.RTM_NEWLINKPROP else 0
+    properties = nl.nested(nl.IFLA_PROP_LIST, nl.text(nl.IFLA_ALT_IFNAME, name))
+    socket.change(kind, nl.link_body(index, properties), flags)
+
+
+def _get(socket: RouteSocket, body: bytes, *, with_vfs: bool) -> nl.Link | None:
+    mask = nl.RTEXT_FILTER_SKIP_STATS | (nl.RTEXT_FILTER_VF if with_vfs else 0)
+    try:
+        return nl.link(socket.get(nl.RTM_GETLINK, body + nl.u32(nl.IFLA_EXT_MASK, mask)))
+    except NetlinkError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise

@@ -1,0 +1,145 @@
+"""Network namespaces: open one by path and prove that it is one, find it again, do things inside it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from cni.errors import InvalidNetns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703  # ioctl of linux/nsfs.h
+_OWN = "/proc/thread-self/ns/net"
+
+
+class Netns:
+    """An open network namespace. `identity` is `device:inode`, the same for every path to the same namespace."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        stat = os.fstat(fd)
+        self.identity = f"{stat.st_dev}:{stat.st_ino}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the descriptor; again is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def entered(self) -> Entered:
+        """Context in which this thread is inside the namespace."""
+        return Entered(self.fd)
+
+
+class Entered:
+    """Enters a namespace and returns to the one before, also after an exception.
+
+    Paths below /proc/sys/net and new sockets then belong to the namespace; /sys does not (it belongs to its mount).
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._target = fd
+        self._home = -1
+
+    def __enter__(self) -> None:
+        self._home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(self._target)
+        except BaseException:
+            os.close(self._home)
+            raise
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            _setns(self._home)
+        finally:
+            os.close(self._home)
+
+
+def open_netns(path: str) -> Netns:
+    """Opens the namespace at `path`. Raises `InvalidNetns` when there is none, or when it is something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidNetns(
+            f"CNI_NETNS {path}: {os.strerror(error.errno)}", hint="the pod's network namespace is gone or not visible here"
+        ) from error
+    if not _is_netns(fd):
+        os.close(fd)
+        raise InvalidNetns(f"CNI_NETNS {path} is not a network namespace", hint="pass a path such as /run/netns/NAME")
+    return Netns(path, fd)
+
+
+def find_netns(path: str, identity: str = "") -> Netns | None:
+    """The namespace at `path`, or (when `identity` is given and `path` is gone or another one now) wherever a process
+    keeps that one alive; None when nothing does."""
+    try:
+        netns = open_netns(path) if path else None
+    except InvalidNetns:
+        netns = None
+    if netns is not None and identity in ("", netns.identity):
+        return netns
+    if netns is not None:
+        netns.close()
+    return _held_by_process(identity) if identity else None
+
+
+def _held_by_process(identity: str) -> Netns | None:
+    # A deleted namespace lives on while a process is in it or holds a descriptor of it: both are reachable by /proc.
+    for candidate in _process_paths():
+        try:
+            stat = os.stat(candidate)
+            if f"{stat.st_dev}:{stat.st_ino}" == identity:
+                return open_netns(candidate)
+        except (OSError, InvalidNetns):
+            continue
+    return None
+
+
+def _process_paths() -> Iterator[str]:
+    pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    for pid in pids:
+        yield f"/proc/{pid}/ns/net"
+    for pid in pids:
+        folder = f"/proc/{pid}/fd"
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            try:
+                if os.readlink(f"{folder}/{name}").startswith(("net:[", "/")):
+                    yield f"{folder}/{name}"
+            except OSError:
+                continue
+
+
+def _is_netns(fd: int) -> bool:
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
+
+
+def _setns(fd: int) -> None:
+    if hasattr(os, "setns"):
+        os.setns(fd, CLONE_NEWNET)
+        return
+    import ctypes  # noqa: PLC0415 - Python 3.11 has no os.setns; newer ones must not pay for ctypes
+
+    if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)} ({errno.errorcode.get(number)})")

@@ -1,0 +1,83 @@
+"""What sysfs says about PCI devices, virtual functions and their network devices. Reads only."""
+
+from __future__ import annotations
+
+import os
+
+from cni import pci
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.pci import PciAddress
+
+
+class Sysfs:
+    """The host's sysfs; `root` is where it is mounted (tests give a recorded tree)."""
+
+    def __init__(self, root: str = "/sys") -> None:
+        self._devices = f"{root}/bus/pci/devices"
+        self._net = f"{root}/class/net"
+
+    def exists(self, device: PciAddress) -> bool:
+        """Whether the host has the PCI device."""
+        return os.path.isdir(f"{self._devices}/{device}")
+
+    def physfn(self, device: PciAddress) -> PciAddress | None:
+        """The PF of a VF; None when the device is no VF (or the PF is not visible, as inside a virtual machine)."""
+        target = _link(f"{self._devices}/{device}/physfn")
+        return pci.parse(target) if target else None
+
+    def vf_index(self, pf: PciAddress, vf: PciAddress) -> int | None:
+        """The number of a VF on its PF; None when the PF does not list it."""
+        for name in _entries(f"{self._devices}/{pf}"):
+            if name.startswith("virtfn") and _link(f"{self._devices}/{pf}/{name}") == vf:
+                return int(name[len("virtfn") :])
+        return None
+
+    def netdevs(self, device: PciAddress) -> list[str]:
+        """Names of the device's network devices that are in the host's network namespace, sorted."""
+        return sorted(_entries(f"{self._devices}/{device}/net"))
+
+    def uplink(self, pf: PciAddress) -> str | None:
+        """The PF's own network device. In switchdev mode the VFs' representors are its siblings: they are passed over."""
+        for name in self.netdevs(pf):
+            if not _is_representor(_read(f"{self._net}/{name}/phys_port_name")):
+                return name
+        return None
+
+    def driver(self, device: PciAddress) -> str:
+        """Name of the driver that is bound to the device, or empty."""
+        return _link(f"{self._devices}/{device}/driver")
+
+
+def _is_representor(port_name: str) -> bool:
+    # Uplinks have no port name, or "p0"; representors "pf0vf3", "pf0sf1", "c1pf0vf0", or (old drivers) a bare number.
+    return port_name.isdigit() or "vf" in port_name or "sf" in port_name or port_name.startswith(("pf", "c"))
+
+
+def _link(path: str) -> str:
+    try:
+        return os.path.basename(os.readlink(path))
+    except OSError:
+        return ""
+
+
+def _entries(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    # phys_port_name exists on every device and answers EOPNOTSUPP where the driver has none.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, 4096).decode().strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)

@@ -1,0 +1,209 @@
+"""Results of CNI plugins: one value for all versions of the specification, decoded from and encoded to each of them."""
+
+from __future__ import annotations
+
+from cni.errors import InvalidConfig
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+LEGACY_VERSIONS = ("0.1.0", "0.2.0")
+"""Versions whose results are `ip4` and `ip6`, one address each, without interfaces."""
+
+_WITH_IP_VERSION = ("0.3.0", "0.3.1", "0.4.0")
+"""Versions that say "version": "4" or "6" with each address, and always have `dns`."""
+
+
+class Interface(Value):
+    """A network device. `sandbox` is CNI_NETNS in the container, empty on the host; `mtu` 0 is unknown."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+    sandbox: str = ""
+    socket_path: str = ""
+    pci_id: str = ""
+
+
+class IpConfig(Value):
+    """An address in CIDR form; `interface` is an index into `Result.interfaces`, or None."""
+
+    address: str
+    gateway: str = ""
+    interface: int | None = None
+
+
+class Route(Value):
+    """A route; None leaves a detail to the kernel's default."""
+
+    dst: str
+    gw: str = ""
+    mtu: int | None = None
+    advmss: int | None = None
+    priority: int | None = None
+    table: int | None = None
+    scope: int | None = None
+
+
+class Dns(Value):
+    """Name service, as the runtime hands it on."""
+
+    nameservers: tuple[str, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class Result(Value):
+    """What an ADD made."""
+
+    interfaces: tuple[Interface, ...] = ()
+    ips: tuple[IpConfig, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: Dns = Dns()
+
+
+_INTERFACE_KEYS = (
+    ("name", "name"),
+    ("mac", "mac"),
+    ("mtu", "mtu"),
+    ("sandbox", "sandbox"),
+    ("socketPath", "socket_path"),
+    ("pciID", "pci_id"),
+)
+_ROUTE_KEYS = tuple((name, name) for name in ("dst", "gw", "mtu", "advmss", "priority", "table", "scope"))
+_DNS_KEYS = tuple((name, name) for name in ("nameservers", "domain", "search", "options"))
+_IP_KEYS = (("interface", "interface"), ("address", "address"), ("gateway", "gateway"))
+
+
+def decode(document: dict[str, Any], default_version: str) -> Result:
+    """Reads a result of any version (its own cniVersion, else `default_version`). Raises `InvalidConfig`."""
+    version = document.get("cniVersion") or default_version
+    try:
+        return _decode_legacy(document) if version in LEGACY_VERSIONS else _decode_current(document)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise InvalidConfig(f"a CNI result of version {version} is malformed: {error}") from error
+
+
+def encode(result: Result, version: str) -> dict[str, Any]:
+    """The result as that version of the specification writes it. Raises `InvalidConfig` when it cannot be expressed."""
+    if version in LEGACY_VERSIONS:
+        return _encode_legacy(result, version)
+    document: dict[str, Any] = {"cniVersion": version}
+    if result.interfaces:
+        document["interfaces"] = [_written(interface, _INTERFACE_KEYS) for interface in result.interfaces]
+    if result.ips:
+        document["ips"] = [_encode_ip(ip, version) for ip in result.ips]
+    if result.routes:
+        document["routes"] = [_written(route, _ROUTE_KEYS) for route in result.routes]
+    dns = _written(result.dns, _DNS_KEYS)
+    if dns or version in _WITH_IP_VERSION:
+        document["dns"] = dns
+    return document
+
+
+def _decode_current(document: dict[str, Any]) -> Result:
+    return Result(
+        interfaces=_listed(document, "interfaces", lambda entry: Interface(**_read(entry, _INTERFACE_KEYS))),
+        ips=_listed(document, "ips", lambda entry: IpConfig(**_read(entry, _IP_KEYS))),
+        routes=_listed(document, "routes", _decode_route),
+        dns=_decode_dns(document),
+    )
+
+
+def _decode_legacy(document: dict[str, Any]) -> Result:
+    ips, routes = [], []
+    for key in ("ip4", "ip6"):
+        part = document.get(key)
+        if part:
+            ips.append(IpConfig(address=_text(part["ip"]), gateway=_text(part.get("gateway") or "")))
+            routes += [_decode_route(entry) for entry in part.get("routes") or ()]
+    return Result(ips=tuple(ips), routes=tuple(routes), dns=_decode_dns(document))
+
+
+def _encode_legacy(result: Result, version: str) -> dict[str, Any]:
+    document: dict[str, Any] = {"cniVersion": version}
+    for key, colon in (("ip4", False), ("ip6", True)):
+        ip = next((ip for ip in result.ips if (":" in ip.address) == colon), None)
+        if ip is None:
+            continue
+        part: dict[str, Any] = {"ip": ip.address}
+        if ip.gateway:
+            part["gateway"] = ip.gateway
+        routes = [_written(route, _ROUTE_KEYS[:2]) for route in result.routes if (":" in route.dst) == colon]
+        if routes:
+            part["routes"] = routes
+        document[key] = part
+    if len(document) == 1:
+        raise inexpressible(version)
+    document["dns"] = _written(result.dns, _DNS_KEYS)
+    return document
+
+
+def inexpressible(version: str) -> InvalidConfig:
+    """The error for an attachment without addresses in a version whose results are addresses only."""
+    return InvalidConfig(
+        f"cniVersion {version} cannot express an attachment without addresses",
+        hint="use cniVersion 0.3.0 or newer, or give the network an ipam section",
+    )
+
+
+def _encode_ip(ip: IpConfig, version: str) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    if version in _WITH_IP_VERSION:
+        document["version"] = "6" if ":" in ip.address else "4"
+    return {**document, **_written(ip, _IP_KEYS)}
+
+
+def _decode_route(entry: dict[str, Any]) -> Route:
+    return Route(**_read(entry, _ROUTE_KEYS))
+
+
+def _decode_dns(document: dict[str, Any]) -> Dns:
+    fields = _read(document.get("dns") or {}, _DNS_KEYS)
+    return Dns(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _listed(document: dict[str, Any], key: str, decode_entry: Callable[[dict[str, Any]], Any]) -> tuple[Any, ...]:
+    entries = document.get(key) or []
+    if not isinstance(entries, list):
+        raise TypeError(f"{key} is not a list")
+    return tuple(decode_entry(entry) for entry in entries)
+
+
+_TEXTS = frozenset(("name", "mac", "sandbox", "socket_path", "pci_id", "address", "gateway", "dst", "gw", "domain"))
+_LISTS = frozenset(("nameservers", "search", "options"))
+
+
+def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The known keys of a JSON object under our field names; null is absent, as in Go."""
+    fields = {}
+    for key, field in keys:
+        value = entry.get(key)
+        if value is None:
+            continue
+        expected = str if field in _TEXTS else list if field in _LISTS else int
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise TypeError(f"{key} is {value!r}")
+        fields[field] = value
+    return fields
+
+
+def _written(value: Value, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The fields that say something. Index 0 and priority 0 do; an empty text or list and an unknown MTU do not."""
+    document = {}
+    for key, field in keys:
+        content = getattr(value, field)
+        if content is None or content == "" or content == () or (field == "mtu" and content == 0):
+            continue
+        document[key] = list(content) if isinstance(content, tuple) else content
+    return document
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value

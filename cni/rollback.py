@@ -1,0 +1,44 @@
+"""Two idioms of clean-up: undo on failure without hiding the cause, and run every step whatever fails."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class on_failure:  # noqa: N801 - reads as a statement: `with on_failure(remove, attachment):`
+    """Calls `undo(*args)` when the body raises, and lets the body's error through.
+
+    A failing undo never replaces that error: it becomes a note on it.
+    """
+
+    def __init__(self, undo: Callable[..., object], *args: object) -> None:
+        self._undo = undo
+        self._args = args
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            return
+        try:
+            self._undo(*self._args)
+        except Exception as failure:  # noqa: BLE001 - whatever failed, the cause must reach the caller
+            error.add_note(f"clean-up incomplete: {failure}")
+
+
+def run_all(*steps: Callable[[], object]) -> None:
+    """Runs every step, also after one failed, then raises the first failure with the others as its notes."""
+    first: Exception | None = None
+    for step in steps:
+        try:
+            step()
+        except Exception as failure:  # noqa: BLE001 - the next step must run whatever failed in this one
+            if first is None:
+                first = failure
+            else:
+                first.add_note(str(failure))
+    if first is not None:
+        raise first

@@ -1,0 +1,1 @@
+"""Plugin `sriov`: an SR-IOV virtual function for a pod."""

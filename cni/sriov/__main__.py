@@ -1,0 +1,33 @@
+"""Entry point of the executable `sriov`: wires the real world to the plugin, and imports it when a command needs it."""
+
+from __future__ import annotations
+
+from cni.serve import main
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.ports import Plugin
+    from cni.request import Request
+
+
+def load(request: Request) -> Plugin:
+    """The plugin for one call; VERSION and malformed requests are answered without it."""
+    from cni.attachments import Attachments
+    from cni.delegate import DelegatedIpam
+    from cni.host.kernel import HostKernel
+    from cni.log import open_log
+    from cni.sriov.plugin import SriovPlugin
+
+    log = open_log(
+        request.config,
+        plugin="sriov",
+        command=request.command,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        device=str(request.config.get("deviceID", "")),
+    )
+    return SriovPlugin(kernel=HostKernel(log), attachments=Attachments(), ipam=DelegatedIpam(request.env), log=log)
+
+
+if __name__ == "__main__":
+    main("sriov", load)

@@ -1,0 +1,127 @@
+"""Configuration of the `sriov` plugin: the model from which table, JSON Schema and reference are generated.
+
+The keys are sriov-cni's; `mtu`, `args.cni.mac` and `strictConfig` are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from cni import conf as fast, pci
+from cni.schema import Rule
+from cni.sriov.rules import cross_check
+
+
+def _folded(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _ipam(value: object) -> object:
+    try:
+        return fast.ipam_section(value)
+    except fast.ProblemBelow as problem:
+        raise ValueError(f"{problem.below.lstrip('.')}: {problem.text}") from problem
+
+
+PciText = Annotated[
+    str,
+    AfterValidator(pci.parse),
+    WithJsonSchema({"type": "string", "pattern": "^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\\.[0-7]$"}),
+    Rule("pci"),
+]
+MacText = Annotated[
+    str,
+    AfterValidator(fast.canonical_mac),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^([0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(-[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{4}(\\.[0-9a-fA-F]{4}){2})$",
+        }
+    ),
+    Rule("mac"),
+]
+IpamSection = Annotated[
+    Any,
+    AfterValidator(_ipam),
+    WithJsonSchema({"type": "object", "properties": {"type": {"type": "string"}}}),
+    Rule("ipam"),
+]
+Switch = Literal["on", "off"]
+Vlan = Annotated[int, Field(ge=0, le=4094)]
+Qos = Annotated[int, Field(ge=0, le=7)]
+Mtu = Annotated[int, Field(ge=68, le=65535)]
+Rate = Annotated[int, Field(ge=0, le=4294967295)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_strings(cls, data: object) -> object:
+        # The Go plugins cannot tell an empty string from an absent key, so configurations rely on it.
+        return {key: value for key, value in data.items() if value != ""} if isinstance(data, dict) else data
+
+
+class RuntimeConfig(_Model):
+    """What the runtime passes for the capabilities that the configuration declares. Other keys are somebody else's."""
+
+    mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats every other source.")
+    deviceID: PciText | None = Field(None, description="PCI address of the VF, where the runtime passes it here.")
+    CNIDeviceInfoFile: str | None = Field(None, description="Path where the runtime expects the device-info document.")
+
+
+class CniArguments(_Model):
+    """`args.cni` of the configuration. Other keys are somebody else's."""
+
+    mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats CNI_ARGS and `mac`.")
+
+
+class Arguments(_Model):
+    """`args` of the configuration."""
+
+    cni: CniArguments | None = Field(None, description="Arguments for plugins, by convention of the CNI project.")
+
+
+class SriovConf(_Model):
+    """Network configuration of the plugin `sriov`."""
+
+    cniVersion: str | None = Field(None, description="Version of the CNI specification, 0.1.0 to 1.1.0.")
+    name: str | None = Field(None, description="Name of the network.")
+    type: str | None = Field(None, description="`sriov`.")
+    deviceID: PciText = Field(description="PCI address of the VF; Multus fills it in from the device plugin's allocation.")
+    vlan: Vlan | None = Field(None, description="VLAN ID that the PF adds and strips; 0 removes one, absent leaves it.")
+    vlanQoS: Qos | None = Field(None, description="VLAN priority, 0 to 7; needs `vlan`. Default 0.")
+    vlanProto: Annotated[Literal["802.1q", "802.1ad"], BeforeValidator(_folded), Rule("folded")] | None = Field(
+        None, description="VLAN tag protocol; needs `vlan`. Default 802.1q."
+    )
+    mac: MacText | None = Field(None, description="MAC address of the pod's interface.")
+    mtu: Mtu | None = Field(None, description="MTU of the pod's interface in bytes; restored at DEL.")
+    spoofchk: Switch | None = Field(None, description="Whether the PF drops frames with a source address not the VF's.")
+    trust: Switch | None = Field(None, description="Whether the VF may change its MAC address and go promiscuous.")
+    link_state: Literal["auto", "enable", "disable"] | None = Field(None, description="Link state that the VF sees.")
+    min_tx_rate: Rate | None = Field(None, description="Guaranteed transmit rate in Mbit/s; 0 is none.")
+    max_tx_rate: Rate | None = Field(None, description="Transmit rate limit in Mbit/s; 0 is none.")
+    ipam: IpamSection | None = Field(None, description="Which plugin gives addresses, and its configuration. Without it: L2.")
+    logLevel: str | None = Field(None, description="panic, error, warning, info or debug. Default info.")
+    logFile: str | None = Field(None, description="Log file below /var/log; elsewhere the log goes to stderr.")
+    strictConfig: bool | None = Field(None, description="true: refuse unknown keys instead of warning about them.")
+    runtimeConfig: RuntimeConfig | None = Field(None, description="Filled in by the runtime.")
+    args: Arguments | None = Field(None, description="Arguments of the invocation.")
+    capabilities: Any = Field(None, description="Capabilities that the runtime may fill in, such as `mac`.")
+    dns: Any = Field(None, description="Ignored; name service comes from the IPAM plugin.")
+    ipMasq: Any = Field(None, description="Ignored; for other plugins.")
+    prevResult: Any = Field(None, description="Filled in by the runtime.")
+    disableCheck: Any = Field(None, description="For the runtime.")
+    disableGC: Any = Field(None, description="For the runtime.")
+    pciBusID: Any = Field(None, description="Filled in by Multus beside `deviceID`; ignored.")
+    resourceName: Any = Field(None, description="Written by some controllers; ignored.")
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> SriovConf:
+        problems = cross_check(self.model_dump())
+        if problems:
+            raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
+        return self

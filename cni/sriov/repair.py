@@ -1,0 +1,74 @@
+"""VFs whose record is lost: recognized by the mark on the device itself, and put into a clean state.
+
+A pod with NET_ADMIN can forge an alias. So the mark decides nothing but the name that the device gets on the host;
+whose device it is follows from its PCI parent and from the records, which the caller looks at under the lock.
+"""
+
+from __future__ import annotations
+
+from cni import pci
+from cni.attachments import Key
+from cni.host.netlink import VfInfo
+from cni.sriov import model, plan
+from cni.sriov.attach import detach, random_mac
+from cni.vf import VfSettings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.host.netlink import Link
+    from cni.host.netns import Netns
+    from cni.log import Log
+    from cni.pci import PciAddress
+    from cni.ports import Kernel
+
+_DEFAULT_MTU = 1500
+
+
+def orphaned(kernel: Kernel, device: PciAddress) -> bool:
+    """Whether the VF is on the host and still carries an owner's mark."""
+    link = kernel.link(device, None) if kernel.exists(device) else None
+    return link is not None and model.marked(link.alias) is not None
+
+
+def marked_devices(kernel: Kernel, key: Key, netns: Netns | None) -> list[PciAddress]:
+    """The devices in that namespace whose mark names this attachment and their own PCI address."""
+    found = []
+    for link in kernel.everywhere(netns):
+        parts = model.marked(link.alias)
+        if parts is not None and parts[0] == link.parent and model.names_owner(link.alias, key):
+            found.append(pci.parse(link.parent))
+    return found
+
+
+def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> None:
+    """Brings the VF home from `netns` and gives it the kernel's defaults, since nothing tells how it was."""
+    vf, link = kernel.vf(device), kernel.link(device, netns)
+    if link is None:
+        return
+    log.warning(f"VF {device} has no record, only its mark: {link.alias!r}; resetting it")
+    wanted = _reported_only(plan.clean_settings(), vf.settings)
+    # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
+    mac = random_mac()
+    attachment = model.VfAttachment(
+        key=Key(network="", container_id="", ifname=""),
+        device=device,
+        index=vf.index,
+        pf=vf.pf,
+        driver=vf.driver,
+        found=VfInfo(index=vf.index, **{**wanted.as_dict(), "mac": ""}),
+        netdev=model.Netdev(name=_host_name(link), mac=mac, permanent=mac, mtu=_DEFAULT_MTU),
+        settings=wanted,
+    )
+    detach(kernel, attachment, vf, netns, log)
+
+
+def _reported_only(settings: VfSettings, present: VfInfo) -> VfSettings:
+    unknown = {name: None for name in settings.as_dict() if getattr(present, name) is None}
+    return settings.replace(**unknown)
+
+
+def _host_name(link: Link) -> str:
+    parts = model.marked(link.alias)
+    name = parts[1] if parts else ""
+    usable = 0 < len(name.encode()) < 16 and name.isprintable() and not set(name) & set("/: %") and name not in (".", "..")
+    return name if usable else link.name

@@ -1,0 +1,57 @@
+"""Rules about several fields of a `sriov` configuration, and about where its MAC address comes from. Pure.
+
+The pydantic model and the fast path's table call the same functions, so the rules stand once.
+"""
+
+from __future__ import annotations
+
+from cni.conf import canonical_mac
+from cni.errors import InvalidConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Problem = tuple[str, str]
+
+
+def cross_check(conf: Mapping[str, Any]) -> list[Problem]:
+    """Problems, as (JSON path, text), of a configuration whose single fields are valid."""
+    return [*_vlan(conf), *_rates(conf)]
+
+
+def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    vlan, qos, proto = conf.get("vlan"), conf.get("vlanQoS"), conf.get("vlanProto")
+    for key, value in (("vlanQoS", qos), ("vlanProto", proto)):
+        if value is not None and vlan is None:
+            problems.append((key, "needs vlan"))
+    if vlan == 0 and qos:
+        problems.append(("vlanQoS", f"{qos} needs a vlan other than 0"))
+    if vlan == 0 and proto == "802.1ad":
+        problems.append(("vlanProto", "802.1ad needs a vlan other than 0"))
+    return problems
+
+
+def _rates(conf: Mapping[str, Any]) -> list[Problem]:
+    low, high = conf.get("min_tx_rate"), conf.get("max_tx_rate")
+    if low and high and low > high:
+        return [("min_tx_rate", f"{low} is more than max_tx_rate {high}")]
+    return []
+
+
+def wanted_mac(conf: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
+    """The MAC address that is asked for: runtimeConfig, else args.cni, else CNI_ARGS, else the configuration's own.
+
+    `arguments` are the parsed CNI_ARGS. Raises `InvalidConfig`.
+    """
+    for source in (conf.get("runtimeConfig"), (conf.get("args") or {}).get("cni")):
+        if source and source.get("mac"):
+            return str(source["mac"])
+    if arguments.get("MAC"):
+        try:
+            return canonical_mac(arguments["MAC"])
+        except ValueError as error:
+            raise InvalidConfig(f"CNI_ARGS MAC: {error}") from error
+    return conf.get("mac")

@@ -1,0 +1,201 @@
+"""Attach and detach against a host that behaves like igb: whatever is asked for and wherever it fails, the VF comes home."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from cni.attachments import Key
+from cni.errors import CniError, DeviceBusy, KernelRefused
+from cni.log import Log
+from cni.pci import PciAddress
+from cni.sriov import plan
+from cni.sriov.attach import attach, detach
+from tests.fakes import FakeKernel
+
+DEVICE = PciAddress("0000:01:10.0")
+POD = "/run/netns/pod"
+KEY = Key(network="net", container_id="c1", ifname="net1")
+MAC = "02:00:00:00:00:42"
+EVERYTHING = {"vlan": 100, "vlanQoS": 3, "spoofchk": "off", "trust": "on", "max_tx_rate": 500, "mtu": 1400}
+SILENT = Log(level="panic", context={})
+
+
+@pytest.fixture
+def kernel():
+    host = FakeKernel()
+    host.add_netns(POD)
+    return host
+
+
+def attached(kernel, conf, mac=None):
+    attachment = plan.plan(KEY, conf, mac, kernel.vf(DEVICE))
+    link = attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+    return attachment, link
+
+
+def detached(kernel, attachment):
+    detach(kernel, attachment, kernel.vf(DEVICE), kernel.find_netns(POD), SILENT)
+
+
+def test_attach_applies_every_setting(kernel):
+    _, link = attached(kernel, EVERYTHING, MAC)
+    info = kernel.vf(DEVICE).settings
+    assert (info.vlan, info.qos, info.spoofchk, info.trust, info.max_tx_rate) == (100, 3, False, True, 500)
+    assert (info.mac, link.mac, link.mtu, link.name, link.up) == (MAC, MAC, 1400, "net1", True)
+    assert link.alias == "barewire 0000:01:10.0 eth1 net/c1/net1"
+
+
+def test_the_mac_is_set_although_the_driver_refuses_the_vfs_own_change(kernel):
+    _, link = attached(kernel, {}, MAC)
+    assert link.mac == MAC
+    assert kernel.vfs[DEVICE].mac_set_by_pf
+
+
+def test_settings_that_are_so_already_are_not_sent(kernel):
+    before = kernel.changes
+    attached(kernel, {"vlan": 0, "spoofchk": "on", "trust": "off"})
+    assert kernel.changes - before == 2  # the move and the link up
+
+
+@pytest.mark.parametrize("mac", [None, MAC])
+@pytest.mark.parametrize("conf", [{}, EVERYTHING, {"vlan": 5, "trust": "on"}], ids=["nothing", "everything", "trust"])
+def test_detach_restores_everything(kernel, conf, mac):
+    before = kernel.snapshot()
+    attachment, _ = attached(kernel, conf, mac)
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("mac", [None, MAC])
+def test_detach_restores_what_the_pod_changed(kernel, mac):
+    before = kernel.snapshot()
+    attachment, link = attached(kernel, {"trust": "on"}, mac)
+    pod = kernel.netns(POD)
+    kernel.change(link, pod, up=False, mac="02:00:00:00:00:99", mtu=1300, alias="mine now", name="other")
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def test_detach_repairs_a_vf_whose_namespace_died(kernel):
+    before = kernel.snapshot()
+    attachment, _ = attached(kernel, EVERYTHING, MAC)
+    kernel.delete_netns(POD)
+    assert kernel.link(DEVICE, None).name == "net1"
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def test_detach_can_be_repeated(kernel):
+    before = kernel.snapshot()
+    attachment, _ = attached(kernel, EVERYTHING, MAC)
+    detached(kernel, attachment)
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("conf", "field"),
+    [({"vlan": 5, "vlanProto": "802.1ad"}, "vlan"), ({"vlan": 5, "link_state": "enable"}, "link_state"), ({"vlan": 5, "min_tx_rate": 5}, "rate")],
+)
+def test_a_driver_refusal_names_the_field_and_detach_undoes_what_came_before(kernel, conf, field):
+    before = kernel.snapshot()
+    attachment = plan.plan(KEY, conf, MAC, kernel.vf(DEVICE))
+    with pytest.raises(KernelRefused, match=f"{field}.*igb.*E[A-Z]+"):
+        attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def test_a_refused_mtu_is_named_although_the_link_has_moved(kernel):
+    before = kernel.snapshot()
+    attachment = plan.plan(KEY, {"mtu": 20_000}, None, kernel.vf(DEVICE))
+    with pytest.raises(KernelRefused, match="mtu 20000.*greater than device maximum"):
+        attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def changes_of(action) -> int:
+    kernel = FakeKernel()
+    kernel.add_netns(POD)
+    start = kernel.changes
+    action(kernel)
+    return kernel.changes - start
+
+
+@pytest.mark.parametrize("mac", [None, MAC])
+def test_after_a_failure_at_any_change_of_attach_detach_restores_the_host(mac):
+    total = changes_of(lambda kernel: attached(kernel, EVERYTHING, mac))
+    for change in range(1, total + 1):
+        kernel = FakeKernel()
+        kernel.add_netns(POD)
+        before = kernel.snapshot()
+        attachment = plan.plan(KEY, EVERYTHING, mac, kernel.vf(DEVICE))
+        kernel.refuse_from(change)
+        with pytest.raises(CniError):
+            attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+        kernel.refuse_nothing()
+        detached(kernel, attachment)
+        assert kernel.snapshot() == before, f"change {change} of {total}"
+
+
+def test_after_a_failure_at_any_change_of_detach_the_next_detach_finishes():
+    def whole(kernel):
+        detached(kernel, attached(kernel, EVERYTHING, MAC)[0])
+
+    for change in range(1, changes_of(whole) + 1):
+        kernel = FakeKernel()
+        kernel.add_netns(POD)
+        before = kernel.snapshot()
+        attachment, _ = attached(kernel, EVERYTHING, MAC)
+        kernel.refuse_from(change)
+        try:
+            detached(kernel, attachment)
+        except (CniError, OSError):
+            kernel.refuse_nothing()
+            detached(kernel, attachment)
+        assert kernel.snapshot() == before, f"change {change}"
+
+
+CONFS = st.fixed_dictionaries(
+    {},
+    optional={
+        "vlan": st.integers(0, 4094),
+        "spoofchk": st.sampled_from(["on", "off"]),
+        "trust": st.sampled_from(["on", "off"]),
+        "max_tx_rate": st.integers(0, 1000),
+        "mtu": st.integers(68, 9216),
+    },
+)
+
+
+@given(conf=CONFS, mac=st.sampled_from([None, MAC]), refused=st.integers(1, 12))
+def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf, mac, refused):
+    kernel = FakeKernel()
+    kernel.add_netns(POD)
+    before = kernel.snapshot()
+    attachment = plan.plan(KEY, conf, mac, kernel.vf(DEVICE))
+    kernel.refuse(refused)
+    try:
+        attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+    except (CniError, OSError):
+        pass
+    kernel.refuse_nothing()
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def test_a_vf_that_the_host_uses_is_refused(kernel):
+    fake = kernel.vfs[DEVICE]
+    fake.link = fake.link.replace(master=7)
+    with pytest.raises(DeviceBusy, match="eth1 is enslaved"):
+        plan.plan(KEY, {}, None, kernel.vf(DEVICE))
+
+
+def test_a_name_that_is_taken_on_the_host_meanwhile_does_not_keep_the_vf_in_the_pod(kernel):
+    attachment, _ = attached(kernel, {})
+    second = kernel.vfs["0000:01:10.2"]
+    second.link = second.link.replace(name="eth1")
+    detached(kernel, attachment)
+    assert kernel.link(DEVICE, None).name.startswith("dev")
