@@ -11,7 +11,7 @@ import os
 
 from cni import jsontext
 from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
-from cni.host.files import Lock, create_file, make_directory, read_file, remove_file, write_file
+from cni.host.files import LOCK_SECONDS, Lock, create_file, make_directory, read_file, remove_file, write_file
 from cni.rollback import on_failure
 from cni.value import Value
 
@@ -92,15 +92,17 @@ def decode(content: bytes, path: str) -> Record:
 class Attachments:
     """All records of this node, and the locks that guard their devices."""
 
-    def __init__(self, state: str = STATE_DIRECTORY, run: str = RUN_DIRECTORY) -> None:
+    def __init__(
+        self, state: str = STATE_DIRECTORY, run: str = RUN_DIRECTORY, *, lock_seconds: float = LOCK_SECONDS
+    ) -> None:
         self._state = state
         self._run = run
+        self._lock_seconds = lock_seconds
         self.boot_id = _boot_id()
 
     def locked(self, device: str, seconds: float | None = None) -> Lock:
         """Lock on a device (or on any other name); everything about its record happens under it."""
-        bound = {} if seconds is None else {"seconds": seconds}
-        return Lock(f"{self._run}/lock/{device}", device, **bound)
+        return Lock(f"{self._run}/lock/{device}", device, self._lock_seconds if seconds is None else seconds)
 
     def find(self, key: Key) -> Record | None:
         """The record of an attachment, or None."""

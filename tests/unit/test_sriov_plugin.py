@@ -1,0 +1,400 @@
+"""The plugin's life cycle on a host that behaves like igb, with real records and locks on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from cni.attachments import Attachments, Key
+from cni.errors import CheckFailed, CniError, DelegateFailed, DeviceBusy, InterfaceExists, InvalidConfig, KernelRefused, TryAgainLater
+from cni.host.netlink import Link
+from cni.log import Log
+from cni.request import parse, parse_environment
+from cni.sriov.plugin import SriovPlugin
+from tests.fakes import FakeIpam, FakeKernel
+
+VF0, VF1 = "0000:01:10.0", "0000:01:10.2"
+EVERYTHING = {
+    "vlan": 100,
+    "vlanQoS": 3,
+    "spoofchk": "off",
+    "trust": "on",
+    "max_tx_rate": 500,
+    "mtu": 1400,
+    "mac": "02:00:00:00:00:42",
+    "ipam": {"type": "fake"},
+}
+
+
+class Node:
+    """A host with the plugin, driven as a runtime drives it."""
+
+    def __init__(self, tmp_path) -> None:
+        self.state, self.run = str(tmp_path / "state"), str(tmp_path / "run")
+        self.kernel = FakeKernel()
+        self.ipam = FakeIpam()
+        self.pod("a")
+        self.pod("b")
+        self.before = self.kernel.snapshot()
+
+    def pod(self, name: str) -> str:
+        path = f"/run/netns/{name}"
+        if path not in self.kernel.namespaces:
+            self.kernel.add_netns(path)
+        return path
+
+    def plugin(self) -> SriovPlugin:
+        attachments = Attachments(self.state, self.run)
+        return SriovPlugin(kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=Log({}, level="panic"))
+
+    def request(self, command, container="a", device=VF0, ifname="net1", netns=None, version="1.0.0", args="", **conf):
+        env = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": f"/run/netns/{container}" if netns is None else netns,
+            "CNI_IFNAME": ifname,
+            "CNI_PATH": "/opt/cni/bin",
+            "CNI_ARGS": args,
+        }
+        config = {"cniVersion": version, "name": "net", "type": "sriov", "deviceID": device, **conf}
+        return parse(parse_environment(env), json.dumps(config).encode())
+
+    def add(self, container="a", device=VF0, **kwargs):
+        return self.plugin().add(self.request("ADD", container, device, **kwargs))
+
+    def delete(self, container="a", device=VF0, **kwargs):
+        self.plugin().delete(self.request("DEL", container, device, **kwargs))
+
+    def files(self) -> list[str]:
+        return [os.path.join(folder, name) for folder, _, names in os.walk(self.state) for name in names]
+
+    def assert_as_before(self) -> None:
+        assert self.kernel.snapshot() == self.before
+        assert self.files() == []
+        assert self.ipam.leases == {}
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Node(tmp_path)
+
+
+def test_add_tells_what_it_made(node):
+    result = node.add(**EVERYTHING)
+    (interface,) = result.interfaces
+    assert (interface.name, interface.mac, interface.mtu) == ("net1", "02:00:00:00:00:42", 1400)
+    assert (interface.sandbox, interface.pci_id) == ("/run/netns/a", VF0)
+    assert [(ip.address, ip.interface) for ip in result.ips] == [("10.0.0.2/24", 0)]
+
+
+@pytest.mark.parametrize("conf", [{}, EVERYTHING, {"ipam": {"type": "fake"}}], ids=["l2", "everything", "addresses"])
+def test_del_restores_everything_add_changed(node, conf):
+    node.add(**conf)
+    node.delete(**conf)
+    node.assert_as_before()
+
+
+def test_del_needs_no_configuration(node):
+    node.add(**EVERYTHING)
+    node.delete(device="nonsense", vlan="nonsense")
+    node.assert_as_before()
+
+
+@pytest.mark.parametrize("netns", ["", "/run/netns/gone"])
+def test_del_works_with_the_namespace_gone(node, netns):
+    node.add(**EVERYTHING)
+    node.kernel.delete_netns("/run/netns/a")
+    node.delete(netns=netns)
+    node.assert_as_before()
+
+
+def test_del_works_without_the_path_while_the_namespace_lives(node):
+    node.add(**EVERYTHING)
+    node.delete(netns="")
+    node.assert_as_before()
+
+
+def test_del_twice_and_of_nothing_succeeds(node):
+    node.add(**EVERYTHING)
+    node.delete(**EVERYTHING)
+    node.delete(**EVERYTHING)
+    node.delete("never-attached")
+    node.assert_as_before()
+
+
+def total_changes(tmp_path, conf) -> int:
+    node = Node(tmp_path)
+    start = node.kernel.changes
+    node.add(**conf)
+    return node.kernel.changes - start
+
+
+def test_a_failing_add_leaves_the_host_as_before_wherever_it_fails(tmp_path):
+    for change in range(1, total_changes(tmp_path / "count", EVERYTHING) + 1):
+        node = Node(tmp_path / str(change))
+        node.kernel.refuse(change)
+        try:
+            node.add(**EVERYTHING)
+        except KernelRefused as error:
+            assert "refused" in error.msg  # noqa: PT017 - some refusals are overcome, and then there is no error
+            node.assert_as_before()
+        else:
+            node.delete(**EVERYTHING)
+            node.assert_as_before()
+
+
+def test_an_add_whose_rollback_fails_too_keeps_cause_and_record_and_the_next_del_finishes(tmp_path):
+    for change in range(2, total_changes(tmp_path / "count", EVERYTHING) + 1):
+        node = Node(tmp_path / str(change))
+        node.kernel.refuse_from(change)
+        with pytest.raises(KernelRefused, match="refused") as caught:
+            node.add(**EVERYTHING)
+        assert "clean-up incomplete" in caught.value.details
+        assert node.files()
+        node.kernel.refuse_nothing()
+        node.delete(**EVERYTHING)
+        node.assert_as_before()
+
+
+def test_a_failing_ipam_is_reported_and_rolled_back(node):
+    node.ipam.fail = {"lease"}
+    with pytest.raises(DelegateFailed, match="lease refused"):
+        node.add(**EVERYTHING)
+    node.assert_as_before()
+
+
+def test_an_ipam_without_addresses_is_refused_and_rolled_back(node, monkeypatch):
+    lease = node.ipam.lease
+    monkeypatch.setattr(node.ipam, "lease", lambda call: lease(call).replace(ips=()))
+    with pytest.raises(InvalidConfig, match="no addresses"):
+        node.add(**EVERYTHING)
+    node.assert_as_before()
+
+
+def test_del_with_a_failing_ipam_brings_the_vf_home_and_any_later_call_releases_the_address(node):
+    node.add(**EVERYTHING)
+    node.ipam.fail = {"release"}
+    node.delete(**EVERYTHING)
+    assert node.kernel.snapshot() == node.before
+    assert node.ipam.leases
+    node.add("b")  # the device is free for others meanwhile
+    node.delete("b")
+    assert node.ipam.leases
+    node.ipam.fail = set()
+    node.delete("never-attached")
+    node.assert_as_before()
+
+
+def test_del_fails_while_the_vf_cannot_come_home_and_succeeds_later(node):
+    node.add(**EVERYTHING)
+    node.kernel.refuse_from(1)
+    with pytest.raises(CniError):
+        node.delete(**EVERYTHING)
+    assert node.files()
+    node.kernel.refuse_nothing()
+    node.delete(**EVERYTHING)
+    node.assert_as_before()
+
+
+def test_a_pending_removal_is_finished_by_an_unrelated_add(node):
+    node.add(**EVERYTHING)
+    node.kernel.refuse_from(1)
+    with pytest.raises(CniError):
+        node.delete(**EVERYTHING)
+    node.kernel.refuse_nothing()
+    node.add("b", VF1)
+    node.delete("b", VF1)
+    node.assert_as_before()
+
+
+def test_a_second_add_for_a_vf_in_use_is_refused_and_leaves_the_owner_alone(node):
+    node.add(**EVERYTHING)
+    attached = node.kernel.snapshot()
+    with pytest.raises(DeviceBusy, match="belongs to container a"):
+        node.add("b", **EVERYTHING)
+    assert node.kernel.snapshot() == attached
+    node.delete(**EVERYTHING)
+    node.assert_as_before()
+
+
+def test_the_same_attachment_with_another_vf_is_refused(node):
+    node.add()
+    with pytest.raises(CniError) as caught:
+        node.add(device=VF1)
+    assert isinstance(caught.value, DeviceBusy | InterfaceExists)
+    node.delete()
+    node.assert_as_before()
+
+
+def test_the_same_attachment_with_another_vf_is_refused_even_if_the_interface_was_renamed(node):
+    node.add()
+    link = node.kernel.link(VF0, node.kernel.netns("/run/netns/a"))
+    node.kernel.change(link, node.kernel.netns("/run/netns/a"), up=False, name="renamed")
+    with pytest.raises(DeviceBusy, match="already has net1"):
+        node.add(device=VF1)
+    node.delete()
+    node.assert_as_before()
+
+
+def test_an_interface_of_that_name_in_the_pod_is_left_alone(node):
+    pod = node.kernel.netns("/run/netns/a")
+    node.kernel.others[pod.identity]["net1"] = Link(index=77, name="net1", flags=1)
+    with pytest.raises(InterfaceExists, match="net1"):
+        node.add(**EVERYTHING)
+    assert node.kernel.others[pod.identity]["net1"] == Link(index=77, name="net1", flags=1)
+    node.assert_as_before()
+
+
+def test_a_vf_whose_owner_is_gone_is_cleaned_for_the_next(node):
+    node.add(**EVERYTHING)
+    node.kernel.delete_netns("/run/netns/a")
+    node.add("b")
+    assert node.kernel.vf(VF0).settings.vlan == 0
+    assert node.ipam.leases == {}
+    node.delete("b")
+    node.assert_as_before()
+
+
+def test_a_late_del_of_the_former_owner_touches_nothing(node):
+    node.add(**EVERYTHING)
+    node.kernel.delete_netns("/run/netns/a")
+    node.add("b", vlan=7)
+    attached = node.kernel.snapshot()
+    node.delete("a", netns="")
+    assert node.kernel.snapshot() == attached
+    node.delete("b")
+    node.assert_as_before()
+
+
+def forget_records(node) -> None:
+    for path in node.files():
+        os.unlink(path)
+
+
+def test_without_a_record_del_follows_the_mark_in_the_pod(node):
+    node.add(**{**EVERYTHING, "ipam": None})
+    forget_records(node)
+    node.delete()
+    vf = node.kernel.vf(VF0)
+    assert (vf.link.name, vf.link.alias, vf.settings.vlan, vf.settings.trust) == ("eth1", "", 0, False)
+    assert vf.link.mac != "02:00:00:00:00:42"
+
+
+def test_without_a_record_del_leaves_another_containers_device_alone(node):
+    node.add(**{**EVERYTHING, "ipam": None})
+    attached = node.kernel.snapshot()
+    forget_records(node)
+    node.delete("b")
+    assert node.kernel.snapshot() == attached
+
+
+def test_a_forged_mark_of_another_device_is_not_followed(node):
+    node.add()
+    node.add("b", VF1)
+    attached = node.kernel.vfs[VF1].link.alias
+    pod = node.kernel.netns("/run/netns/b")
+    node.kernel.change(node.kernel.link(VF1, pod), pod, alias=attached.replace("net/b/", "net/x/"))
+    before = node.kernel.snapshot()
+    node.delete("x", netns="/run/netns/b")  # the record of b holds the device
+    assert node.kernel.snapshot() == before
+
+
+def test_the_next_add_repairs_a_vf_that_came_back_without_a_record(node):
+    node.add(**{**EVERYTHING, "ipam": None})
+    forget_records(node)
+    node.kernel.delete_netns("/run/netns/a")
+    result = node.add("b")
+    assert result.interfaces[0].name == "net1"
+    node.delete("b")
+    vf = node.kernel.vf(VF0)
+    assert (vf.link.name, vf.link.alias, vf.link.mtu, vf.settings.vlan, vf.settings.trust) == ("eth1", "", 1500, 0, False)
+
+
+def test_after_a_reboot_a_record_touches_no_device(node):
+    node.add(**EVERYTHING)
+    (record,) = [path for path in node.files() if path.endswith("net1.json") and not os.path.islink(path)]
+    with open(record) as file:
+        document = json.load(file)
+    with open(record, "w") as file:
+        json.dump({**document, "boot_id": "an earlier one"}, file)
+    fresh = FakeKernel()
+    fresh.add_netns("/run/netns/b")
+    node.kernel = fresh
+    before = fresh.snapshot()
+    node.delete(**EVERYTHING)
+    assert fresh.snapshot() == before
+    assert node.files() == []
+    assert node.ipam.leases == {}
+
+
+def test_a_vf_that_vanished_with_its_pf_leaves_nothing_behind(node):
+    node.add(**EVERYTHING)
+    del node.kernel.vfs[VF0]
+    node.delete(**EVERYTHING)
+    assert node.files() == []
+    assert node.ipam.leases == {}
+
+
+def test_a_record_of_a_newer_schema_is_refused_with_the_reason(node):
+    node.add()
+    (record,) = [path for path in node.files() if path.endswith("net1.json") and not os.path.islink(path)]
+    with open(record) as file:
+        document = json.load(file)
+    with open(record, "w") as file:
+        json.dump({**document, "schema": 99}, file)
+    with pytest.raises(CniError, match="schema 99"):
+        node.delete()
+
+
+def test_a_locked_device_is_not_touched(node):
+    with Attachments(node.state, node.run).locked(VF0), pytest.raises(TryAgainLater, match=f"{VF0} is locked"):
+        SriovPlugin(
+            kernel=node.kernel,
+            attachments=Attachments(node.state, node.run, lock_seconds=0.01),
+            ipam=node.ipam,
+            log=Log({}, level="panic"),
+        ).add(node.request("ADD"))
+    node.assert_as_before()
+
+
+def test_check_passes_after_add_and_names_each_difference(node):
+    node.add(**EVERYTHING)
+    node.plugin().check(node.request("CHECK", **EVERYTHING))
+    fake = node.kernel.vfs[VF0]
+    fake.info = fake.info.replace(vlan=5, trust=False)
+    fake.link = fake.link.replace(mtu=1300, flags=0)
+    with pytest.raises(CheckFailed) as caught:
+        node.plugin().check(node.request("CHECK", **EVERYTHING))
+    for part in ("vlan is 5, not 100", "trust is off, not on", "mtu is 1300, not 1400", "net1 is down"):
+        assert part in caught.value.msg
+
+
+def test_gc_removes_what_the_runtime_does_not_know(node):
+    node.add(**EVERYTHING)
+    node.add("b", VF1)
+    known = [{"containerID": "b", "ifname": "net1"}]
+    node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": known}))
+    assert node.kernel.vfs[VF0].place == ""
+    assert node.kernel.vfs[VF1].place != ""
+    node.delete("b", VF1)
+    node.assert_as_before()
+
+
+def test_a_configuration_that_its_version_cannot_express_is_refused_before_anything_changes(node):
+    with pytest.raises(InvalidConfig, match="without addresses"):
+        node.add(version="0.2.0")
+    node.assert_as_before()
+
+
+def test_status_says_when_records_cannot_be_written(node, tmp_path):
+    node.plugin().status(node.request("STATUS", version="1.1.0"))
+    (tmp_path / "file").write_text("")
+    node.state = str(tmp_path / "file" / "state")
+    with pytest.raises(CniError, match="state"):
+        node.plugin().status(node.request("STATUS", version="1.1.0"))
+
+
+def test_the_key_reads_as_network_container_and_interface():
+    assert str(Key(network="net", container_id="c1", ifname="net1")) == "net/c1/net1"
