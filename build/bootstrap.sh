@@ -51,9 +51,10 @@ missing() {
 }
 
 add_backports() { # the lab takes its kernel from there too, so the suite is needed even when no package is missing
-    sources=$(ls /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null) || :
-    stanza=$(awk -v release="$release" -f build/backports.awk $sources </dev/null) || die \
-        "no apt source of $release is configured" "add Debian's $release to /etc/apt/sources.list.d, or $backports itself"
+    etc=/etc/apt/sources.list
+    sources=$(ls "$etc" "$etc".d/*.sources "$etc".d/*.list 2>/dev/null) || : # what there is of these
+    stanza=$(awk -v release="$release" -f build/backports.awk $sources </dev/null) ||
+        die "no apt source of $release is configured" "add Debian's $release to $etc.d, or $backports itself"
     [ -n "$stanza" ] || return 0
     as_root "the suite $backports is not configured"
     say "adding the suite $backports, from where $release comes"
@@ -77,8 +78,15 @@ install_packages() {
     as_root "packages are missing: $(echo $todo)"
     [ "$fresh_lists" = yes ] || update
     say "installing $(echo "$todo" | wc -l) packages and what they depend on"
+    apt_install $(echo "$todo" | grep -v /)
+    # The release as a preference, not as package/release: what these depend on has to come from there as well.
+    apt_install --target-release="$backports" $(echo "$todo" | sed -n 's|/.*||p')
+}
+
+apt_install() { # [OPTION] PACKAGE...
+    case $# in 0) return 0 ;; 1) case $1 in -*) return 0 ;; esac ;; esac
     logged "try the same command by hand" env DEBIAN_FRONTEND=noninteractive apt-get install --yes \
-        --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 $todo
+        --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
 }
 
 ensure_packages() {

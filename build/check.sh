@@ -5,14 +5,14 @@ cd "$(dirname "$0")/.." || exit 1
 failed=
 check() {
     echo "-- $*"
-    .venv/bin/python -m "$@" || failed="$failed $1"
+    .venv/bin/python -m "$@" || failed="$failed, $*"
 }
 check ruff format --check .
 check ruff check .
 check mypy
 echo "-- lint-imports"
-.venv/bin/lint-imports --no-logo || failed="$failed lint-imports"
+.venv/bin/lint-imports --no-logo || failed="$failed, lint-imports"
 echo "-- docs"
-.venv/bin/python build/docs.py --check || failed="$failed docs"
+.venv/bin/python build/docs.py --check || failed="$failed, docs"
 check pytest -q tests/unit
-[ -z "$failed" ] || { echo "check: failed:$failed" >&2; exit 1; }
+[ -z "$failed" ] || { echo "check: failed: ${failed#, }" >&2; exit 1; }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds dist/barewire (the bundle) and dist/traced (the same programs for the tests, reporting their imports),
-# when the sources, the spec, this script or the Python changed since the last time.
+# Builds dist/barewire (the bundle), dist/traced (the same programs for the tests, reporting their imports) and dist/bench (see
+# tests/bench), when the sources, the spec, this script or the Python changed since the last time.
 set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -15,13 +15,13 @@ flock 9 # two builds at a time would write into each other's work directory
 export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
 
 inputs() {
-    find cni ipam build/pyinstaller.spec build/freeze.sh build/bundle_info.py build/install.sh build/requirements.txt \
+    find cni ipam tests/bench/veth_program.py build/pyinstaller.spec build/freeze.sh build/bundle_info.py build/install.sh build/requirements.txt \
         pyproject.toml LICENSE -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort | xargs sha256sum
     "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
 }
 
 build=$(inputs | sha256sum | cut -c 1-12)
-if grep -qx "build=$build" dist/barewire/bundle.info 2>/dev/null && [ -d dist/traced ]; then
+if grep -qx "build=$build" dist/barewire/bundle.info 2>/dev/null && [ -d dist/traced ] && [ -d dist/bench ]; then
     echo "freeze: dist/barewire is up to date (build $build)"
     exit 0
 fi
@@ -33,15 +33,17 @@ echo "freeze: building with $("$python" -V)"
     echo "freeze: PyInstaller failed; the whole output is in $work/log" >&2
     exit 1
 }
-rm -rf "$work/dist/traced/_internal"
-ln -s ../barewire/_internal "$work/dist/traced/_internal"
+for part in traced bench; do
+    rm -rf "$work/dist/$part/_internal"
+    ln -s ../barewire/_internal "$work/dist/$part/_internal"
+done
 cp build/install.sh LICENSE "$work/dist/barewire/"
 "$python" build/bundle_info.py "$work/dist/barewire" "$build" >"$work/bundle.info"
 mv "$work/bundle.info" "$work/dist/barewire/bundle.info"
 
 # A test that runs from the old bundle must not meet half a new one.
 mkdir -p dist
-for part in barewire traced; do
+for part in barewire traced bench; do
     rm -rf "$work/old"
     [ ! -e "dist/$part" ] || mv "dist/$part" "$work/old"
     mv "$work/dist/$part" "dist/$part"

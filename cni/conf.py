@@ -76,7 +76,7 @@ def misspelling(key: str, table: Table) -> str | None:
             return known
     candidate = nearest(key, table)
     # Short words are one slip away from too many others; trunk is no trust.
-    allowed = 0 if len(candidate) < 4 else 1 if len(candidate) < 9 else 2
+    allowed = 0 if len(candidate) < 4 else 1 if len(candidate) < 8 else 2
     return candidate if _distance(_plain(key), _plain(candidate)) <= allowed else None
 
 
@@ -183,7 +183,7 @@ def ipam_section(value: object) -> object:
         return {}
     if kind is None:
         raise ProblemBelow(".type", MISSING)
-    if not isinstance(kind, str) or "/" in kind or kind in (".", ".."):
+    if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
         raise ProblemBelow(".type", f"{_shown(kind)} is not the name of a plugin")
     return value
 

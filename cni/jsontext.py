@@ -17,7 +17,8 @@ _ESCAPE = _json.encode_basestring_ascii
 def loads(text: bytes) -> Any:
     """The value of one JSON document in UTF-8. Raises `DecodeFailure`.
 
-    As Go's decoder does: the last of several equal keys counts, and NaN and Infinity are no numbers.
+    As Go's decoder does: the last of several equal keys counts, NaN and Infinity are no numbers, and half a surrogate
+    pair becomes U+FFFD (no path and no UTF-8 text can hold it).
     """
     try:
         document = text.decode()
@@ -30,7 +31,7 @@ def loads(text: bytes) -> Any:
         raise DecodeFailure(f"not JSON: {error}") from error
     if document[end:].strip(" \t\n\r"):
         raise DecodeFailure(f"not JSON: something follows the value at character {end}")
-    return value
+    return _mended(value) if "\\ud" in document or "\\uD" in document else value
 
 
 def dumps(value: Any) -> str:
@@ -51,13 +52,20 @@ class _Scanning:
     def parse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no number in JSON")
 
-    memo: dict[str, str] = {}  # noqa: RUF012 - one process reads a handful of documents
+
+def _mended(value: Any) -> Any:
+    """The value with whole characters only."""
+    if isinstance(value, str):
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in value)
+    if isinstance(value, list):
+        return [_mended(entry) for entry in value]
+    return {_mended(key): _mended(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _unencodable(value: object) -> NoReturn:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_scan = _json.make_scanner(_Scanning)
+_scan = _json.make_scanner(_Scanning)  # type: ignore[arg-type]  # it takes whatever has these names
 # markers, default, encoder, indent, key separator, item separator, sort_keys, skipkeys, allow_nan
 _encoder = _json.make_encoder(None, _unencodable, _ESCAPE, None, ": ", ", ", False, False, False)

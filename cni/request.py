@@ -197,18 +197,27 @@ def _decoded(stdin: bytes) -> dict[str, Any]:
 
 
 def _check_version(command: str, version: object) -> None:
-    since = COMMANDS[command]
-    if command not in ("ADD", "DEL") and _numbers(version) < _numbers(since):
-        raise IncompatibleVersion(f"config version does not allow {command}", hint=f"{command} is known since {since}")
+    if not isinstance(version, str):
+        raise DecodeFailure(f"cniVersion: {version!r} is not a version")
+    if command not in ("ADD", "DEL"):
+        _check_command_known(command, _numbers(version))
     if version not in VERSIONS:
         supported = " ".join(f'"{known}"' for known in VERSIONS)
         raise IncompatibleVersion("incompatible CNI versions", hint=f'config is "{version}", plugin supports [{supported}]')
 
 
-def _numbers(version: object) -> tuple[int, ...]:
+def _check_command_known(command: str, version: tuple[int, ...]) -> None:
+    since = COMMANDS[command]
+    if version < _numbers(since):
+        raise IncompatibleVersion(f"config version does not allow {command}", hint=f"{command} is known since {since}")
+    if version > _numbers(VERSIONS[-1]):
+        raise IncompatibleVersion(f"plugin version does not allow {command}", hint=f"the plugin knows up to {VERSIONS[-1]}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
     """A version as numbers; missing parts are 0. Raises `DecodeFailure`."""
-    parts = version.split(".") if isinstance(version, str) else []
-    if not 1 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    parts = version.split(".")
+    if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise DecodeFailure(f"cniVersion: {version!r} is not a version")
     numbers = [int(part) for part in parts]
     return tuple(numbers + [0] * (3 - len(numbers)))

@@ -77,6 +77,7 @@ _INTERFACE_KEYS = (
 _ROUTE_KEYS = tuple((name, name) for name in ("dst", "gw", "mtu", "advmss", "priority", "table", "scope"))
 _DNS_KEYS = tuple((name, name) for name in ("nameservers", "domain", "search", "options"))
 _IP_KEYS = (("interface", "interface"), ("address", "address"), ("gateway", "gateway"))
+_LEGACY_IP_KEYS = (("ip", "address"), ("gateway", "gateway"))
 
 
 def decode(document: dict[str, Any], default_version: str) -> Result:
@@ -84,7 +85,7 @@ def decode(document: dict[str, Any], default_version: str) -> Result:
     version = document.get("cniVersion") or default_version
     try:
         return _decode_legacy(document) if version in LEGACY_VERSIONS else _decode_current(document)
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, LookupError) as error:
         raise InvalidConfig(f"a CNI result of version {version} is malformed: {error}") from error
 
 
@@ -119,7 +120,7 @@ def _decode_legacy(document: dict[str, Any]) -> Result:
     for key in ("ip4", "ip6"):
         part = document.get(key)
         if part:
-            ips.append(IpConfig(address=_text(part["ip"]), gateway=_text(part.get("gateway") or "")))
+            ips.append(IpConfig(**_read(part, _LEGACY_IP_KEYS)))
             routes += [_decode_route(entry) for entry in part.get("routes") or ()]
     return Result(ips=tuple(ips), routes=tuple(routes), dns=_decode_dns(document))
 
@@ -163,8 +164,7 @@ def _decode_route(entry: dict[str, Any]) -> Route:
 
 
 def _decode_dns(document: dict[str, Any]) -> Dns:
-    fields = _read(document.get("dns") or {}, _DNS_KEYS)
-    return Dns(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    return Dns(**_read(document.get("dns") or {}, _DNS_KEYS))
 
 
 def _listed(document: dict[str, Any], key: str, decode_entry: Callable[[dict[str, Any]], Any]) -> tuple[Any, ...]:
@@ -188,7 +188,7 @@ def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str,
         expected = str if field in _TEXTS else list if field in _LISTS else int
         if not isinstance(value, expected) or isinstance(value, bool):
             raise TypeError(f"{key} is {value!r}")
-        fields[field] = value
+        fields[field] = tuple(map(_text, value)) if isinstance(value, list) else value
     return fields
 
 
@@ -197,7 +197,7 @@ def _written(value: Value, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     document = {}
     for key, field in keys:
         content = getattr(value, field)
-        if content is None or content == "" or content == () or (field == "mtu" and content == 0):
+        if content in (None, "", ()) or (field == "mtu" and content == 0):
             continue
         document[key] = list(content) if isinstance(content, tuple) else content
     return document

@@ -50,7 +50,7 @@ def _rule(info: FieldInfo) -> tuple[typing.Any, ...]:
     if annotation is int:
         bounds = {name: getattr(entry, name) for entry in metadata for name in ("ge", "le") if hasattr(entry, name)}
         return ("integer", bounds["ge"], bounds["le"])
-    return ({str: "string", bool: "boolean", typing.Any: "any"}[annotation],)  # type: ignore[index]
+    return ({str: "string", bool: "boolean", typing.Any: "any"}[annotation],)
 
 
 def _inner(annotation: typing.Any) -> typing.Any:
@@ -120,7 +120,7 @@ def _values(rule: tuple[typing.Any, ...]) -> str:
         return f"{rule[1]} to {rule[2]}"
     if rule[0] in ("choice", "folded"):
         return ", ".join(f"`{value}`" for value in rule[1])
-    return texts.get(rule[0], rule[0])
+    return texts.get(rule[0], str(rule[0]))
 
 
 def generated() -> dict[Path, str]:

@@ -6,7 +6,6 @@ Nothing else in the product writes to stdout.
 from __future__ import annotations
 
 import os
-import sys
 
 from cni import jsontext, result
 from cni.errors import CniError, InternalError, InvalidNetns, IoFailure
@@ -37,11 +36,10 @@ def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Wr
     version = NEWEST
     try:
         environment = parse_environment(env)
-        text = _read(stdin)
         if environment.command == "VERSION":
-            answer: dict[str, Any] | None = _version_document(text)
+            answer: dict[str, Any] | None = _version_document(stdin)
         else:
-            request = parse(environment, text)
+            request = parse(environment, _read(stdin))
             version = request.cni_version
             _refuse_own_netns(environment)
             answer = _run(load(request), request)
@@ -69,7 +67,6 @@ def error_document(error: CniError, version: str) -> dict[str, Any]:
 def main(name: str, load: Load) -> NoReturn:
     """The executable: serves the process's own call, and ends without CPython's clean-up, which takes 2 ms."""
     code = serve(name, load, os.environ, _read_stdin, lambda text: _write_all(1, text), lambda text: _write_all(2, text))
-    sys.stdout.flush()
     os._exit(code)
 
 
@@ -82,20 +79,19 @@ def _run(plugin: Plugin, request: Request) -> dict[str, Any] | None:
 
 
 def _expressible(plugin: Plugin, request: Request) -> dict[str, Any]:
+    from cni.rollback import on_failure  # noqa: PLC0415 - VERSION does not pay for it
+
     added = plugin.add(request)
-    try:
+    # An ADD that cannot report what it made has failed, so nothing of it may stay.
+    with on_failure(plugin.delete, request):
         return result.encode(added, request.cni_version)
-    except CniError:
-        # An ADD that cannot report what it made has failed, so nothing of it may stay.
-        plugin.delete(request)
-        raise
 
 
-def _version_document(text: bytes) -> dict[str, Any]:
+def _version_document(stdin: Read) -> dict[str, Any]:
     # The Go plugins answer whatever stands on stdin; the specification wants its version repeated.
     asked = NEWEST
     try:
-        document = jsontext.loads(text)
+        document = jsontext.loads(_read(stdin))
     except CniError:
         document = None
     if isinstance(document, dict) and document.get("cniVersion") in VERSIONS:
@@ -119,7 +115,7 @@ def _read(stdin: Read) -> bytes:
     try:
         return stdin()
     except OSError as error:
-        raise IoFailure(f"error reading from stdin: {error.strerror}") from error
+        raise IoFailure(f"error reading from stdin: {error.strerror or error}") from error
 
 
 def _internal(failure: Exception) -> InternalError:

@@ -246,7 +246,7 @@ class FakeIpam:
         self.leases[call.container_id, call.ifname] = address
         return Result(ips=(IpConfig(address=address),))
 
-    def release(self, call: IpamCall) -> None:
+    def release(self, call: IpamCall, *, seconds: float | None = None) -> None:
         self._refuse("release")
         self.leases.pop((call.container_id, call.ifname), None)
 

@@ -108,10 +108,10 @@ class SriovPlugin:
         if call is not None:
             self._ipam.status(call)
 
-    def remove(self, record: Record) -> None:
+    def remove(self, record: Record, seconds: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
 
-        Called with the device's lock held. Raises what hindered it; the record says what is left.
+        `seconds` bounds the IPAM plugin's DEL (None: the delegate's own bound). Called with the device's lock held. Raises what hindered it; the record says what is left.
         """
         left: set[str] = set(record.left)
 
@@ -121,7 +121,7 @@ class SriovPlugin:
                 left.discard(name)
 
         with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
-            run_all(lambda: step(DEVICE, self._bring_home), lambda: step(IPAM, self._release))
+            run_all(lambda: step(DEVICE, self._bring_home), lambda: step(IPAM, lambda record: self._release(record, seconds)))
         self._attachments.forget(record)
 
     # Steps of ADD.
@@ -188,9 +188,9 @@ class SriovPlugin:
         with _optional(self._kernel.find_netns(record.netns, record.netns_identity)) as netns, _netlink_refusals():
             detach(self._kernel, attachment, self._kernel.vf(attachment.device), netns, self._log)
 
-    def _release(self, record: Record) -> None:
+    def _release(self, record: Record, seconds: float | None) -> None:
         if record.ipam is not None:
-            self._ipam.release(IpamCall.from_document(record.ipam))
+            self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
 
     def _delete_unrecorded(self, request: Request) -> None:
         key = _key(request)
@@ -225,7 +225,7 @@ class SriovPlugin:
             try:
                 with Replay(self._attachments, pending.key, 0.0) as record:
                     if record is not None:
-                        self.remove(record)
+                        self.remove(record, remaining)
             except CniError as error:
                 self._log.info(f"still pending: {pending.key}: {error}")
 

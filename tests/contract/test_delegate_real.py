@@ -193,15 +193,22 @@ def test_a_delegate_of_a_frozen_program_does_not_see_the_bootloaders_environment
     assert "LD_LIBRARY_PATH=/opt/lib\n" in (tmp_path / "env").read_text()
 
 
-def test_a_delegate_has_stderr_and_none_of_our_other_descriptors(
-    script: Writer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    call = script('echo "a word of mine" >&2; ls -l /proc/$$/fd >"$D/fds"; true')
-    inherited = set(inheritable_descriptors())  # what our own parent left open for everybody is not ours to close
-    ipam().release(call)
+def test_a_delegate_shares_our_stderr(script: Writer, capfd: pytest.CaptureFixture[str]) -> None:
+    ipam().release(script('echo "a word of mine" >&2'))
     assert capfd.readouterr().err == "a word of mine\n"
-    listed = [line.split() for line in (tmp_path / "fds").read_text().splitlines()]
-    assert {int(words[-3]) for words in listed if words[-1].startswith("pipe:")} - inherited <= {0, 1, 2}
+
+
+def test_a_delegate_has_none_of_our_other_descriptors(tmp_path: Path) -> None:
+    # No shell in between: it makes descriptors of its own.
+    (tmp_path / "fake").write_text("#!/usr/bin/env -S ls -l /proc/self/fd\n")
+    (tmp_path / "fake").chmod(0o755)
+    inherited = set(inheritable_descriptors())  # what our own parent left open for everybody is not ours to close
+    listing = delegate("fake", "DEL", b"{}", dict(os.environ), [str(tmp_path)], time.monotonic() + 20).decode()
+    pipes = {
+        int(words[-3]) for words in map(str.split, listing.splitlines()) if words and words[-1].startswith("pipe:")
+    }
+    assert 1 in pipes
+    assert pipes - inherited <= {0, 1, 2}
 
 
 def inheritable_descriptors() -> Iterator[int]:
@@ -253,7 +260,7 @@ def test_a_daemon_that_keeps_stdout_open_does_not_hold_the_call(script: Writer, 
     began = time.monotonic()
     try:
         assert delegate("fake", "ADD", call.stdin, dict(os.environ), call.path, began + 30) == b"{}\n"
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
     finally:
         os.kill(int((tmp_path / "pid").read_text()), 9)
 
@@ -276,10 +283,10 @@ def test_a_delegate_that_hangs_is_killed_with_all_that_it_started(script: Writer
     call = script(f'echo $$ >>"$D/pids"; (echo $(sh -c "echo \\$PPID") >>"$D/pids"; sleep 60) & {body}')
     began = time.monotonic()
     with pytest.raises(
-        TryAgainLater, match=r"the IPAM plugin fake did not finish DEL within 0\.\d s and was killed"
+        TryAgainLater, match=r"the IPAM plugin fake did not finish DEL within \d\.\d s and was killed"
     ) as caught:
-        ipam(seconds=0.5).release(call)
-    assert time.monotonic() - began < 5
+        ipam(seconds=1.0).release(call)
+    assert time.monotonic() - began < 20
     assert caught.value.code == 11
     for pid in traced(tmp_path, "pids"):
         assert_gone(int(pid))
@@ -287,23 +294,23 @@ def test_a_delegate_that_hangs_is_killed_with_all_that_it_started(script: Writer
 
 def test_a_release_on_the_side_of_another_call_can_have_a_smaller_bound(script: Writer) -> None:
     began = time.monotonic()
-    with pytest.raises(TryAgainLater, match="DEL within 0"):
+    with pytest.raises(TryAgainLater, match="DEL within"):
         ipam().release(script("sleep 60"), seconds=0.2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_hanging_add_costs_its_bound_and_one_clean_up_although_rollback_releases_again(
     script: Writer, tmp_path: Path
 ) -> None:
     call = script('echo $CNI_COMMAND >>"$D/trace"; sleep 60')
-    port = ipam(seconds=0.4, cleanup_seconds=0.3)
+    port = ipam(seconds=1.0, cleanup_seconds=1.0)
     began = time.monotonic()
     with pytest.raises(TryAgainLater, match="ADD") as caught:
         port.lease(call)
     assert "clean-up incomplete: the IPAM plugin fake did not finish DEL" in caught.value.details
     with pytest.raises(TryAgainLater, match="DEL"):
         port.release(call)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert traced(tmp_path) == ["ADD", "DEL"]
 
 

@@ -1,0 +1,20 @@
+"""`make bench`: all benchmarks, one after the other; `--native` leaves out those that need the lab."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import veth
+
+
+def main() -> None:
+    """Prints the reports."""
+    print(veth.run(), flush=True)
+    if "--native" not in sys.argv:
+        from tests.bench import lab  # noqa: PLC0415 - boots a VM
+
+        print(lab.run(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

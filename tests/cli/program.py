@@ -1,0 +1,70 @@
+"""Runs a plugin as a container runtime does: a fresh process, a given environment and nothing else, JSON on stdin."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "dist" / "barewire"
+TRACED = ROOT / "dist" / "traced"
+SECONDS = 60
+"""No call takes longer; design.md, law 8."""
+
+_IMPORT_REPORT = re.compile(r"^import '([^']+)' #", re.MULTILINE)
+
+
+class Completed(NamedTuple):
+    """What the runtime sees of a call that ended."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document that stdout must be."""
+        return json.loads(self.out)
+
+
+class Program(NamedTuple):
+    """A way to start a plugin."""
+
+    command: tuple[str, ...]
+    directory: Path = Path("/")
+
+    def run(self, env: dict[str, str], stdin: bytes = b"") -> Completed:
+        """One call. The environment is exactly `env`; raises `TimeoutExpired` after a minute."""
+        done = subprocess.run(
+            self.command, env=env, input=stdin, capture_output=True, cwd=self.directory, timeout=SECONDS, check=False
+        )
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def from_source(plugin: str) -> Program:
+    """The plugin as the interpreter of .venv runs it from this tree."""
+    return Program((sys.executable, "-E", "-s", "-m", f"cni.{plugin}"), directory=ROOT)
+
+
+def from_bundle(plugin: str) -> Program:
+    """The plugin as installed on nodes."""
+    return Program((str(_frozen(BUNDLE / plugin)),))
+
+
+def imports(plugin: str, env: dict[str, str], stdin: bytes = b"") -> tuple[Completed, frozenset[str]]:
+    """One call of the frozen plugin, and the names of all modules that it had imported when it ended.
+
+    The program is the one in dist/traced: the bundle's `_internal` and entry script, started with the interpreter's own
+    import report on stderr. No environment variable or argument makes the installed program do this.
+    """
+    completed = Program((str(_frozen(TRACED / plugin)),)).run(env, stdin)
+    return completed, frozenset(_IMPORT_REPORT.findall(completed.err.decode()))
+
+
+def _frozen(path: Path) -> Path:
+    assert path.exists(), f"{path.relative_to(ROOT)} is missing: run `make freeze`"
+    return path

@@ -1,0 +1,60 @@
+"""What the tests of the `sriov` plugin share: configurations, and looks at a VF from outside the product."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.lab.image import REPOSITORY
+from tests.lab.lab import Lab
+from tests.lab.snapshot import Tree, difference, host_snapshot
+from tests.lab.topology import Vf, pfs
+
+EXAMPLES = REPOSITORY / "conf-examples"
+
+
+def conf(vf: Vf, **settings: Any) -> dict[str, Any]:
+    """A configuration for that VF."""
+    return {"cniVersion": "1.0.0", "name": "net", "type": "sriov", "deviceID": vf.address, **settings}
+
+
+def seen_from_pf(lab: Lab, vf: Vf) -> dict[str, Any]:
+    """What `ip` says of the VF at its PF."""
+    (pf,) = json.loads(lab.vm.run("ip", "-d", "-j", "link", "show", lab.pf.netdev).out)
+    found: dict[str, Any] = next(info for info in pf["vfinfo_list"] if info["vf"] == vf.index)
+    return found
+
+
+def netdev(lab: Lab, vf: Vf) -> str | None:
+    """The VF's name on the host now, or None."""
+    return next(one.netdev for one in pfs(lab.vm)[0].vfs if one.address == vf.address)
+
+
+def changes(lab: Lab, before: Tree | None = None) -> list[str]:
+    """What is not as it was before the test (or at `before`), except that pods exist."""
+    start = lab.before if before is None else before
+    return [line for line in difference(start, host_snapshot(lab.vm)) if not line.startswith("netns.")]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Waits for something in the guest that sends no event to the outside."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.05)
+
+
+@contextmanager
+def udev(lab: Lab) -> Iterator[None]:
+    """systemd-udevd with Debian's rules, which renames the network devices, for the time of the context."""
+    daemon = lab.vm.start("/lib/systemd/systemd-udevd")
+    try:
+        wait_for(lambda: lab.vm.run("test", "-e", "/run/udev/control", check=False).rc == 0, "the start of udevd")
+        lab.vm.run("udevadm", "trigger", "--action=add", "--subsystem-match=net")
+        lab.vm.run("udevadm", "settle", "--timeout=60", timeout=90)
+        yield
+    finally:
+        daemon.kill()

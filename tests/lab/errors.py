@@ -1,0 +1,35 @@
+"""What can go wrong in the lab itself, told apart from what is under test."""
+
+from __future__ import annotations
+
+TAIL = 3000
+
+
+class LabError(Exception):
+    """The lab does not work; `hint` says what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}\n  what to do: {hint}" if hint else message)
+
+
+class VmFailed(LabError):
+    """The virtual machine did not start, or is gone. Carries the end of its console."""
+
+    def __init__(self, message: str, console: str) -> None:
+        super().__init__(f"{message}\n--- console\n{console[-TAIL:]}")
+
+
+class GuestFailed(LabError):
+    """A command in the guest ended with another code than 0. Carries what it printed."""
+
+    def __init__(self, what: str, rc: int, out: str, err: str) -> None:
+        super().__init__(f"{what} ended with {rc}\n--- stderr\n{err[-TAIL:]}\n--- stdout\n{out[-TAIL:]}")
+        self.rc, self.out, self.err = rc, out, err
+
+
+class GuestTimeout(LabError):
+    """A command in the guest did not end in time, and was killed. Carries what it had printed."""
+
+    def __init__(self, what: str, seconds: float, out: str, err: str) -> None:
+        super().__init__(f"{what} did not end in {seconds:g} s\n--- stderr\n{err[-TAIL:]}\n--- stdout\n{out[-TAIL:]}")
+        self.out, self.err = out, err

@@ -1,0 +1,85 @@
+"""What a lab test works with: a machine whose state before the test is known, pods, plugins, and the wire."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from tests.lab.cni import Pod, Runtime
+from tests.lab.session import Machines
+from tests.lab.snapshot import Tree, difference, host_snapshot
+from tests.lab.topology import Pf, Vf, pfs
+from tests.lab.vm import Vm
+from tests.lab.wire import Capture
+
+# The kernel takes a namespace down in the background; then its VFs come back. Waits for that at most 10 s.
+_VFS_AT_HOME = """
+import glob, os, time
+deadline = time.monotonic() + 10
+def away():
+    return [vf for vf in glob.glob("/sys/bus/pci/drivers/igbvf/0*") if not glob.glob(vf + "/net/*")]
+while away() and time.monotonic() < deadline:
+    time.sleep(0.02)
+print(*map(os.path.basename, away()))
+"""
+
+
+class Lab:
+    """One test's view of a machine. `before` is the host's state when the test began."""
+
+    def __init__(self, vm: Vm, machines: Machines) -> None:
+        self.vm = vm
+        self._machines = machines
+        self._pods: list[Pod] = []
+        self.before: Tree = host_snapshot(vm)
+
+    @cached_property
+    def pfs(self) -> tuple[Pf, ...]:
+        """The PFs with their VFs, as they were when this was first asked; `topology.pfs(lab.vm)` looks again."""
+        return pfs(self.vm)
+
+    @property
+    def pf(self) -> Pf:
+        return self.pfs[0]
+
+    @property
+    def vfs(self) -> tuple[Vf, ...]:
+        """The VFs of the first PF."""
+        return self.pf.vfs
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Calls the frozen plugins, installed in the guest."""
+        self._machines.ensure_bundle(self.vm)
+        return Runtime(self.vm)
+
+    def pod(self) -> Pod:
+        """A new pod, taken away after the test."""
+        self._pods.append(Pod(self.vm))
+        return self._pods[-1]
+
+    def wire(self, uplink: int = 0) -> Capture:
+        """What a PF sends to the outside from now on."""
+        return self.vm.wires[uplink].capture()
+
+    def send(self, frame: bytes, uplink: int = 0) -> None:
+        """Sends a frame from the outside to a PF."""
+        self.vm.wires[uplink].send(frame)
+
+    def changes(self) -> list[str]:
+        """What is not as it was before the test, one line each."""
+        return difference(self.before, host_snapshot(self.vm))
+
+    def wait_until_home(self) -> str:
+        """Waits until VFs of namespaces that went away are back; returns the addresses of those that are still not."""
+        return self.vm.python(_VFS_AT_HOME).out.strip()
+
+    def clean_up(self) -> list[str]:
+        """Takes the pods away. Returns what the test left otherwise; the machine is as new for the next one."""
+        for pod in self._pods:
+            pod.delete()
+        if self._pods:
+            self.wait_until_home()
+        left = self.changes()
+        if left:
+            self._machines.renew(self.vm)
+        return left

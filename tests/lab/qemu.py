@@ -1,0 +1,82 @@
+"""The QEMU process of a lab machine: its command line, and that it never outlives the tests.
+
+Only emulation (TCG), so that it runs the same on every machine. Each PF's uplink is a pair of unix datagram sockets
+that carry raw Ethernet frames: the tests are the switch port.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.lab.frames import PORT
+from tests.lab.image import Image
+
+# With more memory q35 puts RAM above 4 GiB and the firmware the VFs' BARs behind it; QEMU's VFs are dead up there.
+MOST_MEMORY = 2048
+# `-cpu max` has RDRAND, without which the guest's first Python waits for entropy.
+MACHINE = "-machine q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max,la57=off"
+PLAIN = "-nodefaults -no-user-config -display none -no-reboot"
+IOMMU = "-device intel-iommu,intremap=on,caching-mode=on"
+# What saves time under emulation; iommu=pt keeps the kernel's own devices out of the IOMMU's tables.
+KERNEL = (
+    "console=hvc0 quiet panic=-1 intel_iommu=on iommu=pt mitigations=off nokaslr no_timer_check tsc=reliable "
+    "cryptomgr.notests random.trust_cpu=on audit=0 nowatchdog"
+)
+# Holds the machine on a leash: when the pipe on its stdin closes, because the tests close it or are killed, QEMU ends.
+LEASH = '"$@" </dev/null & read -r _; kill -9 $! 2>/dev/null; wait'
+
+
+def uplink_mac(pf: int) -> str:
+    """The address that tells in the guest which uplink a PF has."""
+    return f"52:54:00:ba:7e:{pf:02x}"
+
+
+def command(image: Image, folder: Path, *, pfs: int, vfs: int, memory: int, cpus: int, append: str) -> list[str]:
+    """The command line for a machine whose sockets `ctl`, `console` and `pfN.host` are in the folder already."""
+    assert memory <= MOST_MEMORY, f"at most {MOST_MEMORY} MiB: above, the VFs do not work"
+    options = f"lab.vfs={vfs} lab.python={image.python} {append}"
+    return [
+        *f"qemu-system-x86_64 {PLAIN} {MACHINE} -smp {cpus} -m {memory} {IOMMU}".split(),
+        *(word for pf in range(pfs) for word in _pf(folder, pf)),
+        *_disk(image.root),
+        *("-device", "virtio-serial-pci"),
+        *_line(folder / "console", "console", "virtconsole"),
+        *_line(folder / "ctl", "ctl", f"virtserialport,name={PORT}"),
+        *("-kernel", str(image.vmlinux), "-initrd", str(image.initramfs), "-append", f"{KERNEL} {options}"),
+    ]
+
+
+def _pf(folder: Path, pf: int) -> list[str]:
+    port = f"pcie-root-port,id=port{pf},chassis={pf + 1},bus=pcie.0"
+    uplink = f"dgram,id=uplink{pf},local.type=unix,local.path={folder}/pf{pf}.qemu,remote.type=unix,remote.path={folder}/pf{pf}.host"
+    nic = f"igb,netdev=uplink{pf},bus=port{pf},mac={uplink_mac(pf)}"
+    return ["-device", port, "-netdev", uplink, "-device", nic]
+
+
+def _disk(path: Path) -> list[str]:
+    return ["-drive", f"file={path},format=raw,if=none,id=root,readonly=on", "-device", "virtio-blk-pci,drive=root"]
+
+
+def _line(path: Path, name: str, device: str) -> list[str]:
+    """A serial line; QEMU connects to our socket, so that nothing that the guest says is lost."""
+    return ["-chardev", f"socket,id={name},path={path}", "-device", f"{device},chardev={name}"]
+
+
+class Qemu:
+    """The process, from creation to `end`."""
+
+    def __init__(self, argv: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._leash = subprocess.Popen(["/bin/sh", "-c", LEASH, "leash", *argv], stdin=-1, stdout=out, stderr=out)
+
+    def end(self) -> None:
+        """At once, without asking the guest."""
+        assert self._leash.stdin
+        self._leash.stdin.close()
+        self._leash.wait(timeout=10)
+
+    def messages(self) -> str:
+        """What QEMU itself had to say; nothing when its folder is gone."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -1,0 +1,63 @@
+"""What the lab tests of one session share: the machines, each booted when the first test needs it, and the bundle."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from tests.lab.cni import BIN_DIR
+from tests.lab.errors import LabError
+from tests.lab.health import require_health
+from tests.lab.image import REPOSITORY
+from tests.lab.progress import Say
+from tests.lab.vm import Vm
+
+BUNDLE = REPOSITORY / "dist" / "barewire"
+GUEST_BUNDLE = "/opt/barewire"
+
+
+def install_bundle(vm: Vm, bundle: Path = BUNDLE, bin_dir: str = BIN_DIR) -> None:
+    """Installs the frozen plugins in the guest as an operator does. Raises LabError when they are not built."""
+    if not (bundle / "install.sh").exists():
+        raise LabError(f"there is no frozen bundle in {bundle}", hint="run make freeze")
+    vm.put_tree(bundle, GUEST_BUNDLE)
+    vm.run(f"{GUEST_BUNDLE}/install.sh", bin_dir)
+
+
+class Machines:
+    """Healthy machines by their number of PFs. A test that asks for fewer PFs takes one that has more, if it runs."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._running: dict[int, Vm] = {}
+        self._with_bundle: set[int] = set()
+        self._ends = ExitStack()
+
+    def machine(self, pfs: int = 1) -> Vm:
+        enough = [number for number in sorted(self._running) if number >= pfs]
+        if not enough:
+            self._running[pfs] = self._boot(pfs)
+        return self._running[enough[0] if enough else pfs]
+
+    def ensure_bundle(self, vm: Vm) -> None:
+        if vm.pfs not in self._with_bundle:
+            install_bundle(vm)
+            self._with_bundle.add(vm.pfs)
+
+    def renew(self, vm: Vm) -> None:
+        """Takes away everything that a test left: boots the machine again. Only installed plugins stay."""
+        self._say("a test left traces: booting the machine again")
+        vm.reboot(keep=("/opt",))
+        require_health(vm)
+
+    def _boot(self, pfs: int) -> Vm:
+        vm = self._ends.enter_context(Vm(pfs=pfs, say=self._say))
+        require_health(vm)
+        return vm
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._ends.close()
