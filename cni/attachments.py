@@ -149,12 +149,22 @@ class Attachments:
         remove_file(self._pending_link(record.key))
 
     def pending(self) -> list[Record]:
-        """The records whose removal could not finish; unreadable ones are left out."""
-        return list(self._readable(f"{self._state}/.pending"))
+        """The records whose removal could not finish, the one that was tried the longest ago first; unreadable ones are
+        left out."""
+        return [record for _tried, record in sorted(self._pending(), key=lambda entry: entry[0])]
+
+    def _pending(self) -> Iterator[tuple[float, Record]]:
+        folder = f"{self._state}/.pending"
+        for name in _names(folder):
+            record = self._readable(f"{folder}/{name}")
+            if record is not None:
+                yield _changed(f"{folder}/{name}"), record
 
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
-        return list(self._readable(f"{self._state}/{network}"))
+        folder = f"{self._state}/{network}"
+        records = [self._readable(f"{folder}/{name}") for name in _names(folder)]
+        return [record for record in records if record is not None]
 
     def writable(self) -> None:
         """Proves that records can be written. Raises `IoFailure`."""
@@ -164,20 +174,11 @@ class Attachments:
         write_file(probe, b"")
         remove_file(probe)
 
-    def _readable(self, folder: str) -> Iterator[Record]:
+    def _readable(self, path: str) -> Record | None:
         try:
-            names = sorted(os.listdir(folder))
-        except FileNotFoundError:
-            return
-        for name in names:
-            if name.endswith(".tmp"):
-                continue
-            try:
-                record = self._load(f"{folder}/{name}")
-            except IoFailure:
-                continue
-            if record is not None:
-                yield record
+            return self._load(path)
+        except IoFailure:
+            return None
 
     def _load(self, path: str) -> Record | None:
         content = read_file(os.path.realpath(path))
@@ -252,6 +253,21 @@ def _link(target: str, path: str) -> None:
     except OSError as error:
         remove_file(temporary)
         raise IoFailure(f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"look at the mount of {path}") from error
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.endswith(".tmp"))
+    except FileNotFoundError:
+        return []
+
+
+def _changed(path: str) -> float:
+    # keep_pending makes the link anew each time, so its age is the time since the last try.
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _file_name(key: Key) -> str:

@@ -26,5 +26,7 @@ def cni_arguments(text: str) -> dict[str, str]:
 def _pair(part: str) -> tuple[str, str]:
     pieces = part.split("=")
     if len(pieces) != 2:
-        raise InvalidEnvironment(f'CNI_ARGS: invalid pair "{part}"', hint="pairs are KEY=value, separated by semicolons")
+        raise InvalidEnvironment(
+            f'CNI_ARGS: invalid pair "{part}"', hint="pairs are KEY=value, separated by semicolons"
+        )
     return pieces[0], pieces[1]

@@ -33,7 +33,10 @@ class Parsed(Value):
 
 
 def parse(
-    table: Table, required: tuple[str, ...], config: dict[str, Any], cross_check: Callable[[dict[str, Any]], list[Problem]]
+    table: Table,
+    required: tuple[str, ...],
+    config: dict[str, Any],
+    cross_check: Callable[[dict[str, Any]], list[Problem]],
 ) -> Parsed:
     """The valid configuration. Raises `InvalidConfig` with all problems, or `UnsupportedField` (strictConfig)."""
     named = canonical(table, config)
@@ -46,12 +49,15 @@ def parse(
         problems += cross_check(values)
     strict = values.get("strictConfig") is True
     if problems or (misspelt and not strict):
-        problems += [(key, f"unknown key; did you mean {meant}?") for key, meant in misspelt.items()]
+        problems += [(key, f"unknown key, did you mean {meant}?") for key, meant in misspelt.items()]
         raise InvalidConfig("; ".join(f"{path}: {text}" for path, text in sorted(set(problems))))
     warnings = tuple(f"{key}: unknown key, ignored; the nearest known one is {nearest(key, table)}" for key in unknown)
     if unknown and strict:
         raise UnsupportedField(
-            "; ".join(f"{key}: unknown key with value {named[key]!r}; the nearest known one is {nearest(key, table)}" for key in unknown),
+            "; ".join(
+                f"{key}: unknown key with value {named[key]!r}; the nearest known one is {nearest(key, table)}"
+                for key in unknown
+            ),
             hint="strictConfig refuses unknown keys",
         )
     return Parsed(values=values, warnings=warnings)

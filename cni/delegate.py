@@ -21,7 +21,6 @@ from cni.errors import (
     TryAgainLater,
 )
 from cni.host.program import OUTPUT_BYTES, Finished, Overdue, TooMuchOutput, run
-from cni.rollback import on_failure
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -127,8 +126,11 @@ class DelegatedIpam:
         """
         self._cleaned_up[call] = None  # A delegate that was never found has nothing to clean up.
         find(call.type, call.path)
-        with on_failure(self._clean_up, call):
+        try:
             leased = _result(call, self._call(call, "ADD", self._seconds))
+        except CniError as error:
+            self._clean_up(call, error)
+            raise
         del self._cleaned_up[call]
         return leased
 
@@ -162,13 +164,16 @@ class DelegatedIpam:
         except (DelegateFailed, TryAgainLater) as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
 
-    def _clean_up(self, call: IpamCall) -> None:
+    def _clean_up(self, call: IpamCall, cause: CniError) -> None:
+        self._cleaned_up[call] = None
         try:
             self._release(call, self._cleanup_seconds)
         except CniError as failure:
-            self._cleaned_up[call] = failure
-            raise
-        self._cleaned_up[call] = None
+            cause.add_note(f"clean-up incomplete: {failure}")
+            # A plugin that refused ADD in its own words leased nothing, whatever it answers to DEL. One that was
+            # killed, or answered nonsense, may have: then the addresses are still to be released.
+            if not isinstance(cause, DelegateRefusal):
+                self._cleaned_up[call] = failure
 
     def _release(self, call: IpamCall, seconds: float) -> None:
         try:

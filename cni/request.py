@@ -89,7 +89,9 @@ class Request(Value):
         libcni sends null for an empty list. A missing key is refused: forgetting it must not wipe a node.
         """
         if VALID_ATTACHMENTS not in self.config:
-            raise InvalidConfig(f"{VALID_ATTACHMENTS} is missing: nothing is removed", hint="pass a list; an empty one removes all")
+            raise InvalidConfig(
+                f"{VALID_ATTACHMENTS} is missing: nothing is removed", hint="pass a list; an empty one removes all"
+            )
         entries = self.config[VALID_ATTACHMENTS]
         if entries is None:
             return []
@@ -203,7 +205,9 @@ def _check_version(command: str, version: object) -> None:
         _check_command_known(command, _numbers(version))
     if version not in VERSIONS:
         supported = " ".join(f'"{known}"' for known in VERSIONS)
-        raise IncompatibleVersion("incompatible CNI versions", hint=f'config is "{version}", plugin supports [{supported}]')
+        raise IncompatibleVersion(
+            "incompatible CNI versions", hint=f'config is "{version}", plugin supports [{supported}]'
+        )
 
 
 def _check_command_known(command: str, version: tuple[int, ...]) -> None:
@@ -211,7 +215,9 @@ def _check_command_known(command: str, version: tuple[int, ...]) -> None:
     if version < _numbers(since):
         raise IncompatibleVersion(f"config version does not allow {command}", hint=f"{command} is known since {since}")
     if version > _numbers(VERSIONS[-1]):
-        raise IncompatibleVersion(f"plugin version does not allow {command}", hint=f"the plugin knows up to {VERSIONS[-1]}")
+        raise IncompatibleVersion(
+            f"plugin version does not allow {command}", hint=f"the plugin knows up to {VERSIONS[-1]}"
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

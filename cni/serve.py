@@ -37,13 +37,12 @@ def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Wr
     try:
         environment = parse_environment(env)
         if environment.command == "VERSION":
-            answer: dict[str, Any] | None = _version_document(stdin)
+            output = _line(_version_document(stdin))
         else:
             request = parse(environment, _read(stdin))
             version = request.cni_version
             _refuse_own_netns(environment)
-            answer = _run(load(request), request)
-        output = b"" if answer is None else _line(answer)
+            output = _run(load(request), request)
     except Exception as failure:  # noqa: BLE001 - whatever happens, the runtime gets one error object
         error = failure if isinstance(failure, CniError) else _internal(failure)
         output = _line(error_document(error, version))
@@ -66,25 +65,27 @@ def error_document(error: CniError, version: str) -> dict[str, Any]:
 
 def main(name: str, load: Load) -> NoReturn:
     """The executable: serves the process's own call, and ends without CPython's clean-up, which takes 2 ms."""
-    code = serve(name, load, os.environ, _read_stdin, lambda text: _write_all(1, text), lambda text: _write_all(2, text))
+    code = serve(
+        name, load, os.environ, _read_stdin, lambda text: _write_all(1, text), lambda text: _write_all(2, text)
+    )
     os._exit(code)
 
 
-def _run(plugin: Plugin, request: Request) -> dict[str, Any] | None:
+def _run(plugin: Plugin, request: Request) -> bytes:
     if request.command == "ADD":
-        return _expressible(plugin, request)
+        return _added(plugin, request)
     method = {"DEL": plugin.delete, "CHECK": plugin.check, "GC": plugin.gc, "STATUS": plugin.status}[request.command]
     method(request)
-    return None
+    return b""
 
 
-def _expressible(plugin: Plugin, request: Request) -> dict[str, Any]:
+def _added(plugin: Plugin, request: Request) -> bytes:
     from cni.rollback import on_failure  # noqa: PLC0415 - VERSION does not pay for it
 
     added = plugin.add(request)
     # An ADD that cannot report what it made has failed, so nothing of it may stay.
     with on_failure(plugin.delete, request):
-        return result.encode(added, request.cni_version)
+        return _line(result.encode(added, request.cni_version))
 
 
 def _version_document(stdin: Read) -> dict[str, Any]:
@@ -123,7 +124,9 @@ def _internal(failure: Exception) -> InternalError:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "unknown place"
-    error = InternalError(f"internal error: {type(failure).__name__}: {failure}", hint=f"at {place}; this is a defect of Barewire")
+    error = InternalError(
+        f"internal error: {type(failure).__name__}: {failure}", hint=f"at {place}; this is a defect of Barewire"
+    )
     for note in getattr(failure, "__notes__", []):
         error.add_note(note)
     return error

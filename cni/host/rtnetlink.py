@@ -48,6 +48,8 @@ class RouteSocket:
         self._socket = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_ROUTE)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
+        # An unbound socket has port 0, the kernel's own, and never hears what the kernel multicasts.
+        self._socket.bind((0, 0))
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self._sequence = 0

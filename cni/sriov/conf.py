@@ -91,7 +91,9 @@ class SriovConf(_Model):
     cniVersion: str | None = Field(None, description="Version of the CNI specification, 0.1.0 to 1.1.0.")
     name: str | None = Field(None, description="Name of the network.")
     type: str | None = Field(None, description="`sriov`.")
-    deviceID: PciText = Field(description="PCI address of the VF; Multus fills it in from the device plugin's allocation.")
+    deviceID: PciText = Field(
+        description="PCI address of the VF; Multus fills it in from the device plugin's allocation."
+    )
     vlan: Vlan | None = Field(None, description="VLAN ID that the PF adds and strips; 0 removes one, absent leaves it.")
     vlanQoS: Qos | None = Field(None, description="VLAN priority, 0 to 7; needs `vlan`. Default 0.")
     vlanProto: Annotated[Literal["802.1q", "802.1ad"], BeforeValidator(_folded), Rule("folded")] | None = Field(
@@ -104,7 +106,9 @@ class SriovConf(_Model):
     link_state: Literal["auto", "enable", "disable"] | None = Field(None, description="Link state that the VF sees.")
     min_tx_rate: Rate | None = Field(None, description="Guaranteed transmit rate in Mbit/s; 0 is none.")
     max_tx_rate: Rate | None = Field(None, description="Transmit rate limit in Mbit/s; 0 is none.")
-    ipam: IpamSection | None = Field(None, description="Which plugin gives addresses, and its configuration. Without it: L2.")
+    ipam: IpamSection | None = Field(
+        None, description="Which plugin gives addresses, and its configuration. Without it: L2."
+    )
     logLevel: str | None = Field(None, description="panic, error, warning, info or debug. Default info.")
     logFile: str | None = Field(None, description="Log file below /var/log; elsewhere the log goes to stderr.")
     strictConfig: bool | None = Field(None, description="true: refuse unknown keys instead of warning about them.")

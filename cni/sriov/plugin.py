@@ -8,7 +8,7 @@ from cni import conf as configuration, pci
 from cni.attachments import DEVICE, IPAM, Key, Record, Replay
 from cni.cniargs import cni_arguments
 from cni.delegate import IpamCall
-from cni.errors import CheckFailed, CniError, DeviceBusy, InterfaceExists, InvalidConfig, InvalidNetns, KernelRefused
+from cni.errors import CheckFailed, CniError, DelegateFailed, DeviceBusy, InterfaceExists, InvalidConfig, InvalidNetns, KernelRefused
 from cni.host.rtnetlink import NetlinkError
 from cni.result import LEGACY_VERSIONS, Interface, Result, inexpressible
 from cni.rollback import on_failure, run_all
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 5.0
 """Bound for finishing what earlier calls had to leave pending; it is work on the side of an ADD or DEL."""
+
+
+DRAIN_RECORDS = 4
+"""Bound for their number in one call: what fails each time must not slow down every pod of the node."""
 
 
 class SriovPlugin:
@@ -197,8 +201,15 @@ class SriovPlugin:
         steps = [lambda: self._delete_marked(key, request.netns)]
         call = _ipam_call(request)
         if call is not None:
-            steps.append(lambda: self._ipam.release(call))
+            steps.append(lambda: self._release_unrecorded(call))
         run_all(*steps)
+
+    def _release_unrecorded(self, call: IpamCall) -> None:
+        try:
+            self._ipam.release(call)
+        except DelegateFailed as error:
+            # Nothing says that an address was ever leased: an ADD that failed over this very configuration, mostly.
+            self._log.warning(f"IPAM DEL without a record: {error}")
 
     def _delete_marked(self, key: Key, path: str) -> None:
         with _optional(self._kernel.find_netns(path)) as netns, _netlink_refusals():
@@ -218,7 +229,7 @@ class SriovPlugin:
 
     def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
-        for pending in self._attachments.pending():
+        for pending in self._attachments.pending()[:DRAIN_RECORDS]:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return

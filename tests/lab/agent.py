@@ -48,7 +48,8 @@ class Job:
         self.id = request["id"]
         self.files = [memory_file(name, stdin if name == "in" else b"") for name in ("in", *OUTPUTS)]
         self.started = time.monotonic()
-        self.pid = start_python(request, self.files) if request["op"] == "python" else start_program(request, self.files)
+        start = start_python if request["op"] == "python" else start_program
+        self.pid = start(request, self.files)
         self.pidfd = os.pidfd_open(self.pid)
 
     def outputs(self) -> list[bytes]:
@@ -133,8 +134,7 @@ class Agent:
                 self.signal(self.jobs.get(head["job"]), head["signal"])
                 self.say({"id": head["id"], "event": "done"})
             case "output":
-                outputs = self.jobs[head["job"]].outputs()
-                self.say({"id": head["id"], "event": "done", "out": len(outputs[0])}, *outputs)
+                self.show(head["id"], self.jobs.get(head["job"]))
             case "put":
                 self.put(Path(head["path"]), head["mode"], body)
                 self.say({"id": head["id"], "event": "done"})
@@ -154,6 +154,12 @@ class Agent:
         self.say({"id": job.id, "event": "exited", "rc": rc, "seconds": seconds, "out": len(outputs[0])}, *outputs)
         del self.jobs[job.id]
         job.close()
+
+    def show(self, request: int, job: Job | None) -> None:
+        """No `out` when the job has ended: the host has its report already, since answers keep their order."""
+        outputs = job.outputs() if job else []
+        sizes = {"out": len(outputs[0])} if job else {}
+        self.say({"id": request, "event": "done", **sizes}, *outputs)
 
     def signal(self, job: Job | None, number: int) -> None:
         if job:  # not yet waited for, so that the number is still its own

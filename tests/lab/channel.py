@@ -6,6 +6,7 @@ import itertools
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 
 from tests.lab.errors import LabError
 from tests.lab.frames import Frames, Head, frame
@@ -61,10 +62,8 @@ class Channel:
 
     def close(self) -> None:
         # Closing alone does not wake a thread that reads.
-        try:
+        with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._reader.join(timeout=5)
         self._line.close()
 

@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 BIN_DIR = "/opt/cni/bin"
 DEBIAN_BIN_DIR = "/usr/lib/cni"
+DEL_HAS_RESULT_SINCE = (0, 4, 0)
 CALL_S = 90.0
 DELETE_S = 20.0
 
@@ -230,15 +231,21 @@ class Runtime:
         return outcomes
 
     def _chain_call(self, command: str, conf: Json, attachment: Attachment, prev_result: Json | None) -> Outcome:
+        if command == "DEL" and version_tuple(attachment.conflist["cniVersion"]) < DEL_HAS_RESULT_SINCE:
+            prev_result = None
         whole = plugin_conf(attachment.conflist, conf, attachment.capability_args, prev_result)
         return self.call(command, whole, attachment.pod, attachment.ifname, args=attachment.args)
 
 
+def version_tuple(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
 def plugin_conf(conflist: Json, conf: Json, capability_args: Json, prev_result: Json | None) -> Json:
     """What a runtime makes of one entry of a list: the list's name and version, the values for the capabilities that
-    the plugin declares, and the result so far. `capabilities` itself is taken out."""
-    whole = {key: value for key, value in conf.items() if key != "capabilities"}
-    whole |= {"name": conflist["name"], "cniVersion": conflist["cniVersion"]}
+    the plugin declares, and the result so far. `capabilities` stays: the specification says otherwise, but libcni does
+    not take it out, so this is what plugins meet."""
+    whole = {**conf, "name": conflist["name"], "cniVersion": conflist["cniVersion"]}
     declared = [name for name, wanted in conf.get("capabilities", {}).items() if wanted]
     runtime_config = {name: capability_args[name] for name in declared if name in capability_args}
     if runtime_config:

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,9 @@ BOOT_SCRIPTS = ("init", "boot", "agent.py", "frames.py")
 HOST_ONLY = frozenset(
     "_pyinstaller_hooks_contrib PyInstaller coverage grimp hypothesis importlinter mypy mypyc pip pygments _pytest ruff setuptools".split()
 )
-STDLIB_LEFT_OUT = frozenset("__phello__ ensurepip idlelib lib2to3 pydoc_data site-packages test tests tkinter turtledemo".split())
+STDLIB_LEFT_OUT = frozenset(
+    "__phello__ ensurepip idlelib lib2to3 pydoc_data site-packages test tests tkinter turtledemo".split()
+)
 FOLDERS = "dev etc/cni/net.d mnt opt/cni/bin proc root run sys tmp var/cache var/lib/cni var/log var/tmp".split()
 ACCOUNTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\ntcpdump:x:101:101::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -79,7 +81,7 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _cached(cache: Path, name: str, suffix: str, key: str, say: Say, make) -> Path:
+def _cached(cache: Path, name: str, suffix: str, key: str, say: Say, make: Callable[[Path], None]) -> Path:
     """The file of this key; when it has to be made, those of earlier keys go."""
     path = cache / f"{name}-{key}{suffix}"
     if not path.exists():
@@ -119,8 +121,9 @@ def _initramfs(kernel: Kernel, to: Path) -> None:
         for path in modules:
             _unpack(path, stage / "modules" / _unpacked(path))
         files = subprocess.run(["find", "."], cwd=stage, stdout=subprocess.PIPE, check=True).stdout
+        pack = ["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet"]
         with to.open("wb") as out:
-            subprocess.run(["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet"], cwd=stage, input=files, stdout=out, check=True)
+            subprocess.run(pack, cwd=stage, input=files, stdout=out, check=True)
 
 
 @contextmanager
@@ -139,15 +142,19 @@ def _unpacked(module: Path) -> str:
 
 def _unpack(module: Path, to: Path) -> None:
     # Unpacked here, once: under emulation xz costs more than the disk that it saves.
+    if module.suffix != ".xz":
+        shutil.copy(module, to)
+        return
     with to.open("wb") as out:
-        subprocess.run(["xz", "-dc", str(module)] if module.suffix == ".xz" else ["cat", str(module)], stdout=out, check=True)
+        subprocess.run(["xz", "-dc", str(module)], stdout=out, check=True)
 
 
 # Root image
 
 
 def _venv() -> Path:
-    return REPOSITORY / ".venv"
+    """Under its real path: that is where it also is in the guest."""
+    return (REPOSITORY / ".venv").resolve()
 
 
 def _site_packages() -> Path:
@@ -157,7 +164,9 @@ def _site_packages() -> Path:
 def _root_key(kernel: Kernel, names: dict[str, str]) -> str:
     sources = [Path(module.__file__ or "").read_text() for module in (packages, sys.modules[__name__])]
     config = (_venv() / "pyvenv.cfg").read_text()
-    return _digest([kernel.release, sorted(names.items()), config, sorted(os.listdir(_site_packages())), *sources])
+    return _digest(
+        [kernel.release, sorted(names.items()), _venv(), config, sorted(os.listdir(_site_packages())), *sources]
+    )
 
 
 def _root(kernel: Kernel, names: dict[str, str], to: Path, say: Say) -> None:

@@ -20,7 +20,6 @@ LEFT_OUT = {
     "links.*.link_index": "an ifindex",
     "links.*.operstate": "follows the carrier, which follows the PF, in its own time; `flags` has UP",
     "links.*.flags: LOWER_UP, NO-CARRIER, DORMANT": "the carrier again",
-    "links.*.qdisc": "made when a device first goes up, and taken off when it changes its namespace, by the kernel",
     "links.*.qdisc": "the kernel makes one when a link comes up first, and drops it when the device changes its namespace",
     "addresses.*.{tentative,optimistic}": "duplicate address detection goes on in its own time",
     "addresses.*.{valid_life_time,preferred_life_time}": "count down",
@@ -50,11 +49,13 @@ def host_snapshot(vm: Vm) -> Tree:
     return {
         "pci": seen["pci"],
         "links": {names[link["ifname"]]: _link(link) for link in seen["links"]},
-        "addresses": {names[entry["ifname"]]: [_address(one) for one in entry["addr_info"]] for entry in seen["addresses"]},
+        "addresses": {
+            names[entry["ifname"]]: [_address(one) for one in entry["addr_info"]] for entry in seen["addresses"]
+        },
         "routes": {family: _by_text(map(_route, routes)) for family, routes in seen["routes"].items()},
         "rules": {family: _by_text(rules) for family, rules in seen["rules"].items()},
         "sysctls": {key: value for key, value in seen["sysctls"].items() if not key.endswith(".stable_secret")},
-        "netns": {name: "present" for name in seen["netns"]},
+        "netns": dict.fromkeys(seen["netns"], "present"),
         "files": {path: text for path, text in seen["files"].items() if not _FILE_NOISE.fullmatch(path)},
     }
 
@@ -94,7 +95,7 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
         for key in sorted(before.keys() | after.keys()):
             inner = f"{path}.{key}" if path else str(key)
             yield from _differences(inner, before.get(key, _ABSENT), after.get(key, _ABSENT))
-    elif before != after:
+    elif (type(before), before) != (type(after), after):
         yield f"{path}: {_shown(before)} -> {_shown(after)}"
 
 

@@ -18,7 +18,7 @@ EVERYTHING = {"vlan": 100, "trust": "on", "spoofchk": "off", "mac": MAC, "mtu": 
 
 def test_an_interface_of_that_name_in_the_pod_is_untouched_and_the_add_refused(lab):
     vf, pod = lab.vfs[0], lab.pod()
-    pod.ip("link", "add", "net1", "type", "dummy")
+    pod.ip("link", "add", "net1", "type", "bridge")
     before = pod.link("net1")
     outcome = lab.runtime.add(conf(vf, **EVERYTHING), pod)
     assert outcome.error["code"] == 104
@@ -190,7 +190,7 @@ def test_the_dhcp_plugin_without_its_daemon_fails_the_add_and_leaves_nothing(lab
     outcome = lab.runtime.add(conf(vf, ipam={"type": "dhcp"}), pod)
     assert outcome.rc == 1
     assert "dhcp" in outcome.stdout
-    lab.runtime.delete(conf(vf), pod)
+    lab.runtime.delete(conf(vf, ipam={"type": "dhcp"}), pod).required()
     assert changes(lab, before) == []
 
 
@@ -249,7 +249,7 @@ def test_a_chain_with_tuning_and_sbr_is_added_checked_and_deleted(lab):
     conflist = json.loads((EXAMPLES / "sriov-chain.conflist").read_text())
     conflist["plugins"][0]["deviceID"] = vf.address
     attachment = lab.runtime.chain_add(conflist, pod)
-    assert attachment.result["interfaces"][0]["pciID"] == vf.address
+    assert attachment.result["interfaces"][0]["mac"] == pod.link("net1")["address"]
     assert pod.run("cat", "/proc/sys/net/ipv4/conf/net1/arp_ignore").out.strip() == "1"
     assert "net1" in pod.ip("route", "show", "table", "100").out
     for outcome in lab.runtime.chain_check(attachment):

@@ -16,6 +16,7 @@ import socket
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -71,9 +72,23 @@ class Running:
 
     def output(self) -> tuple[str, str]:
         """What it has printed so far on stdout and stderr."""
-        if self._call.last.done():
-            return self._split(self._call.last.result())
-        return self._split(self._vm.ask("output", job=self._call.id))
+        if not self._call.last.done():
+            answer = self._vm.ask("output", job=self._call.id)
+            if "out" in answer[0]:
+                return self._split(answer)
+        return self._split(self._vm.answer(self._call.last))
+
+    def wait_for_output(self, text: str, timeout: float = 10) -> None:
+        """Until it has printed the text. Raises GuestTimeout, after killing it, when that takes longer (seconds)."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self._call.last.done()
+            if any(text in output for output in self.output()):
+                return
+            if ended or time.monotonic() > deadline:
+                self.kill()
+                raise GuestTimeout(f"{self.what} did not print {text!r}; it", timeout, *self.output())
+            time.sleep(0.01)  # a memory file tells nobody that it has grown
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Sends the signal to it and to all that it started in its session; nothing when it has ended."""
@@ -185,9 +200,8 @@ class Vm:
 
     def reboot(self, keep: tuple[str, ...] = ("/var/lib", "/opt/cni", "/etc/cni")) -> None:
         """Takes the power away and boots again: another boot id, an empty /run; only the kept folders are as before."""
-        archive = self.sh(f"tar -C / -cf /run/lab/keep.tar {shlex.join(path.lstrip('/') for path in keep)}") and self.get(
-            "/run/lab/keep.tar"
-        )
+        self.run("tar", "-C", "/", "-cf", "/run/lab/keep.tar", *(path.lstrip("/") for path in keep))
+        archive = self.get("/run/lab/keep.tar")
         self._halt()
         self._boot()
         self.run("rm", "-rf", *keep)

@@ -22,6 +22,7 @@ ETHERTYPE_VLAN = 0x8100
 ETHERTYPE_QINQ = 0x88A8
 ETHERTYPE_ARP = 0x0806
 ETHERTYPE_IPV6 = 0x86DD
+HEADER_SIZE = 14
 KEPT = 10_000
 
 
@@ -138,6 +139,8 @@ class Wire:
 
     def _read(self) -> None:
         while raw := self._socket.recv(65536):
+            if len(raw) < HEADER_SIZE:
+                continue
             with self._changed:
                 self._frames.append(parse(raw))
                 self.count += 1

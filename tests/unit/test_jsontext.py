@@ -32,8 +32,7 @@ def test_what_is_written_json_reads_to_the_same_value(value):
 def test_any_bytes_are_a_value_or_a_decode_failure(text):
     try:
         value = jsontext.loads(text)
-    except DecodeFailure as error:
-        assert error.msg.startswith("not JSON: ")
+    except DecodeFailure:
         return
     assert value == json.loads(text)
 

@@ -1,0 +1,39 @@
+"""What a plugin may import on a call of the runtime: light modules of the standard library, and our own code.
+
+Each name is here because its cost was measured (docs/adr/0009-pydantic-at-the-edge.md); add one with its measurement.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+INTERPRETER = frozenset(
+    "__main__ _abc _codecs _collections_abc _frozen_importlib _frozen_importlib_external _imp _io _signal _stat _thread"
+    " _warnings _weakref abc builtins codecs encodings encodings.aliases encodings.utf_8 genericpath io marshal nt os"
+    " os.path posix posixpath stat sys time winreg zipimport".split()
+)
+"""What CPython imports by itself before the first line of a program, frozen or not."""
+
+LIGHT = frozenset("__future__ _json _socket _struct errno fcntl select struct zlib".split())
+"""Written in C, or a few lines: each costs well under half a millisecond."""
+
+# ctypes stands in for os.setns, which came with Python 3.12.
+STAND_INS = frozenset() if hasattr(os, "setns") else frozenset("_ctypes ctypes ctypes._endian types".split())
+
+ALLOWED = INTERPRETER | LIGHT | STAND_INS
+
+MODELS = frozenset(("cni.schema", "cni.sriov.conf"))
+"""Ours, but they import pydantic."""
+
+
+def forbidden(modules: Iterable[str]) -> list[str]:
+    """Those of the modules that no call of a plugin may import, sorted."""
+    return sorted(name for name in modules if name not in ALLOWED and (name in MODELS or not _is_ours(name)))
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in ("cni", "ipam")

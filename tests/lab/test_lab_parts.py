@@ -1,0 +1,88 @@
+"""Parts of the lab that need no machine: frames of both kinds, differences, and what a runtime makes of a list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab import packages
+from tests.lab.cni import plugin_conf
+from tests.lab.errors import LabError
+from tests.lab.frames import Frames, frame
+from tests.lab.snapshot import difference
+from tests.lab.wire import Wire, parse
+
+UNTAGGED = bytes.fromhex("ffffffffffff 020000000001 0806") + b"payload"
+TAGGED = bytes.fromhex("ffffffffffff 020000000001 8100 6064 0806") + b"payload"
+
+
+def test_messages_survive_any_cutting_of_the_stream() -> None:
+    stream = frame({"id": 1}, b"body\0\n") + frame({"id": 2, "text": "\N{SNOWMAN}"}) + frame({"id": 3}, bytes(3))
+    wanted = [({"id": 1}, b"body\0\n"), ({"id": 2, "text": "\N{SNOWMAN}"}, b""), ({"id": 3}, bytes(3))]
+    for size in (1, 2, 7, len(stream)):
+        frames = Frames()
+        pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert [message for piece in pieces for message in frames.feed(piece)] == wanted
+
+
+def test_a_tag_is_read_and_taken_off_the_payload() -> None:
+    plain, tagged = parse(UNTAGGED), parse(TAGGED)
+    assert (plain.destination, plain.source) == ("ff:ff:ff:ff:ff:ff", "02:00:00:00:00:01")
+    assert (plain.tag, plain.vlan, plain.qos) == (None, None, None)
+    assert (tagged.tag, tagged.vlan, tagged.qos) == (0x8100, 100, 3)
+    assert plain.ethertype == tagged.ethertype == 0x0806
+    assert plain.payload == tagged.payload == b"payload"
+
+
+def test_a_wire_closes_while_nobody_sends(tmp_path: Path) -> None:
+    wire = Wire(tmp_path, 0)
+    capture = wire.capture()
+    with pytest.raises(LabError, match="of 0:"):
+        capture.wait_for(lambda _frame: True, timeout=0.01)
+    wire.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    (
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, []),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}, ["a.b: 1 -> 3"]),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [2, 1]}}, ["a.b: [1, 2] -> [2, 1]"]),
+        ({"a": {}}, {"a": {"new": None}}, ["a.new: absent -> null"]),
+        ({"a": {"old": {"x": 1}}}, {"a": {}}, ['a.old: {"x": 1} -> absent']),
+        ({"a": 1, "b": False}, {"a": 1, "b": 0}, ["b: false -> 0"]),
+    ),
+)
+def test_a_difference_names_the_path_and_both_values(before: dict, after: dict, lines: list[str]) -> None:
+    assert difference(before, after) == lines
+
+
+def test_a_plugin_of_a_list_gets_name_version_result_and_the_values_of_its_capabilities() -> None:
+    conf = {"type": "tuning", "capabilities": {"mac": True, "ips": True, "portMappings": False}}
+    conflist = {"name": "net", "cniVersion": "1.0.0", "plugins": [conf]}
+    made = plugin_conf(conflist, conf, {"mac": "02:00:00:00:00:01", "portMappings": []}, {"ips": []})
+    assert made == {
+        **conf,
+        "name": "net",
+        "cniVersion": "1.0.0",
+        "runtimeConfig": {"mac": "02:00:00:00:00:01"},
+        "prevResult": {"ips": []},
+    }
+
+
+def test_the_first_plugin_of_a_list_gets_no_result() -> None:
+    conf = {"type": "sriov"}
+    made = plugin_conf({"name": "net", "cniVersion": "1.0.0", "plugins": [conf]}, conf, {}, None)
+    assert made == {"type": "sriov", "name": "net", "cniVersion": "1.0.0"}
+
+
+def test_the_packages_of_the_guest_are_a_part_of_the_list() -> None:
+    names = packages.guest_packages()
+    assert {"kmod", "iproute2", "containernetworking-plugins"} <= set(names)
+    assert not {"qemu-system-x86/bookworm-backports", "erofs-utils"} & set(names)
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_to_do() -> None:
+    with pytest.raises(LabError, match=r"(?s)no-such-package.*bootstrap"):
+        packages.closure(["bash", "no-such-package"])

@@ -1,0 +1,85 @@
+"""Each module of the fast path, imported alone by a fresh interpreter, imports nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fastpath import ALLOWED, forbidden
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 30
+
+FAST = [
+    "cni.serve",
+    "cni.request",
+    "cni.result",
+    "cni.conf",
+    "cni.cniargs",
+    "cni.attachments",
+    "cni.delegate",
+    "cni.log",
+    "cni.sriov.plugin",
+    "cni.sriov.__main__",
+    "cni.host.kernel",
+]
+
+# What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.
+PROGRAM = """
+import sys
+before = set(sys.modules)
+sys.path.insert(0, {root!r})
+import {module}
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter without site-packages, so that a heavy library cannot hide behind being installed."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def importing(module: str) -> str:
+    return PROGRAM.format(root=str(ROOT), module=module)
+
+
+def imported_by(module: str) -> set[str]:
+    done = python("-c", importing(module))
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def costs(module: str, names: list[str]) -> str:
+    """What the interpreter says that each named module costs: `self [us] | cumulative | name`, indented by who imports it."""
+    report = python("-X", "importtime", "-c", importing(module)).stderr.splitlines()
+    return "\n".join(line for line in report if line.rpartition("|")[2].strip() in names)
+
+
+@pytest.mark.parametrize("module", FAST)
+def test_a_module_of_the_fast_path_imports_light_modules_only(module):
+    heavy = forbidden(imported_by(module))
+    assert not heavy, f"{module} imports {', '.join(heavy)}\n{costs(module, heavy)}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    "dataclasses typing enum re json pathlib socket subprocess logging inspect asyncio ipaddress collections functools contextlib"
+    " pydantic pyroute2 ovs cni.schema cni.sriov.conf".split(),
+)
+def test_heavy_modules_are_not_allowed(name):
+    assert forbidden({*ALLOWED, "cni.serve", name}) == [name]
+
+
+def test_a_heavy_import_is_found_and_its_cost_is_told():
+    assert "re" in forbidden(imported_by("json"))
+    assert "| " in costs("json", ["re"])
+
+
+def test_an_installed_library_cannot_be_imported_here():
+    done = python("-c", importing("cni.sriov.conf"))
+    assert "No module named 'pydantic'" in done.stderr

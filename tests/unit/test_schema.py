@@ -1,0 +1,83 @@
+"""What is generated from the configuration model, and that it is up to date."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+import docs
+from cni import errors, schema
+from cni.sriov import conf_table
+from cni.sriov.conf import SriovConf
+
+
+@pytest.mark.parametrize("path", list(docs.pages()), ids=lambda path: path.name)
+def test_a_generated_file_is_up_to_date(path):
+    assert path.read_text() == docs.pages()[path], f"{path.name} is stale: run make docs"
+
+
+def test_the_fast_paths_table_is_the_models():
+    assert schema.table(SriovConf) == conf_table.TABLE
+    assert schema.required(SriovConf) == conf_table.REQUIRED
+
+
+def test_the_tables_source_is_python_that_makes_the_table():
+    names: dict[str, Any] = {}
+    exec(compile(schema.table_source(SriovConf), "table", "exec"), names)
+    assert (names["TABLE"], names["REQUIRED"]) == (conf_table.TABLE, conf_table.REQUIRED)
+
+
+def keys(model, prefix=""):
+    for name, rule in schema.table(model).items():
+        yield prefix + name
+        if rule[0] == "open":
+            yield from keys(schema._inner(model.model_fields[name].annotation), f"{prefix}{name}.")
+
+
+@pytest.mark.parametrize("key", list(keys(SriovConf)))
+def test_the_reference_has_a_row_with_values_and_meaning_for_each_key(key):
+    (row,) = [line for line in schema.reference(SriovConf).splitlines() if line.startswith(f"| `{key}`")]
+    _, _, values, meaning, _ = (cell.strip() for cell in row.split("|"))
+    assert values
+    assert meaning.endswith(".")
+
+
+def test_the_json_schema_has_every_key_and_what_is_required():
+    published = json.loads(schema.json_schema(SriovConf))
+    assert set(published["properties"]) == set(conf_table.TABLE)
+    assert published["required"] == ["deviceID"]
+    assert published["properties"]["deviceID"]["pattern"]
+
+
+def test_the_page_of_errors_has_a_row_for_each_class():
+    rows = [line for line in docs.errors_page().splitlines() if line.startswith("| ")][1:]
+    assert [int(row.split("|")[1]) for row in rows] == [cls.code for cls in errors.catalogue()]
+
+
+class Inner(BaseModel):
+    size: int = Field(1, ge=0, le=9, description="A size.")
+
+
+class Outer(BaseModel):
+    """A model."""
+
+    inner: Inner | None = Field(None, description="Sizes.")
+    words: str = Field(description="Words.")
+
+
+def test_a_model_gives_nested_rules_and_what_is_required():
+    assert schema.table(Outer) == {"inner": ("open", {"size": ("integer", 0, 9)}), "words": ("string",)}
+    assert schema.required(Outer) == ("words",)
+
+
+def test_a_model_gives_a_reference_with_paths():
+    assert schema.reference(Outer).splitlines()[4:] == [
+        "| key | values | meaning |",
+        "|---|---|---|",
+        "| `inner` | object | Sizes. |",
+        "| `inner.size` | 0 to 9 | A size. |",
+        "| `words` (required) | string | Words. |",
+    ]
