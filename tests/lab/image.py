@@ -230,7 +230,7 @@ def _base_python() -> Iterator[str]:
 def _walk(top: Path, leave_out: frozenset[str]) -> Iterator[str]:
     for folder, folders, names in os.walk(top):
         folders[:] = [name for name in folders if name not in leave_out and not name.startswith("config-")]
-        yield from (os.path.join(folder, name) for name in names if not name.endswith((".a", "__mypyc.so")))
+        yield from (os.path.join(folder, name) for name in names if not name.endswith(".a") and "__mypyc." not in name)
 
 
 def _modules(kernel: Kernel, stage: Path) -> None:
