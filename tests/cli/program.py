@@ -62,7 +62,12 @@ def imports(plugin: str, env: dict[str, str], stdin: bytes = b"") -> tuple[Compl
     import report on stderr. No environment variable or argument makes the installed program do this.
     """
     completed = Program((str(_frozen(TRACED / plugin)),)).run(env, stdin)
-    return completed, frozenset(_IMPORT_REPORT.findall(completed.err.decode()))
+    return completed, imported(completed.err.decode())
+
+
+def imported(report: str) -> frozenset[str]:
+    """The modules in an interpreter's import report."""
+    return frozenset(_IMPORT_REPORT.findall(report))
 
 
 def _frozen(path: Path) -> Path:

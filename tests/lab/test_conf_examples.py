@@ -1,0 +1,38 @@
+"""Every file of conf-examples/ is run as it stands: attached, checked, and deleted, with the VF that Multus would add."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.lab.attaching import EXAMPLES
+
+
+def network(path):
+    """The configuration list of an example: a single plugin's configuration becomes a list of one, as in libcni."""
+    text = path.read_text()
+    if path.suffix == ".yaml":
+        # The one thing that a NetworkAttachmentDefinition holds for us is its block scalar `config`.
+        text = text.partition("config: |")[2]
+    document = json.loads(text)
+    if "plugins" in document:
+        return document
+    return {"cniVersion": document["cniVersion"], "name": document["name"], "plugins": [document]}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_an_example_is_attached_checked_and_deleted(lab, path):
+    conflist, pod = network(path), lab.pod()
+    conflist["plugins"][0]["deviceID"] = lab.vfs[0].address
+    attachment = lab.runtime.chain_add(conflist, pod, args="IgnoreUnknown=1;K8S_POD_NAME=pod;K8S_POD_NAMESPACE=default")
+    interface = attachment.result["interfaces"][0]
+    assert interface["sandbox"] == pod.netns
+    assert pod.link("net1")["address"] == interface["mac"]
+    assert "UP" in pod.link("net1")["flags"]
+    for ip in attachment.result.get("ips", []):
+        assert ip["address"] in pod.addresses("net1")
+    for outcome in lab.runtime.chain_check(attachment):
+        outcome.required()
+    for outcome in lab.runtime.chain_delete(attachment):
+        outcome.required()
