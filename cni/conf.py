@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Problem = tuple[str, str]
 
 MISSING = "missing"
+_COMPARED = 64
+"""Characters of a key that are compared with the known ones: the cost grows with them, and any user may write keys."""
 
 
 class Parsed(Value):
@@ -36,7 +38,7 @@ def parse(
     table: Table,
     required: tuple[str, ...],
     config: dict[str, Any],
-    cross_check: Callable[[dict[str, Any]], list[Problem]],
+    cross_check: Callable[[dict[str, Any], frozenset[str]], list[Problem]],
 ) -> Parsed:
     """The valid configuration. Raises `InvalidConfig` with all problems, or `UnsupportedField` (strictConfig)."""
     named = canonical(table, config)
@@ -45,11 +47,16 @@ def parse(
     values: dict[str, Any] = {}
     problems = _validate(table, named, "", values)
     problems += [(key, MISSING) for key in required if named.get(key) in (None, "")]
-    if not problems:
-        problems += cross_check(values)
+    problems += cross_check(values, frozenset(path for path, _ in problems))
     strict = values.get("strictConfig") is True
     if problems or (misspelt and not strict):
         problems += [(key, f"unknown key, did you mean {meant}?") for key, meant in misspelt.items()]
+        if strict:
+            problems += [
+                (key, f"unknown key, the nearest known one is {nearest(key, table)}")
+                for key in unknown
+                if key not in misspelt
+            ]
         raise InvalidConfig("; ".join(f"{path}: {text}" for path, text in sorted(set(problems))))
     warnings = tuple(f"{key}: unknown key, ignored; the nearest known one is {nearest(key, table)}" for key in unknown)
     if unknown and strict:
@@ -214,7 +221,7 @@ def _foreign(key: str) -> bool:
 
 
 def _plain(key: str) -> str:
-    return key.lower().replace("-", "").replace("_", "")
+    return key[:_COMPARED].lower().replace("-", "").replace("_", "")
 
 
 def _distance(left: str, right: str) -> int:

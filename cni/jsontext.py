@@ -24,6 +24,8 @@ def loads(text: bytes) -> Any:
         document = text.decode()
         start = len(document) - len(document.lstrip(" \t\n\r"))
         value, end = _scan(document, start)
+        if "\\ud" in document or "\\uD" in document:
+            value = _mended(value)
     except StopIteration as stop:
         raise DecodeFailure(f"not JSON: a value is expected at character {stop.value}") from stop
     except (ValueError, RecursionError) as error:
@@ -31,7 +33,7 @@ def loads(text: bytes) -> Any:
         raise DecodeFailure(f"not JSON: {error}") from error
     if document[end:].strip(" \t\n\r"):
         raise DecodeFailure(f"not JSON: something follows the value at character {end}")
-    return _mended(value) if "\\ud" in document or "\\uD" in document else value
+    return value
 
 
 def dumps(value: Any) -> str:

@@ -43,13 +43,12 @@ def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Wr
             version = request.cni_version
             _refuse_own_netns(environment)
             output = _run(load(request), request)
-    except Exception as failure:  # noqa: BLE001 - whatever happens, the runtime gets one error object
+    except BaseException as failure:  # noqa: BLE001 - also Ctrl-C: the runtime gets one error object, never a traceback
         error = failure if isinstance(failure, CniError) else _internal(failure)
-        output = _line(error_document(error, version))
-        stdout(output)
+        _delivered(_line(error_document(error, version)), stdout)
         return 1
-    stdout(output)
-    return 0
+    # A result that nobody got is no success: the runtime would go on without it.
+    return 0 if _delivered(output, stdout) else 1
 
 
 def about(name: str) -> str:
@@ -66,7 +65,7 @@ def error_document(error: CniError, version: str) -> dict[str, Any]:
 def main(name: str, load: Load) -> NoReturn:
     """The executable: serves the process's own call, and ends without CPython's clean-up, which takes 2 ms."""
     code = serve(
-        name, load, os.environ, _read_stdin, lambda text: _write_all(1, text), lambda text: _write_all(2, text)
+        name, load, os.environ, _read_stdin, lambda text: _write_all(1, text), lambda text: _write_if_open(2, text)
     )
     os._exit(code)
 
@@ -119,7 +118,15 @@ def _read(stdin: Read) -> bytes:
         raise IoFailure(f"error reading from stdin: {error.strerror or error}") from error
 
 
-def _internal(failure: Exception) -> InternalError:
+def _delivered(output: bytes, stdout: Write) -> bool:
+    try:
+        stdout(output)
+    except OSError:
+        return False
+    return True
+
+
+def _internal(failure: BaseException) -> InternalError:
     frame = failure.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -144,9 +151,13 @@ def _read_stdin() -> bytes:
 
 
 def _write_all(fd: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(fd, text) :]
+
+
+def _write_if_open(fd: int, text: bytes) -> None:
     try:
-        while text:
-            text = text[os.write(fd, text) :]
+        _write_all(fd, text)
     except OSError:
         # Nobody listens any more; the exit code still tells.
         return

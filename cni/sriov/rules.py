@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Problem = tuple[str, str]
 
 
-def cross_check(conf: Mapping[str, Any]) -> list[Problem]:
-    """Problems, as (JSON path, text), of a configuration whose single fields are valid."""
-    return [*_vlan(conf), *_rates(conf)]
+def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[Problem]:
+    """Problems, as (JSON path, text), between fields; a rule about a field that is `refused` by itself says nothing."""
+    return [problem for fields, rule in _RULES if refused.isdisjoint(fields) for problem in rule(conf)]
 
 
 def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
@@ -39,6 +39,10 @@ def _rates(conf: Mapping[str, Any]) -> list[Problem]:
     if low and high and low > high:
         return [("min_tx_rate", f"{low} is more than max_tx_rate {high}")]
     return []
+
+
+_RULES = ((("vlan", "vlanQoS", "vlanProto"), _vlan), (("min_tx_rate", "max_tx_rate"), _rates))
+"""Each rule with the fields that it reads."""
 
 
 def wanted_mac(conf: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:

@@ -54,6 +54,8 @@ def udev(lab: Lab) -> Iterator[None]:
     try:
         wait_for(lambda: lab.vm.run("test", "-e", "/run/udev/control", check=False).rc == 0, "the start of udevd")
         lab.vm.run("udevadm", "trigger", "--action=add", "--subsystem-match=net")
+        # `udevadm settle` alone can look before the first event has arrived; the new names show that they have.
+        wait_for(lambda: " eth" not in lab.vm.run("ip", "-o", "link").out, "the renaming of every device by udev")
         lab.vm.run("udevadm", "settle", "--timeout=60", timeout=90)
         yield
     finally:
