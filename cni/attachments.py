@@ -9,95 +9,38 @@ from __future__ import annotations
 
 import os
 
-from cni import jsontext
 from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
-from cni.host.files import LOCK_SECONDS, Lock, create_file, make_directory, read_file, remove_file, write_file
+from cni.host.files import LOCK_SECONDS, Lock, create_file, make_directory, read_file, remove_file, require_private, write_file
+from cni.record import DEVICE, DamagedRecord, Key, Record, decode
 from cni.rollback import on_failure
-from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
 
 STATE_DIRECTORY = "/var/lib/cni/barewire"
 RUN_DIRECTORY = "/run/barewire"
-SCHEMA = 1
-"""Version of the record format; a reader refuses a newer one and keeps reading the older ones."""
-
-DEVICE, IPAM = "device", "ipam"
-"""What can be left to undo: the device is not home yet, the addresses are not released yet."""
-
-
 NO_DEVICE = "no-device"
 """Name of the lock under which records without a device are removed."""
-
-
-class Key(Value):
-    """What the runtime calls an attachment: one interface of one container in one network."""
-
-    network: str
-    container_id: str
-    ifname: str
-
-    def __str__(self) -> str:
-        return f"{self.network}/{self.container_id}/{self.ifname}"
-
-
-class Record(Value):
-    """An attachment as saved.
-
-    `device` is its PCI address or empty; `found` the device as it was, `wanted` what ADD applies, `ipam` the delegate
-    call to replay, each in the form that the plugin gave; `left` what removal still has to undo.
-    """
-
-    key: Key
-    plugin: str
-    device: str
-    netns: str
-    netns_identity: str
-    boot_id: str
-    left: tuple[str, ...]
-    found: dict[str, Any]
-    wanted: dict[str, Any]
-    ipam: dict[str, Any] | None = None
-
-    def encoded(self) -> bytes:
-        """The record file's content."""
-        fields = self.as_dict()
-        document = {"schema": SCHEMA, **fields, "key": self.key.as_dict(), "left": list(self.left)}
-        return jsontext.dumps(document).encode() + b"\n"
-
-
-def decode(content: bytes, path: str) -> Record:
-    """Reads a record file's content. Raises `IoFailure` when it is damaged or of a newer schema."""
-    try:
-        document = jsontext.loads(content)
-        schema = document.pop("schema")  # type: ignore[attr-defined]
-        if schema > SCHEMA:
-            raise IoFailure(
-                f"the record {path} has schema {schema}; this version of Barewire knows schemas up to {SCHEMA}",
-                hint="it was written by a newer version: install that version again",
-            )
-        fields: dict[str, Any] = document  # type: ignore[assignment]
-        return Record(**{**fields, "key": Key(**fields["key"]), "left": tuple(fields["left"])})
-    except (CniError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, IoFailure):
-            raise
-        raise IoFailure(
-            f"the record {path} is damaged: {error}", hint="move the file away; the next ADD repairs its device"
-        ) from error
 
 
 class Attachments:
     """All records of this node, and the locks that guard their devices."""
 
     def __init__(
-        self, state: str = STATE_DIRECTORY, run: str = RUN_DIRECTORY, *, lock_seconds: float = LOCK_SECONDS
+        self,
+        state: str = STATE_DIRECTORY,
+        run: str = RUN_DIRECTORY,
+        *,
+        lock_seconds: float = LOCK_SECONDS,
+        warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
+        require_private(state)
+        require_private(run)
         self._state = state
         self._run = run
         self._lock_seconds = lock_seconds
+        self._warn = warn
         self.boot_id = _boot_id()
 
     def locked(self, device: str, seconds: float | None = None) -> Lock:
@@ -137,28 +80,34 @@ class Attachments:
 
     def keep_pending(self, record: Record) -> None:
         """Keeps a record whose removal is not finished, so that any later call can finish it."""
-        self.save(record)
-        _link(f"../{record.key.network}/{_file_name(record.key)}", self._pending_link(record.key))
-        if DEVICE not in record.left:
-            self._release_device(record)
+        kept = record.replace(removing=True)
+        self.save(kept)
+        _link(f"../{kept.key.network}/{_file_name(kept.key)}", self._pending_link(kept.key))
+        if DEVICE not in kept.left:
+            self._release_device(kept)
 
     def forget(self, record: Record) -> None:
-        """Removes a record; called when everything that it tells of has been undone."""
+        """Removes a record; called when everything that it tells of has been undone.
+
+        The link to it goes first: once the record is gone, the same attachment may be made again, with a link of its own.
+        """
+        remove_file(self._pending_link(record.key))
         remove_file(self._path(record.key))
         self._release_device(record)
-        remove_file(self._pending_link(record.key))
 
     def pending(self) -> list[Record]:
-        """The records whose removal could not finish, the one that was tried the longest ago first; unreadable ones are
-        left out."""
+        """The records whose removal could not finish, the one that was tried the longest ago first. A link that leads
+        to no such record is a crash's leftover, and is removed."""
         return [record for _tried, record in sorted(self._pending(), key=lambda entry: entry[0])]
 
     def _pending(self) -> Iterator[tuple[float, Record]]:
         folder = f"{self._state}/.pending"
         for name in _names(folder):
-            record = self._readable(f"{folder}/{name}")
-            if record is not None:
-                yield _changed(f"{folder}/{name}"), record
+            tried, record = _changed(f"{folder}/{name}"), self._readable(f"{folder}/{name}")
+            if record is not None and record.removing:
+                yield tried, record
+            elif record is None and not os.path.exists(f"{folder}/{name}"):
+                remove_file(f"{folder}/{name}")
 
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
@@ -181,8 +130,15 @@ class Attachments:
             return None
 
     def _load(self, path: str) -> Record | None:
-        content = read_file(os.path.realpath(path))
-        return None if content is None else decode(content, path)
+        path = os.path.realpath(path)
+        content = read_file(path)
+        try:
+            return None if content is None else decode(content, path)
+        except DamagedRecord as error:
+            # What it told is lost; its attachment is treated as one without a record, by the device's own mark.
+            os.replace(path, f"{path}.damaged")
+            self._warn(f"{error}; kept as {path}.damaged")
+            return None
 
     def _release_device(self, record: Record) -> None:
         # Only the link that leads to this record: the device can have the next owner's already.
@@ -257,7 +213,7 @@ def _link(target: str, path: str) -> None:
 
 def _names(folder: str) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(folder) if not name.endswith(".tmp"))
+        return sorted(name for name in os.listdir(folder) if not name.endswith((".tmp", ".damaged")))
     except FileNotFoundError:
         return []
 

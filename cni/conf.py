@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 MISSING = "missing"
 _COMPARED = 64
 """Characters of a key that are compared with the known ones: the cost grows with them, and any user may write keys."""
+_COMPARED_KEYS = 20
+"""Unknown keys that are compared with the known ones, for the same reason: thousands of them would cost seconds."""
+
+TEXTUAL = frozenset(("string", "choice", "folded", "mac", "pci"))
+"""Rules of strings: of those, and of nothing else, the Go plugins cannot tell an empty one from an absent key."""
+
+_LEGACY = {"vlanid": "vlan", "macaddr": "mac", "macaddress": "mac"}
+"""Spellings that users bring from other plugins, without case, dashes and underscores, and the key that they mean."""
 
 
 class Parsed(Value):
@@ -32,6 +40,14 @@ class Parsed(Value):
 
     values: dict[str, Any]
     warnings: tuple[str, ...]
+
+
+class Unknown(Value):
+    """The unknown keys: nearest known one of each, those that are misspelt, and how many `more` were not compared."""
+
+    nearest: dict[str, str]
+    misspelt: tuple[str, ...]
+    more: int
 
 
 def parse(
@@ -42,32 +58,25 @@ def parse(
 ) -> Parsed:
     """The valid configuration. Raises `InvalidConfig` with all problems, or `UnsupportedField` (strictConfig)."""
     named = canonical(table, config)
-    unknown = [key for key in named if key not in table and not _foreign(key)]
-    misspelt = {key: meant for key in unknown if (meant := misspelling(key, table))}
+    unknown = unknown_keys(table, named)
     values: dict[str, Any] = {}
     problems = _validate(table, named, "", values)
-    problems += [(key, MISSING) for key in required if named.get(key) in (None, "")]
+    problems += [(key, MISSING) for key in required if is_absent(table[key], named.get(key))]
     problems += cross_check(values, frozenset(path for path, _ in problems))
     strict = values.get("strictConfig") is True
-    if problems or (misspelt and not strict):
-        problems += [(key, f"unknown key, did you mean {meant}?") for key, meant in misspelt.items()]
+    if problems or (unknown.misspelt and not strict):
+        problems += [(key, f"unknown key, did you mean {unknown.nearest[key]}?") for key in unknown.misspelt]
         if strict:
-            problems += [
-                (key, f"unknown key, the nearest known one is {nearest(key, table)}")
-                for key in unknown
-                if key not in misspelt
-            ]
-        raise InvalidConfig("; ".join(f"{path}: {text}" for path, text in sorted(set(problems))))
-    warnings = tuple(f"{key}: unknown key, ignored; the nearest known one is {nearest(key, table)}" for key in unknown)
-    if unknown and strict:
+            told = _told(unknown, lambda _: ", the nearest known one is")
+            problems += [problem for problem in told if problem[0] not in unknown.misspelt]
+        raise InvalidConfig(_joined(sorted(set(problems))))
+    if strict and unknown.nearest:
         raise UnsupportedField(
-            "; ".join(
-                f"{key}: unknown key with value {named[key]!r}; the nearest known one is {nearest(key, table)}"
-                for key in unknown
-            ),
+            _joined(_told(unknown, lambda key: f" with value {named[key]!r}; the nearest known one is")),
             hint="strictConfig refuses unknown keys",
         )
-    return Parsed(values=values, warnings=warnings)
+    ignored = _told(unknown, lambda _: ", ignored; the nearest known one is", "unknown, ignored")
+    return Parsed(values=values, warnings=tuple(_joined([problem]) for problem in ignored))
 
 
 def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
@@ -82,20 +91,45 @@ def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def misspelling(key: str, table: Table) -> str | None:
-    """The known key that this one looks like: equal but for case, dashes and underscores, or one slip away from it."""
-    for known in table:
-        if _plain(known) == _plain(key):
-            return known
-    candidate = nearest(key, table)
+def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
+    """What there is to tell about keys that the table does not have."""
+    unknown = [key for key in named if key not in table and not _foreign(key)]
+    respelt = _respelt(table, unknown)
+    compared = [key for key in unknown if key not in respelt][:_COMPARED_KEYS]
+    nearest = {key: respelt.get(key) or _nearest(key, table) for key in unknown if key in respelt or key in compared}
+    misspelt = tuple(key for key, known in nearest.items() if key in respelt or _is_slip(key, known))
+    return Unknown(nearest=nearest, misspelt=misspelt, more=len(unknown) - len(nearest))
+
+
+def _respelt(table: Table, unknown: list[str]) -> dict[str, str]:
+    """Those of the keys that are a known one but for case, dashes and underscores, or a legacy spelling of one."""
+    known = {spelling: key for spelling, key in _LEGACY.items() if key in table} | {_plain(key): key for key in table}
+    return {key: known[plain] for key in unknown if (plain := _plain(key)) in known}
+
+
+def _is_slip(key: str, known: str) -> bool:
     # Short words are one slip away from too many others; trunk is no trust.
-    allowed = 0 if len(candidate) < 4 else 1 if len(candidate) < 8 else 2
-    return candidate if _distance(_plain(key), _plain(candidate)) <= allowed else None
+    allowed = 0 if len(known) < 4 else 1 if len(known) < 8 else 2
+    return _distance(_plain(key), _plain(known)) <= allowed
 
 
-def nearest(key: str, table: Table) -> str:
+def _nearest(key: str, table: Table) -> str:
     """The known key with the fewest slips between it and this one."""
     return min(table, key=lambda known: (_distance(_plain(key), _plain(known)), known))
+
+
+def _told(unknown: Unknown, how: Callable[[str], str], rest: str = "unknown") -> list[Problem]:
+    told = [(key, f"unknown key{how(key)} {known}") for key, known in unknown.nearest.items()]
+    return told + [(f"{unknown.more} more keys", rest)] * bool(unknown.more)
+
+
+def _joined(problems: list[Problem]) -> str:
+    return "; ".join(f"{path}: {text}" for path, text in problems)
+
+
+def is_absent(rule: Rule, value: object) -> bool:
+    """Whether the value of a key with this rule counts as none."""
+    return value is None or (value == "" and rule[0] in TEXTUAL)
 
 
 def canonical_mac(text: object) -> str:
@@ -115,7 +149,7 @@ def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[st
     problems: list[Problem] = []
     for key, rule in table.items():
         value = config.get(key)
-        if value is None or value == "":  # The Go plugins cannot tell an empty string from an absent key.
+        if is_absent(rule, value):
             continue
         path = prefix + key
         if rule[0] == "open":

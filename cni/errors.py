@@ -114,6 +114,9 @@ class InterfaceExists(CniError):
 
 
 class KernelRefused(CniError):
+    """`number` is the errno, where the kernel gave one: some steps have another way to go then."""
+
+    number: int = 0
     code = 105
     cause = "The kernel or the device's driver refused a setting. The message names field, driver and reason."
     remedy = "Remove the setting, or use a device whose driver knows it."

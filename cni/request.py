@@ -176,6 +176,8 @@ def _validate_ifname(text: str) -> None:
         raise InvalidEnvironment("interface name is . or ..")
     if any(char in "/:" or char.isspace() for char in text):
         raise InvalidEnvironment("interface name contains / or : or whitespace characters")
+    if "%" in text:
+        raise InvalidEnvironment("interface name contains %", hint="the kernel takes % for the place of a number")
     if not text.isprintable():
         raise InvalidEnvironment("interface name contains unprintable characters")
 

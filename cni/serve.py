@@ -6,6 +6,8 @@ Nothing else in the product writes to stdout.
 from __future__ import annotations
 
 import os
+import select
+import time
 
 from cni import jsontext, result
 from cni.errors import CniError, InternalError, InvalidNetns, IoFailure
@@ -21,15 +23,22 @@ if TYPE_CHECKING:
     from cni.request import Environment, Request
 
     Load = Callable[[Request], Plugin]
-    Read = Callable[[], bytes]
+    Read = Callable[[float], bytes]
     Write = Callable[[bytes], None]
 
 NEWEST = VERSIONS[-1]
 _OWN_NETNS = "/proc/self/ns/net"
+STDIN_SECONDS = 30.0
+"""How long a runtime may take to write the request and close stdin."""
+VERSION_STDIN_SECONDS = 1.0
+"""The same for VERSION. It answers without stdin, too: the Go plugins do not read it, so a caller may leave it open."""
 
 
 def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Write, stderr: Write) -> int:
-    """Runs one call and returns the exit code; `load` makes the plugin, and is called only when a command needs it."""
+    """Runs one call and returns the exit code; `load` makes the plugin, and is called only when a command needs it.
+
+    `stdin` gives all bytes up to the end, or raises `IoFailure` after as many seconds as it is told.
+    """
     if not env.get("CNI_COMMAND"):
         stderr(about(name).encode())
         return 0
@@ -39,7 +48,7 @@ def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Wr
         if environment.command == "VERSION":
             output = _line(_version_document(stdin))
         else:
-            request = parse(environment, _read(stdin))
+            request = parse(environment, _read(stdin, STDIN_SECONDS))
             version = request.cni_version
             _refuse_own_netns(environment)
             output = _run(load(request), request)
@@ -65,7 +74,12 @@ def error_document(error: CniError, version: str) -> dict[str, Any]:
 def main(name: str, load: Load) -> NoReturn:
     """The executable: serves the process's own call, and ends without CPython's clean-up, which takes 2 ms."""
     code = serve(
-        name, load, os.environ, _read_stdin, lambda text: _write_all(1, text), lambda text: _write_if_open(2, text)
+        name,
+        load,
+        os.environ,
+        lambda seconds: read_all(0, seconds),
+        lambda text: _write_all(1, text),
+        lambda text: _write_if_open(2, text),
     )
     os._exit(code)
 
@@ -91,7 +105,7 @@ def _version_document(stdin: Read) -> dict[str, Any]:
     # The Go plugins answer whatever stands on stdin; the specification wants its version repeated.
     asked = NEWEST
     try:
-        document = jsontext.loads(_read(stdin))
+        document = jsontext.loads(_read(stdin, VERSION_STDIN_SECONDS))
     except CniError:
         document = None
     if isinstance(document, dict) and document.get("cniVersion") in VERSIONS:
@@ -100,8 +114,9 @@ def _version_document(stdin: Read) -> dict[str, Any]:
 
 
 def _refuse_own_netns(environment: Environment) -> None:
-    # The Go library looks after the command has run, and has printed a result by then: look before.
-    if environment.command not in ("ADD", "DEL") or not environment.netns or environment.netns_may_be_own:
+    # The Go library looks after the command has run, and has printed a result by then: look before. It refuses DEL as
+    # well, but a /proc/PID path of a dead pod can be another process's by now, and would make the pod undeletable.
+    if environment.command != "ADD" or environment.netns_may_be_own:
         return
     try:
         theirs, ours = os.stat(environment.netns), os.stat(_OWN_NETNS)
@@ -111,9 +126,9 @@ def _refuse_own_netns(environment: Environment) -> None:
         raise InvalidNetns("plugin's netns and netns from CNI_NETNS should not be the same")
 
 
-def _read(stdin: Read) -> bytes:
+def _read(stdin: Read, seconds: float) -> bytes:
     try:
-        return stdin()
+        return stdin(seconds)
     except OSError as error:
         raise IoFailure(f"error reading from stdin: {error.strerror or error}") from error
 
@@ -143,11 +158,18 @@ def _line(document: dict[str, Any]) -> bytes:
     return jsontext.dumps(document).encode() + b"\n"
 
 
-def _read_stdin() -> bytes:
-    chunks = []
-    while chunk := os.read(0, 65536):
+def read_all(fd: int, seconds: float) -> bytes:
+    """The bytes up to the end. Raises `OSError`, and `IoFailure` when the end has not come after `seconds`."""
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    chunks: list[bytes] = []
+    while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return b"".join(chunks)
         chunks.append(chunk)
-    return b"".join(chunks)
+    raise IoFailure(f"error reading from stdin: it was not closed within {seconds:g} s")
 
 
 def _write_all(fd: int, text: bytes) -> None:

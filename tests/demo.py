@@ -58,7 +58,9 @@ def attach(stage: Stage, runtime: Runtime, pod: Pod, conf: dict[str, Any]) -> di
     """ADD, shown with its time and its result."""
     outcome = runtime.add(conf, pod).required()
     assert outcome.result is not None
-    stage.say(f"ADD {conf['deviceID']} -> {pod.name} as net1, VLAN {conf.get('vlan', '-')}: {outcome.seconds * 1000:.0f} ms")
+    stage.say(
+        f"ADD {conf['deviceID']} -> {pod.name} as net1, VLAN {conf.get('vlan', '-')}: {outcome.seconds * 1000:.0f} ms"
+    )
     stage.show(json.dumps(outcome.result, indent=2))
     return outcome.result
 
@@ -67,8 +69,12 @@ def traffic(stage: Stage, one: Pod, other: Pod, isolated: Pod, addresses: dict[s
     """Pings in the VLAN, and across two."""
     stage.step("traffic")
     for source, target in ((one, other), (other, one)):
-        stage.expect(source.pings(addresses[target.name]) == 3, f"{source.name} pings {target.name} in VLAN 100: 3 of 3")
-    stage.expect(one.pings(addresses[isolated.name]) == 0, f"{one.name} does not reach {isolated.name} in VLAN 200: 0 of 3")
+        stage.expect(
+            source.pings(addresses[target.name]) == 3, f"{source.name} pings {target.name} in VLAN 100: 3 of 3"
+        )
+    stage.expect(
+        one.pings(addresses[isolated.name]) == 0, f"{one.name} does not reach {isolated.name} in VLAN 200: 0 of 3"
+    )
 
 
 def run(stage: Stage, vm: Vm) -> None:
@@ -89,7 +95,9 @@ def run(stage: Stage, vm: Vm) -> None:
     results = [attach(stage, runtime, pod, conf) for pod, conf in zip(pods, confs, strict=True)]
     stage.say("the same VFs at the PF now:")
     stage.show(vm.run("ip", "link", "show", pf.netdev).out)
-    traffic(stage, pods[0], pods[1], pods[2], {pod.name: address(result) for pod, result in zip(pods, results, strict=True)})
+    traffic(
+        stage, pods[0], pods[1], pods[2], {pod.name: address(result) for pod, result in zip(pods, results, strict=True)}
+    )
 
     stage.step("deleting the pods' attachments")
     for pod, conf in zip(pods, confs, strict=True):

@@ -11,9 +11,9 @@ from typing import Any
 
 from cni.delegate import IpamCall
 from cni.errors import DelegateFailed, InvalidNetns, KernelRefused, VfNotFound
-from cni.host.netlink import IFF_UP, Link, VfInfo
+from cni.host.addressing import network
+from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, Link, VfInfo
 from cni.host.netns import Netns
-from cni.host.rtnetlink import NetlinkError
 from cni.pci import PciAddress
 from cni.result import IpConfig, Result, Route
 from cni.vf import Vf, VfSettings
@@ -21,6 +21,13 @@ from cni.vf import Vf, VfSettings
 HOST = ""
 NO_MAC = "00:00:00:00:00:00"
 MAX_MTU = 9216
+
+
+def refused(number: int, words: str = "", what: str = "change") -> KernelRefused:
+    """The kernel's refusal as the real adapter tells it."""
+    error = KernelRefused(f"{what}: the kernel refused: {errno.errorcode[number]}: {words}")
+    error.number = number
+    return error
 
 
 class FakeNetns(Netns):
@@ -43,7 +50,7 @@ class FakeVf:
         self.info = VfInfo(
             index=index, mac=mac, spoofchk=True, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto"
         )
-        self.link: Link = Link(index=10 + index, name=f"eth{1 + index}", flags=0, mac=mac, permanent=mac, mtu=1500, parent=device)
+        self.link: Link = Link(index=10 + index, name=f"eth{1 + index}", flags=IFF_MULTICAST, queue=1000, mac=mac, permanent=mac, mtu=1500, parent=device)
         self.place = HOST
         self.mac_set_by_pf = False
 
@@ -60,6 +67,8 @@ class FakeKernel:
         self.configured: dict[str, tuple[tuple[IpConfig, ...], tuple[Route, ...]]] = {}
         self.namespaces: dict[str, str] = {}
         self.changes = 0
+        self.refused_settings: set[str] = set()
+        self.knows_zero_mac = True
         self._refused: Callable[[int], bool] = lambda _change: False
 
     def refuse(self, change: int) -> None:
@@ -90,7 +99,7 @@ class FakeKernel:
         for vf in self.vfs.values():
             if vf.place == netns.identity:
                 vf.place = HOST
-                vf.link = vf.link.replace(flags=0)
+                vf.link = vf.link.replace(flags=vf.link.flags & ~IFF_UP)
 
     # The port.
 
@@ -98,6 +107,9 @@ class FakeKernel:
         if path not in self.namespaces:
             raise InvalidNetns(f"CNI_NETNS {path}: No such file or directory")
         return FakeNetns(path, self.namespaces[path])
+
+    def is_inhabited(self, path: str, identity: str) -> bool:
+        return self.namespaces.get(path) == identity
 
     def find_netns(self, path: str, identity: str = "") -> FakeNetns | None:
         for known, present in self.namespaces.items():
@@ -127,6 +139,8 @@ class FakeKernel:
     def set_vf(self, vf: Vf, setting: str, wanted: VfSettings) -> None:
         fake = self.vfs[vf.device]
         refusal = _igb_refusal(setting, wanted)
+        if setting in self.refused_settings or (wanted.mac == NO_MAC and not self.knows_zero_mac):
+            refusal = "EINVAL"
         if refusal is not None or self._counted():
             raise KernelRefused(f"{setting} of VF {vf.index}: driver igb of PF eth0 refused: {refusal or 'EIO'}")
         fields = {"vlan": ("vlan", "qos", "proto"), "rate": ("min_tx_rate", "max_tx_rate")}.get(setting, (setting,))
@@ -153,9 +167,8 @@ class FakeKernel:
         if attributes.get("name") == "dev%d":
             attributes["name"] = f"dev{link.index}"
         name = attributes.pop("name", link.name)
-        clash = self.named(name, target)
-        if clash is not None:
-            raise NetlinkError(errno.EEXIST)
+        if any(self.named(taken, target) for taken in (name, *link.altnames)):
+            raise refused(errno.EEXIST)
         self._go_down(fake)
         fake.place = _identity(target)
         fake.link = fake.link.replace(name=name)
@@ -184,6 +197,15 @@ class FakeKernel:
         self._refuse_if_counted()
         self.configured[netns.identity] = (ips, routes)
 
+    def addresses(self, link: Link, netns: Netns) -> list[InterfaceAddress]:
+        self._there(link, netns)
+        ips, _ = self.configured.get(netns.identity, ((), ()))
+        parsed = [network(ip.address, "ips") for ip in ips]
+        return [
+            InterfaceAddress(index=link.index, family=family, prefix=prefix, flags=0, scope=0, address=packed)
+            for family, packed, prefix in parsed
+        ]
+
     def announce(self, link: Link, netns: Netns, ips: tuple[IpConfig, ...]) -> None:
         self._there(link, netns)
 
@@ -193,26 +215,30 @@ class FakeKernel:
         for fake in self.vfs.values():
             if fake.link.index == link.index and fake.place == _identity(netns):
                 return fake
-        raise NetlinkError(errno.ENODEV)
+        raise refused(errno.ENODEV)
 
     def _apply(self, fake: FakeVf, attributes: dict[str, Any]) -> None:
         if "name" in attributes:
             holder = next((vf.link for vf in self.vfs.values() if vf is not fake and vf.place == fake.place), None)
             if holder is not None and holder.name == attributes["name"]:
-                raise NetlinkError(errno.EEXIST)
+                raise refused(errno.EEXIST)
             fake.link = fake.link.replace(name=attributes["name"])
         if "mtu" in attributes:
             if not 68 <= attributes["mtu"] <= MAX_MTU:
-                raise NetlinkError(errno.EINVAL, "mtu greater than device maximum")
+                raise refused(errno.EINVAL, "mtu greater than device maximum", f"mtu {attributes['mtu']}")
             fake.link = fake.link.replace(mtu=attributes["mtu"])
         if "mac" in attributes:
             if fake.mac_set_by_pf and not fake.info.trust:
-                raise NetlinkError(errno.EADDRNOTAVAIL)
+                raise refused(errno.EADDRNOTAVAIL)
             if fake.link.mac != attributes["mac"]:
                 fake.link = fake.link.replace(mac=attributes["mac"])
                 fake.info = fake.info.replace(mac=attributes["mac"])
-        if "alias" in attributes:
-            fake.link = fake.link.replace(alias=attributes["alias"])
+        for name in ("alias", "queue", "group"):
+            if name in attributes:
+                fake.link = fake.link.replace(**{name: attributes[name]})
+        if "flags" in attributes:
+            values, which = attributes["flags"]
+            fake.link = fake.link.replace(flags=fake.link.flags & ~which | values & which)
         if "up" in attributes and attributes["up"] != fake.link.up:
             if attributes["up"]:
                 fake.link = fake.link.replace(flags=fake.link.flags | IFF_UP)
@@ -230,7 +256,7 @@ class FakeKernel:
 
     def _refuse_if_counted(self) -> None:
         if self._counted():
-            raise NetlinkError(errno.EIO, "refused by the test")
+            raise refused(errno.EIO, "refused by the test")
 
 
 class FakeIpam:

@@ -20,11 +20,30 @@ _LONGEST_PAUSE = 0.02
 
 
 def make_directory(path: str) -> None:
-    """Makes `path` and its parents, mode 0700. Raises `IoFailure`."""
+    """Makes `path` and its missing parents, each with mode 0700. Raises `IoFailure`."""
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_directory(os.path.dirname(path))
+        make_directory(path)
     except OSError as error:
         raise _failure("make directory", path, error) from error
+
+
+def require_private(path: str) -> None:
+    """Refuses a directory in which somebody else could plant files that we act on as root. Raises `IoFailure`."""
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _failure("look at", path, error) from error
+    if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+        raise IoFailure(
+            f"{path} belongs to another user, or others may write to it", hint=f"chown root {path}; chmod 0700 {path}"
+        )
 
 
 def read_file(path: str) -> bytes | None:
@@ -60,13 +79,17 @@ def create_file(path: str, content: bytes) -> bool:
     try:
         _write_synced(temporary, content)
         os.link(temporary, path)
-        _sync_directory(os.path.dirname(path))
     except FileExistsError:
         return False
     except OSError as error:
         raise _failure("write", path, error) from error
     finally:
         remove_file(temporary)
+    try:
+        _sync_directory(os.path.dirname(path))
+    except OSError as error:
+        remove_file(path)
+        raise _failure("write", path, error) from error
     return True
 
 

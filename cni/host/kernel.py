@@ -8,8 +8,8 @@ import os
 from cni.errors import KernelRefused, TryAgainLater, VfNotFound
 from cni.host import addressing, links, netlink as nl
 from cni.host.announce import announce
-from cni.host.netns import find_netns, open_netns
-from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, NetlinkError, RouteSocket
+from cni.host.netns import find_netns, is_inhabited, open_netns
+from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket
 from cni.host.sysfs import Sysfs
 from cni.vf import Vf
 
@@ -44,20 +44,20 @@ class HostKernel:
 
     def vf(self, device: PciAddress) -> Vf:
         """The VF as found. Raises `VfNotFound` when the device is none, or its PF cannot be asked."""
-        pf, index, pf_name = self._place_on_pf(device)
-        link = links.by_name(self._socket(None), pf_name, with_vfs=True)
-        info = next((vf for vf in link.vfs if vf.index == index), None) if link else None
-        if link is None or info is None:
+        pf, index = self._place_on_pf(device)
+        link = self._pf_link(pf)
+        info = next((vf for vf in link.vfs if vf.index == index), None)
+        if info is None:
             raise VfNotFound(
-                f"PF {pf_name} ({pf}) does not report VF {index} ({device})",
-                hint="the PF's driver was perhaps reloaded; compare: ip link show " + pf_name,
+                f"PF {link.name} ({pf}) does not report VF {index} ({device})",
+                hint="the PF's driver was perhaps reloaded; compare: ip link show " + link.name,
             )
         return Vf(
             device=device,
             index=index,
             driver=self._sysfs.driver(device),
             pf=pf,
-            pf_name=pf_name,
+            pf_name=link.name,
             pf_index=link.index,
             pf_driver=self._sysfs.driver(pf),
             settings=info,
@@ -71,16 +71,11 @@ class HostKernel:
     def set_vf(self, vf: Vf, setting: str, wanted: VfSettings) -> None:
         """Sends one setting of the VF to the PF. Raises `KernelRefused`, naming field, value, driver and reason."""
         what, body = _vf_request(vf, setting, wanted)
-        try:
+        with _refusals(f"{what} of VF {vf.index}: driver {vf.pf_driver} of PF {vf.pf_name} refused"):
             self._socket(None).change(nl.RTM_SETLINK, nl.vf_body(vf.pf_index, body))
-        except NetlinkError as error:
-            raise KernelRefused(
-                f"{what} of VF {vf.index}: driver {vf.pf_driver} of PF {vf.pf_name} refused: {error.reason}",
-                hint=_UNUSUAL.get(error.errno or 0, ""),
-            ) from error
         self._log.debug(f"PF {vf.pf_name} VF {vf.index}: {what}")
 
-    def _place_on_pf(self, device: PciAddress) -> tuple[PciAddress, int, str]:
+    def _place_on_pf(self, device: PciAddress) -> tuple[PciAddress, int]:
         if not self._sysfs.exists(device):
             raise VfNotFound(
                 f"the host has no PCI device {device}", hint="are the VFs created? see sriov_numvfs of the PF"
@@ -91,13 +86,25 @@ class HostKernel:
                 f"PCI device {device} is not a virtual function of a PF on this host",
                 hint="deviceID must name a VF, not a PF; inside a virtual machine a VF has no visible PF",
             )
-        index, pf_name = self._sysfs.vf_index(pf, device), self._sysfs.uplink(pf)
-        if index is None or pf_name is None:
-            raise VfNotFound(
-                f"PF {pf} of {device} " + ("does not list it" if index is None else "has no network device here"),
-                hint="the PF needs its network driver, and its device must be in the host's network namespace",
-            )
-        return pf, index, pf_name
+        index = self._sysfs.vf_index(pf, device)
+        if index is None:
+            raise VfNotFound(f"PF {pf} does not list {device}", hint="the VFs were perhaps created anew this moment")
+        return pf, index
+
+    def _pf_link(self, pf: PciAddress) -> nl.Link:
+        """The PF's link with its VFs. By name, but only if that is still the PF's: udev can rename between two looks."""
+        for _ in range(_RENAME_TRIES):
+            name = self._sysfs.uplink(pf)
+            if name is None:
+                raise VfNotFound(
+                    f"PF {pf} has no network device here",
+                    hint="the PF needs its network driver, and its device must be in the host's network namespace",
+                )
+            with _refusals(f"look at PF {name}: the kernel refused"):
+                link = links.by_name(self._socket(None), name, with_vfs=True)
+            if link is not None and link.parent == pf:
+                return link
+        raise TryAgainLater(f"the network device of PF {pf} is being renamed", hint="see: udevadm monitor")
 
     # Namespaces and network devices.
 
@@ -105,82 +112,97 @@ class HostKernel:
         """Opens the namespace. Raises `InvalidNetns`."""
         return open_netns(path)
 
+    def is_inhabited(self, path: str, identity: str) -> bool:
+        """Whether the namespace is still somebody's."""
+        return is_inhabited(path, identity)
+
     def find_netns(self, path: str, identity: str = "") -> Netns | None:
         """The namespace at the path, or wherever a process keeps the one with that identity alive, or None."""
         return find_netns(path, identity)
 
     def link(self, device: PciAddress, netns: Netns | None) -> nl.Link | None:
         """The device's link in that namespace, or None."""
-        if netns is not None:
-            return links.by_parent(self._socket(netns), device)
-        for _ in range(_RENAME_TRIES):
-            names = self._sysfs.netdevs(device)
-            if not names:
-                return None
-            link = links.by_name(self._socket(None), names[0])
-            # udev can rename the device between the two looks, and another can have got its name.
-            if link is not None and link.parent == device:
-                return link
+        with _refusals(f"look for {device}: the kernel refused"):
+            if netns is not None:
+                return links.by_parent(self._socket(netns), device)
+            for _ in range(_RENAME_TRIES):
+                names = self._sysfs.netdevs(device)
+                if not names:
+                    return None
+                link = links.by_name(self._socket(None), names[0])
+                # udev can rename the device between the two looks, and another can have got its name.
+                if link is not None and link.parent == device:
+                    return link
         raise TryAgainLater(f"the network device of {device} is being renamed", hint="see: udevadm monitor")
 
     def named(self, name: str, netns: Netns | None) -> nl.Link | None:
         """The link that has that name or alternative name, or None."""
-        return links.by_name(self._socket(netns), name)
+        with _refusals(f"look for {name}: the kernel refused"):
+            return links.by_name(self._socket(netns), name)
 
     def everywhere(self, netns: Netns | None) -> list[nl.Link]:
         """All links of the namespace."""
-        return links.every(self._socket(netns))
+        with _refusals("list the links: the kernel refused"):
+            return links.every(self._socket(netns))
 
     def move(self, link: nl.Link, source: Netns | None, target: Netns | None, **attributes: Any) -> None:
-        """Moves the link, and changes name, mtu and alias on the way. Raises `NetlinkError`: it may have moved then."""
-        with _Host(target) as fd:
+        """Moves the link, and changes name, mtu and alias on the way. Raises `KernelRefused`: it may have moved then."""
+        what = _described({"move between network namespaces": link.name, **attributes})
+        with _refusals(f"{what}: the kernel refused"), _Host(target) as fd:
             links.change(self._socket(source), link.index, netns_fd=fd, **attributes)
 
     def change(self, link: nl.Link, netns: Netns | None, **attributes: Any) -> None:
-        """Changes name, mac, mtu, alias or up. Raises `NetlinkError`."""
-        links.change(self._socket(netns), link.index, **attributes)
+        """Changes attributes of the link (see `links.change`). Raises `KernelRefused`."""
+        with _refusals(f"{_described(attributes)} of {link.name}: the kernel refused"):
+            links.change(self._socket(netns), link.index, **attributes)
 
     def remove_stacked(self, link: nl.Link, netns: Netns) -> None:
-        """Deletes what a pod stacked on the link (VLANs, macvlans): it would follow the link home. Raises `NetlinkError`."""
-        socket = self._socket(netns)
-        for other in links.every(socket):
+        """Deletes what a pod stacked on the link (VLANs, macvlans): it would follow the link home. `KernelRefused`."""
+        for other in self.everywhere(netns):
             if other.lower == link.index and other.index != link.index:
                 self._log.info(f"deleting {other.name}, which the pod stacked on {link.name}")
-                links.remove(socket, other.index)
+                with _refusals(f"deletion of {other.name}: the kernel refused"):
+                    links.remove(self._socket(netns), other.index)
 
     def set_altnames(self, link: nl.Link, netns: Netns | None, wanted: tuple[str, ...]) -> None:
-        """Makes the link's alternative names those that are wanted. Raises `NetlinkError`."""
-        socket = self._socket(netns)
-        links.remove_altnames(socket, link.index, [name for name in link.altnames if name not in wanted])
-        links.add_altnames(socket, link.index, [name for name in wanted if name not in link.altnames])
+        """Makes the link's alternative names those that are wanted. Raises `KernelRefused`."""
+        with _refusals(f"alternative names of {link.name}: the kernel refused"):
+            socket = self._socket(netns)
+            links.remove_altnames(socket, link.index, [name for name in link.altnames if name not in wanted])
+            links.add_altnames(socket, link.index, [name for name in wanted if name not in link.altnames])
 
     # In the pod.
 
     def bring_up(self, link: nl.Link, netns: Netns) -> None:
-        """Sets the link up; the kernel then announces later changes of its addresses by itself. Raises `NetlinkError`."""
-        with netns.entered():
-            for family, names in (("ipv4", ("arp_notify",)), ("ipv6", ("ndisc_notify", "optimistic_dad"))):
-                for name in names:
-                    self._sysctl(f"net/{family}/conf/{link.name}/{name}", "1")
-        links.change(self._socket(netns), link.index, up=True)
+        """Sets the link up; the kernel announces later changes of its addresses by itself then. `KernelRefused`."""
+        with _refusals(f"link up of {link.name}: the kernel refused"):
+            with netns.entered():
+                for family, names in (("ipv4", ("arp_notify",)), ("ipv6", ("ndisc_notify", "optimistic_dad"))):
+                    for name in names:
+                        self._sysctl(f"net/{family}/conf/{link.name}/{name}", "1")
+            links.change(self._socket(netns), link.index, up=True)
 
     def configure(self, link: nl.Link, netns: Netns, ips: tuple[IpConfig, ...], routes: tuple[Route, ...]) -> None:
-        """Adds addresses, awaits duplicate address detection, adds routes."""
+        """Adds addresses, awaits carrier and duplicate address detection, adds routes. Raises `KernelRefused`, ..."""
         socket = self._socket(netns)
         with netns.entered():
             if any(":" in ip.address for ip in ips):
                 self._sysctl(f"net/ipv6/conf/{link.name}/disable_ipv6", "0")
                 self._sysctl(f"net/ipv6/conf/{link.name}/keep_addr_on_down", "1")
-            events = RouteSocket(RTNLGRP_IPV6_IFADDR)
+            events = RouteSocket(RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR)
         with events:
             for ip in ips:
-                _naming(f"address {ip.address}", addressing.add_address, socket, link.index, ip)
-            tentative = addressing.settle(events, socket, link.index, ips)
-        if tentative:
-            self._log.warning(f"duplicate address detection of {', '.join(tentative)} is not finished: no carrier?")
+                with _refusals(f"address {ip.address}: the kernel refused"):
+                    addressing.add_address(socket, link.index, ip)
+            with _refusals("look at the addresses: the kernel refused"):
+                tentative = addressing.settle(events, socket, link.index, ips)
+                carrier = links.await_carrier(events, socket, link.index)
+        if tentative or not carrier:
+            self._log.warning(f"no carrier on {link.name}, or not yet; tentative: {', '.join(tentative) or 'none'}")
         gateways = addressing.gateways(ips)
         for route in routes:
-            _naming(f"route {route.dst}", addressing.add_route, socket, link.index, route, gateways)
+            with _refusals(f"route {route.dst}: the kernel refused"):
+                addressing.add_route(socket, link.index, route, gateways)
 
     def announce(self, link: nl.Link, netns: Netns, ips: tuple[IpConfig, ...]) -> None:
         """Tells the neighbours about the addresses; what hinders that is logged only."""
@@ -190,7 +212,8 @@ class HostKernel:
 
     def addresses(self, link: nl.Link, netns: Netns) -> list[nl.InterfaceAddress]:
         """The addresses of the link."""
-        return addressing.addresses(self._socket(netns), link.index)
+        with _refusals("look at the addresses: the kernel refused"):
+            return addressing.addresses(self._socket(netns), link.index)
 
     def _sysctl(self, name: str, value: str) -> None:
         # Refinements only: a kernel without IPv6 or without the knob is no reason to fail.
@@ -255,8 +278,25 @@ def _chosen(wanted: int | None, found: int | None) -> int:
     return wanted if wanted is not None else found or 0
 
 
-def _naming(what: str, action: Any, *args: Any) -> None:
-    try:
-        action(*args)
-    except NetlinkError as error:
-        raise KernelRefused(f"{what}: the kernel refused: {error.reason}") from error
+def _described(attributes: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in attributes.items())
+
+
+class _refusals:  # noqa: N801 - reads as a statement: `with _refusals("what was tried"):`
+    """Turns what the kernel answers into our errors, so that nobody above sees an `OSError`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise TryAgainLater(f"{self._what} to answer in time", hint="a driver holds the RTNL lock; see dmesg") from error
+        if isinstance(error, NetlinkError):
+            refused = KernelRefused(f"{self._what}: {error.reason}", hint=_UNUSUAL.get(error.errno or 0, ""))
+            refused.number = error.errno or 0
+            raise refused from error
+        if isinstance(error, OSError):
+            raise KernelRefused(f"{self._what}: {error.strerror}") from error

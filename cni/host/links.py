@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 
 from cni.host import netlink as nl
 from cni.host.rtnetlink import NetlinkError
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cni.host.rtnetlink import RouteSocket
+
+CARRIER_SECONDS = 1.0
+"""A VF has its carrier some 0.2 s after it was set up; what is announced before is lost."""
 
 _ABSENT = (errno.ENODEV, errno.ENOENT)
 
@@ -50,26 +54,31 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
     mac: str | None = None,
     mtu: int | None = None,
     alias: str | None = None,
+    queue: int | None = None,
+    group: int | None = None,
     up: bool | None = None,
+    flags: tuple[int, int] = (0, 0),
     netns_fd: int | None = None,
 ) -> None:
-    """Changes a link in one message; what is None stays. Raises `NetlinkError`.
+    """Changes a link in one message; what is None stays, and `flags` are (values, which of them). Raises `NetlinkError`.
 
     The message is not atomic: the kernel moves the link first, and what it refuses after that leaves it moved.
     """
     attrs = []
-    if netns_fd is not None:
-        attrs.append(nl.u32(nl.IFLA_NET_NS_FD, netns_fd))
+    for kind, number in ((nl.IFLA_NET_NS_FD, netns_fd), (nl.IFLA_MTU, mtu), (nl.IFLA_TXQLEN, queue), (nl.IFLA_GROUP, group)):
+        if number is not None:
+            attrs.append(nl.u32(kind, number))
     if name is not None:
         attrs.append(nl.text(nl.IFLA_IFNAME, name))
-    if mtu is not None:
-        attrs.append(nl.u32(nl.IFLA_MTU, mtu))
     if mac is not None:
         attrs.append(nl.attribute(nl.IFLA_ADDRESS, nl.packed_mac(mac)))
     if alias is not None:
         # No NUL: an empty alias clears the old one, "\0" would be an alias of length one.
         attrs.append(nl.attribute(nl.IFLA_IFALIAS, alias.encode()))
-    socket.change(nl.RTM_SETLINK, nl.link_body(index, *attrs, up=up))
+    values, which = flags
+    if up is not None:
+        values, which = values & ~nl.IFF_UP | (nl.IFF_UP if up else 0), which | nl.IFF_UP
+    socket.change(nl.RTM_SETLINK, nl.link_body(index, *attrs, flags=values, change=which))
 
 
 def remove(socket: RouteSocket, index: int) -> None:
@@ -101,6 +110,17 @@ def remove_altnames(socket: RouteSocket, index: int, names: Iterable[str]) -> No
         except NetlinkError as error:
             if error.errno not in _ABSENT:
                 raise
+
+
+def await_carrier(events: RouteSocket, socket: RouteSocket, index: int) -> bool:
+    """Whether the link has a carrier; awaits it for at most `CARRIER_SECONDS`. `events` hears RTNLGRP_LINK."""
+    deadline = time.monotonic() + CARRIER_SECONDS
+    while True:
+        link = by_index(socket, index)
+        if link is None or link.flags & nl.IFF_LOWER_UP:
+            return link is not None
+        if not events.await_event(lambda message: message.kind == nl.RTM_NEWLINK, deadline):
+            return False
 
 
 def _change_altname(socket: RouteSocket, kind: int, index: int, name: str) -> None:

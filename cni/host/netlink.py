@@ -23,7 +23,7 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 
 # Link attributes.
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_IFALIAS, IFLA_VFINFO_LIST, IFLA_NET_NS_FD, IFLA_EXT_MASK = 20, 22, 28, 29
+IFLA_TXQLEN, IFLA_IFALIAS, IFLA_VFINFO_LIST, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 13, 20, 22, 27, 28, 29
 IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS = 33, 37, 52, 53, 54
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
 IFLA_VF_INFO = 1
@@ -31,7 +31,8 @@ IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE, IFLA_VF_RATE = 
 IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 9, 12
 IFLA_VF_VLAN_INFO = 1
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
-IFF_UP = 1
+IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x200, 0x1000, 0x10000
+KEPT_FLAGS = IFF_NOARP | IFF_PROMISC | IFF_ALLMULTI | IFF_MULTICAST
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 
 # Address and route attributes.
@@ -89,7 +90,7 @@ class Link(Value):
     """A network device as one namespace sees it.
 
     `parent` is its PCI address, `permanent` the driver's own MAC address, `lower` the index of the link that it is
-    stacked on, as a VLAN or macvlan is (0: none in this namespace).
+    stacked on, as a VLAN or macvlan is (0: none in this namespace), `queue` the transmit queue's length in packets.
     """
 
     index: int
@@ -102,9 +103,16 @@ class Link(Value):
     altnames: tuple[str, ...] = ()
     master: int = 0
     lower: int = 0
+    queue: int = 0
+    group: int = 0
     carrier: bool = False
     parent: str = ""
     vfs: tuple[VfInfo, ...] = ()
+
+    @property
+    def kept_flags(self) -> int:
+        """The flags that a pod can change and that survive a move (`KEPT_FLAGS`)."""
+        return self.flags & KEPT_FLAGS
 
     @property
     def up(self) -> bool:
@@ -173,9 +181,9 @@ def nested(kind: int, *inner: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(inner))
 
 
-def link_body(index: int, *attrs: bytes, up: bool | None = None) -> bytes:
-    """Body of RTM_SETLINK, RTM_NEWLINKPROP or RTM_GETLINK; `up` None leaves the link's state as it is."""
-    return _IFINFO.pack(0, 0, index, IFF_UP if up else 0, 0 if up is None else IFF_UP) + b"".join(attrs)
+def link_body(index: int, *attrs: bytes, flags: int = 0, change: int = 0) -> bytes:
+    """Body of a message about a link; of its flags those in `change` become as in `flags`, the others stay."""
+    return _IFINFO.pack(0, 0, index, flags, change) + b"".join(attrs)
 
 
 def vf_body(pf_index: int, setting: bytes) -> bytes:
@@ -229,6 +237,8 @@ def link(body: bytes) -> Link:
             alias=_text(attrs.get(IFLA_IFALIAS, b"")),
             altnames=tuple(_text(name) for kind, name in attributes(attrs.get(IFLA_PROP_LIST, b"")) if kind == IFLA_ALT_IFNAME),
             master=_number(attrs.get(IFLA_MASTER)),
+            queue=_number(attrs.get(IFLA_TXQLEN)),
+            group=_number(attrs.get(IFLA_GROUP)),
             lower=0 if IFLA_LINK_NETNSID in attrs else _number(attrs.get(IFLA_LINK)),
             carrier=attrs.get(IFLA_CARRIER, b"\0") != b"\0",
             parent=_text(attrs.get(IFLA_PARENT_DEV_NAME, b"")) if attrs.get(IFLA_PARENT_DEV_BUS_NAME) == b"pci\0" else "",

@@ -97,34 +97,76 @@ def find_netns(path: str, identity: str = "") -> Netns | None:
     return _held_by_process(identity) if identity else None
 
 
+def is_inhabited(path: str, identity: str) -> bool:
+    """Whether the namespace is still somebody's: it is at its path, or (when the path says nothing, because it cannot
+    be opened here or leads elsewhere now) a process lives in it. A path that is gone means that its owner is gone."""
+    try:
+        stat = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return _inhabitant(identity) is not None
+    return f"{stat.st_dev}:{stat.st_ino}" == identity or _inhabitant(identity) is not None
+
+
 def _held_by_process(identity: str) -> Netns | None:
     # A deleted namespace lives on while a process is in it or holds a descriptor of it: both are reachable by /proc.
-    for candidate in _process_paths():
+    candidates = [_inhabitant(identity), *_descriptors(identity)]
+    for candidate in candidates:
         try:
-            stat = os.stat(candidate)
-            if f"{stat.st_dev}:{stat.st_ino}" == identity:
-                return open_netns(candidate)
-        except (OSError, InvalidNetns):
+            netns = open_netns(candidate) if candidate else None
+        except InvalidNetns:
             continue
+        if netns is not None and netns.identity == identity:
+            return netns
+        if netns is not None:
+            netns.close()
     return None
 
 
-def _process_paths() -> Iterator[str]:
-    pids = [name for name in os.listdir("/proc") if name.isdigit()]
-    for pid in pids:
-        yield f"/proc/{pid}/ns/net"
-    for pid in pids:
-        folder = f"/proc/{pid}/fd"
+def _inhabitant(identity: str) -> str | None:
+    """The path of the namespace by a process that is in it."""
+    for pid in _pids():
+        path = f"/proc/{pid}/ns/net"
+        try:
+            stat = os.stat(path)
+        except OSError:
+            continue
+        if f"{stat.st_dev}:{stat.st_ino}" == identity:
+            return path
+    return None
+
+
+def _descriptors(identity: str) -> Iterator[str]:
+    """Paths of descriptors with that inode number. /proc tells it without touching the file system that the file is on,
+    which may be one that does not answer (Linux 5.14)."""
+    wanted = b"\nino:\t" + identity.partition(":")[2].encode() + b"\n"
+    for pid in _pids():
+        folder = f"/proc/{pid}/fdinfo"
         try:
             names = os.listdir(folder)
         except OSError:
             continue
         for name in names:
-            try:
-                if os.readlink(f"{folder}/{name}").startswith(("net:[", "/")):
-                    yield f"{folder}/{name}"
-            except OSError:
-                continue
+            if wanted in _content(f"{folder}/{name}"):
+                yield f"/proc/{pid}/fd/{name}"
+
+
+def _pids() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _content(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _is_netns(fd: int) -> bool:

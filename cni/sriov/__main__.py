@@ -26,7 +26,7 @@ def load(request: Request) -> Plugin:
         ifname=request.ifname,
         device=str(request.config.get("deviceID", "")),
     )
-    return SriovPlugin(kernel=HostKernel(log), attachments=Attachments(), ipam=DelegatedIpam(request.env), log=log)
+    return SriovPlugin(kernel=HostKernel(log), attachments=Attachments(warn=log.warning), ipam=DelegatedIpam(request.env), log=log)
 
 
 if __name__ == "__main__":

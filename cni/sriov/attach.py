@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import time
 
-from cni.errors import KernelRefused, TryAgainLater
-from cni.host.rtnetlink import NetlinkError
-from cni.rollback import run_all
+from cni.errors import CniError, KernelRefused, TryAgainLater
+from cni.host.netlink import KEPT_FLAGS
 from cni.sriov import plan
 from cni.vf import VfSettings
 
@@ -24,73 +23,89 @@ if TYPE_CHECKING:
     from cni.vf import Vf
 
 NO_MAC = "00:00:00:00:00:00"
-_MAC_TRIES = 3
+MAC_SECONDS = 3.0
+"""Bound for a driver to take a MAC address: i40e and its kin reset the VF first, which takes up to two seconds."""
+
+_MAC_PAUSE = 0.05
+
+
+class VfNotClean(TryAgainLater):
+    """The VF is home, but some of its attributes are not as they were before the attachment."""
+
+
+# Into the pod.
 
 
 def attach(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns) -> Link:
     """Applies the settings, moves the VF into the pod and sets it up; the link as the pod sees it."""
     for setting in plan.changes(attachment.settings, vf.settings):
         kernel.set_vf(vf, setting, attachment.settings)
-    assert vf.link is not None  # the plan refuses a VF without a link  # noqa: S101
-    _refusing("altnames", kernel.set_altnames, vf.link, None, ())
-    _move_in(kernel, attachment, vf.link, netns)
-    link = _present(kernel, attachment, netns)
+    host_link = _present(kernel, attachment, None)
+    kernel.set_altnames(host_link, None, ())
+    _move_in(kernel, attachment, host_link, netns)
     if attachment.settings.mac:
-        _set_mac(kernel, link, netns, attachment.settings.mac)
-    _refusing("link up", kernel.bring_up, link, netns)
+        _set_mac(kernel, attachment, netns, attachment.settings.mac)
+    kernel.bring_up(_present(kernel, attachment, netns), netns)
     return _present(kernel, attachment, netns)
 
 
 def _move_in(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns) -> None:
-    attributes = {"name": attachment.key.ifname, "alias": attachment.mark}
+    attributes: dict[str, Any] = {"name": attachment.key.ifname, "alias": attachment.mark}
     if attachment.mtu is not None and attachment.mtu != link.mtu:
         attributes["mtu"] = attachment.mtu
     try:
         kernel.move(link, None, netns, **attributes)
-    except NetlinkError:
+    except KernelRefused:
         # Not atomic, and older kernels take less in one message: step by step, which also tells what is refused.
-        _move_stepwise(kernel, attachment.device, None, netns, attributes)
+        waiting = kernel.link(attachment.device, None)
+        if waiting is not None:
+            kernel.move(waiting, None, netns)
+        for name, value in attributes.items():
+            kernel.change(_present(kernel, attachment, netns), netns, **{name: value})
 
 
-def _move_stepwise(
-    kernel: Kernel, device: Any, source: Netns | None, target: Netns | None, attributes: dict[str, Any]
-) -> None:
-    waiting = kernel.link(device, source)
-    if waiting is not None:
-        _refusing("move between network namespaces", kernel.move, waiting, source, target)
-    link = kernel.link(device, target)
-    if link is None:
-        raise TryAgainLater(f"the network device of {device} vanished during the move", hint="was its driver rebound?")
-    for name, value in attributes.items():
-        _refusing(f"{name} {value}", kernel.change, link, target, **{name: value})
-
-
-def _present(kernel: Kernel, attachment: VfAttachment, netns: Netns) -> Link:
+def _present(kernel: Kernel, attachment: VfAttachment, netns: Netns | None) -> Link:
     link = kernel.link(attachment.device, netns)
     if link is None:
-        raise TryAgainLater(f"the network device of {attachment.device} left the pod", hint="was its driver rebound?")
+        raise TryAgainLater(
+            f"the network device of {attachment.device} is not where it was a moment ago", hint="was its driver rebound?"
+        )
     return link
 
 
-def _set_mac(kernel: Kernel, link: Link, netns: Netns | None, mac: str) -> None:
-    """Gives the network device its effective MAC address, in the way that the driver takes it.
+def _set_mac(kernel: Kernel, attachment: VfAttachment, netns: Netns | None, mac: str) -> None:
+    """Gives the network device its effective MAC address, in the way that its driver takes it.
 
     igb and its kin refuse a VF's own change once the PF has set an address, even to the same one; such a VF adopts
-    the PF's address when it goes down. Others (mlx5) never adopt it and want it set; others (iavf) adopt it late.
+    the PF's address when it goes down. mlx5 never adopts it and wants it set. iavf adopts it late, after a reset.
     """
-    refusal = ""
-    for _ in range(_MAC_TRIES):
+    deadline = time.monotonic() + MAC_SECONDS
+    while True:
+        link = _present(kernel, attachment, netns)
+        if link.mac == mac:
+            return
         try:
             kernel.change(link, netns, mac=mac)
-        except NetlinkError as error:
-            refusal = error.reason
+        except KernelRefused as refusal:
+            if not _adopted(kernel, attachment, link, netns, mac) and time.monotonic() > deadline:
+                refusal.hint = "most drivers take it with trust: on"
+                raise
         else:
             return
-        _refusing(f"link up and down for mac {mac}", _up_and_down, kernel, link, netns)
-        current = kernel.named(link.name, netns)
-        if current is not None and current.mac == mac:
-            return
-    raise KernelRefused(f"mac {mac}: the driver of {link.name} refused: {refusal}", hint="most drivers take it with trust: on")
+
+
+def _adopted(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns | None, mac: str) -> bool:
+    """Lets the VF go down, so that it may adopt the PF's address; pauses when it has not."""
+    try:
+        _up_and_down(kernel, link, netns)
+    except KernelRefused:
+        # Resetting drivers answer EBUSY or EAGAIN for a while.
+        pass
+    if _present(kernel, attachment, netns).mac == mac:
+        return True
+    # No event tells when a driver has finished its reset, so ask again soon.
+    time.sleep(_MAC_PAUSE)
+    return False
 
 
 def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
@@ -98,62 +113,75 @@ def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
     kernel.change(link, netns, up=False)
 
 
+# And back.
+
+
 def detach(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns | None, log: Log) -> None:
-    """Brings the VF home and restores what was found, whatever of it is changed. Every step runs, also after a failure.
+    """Brings the VF home and restores what was found, whatever of it is changed. Every step runs, also after a failure,
+    and only the final look decides.
 
-    Raises `TryAgainLater` with all differences when the VF is not home and as it was.
+    Raises `TryAgainLater` when the VF is not home, and `VfNotClean` when it is home with other attributes than before;
+    both name all differences, and what hindered the steps.
     """
-    run_all(
-        lambda: _restore_settings(kernel, attachment, vf),
-        lambda: _restore_macs(kernel, attachment, vf, netns),
-        lambda: _bring_home(kernel, attachment, netns, log),
-        lambda: _restore_netdev(kernel, attachment),
-    )
-    left = _not_restored(kernel, attachment, log)
+    hindrances: list[str] = []
+    for step in (_restore_settings, _restore_macs, _bring_home, _restore_netdev):
+        try:
+            step(kernel, attachment, vf, netns)
+        except CniError as failure:
+            hindrances.append(failure.msg)
+    _verify(kernel, attachment, hindrances, log)
+
+
+def _verify(kernel: Kernel, attachment: VfAttachment, hindrances: list[str], log: Log) -> None:
+    vf = kernel.vf(attachment.device)
+    # A VF that has another driver by now has no network device to bring home.
+    away = vf.link is None and vf.driver == attachment.driver
+    left = _differences(attachment, vf)
+    for hindrance in hindrances:
+        log.warning(f"on the way home: {hindrance}")
+    if away:
+        raise _unfinished(TryAgainLater, f"VF {attachment.device} is not back on the host", [*left, *hindrances])
     if left:
-        raise TryAgainLater(
-            f"VF {attachment.device} is not as it was before the attachment: {'; '.join(left)}",
-            hint="every ADD and DEL tries again",
-        )
+        what = f"VF {attachment.device} is not as it was before the attachment"
+        raise _unfinished(VfNotClean, what, [*left, *hindrances])
+    if vf.link is not None and vf.link.name != attachment.netdev.name:
+        log.warning(f"{attachment.device} is back as {vf.link.name}: {attachment.netdev.name} is another device's name now")
 
 
-def _restore_settings(kernel: Kernel, attachment: VfAttachment, vf: Vf) -> None:
+def _unfinished(kind: type[TryAgainLater], what: str, left: list[str]) -> TryAgainLater:
+    return kind(f"{what}: {'; '.join(left)}" if left else what, hint="every ADD and DEL tries again")
+
+
+def _differences(attachment: VfAttachment, vf: Vf) -> list[str]:
+    left = plan.differences(plan.restoration(attachment), vf.settings)
+    if attachment.settings.mac and attachment.found.mac and vf.settings.mac != attachment.found.mac:
+        left.append(f"the MAC address at the PF is {vf.settings.mac}, was {attachment.found.mac}")
+    for name in plan.VERIFIED if vf.link is not None else ():
+        present, found = getattr(vf.link, name), getattr(attachment.netdev, name)
+        if present != found:
+            left.append(f"{name} is {present}, was {found}")
+    return left
+
+
+def _restore_settings(kernel: Kernel, attachment: VfAttachment, vf: Vf, _netns: Netns | None) -> None:
     wanted = plan.restoration(attachment)
-    run_all(*[_setting(kernel, vf, name, wanted) for name in plan.changes(wanted, vf.settings)])
+    _every(*[_sending(kernel, vf, name, wanted) for name in plan.changes(wanted, vf.settings)])
 
 
-def _setting(kernel: Kernel, vf: Vf, name: str, wanted: VfSettings) -> Callable[[], None]:
+def _sending(kernel: Kernel, vf: Vf, name: str, wanted: VfSettings) -> Callable[[], None]:
     return lambda: kernel.set_vf(vf, name, wanted)
 
 
-def _bring_home(kernel: Kernel, attachment: VfAttachment, netns: Netns | None, log: Log) -> None:
-    if kernel.link(attachment.device, None) is not None:
-        return
-    if netns is None:
-        return
-    link = kernel.link(attachment.device, netns)
-    if link is None:
-        return
-    _refusing("deletion of stacked devices", kernel.remove_stacked, link, netns)
-    attributes = {"name": attachment.netdev.name, "mtu": attachment.netdev.mtu, "alias": attachment.netdev.alias}
-    try:
-        # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then.
-        kernel.move(link, netns, None, **attributes)
-    except NetlinkError as error:
-        log.debug(f"move home in one step: {error.reason}")
-        _move_home_stepwise(kernel, attachment, netns, attributes, log)
-
-
-def _move_home_stepwise(
-    kernel: Kernel, attachment: VfAttachment, netns: Netns | None, attributes: dict[str, Any], log: Log
-) -> None:
-    # Another device may have the name by now; under this pattern the kernel finds a free one.
-    waiting = kernel.link(attachment.device, netns)
-    if waiting is not None and kernel.named(attachment.netdev.name, None) is not None:
-        _refusing("move between network namespaces", kernel.move, waiting, netns, None, name="dev%d")
-    elif waiting is not None:
-        _refusing("move between network namespaces", kernel.move, waiting, netns, None)
-    log.debug(f"{attachment.device} moved home; {sorted(attributes)} follow")
+def _every(*steps: Callable[[], None]) -> None:
+    """Runs every step; what failed is raised as one error that says it all."""
+    failures = []
+    for step in steps:
+        try:
+            step()
+        except CniError as failure:
+            failures.append(failure.msg)
+    if failures:
+        raise TryAgainLater("; ".join(failures))
 
 
 def _restore_macs(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns | None) -> None:
@@ -166,14 +194,18 @@ def _restore_macs(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns
     if link is None and netns is not None:
         place, link = netns, kernel.link(attachment.device, netns)
     admin = kernel.vf(attachment.device).settings.mac
-    if link is None or (admin, link.mac, link.permanent) == (attachment.found.mac or admin, found.mac, found.permanent):
+    wanted = attachment.found.mac or admin
+    if link is None:
+        if attachment.settings.mac and admin != wanted:
+            kernel.set_vf(vf, "mac", VfSettings(mac=wanted))
+        return
+    if (admin, link.mac) == (wanted, found.mac) and found.permanent in ("", link.permanent):
         return
     _down(kernel, link, place)
     _free_admin_mac(kernel, vf)
-    # Going down, the VF may have adopted the PF's address as its effective and its permanent one: look again.
-    _restore_netdev_macs(kernel, kernel.link(attachment.device, place) or link, place, found, vf)
-    if attachment.found.mac and kernel.vf(attachment.device).settings.mac != attachment.found.mac:
-        kernel.set_vf(vf, "mac", VfSettings(mac=attachment.found.mac))
+    _restore_netdev_macs(kernel, attachment, place, vf)
+    if kernel.vf(attachment.device).settings.mac != wanted:
+        kernel.set_vf(vf, "mac", VfSettings(mac=wanted))
 
 
 def _free_admin_mac(kernel: Kernel, vf: Vf) -> None:
@@ -185,26 +217,28 @@ def _free_admin_mac(kernel: Kernel, vf: Vf) -> None:
         return
 
 
-def _restore_netdev_macs(kernel: Kernel, link: Link, place: Netns | None, found: Netdev, vf: Vf) -> None:
+def _restore_netdev_macs(kernel: Kernel, attachment: VfAttachment, place: Netns | None, vf: Vf) -> None:
+    # Going down, the VF may have adopted the PF's address as its effective and its permanent one: look again.
+    link, found = _present(kernel, attachment, place), attachment.netdev
     first = found.permanent or found.mac
     if link.mac == first:
         # The kernel does not pass on an address that the link has already, so the PF would not hear of it.
-        _try_mac(kernel, link, place, vf, random_mac())
-    _try_mac(kernel, link, place, vf, first)
-    if link.permanent != found.permanent:
+        _try_mac(kernel, attachment, place, vf, random_mac())
+    _try_mac(kernel, attachment, place, vf, first)
+    if found.permanent not in ("", link.permanent):
         # igbvf takes the PF's view, which followed the line above, as its permanent address when it goes down.
         _up_and_down(kernel, link, place)
     if first != found.mac:
-        _try_mac(kernel, link, place, vf, found.mac)
+        _try_mac(kernel, attachment, place, vf, found.mac)
 
 
-def _try_mac(kernel: Kernel, link: Link, place: Netns | None, vf: Vf, mac: str) -> None:
+def _try_mac(kernel: Kernel, attachment: VfAttachment, place: Netns | None, vf: Vf, mac: str) -> None:
     try:
-        kernel.change(link, place, mac=mac)
-    except NetlinkError:
+        kernel.change(_present(kernel, attachment, place), place, mac=mac)
+    except KernelRefused:
         # The driver lets only the PF set it; a VF that goes down adopts the PF's.
         kernel.set_vf(vf, "mac", VfSettings(mac=mac))
-        _set_mac(kernel, link, place, mac)
+        _set_mac(kernel, attachment, place, mac)
 
 
 def random_mac() -> str:
@@ -214,27 +248,49 @@ def random_mac() -> str:
     return octets.hex(":")
 
 
-def _down(kernel: Kernel, link: Link, place: Netns | None) -> None:
-    if link.up:
-        kernel.change(link, place, up=False)
+def _bring_home(kernel: Kernel, attachment: VfAttachment, _vf: Vf, netns: Netns | None) -> None:
+    if netns is None or kernel.link(attachment.device, None) is not None:
+        return
+    link = kernel.link(attachment.device, netns)
+    if link is None:
+        return
+    kernel.remove_stacked(link, netns)
+    # A name that the host has already keeps the link from coming home, and a pod may have given it any.
+    kernel.set_altnames(link, netns, ())
+    found = attachment.netdev
+    free = kernel.named(found.name, None) is None
+    name = found.name if free else "dev%d"
+    try:
+        # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then.
+        kernel.move(link, netns, None, name=name, mtu=found.mtu, alias=found.alias)
+    except KernelRefused:
+        waiting = kernel.link(attachment.device, netns)
+        if waiting is not None:
+            kernel.move(waiting, netns, None, name=name)
 
 
-def _restore_netdev(kernel: Kernel, attachment: VfAttachment) -> None:
+def _restore_netdev(kernel: Kernel, attachment: VfAttachment, _vf: Vf, _netns: Netns | None) -> None:
     link, found = kernel.link(attachment.device, None), attachment.netdev
     if link is None:
         return
     steps: list[Callable[[], None]] = []
     holder = kernel.named(found.name, None)
     if link.name != found.name and (holder is None or holder.index == link.index):
-        steps.append(lambda: _refusing(f"name {found.name}", _rename, kernel, link, found.name))
-    if link.mtu != found.mtu:
-        steps.append(lambda: _refusing(f"mtu {found.mtu}", kernel.change, link, None, mtu=found.mtu))
-    if link.alias != found.alias:
-        steps.append(lambda: _refusing("alias", kernel.change, link, None, alias=found.alias))
+        steps.append(lambda: _rename(kernel, link, found.name))
+    changed = {name: getattr(found, name) for name in plan.RESTORED if getattr(link, name) != getattr(found, name)}
+    for name, value in changed.items():
+        steps.append(_changing(kernel, link, name, value))
     if set(link.altnames) != set(found.altnames):
-        steps.append(lambda: _refusing("altnames", kernel.set_altnames, link, None, found.altnames))
-    steps.append(lambda: _refusing("link state", kernel.change, link, None, up=found.up))
-    run_all(*steps)
+        steps.append(lambda: kernel.set_altnames(link, None, found.altnames))
+    if link.kept_flags != found.flags:
+        steps.append(lambda: kernel.change(link, None, flags=(found.flags, KEPT_FLAGS)))
+    if link.up != found.up:
+        steps.append(lambda: kernel.change(link, None, up=found.up))
+    _every(*steps)
+
+
+def _changing(kernel: Kernel, link: Link, name: str, value: Any) -> Callable[[], None]:
+    return lambda: kernel.change(link, None, **{name: value})
 
 
 def _rename(kernel: Kernel, link: Link, name: str) -> None:
@@ -244,24 +300,6 @@ def _rename(kernel: Kernel, link: Link, name: str) -> None:
     kernel.change(link, None, name=name)
 
 
-def _not_restored(kernel: Kernel, attachment: VfAttachment, log: Log) -> list[str]:
-    vf = kernel.vf(attachment.device)
-    left = plan.differences(plan.restoration(attachment), vf.settings)
-    if vf.link is None:
-        # A VF that has another driver by now has no network device to restore; any other is still away.
-        return left if vf.driver != attachment.driver else [*left, "its network device is not back on the host"]
-    found = attachment.netdev
-    for name in ("mac", "permanent", "mtu", "up"):
-        if getattr(vf.link, name) != getattr(found, name):
-            left.append(f"{name} is {getattr(vf.link, name)}, was {getattr(found, name)}")
-    if vf.link.name != found.name:
-        log.warning(f"{attachment.device} is back as {vf.link.name}: {found.name} is another device's name now")
-    return left
-
-
-def _refusing(what: str, action: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-    try:
-        action(*args, **kwargs)
-    except NetlinkError as error:
-        hint = "the driver does not take this value" if error.errno in (errno.EINVAL, errno.ERANGE) else ""
-        raise KernelRefused(f"{what}: the kernel refused: {error.reason}", hint=hint) from error
+def _down(kernel: Kernel, link: Link, place: Netns | None) -> None:
+    if link.up:
+        kernel.change(link, place, up=False)

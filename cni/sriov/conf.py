@@ -5,12 +5,13 @@ The keys are sriov-cni's; `mtu`, `args.cni.mac` and `strictConfig` are ours.
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from cni import conf as fast, pci
-from cni.schema import Rule
+from cni.schema import Rule, table
 from cni.sriov.rules import cross_check
 
 
@@ -55,14 +56,22 @@ Mtu = Annotated[int, Field(ge=68, le=65535)]
 Rate = Annotated[int, Field(ge=0, le=4294967295)]
 
 
+@functools.cache
+def _rules(model: type[BaseModel]) -> dict[str, tuple[Any, ...]]:
+    return table(model)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     @model_validator(mode="before")
     @classmethod
-    def _without_empty_strings(cls, data: object) -> object:
-        # The Go plugins cannot tell an empty string from an absent key, so configurations rely on it.
-        return {key: value for key, value in data.items() if value != ""} if isinstance(data, dict) else data
+    def _without_absent_values(cls, data: object) -> object:
+        # Configurations rely on what `conf.TEXTUAL` tells. A null that is left out is a field's default, as in Go.
+        if not isinstance(data, dict):
+            return data
+        rules = _rules(cls)
+        return {key: value for key, value in data.items() if not fast.is_absent(rules.get(key, ("any",)), value)}
 
 
 class RuntimeConfig(_Model):

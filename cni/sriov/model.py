@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cni.attachments import Key, Record
+from cni.record import Key, Record
+from cni.errors import IoFailure
 from cni.host.netlink import Link, VfInfo
 from cni.pci import PciAddress
 from cni.value import Value
@@ -14,12 +15,18 @@ if TYPE_CHECKING:
 
 
 class Netdev(Value):
-    """The attributes of a VF's network device that an attachment changes, or that a pod can change."""
+    """The attributes of a VF's network device that an attachment changes, or that a pod can change.
+
+    `permanent` empty is any; `flags` are those of `netlink.KEPT_FLAGS`.
+    """
 
     name: str
     mac: str
     permanent: str
     mtu: int
+    queue: int
+    group: int
+    flags: int
     up: bool = False
     alias: str = ""
     altnames: tuple[str, ...] = ()
@@ -71,6 +78,9 @@ def netdev(link: Link) -> Netdev:
         mac=link.mac,
         permanent=link.permanent,
         mtu=link.mtu,
+        queue=link.queue,
+        group=link.group,
+        flags=link.kept_flags,
         up=link.up,
         alias=link.alias,
         altnames=link.altnames,
@@ -94,16 +104,21 @@ def wanted_document(attachment: VfAttachment) -> dict[str, Any]:
 
 
 def from_record(record: Record) -> VfAttachment:
-    """The attachment that a record tells of."""
-    device = record.found["netdev"]
-    return VfAttachment(
-        key=record.key,
-        device=PciAddress(record.device),
-        index=record.found["index"],
-        pf=PciAddress(record.found["pf"]),
-        driver=record.found["driver"],
-        found=VfInfo(**record.found["settings"]),
-        netdev=Netdev(**{**device, "altnames": tuple(device["altnames"])}),
-        settings=VfSettings(**record.wanted["settings"]),
-        mtu=record.wanted["mtu"],
-    )
+    """The attachment that a record tells of. Raises `IoFailure` when the record does not hold one."""
+    try:
+        device = record.found["netdev"]
+        return VfAttachment(
+            key=record.key,
+            device=PciAddress(record.device),
+            index=record.found["index"],
+            pf=PciAddress(record.found["pf"]),
+            driver=record.found["driver"],
+            found=VfInfo(**record.found["settings"]),
+            netdev=Netdev(**{**device, "altnames": tuple(device["altnames"])}),
+            settings=VfSettings(**record.wanted["settings"]),
+            mtu=record.wanted["mtu"],
+        )
+    except (KeyError, TypeError) as error:
+        raise IoFailure(
+            f"the record of {record.key} is damaged: {error}", hint="move its file away; the next ADD repairs the device"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.attachments import DEVICE, IPAM, Key, Record
+from cni.record import DEVICE, IPAM, Key, Record
 from cni.errors import DeviceBusy
 from cni.host.netlink import VfInfo
 from cni.sriov import model
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 SETTINGS = ("vlan", "rate", "spoofchk", "trust", "link_state", "mac")
 """The order in which the PF is told: trust before the MAC, because some drivers take a MAC from trusted VFs only."""
+
+RESTORED = ("mtu", "alias", "queue", "group")
+"""Attributes of the network device that one message each puts back."""
+
+VERIFIED = ("mac", "mtu", "up")
+"""Attributes of the network device without which it is not clean. The name is not among them: another device may have
+it. Nor is the permanent address: most drivers have a fixed one, and only igbvf's can be put back."""
 
 _SWITCH = {"on": True, "off": False, None: None}
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 
 from cni import conf as configuration, pci
-from cni.attachments import DEVICE, IPAM, Key, Record, Replay
+from cni.attachments import Replay
 from cni.cniargs import cni_arguments
 from cni.delegate import IpamCall
-from cni.errors import CheckFailed, CniError, DelegateFailed, DeviceBusy, InterfaceExists, InvalidConfig, InvalidNetns, KernelRefused
-from cni.host.rtnetlink import NetlinkError
+from cni.errors import CheckFailed, CniError, DelegateFailed, DeviceBusy, InterfaceExists, InvalidConfig
+from cni.host.addressing import network as parsed_network
+from cni.record import DEVICE, IPAM, Key, Record
 from cni.result import LEGACY_VERSIONS, Interface, Result, inexpressible
 from cni.rollback import on_failure, run_all
 from cni.sriov import model, plan, repair
-from cni.sriov.attach import attach, detach
+from cni.sriov.attach import VfNotClean, attach, detach
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.rules import cross_check, wanted_mac
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from cni.attachments import Attachments
@@ -49,13 +51,15 @@ class SriovPlugin:
     def add(self, request: Request) -> Result:
         """Moves the VF into the pod and configures it."""
         conf, mac = read_configuration(request, self._log)
-        device = pci.parse(conf["deviceID"])
+        previous = request.prev_result() or Result()
+        device, key = pci.parse(conf["deviceID"]), _key(request)
         self._drain()
+        self._forget_former_self(key)
         with self._kernel.netns(request.netns) as netns, self._attachments.locked(device):
-            self._make_free(device, _key(request))
+            self._make_free(device, key)
             self._require_absent(request.ifname, netns)
             vf = self._kernel.vf(device)
-            attachment = plan.plan(_key(request), conf, mac, vf)
+            attachment = plan.plan(key, conf, mac, vf)
             record = plan.record(
                 attachment,
                 netns=request.netns,
@@ -65,28 +69,29 @@ class SriovPlugin:
             )
             self._attachments.claim(record)
             with on_failure(self.remove, record):
-                with _netlink_refusals():
-                    link = attach(self._kernel, attachment, vf, netns)
-                    leased = self._lease(record, link, netns)
-        return _result(request, attachment, link, leased)
+                link = attach(self._kernel, attachment, vf, netns)
+                leased = self._lease(record, link, netns)
+                return _result(request.netns, attachment, link, leased, previous)
 
     def delete(self, request: Request) -> None:
         """Undoes what the record tells of; without a record, what the device's own mark tells of."""
         self._drain()
         with Replay(self._attachments, _key(request)) as record:
-            if record is None:
-                self._delete_unrecorded(request)
-            else:
+            if record is not None:
                 self._remove_or_keep(record)
+                return
+        self._delete_unrecorded(request)
 
     def check(self, request: Request) -> None:
-        """Compares everything that ADD did with the kernel. Raises `CheckFailed` with every difference."""
-        record = self._attachments.find(_key(request))
+        """Compares settings, place, state and addresses with what ADD made. Raises `CheckFailed` with every difference."""
+        key = _key(request)
+        record = self._attachments.find(key)
         if record is None:
-            raise CheckFailed(f"there is no record of {_key(request)}", hint="the container was not attached by this plugin")
-        attachment = model.from_record(record)
+            raise CheckFailed(f"there is no record of {key}", hint="the container was not attached by this plugin")
         with self._kernel.netns(request.netns) as netns:
-            problems = self._drift(request, attachment, netns)
+            problems = self._drift(request, model.from_record(record), netns)
+            if netns.identity != record.netns_identity:
+                problems.append(f"{request.netns} is not the network namespace that the VF was put into")
         if problems:
             raise CheckFailed("; ".join(problems))
         call = _ipam_call(request)
@@ -94,11 +99,13 @@ class SriovPlugin:
             self._ipam.check(call)
 
     def gc(self, request: Request) -> None:
-        """Removes this network's attachments that the runtime does not know any more."""
+        """Removes this network's attachments that the runtime does not know any more, and repairs VFs without record."""
         valid = set(request.valid_attachments)
+        self._drain()
         records = [record for record in self._attachments.of_network(request.network) if record.plugin == "sriov"]
         stale = [record.key for record in records if (record.key.container_id, record.key.ifname) not in valid]
-        steps = [self._collector(key) for key in stale]
+        steps: list[Callable[[], None]] = [_bound(self._collect, key) for key in stale]
+        steps += [_bound(self._clean_if_orphaned, device) for device in repair.orphans(self._kernel)]
         call = _ipam_call(request)
         if call is not None:
             steps.append(lambda: self._ipam.gc(call))
@@ -115,47 +122,55 @@ class SriovPlugin:
     def remove(self, record: Record, seconds: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
 
-        `seconds` bounds the IPAM plugin's DEL (None: the delegate's own bound). Called with the device's lock held. Raises what hindered it; the record says what is left.
+        `seconds` bounds the IPAM plugin's DEL (None: the delegate's own bound). Called with the device's lock held.
+        Raises what hindered it; the record says what is left.
         """
         left: set[str] = set(record.left)
 
-        def step(name: str, action: Any) -> None:
+        def step(name: str, action: Callable[[], None]) -> None:
             if name in left:
-                action(record)
+                action()
                 left.discard(name)
 
         with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
-            run_all(lambda: step(DEVICE, self._bring_home), lambda: step(IPAM, lambda record: self._release(record, seconds)))
+            run_all(
+                lambda: step(DEVICE, lambda: self._bring_home(record)),
+                lambda: step(IPAM, lambda: self._release(record, seconds)),
+            )
         self._attachments.forget(record)
 
     # Steps of ADD.
+
+    def _forget_former_self(self, key: Key) -> None:
+        """Removes what an earlier life of the same container left, on whatever device: its namespace is gone."""
+        former = self._attachments.find(key)
+        if former is None or self._alive(former):
+            return
+        with Replay(self._attachments, key) as record:
+            if record is not None and not self._alive(record):
+                self._log.warning(f"{key} was attached before, to {record.device}, and is gone: cleaning up")
+                self._remove_or_keep(record)
 
     def _make_free(self, device: PciAddress, key: Key) -> None:
         """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""
         owner = self._attachments.of_device(device)
         if owner is None:
-            if repair.orphaned(self._kernel, device):
-                repair.clean(self._kernel, device, None, self._log)
+            self._clean_orphan(device)
             return
-        if owner.key != key and self._alive(owner):
-            raise DeviceBusy(
-                f"VF {device} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
-                f"{owner.key.network})",
-                hint=f"it is freed by that container's DEL, or when its network namespace {owner.netns} is gone",
-            )
-        if owner.key == key and self._alive(owner):
-            raise DeviceBusy(f"VF {device} is attached to this very container already, as {key.ifname}", hint="DEL it first")
+        if self._alive(owner):
+            raise _in_use(device, owner, key)
         self._log.warning(f"VF {device} was left by container {owner.key.container_id}, which is gone: cleaning up")
-        self._remove_or_keep(owner)
+        try:
+            self.remove(owner)
+        except CniError as error:
+            if self._attachments.of_device(device) is not None:
+                raise
+            self._log.warning(f"{error}; its addresses stay reserved, and every later ADD and DEL tries again")
 
     def _alive(self, record: Record) -> bool:
-        if record.boot_id != self._attachments.boot_id:
+        if record.removing or record.boot_id != self._attachments.boot_id:
             return False
-        try:
-            with self._kernel.netns(record.netns) as netns:
-                return netns.identity == record.netns_identity
-        except InvalidNetns:
-            return False
+        return self._kernel.is_inhabited(record.netns, record.netns_identity)
 
     def _require_absent(self, ifname: str, netns: Netns) -> None:
         if self._kernel.named(ifname, netns) is not None:
@@ -168,7 +183,9 @@ class SriovPlugin:
             return Result()
         leased = self._ipam.lease(IpamCall.from_document(record.ipam))
         if not leased.ips:
-            raise InvalidConfig("ipam: the IPAM plugin returned no addresses", hint="for an attachment without addresses omit ipam")
+            raise InvalidConfig(
+                "ipam: the IPAM plugin returned no addresses", hint="for an attachment without addresses omit ipam"
+            )
         self._kernel.configure(link, netns, leased.ips, leased.routes)
         self._kernel.announce(link, netns, leased.ips)
         return leased
@@ -176,58 +193,72 @@ class SriovPlugin:
     # Steps of removal.
 
     def _remove_or_keep(self, record: Record) -> None:
+        """Removes; what only time can mend does not keep a pod from going: a VF that is home already, an address."""
         try:
             self.remove(record)
+        except VfNotClean as error:
+            self._log.error(f"{error}; it is not given to another pod before it is clean")
         except CniError as error:
-            present = self._attachments.find(record.key)
-            if present is None or DEVICE in present.left:
+            kept = self._attachments.find(record.key)
+            if kept is None or DEVICE in kept.left:
                 raise
-            # The VF is home; an address that cannot be released now is no reason to keep the pod from going.
             self._log.warning(f"{error}; its addresses stay reserved, and every later ADD and DEL tries again")
 
     def _bring_home(self, record: Record) -> None:
         attachment = model.from_record(record)
         if record.boot_id != self._attachments.boot_id or not self._kernel.exists(attachment.device):
             return  # The VF that the record tells of ended with its boot, or with its PF's VFs.
-        with _optional(self._kernel.find_netns(record.netns, record.netns_identity)) as netns, _netlink_refusals():
-            detach(self._kernel, attachment, self._kernel.vf(attachment.device), netns, self._log)
+        owner = self._attachments.of_device(attachment.device)
+        if owner is not None and owner.key != record.key:
+            self._log.warning(f"VF {attachment.device} belongs to {owner.key} now: it is left alone")
+            return
+        vf = self._kernel.vf(attachment.device)
+        away = self._kernel.find_netns(record.netns, record.netns_identity) if vf.link is None else None
+        with _Optional(away) as netns:
+            detach(self._kernel, attachment, vf, netns, self._log)
 
     def _release(self, record: Record, seconds: float | None) -> None:
         if record.ipam is not None:
             self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
 
     def _delete_unrecorded(self, request: Request) -> None:
-        key = _key(request)
-        steps = [lambda: self._delete_marked(key, request.netns)]
-        call = _ipam_call(request)
-        if call is not None:
-            steps.append(lambda: self._release_unrecorded(call))
-        run_all(*steps)
+        key, call = _key(request), _ipam_call(request)
+        run_all(lambda: self._delete_marked(key, request.netns), lambda: self._release_unrecorded(call))
 
-    def _release_unrecorded(self, call: IpamCall) -> None:
+    def _release_unrecorded(self, call: IpamCall | None) -> None:
         try:
-            self._ipam.release(call)
-        except DelegateFailed as error:
+            if call is not None:
+                self._ipam.release(call)
+        except (DelegateFailed, InvalidConfig) as error:
             # Nothing says that an address was ever leased: an ADD that failed over this very configuration, mostly.
             self._log.warning(f"IPAM DEL without a record: {error}")
 
     def _delete_marked(self, key: Key, path: str) -> None:
-        with _optional(self._kernel.find_netns(path)) as netns, _netlink_refusals():
+        with _Optional(self._kernel.find_netns(path)) as netns:
             for place in (None, netns) if netns is not None else (None,):
                 for device in repair.marked_devices(self._kernel, key, place):
                     with self._attachments.locked(device):
-                        if self._attachments.of_device(device) is None:
+                        # Looked at again under the lock: the device may have changed hands since.
+                        marked = device in repair.marked_devices(self._kernel, key, place)
+                        if marked and self._attachments.of_device(device) is None:
                             repair.clean(self._kernel, device, place, self._log)
 
-    def _collector(self, key: Key) -> Any:
-        def collect() -> None:
-            with Replay(self._attachments, key) as record:
-                if record is not None:
-                    self._remove_or_keep(record)
+    def _collect(self, key: Key) -> None:
+        with Replay(self._attachments, key) as record:
+            if record is not None:
+                self._remove_or_keep(record)
 
-        return collect
+    def _clean_if_orphaned(self, device: PciAddress) -> None:
+        with self._attachments.locked(device):
+            if self._attachments.of_device(device) is None:
+                self._clean_orphan(device)
+
+    def _clean_orphan(self, device: PciAddress) -> None:
+        if repair.orphaned(self._kernel, device):
+            repair.clean(self._kernel, device, None, self._log)
 
     def _drain(self) -> None:
+        """Finishes removals that earlier calls had to leave. It is work on the side: nothing of it fails this call."""
         deadline = time.monotonic() + DRAIN_SECONDS
         for pending in self._attachments.pending()[:DRAIN_RECORDS]:
             remaining = deadline - time.monotonic()
@@ -235,10 +266,11 @@ class SriovPlugin:
                 return
             try:
                 with Replay(self._attachments, pending.key, 0.0) as record:
-                    if record is not None:
+                    # Under the lock it may be another life of the same attachment, which nobody wants removed.
+                    if record is not None and record.removing:
                         self.remove(record, remaining)
-            except CniError as error:
-                self._log.info(f"still pending: {pending.key}: {error}")
+            except Exception as error:  # noqa: BLE001 - a record that makes trouble must not stop every pod of the node
+                self._log.warning(f"still pending: {pending.key}: {error}")
 
     # CHECK.
 
@@ -259,12 +291,21 @@ class SriovPlugin:
         expected_mtu = (previous.mtu if previous else 0) or attachment.mtu
         if expected_mtu and link.mtu != expected_mtu:
             problems.append(f"mtu is {link.mtu}, not {expected_mtu}")
-        return problems
+        return [*problems, *self._missing_addresses(request, link, netns)]
+
+    def _missing_addresses(self, request: Request, link: Link, netns: Netns) -> list[str]:
+        previous, mine = request.prev_result(), request.previous_interface()
+        if previous is None or mine is None:
+            return []
+        index = previous.interfaces.index(mine)
+        present = {(one.address, one.prefix) for one in self._kernel.addresses(link, netns)}
+        wanted = [ip.address for ip in previous.ips if ip.interface == index]
+        return [f"address {text} is missing" for text in wanted if parsed_network(text, "prevResult.ips")[1:] not in present]
 
 
 def read_configuration(request: Request, log: Log) -> tuple[dict[str, Any], str | None]:
     """The validated configuration, and the MAC address that is asked for. Raises with every problem at once."""
-    parsed = configuration.parse(TABLE, REQUIRED, request.config, cross_check)
+    parsed = configuration.parse(TABLE, REQUIRED, _with_device(request.config), cross_check)
     for warning in parsed.warnings:
         log.warning(warning)
     mac = wanted_mac(parsed.values, cni_arguments(request.args))
@@ -273,22 +314,44 @@ def read_configuration(request: Request, log: Log) -> tuple[dict[str, Any], str 
     return parsed.values, mac
 
 
+def _with_device(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the device of runtimeConfig, where it names none itself."""
+    named = configuration.canonical(TABLE, config)
+    runtime = named.get("runtimeConfig")
+    if named.get("deviceID") or not isinstance(runtime, dict) or not runtime.get("deviceID"):
+        return config
+    return {**config, "deviceID": runtime["deviceID"]}
+
+
+def _in_use(device: PciAddress, owner: Record, key: Key) -> DeviceBusy:
+    if owner.key == key:
+        return DeviceBusy(f"VF {device} is attached to this very container already, as {key.ifname}", hint="DEL it first")
+    return DeviceBusy(
+        f"VF {device} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
+        f"{owner.key.network})",
+        hint=f"it is freed by that container's DEL, or when its network namespace {owner.netns} is gone",
+    )
+
+
 def _key(request: Request) -> Key:
     return Key(network=request.network, container_id=request.container_id, ifname=request.ifname)
 
 
 def _ipam_call(request: Request) -> IpamCall | None:
-    section = configuration.canonical(TABLE, request.config).get("ipam")
-    return IpamCall.of(request) if section and isinstance(section, dict) and section.get("type") else None
+    """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+    try:
+        section = configuration.ipam_section(configuration.canonical(TABLE, request.config).get("ipam") or {})
+    except (ValueError, configuration.ProblemBelow):
+        return None
+    return IpamCall.of(request) if section else None
 
 
 def _document(call: IpamCall | None) -> dict[str, Any] | None:
     return None if call is None else call.as_document()
 
 
-def _result(request: Request, attachment: model.VfAttachment, link: Link, leased: Result) -> Result:
-    interface = Interface(name=link.name, mac=link.mac, mtu=link.mtu, sandbox=request.netns, pci_id=str(attachment.device))
-    previous = request.prev_result() or Result()
+def _result(netns: str, attachment: model.VfAttachment, link: Link, leased: Result, previous: Result) -> Result:
+    interface = Interface(name=link.name, mac=link.mac, mtu=link.mtu, sandbox=netns, pci_id=str(attachment.device))
     index = len(previous.interfaces)
     return leased.replace(
         interfaces=(*previous.interfaces, interface),
@@ -297,7 +360,11 @@ def _result(request: Request, attachment: model.VfAttachment, link: Link, leased
     )
 
 
-class _optional:  # noqa: N801 - reads as a statement: `with _optional(netns) as netns:`
+def _bound(action: Callable[[Any], None], argument: object) -> Callable[[], None]:
+    return lambda: action(argument)
+
+
+class _Optional:
     """The context of a namespace that may be None."""
 
     def __init__(self, netns: Netns | None) -> None:
@@ -309,14 +376,3 @@ class _optional:  # noqa: N801 - reads as a statement: `with _optional(netns) as
     def __exit__(self, *_exc: object) -> None:
         if self._netns is not None:
             self._netns.close()
-
-
-class _netlink_refusals:  # noqa: N801 - reads as a statement
-    """Turns a refusal of the kernel that no step has named into our error, so that nobody above sees `OSError`."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, NetlinkError):
-            raise KernelRefused(f"the kernel refused: {error.reason}") from error

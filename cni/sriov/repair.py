@@ -7,8 +7,8 @@ whose device it is follows from its PCI parent and from the records, which the c
 from __future__ import annotations
 
 from cni import pci
-from cni.attachments import Key
-from cni.host.netlink import VfInfo
+from cni.record import Key
+from cni.host.netlink import IFF_MULTICAST, VfInfo
 from cni.sriov import model, plan
 from cni.sriov.attach import detach, random_mac
 from cni.vf import VfSettings
@@ -25,19 +25,20 @@ _DEFAULT_MTU = 1500
 
 
 def orphaned(kernel: Kernel, device: PciAddress) -> bool:
-    """Whether the VF is on the host and still carries an owner's mark."""
+    """Whether the VF is on the host and still carries an owner's mark for it."""
     link = kernel.link(device, None) if kernel.exists(device) else None
-    return link is not None and model.marked(link.alias) is not None
+    return link is not None and _marked_for(link, device)
+
+
+def orphans(kernel: Kernel) -> list[PciAddress]:
+    """All devices on the host that carry an owner's mark."""
+    return [pci.parse(link.parent) for link in kernel.everywhere(None) if link.parent and _marked_for(link, link.parent)]
 
 
 def marked_devices(kernel: Kernel, key: Key, netns: Netns | None) -> list[PciAddress]:
     """The devices in that namespace whose mark names this attachment and their own PCI address."""
-    found = []
-    for link in kernel.everywhere(netns):
-        parts = model.marked(link.alias)
-        if parts is not None and parts[0] == link.parent and model.names_owner(link.alias, key):
-            found.append(pci.parse(link.parent))
-    return found
+    found = [link for link in kernel.everywhere(netns) if link.parent and _marked_for(link, link.parent)]
+    return [pci.parse(link.parent) for link in found if model.names_owner(link.alias, key)]
 
 
 def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> None:
@@ -47,8 +48,6 @@ def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> 
         return
     log.warning(f"VF {device} has no record, only its mark: {link.alias!r}; resetting it")
     wanted = _reported_only(plan.clean_settings(), vf.settings)
-    # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
-    mac = random_mac()
     attachment = model.VfAttachment(
         key=Key(network="", container_id="", ifname=""),
         device=device,
@@ -56,10 +55,18 @@ def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> 
         pf=vf.pf,
         driver=vf.driver,
         found=VfInfo(index=vf.index, **{**wanted.as_dict(), "mac": ""}),
-        netdev=model.Netdev(name=_host_name(link), mac=mac, permanent=mac, mtu=_DEFAULT_MTU),
+        # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
+        netdev=model.netdev(link).replace(
+            name=_host_name(link), mac=random_mac(), permanent="", mtu=_DEFAULT_MTU, flags=IFF_MULTICAST, up=False, alias=""
+        ),
         settings=wanted,
     )
     detach(kernel, attachment, vf, netns, log)
+
+
+def _marked_for(link: Link, device: str) -> bool:
+    parts = model.marked(link.alias)
+    return parts is not None and parts[0] == device
 
 
 def _reported_only(settings: VfSettings, present: VfInfo) -> VfSettings:

@@ -11,7 +11,7 @@ def main() -> None:
     """Prints the reports."""
     print(veth.run(), flush=True)
     if "--native" not in sys.argv:
-        from tests.bench import lab  # noqa: PLC0415 - boots a VM
+        from tests.bench import lab  # boots a VM
 
         print(lab.run(), flush=True)
 

@@ -51,7 +51,10 @@ def report(times: dict[str, dict[str, list[float]]]) -> str:
     """Medians, and the ratio to the Go plugin."""
     medians = {name: {command: statistics.median(rows) for command, rows in of.items()} for name, of in times.items()}
     first = medians["host-device (Go, Debian)"]
-    lines = [f"in the lab on a VF, {ROUNDS} rounds, medians", f"{'':28}{'ADD ms':>10}{'ratio':>8}{'DEL ms':>10}{'ratio':>8}"]
+    lines = [
+        f"in the lab on a VF, {ROUNDS} rounds, medians",
+        f"{'':28}{'ADD ms':>10}{'ratio':>8}{'DEL ms':>10}{'ratio':>8}",
+    ]
     for name, of in medians.items():
         ratios = of["ADD"] / first["ADD"], of["DEL"] / first["DEL"]
         lines.append(f"{name:28}{of['ADD']:10.1f}{ratios[0]:8.2f}{of['DEL']:10.1f}{ratios[1]:8.2f}")

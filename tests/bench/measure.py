@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -16,7 +17,7 @@ class Contender:
 
     name: str
     program: str
-    config: dict
+    config: dict[str, Any]
     times: dict[str, list[float]] = field(default_factory=lambda: {"ADD": [], "DEL": []})
 
     def call(self, command: str, netns: str, container: str) -> None:

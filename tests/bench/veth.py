@@ -19,7 +19,11 @@ def contenders() -> list[Contender]:
     """The Go plugin first: ratios are to it."""
     common = {"cniVersion": "1.0.0", "name": f"bench{uuid.uuid4().hex[:8]}"}
     return [
-        Contender("host-device (Go, Debian)", "/usr/lib/cni/host-device", {**common, "type": "host-device", "device": HOST_NAME}),
+        Contender(
+            "host-device (Go, Debian)",
+            "/usr/lib/cni/host-device",
+            {**common, "type": "host-device", "device": HOST_NAME},
+        ),
         Contender(
             "sriov (frozen) on a veth",
             str(ROOT / "dist/bench/sriov-on-veth"),

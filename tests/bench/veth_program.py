@@ -18,15 +18,15 @@ HOST_NAME = "bwbench0"
 
 def load(request: Request) -> Plugin:
     """As in cni/sriov/__main__.py."""
-    from cni.attachments import Attachments  # noqa: PLC0415 - a composition root imports where it wires
-    from cni.delegate import DelegatedIpam  # noqa: PLC0415
-    from cni.host import links  # noqa: PLC0415
-    from cni.host.kernel import HostKernel  # noqa: PLC0415
-    from cni.host.netlink import VfInfo  # noqa: PLC0415
-    from cni.log import open_log  # noqa: PLC0415
-    from cni.pci import PciAddress  # noqa: PLC0415
-    from cni.sriov.plugin import SriovPlugin  # noqa: PLC0415
-    from cni.vf import Vf  # noqa: PLC0415
+    from cni.attachments import Attachments  # a composition root imports where it wires
+    from cni.delegate import DelegatedIpam
+    from cni.host import links
+    from cni.host.kernel import HostKernel
+    from cni.host.netlink import VfInfo
+    from cni.log import open_log
+    from cni.pci import PciAddress
+    from cni.sriov.plugin import SriovPlugin
+    from cni.vf import Vf
 
     class VethKernel(HostKernel):
         def exists(self, device):
@@ -60,7 +60,9 @@ def load(request: Request) -> Plugin:
         ifname=request.ifname,
         device=str(request.config.get("deviceID", "")),
     )
-    return SriovPlugin(kernel=VethKernel(log), attachments=Attachments(), ipam=DelegatedIpam(request.env), log=log)
+    return SriovPlugin(
+        kernel=VethKernel(log), attachments=Attachments(warn=log.warning), ipam=DelegatedIpam(request.env), log=log
+    )
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ ENVIRONMENTS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(env=ENVIRONMENTS, stdin=STDIN)
 def test_any_input_ends_in_one_error_object(executable: Program, env: dict[str, str], stdin: bytes) -> None:
     before = state()

@@ -24,7 +24,21 @@ class End:
         self.name = f"bw-{uuid.uuid4().hex[:8]}"
         subprocess.run(["ip", "netns", "add", self.name], check=True)
         if peer is not None:
-            link = ["ip", "-n", peer.name, "link", "add", "net1", "type", "veth", "peer", "name", "net1", "netns", self.name]
+            link = [
+                "ip",
+                "-n",
+                peer.name,
+                "link",
+                "add",
+                "net1",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "net1",
+                "netns",
+                self.name,
+            ]
             subprocess.run(link, check=True)
         self.netns = open_netns(f"/run/netns/{self.name}")
         self.oracle = NetNS(self.name)
@@ -62,7 +76,9 @@ def ip(address: str, gateway: str = "") -> IpConfig:
     return IpConfig(address=address, gateway=gateway)
 
 
-@pytest.mark.parametrize(("address", "broadcast"), [("10.9.0.2/24", "10.9.0.255"), ("10.9.1.2/31", None), ("10.9.2.2/32", None)])
+@pytest.mark.parametrize(
+    ("address", "broadcast"), [("10.9.0.2/24", "10.9.0.255"), ("10.9.1.2/31", None), ("10.9.2.2/32", None)]
+)
 def test_an_ipv4_address_has_its_broadcast_where_there_is_one(ends, address, broadcast):
     one, _ = ends
     addressing.add_address(one.socket, one.index, ip(address))
@@ -118,7 +134,11 @@ def test_a_route_takes_the_gateway_of_its_family_unless_it_has_its_own(ends):
     for address in ips:
         addressing.add_address(one.socket, one.index, address)
     gateways = addressing.gateways(ips)
-    for route in (Route(dst="192.0.2.7/24"), Route(dst="198.51.100.0/24", gw="10.9.0.9"), Route(dst="2001:db8::/32", table=500)):
+    for route in (
+        Route(dst="192.0.2.7/24"),
+        Route(dst="198.51.100.0/24", gw="10.9.0.9"),
+        Route(dst="2001:db8::/32", table=500),
+    ):
         addressing.add_route(one.socket, one.index, route, gateways)
     routes = {route.get_attr("RTA_DST"): route for route in one.oracle.get_routes() if route.get_attr("RTA_GATEWAY")}
     assert routes["192.0.2.0"].get_attr("RTA_GATEWAY") == "10.9.0.1"
@@ -141,7 +161,9 @@ def test_an_unreachable_gateway_is_refused(ends):
     assert refused.value.errno == errno.ENETUNREACH
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/x", "10.0.0/24", "fd00::/129", "fd00::1/-1", "a/24"])
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/x", "10.0.0/24", "fd00::/129", "fd00::1/-1", "a/24"]
+)
 def test_malformed_addresses_are_refused_with_their_place(text):
     with pytest.raises(InvalidConfig, match="ips"):
         addressing.network(text, "ips")

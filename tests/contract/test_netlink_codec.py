@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hypothesis import given, strategies as st
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -29,7 +30,13 @@ def vf_setting(body: bytes):
 
 
 @given(
-    index=st.integers(1, 2**31 - 1), name=NAMES, mac=MACS, mtu=U32, alias=st.text("abc /:", max_size=255), up=st.booleans(), fd=U32
+    index=st.integers(1, 2**31 - 1),
+    name=NAMES,
+    mac=MACS,
+    mtu=U32,
+    alias=st.text("abc /:", max_size=255),
+    up=st.booleans(),
+    fd=U32,
 )
 def test_pyroute2_reads_our_link_change(index, name, mac, mtu, alias, up, fd):
     attrs = (
@@ -39,9 +46,11 @@ def test_pyroute2_reads_our_link_change(index, name, mac, mtu, alias, up, fd):
         nl.attribute(nl.IFLA_ADDRESS, nl.packed_mac(mac)),
         nl.attribute(nl.IFLA_IFALIAS, alias.encode()),
     )
-    decoded = read_by_pyroute2(ifinfmsg, nl.RTM_SETLINK, nl.link_body(index, *attrs, up=up))
+    decoded = read_by_pyroute2(
+        ifinfmsg, nl.RTM_SETLINK, nl.link_body(index, *attrs, flags=nl.IFF_UP if up else 0, change=nl.IFF_UP)
+    )
     assert decoded["index"] == index
-    assert (decoded["flags"], decoded["change"]) == (nl.IFF_UP if up else 0, nl.IFF_UP)
+    assert (decoded["flags"], decoded["change"]) == (int(up), 1)
     assert decoded.get_attr("IFLA_NET_NS_FD") == fd
     assert decoded.get_attr("IFLA_IFNAME") == name
     assert decoded.get_attr("IFLA_MTU") == mtu
@@ -124,7 +133,7 @@ def test_pyroute2_reads_our_route(table, priority, mtu, gateway):
     assert (metrics.get_attr("RTAX_MTU") if metrics else None) == (mtu or None)
 
 
-def written_by_pyroute2(kind: type, fields: dict, attrs: list) -> bytes:
+def written_by_pyroute2(kind: type, fields: dict[str, Any], attrs: list[Any]) -> bytes:
     encoded = kind()
     for name, value in fields.items():
         encoded[name] = value
@@ -165,7 +174,12 @@ def test_a_parent_on_another_bus_is_no_pci_address():
 
 
 @given(
-    vf=VFS, mac=MACS, vlan=st.integers(0, 4094), qos=st.integers(0, 7), spoofchk=st.sampled_from([0, 1, 0xFFFFFFFF]), rate=U32
+    vf=VFS,
+    mac=MACS,
+    vlan=st.integers(0, 4094),
+    qos=st.integers(0, 7),
+    spoofchk=st.sampled_from([0, 1, 0xFFFFFFFF]),
+    rate=U32,
 )
 def test_we_read_the_vf_that_pyroute2_writes(vf, mac, vlan, qos, spoofchk, rate):
     info = {
@@ -183,7 +197,9 @@ def test_we_read_the_vf_that_pyroute2_writes(vf, mac, vlan, qos, spoofchk, rate)
         ]
     }
     body = written_by_pyroute2(
-        ifinfmsg, {"index": 2, "flags": 1}, [("IFLA_IFNAME", "eth0"), ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
+        ifinfmsg,
+        {"index": 2, "flags": 1},
+        [("IFLA_IFNAME", "eth0"), ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})],
     )
     (read,) = nl.link(body).vfs
     assert (read.index, read.mac, read.vlan, read.qos, read.proto) == (vf, mac, vlan, qos, "802.1ad")

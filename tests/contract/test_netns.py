@@ -17,7 +17,9 @@ OWN = "/proc/self/ns/net"
 @pytest.fixture
 def sleeper():
     """A process in a network namespace of its own."""
-    process = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     yield process

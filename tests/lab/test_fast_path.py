@@ -41,11 +41,16 @@ def test_no_call_of_a_runtime_imports_a_heavy_module(lab, traced):
         "CNI_PATH": "/usr/lib/cni",
         "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=a",
     }
-    confs = {"STATUS": {**conf(vf), "cniVersion": "1.1.0"}, "GC": {**conf(vf), "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}}
+    confs = {
+        "STATUS": {**conf(vf), "cniVersion": "1.1.0"},
+        "GC": {**conf(vf), "cniVersion": "1.1.0", "cni.dev/valid-attachments": []},
+    }
     result = None
     for command in CALLS:
         document = confs.get(command) or {**full, **({"prevResult": result} if command in ("CHECK", "DEL") else {})}
-        done = lab.vm.run(f"{traced}/sriov", stdin=json.dumps(document), env={**env, "CNI_COMMAND": command}, check=False)
+        done = lab.vm.run(
+            f"{traced}/sriov", stdin=json.dumps(document), env={**env, "CNI_COMMAND": command}, check=False
+        )
         assert done.rc == 0, done.out + done.err[-2000:]
         if command == "ADD":
             result = json.loads(done.out)

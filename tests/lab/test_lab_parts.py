@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,9 @@ def test_a_wire_closes_while_nobody_sends(tmp_path: Path) -> None:
         ({"a": 1, "b": False}, {"a": 1, "b": 0}, ["b: false -> 0"]),
     ),
 )
-def test_a_difference_names_the_path_and_both_values(before: dict, after: dict, lines: list[str]) -> None:
+def test_a_difference_names_the_path_and_both_values(
+    before: dict[str, Any], after: dict[str, Any], lines: list[str]
+) -> None:
     assert difference(before, after) == lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from cni.attachments import Key
+from cni.record import Key
 from cni.errors import CniError, DeviceBusy, KernelRefused
 from cni.log import Log
 from cni.pci import PciAddress

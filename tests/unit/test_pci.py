@@ -23,7 +23,18 @@ def test_an_address_is_made_canonical(text, canonical):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "eth0", "0000:af:06", "0000:af:06.8", "0000:af:06.00", "0000:g0:06.0", "../0000:af:06.0", "0000:af:06.0\n", "0:af:06.0", "mlx5_core.sf.4"],
+    [
+        "",
+        "eth0",
+        "0000:af:06",
+        "0000:af:06.8",
+        "0000:af:06.00",
+        "0000:g0:06.0",
+        "../0000:af:06.0",
+        "0000:af:06.0\n",
+        "0:af:06.0",
+        "mlx5_core.sf.4",
+    ],
 )
 def test_anything_else_is_refused(text):
     with pytest.raises(ValueError, match="is not a PCI address"):

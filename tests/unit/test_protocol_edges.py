@@ -38,7 +38,12 @@ class FailingPlugin:
 def test_what_ends_a_process_ends_a_call_with_an_error_object(failure):
     out: list[bytes] = []
     code = serve(
-        "fake", lambda _request: FailingPlugin(failure), ENV, lambda: b'{"name": "n"}', out.append, lambda _text: None
+        "fake",
+        lambda _request: FailingPlugin(failure),
+        ENV,
+        lambda _seconds: b'{"name": "n"}',
+        out.append,
+        lambda _text: None,
     )
     document = json.loads(b"".join(out))
     assert (code, document["code"]) == (1, 999)
@@ -55,7 +60,7 @@ def test_a_reader_that_is_gone_is_a_failure_and_no_exception(command):
             "fake",
             lambda _request: FailingPlugin(KeyError()),
             {**ENV, "CNI_COMMAND": command},
-            lambda: b"{}",
+            lambda _seconds: b"{}",
             gone,
             gone,
         )

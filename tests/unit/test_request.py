@@ -85,6 +85,8 @@ def test_a_malformed_container_id_is_told_before_missing_variables(text):
         ("a\n", "interface name contains / or : or whitespace characters", ""),
         ("a\u2003b", "interface name contains / or : or whitespace characters", ""),
         ("a\x85", "interface name contains / or : or whitespace characters", ""),
+        ("net%d", "interface name contains %", "the kernel takes % for the place of a number"),
+        ("%", "interface name contains %", "the kernel takes % for the place of a number"),
         ("a\x1b", "interface name contains unprintable characters", ""),
         ("a\udcff", "interface name contains unprintable characters", ""),
     ],

@@ -13,14 +13,14 @@ def refuse(text: str):
 
 
 def test_undo_does_not_run_after_success():
-    undone = []
+    undone: list[str] = []
     with on_failure(undone.append, "undone"):
         pass
     assert undone == []
 
 
 def test_undo_runs_after_failure_and_the_cause_comes_through():
-    undone = []
+    undone: list[str] = []
     with pytest.raises(KeyError), on_failure(undone.append, "undone"):
         raise KeyError
     assert undone == ["undone"]
@@ -34,7 +34,7 @@ def test_a_failing_undo_becomes_a_note_on_the_cause():
 
 
 def test_undo_runs_when_the_process_is_told_to_stop():
-    undone = []
+    undone: list[str] = []
     with pytest.raises(KeyboardInterrupt), on_failure(undone.append, "undone"):
         raise KeyboardInterrupt
     assert undone == ["undone"]

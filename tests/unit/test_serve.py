@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cni.errors import CheckFailed, DeviceBusy, InternalError, KernelRefused, NotAvailable, TryAgainLater
+from cni.errors import CheckFailed, DeviceBusy, InternalError, IoFailure, KernelRefused, NotAvailable, TryAgainLater
 from cni.request import VERSIONS
 from cni.result import Dns, Interface, IpConfig, Result
-from cni.serve import about, serve
+from cni.serve import about, read_all, serve
 from cni.version import VERSION
 
 ENV = {
@@ -56,6 +58,19 @@ class FakePlugin:
         self._called("status", request)
 
 
+@contextmanager
+def pipe():
+    """The two ends of a pipe, as unbuffered files."""
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as end, open(writer, "wb", buffering=0) as start:
+        yield end, start
+
+
+def write_and_close(file, text):
+    with file:
+        file.write(text)
+
+
 class Call:
     """What one call wrote and returned."""
 
@@ -69,7 +84,7 @@ class Call:
             "fake",
             load or self._load,
             {"CNI_COMMAND": command, **ENV, **env},
-            read or (lambda: text),
+            read or (lambda _seconds: text),
             out.append,
             err.append,
         )
@@ -155,10 +170,18 @@ def test_version_answers_whatever_stands_on_stdin(stdin, answered):
 
 
 def test_version_answers_without_stdin():
-    def closed():
+    def closed(_seconds):
         raise OSError(9, "Bad file descriptor")
 
     call = Call("VERSION", read=closed)
+    assert (call.code, call.json["cniVersion"]) == (0, "1.1.0")
+
+
+def test_version_answers_when_stdin_stays_open():
+    def open_for_ever(seconds):
+        raise IoFailure(f"{seconds} s")
+
+    call = Call("VERSION", read=open_for_ever)
     assert (call.code, call.json["cniVersion"]) == (0, "1.1.0")
 
 
@@ -172,7 +195,7 @@ def test_without_a_command_the_about_text_goes_to_stderr(env):
     out: list[bytes] = []
     err: list[bytes] = []
 
-    def unread():
+    def unread(_seconds):
         raise AssertionError("stdin was read")
 
     assert serve("fake", lambda _request: FakePlugin(), env, unread, out.append, err.append) == 0
@@ -211,14 +234,54 @@ def test_a_malformed_request_is_refused_before_the_plugin_is_made(command, stdin
     ("error", "reason"), [(OSError(5, "Input/output error"), "Input/output error"), (OSError("odd"), "odd")]
 )
 def test_an_unreadable_stdin_is_an_io_failure(error, reason):
-    def broken():
+    def broken(_seconds):
         raise error
 
     assert Call("ADD", read=broken).error() == (5, f"error reading from stdin: {reason}")
 
 
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
+def test_a_stdin_that_stays_open_is_an_io_failure(command):
+    with pipe() as (reader, writer):
+        writer.write(json.dumps(CONF).encode())
+        call = Call(command, read=lambda _seconds: read_all(reader.fileno(), 0.05))
+    assert call.error() == (5, "error reading from stdin: it was not closed within 0.05 s")
+    assert call.loaded == []
+
+
+@pytest.mark.parametrize(("command", "bound"), [("VERSION", 1), ("ADD", 30), ("DEL", 30), ("STATUS", 30)])
+def test_each_command_waits_for_stdin_with_its_bound(command, bound):
+    bounds: list[float] = []
+
+    def read(seconds):
+        bounds.append(seconds)
+        return json.dumps(CONF).encode()
+
+    assert Call(command, read=read).code == 0
+    assert bounds == [bound]
+
+
+def test_stdin_is_read_to_its_end():
+    text = b"x" * 200_000
+    with pipe() as (reader, writer), ThreadPoolExecutor(1) as pool:
+        pool.submit(write_and_close, writer, text)
+        assert read_all(reader.fileno(), 30) == text
+
+
+def test_stdin_that_never_ends_is_not_read_for_ever():
+    with open("/dev/zero", "rb") as endless_zeros, pytest.raises(IoFailure):
+        read_all(endless_zeros.fileno(), 0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_a_file_may_stand_on_stdin(tmp_path, content):
+    (tmp_path / "conf").write_bytes(content)
+    with open(tmp_path / "conf", "rb") as file:
+        assert read_all(file.fileno(), 30) == content
+
+
 def test_the_environment_is_judged_before_stdin_is_read():
-    def unread():
+    def unread(_seconds):
         raise AssertionError("stdin was read")
 
     assert Call("ADD", read=unread, CNI_PATH="").error() == (4, "required env variables [CNI_PATH] missing")
@@ -237,10 +300,9 @@ OWN = "/proc/self/ns/net"
 REFUSED = (8, "plugin's netns and netns from CNI_NETNS should not be the same")
 
 
-@pytest.mark.parametrize("command", ["ADD", "DEL"])
 @pytest.mark.parametrize("path", [OWN, f"/proc/{os.getpid()}/ns/net"])
-def test_the_own_netns_is_refused_before_the_command_runs(command, path):
-    call = Call(command, CNI_NETNS=path)
+def test_the_own_netns_is_refused_before_an_add_runs(path):
+    call = Call("ADD", CNI_NETNS=path)
     assert call.error() == REFUSED
     assert call.methods == []
 
@@ -250,10 +312,14 @@ def test_a_symlink_to_the_own_netns_is_the_own_netns(tmp_path):
     assert Call("ADD", CNI_NETNS=str(tmp_path / "net")).error() == REFUSED
 
 
-@pytest.mark.parametrize("command", ["ADD", "DEL"])
 @pytest.mark.parametrize("text", ["1", "true", "TRUE"])
-def test_the_own_netns_is_allowed_by_the_override(command, text):
-    assert Call(command, CNI_NETNS=OWN, CNI_NETNS_OVERRIDE=text).code == 0
+def test_the_own_netns_is_allowed_by_the_override(text):
+    assert Call("ADD", CNI_NETNS=OWN, CNI_NETNS_OVERRIDE=text).code == 0
+
+
+def test_a_pod_whose_netns_path_leads_to_the_own_netns_by_now_can_be_deleted():
+    call = Call("DEL", CNI_NETNS=OWN)
+    assert (call.code, call.out, call.methods) == (0, b"", ["delete"])
 
 
 @pytest.mark.parametrize("text", ["", "0", "yes"])
@@ -268,7 +334,7 @@ def test_other_commands_do_not_compare_namespaces(command):
 
 @pytest.mark.parametrize("path", ["/run/netns/absent", "/dev/null", "relative", "/" + "x" * 5000, "a\0b"])
 def test_what_cannot_be_compared_is_left_to_the_plugin(path):
-    assert Call("DEL", CNI_NETNS=path).code == 0
+    assert Call("ADD", CNI_NETNS=path).code == 0
 
 
 def test_del_without_netns_reaches_the_plugin():
@@ -417,7 +483,7 @@ def test_any_environment_and_any_stdin_end_in_success_or_in_one_error_object(env
     out: list[bytes] = []
     err: list[bytes] = []
     plugin = ReadingPlugin()
-    code = serve("fake", lambda _request: plugin, env, lambda: stdin, out.append, err.append)
+    code = serve("fake", lambda _request: plugin, env, lambda _seconds: stdin, out.append, err.append)
     if not env.get("CNI_COMMAND"):
         assert (code, out) == (0, [])
         return

@@ -7,10 +7,11 @@ import os
 
 import pytest
 
-from cni.attachments import Attachments, Key
+from cni.attachments import Attachments
 from cni.errors import CheckFailed, CniError, DelegateFailed, DeviceBusy, InterfaceExists, InvalidConfig, KernelRefused, TryAgainLater
 from cni.host.netlink import Link
 from cni.log import Log
+from cni.record import Key
 from cni.request import parse, parse_environment
 from cni.sriov.plugin import SriovPlugin
 from tests.fakes import FakeIpam, FakeKernel
@@ -398,3 +399,178 @@ def test_status_says_when_records_cannot_be_written(node, tmp_path):
 
 def test_the_key_reads_as_network_container_and_interface():
     assert str(Key(network="net", container_id="c1", ifname="net1")) == "net/c1/net1"
+
+
+def test_a_stale_pending_link_does_not_lead_to_the_removal_of_the_next_life_of_an_attachment(node):
+    node.add()
+    links = os.path.join(node.state, ".pending")
+    os.makedirs(links)
+    os.symlink("../net/a:net1.json", os.path.join(links, "net:a:net1"))
+    attached = node.kernel.snapshot()
+    node.add("b", VF1)
+    assert node.kernel.vfs[VF0].place == attached[VF0][2]
+    node.delete("b", VF1)
+    node.delete()
+    node.assert_as_before()
+
+
+@pytest.mark.parametrize("previous", ["x", {"interfaces": 5}, {"ips": [{"address": 7}]}])
+def test_a_malformed_prev_result_is_refused_before_anything_changes(node, previous):
+    with pytest.raises(InvalidConfig):
+        node.add(prevResult=previous)
+    node.assert_as_before()
+
+
+def test_a_prev_result_is_passed_through_with_ours_behind_it(node):
+    previous = {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "eth0", "sandbox": "/run/netns/a"}],
+        "ips": [{"address": "192.0.2.2/24", "interface": 0}],
+    }
+    result = node.add(prevResult=previous, ipam={"type": "fake"})
+    assert [interface.name for interface in result.interfaces] == ["eth0", "net1"]
+    assert [(ip.address, ip.interface) for ip in result.ips] == [("192.0.2.2/24", 0), ("10.0.0.2/24", 1)]
+
+
+def the_record(node) -> str:
+    (path,) = [path for path in node.files() if path.endswith("net1.json") and not os.path.islink(path)]
+    return path
+
+
+def rewrite(path, **fields) -> None:
+    with open(path) as file:
+        document = json.load(file)
+    with open(path, "w") as file:
+        json.dump({**document, **fields}, file)
+
+
+def test_a_pending_record_that_makes_trouble_stops_no_other_pod(node):
+    node.add()
+    rewrite(the_record(node), found={}, removing=True)
+    os.makedirs(os.path.join(node.state, ".pending"))
+    os.symlink("../net/a:net1.json", os.path.join(node.state, ".pending", "net:a:net1"))
+    node.add("b", VF1)
+    node.delete("b", VF1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "key": {}, "left": "device"}'])
+def test_a_damaged_record_is_set_aside_and_del_follows_the_mark(node, content):
+    node.add(vlan=7)
+    path = the_record(node)
+    with open(path, "w") as file:
+        file.write(content)
+    node.delete()
+    assert node.kernel.vf(VF0).link.name == "eth1"
+    assert node.kernel.vf(VF0).settings.vlan == 0
+    assert os.path.exists(path + ".damaged")
+
+
+def test_a_pod_cannot_keep_its_vf_by_an_alternative_name_that_the_host_has(node):
+    node.add()
+    pod = node.kernel.netns("/run/netns/a")
+    node.kernel.set_altnames(node.kernel.link(VF0, pod), pod, ("eth0",))
+    node.delete()
+    node.assert_as_before()
+
+
+def test_flags_and_queue_length_that_a_pod_changed_do_not_come_home(node):
+    node.add()
+    pod = node.kernel.netns("/run/netns/a")
+    node.kernel.change(node.kernel.link(VF0, pod), pod, flags=(0x100, 0x1100), queue=5, group=9)
+    node.delete()
+    node.assert_as_before()
+
+
+def test_a_removal_never_touches_a_device_that_another_record_owns(node):
+    node.add(vlan=5)
+    os.unlink(os.path.join(node.state, ".devices", VF0))
+    node.kernel.vfs[VF0].place = ""
+    node.kernel.vfs[VF0].link = node.kernel.vfs[VF0].link.replace(name="eth1", alias="", flags=0x1000)
+    node.add("b", vlan=9)
+    attached = node.kernel.snapshot()
+    node.delete()
+    assert node.kernel.snapshot() == attached
+
+
+def test_a_vf_that_is_home_but_not_clean_lets_its_pod_go_and_is_given_to_nobody(node):
+    node.add(max_tx_rate=500)
+    node.kernel.refused_settings = {"rate"}
+    node.delete()
+    assert node.kernel.vf(VF0).link.name == "eth1"
+    with pytest.raises(TryAgainLater, match="max_tx_rate is 500, not 0"):
+        node.add("b")
+    node.kernel.refused_settings = set()
+    node.delete("never-attached")
+    node.assert_as_before()
+
+
+def test_a_driver_without_the_zero_mac_gets_its_own_back(node):
+    node.kernel.knows_zero_mac = False
+    node.kernel.vfs[VF0].info = node.kernel.vfs[VF0].info.replace(mac="aa:00:00:00:00:77")
+    before = node.kernel.vf(VF0).settings
+    node.add(mac="02:00:00:00:00:42")
+    node.delete()
+    assert node.kernel.vf(VF0).settings == before
+
+
+def test_a_vf_that_was_rebound_to_another_driver_loses_the_pods_mac_all_the_same(node, monkeypatch):
+    before = node.kernel.vf(VF0).settings
+    node.add(mac="02:00:00:00:00:42", vlan=7)
+    vf = node.kernel.vf
+    monkeypatch.setattr(node.kernel, "link", lambda _device, _netns: None)
+    monkeypatch.setattr(node.kernel, "vf", lambda device: vf(device).replace(driver="vfio-pci", link=None))
+    node.delete()
+    assert vf(VF0).settings == before
+    assert node.files() == []
+
+
+@pytest.mark.parametrize("ipam", [{"type": 5}, {"type": "a/b"}, "host-local", {"subnet": "10.0.0.0/24"}])
+def test_del_without_a_record_ignores_an_ipam_section_that_no_add_can_have_used(node, ipam):
+    node.delete(ipam=ipam)
+    node.assert_as_before()
+
+
+def test_the_same_container_can_be_attached_anew_when_its_former_namespace_is_gone(node):
+    node.add(**EVERYTHING)
+    node.kernel.delete_netns("/run/netns/a")
+    node.pod("a")
+    node.add(device=VF1)
+    assert node.kernel.vf(VF0).settings.vlan == 0
+    node.delete(device=VF1)
+    node.assert_as_before()
+
+
+def test_the_device_may_be_named_by_the_runtime(node):
+    node.add(device="", runtimeConfig={"deviceID": VF1})
+    assert node.kernel.vfs[VF1].place != ""
+    node.delete()
+    node.assert_as_before()
+
+
+def test_gc_repairs_a_vf_that_came_back_without_a_record(node):
+    node.add(vlan=7)
+    forget_records(node)
+    node.kernel.delete_netns("/run/netns/a")
+    node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": []}))
+    vf = node.kernel.vf(VF0)
+    assert (vf.link.name, vf.link.alias, vf.settings.vlan) == ("eth1", "", 0)
+
+
+def test_check_misses_an_address_that_is_gone(node):
+    node.add(ipam={"type": "fake"})
+    result = {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "net1", "sandbox": "/run/netns/a"}],
+        "ips": [{"address": "10.0.0.2/24", "interface": 0}],
+    }
+    node.plugin().check(node.request("CHECK", ipam={"type": "fake"}, prevResult=result))
+    node.kernel.configured.clear()
+    with pytest.raises(CheckFailed, match=r"address 10\.0\.0\.2/24 is missing"):
+        node.plugin().check(node.request("CHECK", ipam={"type": "fake"}, prevResult=result))
+
+
+def test_a_state_directory_that_others_may_write_to_is_refused(node):
+    os.makedirs(node.state)
+    os.chmod(node.state, 0o777)
+    with pytest.raises(CniError, match="others may write"):
+        node.add()
