@@ -46,7 +46,7 @@ class Unknown(Value):
     """The unknown keys: nearest known one of each, those that are misspelt, and how many `more` were not compared."""
 
     nearest: dict[str, str]
-    misspelt: tuple[str, ...]
+    misspelt: frozenset[str]
     more: int
 
 
@@ -97,7 +97,7 @@ def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
     respelt = _respelt(table, unknown)
     compared = [key for key in unknown if key not in respelt][:_COMPARED_KEYS]
     nearest = {key: respelt.get(key) or _nearest(key, table) for key in unknown if key in respelt or key in compared}
-    misspelt = tuple(key for key, known in nearest.items() if key in respelt or _is_slip(key, known))
+    misspelt = frozenset(key for key, known in nearest.items() if key in respelt or _is_slip(key, known))
     return Unknown(nearest=nearest, misspelt=misspelt, more=len(unknown) - len(nearest))
 
 

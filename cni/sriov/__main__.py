@@ -26,7 +26,9 @@ def load(request: Request) -> Plugin:
         ifname=request.ifname,
         device=str(request.config.get("deviceID", "")),
     )
-    return SriovPlugin(kernel=HostKernel(log), attachments=Attachments(warn=log.warning), ipam=DelegatedIpam(request.env), log=log)
+    return SriovPlugin(
+        kernel=HostKernel(log), attachments=Attachments(warn=log.warning), ipam=DelegatedIpam(request.env), log=log
+    )
 
 
 if __name__ == "__main__":

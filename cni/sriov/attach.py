@@ -204,7 +204,7 @@ def _restore_macs(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns
     _down(kernel, link, place)
     _free_admin_mac(kernel, vf)
     _restore_netdev_macs(kernel, attachment, place, vf)
-    if kernel.vf(attachment.device).settings.mac != wanted:
+    if attachment.found.mac and kernel.vf(attachment.device).settings.mac != wanted:
         kernel.set_vf(vf, "mac", VfSettings(mac=wanted))
 
 

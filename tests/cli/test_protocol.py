@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from cni.request import VERSIONS
 from cni.version import VERSION
+from tests.cli.program import SECONDS
 
 if TYPE_CHECKING:
     from tests.cli.program import Completed, Program
@@ -83,6 +85,22 @@ def test_version_answers_in_the_newest_when_asked_in_none(executable: Program, s
     assert (done.code, done.json["cniVersion"]) == (0, "1.1.0")
 
 
+def test_version_answers_a_caller_that_leaves_stdin_open(executable: Program) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as stdin, open(writer, "wb"):
+        done = subprocess.run(
+            executable.command,
+            env={"CNI_COMMAND": "VERSION"},
+            stdin=stdin,
+            capture_output=True,
+            cwd=executable.directory,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["cniVersion"] == "1.1.0"
+
+
 def test_version_answers_libcni(executable: Program) -> None:
     dummies = {"CNI_CONTAINERID": "", "CNI_NETNS": "dummy", "CNI_IFNAME": "dummy", "CNI_PATH": "dummy"}
     assert call(executable, "VERSION", {"cniVersion": "1.1.0"}, **dummies).code == 0
@@ -98,6 +116,10 @@ REFUSALS: list[tuple[str, object, str, dict[str, str], int, str, str]] = [
     (
         "ADD", None, "", {"CNI_IFNAME": "abcdefghijklmnop"},
         4, "interface name is too long", "interface name should be less than 16 characters",
+    ),
+    (
+        "ADD", None, "", {"CNI_IFNAME": "net%d"},
+        4, "interface name contains %", "the kernel takes % for the place of a number",
     ),
     ("ADD", b"[]", "", {}, 6, "error unmarshall network config: not a JSON object", ""),
     ("NOPE", b"{}", "", {}, 7, "missing network name", ""),
@@ -118,6 +140,11 @@ REFUSALS: list[tuple[str, object, str, dict[str, str], int, str, str]] = [
         "ADD", {**CONF, "deviceID": "eth0", "vlan": 5000, "trsut": "on"}, "", {},
         7, "deviceID: 'eth0' is not a PCI address such as 0000:af:06.0; trsut: unknown key, did you mean trust?;"
         " vlan: 5000 is not in 0..4094", "",
+    ),
+    (
+        "ADD", {**CONF, "vlan": "", "vlan_id": 5, "macAddress": ""}, "", {},
+        7, 'macAddress: unknown key, did you mean mac?; vlan: "" is not an integer;'
+        " vlan_id: unknown key, did you mean vlan?", "",
     ),
     (
         "ADD", {**CONF, "strictConfig": True, "trunk": "1-9"}, "", {},

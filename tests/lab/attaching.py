@@ -54,8 +54,9 @@ def udev(lab: Lab) -> Iterator[None]:
     try:
         wait_for(lambda: lab.vm.run("test", "-e", "/run/udev/control", check=False).rc == 0, "the start of udevd")
         lab.vm.run("udevadm", "trigger", "--action=add", "--subsystem-match=net")
-        # `udevadm settle` alone can look before the first event has arrived; the new names show that they have.
-        wait_for(lambda: " eth" not in lab.vm.run("ip", "-o", "link").out, "the renaming of every device by udev")
+        # `udevadm settle` alone can look before the first event has arrived; what udev keeps of each device shows it.
+        seen = 'for link in /sys/class/net/*; do test -e "/run/udev/data/n$(cat $link/ifindex)" || exit 1; done'
+        wait_for(lambda: lab.vm.sh(seen, check=False).rc == 0, "udev's look at every device")
         lab.vm.run("udevadm", "settle", "--timeout=60", timeout=90)
         yield
     finally:
