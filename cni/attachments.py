@@ -10,7 +10,16 @@ from __future__ import annotations
 import os
 
 from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
-from cni.host.files import LOCK_SECONDS, Lock, create_file, make_directory, read_file, remove_file, require_private, write_file
+from cni.host.files import (
+    LOCK_SECONDS,
+    Lock,
+    create_file,
+    make_directory,
+    read_file,
+    remove_file,
+    require_private,
+    write_file,
+)
 from cni.record import DEVICE, DamagedRecord, Key, Record, decode
 from cni.rollback import on_failure
 
@@ -96,8 +105,10 @@ class Attachments:
         self._release_device(record)
 
     def pending(self) -> list[Record]:
-        """The records whose removal could not finish, the one that was tried the longest ago first. A link that leads
-        to no such record is a crash's leftover, and is removed."""
+        """The records whose removal could not finish, the one that was tried the longest ago first.
+
+        A link that leads to no record is a crash's leftover, and is removed.
+        """
         return [record for _tried, record in sorted(self._pending(), key=lambda entry: entry[0])]
 
     def _pending(self) -> Iterator[tuple[float, Record]]:
@@ -208,7 +219,9 @@ def _link(target: str, path: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         remove_file(temporary)
-        raise IoFailure(f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"look at the mount of {path}") from error
+        raise IoFailure(
+            f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"look at the mount of {path}"
+        ) from error
 
 
 def _names(folder: str) -> list[str]:
@@ -237,4 +250,3 @@ def _flat(key: Key) -> str:
 def _boot_id() -> str:
     content = read_file("/proc/sys/kernel/random/boot_id")
     return content.decode().strip() if content else ""
-

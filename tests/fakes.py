@@ -50,7 +50,16 @@ class FakeVf:
         self.info = VfInfo(
             index=index, mac=mac, spoofchk=True, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto"
         )
-        self.link: Link = Link(index=10 + index, name=f"eth{1 + index}", flags=IFF_MULTICAST, queue=1000, mac=mac, permanent=mac, mtu=1500, parent=device)
+        self.link: Link = Link(
+            index=10 + index,
+            name=f"eth{1 + index}",
+            flags=IFF_MULTICAST,
+            queue=1000,
+            mac=mac,
+            permanent=mac,
+            mtu=1500,
+            parent=device,
+        )
         self.place = HOST
         self.mac_set_by_pf = False
 
@@ -217,7 +226,9 @@ class FakeKernel:
                 return fake
         raise refused(errno.ENODEV)
 
-    def _apply(self, fake: FakeVf, attributes: dict[str, Any]) -> None:
+    def _apply(  # noqa: C901, PLR0912 - one branch per attribute of a link
+        self, fake: FakeVf, attributes: dict[str, Any]
+    ) -> None:
         if "name" in attributes:
             holder = next((vf.link for vf in self.vfs.values() if vf is not fake and vf.place == fake.place), None)
             if holder is not None and holder.name == attributes["name"]:
@@ -303,4 +314,3 @@ def _igb_refusal(setting: str, wanted: VfSettings) -> str | None:
     if setting == "rate" and wanted.min_tx_rate:
         return "EINVAL"
     return None
-

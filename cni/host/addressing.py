@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import time
-
-import _socket
 
 from cni.errors import AddressConflict, InvalidConfig
 from cni.host import netlink as nl

@@ -15,6 +15,7 @@ from cni.vf import Vf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from cni.host.netns import Netns
@@ -267,11 +268,21 @@ def _vf_request(vf: Vf, setting: str, wanted: VfSettings) -> tuple[str, bytes]:
         low = _chosen(wanted.min_tx_rate, vf.settings.min_tx_rate)
         high = _chosen(wanted.max_tx_rate, vf.settings.max_tx_rate)
         shown = [(name, getattr(wanted, name)) for name in ("min_tx_rate", "max_tx_rate")]
-        return ", ".join(f"{name} {value}" for name, value in shown if value is not None), nl.vf_rate(vf.index, low, high)
+        return ", ".join(f"{name} {value}" for name, value in shown if value is not None), nl.vf_rate(
+            vf.index, low, high
+        )
     value = getattr(wanted, setting)
-    encode = {"mac": nl.vf_mac, "spoofchk": nl.vf_spoofchk, "trust": nl.vf_trust, "link_state": nl.vf_link_state}[setting]
+    encode: Callable[[int, Any], bytes] = _ENCODERS[setting]
     shown_value = value if isinstance(value, str) else "on" if value else "off"
     return f"{setting} {shown_value}", encode(vf.index, value)
+
+
+_ENCODERS: dict[str, Callable[[int, Any], bytes]] = {
+    "mac": nl.vf_mac,
+    "spoofchk": nl.vf_spoofchk,
+    "trust": nl.vf_trust,
+    "link_state": nl.vf_link_state,
+}
 
 
 def _chosen(wanted: int | None, found: int | None) -> int:
@@ -293,7 +304,9 @@ class _refusals:  # noqa: N801 - reads as a statement: `with _refusals("what was
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, TimeoutError):
-            raise TryAgainLater(f"{self._what} to answer in time", hint="a driver holds the RTNL lock; see dmesg") from error
+            raise TryAgainLater(
+                f"{self._what} to answer in time", hint="a driver holds the RTNL lock; see dmesg"
+            ) from error
         if isinstance(error, NetlinkError):
             refused = KernelRefused(f"{self._what}: {error.reason}", hint=_UNUSUAL.get(error.errno or 0, ""))
             refused.number = error.errno or 0

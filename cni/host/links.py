@@ -65,7 +65,12 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
     The message is not atomic: the kernel moves the link first, and what it refuses after that leaves it moved.
     """
     attrs = []
-    for kind, number in ((nl.IFLA_NET_NS_FD, netns_fd), (nl.IFLA_MTU, mtu), (nl.IFLA_TXQLEN, queue), (nl.IFLA_GROUP, group)):
+    for kind, number in (
+        (nl.IFLA_NET_NS_FD, netns_fd),
+        (nl.IFLA_MTU, mtu),
+        (nl.IFLA_TXQLEN, queue),
+        (nl.IFLA_GROUP, group),
+    ):
         if number is not None:
             attrs.append(nl.u32(kind, number))
     if name is not None:

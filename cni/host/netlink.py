@@ -7,7 +7,7 @@ All integers are in host byte order unless the name says otherwise.
 
 from __future__ import annotations
 
-from struct import Struct, error as StructError
+from struct import Struct, error as struct_error
 
 from cni.value import Value
 
@@ -235,16 +235,22 @@ def link(body: bytes) -> Link:
             permanent=mac_text(attrs.get(IFLA_PERM_ADDRESS, b"")),
             mtu=_number(attrs.get(IFLA_MTU)),
             alias=_text(attrs.get(IFLA_IFALIAS, b"")),
-            altnames=tuple(_text(name) for kind, name in attributes(attrs.get(IFLA_PROP_LIST, b"")) if kind == IFLA_ALT_IFNAME),
+            altnames=tuple(
+                _text(name) for kind, name in attributes(attrs.get(IFLA_PROP_LIST, b"")) if kind == IFLA_ALT_IFNAME
+            ),
             master=_number(attrs.get(IFLA_MASTER)),
             queue=_number(attrs.get(IFLA_TXQLEN)),
             group=_number(attrs.get(IFLA_GROUP)),
             lower=0 if IFLA_LINK_NETNSID in attrs else _number(attrs.get(IFLA_LINK)),
             carrier=attrs.get(IFLA_CARRIER, b"\0") != b"\0",
-            parent=_text(attrs.get(IFLA_PARENT_DEV_NAME, b"")) if attrs.get(IFLA_PARENT_DEV_BUS_NAME) == b"pci\0" else "",
-            vfs=tuple(_vf_info(info) for kind, info in attributes(attrs.get(IFLA_VFINFO_LIST, b"")) if kind == IFLA_VF_INFO),
+            parent=_text(attrs.get(IFLA_PARENT_DEV_NAME, b""))
+            if attrs.get(IFLA_PARENT_DEV_BUS_NAME) == b"pci\0"
+            else "",
+            vfs=tuple(
+                _vf_info(info) for kind, info in attributes(attrs.get(IFLA_VFINFO_LIST, b"")) if kind == IFLA_VF_INFO
+            ),
         )
-    except (StructError, UnicodeDecodeError, LookupError) as error:
+    except (struct_error, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"malformed link message: {error}") from error
 
 

@@ -75,7 +75,8 @@ def open_netns(path: str) -> Netns:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise InvalidNetns(
-            f"CNI_NETNS {path}: {os.strerror(error.errno)}", hint="the pod's network namespace is gone or not visible here"
+            f"CNI_NETNS {path}: {os.strerror(error.errno or 0)}",
+            hint="the pod's network namespace is gone or not visible here",
         ) from error
     if not _is_netns(fd):
         os.close(fd)
@@ -84,8 +85,10 @@ def open_netns(path: str) -> Netns:
 
 
 def find_netns(path: str, identity: str = "") -> Netns | None:
-    """The namespace at `path`, or (when `identity` is given and `path` is gone or another one now) wherever a process
-    keeps that one alive; None when nothing does."""
+    """The namespace at `path`; None when there is none.
+
+    With an `identity` it is that namespace, at its path or wherever a process keeps it alive.
+    """
     try:
         netns = open_netns(path) if path else None
     except InvalidNetns:
@@ -98,8 +101,11 @@ def find_netns(path: str, identity: str = "") -> Netns | None:
 
 
 def is_inhabited(path: str, identity: str) -> bool:
-    """Whether the namespace is still somebody's: it is at its path, or (when the path says nothing, because it cannot
-    be opened here or leads elsewhere now) a process lives in it. A path that is gone means that its owner is gone."""
+    """Whether the namespace is still somebody's.
+
+    It is when it is at its path, or when a process lives in it although the path says nothing (it cannot be opened
+    here, or leads elsewhere now). A path that is gone means that its owner is gone.
+    """
     try:
         stat = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -138,8 +144,10 @@ def _inhabitant(identity: str) -> str | None:
 
 
 def _descriptors(identity: str) -> Iterator[str]:
-    """Paths of descriptors with that inode number. /proc tells it without touching the file system that the file is on,
-    which may be one that does not answer (Linux 5.14)."""
+    """Paths of descriptors with that inode number.
+
+    /proc tells it (Linux 5.14) without touching the file system that the file is on, which may not answer.
+    """
     wanted = b"\nino:\t" + identity.partition(":")[2].encode() + b"\n"
     for pid in _pids():
         folder = f"/proc/{pid}/fdinfo"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import time
-
-import _socket
 
 from cni.host import netlink as nl
 

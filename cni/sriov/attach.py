@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.ports import Kernel
-    from cni.sriov.model import Netdev, VfAttachment
+    from cni.sriov.model import VfAttachment
     from cni.vf import Vf
 
 NO_MAC = "00:00:00:00:00:00"
@@ -68,7 +68,8 @@ def _present(kernel: Kernel, attachment: VfAttachment, netns: Netns | None) -> L
     link = kernel.link(attachment.device, netns)
     if link is None:
         raise TryAgainLater(
-            f"the network device of {attachment.device} is not where it was a moment ago", hint="was its driver rebound?"
+            f"the network device of {attachment.device} is not where it was a moment ago",
+            hint="was its driver rebound?",
         )
     return link
 
@@ -98,9 +99,9 @@ def _adopted(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns 
     """Lets the VF go down, so that it may adopt the PF's address; pauses when it has not."""
     try:
         _up_and_down(kernel, link, netns)
-    except KernelRefused:
-        # Resetting drivers answer EBUSY or EAGAIN for a while.
-        pass
+    except KernelRefused as busy:
+        # Resetting drivers answer EBUSY or EAGAIN for a while; anything else shows again when the link is set up.
+        del busy
     if _present(kernel, attachment, netns).mac == mac:
         return True
     # No event tells when a driver has finished its reset, so ask again soon.
@@ -117,8 +118,9 @@ def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
 
 
 def detach(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns | None, log: Log) -> None:
-    """Brings the VF home and restores what was found, whatever of it is changed. Every step runs, also after a failure,
-    and only the final look decides.
+    """Brings the VF home and restores what was found, whatever of it is changed.
+
+    Every step runs, also after a failure, and only the final look decides.
 
     Raises `TryAgainLater` when the VF is not home, and `VfNotClean` when it is home with other attributes than before;
     both name all differences, and what hindered the steps.
@@ -145,7 +147,9 @@ def _verify(kernel: Kernel, attachment: VfAttachment, hindrances: list[str], log
         what = f"VF {attachment.device} is not as it was before the attachment"
         raise _unfinished(VfNotClean, what, [*left, *hindrances])
     if vf.link is not None and vf.link.name != attachment.netdev.name:
-        log.warning(f"{attachment.device} is back as {vf.link.name}: {attachment.netdev.name} is another device's name now")
+        log.warning(
+            f"{attachment.device} is back as {vf.link.name}: {attachment.netdev.name} is another device's name now"
+        )
 
 
 def _unfinished(kind: type[TryAgainLater], what: str, left: list[str]) -> TryAgainLater:

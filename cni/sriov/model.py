@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cni.record import Key, Record
 from cni.errors import IoFailure
 from cni.host.netlink import Link, VfInfo
 from cni.pci import PciAddress
+from cni.record import Key, Record
 from cni.value import Value
 from cni.vf import VfSettings
 
@@ -120,5 +120,6 @@ def from_record(record: Record) -> VfAttachment:
         )
     except (KeyError, TypeError) as error:
         raise IoFailure(
-            f"the record of {record.key} is damaged: {error}", hint="move its file away; the next ADD repairs the device"
+            f"the record of {record.key} is damaged: {error}",
+            hint="move its file away; the next ADD repairs the device",
         ) from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cni.record import DEVICE, IPAM, Key, Record
 from cni.errors import DeviceBusy
 from cni.host.netlink import VfInfo
+from cni.record import DEVICE, IPAM, Key, Record
 from cni.sriov import model
 from cni.vf import VfSettings
 

@@ -300,7 +300,9 @@ class SriovPlugin:
         index = previous.interfaces.index(mine)
         present = {(one.address, one.prefix) for one in self._kernel.addresses(link, netns)}
         wanted = [ip.address for ip in previous.ips if ip.interface == index]
-        return [f"address {text} is missing" for text in wanted if parsed_network(text, "prevResult.ips")[1:] not in present]
+        return [
+            f"address {text} is missing" for text in wanted if parsed_network(text, "prevResult.ips")[1:] not in present
+        ]
 
 
 def read_configuration(request: Request, log: Log) -> tuple[dict[str, Any], str | None]:
@@ -325,7 +327,9 @@ def _with_device(config: dict[str, Any]) -> dict[str, Any]:
 
 def _in_use(device: PciAddress, owner: Record, key: Key) -> DeviceBusy:
     if owner.key == key:
-        return DeviceBusy(f"VF {device} is attached to this very container already, as {key.ifname}", hint="DEL it first")
+        return DeviceBusy(
+            f"VF {device} is attached to this very container already, as {key.ifname}", hint="DEL it first"
+        )
     return DeviceBusy(
         f"VF {device} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
         f"{owner.key.network})",

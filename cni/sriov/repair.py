@@ -7,8 +7,8 @@ whose device it is follows from its PCI parent and from the records, which the c
 from __future__ import annotations
 
 from cni import pci
-from cni.record import Key
 from cni.host.netlink import IFF_MULTICAST, VfInfo
+from cni.record import Key
 from cni.sriov import model, plan
 from cni.sriov.attach import detach, random_mac
 from cni.vf import VfSettings
@@ -32,7 +32,9 @@ def orphaned(kernel: Kernel, device: PciAddress) -> bool:
 
 def orphans(kernel: Kernel) -> list[PciAddress]:
     """All devices on the host that carry an owner's mark."""
-    return [pci.parse(link.parent) for link in kernel.everywhere(None) if link.parent and _marked_for(link, link.parent)]
+    return [
+        pci.parse(link.parent) for link in kernel.everywhere(None) if link.parent and _marked_for(link, link.parent)
+    ]
 
 
 def marked_devices(kernel: Kernel, key: Key, netns: Netns | None) -> list[PciAddress]:
@@ -57,7 +59,13 @@ def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> 
         found=VfInfo(index=vf.index, **{**wanted.as_dict(), "mac": ""}),
         # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
         netdev=model.netdev(link).replace(
-            name=_host_name(link), mac=random_mac(), permanent="", mtu=_DEFAULT_MTU, flags=IFF_MULTICAST, up=False, alias=""
+            name=_host_name(link),
+            mac=random_mac(),
+            permanent="",
+            mtu=_DEFAULT_MTU,
+            flags=IFF_MULTICAST,
+            up=False,
+            alias="",
         ),
         settings=wanted,
     )
@@ -77,5 +85,7 @@ def _reported_only(settings: VfSettings, present: VfInfo) -> VfSettings:
 def _host_name(link: Link) -> str:
     parts = model.marked(link.alias)
     name = parts[1] if parts else ""
-    usable = 0 < len(name.encode()) < 16 and name.isprintable() and not set(name) & set("/: %") and name not in (".", "..")
+    usable = (
+        0 < len(name.encode()) < 16 and name.isprintable() and not set(name) & set("/: %") and name not in (".", "..")
+    )
     return name if usable else link.name

@@ -179,7 +179,10 @@ def test_a_failing_ipam_plugin_is_reported_and_everything_rolled_back(lab):
 
 def test_an_exhausted_range_is_reported_in_the_ipam_plugins_words(lab):
     vf, pod = lab.vfs[0], lab.pod()
-    tiny = {"type": "host-local", "ranges": [[{"subnet": "10.56.9.0/24", "rangeStart": "10.56.9.1", "rangeEnd": "10.56.9.1"}]]}
+    tiny = {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.56.9.0/24", "rangeStart": "10.56.9.1", "rangeEnd": "10.56.9.1"}]],
+    }
     outcome = lab.runtime.add(conf(vf, ipam=tiny), pod)
     assert "no IP addresses available" in outcome.error["msg"]
 

@@ -5,6 +5,8 @@ The fixture `lab` compares a snapshot of the host before and after each test, at
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.lab.attaching import changes, conf, seen_from_pf
@@ -13,7 +15,7 @@ from tests.lab.snapshot import host_snapshot
 STATIC = {"type": "static", "addresses": [{"address": "10.56.1.2/24"}]}
 MAC = "02:00:00:00:0a:01"
 
-ALONE = {
+ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {}),
     "vlan": ({"vlan": 100}, {"vlan_list": [{"vlan": 100}]}),
     "vlan and qos": ({"vlan": 100, "vlanQoS": 5}, {"vlan_list": [{"vlan": 100, "qos": 5}]}),
@@ -85,7 +87,7 @@ def test_without_ipam_the_link_is_up_and_has_no_address(lab):
 @pytest.mark.parametrize("source", ["runtimeConfig", "args.cni", "CNI_ARGS"])
 def test_the_mac_comes_from_each_of_its_sources(lab, source):
     vf, pod = lab.vfs[0], lab.pod()
-    settings = {"mac": "02:00:00:00:0b:ff"}
+    settings: dict[str, Any] = {"mac": "02:00:00:00:0b:ff"}
     if source == "runtimeConfig":
         settings |= {"runtimeConfig": {"mac": MAC}, "args": {"cni": {"mac": "02:00:00:00:0c:ff"}}}
     if source == "args.cni":
@@ -143,7 +145,7 @@ def test_what_the_pod_changed_is_restored(lab):
     assert pod.interfaces() == []
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "802.1ad": ({"vlan": 5, "vlanProto": "802.1ad"}, "vlanProto 802.1ad", "EPROTONOSUPPORT"),
     "link_state": ({"vlan": 5, "link_state": "enable"}, "link_state enable", "EOPNOTSUPP"),
     "min_tx_rate": ({"vlan": 5, "min_tx_rate": 10}, "min_tx_rate 10", "EINVAL"),

@@ -61,7 +61,9 @@ def test_the_addresses_are_announced_to_the_neighbours(lab):
 def test_pods_of_one_vlan_reach_each_other_and_those_of_another_do_not(lab):
     settings = [(100, "10.56.4.0/24"), (100, "10.56.4.0/24"), (200, "10.56.4.0/24")]
     pods = [lab.pod() for _ in settings]
-    confs = [conf(vf, vlan=vlan, ipam=host_local(subnet)) for vf, (vlan, subnet) in zip(lab.vfs, settings, strict=False)]
+    confs = [
+        conf(vf, vlan=vlan, ipam=host_local(subnet)) for vf, (vlan, subnet) in zip(lab.vfs, settings, strict=False)
+    ]
     results = [lab.runtime.add(one, pod).required().result for one, pod in zip(confs, pods, strict=True)]
     addresses = [result["ips"][0]["address"].partition("/")[0] for result in results]
     assert pods[0].pings(addresses[1]) == 3
@@ -96,7 +98,10 @@ def test_routes_and_gateways_of_the_ipam_plugin_are_configured(lab):
     vf, pod = lab.vfs[0], lab.pod()
     ipam = {
         "type": "static",
-        "addresses": [{"address": "10.56.7.2/24", "gateway": "10.56.7.1"}, {"address": "fd56:7::2/64", "gateway": "fd56:7::1"}],
+        "addresses": [
+            {"address": "10.56.7.2/24", "gateway": "10.56.7.1"},
+            {"address": "fd56:7::2/64", "gateway": "fd56:7::1"},
+        ],
         "routes": [
             {"dst": "192.0.2.0/24"},
             {"dst": "198.51.100.0/24", "gw": "10.56.7.9"},

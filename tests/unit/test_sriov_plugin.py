@@ -8,7 +8,16 @@ import os
 import pytest
 
 from cni.attachments import Attachments
-from cni.errors import CheckFailed, CniError, DelegateFailed, DeviceBusy, InterfaceExists, InvalidConfig, KernelRefused, TryAgainLater
+from cni.errors import (
+    CheckFailed,
+    CniError,
+    DelegateFailed,
+    DeviceBusy,
+    InterfaceExists,
+    InvalidConfig,
+    KernelRefused,
+    TryAgainLater,
+)
 from cni.host.netlink import Link
 from cni.log import Log
 from cni.record import Key
@@ -310,12 +319,18 @@ def test_the_next_add_repairs_a_vf_that_came_back_without_a_record(node):
     assert result.interfaces[0].name == "net1"
     node.delete("b")
     vf = node.kernel.vf(VF0)
-    assert (vf.link.name, vf.link.alias, vf.link.mtu, vf.settings.vlan, vf.settings.trust) == ("eth1", "", 1500, 0, False)
+    assert (vf.link.name, vf.link.alias, vf.link.mtu, vf.settings.vlan, vf.settings.trust) == (
+        "eth1",
+        "",
+        1500,
+        0,
+        False,
+    )
 
 
 def test_after_a_reboot_a_record_touches_no_device(node):
     node.add(**EVERYTHING)
-    (record,) = [path for path in node.files() if path.endswith("net1.json") and not os.path.islink(path)]
+    record = the_record(node)
     with open(record) as file:
         document = json.load(file)
     with open(record, "w") as file:
@@ -340,7 +355,7 @@ def test_a_vf_that_vanished_with_its_pf_leaves_nothing_behind(node):
 
 def test_a_record_of_a_newer_schema_is_refused_with_the_reason(node):
     node.add()
-    (record,) = [path for path in node.files() if path.endswith("net1.json") and not os.path.islink(path)]
+    record = the_record(node)
     with open(record) as file:
         document = json.load(file)
     with open(record, "w") as file:
@@ -434,7 +449,7 @@ def test_a_prev_result_is_passed_through_with_ours_behind_it(node):
 
 def the_record(node) -> str:
     (path,) = [path for path in node.files() if path.endswith("net1.json") and not os.path.islink(path)]
-    return path
+    return str(path)
 
 
 def rewrite(path, **fields) -> None:
