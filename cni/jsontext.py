@@ -28,6 +28,9 @@ def loads(text: bytes) -> Any:
             value = _mended(value)
     except StopIteration as stop:
         raise DecodeFailure(f"not JSON: a value is expected at character {stop.value}") from stop
+    except SystemError as error:
+        # Below Python 3.13 the scanner takes its exception from json.decoder only if somebody has imported that.
+        raise DecodeFailure("not JSON: a string is malformed") from error
     except (ValueError, RecursionError) as error:
         # UnicodeDecodeError and json.JSONDecodeError are ValueErrors; so is an integer of thousands of digits.
         raise DecodeFailure(f"not JSON: {error}") from error

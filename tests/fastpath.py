@@ -1,6 +1,6 @@
 """What a plugin may import on a call of the runtime: light modules of the standard library, and our own code.
 
-Each name is here because its cost was measured (docs/adr/0009-pydantic-at-the-edge.md); add one with its measurement.
+Each name is here because its cost was measured (docs/adr/0010-what-a-call-costs.md); add one with its measurement.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ if not hasattr(os, "setns"):
     BOOTLOADER |= {"_ctypes", "ctypes", "ctypes._endian", "types"}
 OURS_ON_VERSION = {
     "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.request", "cni.result", "cni.serve", "cni.value", "cni.version",
+    "select",
 }  # fmt: skip
 
 
