@@ -244,18 +244,11 @@ def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _ipam_type(config: Mapping[str, Any]) -> str:
-    section = field(config, "ipam")
-    kind = field(section, "type") if isinstance(section, dict) else None
+    section = jsontext.member(config, "ipam")
+    kind = jsontext.member(section, "type") if isinstance(section, dict) else None
     if not isinstance(kind, str) or not kind:
         raise InvalidConfig("ipam.type: missing", hint="name the IPAM plugin, or omit ipam")
     return kind
-
-
-def field(document: Mapping[str, Any], name: str) -> Any:
-    """The value under `name`, else under a key that differs from it in case only, as Go decodes; else None."""
-    if name in document:
-        return document[name]
-    return next((value for key, value in document.items() if key.lower() == name.lower()), None)
 
 
 def _result(call: IpamCall, output: bytes) -> Result:
@@ -263,7 +256,7 @@ def _result(call: IpamCall, output: bytes) -> Result:
     if refusal is not None:
         raise refusal  # Scripts do it: an error object, and exit status 0.
     try:
-        return result.decode(_object(output), field(_object(call.stdin), "cniVersion") or _OLDEST_VERSION)
+        return result.decode(_object(output), jsontext.member(_object(call.stdin), "cniVersion") or _OLDEST_VERSION)
     except CniError as error:
         raise DelegateFailed(
             f"the IPAM plugin {call.type} printed no valid result: {error}", hint=f"it printed: {_start_of(output)}"

@@ -8,6 +8,7 @@ from cni.errors import DecodeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NoReturn
 
 _SPACE = b" \t\n\r"
@@ -42,6 +43,13 @@ def loads(text: bytes) -> Any:
 def dumps(value: Any) -> str:
     """The JSON text of a value, in ASCII, on one line."""
     return "".join(_encoder(value, 0))
+
+
+def member(document: Mapping[str, Any], name: str) -> Any:
+    """The value under `name`, else under a key that differs from it in case only, as Go decodes; else None."""
+    if name in document:
+        return document[name]
+    return next((value for key, value in document.items() if key.lower() == name.lower()), None)
 
 
 class _Scanning:

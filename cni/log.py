@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import time
 
+from cni.jsontext import member
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,9 +92,9 @@ def open_log(
     A descriptor that it opens stays open until the process ends.
     """
     context = {"plugin": plugin, "command": command, "container": container_id[:12], "ifname": ifname, "device": device}
-    level, problem = _level(_field(config, "logLevel"))
+    level, problem = _level(member(config, "logLevel"))
     problems = [problem] * bool(problem)
-    fd, path = _STDERR, _field(config, "logFile")
+    fd, path = _STDERR, member(config, "logFile")
     if path:
         try:
             fd = open_below(root, path)
@@ -216,10 +218,3 @@ def _written(fd: int, line: bytes) -> bool:
         return os.write(fd, line) == len(line)
     except OSError:
         return False
-
-
-def _field(document: Mapping[str, Any], name: str) -> Any:
-    # As Go decodes: the exact key, else one that differs in case only.
-    if name in document:
-        return document[name]
-    return next((value for key, value in document.items() if key.lower() == name.lower()), None)

@@ -192,12 +192,10 @@ def _decoded(stdin: bytes) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise DecodeFailure("error unmarshall network config: not a JSON object")
     # Go matches the keys of the protocol in any case; the exact one wins.
-    for key in ("cniVersion", "name"):
-        if key not in config:
-            other = next((name for name in config if name.lower() == key.lower()), None)
-            if other is not None:
-                config[key] = config[other]
-    return config
+    return {
+        **config,
+        **{key: value for key in ("cniVersion", "name") if (value := jsontext.member(config, key)) is not None},
+    }
 
 
 def _check_version(command: str, version: object) -> None:

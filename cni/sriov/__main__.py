@@ -6,12 +6,15 @@ from cni.serve import main
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.ports import Plugin
+    from collections.abc import Callable
+
+    from cni.log import Log
+    from cni.ports import Kernel, Plugin
     from cni.request import Request
 
 
-def load(request: Request) -> Plugin:
-    """The plugin for one call; VERSION and malformed requests are answered without it."""
+def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plugin:
+    """The plugin for one call, on the host's kernel or another; VERSION and malformed requests are answered without."""
     from cni.attachments import Attachments
     from cni.delegate import DelegatedIpam
     from cni.host.kernel import HostKernel
@@ -27,7 +30,10 @@ def load(request: Request) -> Plugin:
         device=str(request.config.get("deviceID", "")),
     )
     return SriovPlugin(
-        kernel=HostKernel(log), attachments=Attachments(warn=log.warning), ipam=DelegatedIpam(request.env), log=log
+        kernel=(kernel or HostKernel)(log),
+        attachments=Attachments(warn=log.warning),
+        ipam=DelegatedIpam(request.env),
+        log=log,
     )
 
 

@@ -7,6 +7,7 @@ Everything but the look-up of the device is the product's: request, configuratio
 from __future__ import annotations
 
 from cni.serve import main
+from cni.sriov.__main__ import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,16 +17,12 @@ if TYPE_CHECKING:
 HOST_NAME = "bwbench0"
 
 
-def load(request: Request) -> Plugin:
-    """As in cni/sriov/__main__.py."""
-    from cni.attachments import Attachments  # a composition root imports where it wires
-    from cni.delegate import DelegatedIpam
+def load_for_veth(request: Request) -> Plugin:
+    """The product's own wiring, with another look-up of the device."""
     from cni.host import links
     from cni.host.kernel import HostKernel
     from cni.host.netlink import VfInfo
-    from cni.log import open_log
     from cni.pci import PciAddress
-    from cni.sriov.plugin import SriovPlugin
     from cni.vf import Vf
 
     class VethKernel(HostKernel):
@@ -52,18 +49,8 @@ def load(request: Request) -> Plugin:
             marked = [link for link in self.everywhere(netns) if link.alias.startswith(f"barewire {device} ")]
             return marked[0] if marked else None
 
-    log = open_log(
-        request.config,
-        plugin="sriov",
-        command=request.command,
-        container_id=request.container_id,
-        ifname=request.ifname,
-        device=str(request.config.get("deviceID", "")),
-    )
-    return SriovPlugin(
-        kernel=VethKernel(log), attachments=Attachments(warn=log.warning), ipam=DelegatedIpam(request.env), log=log
-    )
+    return load(request, VethKernel)
 
 
 if __name__ == "__main__":
-    main("sriov-on-veth", load)
+    main("sriov-on-veth", load_for_veth)

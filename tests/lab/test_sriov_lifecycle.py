@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -203,6 +204,29 @@ def test_a_device_that_is_no_vf_is_refused_with_the_reason(lab):
         outcome = lab.runtime.add({**conf(lab.vfs[0]), "deviceID": address}, pod)
         assert outcome.error["code"] == 101
         assert reason in outcome.error["msg"]
+
+
+BAD: dict[str, tuple[dict[str, Any], int, str]] = {
+    "several at once": ({"vlan": 4095, "spoofchk": "yes", "mac": "nonsense", "max-tx-rate": 5}, 7, "max_tx_rate"),
+    "vlan rules": ({"vlanQoS": 3, "vlanProto": "802.1ad"}, 7, "needs vlan"),
+    "rates": ({"min_tx_rate": 20, "max_tx_rate": 10}, 7, "min_tx_rate"),
+    "multicast mac": ({"mac": "01:00:5e:00:00:01"}, 7, "unicast"),
+    "strict": ({"strictConfig": True, "colour": "blue"}, 2, "colour"),
+    "ipam without type": ({"ipam": {"subnet": "10.0.0.0/24"}}, 7, "ipam.type"),
+    "prevResult": ({"prevResult": {"interfaces": 5}}, 7, "interfaces"),
+    "version": ({"cniVersion": "9.0.0"}, 1, "incompatible"),
+    "device": ({"deviceID": "eth0"}, 7, "deviceID"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_configuration_gets_one_error_and_changes_nothing(lab, name):
+    settings, code, part = BAD[name]
+    outcome = lab.runtime.add({**conf(lab.vfs[0]), **settings}, lab.pod())
+    assert outcome.rc == 1
+    assert outcome.error["code"] == code
+    assert part in outcome.error["msg"]
+    assert changes(lab) == []
 
 
 def test_check_names_what_drifted(lab):

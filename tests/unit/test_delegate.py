@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, strategies as st
 
-from cni.delegate import DelegateRefusal, IpamCall, cleaned, field, find
+from cni import jsontext
+from cni.delegate import DelegateRefusal, IpamCall, cleaned, find
 from cni.errors import DelegateFailed, InvalidConfig, IoFailure, catalogue
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def test_a_call_needs_the_name_of_an_ipam_plugin(config: dict[str, Any]) -> None
 
 
 def test_config_keys_match_exactly_first_and_then_in_any_case() -> None:
-    assert field({"IPAM": 1, "ipam": 2}, "ipam") == 2
-    assert field({"IPAM": 1}, "ipam") == 1
-    assert field({"ipa": 1}, "ipam") is None
+    assert jsontext.member({"IPAM": 1, "ipam": 2}, "ipam") == 2
+    assert jsontext.member({"IPAM": 1}, "ipam") == 1
+    assert jsontext.member({"ipa": 1}, "ipam") is None
     assert IpamCall.of(request_with({"Ipam": {"TYPE": "dhcp"}})).type == "dhcp"
 
 
