@@ -120,6 +120,26 @@ class Attachments:
             elif record is None and not os.path.exists(f"{folder}/{name}"):
                 remove_file(f"{folder}/{name}")
 
+    def sweep(self, network: str) -> None:
+        """Removes what killed calls left behind: temporary files, and device links that lead to no record."""
+        devices = f"{self._state}/.devices"
+        for folder in (f"{self._state}/{network}", devices, f"{self._state}/.pending"):
+            for name in _entries(folder):
+                if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
+                    remove_file(f"{folder}/{name}")
+        for device in _names(devices):
+            if not os.path.exists(f"{devices}/{device}"):
+                self._remove_dangling(device)
+
+    def _remove_dangling(self, device: str) -> None:
+        try:
+            # An ADD makes the link before the record, and holds this lock meanwhile.
+            with self.locked(device, 0.0):
+                if not os.path.exists(self._device_link(device)):
+                    remove_file(self._device_link(device))
+        except TryAgainLater:
+            return
+
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
         folder = f"{self._state}/{network}"
@@ -225,8 +245,12 @@ def _link(target: str, path: str) -> None:
 
 
 def _names(folder: str) -> list[str]:
+    return [name for name in _entries(folder) if not name.endswith((".tmp", ".damaged"))]
+
+
+def _entries(folder: str) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(folder) if not name.endswith((".tmp", ".damaged")))
+        return sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
 

@@ -53,7 +53,7 @@ class SriovPlugin:
         conf, mac = read_configuration(request, self._log)
         previous = request.prev_result() or Result()
         device, key = pci.parse(conf["deviceID"]), _key(request)
-        self._drain()
+        self._drain(request.network)
         self._forget_former_self(key)
         with self._kernel.netns(request.netns) as netns, self._attachments.locked(device):
             self._make_free(device, key)
@@ -75,7 +75,7 @@ class SriovPlugin:
 
     def delete(self, request: Request) -> None:
         """Undoes what the record tells of; without a record, what the device's own mark tells of."""
-        self._drain()
+        self._drain(request.network)
         with Replay(self._attachments, _key(request)) as record:
             if record is not None:
                 self._remove_or_keep(record)
@@ -101,7 +101,7 @@ class SriovPlugin:
     def gc(self, request: Request) -> None:
         """Removes this network's attachments that the runtime does not know any more, and repairs VFs without record."""
         valid = set(request.valid_attachments)
-        self._drain()
+        self._drain(request.network)
         records = [record for record in self._attachments.of_network(request.network) if record.plugin == "sriov"]
         stale = [record.key for record in records if (record.key.container_id, record.key.ifname) not in valid]
         steps: list[Callable[[], None]] = [_bound(self._collect, key) for key in stale]
@@ -257,9 +257,10 @@ class SriovPlugin:
         if repair.orphaned(self._kernel, device):
             repair.clean(self._kernel, device, None, self._log)
 
-    def _drain(self) -> None:
+    def _drain(self, network: str) -> None:
         """Finishes removals that earlier calls had to leave. It is work on the side: nothing of it fails this call."""
         deadline = time.monotonic() + DRAIN_SECONDS
+        self._attachments.sweep(network)
         for pending in self._attachments.pending()[:DRAIN_RECORDS]:
             remaining = deadline - time.monotonic()
             if remaining <= 0:

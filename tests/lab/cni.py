@@ -149,15 +149,17 @@ class Runtime:
         netns: str | None = None,
         args: str = "",
         env_extra: Mapping[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> Running:
-        """Starts one call and does not wait: `outcome(running.wait())`. A `netns` given here replaces the pod's."""
+        """Starts one call and does not wait: `outcome(running.wait())`. A `netns` given here replaces the pod's, and
+        `prefix` is a program (strace) that runs the plugin."""
         env = {"CNI_COMMAND": command, "CNI_PATH": self.cni_path}
         if pod:
             env |= {"CNI_CONTAINERID": container_id or pod.container_id, "CNI_IFNAME": ifname, "CNI_ARGS": args}
             env["CNI_NETNS"] = pod.netns if netns is None else netns
         env |= env_extra or {}
         text = conf if isinstance(conf, str) else json.dumps(conf)
-        return self.vm.start(self.program(conf), stdin=text, env=env)
+        return self.vm.start(*prefix, self.program(conf), stdin=text, env=env)
 
     def call(self, command: str, conf: Json | str, pod: Pod | None = None, ifname: str = "net1", **how: Any) -> Outcome:
         """One call, at most 90 s. `how`: see `start`."""

@@ -589,3 +589,26 @@ def test_a_state_directory_that_others_may_write_to_is_refused(node):
     os.chmod(node.state, 0o777)
     with pytest.raises(CniError, match="others may write"):
         node.add()
+
+
+def test_the_litter_of_killed_calls_is_swept_away_but_not_a_living_ones(node):
+    node.add()
+    node.delete()
+    devices = os.path.join(node.state, ".devices")
+    os.symlink("../net/gone:net1.json", os.path.join(devices, VF1))
+    for folder in (devices, os.path.join(node.state, "net")):
+        for pid in (os.getpid(), 2**22 + 1):
+            with open(os.path.join(folder, f"x.json.{pid}.tmp"), "w"):
+                pass
+    node.delete("never-attached")
+    assert sorted(map(os.path.basename, node.files())) == [f"x.json.{os.getpid()}.tmp"] * 2
+
+
+def test_a_device_link_that_an_add_has_just_made_is_not_swept_away(node):
+    node.add()
+    node.delete()
+    link = os.path.join(node.state, ".devices", VF1)
+    os.symlink("../net/coming:net1.json", link)
+    with Attachments(node.state, node.run).locked(VF1):
+        node.delete("never-attached")
+        assert os.path.islink(link)
