@@ -99,14 +99,14 @@ def _adopted(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns 
     """Lets the VF go down, so that it may adopt the PF's address; pauses when it has not."""
     try:
         _up_and_down(kernel, link, netns)
-    except KernelRefused as busy:
-        # Resetting drivers answer EBUSY or EAGAIN for a while; anything else shows again when the link is set up.
-        del busy
-    if _present(kernel, attachment, netns).mac == mac:
-        return True
-    # No event tells when a driver has finished its reset, so ask again soon.
-    time.sleep(_MAC_PAUSE)
-    return False
+        adopted = _present(kernel, attachment, netns).mac == mac
+    except KernelRefused:
+        # Drivers that reset the VF answer EBUSY or EAGAIN meanwhile.
+        adopted = False
+    if not adopted:
+        # No event tells when a driver has finished its reset, so ask again soon.
+        time.sleep(_MAC_PAUSE)
+    return adopted
 
 
 def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
