@@ -61,6 +61,20 @@ def read_file(path: str) -> bytes | None:
         raise _failure("read", path, error) from error
 
 
+def glance(path: str) -> bytes:
+    """The first 4096 bytes of a file of /proc or /sys; empty when it is gone or does not answer."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
 def write_file(path: str, content: bytes) -> None:
     """Writes the file so that a crash leaves the old content or the new, mode 0600. Raises `IoFailure`."""
     temporary = f"{path}.{os.getpid()}.tmp"

@@ -7,6 +7,7 @@ import fcntl
 import os
 
 from cni.errors import InvalidNetns
+from cni.host.files import glance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,17 +118,23 @@ def is_inhabited(path: str, identity: str) -> bool:
 
 def _held_by_process(identity: str) -> Netns | None:
     # A deleted namespace lives on while a process is in it or holds a descriptor of it: both are reachable by /proc.
-    candidates = [_inhabitant(identity), *_descriptors(identity)]
-    for candidate in candidates:
+    for candidate in _held_paths(identity):
         try:
-            netns = open_netns(candidate) if candidate else None
+            netns = open_netns(candidate)
         except InvalidNetns:
             continue
-        if netns is not None and netns.identity == identity:
+        if netns.identity == identity:
             return netns
-        if netns is not None:
-            netns.close()
+        netns.close()
     return None
+
+
+def _held_paths(identity: str) -> Iterator[str]:
+    inhabitant = _inhabitant(identity)
+    if inhabitant is not None:
+        yield inhabitant
+    # Many more than there are processes: looked at only when no process lives in the namespace.
+    yield from _descriptors(identity)
 
 
 def _inhabitant(identity: str) -> str | None:
@@ -156,25 +163,12 @@ def _descriptors(identity: str) -> Iterator[str]:
         except OSError:
             continue
         for name in names:
-            if wanted in _content(f"{folder}/{name}"):
+            if wanted in glance(f"{folder}/{name}"):
                 yield f"/proc/{pid}/fd/{name}"
 
 
 def _pids() -> list[str]:
     return [name for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _content(path: str) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, 4096)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
 
 
 def _is_netns(fd: int) -> bool:

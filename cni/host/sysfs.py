@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cni import pci
+from cni.host.files import glance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Sysfs:
     def uplink(self, pf: PciAddress) -> str | None:
         """The PF's own network device. In switchdev mode the VFs' representors are its siblings: they are passed over."""
         for name in self.netdevs(pf):
-            if not _is_representor(_read(f"{self._net}/{name}/phys_port_name")):
+            # phys_port_name exists on every device and answers EOPNOTSUPP where the driver has none.
+            if not _is_representor(glance(f"{self._net}/{name}/phys_port_name").decode().strip()):
                 return name
         return None
 
@@ -67,17 +69,3 @@ def _entries(path: str) -> list[str]:
         return os.listdir(path)
     except OSError:
         return []
-
-
-def _read(path: str) -> str:
-    # phys_port_name exists on every device and answers EOPNOTSUPP where the driver has none.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(fd, 4096).decode().strip()
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)

@@ -160,12 +160,7 @@ class SriovPlugin:
         if self._alive(owner):
             raise _in_use(device, owner, key)
         self._log.warning(f"VF {device} was left by container {owner.key.container_id}, which is gone: cleaning up")
-        try:
-            self.remove(owner)
-        except CniError as error:
-            if self._attachments.of_device(device) is not None:
-                raise
-            self._log.warning(f"{error}; its addresses stay reserved, and every later ADD and DEL tries again")
+        self._remove_device(owner)
 
     def _alive(self, record: Record) -> bool:
         if record.removing or record.boot_id != self._attachments.boot_id:
@@ -195,9 +190,14 @@ class SriovPlugin:
     def _remove_or_keep(self, record: Record) -> None:
         """Removes; what only time can mend does not keep a pod from going: a VF that is home already, an address."""
         try:
-            self.remove(record)
+            self._remove_device(record)
         except VfNotClean as error:
             self._log.error(f"{error}; it is not given to another pod before it is clean")
+
+    def _remove_device(self, record: Record) -> None:
+        """Removes; succeeds when the device is home and clean, also while addresses are still to be released."""
+        try:
+            self.remove(record)
         except CniError as error:
             kept = self._attachments.find(record.key)
             if kept is None or DEVICE in kept.left:
@@ -260,7 +260,10 @@ class SriovPlugin:
     def _drain(self, network: str) -> None:
         """Finishes removals that earlier calls had to leave. It is work on the side: nothing of it fails this call."""
         deadline = time.monotonic() + DRAIN_SECONDS
-        self._attachments.sweep(network)
+        try:
+            self._attachments.sweep(network)
+        except CniError as error:
+            self._log.warning(f"litter of earlier calls stays: {error}")
         for pending in self._attachments.pending()[:DRAIN_RECORDS]:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
