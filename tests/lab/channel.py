@@ -51,6 +51,11 @@ class Channel:
         self._reader = threading.Thread(target=self._read, name="lab channel", daemon=True)
         self._reader.start()
 
+    @property
+    def broken(self) -> bool:
+        """Whether the other end has hung up."""
+        return self._broken is not None
+
     def call(self, op: str, body: bytes = b"", **arguments: object) -> Call:
         call = self._expect(next(self._numbers))
         try:

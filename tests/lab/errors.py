@@ -13,10 +13,14 @@ class LabError(Exception):
 
 
 class VmFailed(LabError):
-    """The virtual machine did not start, or is gone. Carries the end of its console."""
+    """The virtual machine did not start, or is gone. Carries the end of its console, and how QEMU ended."""
 
     def __init__(self, message: str, console: str) -> None:
         super().__init__(f"{message}\n--- console\n{console[-TAIL:]}")
+
+
+class VmGone(VmFailed):
+    """QEMU, or the agent in the guest, ended without being asked to."""
 
 
 class GuestFailed(LabError):

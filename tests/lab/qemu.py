@@ -24,7 +24,8 @@ KERNEL = (
     "cryptomgr.notests random.trust_cpu=on audit=0 nowatchdog"
 )
 # Holds the machine on a leash: when the pipe on its stdin closes, because the tests close it or are killed, QEMU ends.
-LEASH = '"$@" </dev/null & read -r _; kill -9 $! 2>/dev/null; wait'
+# Then it says how QEMU ended: 137 is our own signal; 0 that the guest went off or reset itself; else QEMU crashed.
+LEASH = '"$@" </dev/null & read -r _; kill -9 $! 2>/dev/null; wait $!; echo "QEMU ended with status $?"'
 
 
 def uplink_mac(pf: int) -> str:
@@ -78,5 +79,6 @@ class Qemu:
         self._leash.wait(timeout=10)
 
     def messages(self) -> str:
-        """What QEMU itself had to say; nothing when its folder is gone."""
+        """Ends it, and returns what it had to say and how it ended; nothing when its folder is gone."""
+        self.end()
         return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -38,7 +38,12 @@ class Machines:
         enough = [number for number in sorted(self._running) if number >= pfs]
         if not enough:
             self._running[pfs] = self._boot(pfs)
-        return self._running[enough[0] if enough else pfs]
+        vm = self._running[enough[0] if enough else pfs]
+        if vm.gone:
+            # One test has failed over it; the others get a machine.
+            self._with_bundle.discard(vm.pfs)
+            self.renew(vm)
+        return vm
 
     def ensure_bundle(self, vm: Vm) -> None:
         if vm.pfs not in self._with_bundle:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.errors import GuestFailed, GuestTimeout, LabError
+from tests.lab.errors import GuestFailed, GuestTimeout, LabError, VmGone
 from tests.lab.health import require_health
 from tests.lab.image import REPOSITORY
 from tests.lab.lab import Lab
+from tests.lab.session import Machines
 from tests.lab.snapshot import difference, host_snapshot
 from tests.lab.topology import pfs
 from tests.lab.vm import Vm
@@ -237,6 +238,16 @@ def test_a_test_that_leaves_traces_is_cleaned_up_after(lab: Lab) -> None:
     assert "/var/lib/cni/stray" in left
     assert lab.vm.run("test", "-e", "/var/lib/cni/stray", check=False).rc == 1
     lab.before = host_snapshot(lab.vm)
+
+
+def test_a_machine_that_is_gone_is_replaced_for_the_next_test(lab: Lab, machines: Machines) -> None:
+    lab.runtime.version({}).required()
+    lab.vm._qemu.end()
+    with pytest.raises(VmGone, match="QEMU ended with status"):
+        lab.vm.run("true")
+    again = Lab(machines.machine(), machines)
+    assert again.runtime.version({}).required().rc == 0
+    lab.before = again.before
 
 
 # Pods and the wire

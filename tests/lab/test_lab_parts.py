@@ -9,9 +9,10 @@ import pytest
 
 from tests.lab import packages
 from tests.lab.cni import plugin_conf
-from tests.lab.errors import LabError
+from tests.lab.errors import LabError, VmFailed, VmGone
 from tests.lab.frames import Frames, frame
 from tests.lab.snapshot import difference
+from tests.lab.vm import Vm
 from tests.lab.wire import Wire, parse
 
 UNTAGGED = bytes.fromhex("ffffffffffff 020000000001 0806") + b"payload"
@@ -84,6 +85,33 @@ def test_the_packages_of_the_guest_are_a_part_of_the_list() -> None:
     names = packages.guest_packages()
     assert {"kmod", "iproute2", "containernetworking-plugins"} <= set(names)
     assert not {"qemu-system-x86/bookworm-backports", "erofs-utils"} & set(names)
+
+
+class Dying(Vm):
+    """A machine whose first boots end in the middle, or fail in another way."""
+
+    def __init__(self, failures: list[VmFailed]) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def _boot_once(self) -> None:
+        if self.failures:
+            raise self.failures.pop()
+
+
+def test_a_machine_that_ends_while_it_boots_is_booted_again_at_most_twice() -> None:
+    machine = Dying([VmGone("gone", "")] * 2)
+    machine._boot()
+    assert machine.failures == []
+    with pytest.raises(VmGone):
+        Dying([VmGone("gone", "")] * 3)._boot()
+
+
+def test_a_machine_that_fails_to_boot_is_not_booted_again() -> None:
+    machine = Dying([VmGone("gone", ""), VmFailed("the PFs did not come up", "")])
+    with pytest.raises(VmFailed, match="the PFs"):
+        machine._boot()
+    assert len(machine.failures) == 1
 
 
 def test_a_package_that_is_not_installed_is_named_with_what_to_do() -> None:

@@ -25,12 +25,13 @@ from typing import Self
 
 from tests.lab import qemu
 from tests.lab.channel import Answer, Call, Channel
-from tests.lab.errors import GuestFailed, GuestTimeout, LabError, VmFailed
+from tests.lab.errors import GuestFailed, GuestTimeout, LabError, VmFailed, VmGone
 from tests.lab.image import Image, image as current_image
 from tests.lab.progress import Say, silent
 from tests.lab.wire import Wire
 
 BOOT_S = 120.0
+BOOT_TRIES = 3
 ANSWER_S = 30.0
 KILL_S = 10.0
 
@@ -164,6 +165,18 @@ class Vm:
         shutil.rmtree(self._folder)
 
     def _boot(self) -> None:
+        """Boots; again when QEMU ended by itself meanwhile, which its emulation has been seen to do, if rarely."""
+        for tries_left in reversed(range(BOOT_TRIES)):
+            try:
+                self._boot_once()
+            except VmGone as failure:
+                if not tries_left:
+                    raise
+                self._say(f"booting again: {failure}")
+            else:
+                return
+
+    def _boot_once(self) -> None:
         folder = self._folder
         self.wires = tuple(Wire(folder, pf) for pf in range(self.pfs))
         with _listener(folder / "ctl") as control, _listener(folder / "console") as console:
@@ -185,6 +198,8 @@ class Vm:
         try:
             self.answer(self._channel.hello.last, BOOT_S)
             verdict = self.run("cat", "/run/lab/ready", timeout=BOOT_S).out.strip()
+        except VmGone:
+            raise
         except (LabError, FutureTimeout) as error:
             raise VmFailed(f"the machine did not boot: {error!r}", self._last_words()) from error
         if verdict != "ready":
@@ -199,7 +214,14 @@ class Vm:
             wire.close()
 
     def reboot(self, keep: tuple[str, ...] = ("/var/lib", "/opt/cni", "/etc/cni")) -> None:
-        """Takes the power away and boots again: another boot id, an empty /run; only the kept folders are as before."""
+        """Takes the power away and boots again: another boot id, an empty /run; only the kept folders are as before.
+
+        What was to be kept is lost where the machine is gone already.
+        """
+        if self.gone:
+            self._halt()
+            self._boot()
+            return
         self.run("tar", "-C", "/", "-cf", "/run/lab/keep.tar", *(path.lstrip("/") for path in keep))
         archive = self.get("/run/lab/keep.tar")
         self._halt()
@@ -207,12 +229,18 @@ class Vm:
         self.run("rm", "-rf", *keep)
         self.run("tar", "-C", "/", "-xf", "-", stdin=archive)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the machine ended by itself, or the guest's agent did; only `reboot` helps then."""
+        return self._channel.broken
+
     def console(self) -> str:
         """Everything that was printed on the console since the last boot."""
         return self._console.text()
 
     def _last_words(self) -> str:
-        return self.console() + self._qemu.messages()
+        words = self._qemu.messages()  # ends it, so that the console is complete
+        return f"{self.console()}\n{words}"
 
     # Commands
 
@@ -289,11 +317,11 @@ class Vm:
         return self.answer(self._channel.call(op, body, **arguments).last)
 
     def answer(self, future: Future[Answer], timeout: float = ANSWER_S) -> Answer:
-        """Raises LabError when the guest refused, VmFailed when it is gone, TimeoutError."""
+        """Raises LabError when the guest refused, VmGone when it is gone, TimeoutError."""
         try:
             head, body = future.result(timeout)
         except LabError as error:
-            raise VmFailed(str(error), self._last_words()) from None
+            raise VmGone(str(error), self._last_words()) from None
         if head["event"] == "refused":
             raise LabError(f"the guest refused: {head['error']}")
         return head, body
