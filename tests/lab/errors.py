@@ -23,6 +23,10 @@ class VmGone(VmFailed):
     """QEMU, or the agent in the guest, ended without being asked to."""
 
 
+class VmStuck(VmFailed):
+    """It did not come up in time."""
+
+
 class GuestFailed(LabError):
     """A command in the guest ended with another code than 0. Carries what it printed."""
 
