@@ -101,10 +101,16 @@ class DeviceBusy(CniError):
     remedy = "Wait for the owner's DEL, or give the pod another device; the message names the owner."
 
 
-class VfNotFound(CniError):
+class DeviceNotFound(CniError):
     code = 101
-    cause = "The device ID names no virtual function that the host has."
-    remedy = "Compare the ID with /sys/bus/pci/devices and the physical function's sriov_numvfs."
+    cause = "The device ID, or the PF and VF number, name no network device that the host has."
+    remedy = "Compare with /sys/bus/pci/devices and the PF's sriov_numvfs."
+
+
+class DriverUnfit(CniError):
+    code = 102
+    cause = "The device cannot be bound to the driver: it is not there, or the IOMMU group is not viable."
+    remedy = "Load the driver, or free the member of the IOMMU group that the message names."
 
 
 class InterfaceExists(CniError):

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record format; a reader refuses a newer one and keeps reading the older ones."""
 
 DEVICE, IPAM = "device", "ipam"
@@ -32,7 +32,8 @@ class Record(Value):
     """An attachment as saved.
 
     `device` is its PCI address or empty; `found` the device as it was, `wanted` what ADD applies, `ipam` the delegate
-    call to replay, each in the form that the plugin gave; `left` what removal still has to undo, `removing` whether a
+    call to replay, each in the form that the plugin gave; `device_info` the file that tells the pod's
+    containers about the device, or empty; `left` what removal still has to undo, `removing` whether a
     removal has begun: only then may a call that is about something else finish it.
     """
 
@@ -46,6 +47,7 @@ class Record(Value):
     found: dict[str, Any]
     wanted: dict[str, Any]
     ipam: dict[str, Any] | None = None
+    device_info: str = ""
     removing: bool = False
 
     def encoded(self) -> bytes:

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from cni.delegate import IpamCall
-from cni.errors import DelegateFailed, InvalidNetns, KernelRefused, VfNotFound
+from cni.device import Device, VfSettings
+from cni.drivers import gives_to_user_space
+from cni.errors import DelegateFailed, DeviceNotFound, DriverUnfit, InvalidNetns, KernelRefused, TryAgainLater
 from cni.host.addressing import network
-from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, Link, VfInfo
+from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, InterfaceRoute, Link, VfInfo
 from cni.host.netns import Netns
 from cni.pci import PciAddress
 from cni.result import IpConfig, Result, Route
-from cni.vf import Vf, VfSettings
 
 HOST = ""
 NO_MAC = "00:00:00:00:00:00"
@@ -41,43 +42,73 @@ class FakeNetns(Netns):
         pass
 
 
-class FakeVf:
-    """One VF: what the PF holds, where its link is, and igb's hidden flag that the PF has set the address."""
+PF, NIC = "0000:01:00.0", "0000:03:00.0"
 
-    def __init__(self, device: str, index: int) -> None:
-        mac = f"aa:00:00:00:00:{index:02x}"
-        self.device = PciAddress(device)
-        self.info = VfInfo(
-            index=index, mac=mac, spoofchk=True, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto"
-        )
-        self.link: Link = Link(
-            index=10 + index,
-            name=f"eth{1 + index}",
+
+class FakeDevice:
+    """A VF, the PF, or a NIC without either: what the PF holds of it, where its link is, and its driver.
+
+    `mac_set_by_pf` is igb's hidden flag that the PF has set the VF's address.
+    """
+
+    def __init__(self, address: str, number: int, name: str, mac: str, driver: str, info: VfInfo | None) -> None:
+        self.address = PciAddress(address)
+        self.info = info
+        self.driver = driver
+        self.network_driver = driver
+        self.override = ""
+        self.home: Link | None = Link(
+            index=number,
+            name=name,
             flags=IFF_MULTICAST,
             queue=1000,
             mac=mac,
             permanent=mac,
             mtu=1500,
-            parent=device,
+            parent=address,
         )
         self.place = HOST
         self.mac_set_by_pf = False
+        self.open = False
+
+    @property
+    def link(self) -> Link:
+        assert self.home is not None, f"{self.address} has no network device"
+        return self.home
+
+    @link.setter
+    def link(self, link: Link) -> None:
+        self.home = link
+
+
+def _vf(index: int) -> FakeDevice:
+    mac = f"aa:00:00:00:00:{index:02x}"
+    info = VfInfo(index=index, mac=mac, spoofchk=True, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto")
+    return FakeDevice(f"0000:01:10.{2 * index}", 10 + index, f"eth{1 + index}", mac, "igbvf", info)
 
 
 class FakeKernel:
-    """A host with one PF `eth0` and its VFs, and any number of pods.
+    """A host with one PF `eth0` and its VFs, a NIC `nic0` without SR-IOV, and any number of pods.
 
     `refuse(n)` makes the n-th change from now on fail, `refuse_from(n)` that one and all later ones.
     """
 
     def __init__(self, vfs: int = 2) -> None:
-        self.vfs = {f"0000:01:10.{2 * index}": FakeVf(f"0000:01:10.{2 * index}", index) for index in range(vfs)}
-        self.others: dict[str, dict[str, Link]] = {HOST: {"eth0": Link(index=2, name="eth0", flags=IFF_UP)}}
+        self.functions: dict[str, FakeDevice] = {vf.address: vf for vf in map(_vf, range(vfs))}
+        pf = FakeDevice(PF, 2, "eth0", "aa:00:00:00:01:00", "igb", None)
+        nic = FakeDevice(NIC, 3, "nic0", "aa:00:00:00:03:00", "e1000e", None)
+        self.devices: dict[str, FakeDevice] = {**self.functions, pf.address: pf, nic.address: nic}
+        self.others: dict[str, dict[str, Link]] = {HOST: {"lo": Link(index=1, name="lo", flags=IFF_UP)}}
         self.configured: dict[str, tuple[tuple[IpConfig, ...], tuple[Route, ...]]] = {}
         self.namespaces: dict[str, str] = {}
         self.changes = 0
         self.refused_settings: set[str] = set()
         self.knows_zero_mac = True
+        self.group_hindrances: list[str] = []
+        self.used: dict[str, list[str]] = {}
+        self.loaded = {"igbvf", "igb", "e1000e", "vfio-pci"}
+        self.privileged = True
+        self._numbers = 100
         self._refused: Callable[[int], bool] = lambda _change: False
 
     def refuse(self, change: int) -> None:
@@ -92,8 +123,11 @@ class FakeKernel:
         self._refused = lambda _change: False
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything a user can see of the VFs, and the hidden flag."""
-        return {vf.device: (vf.info, vf.link, vf.place, vf.mac_set_by_pf) for vf in self.vfs.values()}
+        """Everything a user can see of the devices, and the hidden flag."""
+        return {
+            address: (one.info, one.home, one.place, one.mac_set_by_pf, one.driver, one.override)
+            for address, one in self.devices.items()
+        }
 
     def add_netns(self, path: str) -> FakeNetns:
         """Makes a pod's namespace."""
@@ -105,10 +139,10 @@ class FakeKernel:
         """What the kernel does with a dying namespace: the links come back under the pod's names, down."""
         netns = self.netns(path)
         del self.namespaces[path]
-        for vf in self.vfs.values():
-            if vf.place == netns.identity:
-                vf.place = HOST
-                vf.link = vf.link.replace(flags=vf.link.flags & ~IFF_UP)
+        for one in self.devices.values():
+            if one.place == netns.identity:
+                one.place = HOST
+                one.link = one.link.replace(flags=one.link.flags & ~IFF_UP)
 
     # The port.
 
@@ -126,32 +160,79 @@ class FakeKernel:
                 return FakeNetns(known, present)
         return None
 
-    def exists(self, device: PciAddress) -> bool:
-        return device in self.vfs
+    def named_namespaces(self) -> list[str]:
+        return sorted(self.namespaces)
 
-    def vf(self, device: PciAddress) -> Vf:
-        if device not in self.vfs:
-            raise VfNotFound(f"the host has no PCI device {device}")
-        fake = self.vfs[device]
-        return Vf(
-            device=fake.device,
-            index=fake.info.index,
-            driver="igbvf",
-            pf=PciAddress("0000:01:00.0"),
-            pf_name="eth0",
-            pf_index=2,
-            pf_driver="igb",
-            settings=fake.info,
-            link=self.link(device, None),
+    def may_administrate(self) -> bool:
+        return self.privileged
+
+    def exists(self, device: PciAddress) -> bool:
+        return device in self.devices
+
+    def device(self, address: PciAddress) -> Device:
+        if address not in self.devices:
+            raise DeviceNotFound(f"the host has no PCI device {address}")
+        fake = self.devices[address]
+        with_pf: dict[str, Any] = {"settings": VfInfo(index=-1)}
+        if fake.info is not None:
+            pf = {"pf": PciAddress(PF), "pf_name": "eth0", "pf_index": 2, "pf_driver": "igb", "pf_mtu": 1500}
+            with_pf = {"settings": fake.info, "index": fake.info.index, **pf}
+        return Device(
+            address=fake.address,
+            driver=fake.driver,
+            override=fake.override,
+            userspace=gives_to_user_space(fake.driver),
+            link=self.link(address, None),
+            vfs=len(self.functions) if address == PF else 0,
+            most_vfs=7 if address == PF else 0,
+            **with_pf,
         )
 
-    def set_vf(self, vf: Vf, setting: str, wanted: VfSettings) -> None:
-        fake = self.vfs[vf.device]
+    def pf_of_name(self, name: str) -> PciAddress:
+        link = self.named(name, None)
+        if link is None or not link.parent:
+            raise DeviceNotFound(f"the host has no network device {name} on the PCI bus")
+        return PciAddress(link.parent)
+
+    def vfs(self, pf: PciAddress) -> list[PciAddress]:
+        return [PciAddress(address) for address in self.functions] if pf == PF else []
+
+    def in_user_space(self, device: PciAddress) -> bool:
+        return gives_to_user_space(self.devices[device].driver)
+
+    def in_use(self, device: PciAddress) -> bool:
+        return self.devices[device].open
+
+    def hindrances(self, device: PciAddress) -> list[str]:
+        return self.group_hindrances
+
+    def uses(self, link: Link) -> list[str]:
+        return self.used.get(link.parent, [])
+
+    def bind(self, device: PciAddress, driver: str, override: str) -> None:
+        fake = self.devices[device]
+        if fake.driver != driver:
+            if driver and driver not in self.loaded:
+                raise DriverUnfit(f"driver {driver} for {device} is not loaded")
+            if fake.open:
+                raise TryAgainLater(f"{device} is still open in a process")
+            self._refuse_if_counted()
+            fake.override = driver
+            self._refuse_if_counted()
+            self._unbind(fake)
+            # A refusal here leaves the device without a driver, as in the kernel.
+            self._refuse_if_counted()
+            self._probe(fake, driver)
+        fake.override = override
+
+    def set_vf(self, device: Device, setting: str, wanted: VfSettings) -> None:
+        fake = self.devices[device.address]
+        assert fake.info is not None, "only VFs have settings at a PF"
         refusal = _igb_refusal(setting, wanted)
         if setting in self.refused_settings or (wanted.mac == NO_MAC and not self.knows_zero_mac):
             refusal = "EINVAL"
         if refusal is not None or self._counted():
-            raise KernelRefused(f"{setting} of VF {vf.index}: driver igb of PF eth0 refused: {refusal or 'EIO'}")
+            raise KernelRefused(f"{setting} of VF {device.index}: driver igb of PF eth0 refused: {refusal or 'EIO'}")
         fields = {"vlan": ("vlan", "qos", "proto"), "rate": ("min_tx_rate", "max_tx_rate")}.get(setting, (setting,))
         asked = {field: getattr(wanted, field) for field in fields if getattr(wanted, field) is not None}
         fake.info = fake.info.replace(**asked)
@@ -159,15 +240,15 @@ class FakeKernel:
             fake.mac_set_by_pf = wanted.mac != NO_MAC
 
     def link(self, device: PciAddress, netns: Netns | None) -> Link | None:
-        fake = self.vfs.get(device)
-        return fake.link if fake is not None and fake.place == _identity(netns) else None
+        fake = self.devices.get(device)
+        return fake.home if fake is not None and fake.place == _identity(netns) else None
 
     def named(self, name: str, netns: Netns | None) -> Link | None:
         return next((link for link in self.everywhere(netns) if name in (link.name, *link.altnames)), None)
 
     def everywhere(self, netns: Netns | None) -> list[Link]:
         place = _identity(netns)
-        mine = [vf.link for vf in self.vfs.values() if vf.place == place]
+        mine = [one.home for one in self.devices.values() if one.home is not None and one.place == place]
         return [*mine, *self.others.get(place, {}).values()]
 
     def move(self, link: Link, source: Netns | None, target: Netns | None, **attributes: Any) -> None:
@@ -215,23 +296,66 @@ class FakeKernel:
             for family, packed, prefix in parsed
         ]
 
+    def routes(self, link: Link, netns: Netns) -> list[InterfaceRoute]:
+        self._there(link, netns)
+        _, routes = self.configured.get(netns.identity, ((), ()))
+        parsed = [network(route.dst, "routes") for route in routes]
+        return [
+            InterfaceRoute(
+                index=link.index,
+                family=family,
+                destination=packed if prefix else b"",
+                prefix=prefix,
+                gateway=b"",
+                table=254,
+                priority=0,
+                kind=1,
+            )
+            for family, packed, prefix in parsed
+        ]
+
     def announce(self, link: Link, netns: Netns, ips: tuple[IpConfig, ...]) -> None:
         self._there(link, netns)
 
     # What igb and the kernel do.
 
-    def _there(self, link: Link, netns: Netns | None) -> FakeVf:
-        for fake in self.vfs.values():
-            if fake.link.index == link.index and fake.place == _identity(netns):
+    def _there(self, link: Link, netns: Netns | None) -> FakeDevice:
+        for fake in self.devices.values():
+            if fake.home is not None and fake.home.index == link.index and fake.place == _identity(netns):
                 return fake
         raise refused(errno.ENODEV)
 
+    def _unbind(self, fake: FakeDevice) -> None:
+        """The network device ends with its driver, wherever it is."""
+        fake.driver = ""
+        fake.home, fake.place = None, HOST
+
+    def _probe(self, fake: FakeDevice, driver: str) -> None:
+        """A new network device has a new name; a VF adopts the address that its PF has for it."""
+        fake.driver = driver
+        if not driver or gives_to_user_space(driver):
+            return
+        self._numbers += 1
+        assert fake.info is not None, "only VFs are bound in these tests"
+        mac = fake.info.mac if fake.mac_set_by_pf else f"da:00:00:00:00:{self._numbers & 0xFF:02x}"
+        fake.info = fake.info.replace(mac=mac)
+        fake.home = Link(
+            index=self._numbers,
+            name=f"eth{self._numbers}",
+            flags=IFF_MULTICAST,
+            queue=1000,
+            mac=mac,
+            permanent=mac,
+            mtu=1500,
+            parent=fake.address,
+        )
+
     def _apply(  # noqa: C901, PLR0912 - one branch per attribute of a link
-        self, fake: FakeVf, attributes: dict[str, Any]
+        self, fake: FakeDevice, attributes: dict[str, Any]
     ) -> None:
         if "name" in attributes:
-            holder = next((vf.link for vf in self.vfs.values() if vf is not fake and vf.place == fake.place), None)
-            if holder is not None and holder.name == attributes["name"]:
+            neighbours = [one for one in self.devices.values() if one is not fake and one.place == fake.place]
+            if any(one.home is not None and one.home.name == attributes["name"] for one in neighbours):
                 raise refused(errno.EEXIST)
             fake.link = fake.link.replace(name=attributes["name"])
         if "mtu" in attributes:
@@ -239,11 +363,12 @@ class FakeKernel:
                 raise refused(errno.EINVAL, "mtu greater than device maximum", f"mtu {attributes['mtu']}")
             fake.link = fake.link.replace(mtu=attributes["mtu"])
         if "mac" in attributes:
-            if fake.mac_set_by_pf and not fake.info.trust:
+            if fake.mac_set_by_pf and fake.info is not None and not fake.info.trust:
                 raise refused(errno.EADDRNOTAVAIL)
             if fake.link.mac != attributes["mac"]:
                 fake.link = fake.link.replace(mac=attributes["mac"])
-                fake.info = fake.info.replace(mac=attributes["mac"])
+                if fake.info is not None:
+                    fake.info = fake.info.replace(mac=attributes["mac"])
         for name in ("alias", "queue", "group"):
             if name in attributes:
                 fake.link = fake.link.replace(**{name: attributes[name]})
@@ -256,8 +381,8 @@ class FakeKernel:
             else:
                 self._go_down(fake)
 
-    def _go_down(self, fake: FakeVf) -> None:
-        if fake.link.up and fake.info.mac != NO_MAC:
+    def _go_down(self, fake: FakeDevice) -> None:
+        if fake.link.up and fake.info is not None and fake.info.mac != NO_MAC:
             fake.link = fake.link.replace(mac=fake.info.mac, permanent=fake.info.mac)
         fake.link = fake.link.replace(flags=fake.link.flags & ~IFF_UP)
 

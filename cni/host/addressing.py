@@ -92,6 +92,23 @@ def addresses(socket: RouteSocket, index: int) -> list[nl.InterfaceAddress]:
     return [address for address in found if address.index == index]
 
 
+def routes(socket: RouteSocket, index: int) -> list[nl.InterfaceRoute]:
+    """All routes that go through the interface, of all tables and both families."""
+    bodies = [
+        body for family in (AF_INET, AF_INET6) for body in socket.dump(nl.RTM_GETROUTE, nl.route_dump_body(family))
+    ]
+    return [route for body in bodies for route in nl.routes(body) if route.index == index]
+
+
+def is_own(route: nl.InterfaceRoute) -> bool:
+    """Whether somebody made the route: every interface that is up has some for IPv6 link-local and multicast."""
+    return (
+        route.kind == nl.RTN_UNICAST
+        and route.table != nl.RT_TABLE_LOCAL
+        and not (route.family == AF_INET6 and route.destination[:1] in (b"\xfe", b"\xff"))
+    )
+
+
 def settle(events: RouteSocket, socket: RouteSocket, index: int, ips: tuple[IpConfig, ...]) -> list[str]:
     """Awaits duplicate address detection of the IPv6 addresses for at most `SETTLE_SECONDS`.
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import errno
 import os
 
-from cni.errors import KernelRefused, TryAgainLater, VfNotFound
+from cni.device import Device
+from cni.errors import DeviceNotFound, KernelRefused, TryAgainLater
 from cni.host import addressing, links, netlink as nl
 from cni.host.announce import announce
-from cni.host.netns import find_netns, is_inhabited, open_netns
+from cni.host.binding import Drivers
+from cni.host.files import glance
+from cni.host.netns import find_netns, is_inhabited, named_namespaces, open_netns
 from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket
 from cni.host.sysfs import Sysfs
-from cni.vf import Vf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from cni.device import VfSettings
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.pci import PciAddress
     from cni.result import IpConfig, Route
-    from cni.vf import VfSettings
 
 _RENAME_TRIES = 5
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 _UNUSUAL = {
     errno.EOPNOTSUPP: "the driver does not support it",
     errno.EPROTONOSUPPORT: "the driver does not know this VLAN protocol",
@@ -39,65 +42,120 @@ class HostKernel:
     def __init__(self, log: Log, sysfs: Sysfs | None = None) -> None:
         self._log = log
         self._sysfs = sysfs or Sysfs()
+        self._drivers = Drivers(self._sysfs)
         self._sockets: dict[str, RouteSocket] = {}
 
-    # What a PF says and does about its VFs.
+    # PCI devices, their drivers, and what a PF says and does about its VFs.
 
-    def vf(self, device: PciAddress) -> Vf:
-        """The VF as found. Raises `VfNotFound` when the device is none, or its PF cannot be asked."""
-        pf, index = self._place_on_pf(device)
-        link = self._pf_link(pf)
-        info = next((vf for vf in link.vfs if vf.index == index), None)
-        if info is None:
-            raise VfNotFound(
-                f"PF {link.name} ({pf}) does not report VF {index} ({device})",
-                hint="the PF's driver was perhaps reloaded; compare: ip link show " + link.name,
+    def device(self, address: PciAddress) -> Device:
+        """The device as found. Raises `DeviceNotFound` when the host has none, or its PF cannot be asked."""
+        if not self._sysfs.exists(address):
+            raise DeviceNotFound(
+                f"the host has no PCI device {address}", hint="are the VFs created? see sriov_numvfs of the PF"
             )
-        return Vf(
-            device=device,
-            index=index,
-            driver=self._sysfs.driver(device),
-            pf=pf,
-            pf_name=link.name,
-            pf_index=link.index,
-            pf_driver=self._sysfs.driver(pf),
-            settings=info,
-            link=self.link(device, None),
+        pf = self._sysfs.physfn(address)
+        return Device(
+            address=address,
+            driver=self._sysfs.driver(address),
+            override=self._sysfs.override(address),
+            userspace=self._sysfs.in_user_space(address),
+            is_network=self._sysfs.is_network(address),
+            link=self.link(address, None),
+            vfs=self._sysfs.number(address, "sriov_numvfs"),
+            most_vfs=self._sysfs.number(address, "sriov_totalvfs"),
+            **(self._told_by_pf(pf, address) if pf else {"settings": nl.VfInfo(index=-1)}),
         )
 
     def exists(self, device: PciAddress) -> bool:
         """Whether the host has the device at all."""
         return self._sysfs.exists(device)
 
-    def set_vf(self, vf: Vf, setting: str, wanted: VfSettings) -> None:
+    def set_vf(self, device: Device, setting: str, wanted: VfSettings) -> None:
         """Sends one setting of the VF to the PF. Raises `KernelRefused`, naming field, value, driver and reason."""
-        what, body = _vf_request(vf, setting, wanted)
-        with _refusals(f"{what} of VF {vf.index}: driver {vf.pf_driver} of PF {vf.pf_name} refused"):
-            self._socket(None).change(nl.RTM_SETLINK, nl.vf_body(vf.pf_index, body))
-        self._log.debug(f"PF {vf.pf_name} VF {vf.index}: {what}")
+        what, body, plain = _vf_request(device, setting, wanted)
+        socket = self._socket(None)
+        with _refusals(f"{what} of VF {device.index}: driver {device.pf_driver} of PF {device.pf_name} refused"):
+            try:
+                socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, body))
+            except NetlinkError as error:
+                # Some drivers know no tag protocols and refuse even the only one that they have.
+                if error.errno != errno.EPROTONOSUPPORT or not plain:
+                    raise
+                socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, plain))
+        self._log.debug(f"PF {device.pf_name} VF {device.index}: {what}")
 
-    def _place_on_pf(self, device: PciAddress) -> tuple[PciAddress, int]:
-        if not self._sysfs.exists(device):
-            raise VfNotFound(
-                f"the host has no PCI device {device}", hint="are the VFs created? see sriov_numvfs of the PF"
+    def pf_of_name(self, name: str) -> PciAddress:
+        """The PF whose network device has that name. Raises `DeviceNotFound`."""
+        address = self._sysfs.parent(name)
+        if address is None:
+            raise DeviceNotFound(
+                f"the host has no network device {name} on the PCI bus", hint="name a PF as `ip link` shows it"
             )
-        pf = self._sysfs.physfn(device)
-        if pf is None:
-            raise VfNotFound(
-                f"PCI device {device} is not a virtual function of a PF on this host",
-                hint="deviceID must name a VF, not a PF; inside a virtual machine a VF has no visible PF",
-            )
-        index = self._sysfs.vf_index(pf, device)
+        return address
+
+    def vfs(self, pf: PciAddress) -> list[PciAddress]:
+        """The VFs of a PF, by their number."""
+        return self._sysfs.vfs(pf)
+
+    def bind(self, device: PciAddress, driver: str, override: str) -> None:
+        """Gives the device another driver; see `Drivers.bind`."""
+        self._drivers.bind(device, driver, override)
+
+    def hindrances(self, device: PciAddress) -> list[str]:
+        """Why VFIO could not give the device to user space."""
+        return self._drivers.hindrances(device)
+
+    def in_user_space(self, device: PciAddress) -> bool:
+        """Whether its driver gives the device to user space."""
+        return self._sysfs.in_user_space(device)
+
+    def in_use(self, device: PciAddress) -> bool:
+        """Whether a process has the device open."""
+        return self._drivers.in_use(device)
+
+    def uses(self, link: nl.Link) -> list[str]:
+        """What the host itself uses a link of it for; empty when nobody would miss it."""
+        socket, found = self._socket(None), []
+        with _refusals(f"look at the use of {link.name}: the kernel refused"):
+            if link.master:
+                found.append("it is enslaved to a bridge, bond or VRF")
+            found += [f"{upper} is stacked on it" for upper in self._sysfs.uppers(link.name)]
+            scopes = [address.scope for address in addressing.addresses(socket, link.index)]
+            if any(scope < nl.SCOPE_LINK for scope in scopes):
+                found.append("it has a global address")
+            if any(addressing.is_own(route) for route in addressing.routes(socket, link.index)):
+                found.append("a route goes through it")
+        return found
+
+    def _told_by_pf(self, pf: PciAddress, address: PciAddress) -> dict[str, Any]:
+        index = self._sysfs.vf_index(pf, address)
         if index is None:
-            raise VfNotFound(f"PF {pf} does not list {device}", hint="the VFs were perhaps created anew this moment")
-        return pf, index
+            raise DeviceNotFound(
+                f"PF {pf} does not list {address}", hint="the VFs were perhaps created anew this moment"
+            )
+        link = self._pf_link(pf)
+        info = next((vf for vf in link.vfs if vf.index == index), None)
+        if info is None:
+            raise DeviceNotFound(
+                f"PF {link.name} ({pf}) does not report VF {index} ({address})",
+                hint="the PF's driver was perhaps reloaded; compare: ip link show " + link.name,
+            )
+        return {
+            "settings": info,
+            "index": index,
+            "pf": pf,
+            "pf_name": link.name,
+            "pf_index": link.index,
+            "pf_driver": self._sysfs.driver(pf),
+            "pf_mtu": link.mtu,
+        }
 
     def _pf_link(self, pf: PciAddress) -> nl.Link:
         """The PF's link with its VFs. By name, but only if that is still the PF's: udev can rename between two looks."""
         for _ in range(_RENAME_TRIES):
             name = self._sysfs.uplink(pf)
             if name is None:
-                raise VfNotFound(
+                raise DeviceNotFound(
                     f"PF {pf} has no network device here",
                     hint="the PF needs its network driver, and its device must be in the host's network namespace",
                 )
@@ -112,6 +170,10 @@ class HostKernel:
     def netns(self, path: str) -> Netns:
         """Opens the namespace. Raises `InvalidNetns`."""
         return open_netns(path)
+
+    def named_namespaces(self) -> list[str]:
+        """The paths of the namespaces that have names, as pods of most runtimes do."""
+        return named_namespaces()
 
     def is_inhabited(self, path: str, identity: str) -> bool:
         """Whether the namespace is still somebody's."""
@@ -216,6 +278,19 @@ class HostKernel:
         with _refusals("look at the addresses: the kernel refused"):
             return addressing.addresses(self._socket(netns), link.index)
 
+    def routes(self, link: nl.Link, netns: Netns) -> list[nl.InterfaceRoute]:
+        """The routes through the link."""
+        with _refusals("look at the routes: the kernel refused"):
+            return addressing.routes(self._socket(netns), link.index)
+
+    def may_administrate(self) -> bool:
+        """Whether this process may change the host's network and enter other namespaces."""
+        wanted = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
+        for line in glance("/proc/self/status").splitlines():
+            if line.startswith(b"CapEff:"):
+                return int(line.split()[1], 16) & wanted == wanted
+        return False
+
     def _sysctl(self, name: str, value: str) -> None:
         # Refinements only: a kernel without IPv6 or without the knob is no reason to fail.
         try:
@@ -259,22 +334,23 @@ class _Host:
             os.close(self._own)
 
 
-def _vf_request(vf: Vf, setting: str, wanted: VfSettings) -> tuple[str, bytes]:
-    """(field and value as the message shows them, netlink attribute) of one setting."""
+def _vf_request(device: Device, setting: str, wanted: VfSettings) -> tuple[str, bytes, bytes]:
+    """(field and value as the message shows them, netlink attribute, plain attribute to try instead or empty)."""
+    index = device.index
     if setting == "vlan":
         vlan, qos, proto = wanted.vlan or 0, wanted.qos or 0, wanted.proto or "802.1q"
-        return f"vlan {vlan} (vlanQoS {qos}, vlanProto {proto})", nl.vf_vlan(vf.index, vlan, qos, proto)
+        plain = nl.vf_plain_vlan(index, vlan, qos) if proto == "802.1q" else b""
+        return f"vlan {vlan} (vlanQoS {qos}, vlanProto {proto})", nl.vf_vlan(index, vlan, qos, proto), plain
     if setting == "rate":
-        low = _chosen(wanted.min_tx_rate, vf.settings.min_tx_rate)
-        high = _chosen(wanted.max_tx_rate, vf.settings.max_tx_rate)
-        shown = [(name, getattr(wanted, name)) for name in ("min_tx_rate", "max_tx_rate")]
-        return ", ".join(f"{name} {value}" for name, value in shown if value is not None), nl.vf_rate(
-            vf.index, low, high
-        )
+        low = _chosen(wanted.min_tx_rate, device.settings.min_tx_rate)
+        high = _chosen(wanted.max_tx_rate, device.settings.max_tx_rate)
+        rates = [(name, getattr(wanted, name)) for name in ("min_tx_rate", "max_tx_rate")]
+        shown = ", ".join(f"{name} {value}" for name, value in rates if value is not None)
+        return shown, nl.vf_rate(index, low, high), b""
     value = getattr(wanted, setting)
     encode: Callable[[int, Any], bytes] = _ENCODERS[setting]
     shown_value = value if isinstance(value, str) else "on" if value else "off"
-    return f"{setting} {shown_value}", encode(vf.index, value)
+    return f"{setting} {shown_value}", encode(index, value), b""
 
 
 _ENCODERS: dict[str, Callable[[int, Any], bytes]] = {

@@ -15,7 +15,7 @@ from cni.value import Value
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
-RTM_NEWROUTE = 24
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
 NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x300, 0x200, 0x400
@@ -38,9 +38,9 @@ NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 # Address and route attributes.
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x08, 0x40
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 8, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 8, 9, 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
-RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_BOOT, RTN_UNICAST = 0, 254, 3, 1
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_BOOT, RTN_UNICAST = 0, 254, 255, 3, 1
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
 
 # Attributes of an acknowledgement (extended acks).
@@ -55,6 +55,7 @@ _ATTRIBUTE = Struct("=HH")  # length with header, type
 _IFINFO = Struct("=BxHiII")  # family, ARPHRD type, index, flags, change mask
 _IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_NEXTHOP = Struct("=HBBi")  # length, flags, hops, interface index
 _U32 = Struct("=I")
 _U32_2 = Struct("=II")
 _U32_3 = Struct("=III")
@@ -117,6 +118,19 @@ class Link(Value):
     def up(self) -> bool:
         """Whether the link is administratively up."""
         return bool(self.flags & IFF_UP)
+
+
+class InterfaceRoute(Value):
+    """A route's way through one interface: packed destination (empty: default) and gateway (empty: on the link)."""
+
+    index: int
+    family: int
+    destination: bytes
+    prefix: int
+    gateway: bytes
+    table: int
+    priority: int
+    kind: int
 
 
 class InterfaceAddress(Value):
@@ -199,6 +213,11 @@ def vf_vlan(vf: int, vlan: int, qos: int, proto: str) -> bytes:
     """Port VLAN of a VF (0 removes it), priority 0 to 7, and tag protocol ("802.1q" or "802.1ad")."""
     entry = _VF_VLAN.pack(vf, vlan, qos, VLAN_PROTOCOLS[proto].to_bytes(2, "big")) + bytes(2)
     return nested(IFLA_VF_VLAN_LIST, attribute(IFLA_VF_VLAN_INFO, entry))
+
+
+def vf_plain_vlan(vf: int, vlan: int, qos: int) -> bytes:
+    """The same for drivers that know no tag protocols: always 802.1q."""
+    return attribute(IFLA_VF_VLAN, _U32_3.pack(vf, vlan, qos))
 
 
 def vf_rate(vf: int, minimum: int, maximum: int) -> bytes:
@@ -334,6 +353,43 @@ def route_body(  # noqa: PLR0913 - one parameter per field of a route
         family, prefix, 0, 0, wanted if wanted < 256 else RT_TABLE_UNSPEC, RTPROT_BOOT, scope, RTN_UNICAST, 0
     )
     return header + attrs
+
+
+def route_dump_body(family: int = 0) -> bytes:
+    """Body of an RTM_GETROUTE dump, of all tables."""
+    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def routes(body: bytes) -> list[InterfaceRoute]:
+    """Decodes the body of an RTM_NEWROUTE: one entry for each interface that the route goes through."""
+    family, prefix, _src, _tos, table, _protocol, _scope, kind, _flags = _RTMSG.unpack_from(body)
+    attrs = dict(attributes(body, _RTMSG.size))
+    ways = [(_number(attrs.get(RTA_OIF)), attrs.get(RTA_GATEWAY, b""))] if RTA_OIF in attrs else []
+    ways += _next_hops(attrs.get(RTA_MULTIPATH, b""))
+    return [
+        InterfaceRoute(
+            index=index,
+            family=family,
+            destination=attrs.get(RTA_DST, b""),
+            prefix=prefix,
+            gateway=gateway,
+            table=_number(attrs.get(RTA_TABLE)) or table,
+            priority=_number(attrs.get(RTA_PRIORITY)),
+            kind=kind,
+        )
+        for index, gateway in ways
+    ]
+
+
+def _next_hops(payload: bytes) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    while at + _NEXTHOP.size <= len(payload):
+        length, _flags, _hops, index = _NEXTHOP.unpack_from(payload, at)
+        if length < _NEXTHOP.size:
+            break
+        found.append((index, dict(attributes(payload[at : at + length], _NEXTHOP.size)).get(RTA_GATEWAY, b"")))
+        at += _aligned(length)
+    return found
 
 
 def failure(body: bytes, flags: int) -> tuple[int, str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703  # ioctl of linux/nsfs.h
+_NAMED = "/run/netns"
 _OWN = "/proc/thread-self/ns/net"
 
 
@@ -99,6 +100,14 @@ def find_netns(path: str, identity: str = "") -> Netns | None:
     if netns is not None:
         netns.close()
     return _held_by_process(identity) if identity else None
+
+
+def named_namespaces() -> list[str]:
+    """The paths of the namespaces in /run/netns, where runtimes keep those of their pods."""
+    try:
+        return [f"{_NAMED}/{name}" for name in sorted(os.listdir(_NAMED))]
+    except FileNotFoundError:
+        return []
 
 
 def is_inhabited(path: str, identity: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cni import pci
+from cni.drivers import gives_to_user_space
 from cni.host.files import glance
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ class Sysfs:
     """The host's sysfs; `root` is where it is mounted (tests give a recorded tree)."""
 
     def __init__(self, root: str = "/sys") -> None:
+        self.root = root
         self._devices = f"{root}/bus/pci/devices"
         self._net = f"{root}/class/net"
 
@@ -35,6 +37,25 @@ class Sysfs:
                 return int(name[len("virtfn") :])
         return None
 
+    def vfs(self, pf: PciAddress) -> list[PciAddress]:
+        """The VFs of a PF, by their number."""
+        numbers = [name[len("virtfn") :] for name in _entries(f"{self._devices}/{pf}") if name.startswith("virtfn")]
+        ordered = sorted(int(number) for number in numbers if number.isdigit())
+        return [pci.parse(_link(f"{self._devices}/{pf}/virtfn{number}")) for number in ordered]
+
+    def number(self, device: PciAddress, attribute: str) -> int:
+        """A number that the device's directory holds (sriov_numvfs, sriov_totalvfs); 0 where there is none."""
+        text = glance(f"{self._devices}/{device}/{attribute}").strip()
+        return int(text) if text.isdigit() else 0
+
+    def parent(self, name: str) -> PciAddress | None:
+        """The PCI device of a network device of the host, or None."""
+        address = _link(f"{self._net}/{name}/device")
+        try:
+            return pci.parse(address) if address else None
+        except ValueError:
+            return None  # a virtio or platform device
+
     def netdevs(self, device: PciAddress) -> list[str]:
         """Names of the device's network devices that are in the host's network namespace, sorted."""
         return sorted(_entries(f"{self._devices}/{device}/net"))
@@ -50,6 +71,44 @@ class Sysfs:
     def driver(self, device: PciAddress) -> str:
         """Name of the driver that is bound to the device, or empty."""
         return _link(f"{self._devices}/{device}/driver")
+
+    def override(self, device: PciAddress) -> str:
+        """The driver that driver_override names, or empty."""
+        text = glance(f"{self._devices}/{device}/driver_override").decode(errors="replace").strip()
+        return "" if text == "(null)" else text
+
+    def is_network(self, device: PciAddress) -> bool:
+        """Whether the device's PCI class is 02, network controller."""
+        return glance(f"{self._devices}/{device}/class").startswith(b"0x02")
+
+    def is_bridge(self, device: PciAddress) -> bool:
+        """Whether the device's PCI class is 06, bridge."""
+        return glance(f"{self._devices}/{device}/class").startswith(b"0x06")
+
+    def in_user_space(self, device: PciAddress) -> bool:
+        """Whether its driver gives the device to user space: it then has a VFIO or UIO device of its own."""
+        return any(_entries(f"{self._devices}/{device}/{kind}") for kind in ("vfio-dev", "uio")) or (
+            # Kernels before 6.1 have no vfio-dev.
+            gives_to_user_space(self.driver(device))
+        )
+
+    def iommu_group(self, device: PciAddress) -> str:
+        """The number of its IOMMU group, or empty."""
+        return _link(f"{self._devices}/{device}/iommu_group")
+
+    def group_members(self, device: PciAddress) -> list[PciAddress]:
+        """The PCI devices of its IOMMU group, itself among them."""
+        members = []
+        for name in sorted(_entries(f"{self._devices}/{device}/iommu_group/devices")):
+            try:
+                members.append(pci.parse(name))
+            except ValueError:
+                continue  # not on the PCI bus
+        return members
+
+    def uppers(self, name: str) -> list[str]:
+        """The network devices that are stacked on a host's one: VLANs, bridges, bonds."""
+        return sorted(entry[len("upper_") :] for entry in _entries(f"{self._net}/{name}") if entry.startswith("upper_"))
 
 
 def _is_representor(port_name: str) -> bool:

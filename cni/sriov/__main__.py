@@ -20,6 +20,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from cni.host.kernel import HostKernel
     from cni.log import open_log
     from cni.sriov.plugin import SriovPlugin
+    from cni.sriov.predecessor import Predecessor
 
     log = open_log(
         request.config,
@@ -34,6 +35,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         attachments=Attachments(warn=log.warning),
         ipam=DelegatedIpam(request.env),
         log=log,
+        predecessor=Predecessor(),
     )
 
 

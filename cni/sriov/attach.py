@@ -1,26 +1,26 @@
-"""Moves a VF into a pod and back, setting by setting. Both ways can be repeated and can start half-way."""
+"""Moves a device into a pod and back, setting by setting. Both ways can be repeated and can start half-way."""
 
 from __future__ import annotations
 
 import os
 import time
 
+from cni.device import VfSettings
 from cni.errors import CniError, KernelRefused, TryAgainLater
 from cni.host.netlink import KEPT_FLAGS
-from cni.sriov import plan
-from cni.vf import VfSettings
+from cni.sriov import model, plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from cni.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.ports import Kernel
-    from cni.sriov.model import VfAttachment
-    from cni.vf import Vf
+    from cni.sriov.model import DeviceAttachment, Netdev
 
 NO_MAC = "00:00:00:00:00:00"
 MAC_SECONDS = 3.0
@@ -29,28 +29,40 @@ MAC_SECONDS = 3.0
 _MAC_PAUSE = 0.05
 
 
-class VfNotClean(TryAgainLater):
-    """The VF is home, but some of its attributes are not as they were before the attachment."""
+class DeviceNotClean(TryAgainLater):
+    """The device is home, but some of its attributes are not as they were before the attachment."""
 
 
 # Into the pod.
 
 
-def attach(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns) -> Link:
-    """Applies the settings, moves the VF into the pod and sets it up; the link as the pod sees it."""
-    for setting in plan.changes(attachment.settings, vf.settings):
-        kernel.set_vf(vf, setting, attachment.settings)
+def attach(kernel: Kernel, attachment: DeviceAttachment, device: Device, netns: Netns) -> Link | None:
+    """Binds the driver, applies the settings, moves the device into the pod and sets it up; the link as the pod sees it.
+
+    None for a device that is given to user space: it stays where it is.
+    """
+    if attachment.wanted_driver:
+        kernel.bind(attachment.device, attachment.wanted_driver, attachment.wanted_driver)
+        device = kernel.device(attachment.device)
+    for setting in plan.changes(attachment.settings, device.settings):
+        kernel.set_vf(device, setting, attachment.settings)
+    if attachment.userspace:
+        return None
     host_link = _present(kernel, attachment, None)
     kernel.set_altnames(host_link, None, ())
     _move_in(kernel, attachment, host_link, netns)
-    if attachment.settings.mac:
-        _set_mac(kernel, attachment, netns, attachment.settings.mac)
+    if attachment.mac:
+        _set_mac(kernel, attachment, netns, attachment.mac)
+    if attachment.flags:
+        flags = (attachment.flags, attachment.flags)
+        kernel.change(_present(kernel, attachment, netns), netns, flags=flags)
     kernel.bring_up(_present(kernel, attachment, netns), netns)
     return _present(kernel, attachment, netns)
 
 
-def _move_in(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns) -> None:
-    attributes: dict[str, Any] = {"name": attachment.key.ifname, "alias": attachment.mark}
+def _move_in(kernel: Kernel, attachment: DeviceAttachment, link: Link, netns: Netns) -> None:
+    mark = model.mark(attachment.device, link.name, attachment.key)
+    attributes: dict[str, Any] = {"name": attachment.key.ifname, "alias": mark}
     if attachment.mtu is not None and attachment.mtu != link.mtu:
         attributes["mtu"] = attachment.mtu
     try:
@@ -64,7 +76,7 @@ def _move_in(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns)
             kernel.change(_present(kernel, attachment, netns), netns, **{name: value})
 
 
-def _present(kernel: Kernel, attachment: VfAttachment, netns: Netns | None) -> Link:
+def _present(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None) -> Link:
     link = kernel.link(attachment.device, netns)
     if link is None:
         raise TryAgainLater(
@@ -74,7 +86,7 @@ def _present(kernel: Kernel, attachment: VfAttachment, netns: Netns | None) -> L
     return link
 
 
-def _set_mac(kernel: Kernel, attachment: VfAttachment, netns: Netns | None, mac: str) -> None:
+def _set_mac(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, mac: str) -> None:
     """Gives the network device its effective MAC address, in the way that its driver takes it.
 
     igb and its kin refuse a VF's own change once the PF has set an address, even to the same one; such a VF adopts
@@ -95,7 +107,7 @@ def _set_mac(kernel: Kernel, attachment: VfAttachment, netns: Netns | None, mac:
             return
 
 
-def _adopted(kernel: Kernel, attachment: VfAttachment, link: Link, netns: Netns | None, mac: str) -> bool:
+def _adopted(kernel: Kernel, attachment: DeviceAttachment, link: Link, netns: Netns | None, mac: str) -> bool:
     """Lets the VF go down, so that it may adopt the PF's address; pauses when it has not."""
     try:
         _up_and_down(kernel, link, netns)
@@ -117,63 +129,82 @@ def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
 # And back.
 
 
-def detach(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns | None, log: Log) -> None:
-    """Brings the VF home and restores what was found, whatever of it is changed.
+def detach(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, log: Log) -> None:
+    """Brings the device home and restores what was found, whatever of it is changed.
 
     Every step runs, also after a failure, and only the final look decides.
 
-    Raises `TryAgainLater` when the VF is not home, and `VfNotClean` when it is home with other attributes than before;
-    both name all differences, and what hindered the steps.
+    Raises `TryAgainLater` when the device is not home, and `DeviceNotClean` when it is home with other attributes than
+    before; both name all differences, and what hindered the steps.
     """
     hindrances: list[str] = []
-    for step in (_restore_settings, _restore_macs, _bring_home, _restore_netdev):
+    for step in (_restore_settings, _restore_driver, _restore_macs, _bring_home, _restore_netdev):
         try:
-            step(kernel, attachment, vf, netns)
+            step(kernel, attachment, netns)
         except CniError as failure:
             hindrances.append(failure.msg)
     _verify(kernel, attachment, hindrances, log)
 
 
-def _verify(kernel: Kernel, attachment: VfAttachment, hindrances: list[str], log: Log) -> None:
-    vf = kernel.vf(attachment.device)
-    # A VF that has another driver by now has no network device to bring home.
-    away = vf.link is None and vf.driver == attachment.driver
-    left = _differences(attachment, vf)
+def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str], log: Log) -> None:
+    device = kernel.device(attachment.device)
+    found = attachment.netdev
+    # A device that somebody gave another driver has no network device to bring home.
+    away = found is not None and device.link is None and device.driver == attachment.driver
+    bound = bool(attachment.wanted_driver) and device.driver != attachment.driver and _is_ours(attachment, device)
+    left = _differences(attachment, device)
     for hindrance in hindrances:
         log.warning(f"on the way home: {hindrance}")
-    if away:
-        raise _unfinished(TryAgainLater, f"VF {attachment.device} is not back on the host", [*left, *hindrances])
+    what = f"{device.kind} {attachment.device}"
+    if away or bound:
+        where = f"still bound to {device.driver or 'no driver'}" if bound else "not back on the host"
+        raise _unfinished(TryAgainLater, f"{what} is {where}", [*left, *hindrances])
     if left:
-        what = f"VF {attachment.device} is not as it was before the attachment"
-        raise _unfinished(VfNotClean, what, [*left, *hindrances])
-    if vf.link is not None and vf.link.name != attachment.netdev.name:
-        log.warning(
-            f"{attachment.device} is back as {vf.link.name}: {attachment.netdev.name} is another device's name now"
-        )
+        raise _unfinished(DeviceNotClean, f"{what} is not as it was before the attachment", [*left, *hindrances])
+    if device.link is not None and found is not None and device.link.name != found.name:
+        log.warning(f"{attachment.device} is back as {device.link.name}: {found.name} is another device's name now")
+
+
+def _is_ours(attachment: DeviceAttachment, device: Device) -> bool:
+    """Whether the driver that the device has is our doing; without any, it is what a killed call left half done."""
+    return device.driver in ("", attachment.expected_driver)
 
 
 def _unfinished(kind: type[TryAgainLater], what: str, left: list[str]) -> TryAgainLater:
     return kind(f"{what}: {'; '.join(left)}" if left else what, hint="every ADD and DEL tries again")
 
 
-def _differences(attachment: VfAttachment, vf: Vf) -> list[str]:
-    left = plan.differences(plan.restoration(attachment), vf.settings)
-    if attachment.settings.mac and attachment.found.mac and vf.settings.mac != attachment.found.mac:
-        left.append(f"the MAC address at the PF is {vf.settings.mac}, was {attachment.found.mac}")
-    for name in plan.VERIFIED if vf.link is not None else ():
-        present, found = getattr(vf.link, name), getattr(attachment.netdev, name)
-        if present != found:
-            left.append(f"{name} is {present}, was {found}")
+def _differences(attachment: DeviceAttachment, device: Device) -> list[str]:
+    left = plan.differences(plan.restoration(attachment), device.settings)
+    if attachment.settings.mac and attachment.found.mac and device.settings.mac != attachment.found.mac:
+        left.append(f"the MAC address at the PF is {device.settings.mac}, was {attachment.found.mac}")
+    if attachment.wanted_driver and _is_ours(attachment, device) and device.override != attachment.override:
+        left.append(f"driver_override is {device.override or 'empty'}, was {attachment.override or 'empty'}")
+    found = attachment.netdev
+    for name in plan.VERIFIED if device.link is not None and found is not None else ():
+        now, then = getattr(device.link, name), getattr(found, name)
+        if now != then and (then or name != "mtu"):
+            left.append(f"{name} is {now}, was {then}")
     return left
 
 
-def _restore_settings(kernel: Kernel, attachment: VfAttachment, vf: Vf, _netns: Netns | None) -> None:
-    wanted = plan.restoration(attachment)
-    _every(*[_sending(kernel, vf, name, wanted) for name in plan.changes(wanted, vf.settings)])
+def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
+    device = kernel.device(attachment.device)
+    if not _is_ours(attachment, device):
+        return  # Somebody gave it another driver meanwhile, on purpose.
+    if attachment.wanted_driver:
+        kernel.bind(attachment.device, attachment.driver, attachment.override)
+    elif device.driver != attachment.driver:
+        kernel.bind(attachment.device, attachment.driver, device.override)
 
 
-def _sending(kernel: Kernel, vf: Vf, name: str, wanted: VfSettings) -> Callable[[], None]:
-    return lambda: kernel.set_vf(vf, name, wanted)
+def _restore_settings(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
+    wanted, device = plan.restoration(attachment), kernel.device(attachment.device)
+    _every(*[_sending(kernel, device, name, wanted) for name in plan.changes(wanted, device.settings)])
+
+
+def _sending(kernel: Kernel, device: Device, name: str, wanted: VfSettings) -> Callable[[], None]:
+    return lambda: kernel.set_vf(device, name, wanted)
 
 
 def _every(*steps: Callable[[], None]) -> None:
@@ -188,60 +219,73 @@ def _every(*steps: Callable[[], None]) -> None:
         raise TryAgainLater("; ".join(failures))
 
 
-def _restore_macs(kernel: Kernel, attachment: VfAttachment, vf: Vf, netns: Netns | None) -> None:
+def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None) -> None:
     """Restores the PF's, the effective and the permanent MAC address, where any of them is not as found.
 
-    This happens where the VF is: in the pod it may go up and down without anything on the host taking notice.
+    This happens where the device is: in the pod it may go up and down without anything on the host taking notice.
     """
-    found, place = attachment.netdev, None
-    link = kernel.link(attachment.device, None)
+    device, found, place = kernel.device(attachment.device), attachment.netdev, None
+    link = device.link
     if link is None and netns is not None:
         place, link = netns, kernel.link(attachment.device, netns)
-    admin = kernel.vf(attachment.device).settings.mac
+    if not device.pf:
+        _restore_own_mac(kernel, attachment, link, place)
+        return
+    admin = device.settings.mac
     wanted = attachment.found.mac or admin
-    if link is None:
+    if link is None or found is None:
         if attachment.settings.mac and admin != wanted:
-            kernel.set_vf(vf, "mac", VfSettings(mac=wanted))
+            kernel.set_vf(device, "mac", VfSettings(mac=wanted))
         return
     if (admin, link.mac) == (wanted, found.mac) and found.permanent in ("", link.permanent):
         return
     _down(kernel, link, place)
-    _free_admin_mac(kernel, vf)
-    _restore_netdev_macs(kernel, attachment, place, vf)
-    if attachment.found.mac and kernel.vf(attachment.device).settings.mac != wanted:
-        kernel.set_vf(vf, "mac", VfSettings(mac=wanted))
+    _free_admin_mac(kernel, device)
+    _restore_netdev_macs(kernel, attachment, found, place, device)
+    if attachment.found.mac and kernel.device(attachment.device).settings.mac != wanted:
+        kernel.set_vf(device, "mac", VfSettings(mac=wanted))
 
 
-def _free_admin_mac(kernel: Kernel, vf: Vf) -> None:
+def _restore_own_mac(kernel: Kernel, attachment: DeviceAttachment, link: Link | None, place: Netns | None) -> None:
+    """Without a PF there is only the network device's own address; some drivers change it only while it is down."""
+    if link is None or attachment.netdev is None or link.mac == attachment.netdev.mac:
+        return
+    _down(kernel, link, place)
+    kernel.change(link, place, mac=attachment.netdev.mac)
+
+
+def _free_admin_mac(kernel: Kernel, device: Device) -> None:
     # igb keeps a hidden flag "set by the PF", which refuses the VF's own changes for ever; the zero address clears it.
     # Some drivers (bnx2x) know no zero address; they have no such flag either.
     try:
-        kernel.set_vf(vf, "mac", VfSettings(mac=NO_MAC))
+        kernel.set_vf(device, "mac", VfSettings(mac=NO_MAC))
     except KernelRefused:
         return
 
 
-def _restore_netdev_macs(kernel: Kernel, attachment: VfAttachment, place: Netns | None, vf: Vf) -> None:
+def _restore_netdev_macs(
+    kernel: Kernel, attachment: DeviceAttachment, found: Netdev, place: Netns | None, device: Device
+) -> None:
     # Going down, the VF may have adopted the PF's address as its effective and its permanent one: look again.
-    link, found = _present(kernel, attachment, place), attachment.netdev
+    link = _present(kernel, attachment, place)
     first = found.permanent or found.mac
     if link.mac == first:
         # The kernel does not pass on an address that the link has already, so the PF would not hear of it.
-        _try_mac(kernel, attachment, place, vf, random_mac())
-    _try_mac(kernel, attachment, place, vf, first)
+        _try_mac(kernel, attachment, place, device, random_mac())
+    _try_mac(kernel, attachment, place, device, first)
     if found.permanent not in ("", link.permanent):
         # igbvf takes the PF's view, which followed the line above, as its permanent address when it goes down.
         _up_and_down(kernel, link, place)
     if first != found.mac:
-        _try_mac(kernel, attachment, place, vf, found.mac)
+        _try_mac(kernel, attachment, place, device, found.mac)
 
 
-def _try_mac(kernel: Kernel, attachment: VfAttachment, place: Netns | None, vf: Vf, mac: str) -> None:
+def _try_mac(kernel: Kernel, attachment: DeviceAttachment, place: Netns | None, device: Device, mac: str) -> None:
     try:
         kernel.change(_present(kernel, attachment, place), place, mac=mac)
     except KernelRefused:
         # The driver lets only the PF set it; a VF that goes down adopts the PF's.
-        kernel.set_vf(vf, "mac", VfSettings(mac=mac))
+        kernel.set_vf(device, "mac", VfSettings(mac=mac))
         _set_mac(kernel, attachment, place, mac)
 
 
@@ -252,8 +296,9 @@ def random_mac() -> str:
     return octets.hex(":")
 
 
-def _bring_home(kernel: Kernel, attachment: VfAttachment, _vf: Vf, netns: Netns | None) -> None:
-    if netns is None or kernel.link(attachment.device, None) is not None:
+def _bring_home(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None) -> None:
+    found = attachment.netdev
+    if netns is None or found is None or kernel.link(attachment.device, None) is not None:
         return
     link = kernel.link(attachment.device, netns)
     if link is None:
@@ -261,27 +306,28 @@ def _bring_home(kernel: Kernel, attachment: VfAttachment, _vf: Vf, netns: Netns 
     kernel.remove_stacked(link, netns)
     # A name that the host has already keeps the link from coming home, and a pod may have given it any.
     kernel.set_altnames(link, netns, ())
-    found = attachment.netdev
     free = kernel.named(found.name, None) is None
     name = found.name if free else "dev%d"
     try:
         # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then.
-        kernel.move(link, netns, None, name=name, mtu=found.mtu, alias=found.alias)
+        kernel.move(link, netns, None, name=name, mtu=found.mtu or link.mtu, alias=found.alias)
     except KernelRefused:
         waiting = kernel.link(attachment.device, netns)
         if waiting is not None:
             kernel.move(waiting, netns, None, name=name)
 
 
-def _restore_netdev(kernel: Kernel, attachment: VfAttachment, _vf: Vf, _netns: Netns | None) -> None:
+def _restore_netdev(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
     link, found = kernel.link(attachment.device, None), attachment.netdev
-    if link is None:
+    if link is None or found is None:
         return
     steps: list[Callable[[], None]] = []
     holder = kernel.named(found.name, None)
     if link.name != found.name and (holder is None or holder.index == link.index):
         steps.append(lambda: _rename(kernel, link, found.name))
     changed = {name: getattr(found, name) for name in plan.RESTORED if getattr(link, name) != getattr(found, name)}
+    if not found.mtu:
+        changed.pop("mtu", None)
     for name, value in changed.items():
         steps.append(_changing(kernel, link, name, value))
     if set(link.altnames) != set(found.altnames):

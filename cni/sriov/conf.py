@@ -1,6 +1,7 @@
 """Configuration of the `sriov` plugin: the model from which table, JSON Schema and reference are generated.
 
-The keys are sriov-cni's; `mtu`, `args.cni.mac` and `strictConfig` are ours.
+The keys are sriov-cni's, and those of its ancestors by hustcat, Intel and xftony, which `legacy` translates; `mtu`,
+`driver`, `promisc`, `allmulticast`, `args.cni.mac` and `strictConfig` are ours.
 """
 
 from __future__ import annotations
@@ -94,14 +95,41 @@ class Arguments(_Model):
     cni: CniArguments | None = Field(None, description="Arguments for plugins, by convention of the CNI project.")
 
 
+class Dpdk(_Model):
+    """The older plugins' section for user-space drivers."""
+
+    dpdk_driver: str | None = Field(None, description="Old name of `driver`.")
+    kernel_driver: str | None = Field(None, description="Driver for a VF that has none; else it gets its own back.")
+    dpdk_tool: str | None = Field(None, description="Refused: no program is run from a configuration.")
+    pci_addr: Any = Field(None, description="Ignored; it was filled in by the older plugins.")
+    ifname: Any = Field(None, description="Ignored; it was filled in by the older plugins.")
+    vfid: Any = Field(None, description="Ignored; it was filled in by the older plugins.")
+
+
 class SriovConf(_Model):
     """Network configuration of the plugin `sriov`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [key]} for key in ("deviceID", "master", "if0")]}
+    )
 
     cniVersion: str | None = Field(None, description="Version of the CNI specification, 0.1.0 to 1.1.0.")
     name: str | None = Field(None, description="Name of the network.")
     type: str | None = Field(None, description="`sriov`.")
-    deviceID: PciText = Field(
-        description="PCI address of the VF; Multus fills it in from the device plugin's allocation."
+    deviceID: PciText | None = Field(
+        None, description="PCI address of the VF; Multus fills it in from the device plugin's allocation."
+    )
+    master: str | None = Field(
+        None, description="Name of a PF: without `deviceID`, a free VF of it is chosen. `if0` is an old name of it."
+    )
+    vf: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None, description="Number of the VF on `master`; without it, the first that is free."
+    )
+    pfOnly: bool | None = Field(
+        None, description="true: the pod gets the PF itself, if it has no VFs and the host does not use it."
+    )
+    driver: str | None = Field(
+        None, description="Driver that the VF is bound to for the pod, such as vfio-pci; DEL gives it its own back."
     )
     vlan: Vlan | None = Field(None, description="VLAN ID that the PF adds and strips; 0 removes one, absent leaves it.")
     vlanQoS: Qos | None = Field(None, description="VLAN priority, 0 to 7; needs `vlan`. Default 0.")
@@ -115,6 +143,8 @@ class SriovConf(_Model):
     link_state: Literal["auto", "enable", "disable"] | None = Field(None, description="Link state that the VF sees.")
     min_tx_rate: Rate | None = Field(None, description="Guaranteed transmit rate in Mbit/s; 0 is none.")
     max_tx_rate: Rate | None = Field(None, description="Transmit rate limit in Mbit/s; 0 is none.")
+    promisc: Switch | None = Field(None, description="on: the pod's interface receives all frames; needs `trust`.")
+    allmulticast: Switch | None = Field(None, description="on: it receives all multicast frames; needs `trust`.")
     ipam: IpamSection | None = Field(
         None, description="Which plugin gives addresses, and its configuration. Without it: L2."
     )
@@ -130,6 +160,13 @@ class SriovConf(_Model):
     disableCheck: Any = Field(None, description="For the runtime.")
     disableGC: Any = Field(None, description="For the runtime.")
     pciBusID: Any = Field(None, description="Filled in by Multus beside `deviceID`; ignored.")
+    if0: str | None = Field(None, description="Old name of `master`.")
+    if0name: Any = Field(None, description="Ignored: the interface's name is the runtime's, CNI_IFNAME.")
+    l2enable: bool | None = Field(None, description="true: no addresses, as without `ipam`, which says the same.")
+    dpdk: Dpdk | None = Field(None, description="Old form of `driver`.")
+    cniDir: Any = Field(None, description="Ignored: records are in /var/lib/cni/barewire.")
+    deviceinfo: Any = Field(None, description="Ignored; it was filled in by the older plugins.")
+    pci_addr: Any = Field(None, description="Ignored; it was filled in by the older plugins.")
     resourceName: Any = Field(None, description="Written by some controllers; ignored.")
 
     @model_validator(mode="after")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-REQUIRED = ("deviceID",)
+REQUIRED = ()
 
 TABLE = {
     "cniVersion": ("string",),
     "name": ("string",),
     "type": ("string",),
     "deviceID": ("pci",),
+    "master": ("string",),
+    "vf": ("integer", 0, 65535),
+    "pfOnly": ("boolean",),
+    "driver": ("string",),
     "vlan": ("integer", 0, 4094),
     "vlanQoS": ("integer", 0, 7),
     "vlanProto": ("folded", ("802.1q", "802.1ad")),
@@ -19,6 +23,8 @@ TABLE = {
     "link_state": ("choice", ("auto", "enable", "disable")),
     "min_tx_rate": ("integer", 0, 4294967295),
     "max_tx_rate": ("integer", 0, 4294967295),
+    "promisc": ("choice", ("on", "off")),
+    "allmulticast": ("choice", ("on", "off")),
     "ipam": ("ipam",),
     "logLevel": ("string",),
     "logFile": ("string",),
@@ -49,5 +55,22 @@ TABLE = {
     "disableCheck": ("any",),
     "disableGC": ("any",),
     "pciBusID": ("any",),
+    "if0": ("string",),
+    "if0name": ("any",),
+    "l2enable": ("boolean",),
+    "dpdk": (
+        "open",
+        {
+            "dpdk_driver": ("string",),
+            "kernel_driver": ("string",),
+            "dpdk_tool": ("string",),
+            "pci_addr": ("any",),
+            "ifname": ("any",),
+            "vfid": ("any",),
+        },
+    ),
+    "cniDir": ("any",),
+    "deviceinfo": ("any",),
+    "pci_addr": ("any",),
     "resourceName": ("any",),
 }

@@ -1,13 +1,13 @@
-"""What an attachment does to a VF, and how its record says so. All values, no I/O."""
+"""What an attachment does to a device, and how its record says so. All values, no I/O."""
 
 from __future__ import annotations
 
+from cni.device import VfSettings
 from cni.errors import IoFailure
 from cni.host.netlink import Link, VfInfo
 from cni.pci import PciAddress
 from cni.record import Key, Record
 from cni.value import Value
-from cni.vf import VfSettings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Netdev(Value):
-    """The attributes of a VF's network device that an attachment changes, or that a pod can change.
+    """The attributes of a network device that an attachment changes, or that a pod can change.
 
-    `permanent` empty is any; `flags` are those of `netlink.KEPT_FLAGS`.
+    `permanent` empty is any, and so is `mtu` 0; `flags` are those of `netlink.KEPT_FLAGS`.
     """
 
     name: str
@@ -32,23 +32,33 @@ class Netdev(Value):
     altnames: tuple[str, ...] = ()
 
 
-class VfAttachment(Value):
-    """One attachment of one VF: whose it is, what was found, what is wanted."""
+class DeviceAttachment(Value):
+    """One attachment of one device: whose it is, what was found, what is wanted.
+
+    `netdev` is None where the device had no network device: its driver gives it to user space. `wanted_driver` is the
+    driver that it gets for the attachment; empty: it keeps its own. `userspace`: nothing is moved into the pod.
+    `mac` is the effective MAC address in the pod. `flags` are those of `netlink.KEPT_FLAGS` that are set in the pod. Without a PF `pf` is empty.
+    """
 
     key: Key
     device: PciAddress
     index: int
-    pf: PciAddress
+    pf: str
     driver: str
     found: VfInfo
-    netdev: Netdev
+    netdev: Netdev | None
     settings: VfSettings
+    mac: str | None = None
     mtu: int | None = None
+    override: str = ""
+    wanted_driver: str = ""
+    userspace: bool = False
+    flags: int = 0
 
     @property
-    def mark(self) -> str:
-        """The interface alias that names device, host name and owner on the device itself."""
-        return mark(self.device, self.netdev.name, self.key)
+    def expected_driver(self) -> str:
+        """The driver of the device while it is attached."""
+        return self.wanted_driver or self.driver
 
 
 _MARK, _ALIAS_BYTES = "barewire", 255
@@ -87,36 +97,52 @@ def netdev(link: Link) -> Netdev:
     )
 
 
-def found_document(attachment: VfAttachment) -> dict[str, Any]:
+def found_document(attachment: DeviceAttachment) -> dict[str, Any]:
     """The record's `found`: what DEL needs to restore."""
+    link = attachment.netdev
     return {
         "index": attachment.index,
         "pf": attachment.pf,
         "driver": attachment.driver,
+        "override": attachment.override,
         "settings": attachment.found.as_dict(),
-        "netdev": {**attachment.netdev.as_dict(), "altnames": list(attachment.netdev.altnames)},
+        "netdev": {**link.as_dict(), "altnames": list(link.altnames)} if link else None,
     }
 
 
-def wanted_document(attachment: VfAttachment) -> dict[str, Any]:
+def wanted_document(attachment: DeviceAttachment) -> dict[str, Any]:
     """The record's `wanted`: what ADD applies."""
-    return {"settings": attachment.settings.as_dict(), "mtu": attachment.mtu}
+    return {
+        "settings": attachment.settings.as_dict(),
+        "mac": attachment.mac,
+        "mtu": attachment.mtu,
+        "driver": attachment.wanted_driver,
+        "userspace": attachment.userspace,
+        "flags": attachment.flags,
+    }
 
 
-def from_record(record: Record) -> VfAttachment:
+def from_record(record: Record) -> DeviceAttachment:
     """The attachment that a record tells of. Raises `IoFailure` when the record does not hold one."""
+    found, wanted = record.found, record.wanted
     try:
-        device = record.found["netdev"]
-        return VfAttachment(
+        link = found["netdev"]
+        return DeviceAttachment(
             key=record.key,
             device=PciAddress(record.device),
-            index=record.found["index"],
-            pf=PciAddress(record.found["pf"]),
-            driver=record.found["driver"],
-            found=VfInfo(**record.found["settings"]),
-            netdev=Netdev(**{**device, "altnames": tuple(device["altnames"])}),
-            settings=VfSettings(**record.wanted["settings"]),
-            mtu=record.wanted["mtu"],
+            index=found["index"],
+            pf=found["pf"],
+            driver=found["driver"],
+            found=VfInfo(**found["settings"]),
+            netdev=Netdev(**{**link, "altnames": tuple(link["altnames"])}) if link else None,
+            settings=VfSettings(**wanted["settings"]),
+            mtu=wanted["mtu"],
+            # Records of schema 1 come from a time when every device was a VF and kept its driver.
+            mac=wanted.get("mac", wanted["settings"]["mac"]),
+            override=found.get("override", ""),
+            wanted_driver=wanted.get("driver", ""),
+            userspace=wanted.get("userspace", False),
+            flags=wanted.get("flags", 0),
         )
     except (KeyError, TypeError) as error:
         raise IoFailure(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from cni.errors import DeviceBusy
-from cni.host.netlink import VfInfo
+from cni.device import VfSettings
+from cni.drivers import gives_to_user_space
+from cni.errors import DeviceBusy, DriverUnfit, InvalidConfig
+from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
 from cni.record import DEVICE, IPAM, Key, Record
 from cni.sriov import model
-from cni.vf import VfSettings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
-    from cni.vf import Vf
+    from cni.device import Device
+    from cni.host.netlink import VfInfo
 
 SETTINGS = ("vlan", "rate", "spoofchk", "trust", "link_state", "mac")
 """The order in which the PF is told: trust before the MAC, because some drivers take a MAC from trusted VFs only."""
@@ -24,31 +27,57 @@ VERIFIED = ("mac", "mtu", "up")
 """Attributes of the network device without which it is not clean. The name is not among them: another device may have
 it. Nor is the permanent address: most drivers have a fixed one, and only igbvf's can be put back."""
 
+_FLAGS = {"promisc": IFF_PROMISC, "allmulticast": IFF_ALLMULTI}
+
 _SWITCH = {"on": True, "off": False, None: None}
 
 
-def plan(key: Key, conf: dict[str, Any], mac: str | None, vf: Vf) -> model.VfAttachment:
-    """What ADD will do. Raises `DeviceBusy` when the host uses the VF itself."""
-    if vf.link is None:
+def plan(
+    key: Key,
+    conf: dict[str, Any],
+    mac: str | None,
+    device: Device,
+    uses: Sequence[str] = (),
+    hindrances: Sequence[str] = (),
+) -> model.DeviceAttachment:
+    """What ADD will do with the device as found.
+
+    `uses` is what the host itself uses its network device for, `hindrances` what keeps its IOMMU group from user space.
+    Raises `InvalidConfig` for what this device cannot have, `DeviceBusy` when the host needs it, `DriverUnfit`.
+    """
+    driver = wanted_driver(conf, device)
+    userspace = gives_to_user_space(driver) if driver else device.userspace
+    settings = wanted_settings(conf, mac if device.pf else None)
+    _require_suitable(conf, device, settings)
+    if userspace:
+        _require_nothing_of_a_netdev(conf, device, mac)
+    _require_trust(conf, device, settings)
+    if not device.pf:
+        _require_unused(device, uses)
+    if driver:
+        _require_viable(device, driver, hindrances)
+    elif not userspace:
+        _require_at_home(device)
+    if device.link is not None and device.link.master:
         raise DeviceBusy(
-            f"VF {vf.device} has no network device on the host (driver: {vf.driver or 'none'})",
-            hint="it is bound to no network driver, or is in a network namespace of something that Barewire did not attach",
+            f"the network device {device.link.name} of {device.kind} {device.address} is enslaved on the host",
+            hint=f"take it out of its bridge, bond or VRF first: ip link set {device.link.name} nomaster",
         )
-    if vf.link.master:
-        raise DeviceBusy(
-            f"the VF's network device {vf.link.name} is enslaved on the host",
-            hint=f"take it out of its bridge, bond or VRF first: ip link set {vf.link.name} nomaster",
-        )
-    return model.VfAttachment(
+    return model.DeviceAttachment(
         key=key,
-        device=vf.device,
-        index=vf.index,
-        pf=vf.pf,
-        driver=vf.driver,
-        found=vf.settings,
-        netdev=model.netdev(vf.link),
-        settings=wanted_settings(conf, mac),
+        device=device.address,
+        index=device.index,
+        pf=device.pf,
+        driver=device.driver or (conf.get("dpdk") or {}).get("kernel_driver", ""),
+        override=device.override,
+        found=device.settings,
+        netdev=model.netdev(device.link) if device.link else None,
+        settings=settings,
+        mac=mac,
         mtu=conf.get("mtu"),
+        wanted_driver=driver,
+        userspace=userspace,
+        flags=wanted_flags(conf),
     )
 
 
@@ -69,8 +98,94 @@ def wanted_settings(conf: dict[str, Any], mac: str | None) -> VfSettings:
     )
 
 
+def wanted_driver(conf: dict[str, Any], device: Device) -> str:
+    """The driver that the device has to be bound to; empty when it keeps the one that it has."""
+    driver = str(conf.get("driver") or "")
+    return "" if driver == device.driver else driver
+
+
+def wanted_flags(conf: dict[str, Any]) -> int:
+    """The interface flags that a valid configuration asks for."""
+    return sum(flag for name, flag in _FLAGS.items() if conf.get(name) == "on")
+
+
+def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings) -> None:
+    if not device.is_network:
+        raise InvalidConfig(
+            f"deviceID: {device.address} is not a network device", hint="only devices of PCI class 02 are attached"
+        )
+    if conf.get("pfOnly") and device.pf:
+        raise InvalidConfig(f"pfOnly: {device.address} is a VF", hint="name a PF, or remove pfOnly")
+    if device.pf:
+        return
+    if device.most_vfs and not conf.get("pfOnly"):
+        raise InvalidConfig(
+            f"deviceID: {device.address} is a PF", hint="name one of its VFs, or say pfOnly to give the PF itself away"
+        )
+    asked = [name for name, value in settings.as_dict().items() if value is not None]
+    if asked:
+        raise InvalidConfig(
+            f"{', '.join(asked)}: {device.kind} {device.address} has no PF on this host that could apply it",
+            hint="a VF inside a virtual machine gets such settings from the hypervisor; remove them here",
+        )
+
+
+def _require_nothing_of_a_netdev(conf: dict[str, Any], device: Device, mac: str | None) -> None:
+    asked = [name for name in ("mtu", *_FLAGS) if conf.get(name) not in (None, "off")]
+    if mac and not device.pf:
+        asked.append("mac")
+    if asked:
+        raise InvalidConfig(
+            f"{', '.join(asked)}: {device.kind} {device.address} is for user space, without a network device to set it on",
+            hint="the program in the pod sets it through its own driver",
+        )
+
+
+def _require_trust(conf: dict[str, Any], device: Device, settings: VfSettings) -> None:
+    trusted = device.settings.trust if settings.trust is None else settings.trust
+    asked = [name for name in _FLAGS if conf.get(name) == "on"]
+    if asked and device.pf and trusted is False:
+        raise InvalidConfig(f"{', '.join(asked)}: needs a trusted VF", hint="add trust: on")
+
+
+def _require_unused(device: Device, uses: Sequence[str]) -> None:
+    if device.vfs:
+        raise DeviceBusy(
+            f"PF {device.address} has {device.vfs} VFs, which would be lost to the host",
+            hint=f"remove them first: echo 0 >/sys/bus/pci/devices/{device.address}/sriov_numvfs",
+        )
+    if uses:
+        raise DeviceBusy(
+            f"the host itself uses {device.kind} {device.address}: {', '.join(uses)}",
+            hint="a device that the node needs is not given to a pod",
+        )
+
+
+def _require_viable(device: Device, driver: str, hindrances: Sequence[str]) -> None:
+    if hindrances:
+        raise DriverUnfit(
+            f"{device.address} cannot be bound to {driver}: {'; '.join(hindrances)}",
+            hint="all devices of an IOMMU group go to user space together: bind or unbind the others first",
+        )
+
+
+def _require_at_home(device: Device) -> None:
+    if device.link is None:
+        raise DeviceBusy(
+            f"{device.kind} {device.address} has no network device on the host (driver: {device.driver or 'none'})",
+            hint="it is bound to no network driver (the key `driver` binds one), or is in a network namespace of "
+            "something that Barewire did not attach",
+        )
+
+
 def record(
-    attachment: model.VfAttachment, *, netns: str, netns_identity: str, boot_id: str, ipam: dict[str, Any] | None
+    attachment: model.DeviceAttachment,
+    *,
+    netns: str,
+    netns_identity: str,
+    boot_id: str,
+    ipam: dict[str, Any] | None,
+    device_info: str,
 ) -> Record:
     """The record of the attachment, with everything still to be undone."""
     return Record(
@@ -84,6 +199,7 @@ def record(
         found=model.found_document(attachment),
         wanted=model.wanted_document(attachment),
         ipam=ipam,
+        device_info=device_info,
     )
 
 
@@ -92,7 +208,7 @@ def changes(settings: VfSettings, present: VfInfo) -> list[str]:
     return [name for name in SETTINGS if _differs(name, settings, present)]
 
 
-def restoration(attachment: model.VfAttachment) -> VfSettings:
+def restoration(attachment: model.DeviceAttachment) -> VfSettings:
     """The settings as found, of those that the attachment changes; the MAC is restored apart (see `attach`)."""
     asked, found = attachment.settings, attachment.found
     rated = asked.min_tx_rate is not None or asked.max_tx_rate is not None

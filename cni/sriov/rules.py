@@ -6,6 +6,7 @@ The pydantic model and the fast path's table call the same functions, so the rul
 from __future__ import annotations
 
 from cni.conf import canonical_mac
+from cni.drivers import is_bindable
 from cni.errors import InvalidConfig
 
 TYPE_CHECKING = False
@@ -41,7 +42,51 @@ def _rates(conf: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-_RULES = ((("vlan", "vlanQoS", "vlanProto"), _vlan), (("min_tx_rate", "max_tx_rate"), _rates))
+def _device(conf: Mapping[str, Any]) -> list[Problem]:
+    pf = conf.get("master") or conf.get("if0")
+    problems = [] if conf.get("deviceID") or pf else [("deviceID", "missing: name a VF, or its PF as master")]
+    if conf.get("vf") is not None and not pf:
+        problems.append(("vf", "needs master"))
+    return problems
+
+
+def _pf_only(conf: Mapping[str, Any]) -> list[Problem]:
+    if not conf.get("pfOnly"):
+        return []
+    settings = ("vlan", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "vf")
+    return [(key, "is for VFs; with pfOnly there is none") for key in settings if conf.get(key) is not None]
+
+
+def _driver(conf: Mapping[str, Any]) -> list[Problem]:
+    legacy = conf.get("dpdk") or {}
+    problems = []
+    if legacy.get("dpdk_tool"):
+        problems.append(("dpdk.dpdk_tool", "no programs are run from a configuration, the driver is bound without one"))
+    if conf.get("driver") and legacy.get("dpdk_driver"):
+        problems.append(("dpdk.dpdk_driver", "is the old name of driver, give one of them"))
+    named = {
+        "driver": conf.get("driver"),
+        **{f"dpdk.{key}": legacy.get(key) for key in ("dpdk_driver", "kernel_driver")},
+    }
+    for path, driver in named.items():
+        if driver and not is_bindable(driver):
+            problems.append((path, f'"{driver}" is no network driver of VFs, nor one that gives devices to user space'))
+    return problems
+
+
+def _promiscuity(conf: Mapping[str, Any]) -> list[Problem]:
+    asked = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
+    return [(key, "needs trust: on") for key in asked] if conf.get("trust") == "off" else []
+
+
+_RULES = (
+    (("deviceID", "master", "if0", "vf"), _device),
+    (("pfOnly",), _pf_only),
+    (("driver", "dpdk"), _driver),
+    (("promisc", "allmulticast", "trust"), _promiscuity),
+    (("vlan", "vlanQoS", "vlanProto"), _vlan),
+    (("min_tx_rate", "max_tx_rate"), _rates),
+)
 """Each rule with the fields that it reads."""
 
 

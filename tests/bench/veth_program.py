@@ -19,20 +19,20 @@ HOST_NAME = "bwbench0"
 
 def load_for_veth(request: Request) -> Plugin:
     """The product's own wiring, with another look-up of the device."""
+    from cni.device import Device
     from cni.host import links
     from cni.host.kernel import HostKernel
     from cni.host.netlink import VfInfo
     from cni.pci import PciAddress
-    from cni.vf import Vf
 
     class VethKernel(HostKernel):
         def exists(self, device):
             return True
 
-        def vf(self, device):
+        def device(self, address):
             # A real look-up asks the PF about its VFs; asking the veth itself costs the kernel about the same.
-            return Vf(
-                device=device,
+            return Device(
+                address=address,
                 index=0,
                 driver="veth",
                 pf=PciAddress("0000:ff:00.1"),
@@ -40,7 +40,7 @@ def load_for_veth(request: Request) -> Plugin:
                 pf_index=0,
                 pf_driver="veth",
                 settings=VfInfo(index=0),
-                link=self.link(device, None),
+                link=self.link(address, None),
             )
 
         def link(self, device, netns):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from cni.device import VfSettings
 from cni.errors import KernelRefused
 from cni.host.netlink import Link
 from cni.host.netns import Netns
 from cni.pci import PciAddress
-from cni.vf import VfSettings
 
 if TYPE_CHECKING:
     from cni.ports import Kernel
@@ -36,7 +36,7 @@ class World(NamedTuple):
         return link
 
     def set(self, setting: str, **wanted: object) -> None:
-        self.kernel.set_vf(self.kernel.vf(self.device), setting, VfSettings(**wanted))  # type: ignore[arg-type]
+        self.kernel.set_vf(self.kernel.device(self.device), setting, VfSettings(**wanted))  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def settings_are_read_back(world: World) -> None:
     world.set("spoofchk", spoofchk=False)
     world.set("trust", trust=True)
     world.set("rate", max_tx_rate=500)
-    seen = world.kernel.vf(world.device).settings
+    seen = world.kernel.device(world.device).settings
     assert (seen.vlan, seen.qos, seen.spoofchk, seen.trust, seen.max_tx_rate) == (7, 3, False, True, 500)
     world.set("vlan", vlan=0, qos=0, proto="802.1q")
     world.set("spoofchk", spoofchk=True)
@@ -75,14 +75,14 @@ def settings_are_read_back(world: World) -> None:
 
 
 def what_igb_does_not_know_is_refused_and_changes_nothing(world: World) -> None:
-    before = world.kernel.vf(world.device).settings
+    before = world.kernel.device(world.device).settings
     with refused():
         world.set("vlan", vlan=5, qos=0, proto="802.1ad")
     with refused():
         world.set("link_state", link_state="enable")
     with refused():
         world.set("rate", min_tx_rate=10)
-    assert world.kernel.vf(world.device).settings == before
+    assert world.kernel.device(world.device).settings == before
 
 
 def a_move_renames_marks_and_sets_down(world: World) -> None:
@@ -134,7 +134,7 @@ def a_mac_that_the_pf_set_bars_the_vfs_own_until_the_zero_one_frees_it(world: Wo
         world.kernel.change(world.at(None), None, mac=OTHER_MAC)
     world.set("mac", mac=NO_MAC)
     world.kernel.change(world.at(None), None, mac=OTHER_MAC)
-    assert world.kernel.vf(world.device).settings.mac == OTHER_MAC
+    assert world.kernel.device(world.device).settings.mac == OTHER_MAC
     world.kernel.change(world.at(None), None, mac=before)
 
 

@@ -31,18 +31,18 @@ def kernel():
 
 
 def attached(kernel, conf, mac=None):
-    attachment = plan.plan(KEY, conf, mac, kernel.vf(DEVICE))
-    link = attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+    attachment = plan.plan(KEY, conf, mac, kernel.device(DEVICE))
+    link = attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     return attachment, link
 
 
 def detached(kernel, attachment):
-    detach(kernel, attachment, kernel.vf(DEVICE), kernel.find_netns(POD), SILENT)
+    detach(kernel, attachment, kernel.find_netns(POD), SILENT)
 
 
 def test_attach_applies_every_setting(kernel):
     _, link = attached(kernel, EVERYTHING, MAC)
-    info = kernel.vf(DEVICE).settings
+    info = kernel.device(DEVICE).settings
     assert (info.vlan, info.qos, info.spoofchk, info.trust, info.max_tx_rate) == (100, 3, False, True, 500)
     assert (info.mac, link.mac, link.mtu, link.name, link.up) == (MAC, MAC, 1400, "net1", True)
     assert link.alias == "barewire 0000:01:10.0 eth1 net/c1/net1"
@@ -51,7 +51,7 @@ def test_attach_applies_every_setting(kernel):
 def test_the_mac_is_set_although_the_driver_refuses_the_vfs_own_change(kernel):
     _, link = attached(kernel, {}, MAC)
     assert link.mac == MAC
-    assert kernel.vfs[DEVICE].mac_set_by_pf
+    assert kernel.devices[DEVICE].mac_set_by_pf
 
 
 def test_settings_that_are_so_already_are_not_sent(kernel):
@@ -106,18 +106,18 @@ def test_detach_can_be_repeated(kernel):
 )
 def test_a_driver_refusal_names_the_field_and_detach_undoes_what_came_before(kernel, conf, field):
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, conf, MAC, kernel.vf(DEVICE))
+    attachment = plan.plan(KEY, conf, MAC, kernel.device(DEVICE))
     with pytest.raises(KernelRefused, match=f"{field}.*igb.*E[A-Z]+"):
-        attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+        attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     detached(kernel, attachment)
     assert kernel.snapshot() == before
 
 
 def test_a_refused_mtu_is_named_although_the_link_has_moved(kernel):
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, {"mtu": 20_000}, None, kernel.vf(DEVICE))
+    attachment = plan.plan(KEY, {"mtu": 20_000}, None, kernel.device(DEVICE))
     with pytest.raises(KernelRefused, match=r"mtu 20000.*greater than device maximum"):
-        attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+        attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     detached(kernel, attachment)
     assert kernel.snapshot() == before
 
@@ -137,10 +137,10 @@ def test_after_a_failure_at_any_change_of_attach_detach_restores_the_host(mac):
         kernel = FakeKernel()
         kernel.add_netns(POD)
         before = kernel.snapshot()
-        attachment = plan.plan(KEY, EVERYTHING, mac, kernel.vf(DEVICE))
+        attachment = plan.plan(KEY, EVERYTHING, mac, kernel.device(DEVICE))
         kernel.refuse_from(change)
         with pytest.raises(CniError):
-            attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+            attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
         kernel.refuse_nothing()
         detached(kernel, attachment)
         assert kernel.snapshot() == before, f"change {change} of {total}"
@@ -181,25 +181,25 @@ def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf,
     kernel = FakeKernel()
     kernel.add_netns(POD)
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, conf, mac, kernel.vf(DEVICE))
+    attachment = plan.plan(KEY, conf, mac, kernel.device(DEVICE))
     kernel.refuse(refused)
     with contextlib.suppress(CniError):
-        attach(kernel, attachment, kernel.vf(DEVICE), kernel.netns(POD))
+        attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     kernel.refuse_nothing()
     detached(kernel, attachment)
     assert kernel.snapshot() == before
 
 
 def test_a_vf_that_the_host_uses_is_refused(kernel):
-    fake = kernel.vfs[DEVICE]
+    fake = kernel.devices[DEVICE]
     fake.link = fake.link.replace(master=7)
-    with pytest.raises(DeviceBusy, match="eth1 is enslaved"):
-        plan.plan(KEY, {}, None, kernel.vf(DEVICE))
+    with pytest.raises(DeviceBusy, match="eth1 of VF 0000:01:10.0 is enslaved"):
+        plan.plan(KEY, {}, None, kernel.device(DEVICE))
 
 
 def test_a_name_that_is_taken_on_the_host_meanwhile_does_not_keep_the_vf_in_the_pod(kernel):
     attachment, _ = attached(kernel, {})
-    second = kernel.vfs["0000:01:10.2"]
+    second = kernel.devices["0000:01:10.2"]
     second.link = second.link.replace(name="eth1")
     detached(kernel, attachment)
     assert kernel.link(DEVICE, None).name.startswith("dev")

@@ -58,8 +58,28 @@ def test_a_valid_configuration_gives_its_values():
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"deviceID": "eth0"}, "deviceID: 'eth0' is not a PCI address such as 0000:af:06.0"),
     ({"deviceID": 5}, "deviceID: 5 is not a string"),
-    ({"deviceID": None}, "deviceID: missing"),
-    ({"deviceID": ""}, "deviceID: missing"),
+    ({"deviceID": None}, "deviceID: missing: name a VF, or its PF as master"),
+    ({"deviceID": ""}, "deviceID: missing: name a VF, or its PF as master"),
+    ({"vf": 0}, "vf: needs master"),
+    ({"vf": -1, "master": "eth0"}, "vf: -1 is not in 0..65535"),
+    ({"pfOnly": True, "vlan": 5}, "vlan: is for VFs; with pfOnly there is none"),
+    ({"pfOnly": True, "trust": "on"}, "trust: is for VFs; with pfOnly there is none"),
+    ({"driver": "nvme"}, 'driver: "nvme" is no network driver of VFs, nor one that gives devices to user space'),
+    (
+        {"dpdk": {"kernel_driver": "../x"}},
+        'dpdk.kernel_driver: "../x" is no network driver of VFs, nor one that gives devices to user space',
+    ),
+    (
+        {"dpdk": {"dpdk_tool": "/bin/sh"}},
+        "dpdk.dpdk_tool: no programs are run from a configuration, the driver is bound without one",
+    ),
+    (
+        {"driver": "vfio-pci", "dpdk": {"dpdk_driver": "vfio-pci"}},
+        "dpdk.dpdk_driver: is the old name of driver, give one of them",
+    ),
+    ({"promisc": "on", "trust": "off"}, "promisc: needs trust: on"),
+    ({"allmulticast": "on", "trust": "off"}, "allmulticast: needs trust: on"),
+    ({"promisc": True}, "promisc: true is not one of \"on\", \"off\""),
     ({"vlan": 4095}, "vlan: 4095 is not in 0..4094"),
     ({"vlan": -1}, "vlan: -1 is not in 0..4094"),
     ({"vlan": "100"}, 'vlan: "100" is not an integer'),
@@ -104,8 +124,8 @@ def test_all_problems_are_told_at_once():
         config |= problem
     told = refusal(**config).split("; ")
     assert [line.split(": ")[0] for line in told] == sorted(
-        "args.cni.mac deviceID ipam link_state logLevel mac max-tx-rate max_tx_rate mtu runtimeConfig spoofchk strictConfig"
-        " trust vlan vlanProto vlanQoS".split()
+        "allmulticast args.cni.mac deviceID dpdk.dpdk_driver driver ipam link_state logLevel mac max-tx-rate max_tx_rate"
+        " mtu promisc runtimeConfig spoofchk strictConfig trust vf vlan vlanProto vlanQoS".split()
     )
 
 
@@ -262,11 +282,6 @@ def test_a_misspelt_key_is_refused_and_the_known_one_is_named(key, meant):
         ("trunk", "trust"),
         ("bandwidth", None),
         ("isGateway", None),
-        ("master", None),
-        ("if0", None),
-        ("l2enable", None),
-        ("dpdk", None),
-        ("pfOnly", None),
         ("macs", "mac"),
         ("mtus", "mtu"),
         ("ipv4", "ipam"),

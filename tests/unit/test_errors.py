@@ -22,7 +22,7 @@ NAMES = {
     50: "NotAvailable",
     51: "LimitedConnectivity",
     100: "DeviceBusy",
-    101: "VfNotFound",
+    101: "DeviceNotFound",
     104: "InterfaceExists",
     105: "KernelRefused",
     106: "DelegateFailed",

@@ -48,8 +48,8 @@ def test_the_reference_has_a_row_with_values_and_meaning_for_each_key(key):
 def test_the_json_schema_has_every_key_and_what_is_required():
     published = json.loads(schema.json_schema(SriovConf))
     assert set(published["properties"]) == set(conf_table.TABLE)
-    assert published["required"] == ["deviceID"]
-    assert published["properties"]["deviceID"]["pattern"]
+    assert [one["required"] for one in published["anyOf"]] == [["deviceID"], ["master"], ["if0"]]
+    assert published["properties"]["deviceID"]["anyOf"][0]["pattern"]
 
 
 def test_the_page_of_errors_has_a_row_for_each_class():

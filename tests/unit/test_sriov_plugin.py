@@ -23,6 +23,7 @@ from cni.log import Log
 from cni.record import Key
 from cni.request import parse, parse_environment
 from cni.sriov.plugin import SriovPlugin
+from cni.sriov.predecessor import Predecessor
 from tests.fakes import FakeIpam, FakeKernel
 
 VF0, VF1 = "0000:01:10.0", "0000:01:10.2"
@@ -43,6 +44,7 @@ class Node:
 
     def __init__(self, tmp_path) -> None:
         self.state, self.run = str(tmp_path / "state"), str(tmp_path / "run")
+        self.former = str(tmp_path / "sriov")
         self.kernel = FakeKernel()
         self.ipam = FakeIpam()
         self.pod("a")
@@ -57,7 +59,13 @@ class Node:
 
     def plugin(self) -> SriovPlugin:
         attachments = Attachments(self.state, self.run)
-        return SriovPlugin(kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=Log({}, level="panic"))
+        return SriovPlugin(
+            kernel=self.kernel,
+            attachments=attachments,
+            ipam=self.ipam,
+            log=Log({}, level="panic"),
+            predecessor=Predecessor(self.former),
+        )
 
     def request(self, command, container="a", device=VF0, ifname="net1", netns=None, version="1.0.0", args="", **conf):
         env = {
@@ -261,7 +269,7 @@ def test_a_vf_whose_owner_is_gone_is_cleaned_for_the_next(node):
     node.add(**EVERYTHING)
     node.kernel.delete_netns("/run/netns/a")
     node.add("b")
-    assert node.kernel.vf(VF0).settings.vlan == 0
+    assert node.kernel.device(VF0).settings.vlan == 0
     assert node.ipam.leases == {}
     node.delete("b")
     node.assert_as_before()
@@ -287,7 +295,7 @@ def test_without_a_record_del_follows_the_mark_in_the_pod(node):
     node.add(**{**EVERYTHING, "ipam": None})
     forget_records(node)
     node.delete()
-    vf = node.kernel.vf(VF0)
+    vf = node.kernel.device(VF0)
     assert (vf.link.name, vf.link.alias, vf.settings.vlan, vf.settings.trust) == ("eth1", "", 0, False)
     assert vf.link.mac != "02:00:00:00:00:42"
 
@@ -303,7 +311,7 @@ def test_without_a_record_del_leaves_another_containers_device_alone(node):
 def test_a_forged_mark_of_another_device_is_not_followed(node):
     node.add()
     node.add("b", VF1)
-    attached = node.kernel.vfs[VF1].link.alias
+    attached = node.kernel.devices[VF1].link.alias
     pod = node.kernel.netns("/run/netns/b")
     node.kernel.change(node.kernel.link(VF1, pod), pod, alias=attached.replace("net/b/", "net/x/"))
     before = node.kernel.snapshot()
@@ -318,7 +326,7 @@ def test_the_next_add_repairs_a_vf_that_came_back_without_a_record(node):
     result = node.add("b")
     assert result.interfaces[0].name == "net1"
     node.delete("b")
-    vf = node.kernel.vf(VF0)
+    vf = node.kernel.device(VF0)
     assert (vf.link.name, vf.link.alias, vf.link.mtu, vf.settings.vlan, vf.settings.trust) == (
         "eth1",
         "",
@@ -347,7 +355,7 @@ def test_after_a_reboot_a_record_touches_no_device(node):
 
 def test_a_vf_that_vanished_with_its_pf_leaves_nothing_behind(node):
     node.add(**EVERYTHING)
-    del node.kernel.vfs[VF0]
+    del node.kernel.devices[VF0]
     node.delete(**EVERYTHING)
     assert node.files() == []
     assert node.ipam.leases == {}
@@ -371,6 +379,7 @@ def test_a_locked_device_is_not_touched(node):
             attachments=Attachments(node.state, node.run, lock_seconds=0.01),
             ipam=node.ipam,
             log=Log({}, level="panic"),
+            predecessor=Predecessor(node.former),
         ).add(node.request("ADD"))
     node.assert_as_before()
 
@@ -378,7 +387,7 @@ def test_a_locked_device_is_not_touched(node):
 def test_check_passes_after_add_and_names_each_difference(node):
     node.add(**EVERYTHING)
     node.plugin().check(node.request("CHECK", **EVERYTHING))
-    fake = node.kernel.vfs[VF0]
+    fake = node.kernel.devices[VF0]
     fake.info = fake.info.replace(vlan=5, trust=False)
     fake.link = fake.link.replace(mtu=1300, flags=0)
     with pytest.raises(CheckFailed) as caught:
@@ -392,8 +401,8 @@ def test_gc_removes_what_the_runtime_does_not_know(node):
     node.add("b", VF1)
     known = [{"containerID": "b", "ifname": "net1"}]
     node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": known}))
-    assert node.kernel.vfs[VF0].place == ""
-    assert node.kernel.vfs[VF1].place != ""
+    assert node.kernel.devices[VF0].place == ""
+    assert node.kernel.devices[VF1].place != ""
     node.delete("b", VF1)
     node.assert_as_before()
 
@@ -423,7 +432,7 @@ def test_a_stale_pending_link_does_not_lead_to_the_removal_of_the_next_life_of_a
     os.symlink("../net/a:net1.json", os.path.join(links, "net:a:net1"))
     attached = node.kernel.snapshot()
     node.add("b", VF1)
-    assert node.kernel.vfs[VF0].place == attached[VF0][2]
+    assert node.kernel.devices[VF0].place == attached[VF0][2]
     node.delete("b", VF1)
     node.delete()
     node.assert_as_before()
@@ -475,8 +484,8 @@ def test_a_damaged_record_is_set_aside_and_del_follows_the_mark(node, content):
     with open(path, "w") as file:
         file.write(content)
     node.delete()
-    assert node.kernel.vf(VF0).link.name == "eth1"
-    assert node.kernel.vf(VF0).settings.vlan == 0
+    assert node.kernel.device(VF0).link.name == "eth1"
+    assert node.kernel.device(VF0).settings.vlan == 0
     assert os.path.exists(path + ".damaged")
 
 
@@ -499,8 +508,8 @@ def test_flags_and_queue_length_that_a_pod_changed_do_not_come_home(node):
 def test_a_removal_never_touches_a_device_that_another_record_owns(node):
     node.add(vlan=5)
     os.unlink(os.path.join(node.state, ".devices", VF0))
-    node.kernel.vfs[VF0].place = ""
-    node.kernel.vfs[VF0].link = node.kernel.vfs[VF0].link.replace(name="eth1", alias="", flags=0x1000)
+    node.kernel.devices[VF0].place = ""
+    node.kernel.devices[VF0].link = node.kernel.devices[VF0].link.replace(name="eth1", alias="", flags=0x1000)
     node.add("b", vlan=9)
     attached = node.kernel.snapshot()
     node.delete()
@@ -511,7 +520,7 @@ def test_a_vf_that_is_home_but_not_clean_lets_its_pod_go_and_is_given_to_nobody(
     node.add(max_tx_rate=500)
     node.kernel.refused_settings = {"rate"}
     node.delete()
-    assert node.kernel.vf(VF0).link.name == "eth1"
+    assert node.kernel.device(VF0).link.name == "eth1"
     with pytest.raises(TryAgainLater, match="max_tx_rate is 500, not 0"):
         node.add("b")
     node.kernel.refused_settings = set()
@@ -521,21 +530,21 @@ def test_a_vf_that_is_home_but_not_clean_lets_its_pod_go_and_is_given_to_nobody(
 
 def test_a_driver_without_the_zero_mac_gets_its_own_back(node):
     node.kernel.knows_zero_mac = False
-    node.kernel.vfs[VF0].info = node.kernel.vfs[VF0].info.replace(mac="aa:00:00:00:00:77")
-    before = node.kernel.vf(VF0).settings
+    node.kernel.devices[VF0].info = node.kernel.devices[VF0].info.replace(mac="aa:00:00:00:00:77")
+    before = node.kernel.device(VF0).settings
     node.add(mac="02:00:00:00:00:42")
     node.delete()
-    assert node.kernel.vf(VF0).settings == before
+    assert node.kernel.device(VF0).settings == before
 
 
-def test_a_vf_that_was_rebound_to_another_driver_loses_the_pods_mac_all_the_same(node, monkeypatch):
-    before = node.kernel.vf(VF0).settings
+def test_a_vf_that_was_rebound_to_another_driver_loses_the_pods_mac_all_the_same(node):
+    before = node.kernel.device(VF0).settings
     node.add(mac="02:00:00:00:00:42", vlan=7)
-    vf = node.kernel.vf
-    monkeypatch.setattr(node.kernel, "link", lambda _device, _netns: None)
-    monkeypatch.setattr(node.kernel, "vf", lambda device: vf(device).replace(driver="vfio-pci", link=None))
+    fake = node.kernel.devices[VF0]
+    fake.driver, fake.home, fake.place = "vfio-pci", None, ""
     node.delete()
-    assert vf(VF0).settings == before
+    assert node.kernel.device(VF0).settings == before
+    assert node.kernel.device(VF0).driver == "vfio-pci"
     assert node.files() == []
 
 
@@ -550,14 +559,14 @@ def test_the_same_container_can_be_attached_anew_when_its_former_namespace_is_go
     node.kernel.delete_netns("/run/netns/a")
     node.pod("a")
     node.add(device=VF1)
-    assert node.kernel.vf(VF0).settings.vlan == 0
+    assert node.kernel.device(VF0).settings.vlan == 0
     node.delete(device=VF1)
     node.assert_as_before()
 
 
 def test_the_device_may_be_named_by_the_runtime(node):
     node.add(device="", runtimeConfig={"deviceID": VF1})
-    assert node.kernel.vfs[VF1].place != ""
+    assert node.kernel.devices[VF1].place != ""
     node.delete()
     node.assert_as_before()
 
@@ -567,7 +576,7 @@ def test_gc_repairs_a_vf_that_came_back_without_a_record(node):
     forget_records(node)
     node.kernel.delete_netns("/run/netns/a")
     node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": []}))
-    vf = node.kernel.vf(VF0)
+    vf = node.kernel.device(VF0)
     assert (vf.link.name, vf.link.alias, vf.settings.vlan) == ("eth1", "", 0)
 
 

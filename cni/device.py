@@ -1,0 +1,57 @@
+"""A PCI network device as found on the host, and the settings that a PF holds for a VF. All values, no I/O."""
+
+from __future__ import annotations
+
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.host.netlink import Link, VfInfo
+    from cni.pci import PciAddress
+
+
+class Device(Value):
+    """A VF with its PF, a PF, or a device without either: inside a virtual machine a VF's PF cannot be seen.
+
+    Without a PF here `pf` and its fields are empty and `settings` says nothing. `link` is None while the network device
+    is in another namespace, or there is none. `override` is the kernel's driver_override, `userspace` whether the
+    driver gives the device to user space (VFIO, UIO). `vfs` and `most_vfs` are what the device has as a PF.
+    """
+
+    address: PciAddress
+    driver: str
+    settings: VfInfo
+    link: Link | None
+    override: str = ""
+    userspace: bool = False
+    is_network: bool = True
+    index: int = -1
+    pf: str = ""
+    pf_name: str = ""
+    pf_index: int = 0
+    pf_driver: str = ""
+    pf_mtu: int = 0
+    vfs: int = 0
+    most_vfs: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What messages call it."""
+        return "VF" if self.pf else "PF" if self.most_vfs else "device"
+
+
+class VfSettings(Value):
+    """PF-side settings of a VF that a configuration asks for; None leaves the setting as it is.
+
+    Rates in Mbit/s, 0 is no limit. `vlan`, `qos` and `proto` are set together.
+    """
+
+    vlan: int | None = None
+    qos: int | None = None
+    proto: str | None = None
+    mac: str | None = None
+    spoofchk: bool | None = None
+    trust: bool | None = None
+    min_tx_rate: int | None = None
+    max_tx_rate: int | None = None
+    link_state: str | None = None

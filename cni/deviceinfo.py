@@ -1,0 +1,60 @@
+"""The device-info file of the Network Plumbing Working Group: tells a pod's containers which device is theirs.
+
+Multus names the file, reads it after ADD and puts it into the pod's network-status annotation, where containers find it
+through the downward API. Format: device-info specification, version 1.1.0.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni import jsontext
+from cni.errors import InvalidConfig, IoFailure
+from cni.host.files import read_file, remove_file, write_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FOLDERS = ("/var/run/k8s.cni.cncf.io/devinfo/cni", "/run/k8s.cni.cncf.io/devinfo/cni")
+"""Where Multus keeps them. The path is a part of the configuration, and must not make us write any file as root."""
+
+_VERSION = "1.1.0"
+
+
+def checked(path: str, folders: tuple[str, ...] = FOLDERS) -> str:
+    """The path, when it is a file directly in one of the folders. Raises `InvalidConfig`."""
+    folder, name = os.path.split(path)
+    if folder not in folders or not name or name in (".", "..") or "\0" in name:
+        raise InvalidConfig(f"runtimeConfig.CNIDeviceInfoFile: {path!r} is not a file in {folders[0]}")
+    return path
+
+
+def pci(address: str, pf: str) -> dict[str, Any]:
+    """The document of a PCI device; `pf` empty where it has none."""
+    device = {"pci-address": address, **({"pf-pci-address": pf} if pf else {})}
+    return {"type": "pci", "version": _VERSION, "pci": device}
+
+
+def write(path: str, document: dict[str, Any]) -> None:
+    """Writes the file, in one step in place of the device plugin's that Multus may have put there. Raises `IoFailure`."""
+    try:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    except OSError as error:
+        raise IoFailure(f"cannot make {os.path.dirname(path)}: {os.strerror(error.errno or 0)}") from error
+    write_file(path, jsontext.dumps(document).encode() + b"\n")
+
+
+def difference(path: str, document: dict[str, Any]) -> list[str]:
+    """What CHECK says of the file: nothing when it is as written."""
+    content = read_file(path)
+    if content is None:
+        return [f"the device-info file {path} is missing"]
+    wanted = jsontext.dumps(document).encode() + b"\n"
+    return [] if content == wanted else [f"the device-info file {path} was changed"]
+
+
+def remove(path: str) -> None:
+    """Removes the file, if it is there. Raises `IoFailure`."""
+    if path:
+        remove_file(path)

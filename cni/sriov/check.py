@@ -1,0 +1,104 @@
+"""CHECK: what is not as ADD made it, one line each."""
+
+from __future__ import annotations
+
+from cni import deviceinfo
+from cni.host.addressing import network, packed
+from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC, RT_TABLE_MAIN
+from cni.sriov import model, plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cni.host.netlink import InterfaceRoute, Link
+    from cni.host.netns import Netns
+    from cni.ports import Kernel
+    from cni.record import Record
+    from cni.request import Request
+    from cni.result import Interface, Result, Route
+
+_FLAGS = {IFF_PROMISC: "promisc", IFF_ALLMULTI: "allmulticast"}
+
+
+def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> list[str]:
+    """Every difference between the kernel's state and what ADD made of it, as prevResult tells it now.
+
+    prevResult decides about address, MTU, IP addresses and routes, since later plugins of a chain may change these.
+    """
+    attachment = model.from_record(record)
+    device = kernel.device(attachment.device)
+    problems = plan.differences(attachment.settings, device.settings)
+    if netns.identity != record.netns_identity:
+        problems.append(f"{request.netns} is not the network namespace that the device was put into")
+    if record.device_info:
+        document = deviceinfo.pci(attachment.device, attachment.pf)
+        problems += deviceinfo.difference(record.device_info, document)
+    if device.driver != attachment.expected_driver:
+        return [*problems, f"the driver is {device.driver or 'none'}, not {attachment.expected_driver}"]
+    if attachment.userspace:
+        return problems
+    link = kernel.link(attachment.device, netns)
+    if link is None:
+        return [*problems, f"{device.kind} {attachment.device} is not in the pod"]
+    return [*problems, *_link_drift(kernel, request, attachment, link, netns)]
+
+
+def _link_drift(
+    kernel: Kernel,
+    request: Request,
+    attachment: model.DeviceAttachment,
+    link: Link,
+    netns: Netns,
+) -> Iterator[str]:
+    previous, mine = request.prev_result(), request.previous_interface()
+    if link.name != request.ifname:
+        yield f"the interface is named {link.name}, not {request.ifname}"
+    if not link.up:
+        yield f"{link.name} is down"
+    if not model.names_owner(link.alias, attachment.key):
+        yield f"its alias is {link.alias!r}, not the mark of its owner"
+    for flag, name in _FLAGS.items():
+        if attachment.flags & flag and not link.flags & flag:
+            yield f"{name} is off, not on"
+    mac = (mine.mac if mine else "") or attachment.mac
+    if mac and link.mac != mac.lower():
+        yield f"mac is {link.mac}, not {mac}"
+    mtu = (mine.mtu if mine else 0) or attachment.mtu
+    if mtu and link.mtu != mtu:
+        yield f"mtu is {link.mtu}, not {mtu}"
+    if previous is not None and mine is not None:
+        yield from _missing_addresses(kernel, previous, mine, link, netns)
+        # A link that is down has no routes: that is one difference, not several.
+        if link.up:
+            yield from _missing_routes(kernel, previous, mine, link, netns)
+
+
+def _missing_addresses(kernel: Kernel, previous: Result, mine: Interface, link: Link, netns: Netns) -> Iterator[str]:
+    index = previous.interfaces.index(mine)
+    present = {(one.address, one.prefix) for one in kernel.addresses(link, netns)}
+    for ip in previous.ips:
+        if ip.interface == index and network(ip.address, "prevResult.ips")[1:] not in present:
+            yield f"address {ip.address} is missing"
+
+
+def _missing_routes(kernel: Kernel, previous: Result, mine: Interface, link: Link, netns: Netns) -> Iterator[str]:
+    """Routes do not say whose they are: with several interfaces in the pod, those of the others are not looked for."""
+    others = [one for one in previous.interfaces if one.sandbox and one is not mine]
+    if others:
+        return
+    present = kernel.routes(link, netns)
+    for route in previous.routes:
+        if not any(_is_same(route, one) for one in present):
+            yield f"route {route.dst}{f' via {route.gw}' if route.gw else ''} is missing"
+
+
+def _is_same(route: Route, present: InterfaceRoute) -> bool:
+    family, destination, prefix = network(route.dst, "prevResult.routes")
+    if (family, prefix) != (present.family, present.prefix):
+        return False
+    if prefix and destination != present.destination:
+        return False
+    if route.gw and packed(route.gw, "prevResult.routes")[1] != present.gateway:
+        return False
+    return present.table == (RT_TABLE_MAIN if route.table is None else route.table)
