@@ -18,6 +18,13 @@ MOST_MEMORY = 2048
 MACHINE = "-machine q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max,la57=off"
 PLAIN = "-nodefaults -no-user-config -display none -no-reboot"
 IOMMU = "-device intel-iommu,intremap=on,caching-mode=on"
+# Two network cards without SR-IOV, as a VF looks inside a virtual machine; behind this bridge they share an IOMMU group.
+# No driver is loaded for them until a test does it.
+PLAIN_NICS = (
+    "-device pcie-pci-bridge,id=shared -netdev hubport,id=nowhere0,hubid=0 -netdev hubport,id=nowhere1,hubid=1"
+    " -device e1000,bus=shared,addr=1,netdev=nowhere0,mac=52:54:00:ba:7e:e0"
+    " -device e1000,bus=shared,addr=2,netdev=nowhere1,mac=52:54:00:ba:7e:e1"
+)
 # What saves time under emulation; iommu=pt keeps the kernel's own devices out of the IOMMU's tables.
 KERNEL = (
     "console=hvc0 quiet panic=-1 intel_iommu=on iommu=pt mitigations=off nokaslr no_timer_check tsc=reliable "
@@ -40,6 +47,7 @@ def command(image: Image, folder: Path, *, pfs: int, vfs: int, memory: int, cpus
     return [
         *f"qemu-system-x86_64 {PLAIN} {MACHINE} -smp {cpus} -m {memory} {IOMMU}".split(),
         *(word for pf in range(pfs) for word in _pf(folder, pf)),
+        *PLAIN_NICS.split(),
         *_disk(image.root),
         *("-device", "virtio-serial-pci"),
         *_line(folder / "console", "console", "virtconsole"),

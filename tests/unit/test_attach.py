@@ -193,7 +193,7 @@ def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf,
 def test_a_vf_that_the_host_uses_is_refused(kernel):
     fake = kernel.devices[DEVICE]
     fake.link = fake.link.replace(master=7)
-    with pytest.raises(DeviceBusy, match="eth1 of VF 0000:01:10.0 is enslaved"):
+    with pytest.raises(DeviceBusy, match=r"eth1 of VF .* is enslaved"):
         plan.plan(KEY, {}, None, kernel.device(DEVICE))
 
 

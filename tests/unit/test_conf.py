@@ -79,7 +79,7 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"promisc": "on", "trust": "off"}, "promisc: needs trust: on"),
     ({"allmulticast": "on", "trust": "off"}, "allmulticast: needs trust: on"),
-    ({"promisc": True}, "promisc: true is not one of \"on\", \"off\""),
+    ({"promisc": True}, 'promisc: true is not one of "on", "off"'),
     ({"vlan": 4095}, "vlan: 4095 is not in 0..4094"),
     ({"vlan": -1}, "vlan: -1 is not in 0..4094"),
     ({"vlan": "100"}, 'vlan: "100" is not an integer'),
@@ -124,8 +124,8 @@ def test_all_problems_are_told_at_once():
         config |= problem
     told = refusal(**config).split("; ")
     assert [line.split(": ")[0] for line in told] == sorted(
-        "allmulticast args.cni.mac deviceID dpdk.dpdk_driver driver ipam link_state logLevel mac max-tx-rate max_tx_rate"
-        " mtu promisc runtimeConfig spoofchk strictConfig trust vf vlan vlanProto vlanQoS".split()
+        "args.cni.mac deviceID dpdk.kernel_driver driver ipam link_state logLevel mac max-tx-rate max_tx_rate"
+        " mtu runtimeConfig spoofchk strictConfig trust vf vlan vlanProto vlanQoS".split()
     )
 
 
