@@ -123,9 +123,10 @@ class FakeKernel:
         self._refused = lambda _change: False
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything a user can see of the devices, and the hidden flag."""
+        """Everything a user can see of the devices."""
         return {
-            address: (one.info, one.home, one.place, one.mac_set_by_pf, one.driver, one.override)
+            # A network device that comes back with its driver has another index.
+            address: (one.info, one.home and one.home.replace(index=0), one.place, one.driver, one.override)
             for address, one in self.devices.items()
         }
 

@@ -111,7 +111,7 @@ def remove_file(path: str) -> None:
     """Removes the file if it exists. Raises `IoFailure`."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         raise _failure("remove", path, error) from error

@@ -71,6 +71,20 @@ class Entered:
             os.close(self._home)
 
 
+class Optional:
+    """The context of a namespace that may be None."""
+
+    def __init__(self, netns: Netns | None) -> None:
+        self._netns = netns
+
+    def __enter__(self) -> Netns | None:
+        return self._netns
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._netns is not None:
+            self._netns.close()
+
+
 def open_netns(path: str) -> Netns:
     """Opens the namespace at `path`. Raises `InvalidNetns` when there is none, or when it is something else."""
     try:

@@ -21,6 +21,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from cni.log import open_log
     from cni.sriov.plugin import SriovPlugin
     from cni.sriov.predecessor import Predecessor
+    from cni.sriov.removal import Removal
 
     log = open_log(
         request.config,
@@ -30,12 +31,15 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         ifname=request.ifname,
         device=str(request.config.get("deviceID", "")),
     )
+    host, attachments = (kernel or HostKernel)(log), Attachments(warn=log.warning)
+    ipam = DelegatedIpam(request.env)
     return SriovPlugin(
-        kernel=(kernel or HostKernel)(log),
-        attachments=Attachments(warn=log.warning),
-        ipam=DelegatedIpam(request.env),
+        kernel=host,
+        attachments=attachments,
+        ipam=ipam,
         log=log,
-        predecessor=Predecessor(),
+        removal=Removal(kernel=host, attachments=attachments, ipam=ipam, log=log),
+        predecessor=Predecessor(host, attachments, log),
     )
 
 

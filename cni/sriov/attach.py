@@ -166,8 +166,8 @@ def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str],
 
 
 def _is_ours(attachment: DeviceAttachment, device: Device) -> bool:
-    """Whether the driver that the device has is our doing; without any, it is what a killed call left half done."""
-    return device.driver in ("", attachment.expected_driver)
+    """Whether nobody else gave the device a driver; without any, it is what a killed call left half done."""
+    return device.driver in ("", attachment.driver, attachment.expected_driver)
 
 
 def _unfinished(kind: type[TryAgainLater], what: str, left: list[str]) -> TryAgainLater:

@@ -10,10 +10,11 @@ import os
 
 from cni import jsontext, pci
 from cni.device import VfSettings
-from cni.errors import CniError, IoFailure
+from cni.errors import CniError, DeviceBusy, IoFailure
 from cni.host.files import read_file, remove_file
 from cni.host.netlink import ETH_P_8021AD, IFF_MULTICAST, LINK_STATES, VfInfo
-from cni.sriov.attach import NO_MAC, random_mac
+from cni.host.netns import Optional
+from cni.sriov.attach import NO_MAC, detach, random_mac
 from cni.sriov.model import DeviceAttachment, Netdev
 from cni.value import Value
 
@@ -21,8 +22,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.attachments import Attachments
     from cni.device import Device
+    from cni.log import Log
     from cni.pci import PciAddress
+    from cni.ports import Kernel
     from cni.record import Key
 
 FOLDER = "/var/lib/cni/sriov"
@@ -39,40 +43,69 @@ class Former(Value):
 
 
 class Predecessor:
-    """sriov-cni's state; `folder` is where it keeps it."""
+    """What to do about the attachments that sriov-cni made; `folder` is where it keeps its state."""
 
-    def __init__(self, folder: str = FOLDER) -> None:
+    def __init__(self, kernel: Kernel, attachments: Attachments, log: Log, folder: str = FOLDER) -> None:
+        self._kernel = kernel
+        self._attachments = attachments
+        self._log = log
         self._folder = folder
 
-    def find(self, key: Key) -> Former | None:
-        """Its record of an attachment, or None."""
-        return self._read(f"{self._folder}/{key.container_id}-{key.ifname}")
+    def make_free(self, device: PciAddress, key: Key) -> None:
+        """Refuses a device of a living pod of its, and brings home one that it left behind. Raises `DeviceBusy`.
 
-    def of_device(self, device: PciAddress) -> Former | None:
-        """Its record of the attachment that has the device, or None."""
+        Called with the device's lock held.
+        """
+        path = self._owner(device)
+        if not path:
+            return
+        with Optional(self._kernel.find_netns(path)) as netns:
+            if netns is not None:
+                raise DeviceBusy(
+                    f"sriov-cni attached {device} to {path}",
+                    hint="it is freed by that pod's DEL, or when the pod is gone",
+                )
+        former = self._of_device(device)
+        if former is not None:
+            self._bring_home(former, key, "")
+        remove_file(self._allocation(device))
+
+    def delete(self, key: Key, path: str) -> None:
+        """Undoes its attachment, if it has one of that name, unless the device is another's by now.
+
+        `path` is that of the pod's network namespace, or empty.
+        """
+        former = self._read(f"{self._folder}/{key.container_id}-{key.ifname}")
+        if former is None:
+            return
+        with self._attachments.locked(former.device):
+            owner = self._owner(former.device)
+            foreign = owner and path and os.path.realpath(owner) != os.path.realpath(path)
+            if foreign or self._attachments.of_device(former.device) is not None:
+                self._log.warning(f"{former.device} is another's now: it is left alone")
+                remove_file(former.path)
+                return
+            self._bring_home(former, key, path)
+
+    def _bring_home(self, former: Former, key: Key, path: str) -> None:
+        if self._kernel.exists(former.device):
+            found = attachment(former, key, self._kernel.device(former.device))
+            with Optional(self._kernel.find_netns(path) if path else None) as netns:
+                detach(self._kernel, found, netns, self._log)
+        remove_file(self._allocation(former.device))
+        remove_file(former.path)
+
+    def _of_device(self, device: PciAddress) -> Former | None:
         for name in _files(self._folder):
             former = self._read(f"{self._folder}/{name}")
             if former is not None and former.device == device:
                 return former
         return None
 
-    def owner(self, device: PciAddress) -> str:
+    def _owner(self, device: PciAddress) -> str:
         """The path of the network namespace that it gave the device to, or empty."""
         content = read_file(self._allocation(device))
         return content.decode(errors="replace").strip() if content else ""
-
-    def forget(self, former: Former) -> None:
-        """Removes its record, and its note of who has the device."""
-        remove_file(self._allocation(former.device))
-        remove_file(former.path)
-
-    def release(self, device: PciAddress) -> None:
-        """Removes its note of who has the device."""
-        remove_file(self._allocation(device))
-
-    def drop(self, former: Former) -> None:
-        """Removes its record only: the device is another's."""
-        remove_file(former.path)
 
     def _allocation(self, device: PciAddress) -> str:
         return f"{self._folder}/pci/{device}"

@@ -54,7 +54,7 @@ def _pf_only(conf: Mapping[str, Any]) -> list[Problem]:
     if not conf.get("pfOnly"):
         return []
     settings = ("vlan", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "vf")
-    return [(key, "is for VFs; with pfOnly there is none") for key in settings if conf.get(key) is not None]
+    return [(key, "is for VFs, and with pfOnly there is none") for key in settings if conf.get(key) is not None]
 
 
 def _driver(conf: Mapping[str, Any]) -> list[Problem]:

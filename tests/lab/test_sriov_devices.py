@@ -229,6 +229,8 @@ def bare_pf(lab):
     """A PF without VFs."""
     pf = lab.pfs[1]
     lab.vm.sh(f"echo 0 >/sys/bus/pci/devices/{pf.address}/sriov_numvfs")
+    # That resets the PF, which takes its carrier away for a second.
+    wait_for(lambda: lab.vm.get(f"/sys/class/net/{pf.netdev}/carrier") == b"1\n", "the PF's carrier")
     lab.before = host_snapshot(lab.vm)
     return pf
 

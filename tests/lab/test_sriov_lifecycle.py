@@ -200,9 +200,9 @@ def test_the_dhcp_plugin_without_its_daemon_fails_the_add_and_leaves_nothing(lab
 
 def test_a_device_that_is_no_vf_is_refused_with_the_reason(lab):
     pod = lab.pod()
-    for address, reason in ((lab.pf.address, "not a virtual function"), ("0000:7f:00.0", "no PCI device")):
+    for address, code, reason in ((lab.pf.address, 7, "is a PF"), ("0000:7f:00.0", 101, "no PCI device")):
         outcome = lab.runtime.add({**conf(lab.vfs[0]), "deviceID": address}, pod)
-        assert outcome.error["code"] == 101
+        assert outcome.error["code"] == code
         assert reason in outcome.error["msg"]
 
 

@@ -62,8 +62,8 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"deviceID": ""}, "deviceID: missing: name a VF, or its PF as master"),
     ({"vf": 0}, "vf: needs master"),
     ({"vf": -1, "master": "eth0"}, "vf: -1 is not in 0..65535"),
-    ({"pfOnly": True, "vlan": 5}, "vlan: is for VFs; with pfOnly there is none"),
-    ({"pfOnly": True, "trust": "on"}, "trust: is for VFs; with pfOnly there is none"),
+    ({"pfOnly": True, "vlan": 5}, "vlan: is for VFs, and with pfOnly there is none"),
+    ({"pfOnly": True, "trust": "on"}, "trust: is for VFs, and with pfOnly there is none"),
     ({"driver": "nvme"}, 'driver: "nvme" is no network driver of VFs, nor one that gives devices to user space'),
     (
         {"dpdk": {"kernel_driver": "../x"}},

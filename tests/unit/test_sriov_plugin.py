@@ -19,79 +19,9 @@ from cni.errors import (
     TryAgainLater,
 )
 from cni.host.netlink import Link
-from cni.log import Log
 from cni.record import Key
-from cni.request import parse, parse_environment
-from cni.sriov.plugin import SriovPlugin
-from cni.sriov.predecessor import Predecessor
-from tests.fakes import FakeIpam, FakeKernel
-
-VF0, VF1 = "0000:01:10.0", "0000:01:10.2"
-EVERYTHING = {
-    "vlan": 100,
-    "vlanQoS": 3,
-    "spoofchk": "off",
-    "trust": "on",
-    "max_tx_rate": 500,
-    "mtu": 1400,
-    "mac": "02:00:00:00:00:42",
-    "ipam": {"type": "fake"},
-}
-
-
-class Node:
-    """A host with the plugin, driven as a runtime drives it."""
-
-    def __init__(self, tmp_path) -> None:
-        self.state, self.run = str(tmp_path / "state"), str(tmp_path / "run")
-        self.former = str(tmp_path / "sriov")
-        self.kernel = FakeKernel()
-        self.ipam = FakeIpam()
-        self.pod("a")
-        self.pod("b")
-        self.before = self.kernel.snapshot()
-
-    def pod(self, name: str) -> str:
-        path = f"/run/netns/{name}"
-        if path not in self.kernel.namespaces:
-            self.kernel.add_netns(path)
-        return path
-
-    def plugin(self) -> SriovPlugin:
-        attachments = Attachments(self.state, self.run)
-        return SriovPlugin(
-            kernel=self.kernel,
-            attachments=attachments,
-            ipam=self.ipam,
-            log=Log({}, level="panic"),
-            predecessor=Predecessor(self.former),
-        )
-
-    def request(self, command, container="a", device=VF0, ifname="net1", netns=None, version="1.0.0", args="", **conf):
-        env = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": container,
-            "CNI_NETNS": f"/run/netns/{container}" if netns is None else netns,
-            "CNI_IFNAME": ifname,
-            "CNI_PATH": "/opt/cni/bin",
-            "CNI_ARGS": args,
-        }
-        config = {"cniVersion": version, "name": "net", "type": "sriov", "deviceID": device, **conf}
-        return parse(parse_environment(env), json.dumps(config).encode())
-
-    def add(self, container="a", device=VF0, **kwargs):
-        return self.plugin().add(self.request("ADD", container, device, **kwargs))
-
-    def delete(self, container="a", device=VF0, **kwargs):
-        self.plugin().delete(self.request("DEL", container, device, **kwargs))
-
-    def files(self) -> list[str]:
-        return [os.path.join(folder, name) for folder, _, names in os.walk(self.state) for name in names]
-
-    def assert_as_before(self) -> None:
-        assert self.kernel.snapshot() == self.before
-        assert self.files() == []
-        assert self.ipam.leases == {}
+from tests.fakes import FakeKernel
+from tests.node import EVERYTHING, VF0, VF1, Node
 
 
 @pytest.fixture
@@ -374,13 +304,7 @@ def test_a_record_of_a_newer_schema_is_refused_with_the_reason(node):
 
 def test_a_locked_device_is_not_touched(node):
     with Attachments(node.state, node.run).locked(VF0), pytest.raises(TryAgainLater, match=f"{VF0} is locked"):
-        SriovPlugin(
-            kernel=node.kernel,
-            attachments=Attachments(node.state, node.run, lock_seconds=0.01),
-            ipam=node.ipam,
-            log=Log({}, level="panic"),
-            predecessor=Predecessor(node.former),
-        ).add(node.request("ADD"))
+        node.plugin(lock_seconds=0.01).add(node.request("ADD"))
     node.assert_as_before()
 
 

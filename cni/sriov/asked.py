@@ -1,0 +1,61 @@
+"""What a request asks of the plugin: configuration, address, delegate's call, files. Nothing of the host is read."""
+
+from __future__ import annotations
+
+from cni import conf as configuration, deviceinfo
+from cni.cniargs import cni_arguments
+from cni.delegate import IpamCall
+from cni.record import Key
+from cni.result import LEGACY_VERSIONS, inexpressible
+from cni.sriov.conf_table import REQUIRED, TABLE
+from cni.sriov.legacy import modern
+from cni.sriov.rules import cross_check, wanted_mac
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.log import Log
+    from cni.request import Request
+
+
+def configuration_of(request: Request, log: Log) -> tuple[dict[str, Any], str | None]:
+    """The validated configuration, and the MAC address that is asked for. Raises with every problem at once."""
+    parsed = configuration.parse(TABLE, REQUIRED, _with_device(request.config), cross_check)
+    conf, deprecations = modern(parsed.values)
+    for warning in (*parsed.warnings, *deprecations):
+        log.warning(warning)
+    mac = wanted_mac(conf, cni_arguments(request.args))
+    if request.cni_version in LEGACY_VERSIONS and not conf.get("ipam"):
+        raise inexpressible(request.cni_version)
+    return conf, mac
+
+
+def _with_device(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the device of runtimeConfig, where it names none itself."""
+    named = configuration.canonical(TABLE, config)
+    runtime = named.get("runtimeConfig")
+    if named.get("deviceID") or not isinstance(runtime, dict) or not runtime.get("deviceID"):
+        return config
+    return {**config, "deviceID": runtime["deviceID"]}
+
+
+def key_of(request: Request) -> Key:
+    """The attachment that the request is about."""
+    return Key(network=request.network, container_id=request.container_id, ifname=request.ifname)
+
+
+def ipam_call(request: Request) -> IpamCall | None:
+    """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+    try:
+        named = configuration.canonical(TABLE, request.config)
+        section = {} if named.get("l2enable") is True else configuration.ipam_section(named.get("ipam") or {})
+    except (ValueError, configuration.ProblemBelow):
+        return None
+    return IpamCall.of(request) if section else None
+
+
+def device_info_file(conf: dict[str, Any]) -> str:
+    """The path of the device-info file, or empty. Raises `InvalidConfig`."""
+    path = (conf.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
+    return deviceinfo.checked(path) if path else ""

@@ -1,0 +1,53 @@
+"""STATUS: whether an ADD can be served, and whether the pods that have a device can still use it."""
+
+from __future__ import annotations
+
+from cni.errors import DeviceNotFound, IoFailure, KernelRefused, LimitedConnectivity, NotAvailable
+from cni.pci import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.attachments import Attachments
+    from cni.ports import Kernel
+
+
+def require_host(kernel: Kernel, attachments: Attachments) -> None:
+    """Records can be written, the kernel answers and lets us change the network. Raises `NotAvailable`."""
+    try:
+        attachments.writable()
+        kernel.named("lo", None)
+    except (IoFailure, KernelRefused) as error:
+        raise NotAvailable(error.msg, hint=error.hint) from error
+    if not kernel.may_administrate():
+        raise NotAvailable(
+            "the plugin may not administrate the network here", hint="it needs CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        )
+
+
+def require_pf(kernel: Kernel, conf: dict[str, Any]) -> None:
+    """The PF that the configuration names is there, and has VFs. Raises `NotAvailable`."""
+    name = conf.get("master") or conf.get("if0")
+    if not isinstance(name, str) or not name or conf.get("deviceID"):
+        return
+    try:
+        found = kernel.vfs(kernel.pf_of_name(name))
+    except DeviceNotFound as error:
+        raise NotAvailable(error.msg, hint=error.hint) from error
+    if not found and not conf.get("pfOnly"):
+        raise NotAvailable(f"PF {name} has no VFs", hint="create them through its sriov_numvfs")
+
+
+def require_pfs_up(kernel: Kernel, pfs: set[str]) -> None:
+    """The PFs whose VFs pods have are there and up: a VF's frames go through its PF. Raises `LimitedConnectivity`."""
+    for pf in sorted(pfs):
+        link = kernel.link(parse(pf), None)
+        if link is None:
+            raise LimitedConnectivity(
+                f"PF {pf} has no network device any more, and pods have VFs of it", hint="see dmesg"
+            )
+        if not link.up:
+            raise LimitedConnectivity(
+                f"PF {link.name} is down, and pods have VFs of it", hint=f"ip link set {link.name} up"
+            )
