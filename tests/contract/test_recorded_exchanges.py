@@ -59,6 +59,8 @@ def said_by_pyroute2(info: Any) -> dict[str, Any]:
     said: dict[str, Any] = {}
     if mac := info.get_attr("IFLA_VF_MAC"):
         said["mac"] = mac["mac"][:17]
+    if vlan := info.get_attr("IFLA_VF_VLAN"):
+        said |= {"vlan": vlan["vlan"], "qos": vlan["qos"]}
     if vlans := info.get_attr("IFLA_VF_VLAN_LIST"):
         vlan = vlans.get_attr("IFLA_VF_VLAN_INFO")
         said |= {"vlan": vlan["vlan"], "qos": vlan["qos"], "proto": PROTOCOLS[vlan["proto"]]}

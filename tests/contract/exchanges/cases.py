@@ -64,6 +64,10 @@ def _vlan(vf: int, vlan: int, qos: int, proto: str, refused: int = 0) -> Case:
     return _case(vf, nl.vf_vlan(vf, vlan, qos, proto), refused, vlan=vlan, qos=qos, proto=proto)
 
 
+def _plain_vlan(vf: int, vlan: int, qos: int) -> Case:
+    return _case(vf, nl.vf_plain_vlan(vf, vlan, qos), 0, vlan=vlan, qos=qos)
+
+
 def _rate(vf: int, minimum: int, maximum: int, refused: int = 0) -> Case:
     return _case(vf, nl.vf_rate(vf, minimum, maximum), refused, min_tx_rate=minimum, max_tx_rate=maximum)
 
@@ -83,6 +87,7 @@ def _mac(vf: int, mac: str, refused: int = 0) -> Case:
 LEGACY = (
     *(_link_state(vf, state) for vf, state in ((0, "enable"), (1, "disable"), (0, "disable"), (0, "auto"))),
     *(_vlan(0, 100, 5, "802.1ad"), _vlan(1, 7, 0, "802.1q"), _vlan(2, 4094, 7, "802.1ad"), _vlan(0, 0, 0, "802.1q")),
+    *(_plain_vlan(2, 9, 1), _plain_vlan(2, 0, 0)),
     # netdevsim keeps 16 bits of a rate.
     *(_rate(0, 100, 1000), _rate(1, 0, 500), _rate(2, 40000, 65535), _rate(0, 0, 0)),
     *(_trust(2, True), _trust(2, False), _spoofchk(1, True), _spoofchk(1, False)),
