@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import uuid
 
@@ -157,3 +158,23 @@ def test_a_socket_stays_in_its_namespace(place):
     with RouteSocket() as outside:
         names = {link.name for link in links.every(outside)}
     assert names != {link.name for link in links.every(place.ours)} or len(names) == 1
+
+
+def test_an_answer_that_does_not_fit_is_an_error_and_not_cut(place, veth):
+    with place.netns.entered():
+        short = RouteSocket(receive_bytes=256)
+    with short, pytest.raises(NetlinkError, match="longer than 256 bytes") as failed:
+        links.by_index(short, veth.index)
+    assert failed.value.errno == errno.EMSGSIZE
+
+
+def test_a_dropped_acknowledgement_is_an_error_that_says_so(place, veth):
+    """The kernel drops it when the answer before it fills the socket."""
+    links.add_altnames(place.ours, veth.index, [f"{number:0>120}" for number in range(64)])
+    link = links.by_index(place.ours, veth.index)
+    assert link is not None
+    assert len(link.altnames) == 64
+    place.ours._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    with pytest.raises(NetlinkError, match="dropped a message") as failed:
+        links.by_index(place.ours, veth.index)
+    assert failed.value.errno == errno.ENOBUFS

@@ -1,0 +1,134 @@
+"""What was asked of real kernel drivers, and what our decoder must read in their answers.
+
+Runs in the lab's guest too, where the exchanges are recorded: only the product's codec is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Any
+
+from cni.host import links, netlink as nl
+from cni.host.rtnetlink import NetlinkError, RouteSocket
+
+VFS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of one VF: our request for it, what it asks in words of our decoder, and the kernel's errno or 0."""
+
+    asked: str
+    vf: int
+    setting: bytes
+    asks: dict[str, Any]
+    refused: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the kernel answered, as our codec reads it."""
+
+    refused: int
+    words: str
+    pf: nl.Link
+
+
+def perform(socket: RouteSocket, pf: int, case: Case) -> Outcome:
+    """Asks for the setting, then for the PF and its VFs."""
+    refused, words = 0, ""
+    try:
+        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, case.setting))
+    except NetlinkError as error:
+        refused, words = error.errno or 0, error.words
+    return Outcome(refused, words, look(socket, pf))
+
+
+def look(socket: RouteSocket, pf: int) -> nl.Link:
+    link = links.by_index(socket, pf, with_vfs=True)
+    assert link is not None
+    return link
+
+
+def _case(vf: int, setting: bytes, refused: int, **asks: Any) -> Case:
+    words = " ".join(f"{name} {value}" for name, value in asks.items())
+    return Case(f"{words} of VF {vf}", vf, setting, asks, refused)
+
+
+def _link_state(vf: int, state: str, refused: int = 0) -> Case:
+    return _case(vf, nl.vf_link_state(vf, state), refused, link_state=state)
+
+
+def _vlan(vf: int, vlan: int, qos: int, proto: str, refused: int = 0) -> Case:
+    return _case(vf, nl.vf_vlan(vf, vlan, qos, proto), refused, vlan=vlan, qos=qos, proto=proto)
+
+
+def _plain_vlan(vf: int, vlan: int, qos: int) -> Case:
+    return _case(vf, nl.vf_plain_vlan(vf, vlan, qos), 0, vlan=vlan, qos=qos)
+
+
+def _rate(vf: int, minimum: int, maximum: int, refused: int = 0) -> Case:
+    return _case(vf, nl.vf_rate(vf, minimum, maximum), refused, min_tx_rate=minimum, max_tx_rate=maximum)
+
+
+def _trust(vf: int, enabled: bool) -> Case:
+    return _case(vf, nl.vf_trust(vf, enabled), 0, trust=enabled)
+
+
+def _spoofchk(vf: int, enabled: bool) -> Case:
+    return _case(vf, nl.vf_spoofchk(vf, enabled), 0, spoofchk=enabled)
+
+
+def _mac(vf: int, mac: str, refused: int = 0) -> Case:
+    return _case(vf, nl.vf_mac(vf, mac), refused, mac=mac)
+
+
+LEGACY = (
+    *(_link_state(vf, state) for vf, state in ((0, "enable"), (1, "disable"), (0, "disable"), (0, "auto"))),
+    *(_vlan(0, 100, 5, "802.1ad"), _vlan(1, 7, 0, "802.1q"), _vlan(2, 4094, 7, "802.1ad"), _vlan(0, 0, 0, "802.1q")),
+    *(_plain_vlan(2, 9, 1), _plain_vlan(2, 0, 0)),
+    # netdevsim keeps 16 bits of a rate.
+    *(_rate(0, 100, 1000), _rate(1, 0, 500), _rate(2, 40000, 65535), _rate(0, 0, 0)),
+    *(_trust(2, True), _trust(2, False), _spoofchk(1, True), _spoofchk(1, False)),
+    *(_mac(1, "02:00:00:00:00:07"), _mac(1, "00:00:00:00:00:00")),
+    _mac(1, "01:00:5e:00:00:01", errno.EINVAL),
+    _vlan(1, 4096, 0, "802.1q", errno.EINVAL),
+    _rate(1, 1000, 100, errno.EINVAL),
+    _link_state(VFS, "enable", errno.EINVAL),
+    _rate(VFS, 0, 100, errno.EINVAL),
+)
+"""What netdevsim takes and refuses while its embedded switch is not visible."""
+
+SWITCHDEV = (
+    _link_state(0, "enable"),
+    _vlan(1, 200, 3, "802.1ad"),
+    _mac(2, "02:00:00:00:00:08"),
+    _trust(0, True),
+    _rate(1, 0, 100, errno.EOPNOTSUPP),
+)
+"""The same in switchdev mode: rates belong to the representors."""
+
+IGB = (
+    *(_link_state(0, state, errno.EOPNOTSUPP) for state in nl.LINK_STATES),
+    _vlan(0, 100, 0, "802.1ad", errno.EPROTONOSUPPORT),
+    _rate(0, 100, 1000, errno.EINVAL),
+)
+"""What the lab's emulated igb refuses."""
+
+ALTNAME = "another-name-of-the-pf"
+MANY = (334, 335, 500, 1400)
+"""Numbers of VFs: the length of 335 wraps, and the answer about 1400 is larger than a socket's usual buffer."""
+
+
+def mac_of(vf: int) -> str:
+    """The MAC address that VF `vf` of many is given before it is looked at."""
+    return bytes([2, 0xBB, *vf.to_bytes(4, "big")]).hex(":")
+
+
+def mark_all(socket: RouteSocket, pf: int, number: int) -> None:
+    """Gives each VF its MAC address and, as VLAN, its number; and the PF a name that is told behind its VFs."""
+    links.add_altnames(socket, pf, [ALTNAME])
+    for vf in range(number):
+        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, nl.vf_mac(vf, mac_of(vf))))
+        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, nl.vf_vlan(vf, vf, vf % 8, "802.1q")))

@@ -1,0 +1,145 @@
+"""Raw exchanges between our netlink socket and a kernel: taken down, kept as JSON, played again without a kernel."""
+
+from __future__ import annotations
+
+import base64
+import json
+import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cni.host.rtnetlink import RouteSocket
+
+FOLDER = Path(__file__).parent
+LONGEST_HEX = 4096
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and the datagrams of its answer."""
+
+    request: bytes
+    replies: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Exchanges with one PF, by what was asked. `pf` is its interface index, `facts` whatever else was looked at."""
+
+    kernel: str
+    driver: str
+    about: str
+    pf: int
+    facts: dict[str, Any]
+    exchanges: dict[str, tuple[Exchange, ...]]
+
+
+class _Tape:
+    """Stands between a `RouteSocket` and its socket, and takes down what passes."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self.taken: list[tuple[bytes, list[bytes]]] = []
+
+    def send(self, request: bytes) -> int:
+        self.taken.append((request, []))
+        return self._socket.send(request)  # type: ignore[no-any-return]
+
+    def recvmsg(self, size: int) -> tuple[bytes, Any, int, Any]:
+        answer: tuple[bytes, Any, int, Any] = self._socket.recvmsg(size)
+        self.taken[-1][1].append(answer[0])
+        return answer
+
+    def settimeout(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _Player:
+    """Answers as the kernel did, to exactly the requests that were recorded."""
+
+    def __init__(self, exchanges: tuple[Exchange, ...]) -> None:
+        self._exchanges = list(exchanges)
+        self._replies: list[bytes] = []
+
+    def send(self, request: bytes) -> int:
+        assert not self._replies, "the answer before was not read"
+        exchange = self._exchanges.pop(0)
+        assert request.hex() == exchange.request.hex()
+        self._replies = list(exchange.replies)
+        return len(request)
+
+    def recvmsg(self, size: int) -> tuple[bytes, list[Any], int, None]:
+        assert len(self._replies[0]) <= size
+        return self._replies.pop(0), [], 0, None
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def close(self) -> None:
+        assert not self._exchanges, "not all was asked that was recorded"
+        assert not self._replies, "not all was read that was recorded"
+
+
+@contextmanager
+def taped(taken: list[Exchange]) -> Iterator[RouteSocket]:
+    """A socket to this kernel; what it exchanges is in `taken` afterwards."""
+    with RouteSocket() as socket:
+        tape = _Tape(socket._socket)
+        socket._socket = tape  # type: ignore[assignment]
+        yield socket
+        taken += [Exchange(request, tuple(replies)) for request, replies in tape.taken]
+
+
+@contextmanager
+def played(exchanges: tuple[Exchange, ...]) -> Iterator[RouteSocket]:
+    """A socket that behaves as recorded. Raises AssertionError when it is asked for anything else."""
+    socket = RouteSocket()
+    socket.close()
+    player = _Player(exchanges)
+    socket._socket = player  # type: ignore[assignment]
+    yield socket
+    player.close()
+
+
+def dumped(exchanges: dict[str, list[Exchange]]) -> dict[str, Any]:
+    """As JSON holds it: datagrams in hexadecimal digits, long ones packed."""
+    return {
+        asked: [{"request": one.request.hex(), "replies": [_packed(reply) for reply in one.replies]} for one in several]
+        for asked, several in exchanges.items()
+    }
+
+
+def save(name: str, recording: dict[str, Any]) -> Path:
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(recording, indent=1) + "\n")
+    return path
+
+
+def load(name: str) -> Recording:
+    return loaded(json.loads((FOLDER / f"{name}.json").read_text()))
+
+
+def loaded(recording: dict[str, Any]) -> Recording:
+    exchanges = {
+        asked: tuple(
+            Exchange(bytes.fromhex(one["request"]), tuple(_unpacked(reply) for reply in one["replies"]))
+            for one in several
+        )
+        for asked, several in recording["exchanges"].items()
+    }
+    return Recording(**{**recording, "exchanges": exchanges})
+
+
+def _packed(reply: bytes) -> str:
+    return reply.hex() if len(reply) <= LONGEST_HEX else "xz:" + base64.b64encode(lzma.compress(reply)).decode()
+
+
+def _unpacked(text: str) -> bytes:
+    packed = text.removeprefix("xz:")
+    return bytes.fromhex(text) if packed == text else lzma.decompress(base64.b64decode(packed))
