@@ -244,6 +244,9 @@ class FakeKernel:
         fake = self.devices.get(device)
         return fake.home if fake is not None and fake.place == _identity(netns) else None
 
+    def await_home(self, device: PciAddress, seconds: float) -> bool:
+        return self.link(device, None) is not None
+
     def named(self, name: str, netns: Netns | None) -> Link | None:
         return next((link for link in self.everywhere(netns) if name in (link.name, *link.altnames)), None)
 

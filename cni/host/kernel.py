@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from cni.device import Device
 from cni.errors import DeviceNotFound, KernelRefused, TryAgainLater
@@ -197,6 +198,18 @@ class HostKernel:
                 if link is not None and link.parent == device:
                     return link
         raise TryAgainLater(f"the network device of {device} is being renamed", hint="see: udevadm monitor")
+
+    def await_home(self, device: PciAddress, seconds: float) -> bool:
+        """Whether the device's link is on the host; awaits it for at most `seconds`.
+
+        The kernel takes a dying namespace down in the background, and gives its devices back at the end of that.
+        """
+        deadline = time.monotonic() + seconds
+        with RouteSocket(RTNLGRP_LINK) as events:
+            while self.link(device, None) is None:
+                if not events.await_event(lambda message: message.kind == nl.RTM_NEWLINK, deadline):
+                    return self.link(device, None) is not None
+        return True
 
     def named(self, name: str, netns: Netns | None) -> nl.Link | None:
         """The link that has that name or alternative name, or None."""

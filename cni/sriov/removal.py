@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 5.0
 """Bound for finishing what earlier calls had to leave pending; it is work on the side of an ADD or DEL."""
 
+HOME_SECONDS = 3.0
+"""Bound for a device on its way home from a namespace that is gone: the kernel takes up to about a second."""
+
 DRAIN_RECORDS = 4
 """Bound for their number in one call: what fails each time must not slow down every pod of the node."""
 
@@ -95,10 +98,17 @@ class Removal:
         if owner is not None and owner.key != record.key:
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
-        at_home = attachment.userspace or self._kernel.link(attachment.device, None) is not None
-        away = None if at_home else self._kernel.find_netns(record.netns, record.netns_identity)
-        with Optional(away) as netns:
+        with Optional(self._place(record, attachment)) as netns:
             detach(self._kernel, attachment, netns, self._log)
+
+    def _place(self, record: Record, attachment: model.DeviceAttachment) -> Netns | None:
+        """The namespace that the device is to be fetched from; None when it is at home, or on its way there."""
+        if attachment.userspace or self._kernel.link(attachment.device, None) is not None:
+            return None
+        netns = self._kernel.find_netns(record.netns, record.netns_identity)
+        if netns is None and self._kernel.device(attachment.device).driver == attachment.expected_driver:
+            self._kernel.await_home(attachment.device, HOME_SECONDS)
+        return netns
 
     def _release(self, record: Record, seconds: float | None) -> None:
         if record.ipam is not None:
