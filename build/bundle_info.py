@@ -12,12 +12,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from cni.version import VERSION
 
 
+TOOLS = {"barewire"}
+"""The executables for people."""
+
+
 def main(bundle: Path, build: str) -> None:
     """Prints the description."""
     print(f"version={VERSION}")
     print(f"build={build}")
     print(f"glibc={'.'.join(map(str, highest_glibc(bundle)))}")
     print(f"plugins={' '.join(plugins(bundle))}")
+    print(f"tools={' '.join(sorted(TOOLS))}")
 
 
 def highest_glibc(bundle: Path) -> tuple[int, ...]:
@@ -26,8 +31,9 @@ def highest_glibc(bundle: Path) -> tuple[int, ...]:
 
 
 def plugins(bundle: Path) -> list[str]:
-    """The executables at the top of the bundle."""
-    return sorted(path.name for path in bundle.iterdir() if path.is_file() and elf.is_elf(path))
+    """The executables at the top of the bundle that a runtime calls."""
+    programs = {path.name for path in bundle.iterdir() if path.is_file() and elf.is_elf(path)}
+    return sorted(programs - TOOLS)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ link_plugin() { # NAME
 }
 
 current() { # the bundle that a plugin's link names now
-    for name in $(info plugins); do
+    for name in $(info plugins) $(info tools); do
         ! is_ours "$target/$name" || { link=$(readlink "$target/$name") && echo "${link%%/*}" && return; }
     done
 }
@@ -146,7 +146,7 @@ install_plugins() {
     mkdir -p "$target"
     previous=$(current)
     copy_bundle
-    for name in $(info plugins); do link_plugin "$name"; done
+    for name in $(info plugins) $(info tools); do link_plugin "$name"; done
     # Installing the same bundle twice must not count as a generation.
     [ "$previous" = "$new" ] || remove_bundles_except "$new" "$previous"
 }

@@ -140,6 +140,10 @@ class Attachments:
         except TryAgainLater:
             return
 
+    def networks(self) -> list[str]:
+        """The names of all networks that have had records."""
+        return [name for name in _names(self._state) if not name.startswith(".")]
+
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
         folder = f"{self._state}/{network}"

@@ -68,7 +68,8 @@ class SriovPlugin:
         conf, mac = configuration_of(request, self._log)
         previous, key = request.prev_result() or Result(), key_of(request)
         self._removal.drain(request.network)
-        self._forget_former_self(key)
+        # An earlier life of the same container may have left something, on whatever device.
+        self._removal.collect_dead(key)
         selection = Selection(self._kernel, self._attachments, lambda device: self._make_free(device, key))
         with self._kernel.netns(request.netns) as netns, selection.hold(conf) as address:
             self._require_absent(request.ifname, netns)
@@ -156,16 +157,6 @@ class SriovPlugin:
         grouped = needs_iommu_group(plan.wanted_driver(conf, device))
         hindrances = self._kernel.hindrances(device.address) if grouped else []
         return plan.plan(key, conf, mac, device, uses, hindrances)
-
-    def _forget_former_self(self, key: Key) -> None:
-        """Removes what an earlier life of the same container left, on whatever device: its namespace is gone."""
-        former = self._attachments.find(key)
-        if former is None or self._removal.is_alive(former):
-            return
-        with Replay(self._attachments, key) as record:
-            if record is not None and not self._removal.is_alive(record):
-                self._log.warning(f"{key} was attached before, to {record.device}, and is gone: cleaning up")
-                self._removal.remove_or_keep(record)
 
     def _make_free(self, device: PciAddress, key: Key) -> None:
         """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""

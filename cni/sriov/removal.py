@@ -120,6 +120,13 @@ class Removal:
             if record is not None:
                 self.remove_or_keep(record)
 
+    def collect_dead(self, key: Key) -> None:
+        """The same, unless it is somebody's: looked at under the lock, since a pod may just have been made anew."""
+        with Replay(self._attachments, key) as record:
+            if record is not None and not self.is_alive(record):
+                self._log.warning(f"{key} has {record.device or 'no device'} and is gone: cleaning up")
+                self.remove_or_keep(record)
+
     def clean_if_orphaned(self, device: PciAddress) -> None:
         """Cleans a device that is home with a mark, if no record has it."""
         with self._attachments.locked(device):

@@ -72,7 +72,7 @@ def test_needed_glibc_agrees_with_binutils() -> None:
 def test_bundle_describes_itself_truly() -> None:
     info = bundle_info()
     assert info["version"] == cni.version.VERSION
-    assert info["plugins"].split() == sorted(
+    assert sorted(info["plugins"].split() + info["tools"].split()) == sorted(
         path.name for path in BUNDLE.iterdir() if path.is_file() and elf.is_elf(path)
     )
     assert f"v{info['version']}\n".encode() in from_bundle("sriov").run({}).err

@@ -135,7 +135,7 @@ REFUSALS: list[tuple[str, object, str, dict[str, str], int, str, str]] = [
     ("GC", {"name": "net", "cniVersion": "1.0.0"}, "", {}, 1, "config version does not allow GC", "GC is known since 1.1.0"),
     ("STATUS", {"name": "net", "cniVersion": "1.2.0"}, "", {}, 1, "plugin version does not allow STATUS", "the plugin knows up to 1.1.0"),
     ("ADD", None, "", {"CNI_NETNS": "/proc/self/ns/net"}, 8, "plugin's netns and netns from CNI_NETNS should not be the same", ""),
-    ("ADD", {**CONF, "deviceID": ""}, "", {}, 7, "deviceID: missing", ""),
+    ("ADD", {**CONF, "deviceID": ""}, "", {}, 7, "deviceID: missing: name a VF, or its PF as master", ""),
     (
         "ADD", {**CONF, "deviceID": "eth0", "vlan": 5000, "trsut": "on"}, "", {},
         7, "deviceID: 'eth0' is not a PCI address such as 0000:af:06.0; trsut: unknown key, did you mean trust?;"

@@ -1,0 +1,1 @@
+"""The command `barewire`: what an operator does on a node."""

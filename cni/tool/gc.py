@@ -1,0 +1,87 @@
+"""Finds what pods that are gone have left behind, in all networks, and removes it.
+
+Most runtimes never call GC, and a runtime that does knows which attachments are valid. Here nobody says so: an
+attachment is left behind when its removal could not finish, when its network namespace is gone, or when the node has
+been booted since; a device when it carries an owner's mark, is on the host, and no record has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cni.errors import CniError, TryAgainLater
+from cni.pci import parse
+from cni.sriov import repair
+from cni.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cni.attachments import Attachments
+    from cni.ports import Kernel
+    from cni.record import Key, Record
+    from cni.sriov.removal import Removal
+
+PLUGIN = "sriov"
+
+
+class Leftover(Value):
+    """Something to remove: an attachment by its key, or a device without a record (`key` None), and why."""
+
+    device: str
+    reason: str
+    key: Key | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key or 'no record'}  {self.device or 'no device'}  {self.reason}"
+
+
+class Collection:
+    """One look at the node, and what follows from it."""
+
+    def __init__(self, kernel: Kernel, attachments: Attachments, removal: Removal) -> None:
+        self._kernel = kernel
+        self._attachments = attachments
+        self._removal = removal
+
+    def leftovers(self) -> list[Leftover]:
+        """What is left behind, attachments first. Nothing is changed."""
+        return [*self._attachments_left(), *self._devices_left()]
+
+    def remove(self, leftovers: Iterable[Leftover]) -> list[str]:
+        """Removes them, each looked at again under its lock. Returns what failed, one line each."""
+        failures = []
+        for leftover in leftovers:
+            try:
+                self._remove(leftover)
+            except CniError as error:
+                failures.append(f"{leftover}: {error.msg}")
+        return failures
+
+    def _remove(self, leftover: Leftover) -> None:
+        if leftover.key is None:
+            self._removal.clean_if_orphaned(parse(leftover.device))
+            return
+        self._removal.collect_dead(leftover.key)
+        kept = self._attachments.find(leftover.key)
+        if kept is not None and kept.removing:
+            raise TryAgainLater(f"still to do: {', '.join(kept.left)}")
+
+    def _attachments_left(self) -> Iterator[Leftover]:
+        for network in self._attachments.networks():
+            for record in self._attachments.of_network(network):
+                reason = self._reason(record) if record.plugin == PLUGIN else ""
+                if reason:
+                    yield Leftover(key=record.key, device=record.device, reason=reason)
+
+    def _reason(self, record: Record) -> str:
+        if record.removing:
+            return f"its removal did not finish: {', '.join(record.left)}"
+        if record.boot_id != self._attachments.boot_id:
+            return "it is from before the last boot"
+        return "" if self._removal.is_alive(record) else f"its network namespace {record.netns} is gone"
+
+    def _devices_left(self) -> Iterator[Leftover]:
+        for device in repair.orphans(self._kernel):
+            if self._attachments.of_device(device) is None:
+                yield Leftover(device=device, reason="it is back on the host with its owner's mark")
