@@ -11,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from cni.version import VERSION
 
-
 TOOLS = {"barewire"}
 """The executables for people."""
 

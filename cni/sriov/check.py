@@ -29,8 +29,6 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
     attachment = model.from_record(record)
     device = kernel.device(attachment.device)
     problems = plan.differences(attachment.settings, device.settings)
-    if netns.identity != record.netns_identity:
-        problems.append(f"{request.netns} is not the network namespace that the device was put into")
     if record.device_info:
         document = deviceinfo.pci(attachment.device, attachment.pf)
         problems += deviceinfo.difference(record.device_info, document)
@@ -38,6 +36,8 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
         return [*problems, f"the driver is {device.driver or 'none'}, not {attachment.expected_driver}"]
     if attachment.userspace:
         return problems
+    if netns.identity != record.netns_identity:
+        return [*problems, f"{request.netns} is not the network namespace that the device was put into"]
     link = kernel.link(attachment.device, netns)
     if link is None:
         return [*problems, f"{device.kind} {attachment.device} is not in the pod"]
@@ -84,7 +84,7 @@ def _missing_addresses(kernel: Kernel, previous: Result, mine: Interface, link: 
 
 def _missing_routes(kernel: Kernel, previous: Result, mine: Interface, link: Link, netns: Netns) -> Iterator[str]:
     """Routes do not say whose they are: with several interfaces in the pod, those of the others are not looked for."""
-    others = [one for one in previous.interfaces if one.sandbox and one is not mine]
+    others = [one for one in previous.interfaces if one.sandbox and one != mine]
     if others:
         return
     present = kernel.routes(link, netns)

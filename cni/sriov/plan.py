@@ -231,7 +231,8 @@ def differences(settings: VfSettings, present: VfInfo) -> list[str]:
     for name, wanted in settings.as_dict().items():
         value = getattr(present, name)
         if wanted is not None and wanted != value:
-            found.append(f"{name} is {_shown(value)}, not {_shown(wanted)}")
+            what = "the MAC address at the PF" if name == "mac" else name
+            found.append(f"{what} is {_shown(value)}, not {_shown(wanted)}")
     return found
 
 

@@ -39,7 +39,7 @@ def changes(lab: Lab, before: Tree | None = None) -> list[str]:
     return [line for line in difference(start, host_snapshot(lab.vm)) if not line.startswith("netns.")]
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 15) -> None:
     """Waits for something in the guest that sends no event to the outside."""
     deadline = time.monotonic() + seconds
     while not condition():
