@@ -165,10 +165,12 @@ def _found(state: dict[str, Any], device: Device) -> VfInfo:
 
 
 def _netdev(state: dict[str, Any], name: str) -> Netdev:
+    mac = _address(state) or random_mac()
     return Netdev(
         name=name,
-        mac=_address(state) or random_mac(),
-        permanent="",
+        mac=mac,
+        # igbvf takes over the pod's as its own; for drivers with a fixed one this changes nothing.
+        permanent=mac,
         mtu=jsontext.member(state, "MTU") or 0,
         queue=1000,
         group=0,

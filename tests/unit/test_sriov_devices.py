@@ -138,7 +138,7 @@ def test_what_only_a_network_device_can_have_is_refused_for_user_space(node, con
 
 def test_a_group_that_is_not_viable_is_refused_before_anything_changes(node):
     node.kernel.group_hindrances = ["0000:01:00.1 of its IOMMU group is bound to igb"]
-    with pytest.raises(DriverUnfit, match="0000:01:00.1"):
+    with pytest.raises(DriverUnfit, match=r"0000:01:00\.1"):
         node.add(**BOUND)
     node.assert_as_before()
 
