@@ -66,14 +66,9 @@ class Drivers:
 
     def in_use(self, device: PciAddress) -> bool:
         """Whether a process has the device open through VFIO."""
-        group = self._sysfs.iommu_group(device)
-        if not group or not gives_to_user_space(self._sysfs.driver(device)):
+        if not gives_to_user_space(self._sysfs.driver(device)):
             return False
-        try:
-            os.close(os.open(f"{self._dev}/vfio/{group}", os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            return error.errno == errno.EBUSY
-        return False
+        return any(map(_is_busy, self._nodes(device)))
 
     def _require_idle(self, device: PciAddress) -> None:
         # VFIO lets nobody take its driver away while a process has the device open: the write would wait for that.
@@ -100,8 +95,12 @@ class Drivers:
             return False
         if not gives_to_user_space(driver):
             return bool(self._sysfs.netdevs(device))
+        return not needs_iommu_group(driver) or any(map(os.path.exists, self._nodes(device)))
+
+    def _nodes(self, device: PciAddress) -> list[str]:
+        """Where VFIO's device node of its group can be; the second is for a kernel that was told to do without IOMMU."""
         group = self._sysfs.iommu_group(device)
-        return not needs_iommu_group(driver) or not group or os.path.exists(f"{self._dev}/vfio/{group}")
+        return [f"{self._dev}/vfio/{group}", f"{self._dev}/vfio/noiommu-{group}"] if group else []
 
     def _write(self, file: str, text: str, deadline: float) -> None:
         """Writes in a child: a driver can take any time, and nothing else gives the write a bound."""
@@ -128,6 +127,15 @@ class Drivers:
             )
             refused.number = number
             raise refused
+
+
+def _is_busy(node: str) -> bool:
+    try:
+        # A group can be open once.
+        os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
 
 
 def _written(path: str, text: str) -> int:

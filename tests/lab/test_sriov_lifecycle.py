@@ -285,6 +285,25 @@ def test_a_chain_with_tuning_and_sbr_is_added_checked_and_deleted(lab):
         outcome.required()
 
 
+def test_later_in_a_chain_the_result_so_far_is_passed_through_with_ours_behind_it(lab):
+    vf, pod = lab.vfs[0], lab.pod()
+    before = {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "eth0", "mac": "02:00:00:00:0b:01", "sandbox": pod.netns}],
+        "ips": [{"interface": 0, "address": "192.0.2.9/24"}],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
+    document = conf(vf, ipam=HOST_LOCAL, prevResult=before)
+    result = lab.runtime.add(document, pod).required().result
+    assert [interface["name"] for interface in result["interfaces"]] == ["eth0", "net1"]
+    assert result["interfaces"][0] == before["interfaces"][0]
+    assert [ip["interface"] for ip in result["ips"]] == [0, 1]
+    assert result["routes"] == before["routes"]
+    lab.runtime.check({**document, "prevResult": result}, pod).required()
+    lab.runtime.delete({**document, "prevResult": result}, pod).required()
+    assert changes(lab) == []
+
+
 @pytest.mark.leaves_traces("udev renames every device")
 def test_it_works_while_udev_renames_as_it_likes(lab):
     pod = lab.pod()
