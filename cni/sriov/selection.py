@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CHOICE_SECONDS = 10.0
 """Bound for VFs that another call works on, when all others are taken: one that a DEL holds is about to be free."""
 
+_TOLD = 8
+"""How many VFs a message tells of; a PF can have hundreds."""
+
 
 class Held:
     """A device under its lock, for the time of a `with` block."""
@@ -78,9 +81,8 @@ class Selection:
             worked_on = [vf for vf in self._eligible(conf, vfs) if vf not in taken]
             held = self._free_one(conf, worked_on, taken, deadline)
         if held is None:
-            told = "; ".join(f"{device}: {reason}" for device, reason in sorted(taken.items()))
             raise DeviceBusy(
-                f"PF {conf['master']} has no free VF for this configuration: {told}",
+                f"PF {conf['master']} has no free VF for this configuration: {_told(taken)}",
                 hint="wait until a pod with one of them ends, or make more VFs",
             )
         return held
@@ -118,7 +120,10 @@ class Selection:
 
     def _unfit(self, conf: dict[str, Any], device: PciAddress) -> str:
         """Why the VF is not to be chosen although no record has it; empty when it is."""
-        found = self._kernel.device(device)
+        try:
+            found = self._kernel.device(device)
+        except DeviceNotFound as error:
+            return error.msg
         if self._kernel.in_use(device):
             return "it is open in a process"
         if found.link is not None:
@@ -126,3 +131,9 @@ class Selection:
         if found.userspace or conf.get("driver"):
             return ""
         return f"it has no network device on the host (driver: {found.driver or 'none'})"
+
+
+def _told(taken: dict[PciAddress, str]) -> str:
+    told = [f"{device}: {reason}" for device, reason in sorted(taken.items())]
+    more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return "; ".join([*told[:_TOLD], *more])

@@ -216,7 +216,7 @@ class Vm:
         for wire in self.wires:
             wire.close()
 
-    def reboot(self, keep: tuple[str, ...] = ("/var/lib", "/opt/cni", "/etc/cni")) -> None:
+    def reboot(self, keep: tuple[str, ...] = ("/var/lib", "/opt", "/etc/cni")) -> None:
         """Takes the power away and boots again: another boot id, an empty /run; only the kept folders are as before.
 
         What was to be kept is lost where the machine is gone already.
