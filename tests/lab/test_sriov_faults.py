@@ -107,7 +107,8 @@ def killed(stage, call, point, recovery):
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_a_call_that_is_killed_at_any_change_is_mended_by_del_by_gc_and_by_the_next_pod(stage, row, command, points):
     matrix = Matrix("killed", killed, tuple(RECOVERIES), KNOWN)
-    assert matrix.failures(stage, row, command, points) == []
+    told = matrix.failures(stage, row, command, points)
+    assert not told, "\n".join(told)
 
 
 # Refusals.
@@ -133,7 +134,8 @@ def test_a_call_that_is_refused_any_change_says_why_and_the_host_is_as_before_or
     stage, row, command, points
 ):
     matrix = Matrix("refused", refused, ("EIO", "EBUSY", "ENOSPC"), KNOWN)
-    assert matrix.failures(stage, row, command, points) == []
+    told = matrix.failures(stage, row, command, points)
+    assert not told, "\n".join(told)
 
 
 # The pod's namespace.
@@ -151,7 +153,8 @@ def lost(stage, call, point, _way):
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_a_namespace_that_is_deleted_during_a_call_keeps_nothing(stage, row, command, points):
     matrix = Matrix("bereft of its namespace", lost, ("then DEL",), KNOWN)
-    assert matrix.failures(stage, row, command, points) == []
+    told = matrix.failures(stage, row, command, points)
+    assert not told, "\n".join(told)
 
 
 # The disk.
