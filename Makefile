@@ -1,5 +1,5 @@
 # `make demo` and `make test` do their own set-up, on a fresh Debian machine as root; the others want it done once.
-.PHONY: demo test check unit contract cli lab freeze docs fix bench clean
+.PHONY: demo test check unit contract cli lab matrix freeze docs fix bench clean
 PYTHON := .venv/bin/python
 TIMED := build/timed.sh
 
@@ -10,6 +10,7 @@ unit:     ; @$(TIMED) unit $(PYTHON) -m pytest tests/unit
 contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
+matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py
 freeze:   ; @build/bootstrap.sh && build/freeze.sh
 docs:     ; @$(PYTHON) build/docs.py
 fix:      ; @$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .

@@ -73,6 +73,13 @@ class Lab:
         """Waits until VFs of namespaces that went away are back; returns the addresses of those that are still not."""
         return self.vm.python(_VFS_AT_HOME).out.strip()
 
+    def start_over(self) -> None:
+        """Boots the machine again; its state then is the one before the test."""
+        self._pods.clear()
+        self.__dict__.pop("pfs", None)
+        self._machines.renew(self.vm)
+        self.before = host_snapshot(self.vm)
+
     def clean_up(self) -> list[str]:
         """Takes the pods away. Returns what the test left otherwise; the machine is as new for the next one."""
         for pod in self._pods:

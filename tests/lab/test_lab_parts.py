@@ -10,6 +10,7 @@ import pytest
 from tests.lab import packages
 from tests.lab.cni import plugin_conf
 from tests.lab.errors import LabError, VmFailed, VmGone, VmStuck
+from tests.lab.faults import Point, named, points
 from tests.lab.frames import Frames, frame
 from tests.lab.snapshot import difference
 from tests.lab.vm import Vm
@@ -117,3 +118,35 @@ def test_a_machine_that_fails_to_boot_is_not_booted_again() -> None:
 def test_a_package_that_is_not_installed_is_named_with_what_to_do() -> None:
     with pytest.raises(LabError, match=r"(?s)no-such-package.*bootstrap"):
         packages.closure(["bash", "no-such-package"])
+
+
+TRACE = r"""
+openat(AT_FDCWD</root>, "/etc/ld.so.cache", O_RDONLY|O_CLOEXEC) = 3</etc/ld.so.cache>
+openat(AT_FDCWD</root>, "/run/lock/a", O_RDWR|O_CREAT|O_CLOEXEC, 0600) = 3</run/lock/a>
+setns(3</run/netns/pod7>, CLONE_NEWNET) = 0
+sendto(5<socket:[77]>, [{nlmsg_len=32, nlmsg_type=0x12 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST|NLM_F_ACK, nlmsg_seq=1, nlmsg_pid=0}, "\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"], 32, 0, NULL, 0) = 32
+sendto(5<socket:[77]>, [{nlmsg_len=40, nlmsg_type=0x13 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST|NLM_F_ACK, nlmsg_seq=2, nlmsg_pid=0}, "\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08\x00\x04\x00\x78\x05\x00\x00"], 40, 0, NULL, 0) = 40
+sendto(8<socket:[78]>, "\377\2\0"..., 42, 0, {sa_family=AF_PACKET, sll_ifindex=3}, 20) = 42
+write(2</dev/null>, "a warning\n", 10) = 10
+--- SIGCHLD {si_signo=SIGCHLD, si_code=CLD_EXITED} ---
+write(6</var/a/pod7-0123456789ab:net1.json.364.tmp>, "{}", 2) = -1 EIO (Input/output error) (INJECTED)
+rename("/var/a/x.364.tmp", "/var/a/x")  = ?
++++ killed by SIGKILL +++
+"""
+
+
+def test_the_changes_of_a_process_are_told_from_its_looks_but_numbers_count_both() -> None:
+    assert points(TRACE.splitlines()) == [
+        Point("openat", 2, "/run/lock/a"),
+        Point("setns", 1, "/run/netns/POD"),
+        Point("sendto", 2, "RTM_SETLINK IFLA_MTU"),
+        Point("sendto", 3, "frame, AF_PACKET"),
+        Point("write", 2, "/var/a/POD:net1.json.tmp"),
+        Point("rename", 1, "/var/a/x"),
+    ]
+
+
+@pytest.mark.parametrize("text", ("EIO (Input/output error)", "cannot write: Input/output error", "answer: EIO"))
+def test_an_error_is_named_by_its_symbol_or_in_words(text: str) -> None:
+    assert named("EIO", text)
+    assert not named("EBUSY", text)

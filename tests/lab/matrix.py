@@ -1,0 +1,213 @@
+"""Fault matrices: every point of a call, each with one fault and one way back, after which the host is as before.
+
+A point that fails does not end its matrix: all failures are told together. By default each point gets one of the
+ways, in turn; with BAREWIRE_MATRIX=1 in the environment (`make matrix`) each point gets all of them, in all rows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tests.lab.attaching import changes, conf
+from tests.lab.cni import Outcome, Pod
+from tests.lab.errors import LabError, VmGone
+from tests.lab.faults import Call, Missed, Point
+from tests.lab.lab import Lab
+from tests.lab.snapshot import Tree, host_snapshot
+from tests.lab.topology import Vf
+
+WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
+TRIES = 3
+AGAIN_S = 20.0
+TRY_AGAIN_LATER = 11
+
+
+def as_found(_lab: Lab, _vf: Vf) -> AbstractContextManager[None]:
+    """The VF as the machine boots it."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration to be tried. `settings` are the plugin's keys beside the device; `prepared` makes the VF what the
+    row is about, for the time of its context; `always`: also when not the whole matrix is asked for; `without`: kinds of
+    system calls that it does not make."""
+
+    settings: dict[str, Any]
+    prepared: Callable[[Lab, Vf], AbstractContextManager[None]] = as_found
+    always: bool = False
+    without: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Known:
+    """A defect that is known: where it shows, and its cause. A case that it covers must fail."""
+
+    cause: str
+    fault: str
+    command: str
+    syscall: str
+    what: str = ""
+    ways: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+
+    def covers(self, case: Case) -> bool:
+        return (
+            (self.fault, self.command, self.syscall) == (case.fault, case.command, case.point.syscall)
+            and self.what in case.point.what
+            and case.way in (self.ways or (case.way,))
+            and case.row in (self.rows or (case.row,))
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One field of a matrix."""
+
+    row: str
+    command: str
+    fault: str
+    point: Point
+    way: str
+
+    def __str__(self) -> str:
+        return f"{self.row}: {self.command} {self.fault} at {self.point}, {self.way}"
+
+
+@dataclass
+class Stage:
+    """One row on one VF of the machine, with a pod; `before` is the state that each case must come back to."""
+
+    lab: Lab
+    row: Row
+    vf: Vf = field(init=False)
+    pod: Pod = field(init=False)
+    document: dict[str, Any] = field(init=False)
+    before: Tree = field(init=False)
+    _pods: list[Pod] = field(default_factory=list)
+    _prepared: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        self._set()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._prepared.close()
+
+    def _set(self) -> None:
+        self.vf = self.lab.vfs[0]
+        self._prepared.enter_context(self.row.prepared(self.lab, self.vf))
+        self.document = conf(self.vf, **self.row.settings)
+        self.new_pod()
+        # The first attachment makes folders and is left out: later ones make the same system calls each time.
+        self.lab.runtime.add(self.document, self.pod).required()
+        self.lab.runtime.delete(self.document, self.pod).required()
+        self.before = host_snapshot(self.lab.vm)
+
+    def new_pod(self) -> Pod:
+        self.pod = self.lab.pod()
+        self._pods = [*self._pods[-1:], self.pod]  # a case has two at most
+        return self.pod
+
+    def call(self, command: str) -> Call:
+        """A call that has something to do: a DEL follows an ADD."""
+        if command == "DEL":
+            self.lab.runtime.add(self.document, self.pod).required()
+        return Call(self.lab, command, self.document, self.pod)
+
+    def points(self, command: str) -> list[Point]:
+        found = self.call(command).points()
+        if command == "ADD":
+            self.lab.runtime.delete(self.document, self.pod).required()
+        return found
+
+    def until_done(self, command: str, pod: Pod) -> Outcome:
+        """Calls again while the answer is "try again later", as kubelet does; at most 20 s. Raises LabError."""
+        deadline = time.monotonic() + AGAIN_S
+        while True:
+            done = self.lab.runtime.call(command, self.document, pod)
+            later = done.error is not None and done.error["code"] == TRY_AGAIN_LATER
+            if not later or time.monotonic() > deadline:
+                return done.required()
+
+    def left(self) -> list[str]:
+        """What is not as before, except that pods exist."""
+        return changes(self.lab, self.before)
+
+    def mend(self) -> None:
+        """Makes the stage usable for the next case: by DEL if that helps, by another boot if not."""
+        for pod in self._pods:
+            self.lab.runtime.delete(self.document, pod)
+            pod.delete()
+        self._pods.clear()
+        self.lab.wait_until_home()
+        if self.left():
+            self._prepared.pop_all()  # what it would restore goes with the boot
+            self.lab.start_over()
+            self._set()
+        else:
+            self.new_pod()
+
+
+Attempt = Callable[[Stage, Call, Point, str], None]
+"""Makes one call with its fault, and its way back; raises AssertionError or LabError when the host is not as before."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One kind of fault at the points of one command of one row. `ways`: what is tried at each point."""
+
+    fault: str
+    attempt: Attempt
+    ways: Sequence[str]
+    known: Sequence[Known] = ()
+
+    def failures(self, stage: Stage, row: str, command: str, points: Iterable[Point]) -> list[str]:
+        """Tries the points; tells what failed, and which known defects did not show."""
+        started, told = time.monotonic(), []
+        cases = list(self._cases(row, command, points))
+        for case in cases:
+            problem = self._problem(stage, case)
+            known = next((one for one in self.known if one.covers(case)), None)
+            if problem and known:
+                print(f"known ({known.cause}): {case}")
+            elif problem:
+                told.append(f"{case}: {problem}")
+            elif known:
+                told.append(f"{case}: works, so take it off the known defects: {known.cause}")
+            if problem:
+                stage.mend()
+        print(f"{row}: {command} {self.fault}: {len(cases)} cases in {time.monotonic() - started:.0f} s")
+        return told
+
+    def _cases(self, row: str, command: str, points: Iterable[Point]) -> Iterator[Case]:
+        for number, point in enumerate(points):
+            for way in self.ways if WHOLE else [self.ways[number % len(self.ways)]]:
+                yield Case(row, command, self.fault, point, way)
+
+    def _problem(self, stage: Stage, case: Case) -> str:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                self.attempt(stage, stage.call(case.command), case.point, case.way)
+            except VmGone:
+                raise
+            except Missed as missed:
+                if not tries_left:
+                    return str(missed)
+                stage.mend()
+            except (AssertionError, LabError) as failure:
+                return f"{type(failure).__name__}: {failure}"
+            else:
+                break
+        return ""
+
+
+def counted(points: Iterable[Point]) -> Counter[str]:
+    """How many points there are of each kind."""
+    return Counter(point.syscall for point in points)
