@@ -10,7 +10,7 @@ unit:     ; @$(TIMED) unit $(PYTHON) -m pytest tests/unit
 contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
-matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py
+matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py
 freeze:   ; @build/bootstrap.sh && build/freeze.sh
 docs:     ; @$(PYTHON) build/docs.py
 fix:      ; @$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .

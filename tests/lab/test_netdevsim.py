@@ -2,6 +2,8 @@
 
 netdevsim's devices are on a bus of their own, without PCI addresses, so the plugin cannot be asked for one of them: the
 level is the codec, `RouteSocket` and the files that `Sysfs` reads.
+
+Debian has no netdevsim: it is built from Debian's kernel source, some 170 MB. So this is a part of `make matrix`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from tests.contract.exchanges import cases, record, tape
 from tests.contract.exchanges.cases import Case, Outcome
 from tests.contract.exchanges.tape import Recording
 from tests.lab.image import REPOSITORY
+from tests.lab.matrix import WHOLE
 from tests.lab.netdevsim import DEVICE, Netdevsim
+
+pytestmark = pytest.mark.skipif(not WHOLE, reason="netdevsim is built for make matrix only")
 
 SETTINGS = {"netdevsim-legacy": cases.LEGACY, "netdevsim-switchdev": cases.SWITCHDEV, "igb": cases.IGB}
 # A sysfs that shows netdevsim's device under a PCI address: the files themselves are the kernel's.
