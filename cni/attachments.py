@@ -1,5 +1,8 @@
 """The records: one JSON file per attachment, written before anything is changed and removed when all is undone.
 
+`<run>/spare/<device>` is a second copy of the record of a device that cannot carry a mark; it ends with the boot, as
+what was done to the device does.
+
 `<state>/<network>/<container ID>:<ifname>.json` is the record. `<state>/.devices/<device>` links to the record that
 owns the device, `<state>/.pending/<network>:<container ID>:<ifname>` to a record whose removal could not finish.
 Both are found by one look, without reading records; the record is the truth, a link that leads nowhere says nothing.
@@ -65,8 +68,14 @@ class Attachments:
         record = self._load(self._device_link(device))
         return record if record is not None and record.device == device and DEVICE in record.left else None
 
-    def claim(self, record: Record) -> None:
+    def has_owner(self, device: str) -> bool:
+        """Whether a record owns the device, by a look that reads none: it may be wrong when a call was killed."""
+        return os.path.lexists(self._device_link(device))
+
+    def claim(self, record: Record, *, spare: bool = False) -> None:
         """Saves a new record. Raises `DeviceBusy` when the attachment has one already, and changes nothing then.
+
+        `spare`: keeps a second copy until the next boot, for a device that has nothing to carry a mark of its owner.
 
         The device's owner is checked by the caller, under the device's lock. Two devices for one attachment have two
         locks: which of them gets the attachment is decided by the exclusive creation of the record file.
@@ -77,6 +86,10 @@ class Attachments:
         with on_failure(self._unclaim, record):
             if not create_file(self._path(record.key), record.encoded()):
                 raise _attached_already(self.find(record.key) or record)
+        if spare:
+            with on_failure(self.forget, record):
+                make_directory(os.path.dirname(self._spare(record.device)))
+                write_file(self._spare(record.device), record.encoded())
 
     def _unclaim(self, record: Record) -> None:
         if record.device:
@@ -93,6 +106,7 @@ class Attachments:
         self.save(kept)
         _link(f"../{kept.key.network}/{_file_name(kept.key)}", self._pending_link(kept.key))
         if DEVICE not in kept.left:
+            self._drop_spare(kept)
             self._release_device(kept)
 
     def forget(self, record: Record) -> None:
@@ -101,6 +115,7 @@ class Attachments:
         The link to it goes first: once the record is gone, the same attachment may be made again, with a link of its own.
         """
         remove_file(self._pending_link(record.key))
+        self._drop_spare(record)
         remove_file(self._path(record.key))
         self._release_device(record)
 
@@ -119,6 +134,32 @@ class Attachments:
                 yield tried, record
             elif record is None and not os.path.exists(f"{folder}/{name}"):
                 remove_file(f"{folder}/{name}")
+
+    def recover(self) -> None:
+        """Brings back lost records that have a second copy."""
+        for device in _names(f"{self._run}/spare"):
+            if self._lost(device) is None:
+                continue
+            try:
+                with self.locked(device, 0.0):
+                    # Looked at again under the lock: a removal may just have ended.
+                    lost = self._lost(device)
+                    if lost is not None:
+                        self._warn(f"the record of {lost.key} was lost; its copy takes its place")
+                        _link(f"../{lost.key.network}/{_file_name(lost.key)}", self._device_link(device))
+                        self.save(lost)
+            except TryAgainLater:
+                continue
+
+    def _lost(self, device: str) -> Record | None:
+        spare = self._load(self._spare(device))
+        return spare if spare is not None and not os.path.exists(self._path(spare.key)) else None
+
+    def _drop_spare(self, record: Record) -> None:
+        path = self._spare(record.device)
+        copy = self._load(path) if record.device else None
+        if copy is not None and copy.key == record.key:
+            remove_file(path)
 
     def sweep(self, network: str) -> None:
         """Removes what killed calls left behind: temporary files, and device links that lead to no record."""
@@ -186,6 +227,9 @@ class Attachments:
 
     def _device_link(self, device: str) -> str:
         return f"{self._state}/.devices/{device}"
+
+    def _spare(self, device: str) -> str:
+        return f"{self._run}/spare/{device}"
 
     def _pending_link(self, key: Key) -> str:
         return f"{self._state}/.pending/{_flat(key)}"

@@ -15,7 +15,8 @@ class Device(Value):
 
     Without a PF here `pf` and its fields are empty and `settings` says nothing. `link` is None while the network device
     is in another namespace, or there is none. `override` is the kernel's driver_override, `userspace` whether the
-    driver gives the device to user space (VFIO, UIO). `vfs` and `most_vfs` are what the device has as a PF.
+    driver gives the device to user space (VFIO, UIO). `netdevs` counts its network
+    devices on the host; `vfs` and `most_vfs` are what it has as a PF.
     """
 
     address: PciAddress
@@ -31,6 +32,7 @@ class Device(Value):
     pf_index: int = 0
     pf_driver: str = ""
     pf_mtu: int = 0
+    netdevs: int = 1
     vfs: int = 0
     most_vfs: int = 0
 

@@ -198,11 +198,14 @@ class FakeKernel:
     def vfs(self, pf: PciAddress) -> list[PciAddress]:
         return [PciAddress(address) for address in self.functions] if pf == PF else []
 
+    def driver(self, device: PciAddress) -> str:
+        return self.devices[device].driver
+
     def in_user_space(self, device: PciAddress) -> bool:
         return gives_to_user_space(self.devices[device].driver)
 
     def in_use(self, device: PciAddress) -> bool:
-        return self.devices[device].open
+        return self.devices[device].open and self.in_user_space(device)
 
     def hindrances(self, device: PciAddress) -> list[str]:
         return self.group_hindrances

@@ -74,7 +74,9 @@ class Node:
         self.plugin().delete(self.request("DEL", container, device, **kwargs))
 
     def files(self) -> list[str]:
-        return [os.path.join(folder, name) for folder, _, names in os.walk(self.state) for name in names]
+        """The records, their links and their copies."""
+        folders = (self.state, f"{self.run}/spare")
+        return [os.path.join(folder, name) for top in folders for folder, _, names in os.walk(top) for name in names]
 
     def assert_as_before(self) -> None:
         assert self.kernel.snapshot() == self.before

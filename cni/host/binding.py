@@ -8,15 +8,21 @@ import select
 import time
 
 from cni.drivers import gives_to_user_space, needs_iommu_group
-from cni.errors import DriverUnfit, KernelRefused, TryAgainLater
+from cni.errors import DriverUnfit, IoFailure, KernelRefused, TryAgainLater
+from cni.host.processes import has_open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from cni.host.sysfs import Sysfs
     from cni.pci import PciAddress
 
 BIND_SECONDS = 15.0
 """Bound for taking a driver from a device and giving it another one: igbvf takes 0.1 s, mlx5 up to several."""
+
+PROBE_SECONDS = 1.0
+"""Bound for a driver to begin: the kernel probes at once, or as soon as a worker is free."""
 
 _PAUSE = 0.01
 _SIGKILL = 9  # the module `signal` costs an import of `enum`
@@ -65,10 +71,15 @@ class Drivers:
         ]
 
     def in_use(self, device: PciAddress) -> bool:
-        """Whether a process has the device open through VFIO."""
+        """Whether a process has the device open, through VFIO or UIO."""
         if not gives_to_user_space(self._sysfs.driver(device)):
             return False
-        return any(map(_is_busy, self._nodes(device)))
+        nodes = self._nodes(device)
+        if any(map(os.path.exists, nodes)):
+            return any(map(_is_busy, nodes))
+        # UIO, and VFIO without groups, let several processes open a device: only their descriptors tell.
+        numbers = self._sysfs.node_numbers(device)
+        return bool(numbers) and has_open(numbers)
 
     def _require_idle(self, device: PciAddress) -> None:
         # VFIO lets nobody take its driver away while a process has the device open: the write would wait for that.
@@ -83,11 +94,12 @@ class Drivers:
             self._write(f"devices/{device}/driver_override", driver or "\n", deadline)
 
     def _await(self, device: PciAddress, driver: str, deadline: float) -> None:
+        refused = time.monotonic() + PROBE_SECONDS
         while not self._ready(device, driver):
-            if time.monotonic() > deadline:
-                raise TryAgainLater(
-                    f"driver {driver} did not take {device} within {BIND_SECONDS:g} s", hint="dmesg says why"
-                )
+            # drivers_probe says nothing of a driver that does not want the device; some drivers are probed later.
+            given_up = refused if not self._sysfs.driver(device) else deadline
+            if time.monotonic() > given_up:
+                raise TryAgainLater(f"driver {driver} did not take {device}, or not in time", hint="dmesg says why")
             time.sleep(_PAUSE)  # sysfs sends no event for a driver that is bound
 
     def _ready(self, device: PciAddress, driver: str) -> bool:
@@ -105,21 +117,17 @@ class Drivers:
     def _write(self, file: str, text: str, deadline: float) -> None:
         """Writes in a child: a driver can take any time, and nothing else gives the write a bound."""
         path = f"{self._bus}/{file}"
-        # The child has the lock's descriptor too: while a driver holds it up, nobody else begins with this device.
-        child = os.fork()
-        if child == 0:
-            os._exit(_written(path, text))
-        ended = os.pidfd_open(child)
         try:
-            poll = select.poll()
-            poll.register(ended, select.POLLIN)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                os.kill(child, _SIGKILL)
-                raise TryAgainLater(
-                    f"writing {text.strip()!r} to {path} takes more than {BIND_SECONDS:g} s", hint="see dmesg"
-                )
-        finally:
-            os.close(ended)
+            child = os.fork()
+        except OSError as error:
+            raise IoFailure(f"cannot start a process to write {path}: {os.strerror(error.errno or 0)}") from error
+        if child == 0:
+            _write_and_exit(path, text)
+        if not _ends(child, deadline):
+            os.kill(child, _SIGKILL)
+            raise TryAgainLater(
+                f"writing {text.strip()!r} to {path} takes more than {BIND_SECONDS:g} s", hint="see dmesg"
+            )
         number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if number:
             refused = KernelRefused(
@@ -138,11 +146,32 @@ def _is_busy(node: str) -> bool:
     return False
 
 
-def _written(path: str, text: str) -> int:
-    """The errno of writing, or 0."""
+def _ends(child: int, deadline: float) -> bool:
+    """Whether the child ends before the deadline (monotonic seconds)."""
+    ended = os.pidfd_open(child)
     try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+    finally:
+        os.close(ended)
+
+
+def _write_and_exit(path: str, text: str) -> NoReturn:
+    """The child: writes, and ends with the errno of that, or 0.
+
+    It keeps the lock's descriptor: while a driver holds it up, nobody else begins with this device. It does not keep the
+    runtime's pipes: the runtime awaits their end, and a child in the kernel cannot be killed.
+    """
+    number = errno.EIO
+    try:
+        nowhere = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nowhere, fd)
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         os.write(fd, text.encode())
+        number = 0
     except OSError as error:
-        return error.errno or errno.EIO
-    return 0
+        number = error.errno or errno.EIO
+    finally:
+        os._exit(number)

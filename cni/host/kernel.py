@@ -62,6 +62,7 @@ class HostKernel:
             userspace=self._sysfs.in_user_space(address),
             is_network=self._sysfs.is_network(address),
             link=self.link(address, None),
+            netdevs=len(self._sysfs.netdevs(address)),
             vfs=self._sysfs.number(address, "sriov_numvfs"),
             most_vfs=self._sysfs.number(address, "sriov_totalvfs"),
             **(self._told_by_pf(pf, address) if pf else {"settings": nl.VfInfo(index=-1)}),
@@ -105,6 +106,10 @@ class HostKernel:
     def hindrances(self, device: PciAddress) -> list[str]:
         """Why VFIO could not give the device to user space."""
         return self._drivers.hindrances(device)
+
+    def driver(self, device: PciAddress) -> str:
+        """The name of the driver that the device is bound to, or empty."""
+        return self._sysfs.driver(device)
 
     def in_user_space(self, device: PciAddress) -> bool:
         """Whether its driver gives the device to user space."""
@@ -193,7 +198,9 @@ class HostKernel:
                 names = self._sysfs.netdevs(device)
                 if not names:
                     return None
-                link = links.by_name(self._socket(None), names[0])
+                # A PF in switchdev mode has its VFs' representors beside its own.
+                name = names[0] if len(names) == 1 else self._sysfs.uplink(device) or names[0]
+                link = links.by_name(self._socket(None), name)
                 # udev can rename the device between the two looks, and another can have got its name.
                 if link is not None and link.parent == device:
                     return link
@@ -205,7 +212,7 @@ class HostKernel:
         The kernel takes a dying namespace down in the background, and gives its devices back at the end of that.
         """
         deadline = time.monotonic() + seconds
-        with RouteSocket(RTNLGRP_LINK) as events:
+        with _refusals(f"wait for {device}: the kernel refused"), RouteSocket(RTNLGRP_LINK) as events:
             while self.link(device, None) is None:
                 if not events.await_event(lambda message: message.kind == nl.RTM_NEWLINK, deadline):
                     return self.link(device, None) is not None
@@ -402,3 +409,5 @@ class _refusals:  # noqa: N801 - reads as a statement: `with _refusals("what was
             raise refused from error
         if isinstance(error, OSError):
             raise KernelRefused(f"{self._what}: {error.strerror}") from error
+        if isinstance(error, ValueError):
+            raise KernelRefused(f"{self._what}: its answer is malformed: {error}") from error

@@ -459,7 +459,8 @@ def mac_text(packed: bytes) -> str:
 
 
 def _text(payload: bytes) -> str:
-    return payload.rstrip(b"\0").decode()
+    # A pod may write any bytes into an alias or a name.
+    return payload.rstrip(b"\0").decode(errors="replace")
 
 
 def _number(payload: bytes | None) -> int:

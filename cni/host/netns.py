@@ -6,8 +6,9 @@ import errno
 import fcntl
 import os
 
-from cni.errors import InvalidNetns
+from cni.errors import InvalidNetns, KernelRefused
 from cni.host.files import glance
+from cni.host.processes import descriptors, pids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,18 +58,28 @@ class Entered:
         self._home = -1
 
     def __enter__(self) -> None:
-        self._home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        """Raises `KernelRefused`."""
+        self._home = -1
         try:
+            self._home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
             _setns(self._target)
-        except BaseException:
-            os.close(self._home)
-            raise
+        except OSError as error:
+            self._close()
+            raise _refused("enter the pod's network namespace", error) from error
 
     def __exit__(self, *_exc: object) -> None:
+        """Raises `KernelRefused`; nothing that follows can be right then, for this process."""
         try:
             _setns(self._home)
+        except OSError as error:
+            raise _refused("return to the host's network namespace", error) from error
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._home >= 0:
             os.close(self._home)
+            self._home = -1
 
 
 class Optional:
@@ -83,6 +94,12 @@ class Optional:
     def __exit__(self, *_exc: object) -> None:
         if self._netns is not None:
             self._netns.close()
+
+
+def _refused(what: str, error: OSError) -> KernelRefused:
+    refused = KernelRefused(f"{what}: the kernel refused: {error.strerror}", hint="it needs CAP_SYS_ADMIN")
+    refused.number = error.errno or 0
+    return refused
 
 
 def open_netns(path: str) -> Netns:
@@ -128,12 +145,13 @@ def is_inhabited(path: str, identity: str) -> bool:
     """Whether the namespace is still somebody's.
 
     It is when it is at its path, or when a process lives in it although the path says nothing (it cannot be opened
-    here, or leads elsewhere now). A path that is gone means that its owner is gone.
+    here, or leads elsewhere now). A path that is gone means that its owner is gone, where its folder is seen at all: a
+    container may not see the host's /run/netns.
     """
     try:
         stat = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
+        return not os.path.isdir(os.path.dirname(path)) and _inhabitant(identity) is not None
     except OSError:
         return _inhabitant(identity) is not None
     return f"{stat.st_dev}:{stat.st_ino}" == identity or _inhabitant(identity) is not None
@@ -162,7 +180,7 @@ def _held_paths(identity: str) -> Iterator[str]:
 
 def _inhabitant(identity: str) -> str | None:
     """The path of the namespace by a process that is in it."""
-    for pid in _pids():
+    for pid in pids():
         path = f"/proc/{pid}/ns/net"
         try:
             stat = os.stat(path)
@@ -179,19 +197,9 @@ def _descriptors(identity: str) -> Iterator[str]:
     /proc tells it (Linux 5.14) without touching the file system that the file is on, which may not answer.
     """
     wanted = b"\nino:\t" + identity.partition(":")[2].encode() + b"\n"
-    for pid in _pids():
-        folder = f"/proc/{pid}/fdinfo"
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        for name in names:
-            if wanted in glance(f"{folder}/{name}"):
-                yield f"/proc/{pid}/fd/{name}"
-
-
-def _pids() -> list[str]:
-    return [name for name in os.listdir("/proc") if name.isdigit()]
+    for path in descriptors("fdinfo"):
+        if wanted in glance(path):
+            yield path.replace("/fdinfo/", "/fd/")
 
 
 def _is_netns(fd: int) -> bool:

@@ -41,7 +41,9 @@ class Sysfs:
         """The VFs of a PF, by their number."""
         numbers = [name[len("virtfn") :] for name in _entries(f"{self._devices}/{pf}") if name.startswith("virtfn")]
         ordered = sorted(int(number) for number in numbers if number.isdigit())
-        return [pci.parse(_link(f"{self._devices}/{pf}/virtfn{number}")) for number in ordered]
+        links = [_link(f"{self._devices}/{pf}/virtfn{number}") for number in ordered]
+        # One is gone already when the PF's VFs are being removed this moment.
+        return [pci.parse(link) for link in links if link]
 
     def number(self, device: PciAddress, attribute: str) -> int:
         """A number that the device's directory holds (sriov_numvfs, sriov_totalvfs); 0 where there is none."""
@@ -92,6 +94,16 @@ class Sysfs:
             gives_to_user_space(self.driver(device))
         )
 
+    def node_numbers(self, device: PciAddress) -> set[int]:
+        """The device numbers of its VFIO and UIO device nodes."""
+        found = set()
+        for kind in ("vfio-dev", "uio"):
+            for name in _entries(f"{self._devices}/{device}/{kind}"):
+                major, _, minor = glance(f"{self._devices}/{device}/{kind}/{name}/dev").decode().strip().partition(":")
+                if major.isdigit() and minor.isdigit():
+                    found.add(os.makedev(int(major), int(minor)))
+        return found
+
     def iommu_group(self, device: PciAddress) -> str:
         """The number of its IOMMU group, or empty."""
         return _link(f"{self._devices}/{device}/iommu_group")
@@ -119,7 +131,7 @@ def _is_representor(port_name: str) -> bool:
 def _link(path: str) -> str:
     try:
         return os.path.basename(os.readlink(path))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL byte, in a name that a configuration gave
         return ""
 
 

@@ -137,6 +137,11 @@ def detach(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, lo
     Raises `TryAgainLater` when the device is not home, and `DeviceNotClean` when it is home with other attributes than
     before; both name all differences, and what hindered the steps.
     """
+    if kernel.in_use(attachment.device):
+        # Its settings at the PF are what keeps a virtual machine that still runs in its network.
+        raise TryAgainLater(
+            f"{attachment.device} is still open in a process", hint="it ends with its virtual machine or DPDK program"
+        )
     hindrances: list[str] = []
     for step in (_restore_settings, _restore_driver, _restore_macs, _bring_home, _restore_netdev):
         try:
@@ -151,7 +156,7 @@ def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str],
     found = attachment.netdev
     # A device that somebody gave another driver has no network device to bring home.
     away = found is not None and device.link is None and device.driver == attachment.driver
-    bound = bool(attachment.wanted_driver) and device.driver != attachment.driver and _is_ours(attachment, device)
+    bound = device.driver != attachment.driver and _is_ours(attachment, device)
     left = _differences(attachment, device)
     for hindrance in hindrances:
         log.warning(f"on the way home: {hindrance}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cni import deviceinfo
-from cni.host.addressing import network, packed
-from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC, RT_TABLE_MAIN
+from cni.host.addressing import gateways, network, packed
+from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC, RT_TABLE_MAIN, SCOPE_LINK
 from cni.sriov import model, plan
 
 TYPE_CHECKING = False
@@ -27,6 +27,8 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
     prevResult decides about address, MTU, IP addresses and routes, since later plugins of a chain may change these.
     """
     attachment = model.from_record(record)
+    if not kernel.exists(attachment.device):
+        return [f"the host has no device {attachment.device} any more"]
     device = kernel.device(attachment.device)
     problems = plan.differences(attachment.settings, device.settings)
     if record.device_info:
@@ -88,17 +90,21 @@ def _missing_routes(kernel: Kernel, previous: Result, mine: Interface, link: Lin
     if others:
         return
     present = kernel.routes(link, netns)
+    defaults = gateways(tuple(ip for ip in previous.ips if ip.gateway))
     for route in previous.routes:
-        if not any(_is_same(route, one) for one in present):
+        if not any(_is_same(route, one, defaults) for one in present):
             yield f"route {route.dst}{f' via {route.gw}' if route.gw else ''} is missing"
 
 
-def _is_same(route: Route, present: InterfaceRoute) -> bool:
+def _is_same(route: Route, present: InterfaceRoute, defaults: dict[int, bytes]) -> bool:
     family, destination, prefix = network(route.dst, "prevResult.routes")
     if (family, prefix) != (present.family, present.prefix):
         return False
     if prefix and destination != present.destination:
         return False
-    if route.gw and packed(route.gw, "prevResult.routes")[1] != present.gateway:
+    # As ADD does: without a gateway of its own a route takes that of its family's address, but not one on the link.
+    on_link = route.scope is not None and route.scope >= SCOPE_LINK
+    gateway = packed(route.gw, "prevResult.routes")[1] if route.gw else b"" if on_link else defaults.get(family, b"")
+    if gateway and gateway != present.gateway:
         return False
     return present.table == (RT_TABLE_MAIN if route.table is None else route.table)

@@ -39,10 +39,13 @@ def plan(
     device: Device,
     uses: Sequence[str] = (),
     hindrances: Sequence[str] = (),
+    *,
+    in_use: bool = False,
 ) -> model.DeviceAttachment:
     """What ADD will do with the device as found.
 
-    `uses` is what the host itself uses its network device for, `hindrances` what keeps its IOMMU group from user space.
+    `uses` is what the host itself uses its network device for, `hindrances` what keeps its IOMMU group from user space,
+    `in_use` whether a process has it open.
     Raises `InvalidConfig` for what this device cannot have, `DeviceBusy` when the host needs it, `DriverUnfit`.
     """
     driver = wanted_driver(conf, device)
@@ -52,11 +55,17 @@ def plan(
     if userspace:
         _require_nothing_of_a_netdev(conf, device, mac)
     _require_trust(conf, device, settings)
+    if in_use:
+        raise DeviceBusy(
+            f"{device.kind} {device.address} is open in a process (driver: {device.driver})",
+            hint="it is free when that virtual machine or DPDK program has ended",
+        )
     if not device.pf:
         _require_unused(device, uses)
     if driver:
         _require_viable(device, driver, hindrances)
-    elif not userspace:
+    if not device.userspace and (device.driver or not driver):
+        # With a driver and no network device here, it is in somebody else's namespace: binding would take it from there.
         _require_at_home(device)
     if device.link is not None and device.link.master:
         raise DeviceBusy(
@@ -153,6 +162,11 @@ def _require_unused(device: Device, uses: Sequence[str]) -> None:
         raise DeviceBusy(
             f"PF {device.address} has {device.vfs} VFs, which would be lost to the host",
             hint=f"remove them first: echo 0 >/sys/bus/pci/devices/{device.address}/sriov_numvfs",
+        )
+    if device.netdevs > 1:
+        raise DeviceBusy(
+            f"{device.kind} {device.address} has {device.netdevs} network devices",
+            hint="a function with several ports is not given away whole",
         )
     if uses:
         raise DeviceBusy(

@@ -16,7 +16,7 @@ from cni.errors import (
 from cni.record import Key, Record
 from cni.result import Interface, Result
 from cni.rollback import on_failure, run_all
-from cni.sriov import model, plan, repair
+from cni.sriov import model, plan
 from cni.sriov.asked import configuration_of, device_info_file, ipam_call, key_of
 from cni.sriov.attach import NO_MAC, attach
 from cni.sriov.check import drift
@@ -83,7 +83,7 @@ class SriovPlugin:
                 ipam=_document(ipam_call(request)),
                 device_info=device_info_file(conf),
             )
-            self._attachments.claim(record)
+            self._attachments.claim(record, spare=attachment.userspace)
             with on_failure(self._removal.remove, record):
                 link = attach(self._kernel, attachment, device, netns)
                 leased = self._lease(record, link, netns)
@@ -98,8 +98,10 @@ class SriovPlugin:
             if record is not None:
                 self._removal.remove_or_keep(record)
                 return
-        self._predecessor.delete(key_of(request), request.netns)
-        self._delete_unrecorded(request)
+        run_all(
+            lambda: self._predecessor.delete(key_of(request), request.netns),
+            lambda: self._delete_unrecorded(request),
+        )
 
     def check(self, request: Request) -> None:
         """Compares with the kernel all that ADD did, except what a later plugin changed in prevResult.
@@ -125,9 +127,7 @@ class SriovPlugin:
         records = [record for record in self._attachments.of_network(request.network) if record.plugin == PLUGIN]
         stale = [record.key for record in records if (record.key.container_id, record.key.ifname) not in valid]
         steps: list[Callable[[], None]] = [_bound(self._removal.collect, key) for key in stale]
-        steps += [
-            _bound(self._removal.clean_if_orphaned, device) for device in repair.orphans(self._kernel, request.network)
-        ]
+        steps.append(lambda: self._removal.clean_orphans(request.network))
         steps += [
             _bound(self._removal.delete_marked_in, path, request.network, valid)
             for path in self._kernel.named_namespaces()
@@ -156,7 +156,8 @@ class SriovPlugin:
         uses = self._kernel.uses(device.link) if device.link is not None and not device.pf else []
         grouped = needs_iommu_group(plan.wanted_driver(conf, device))
         hindrances = self._kernel.hindrances(device.address) if grouped else []
-        return plan.plan(key, conf, mac, device, uses, hindrances)
+        in_use = device.userspace and self._kernel.in_use(device.address)
+        return plan.plan(key, conf, mac, device, uses, hindrances, in_use=in_use)
 
     def _make_free(self, device: PciAddress, key: Key) -> None:
         """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""

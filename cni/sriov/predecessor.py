@@ -14,7 +14,7 @@ from cni.errors import CniError, DeviceBusy, IoFailure
 from cni.host.files import read_file, remove_file
 from cni.host.netlink import ETH_P_8021AD, IFF_MULTICAST, LINK_STATES, VfInfo
 from cni.host.netns import Optional
-from cni.sriov.attach import NO_MAC, detach, random_mac
+from cni.sriov.attach import NO_MAC, DeviceNotClean, detach, random_mac
 from cni.sriov.model import DeviceAttachment, Netdev
 from cni.value import Value
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from cni.attachments import Attachments
     from cni.device import Device
+    from cni.host.netlink import Link
     from cni.log import Log
     from cni.pci import PciAddress
     from cni.ports import Kernel
@@ -65,9 +66,11 @@ class Predecessor:
                     f"sriov-cni attached {device} to {path}",
                     hint="it is freed by that pod's DEL, or when the pod is gone",
                 )
-        former = self._of_device(device)
-        if former is not None:
-            self._bring_home(former, key, "")
+        formers = self._of_device(device)
+        if formers:
+            self._bring_home(formers[0], key, "")
+        for former in formers[1:]:
+            remove_file(former.path)
         remove_file(self._allocation(device))
 
     def delete(self, key: Key, path: str) -> None:
@@ -79,28 +82,41 @@ class Predecessor:
         if former is None:
             return
         with self._attachments.locked(former.device):
-            owner = self._owner(former.device)
-            foreign = owner and path and os.path.realpath(owner) != os.path.realpath(path)
-            if foreign or self._attachments.of_device(former.device) is not None:
+            if self._is_anothers(former.device, path):
                 self._log.warning(f"{former.device} is another's now: it is left alone")
                 remove_file(former.path)
                 return
-            self._bring_home(former, key, path)
+            try:
+                self._bring_home(former, key, path)
+            except DeviceNotClean as error:
+                # Its record stays, and the next ADD of the device tries again; the pod must be able to go.
+                self._log.error(f"{error}")
+
+    def _is_anothers(self, device: PciAddress, path: str) -> bool:
+        """Whether the device is not that of the pod at the path any more; a DEL may come without a path, and late."""
+        owner = self._owner(device)
+        if self._attachments.of_device(device) is not None:
+            return True
+        if not owner:
+            return False
+        if path:
+            return os.path.realpath(owner) != os.path.realpath(path)
+        with Optional(self._kernel.find_netns(owner)) as netns:
+            return netns is not None
 
     def _bring_home(self, former: Former, key: Key, path: str) -> None:
         if self._kernel.exists(former.device):
-            found = attachment(former, key, self._kernel.device(former.device))
             with Optional(self._kernel.find_netns(path) if path else None) as netns:
-                detach(self._kernel, found, netns, self._log)
+                device = self._kernel.device(former.device)
+                link = device.link or (self._kernel.link(former.device, netns) if netns is not None else None)
+                detach(self._kernel, attachment(former, key, device, link), netns, self._log)
         remove_file(self._allocation(former.device))
         remove_file(former.path)
 
-    def _of_device(self, device: PciAddress) -> Former | None:
-        for name in _files(self._folder):
-            former = self._read(f"{self._folder}/{name}")
-            if former is not None and former.device == device:
-                return former
-        return None
+    def _of_device(self, device: PciAddress) -> list[Former]:
+        """Its records about the device, the newest first: it forgets to remove some."""
+        formers = [self._read(path) for path in _files(self._folder)]
+        return [former for former in formers if former is not None and former.device == device]
 
     def _owner(self, device: PciAddress) -> str:
         """The path of the network namespace that it gave the device to, or empty."""
@@ -121,14 +137,15 @@ class Predecessor:
             return None  # Nothing of ours, or cut: then the VF's own marks are all there is.
 
 
-def attachment(former: Former, key: Key, device: Device) -> DeviceAttachment:
+def attachment(former: Former, key: Key, device: Device, link: Link | None) -> DeviceAttachment:
     """Its attachment as one of ours, so that the same way leads back. Raises `IoFailure` when its record is malformed.
 
-    It did not keep everything: the link goes back down, without alias and flags, and its MTU stays where it has none.
+    `link` is the device's where it is now. sriov-cni did not keep everything: the link goes back down, without alias and
+    flags; its MTU stays where the record has none. Before 2.3 the record's fields were not in `OrigVfState`.
     """
-    document, state = former.document, jsontext.member(former.document, "OrigVfState") or {}
+    document = former.document
     try:
-        name = str(jsontext.member(state, "HostIFName") or "")
+        state = jsontext.member(document, "OrigVfState") or document
         return DeviceAttachment(
             key=key,
             device=former.device,
@@ -137,10 +154,10 @@ def attachment(former: Former, key: Key, device: Device) -> DeviceAttachment:
             driver=device.driver,
             override=device.override,
             found=_found(state, device),
-            netdev=_netdev(state, name) if name else None,
+            netdev=None if device.userspace else _netdev(state, document, link),
             settings=_settings(document),
             mac=jsontext.member(document, "mac") or None,
-            userspace=not name,
+            userspace=device.userspace,
         )
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise IoFailure(
@@ -164,23 +181,29 @@ def _found(state: dict[str, Any], device: Device) -> VfInfo:
     )
 
 
-def _netdev(state: dict[str, Any], name: str) -> Netdev:
-    mac = _address(state) or random_mac()
+def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> Netdev:
+    value = jsontext.member
+    name = value(state, "HostIFName") or value(state, "HostIFNames") or (link.name if link else "")
+    mac = _address(state, document, link) or random_mac()
     return Netdev(
-        name=name,
+        name=str(name),
         mac=mac,
         # igbvf takes over the pod's as its own; for drivers with a fixed one this changes nothing.
         permanent=mac,
-        mtu=jsontext.member(state, "MTU") or 0,
+        mtu=value(state, "MTU") or 0,
         queue=1000,
         group=0,
         flags=IFF_MULTICAST,
     )
 
 
-def _address(state: dict[str, Any]) -> str:
-    """The VF's own address; it kept that of a VF only where it changed it, else the PF's view of it tells."""
-    kept = str(jsontext.member(state, "EffectiveMAC") or jsontext.member(state, "AdminMAC") or "")
+def _address(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> str:
+    """The VF's own address: as kept; as it is, where it was not changed; else as the PF saw it."""
+    value = jsontext.member
+    kept = str(value(state, "EffectiveMAC") or "")
+    if not kept and link is not None and not value(document, "mac"):
+        kept = link.permanent or link.mac
+    kept = kept or str(value(state, "AdminMAC") or "")
     return "" if kept == NO_MAC else kept
 
 
@@ -203,7 +226,9 @@ def _settings(document: dict[str, Any]) -> VfSettings:
 
 
 def _files(folder: str) -> list[str]:
+    """The paths of the files in a folder, the newest first."""
     try:
-        return sorted(name for name in os.listdir(folder) if os.path.isfile(f"{folder}/{name}"))
+        paths = [f"{folder}/{name}" for name in os.listdir(folder)]
     except FileNotFoundError:
         return []
+    return sorted((path for path in paths if os.path.isfile(path)), key=os.path.getmtime, reverse=True)

@@ -47,7 +47,7 @@ class Removal:
     def remove(self, record: Record, seconds: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
 
-        `seconds` bounds the IPAM plugin's DEL (None: the delegate's own bound). Called with the device's lock held.
+        `seconds` bounds the waits for the device and for the IPAM plugin (None: their own bounds). Called with the device's lock held.
         Raises what hindered it; the record says what is left.
         """
         left: set[str] = set(record.left)
@@ -59,7 +59,7 @@ class Removal:
 
         with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
             run_all(
-                lambda: step(DEVICE, lambda: self._take_back(record)),
+                lambda: step(DEVICE, lambda: self._take_back(record, seconds)),
                 lambda: step(IPAM, lambda: self._release(record, seconds)),
             )
         self._attachments.forget(record)
@@ -87,10 +87,10 @@ class Removal:
                 raise
             self._log.warning(f"{error}; its addresses stay reserved, and every later ADD and DEL tries again")
 
-    def _take_back(self, record: Record) -> None:
-        run_all(lambda: deviceinfo.remove(record.device_info), lambda: self._bring_home(record))
+    def _take_back(self, record: Record, seconds: float | None) -> None:
+        run_all(lambda: deviceinfo.remove(record.device_info), lambda: self._bring_home(record, seconds))
 
-    def _bring_home(self, record: Record) -> None:
+    def _bring_home(self, record: Record, seconds: float | None) -> None:
         attachment = model.from_record(record)
         if record.boot_id != self._attachments.boot_id or not self._kernel.exists(attachment.device):
             return  # The VF that the record tells of ended with its boot, or with its PF's VFs.
@@ -98,16 +98,16 @@ class Removal:
         if owner is not None and owner.key != record.key:
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
-        with Optional(self._place(record, attachment)) as netns:
+        with Optional(self._place(record, attachment, seconds)) as netns:
             detach(self._kernel, attachment, netns, self._log)
 
-    def _place(self, record: Record, attachment: model.DeviceAttachment) -> Netns | None:
+    def _place(self, record: Record, attachment: model.DeviceAttachment, seconds: float | None) -> Netns | None:
         """The namespace that the device is to be fetched from; None when it is at home, or on its way there."""
         if attachment.userspace or self._kernel.link(attachment.device, None) is not None:
             return None
         netns = self._kernel.find_netns(record.netns, record.netns_identity)
         if netns is None and self._kernel.device(attachment.device).driver == attachment.expected_driver:
-            self._kernel.await_home(attachment.device, HOME_SECONDS)
+            self._kernel.await_home(attachment.device, HOME_SECONDS if seconds is None else min(seconds, HOME_SECONDS))
         return netns
 
     def _release(self, record: Record, seconds: float | None) -> None:
@@ -126,6 +126,10 @@ class Removal:
             if record is not None and not self.is_alive(record):
                 self._log.warning(f"{key} has {record.device or 'no device'} and is gone: cleaning up")
                 self.remove_or_keep(record)
+
+    def clean_orphans(self, network: str) -> None:
+        """Cleans every device that is home with a mark of that network, and that no record has."""
+        run_all(*[_bound(self.clean_if_orphaned, device) for device in repair.orphans(self._kernel, network)])
 
     def clean_if_orphaned(self, device: PciAddress) -> None:
         """Cleans a device that is home with a mark, if no record has it."""
@@ -167,6 +171,7 @@ class Removal:
         """Finishes removals that earlier calls had to leave. It is work on the side: nothing of it fails this call."""
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
+            self._attachments.recover()
             self._attachments.sweep(network)
         except CniError as error:
             self._log.warning(f"litter of earlier calls stays: {error}")
@@ -181,3 +186,7 @@ class Removal:
                         self.remove(record, remaining)
             except Exception as error:  # noqa: BLE001 - a record that makes trouble must not stop every pod of the node
                 self._log.warning(f"still pending: {pending.key}: {error}")
+
+
+def _bound(action: Callable[[PciAddress], None], device: PciAddress) -> Callable[[], None]:
+    return lambda: action(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from cni import pci
-from cni.errors import DeviceBusy, DeviceNotFound, TryAgainLater
+from cni.errors import CniError, DeviceBusy, DeviceNotFound, TryAgainLater
 from cni.rollback import on_failure
 
 TYPE_CHECKING = False
@@ -75,11 +75,12 @@ class Selection:
 
     def _first_free(self, conf: dict[str, Any], vfs: list[PciAddress]) -> Held:
         taken: dict[PciAddress, str] = {}
-        held = self._free_one(conf, self._eligible(conf, vfs), taken, 0.0)
+        deadline = time.monotonic() + CHOICE_SECONDS
+        eligible = self._eligible(conf, vfs)
+        held = self._free_one(conf, eligible, taken, 0.0, deadline)
         if held is None:
-            deadline = time.monotonic() + CHOICE_SECONDS
-            worked_on = [vf for vf in self._eligible(conf, vfs) if vf not in taken]
-            held = self._free_one(conf, worked_on, taken, deadline)
+            worked_on = [vf for vf in eligible if vf not in taken]
+            held = self._free_one(conf, worked_on, taken, CHOICE_SECONDS, deadline)
         if held is None:
             raise DeviceBusy(
                 f"PF {conf['master']} has no free VF for this configuration: {_told(taken)}",
@@ -88,47 +89,62 @@ class Selection:
         return held
 
     def _free_one(
-        self, conf: dict[str, Any], devices: list[PciAddress], taken: dict[PciAddress, str], deadline: float
+        self,
+        conf: dict[str, Any],
+        devices: list[PciAddress],
+        taken: dict[PciAddress, str],
+        patience: float,
+        deadline: float,
     ) -> Held | None:
-        """The first free one, or None; `taken` gets those that are not, with the reason, unless another call has the lock."""
+        """The first free one, or None. `taken` gets those that are not, with the reason.
+
+        One whose lock another call has is awaited for `patience` seconds; with none it is passed over for now.
+        """
         for device in devices:
+            lock = self._attachments.locked(device, max(0.0, min(patience, deadline - time.monotonic())))
             try:
-                held = self._hold(device, max(0.0, deadline - time.monotonic()))
-            except DeviceBusy as error:
-                taken[device] = error.msg
-                continue
+                lock.__enter__()
             except TryAgainLater as error:
-                if deadline:
+                if patience:
                     taken[device] = error.msg
                 continue
-            with on_failure(held.__exit__):
-                reason = self._unfit(conf, device)
+            reason = self._reason(conf, device, lock)
             if not reason:
-                return held
+                return Held(device, lock)
+            lock.__exit__()
             taken[device] = reason
-            held.__exit__()
+            # Bringing back what others left takes seconds each; there may be hundreds.
+            if time.monotonic() > deadline:
+                break
         return None
 
+    def _reason(self, conf: dict[str, Any], device: PciAddress, lock: Lock) -> str:
+        """Why the VF is not to be chosen; empty when it is. What is wrong with one VF does not concern the others."""
+        with on_failure(lock.__exit__):
+            try:
+                self._make_free(device)
+                return self._unfit(conf, device)
+            except CniError as error:
+                return error.msg
+
     def _eligible(self, conf: dict[str, Any], vfs: list[PciAddress]) -> list[PciAddress]:
-        """Those with the driver that is wanted, or that need no other one, first.
+        """The candidates: those first that have the wanted driver already, and that no record has.
 
         Without a wanted driver a pod expects what the PF's VFs are for: of a PF with VFs of both kinds, network devices.
         """
-        user = [vf for vf in vfs if self._kernel.in_user_space(vf)]
-        rest = [vf for vf in vfs if vf not in user]
-        return [*user, *rest] if conf.get("driver") else rest or user
+        wanted = conf.get("driver")
+        if not wanted:
+            vfs = [vf for vf in vfs if not self._kernel.in_user_space(vf)] or vfs
+        return sorted(vfs, key=lambda vf: (self._attachments.has_owner(vf), self._kernel.driver(vf) != wanted))
 
     def _unfit(self, conf: dict[str, Any], device: PciAddress) -> str:
         """Why the VF is not to be chosen although no record has it; empty when it is."""
-        try:
-            found = self._kernel.device(device)
-        except DeviceNotFound as error:
-            return error.msg
+        found = self._kernel.device(device)
         if self._kernel.in_use(device):
             return "it is open in a process"
         if found.link is not None:
             return ", ".join(self._kernel.uses(found.link))
-        if found.userspace or conf.get("driver"):
+        if found.userspace or (conf.get("driver") and not found.driver):
             return ""
         return f"it has no network device on the host (driver: {found.driver or 'none'})"
 

@@ -45,7 +45,8 @@ class Collection:
         self._removal = removal
 
     def leftovers(self) -> list[Leftover]:
-        """What is left behind, attachments first. Nothing is changed."""
+        """What is left behind, attachments first. Nothing is changed, but that lost records are brought back."""
+        self._attachments.recover()
         return [*self._attachments_left(), *self._devices_left()]
 
     def remove(self, leftovers: Iterable[Leftover]) -> list[str]:
@@ -83,5 +84,5 @@ class Collection:
 
     def _devices_left(self) -> Iterator[Leftover]:
         for device in repair.orphans(self._kernel):
-            if self._attachments.of_device(device) is None:
+            if not self._attachments.has_owner(device):
                 yield Leftover(device=device, reason="it is back on the host with its owner's mark")

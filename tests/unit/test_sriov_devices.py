@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -146,11 +147,78 @@ def test_a_group_that_is_not_viable_is_refused_before_anything_changes(node):
 def test_a_device_that_is_open_keeps_its_record_until_it_is_closed(node):
     node.add(**BOUND)
     node.kernel.devices[VF0].open = True
-    with pytest.raises(TryAgainLater, match=r"still bound to vfio-pci.*still open"):
+    with pytest.raises(TryAgainLater, match="still open in a process"):
         node.delete(**BOUND)
     assert node.files()
     node.kernel.devices[VF0].open = False
     node.delete(**BOUND)
+    node.assert_as_before()
+
+
+def test_a_device_that_a_process_has_open_is_neither_given_away_nor_changed(node):
+    user_space(node)
+    node.kernel.devices[VF0].open = True
+    with pytest.raises(DeviceBusy, match="open in a process"):
+        node.add(vlan=7)
+    node.assert_as_before()
+
+
+def test_the_settings_of_a_pod_that_is_gone_stay_while_its_machine_still_runs(node):
+    node.add(**BOUND)
+    node.kernel.delete_netns("/run/netns/a")
+    node.kernel.devices[VF0].open = True
+    for attempt in (node.delete, lambda: node.add("b", **BOUND)):
+        with pytest.raises(TryAgainLater, match="still open"):
+            attempt()
+        assert node.kernel.device(VF0).settings.vlan == 7
+
+
+@pytest.mark.parametrize("conf", [BOUND, BY_PF | {"driver": "vfio-pci"}], ids=["by address", "by PF"])
+def test_a_device_in_a_namespace_that_nobody_knows_is_not_taken_from_there(node, conf):
+    elsewhere = node.kernel.add_netns("/run/netns/docker")
+    for device in (VF0, VF1):
+        link = node.kernel.link(device, None)
+        node.kernel.move(link, None, elsewhere, name=f"other{link.index}")
+    before = node.kernel.snapshot()
+    with pytest.raises(DeviceBusy, match="no network device on the host"):
+        node.add(**conf)
+    assert node.kernel.snapshot() == before
+
+
+def test_a_vf_whose_driver_cannot_be_bound_again_keeps_its_record(node):
+    node.add()
+    fake = node.kernel.devices[VF0]
+    fake.driver, fake.home, fake.place = "", None, ""
+    node.kernel.loaded.discard("igbvf")
+    with pytest.raises(TryAgainLater, match="still bound to no driver"):
+        node.delete()
+    node.kernel.loaded.add("igbvf")
+    node.delete()
+    node.assert_as_before()
+
+
+@pytest.mark.parametrize("command", ["DEL", "GC", "ADD of another"])
+def test_a_device_for_user_space_is_put_right_although_its_record_is_lost(node, command):
+    node.add(**BOUND)
+    shutil.rmtree(node.state)
+    if command == "ADD of another":
+        node.kernel.delete_netns("/run/netns/a")
+        node.add("b", **BOUND)
+        node.delete("b")
+    elif command == "GC":
+        node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": []}))
+    else:
+        node.delete()
+    assert node.kernel.snapshot() == node.before
+    assert node.files() == []
+
+
+def test_a_living_owner_of_a_device_for_user_space_is_known_although_its_record_was_lost(node):
+    node.add(**BOUND)
+    shutil.rmtree(node.state)
+    with pytest.raises(DeviceBusy, match="belongs to container a"):
+        node.add("b", **BOUND)
+    node.delete()
     node.assert_as_before()
 
 
@@ -254,6 +322,21 @@ def test_a_vf_that_another_call_works_on_is_passed_over_and_awaited_when_all_oth
 @pytest.mark.parametrize(("number", "device"), [(0, VF0), (1, VF1)])
 def test_a_vf_is_named_by_its_number(node, number, device):
     assert chosen(node.add(**BY_PF, vf=number)) == device
+
+
+def test_a_vf_with_the_wanted_network_driver_comes_before_one_that_would_have_to_be_rebound(node):
+    user_space(node)
+    assert chosen(node.add(**BY_PF, driver="igbvf")) == VF1
+
+
+def test_what_is_wrong_with_one_vf_does_not_keep_a_pod_from_another(node):
+    node.add()
+    (path,) = [path for path in node.files() if path.endswith(".json") and not os.path.islink(path)]
+    with open(path) as file:
+        document = json.load(file)
+    with open(path, "w") as file:
+        json.dump({**document, "schema": 99}, file)
+    assert chosen(node.add("b", **BY_PF)) == VF1
 
 
 def test_a_number_or_a_pf_that_is_not_there_is_refused(node):
