@@ -145,7 +145,7 @@ def attachment(former: Former, key: Key, device: Device, link: Link | None) -> D
     """
     document = former.document
     try:
-        state = jsontext.member(document, "OrigVfState") or document
+        state = jsontext.member(document, "OrigVfState") or _early_state(document)
         return DeviceAttachment(
             key=key,
             device=former.device,
@@ -163,6 +163,13 @@ def attachment(former: Former, key: Key, device: Device, link: Link | None) -> D
         raise IoFailure(
             f"sriov-cni's record {former.path} is malformed: {error}", hint="move it away; the next ADD repairs the VF"
         ) from error
+
+
+def _early_state(document: dict[str, Any]) -> dict[str, Any]:
+    """The state of a record without one: it kept names and addresses only; the rest was what a driver begins with."""
+    kept = {name: jsontext.member(document, name) for name in ("AdminMAC", "EffectiveMAC")}
+    name = jsontext.member(document, "HostIFName") or jsontext.member(document, "HostIFNames")
+    return {**kept, "HostIFName": name, "SpoofChk": True}
 
 
 def _found(state: dict[str, Any], device: Device) -> VfInfo:
@@ -183,7 +190,7 @@ def _found(state: dict[str, Any], device: Device) -> VfInfo:
 
 def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> Netdev:
     value = jsontext.member
-    name = value(state, "HostIFName") or value(state, "HostIFNames") or (link.name if link else "")
+    name = value(state, "HostIFName") or (link.name if link else "")
     mac = _address(state, document, link) or random_mac()
     return Netdev(
         name=str(name),
