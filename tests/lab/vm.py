@@ -59,6 +59,13 @@ class Running:
         """How it ended; None while it runs."""
         return self.wait() if self._call.last.done() else None
 
+    def ended(self, timeout: float) -> Completed | None:
+        """How it ended; None, and it goes on, when it has not within that time (seconds)."""
+        try:
+            return _completed(self._vm.answer(self._call.last, timeout))
+        except FutureTimeout:
+            return None
+
     def wait(self, timeout: float = 60, *, check: bool = False) -> Completed:
         """Raises GuestTimeout, after killing it and what it started, when it does not end in time (seconds)."""
         try:
