@@ -30,7 +30,8 @@ START_SECONDS = 30.0
 COMMAND_SECONDS = 30
 # Dies with us, even when we are killed; exec keeps the process ID through all of it.
 LEASH = ("setpriv", "--pdeathsig", "KILL")
-COUNTERS = {"next_cfg", "cur_cfg"}
+MEASURED = {"next_cfg", "cur_cfg", "ofport"}
+"""What OVS writes by itself, besides the columns that the schema calls ephemeral; it numbers ports anew at a start."""
 
 
 def until(what: str, happened: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
@@ -124,9 +125,9 @@ class Daemon:
         return results
 
     def dump(self) -> dict[str, dict[str, Any]]:
-        """Table -> UUID -> row: all that is configured. Counters and what the daemon measures are left out."""
+        """Table -> UUID -> row: all that is configured. What OVS writes by itself is left out."""
         selections = [
-            {"op": "select", "table": table, "where": [], "columns": ["_uuid", *(set(columns) - COUNTERS)]}
+            {"op": "select", "table": table, "where": [], "columns": ["_uuid", *(set(columns) - MEASURED)]}
             for table, columns in self._columns.items()
         ]
         answers = self.transact(*selections)
