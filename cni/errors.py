@@ -146,6 +146,28 @@ class AddressConflict(CniError):
     remedy = "Free the address, or correct the range that the IPAM plugin serves."
 
 
+class VswitchRefused(CniError):
+    """`operation` is the refused operation's place in its transaction, `reason` the database's word (RFC 7047)."""
+
+    operation: int = -1
+    reason: str = ""
+    code = 110
+    cause = "Open vSwitch could not make the port, or its database refused a change. The message has OVS's own words."
+    remedy = "Correct what OVS complains about; ovs-vswitchd's log often says more."
+
+
+class BridgeUnfit(CniError):
+    code = 111
+    cause = "The bridge does not exist, or is not of the userspace datapath (datapath_type netdev)."
+    remedy = "Create the bridge with datapath_type netdev, name another one, or let the plugin create it."
+
+
+class PortTaken(CniError):
+    code = 112
+    cause = "The vswitch already has a port of this name, of this socket path, or of this container's interface."
+    remedy = "Wait for the owner's DEL, or remove the port that the message names."
+
+
 class InternalError(CniError):
     code = 999
     cause = "A defect in the plugin."

@@ -40,6 +40,19 @@ def loads(text: bytes) -> Any:
     return value
 
 
+def first(stream: bytes) -> tuple[Any, bytes] | None:
+    """The first JSON document of a stream and the bytes behind it; None as long as no whole one is there.
+
+    Text that will never be JSON gives None too: the caller bounds how long it reads.
+    """
+    try:
+        document = stream.decode().lstrip(" \t\n\r")
+        value, end = _scan(document, 0)
+    except (StopIteration, SystemError, ValueError, RecursionError):  # see loads
+        return None
+    return value, document[end:].encode()
+
+
 def dumps(value: Any) -> str:
     """The JSON text of a value, in ASCII, on one line."""
     return "".join(_encoder(value, 0))

@@ -28,6 +28,9 @@ NAMES = {
     106: "DelegateFailed",
     107: "CheckFailed",
     108: "AddressConflict",
+    110: "VswitchRefused",
+    111: "BridgeUnfit",
+    112: "PortTaken",
     999: "InternalError",
 }
 """What each number means for ever: users have written it into their tools. Add lines, never change one."""

@@ -25,6 +25,7 @@ FAST = [
     "cni.sriov.plugin",
     "cni.sriov.__main__",
     "cni.host.kernel",
+    "cni.userspace.ovs",
 ]
 
 # What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.

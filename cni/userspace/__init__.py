@@ -1,0 +1,1 @@
+"""The plugin `userspace`: gives a pod a DPDK vhost-user port of Open vSwitch."""

@@ -1,0 +1,120 @@
+"""A vswitch in memory that behaves as OVS-DPDK does; tests/contract/vswitch_contract.py holds both to the same.
+
+`refuse(n)` makes the n-th change from now on fail. `database`, `daemon` and `capable` are what runs, and what it can.
+"""
+
+from __future__ import annotations
+
+from cni.errors import (
+    BridgeUnfit,
+    CniError,
+    LimitedConnectivity,
+    NotAvailable,
+    PortTaken,
+    TryAgainLater,
+    VswitchRefused,
+)
+from cni.userspace.model import NOBODY, Owner, Port, Seen, key
+from cni.userspace.rows import INTERFACE_TYPE
+
+USERSPACE = "netdev"
+
+
+class FakeBridge:
+    def __init__(self, datapath: str, *, ours: bool) -> None:
+        self.datapath = datapath
+        self.ours = ours
+
+    def __repr__(self) -> str:
+        return f"{self.datapath} {'ours' if self.ours else 'theirs'}"
+
+
+class FakeVswitch:
+    """Bridges and ports by their names."""
+
+    def __init__(self) -> None:
+        self.bridges: dict[str, FakeBridge] = {}
+        self.ports: dict[str, Seen] = {}
+        self.database = self.daemon = self.capable = True
+        self._changes = 0
+        self._refused = 0
+        self._numbers = 0
+
+    def refuse(self, number: int) -> None:
+        self._refused = self._changes + number
+
+    def snapshot(self) -> tuple[dict[str, str], dict[str, Seen]]:
+        return {name: repr(bridge) for name, bridge in self.bridges.items()}, dict(self.ports)
+
+    def add_bridge(self, name: str, datapath: str) -> None:
+        self.bridges[name] = FakeBridge(datapath, ours=False)
+
+    def add_foreign_port(self, bridge: str, name: str, path: str) -> None:
+        self._put(Port(name=name, bridge=bridge, path=path))
+
+    def status(self) -> None:
+        if not self.database:
+            raise NotAvailable("no database")
+        if not self.daemon:
+            raise LimitedConnectivity("no vswitchd")
+        if not self.capable:
+            raise NotAvailable(f"no ports of type {INTERFACE_TYPE}")
+
+    def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
+        self._change()
+        refusal = self._refusal(port, create_bridge)
+        if refusal is not None:
+            raise refusal
+        if not self.daemon:
+            raise TryAgainLater("vswitchd does not answer")
+        if not self.capable:
+            raise VswitchRefused("could not open network device")
+        self.bridges.setdefault(port.bridge, FakeBridge(USERSPACE, ours=True))
+        return self._put(port)
+
+    def unplug(self, owner: Owner, *, name: str = "") -> None:
+        self._change()
+        for seen in [seen for seen in self.ports.values() if _belongs(seen, owner) and name in ("", seen.port.name)]:
+            del self.ports[seen.port.name]
+        used = {seen.port.bridge for seen in self.ports.values()}
+        for bridge in [name for name, bridge in self.bridges.items() if bridge.ours and name not in used]:
+            del self.bridges[bridge]
+
+    def show(self, *, owner: Owner | None = None, name: str = "") -> list[Seen]:
+        self._answer()
+        return [
+            seen
+            for seen in self.ports.values()
+            if name in ("", seen.port.name)
+            and (_belongs(seen, owner) if owner is not None else name or seen.port.owner != NOBODY)
+        ]
+
+    def _refusal(self, port: Port, create_bridge: bool) -> CniError | None:
+        bridge = self.bridges.get(port.bridge)
+        if bridge is None and not create_bridge:
+            return BridgeUnfit(f"there is no bridge {port.bridge}")
+        if bridge is not None and bridge.datapath != USERSPACE:
+            return BridgeUnfit(f"bridge {port.bridge} is of another datapath")
+        for seen in self.ports.values():
+            if seen.port.name == port.name or seen.port.path == port.path or _belongs(seen, port.owner):
+                return PortTaken(f"there is {seen.port.name}")
+        return None
+
+    def _put(self, port: Port) -> Seen:
+        self._numbers += 1
+        self.ports[port.name] = Seen(port=port, type=INTERFACE_TYPE, ofport=self._numbers, error="", link_state="down")
+        return self.ports[port.name]
+
+    def _answer(self) -> None:
+        if not self.database:
+            raise TryAgainLater("the database does not answer")
+
+    def _change(self) -> None:
+        self._answer()
+        self._changes += 1
+        if self._changes == self._refused:
+            raise VswitchRefused("refused by the test")
+
+
+def _belongs(seen: Seen, owner: Owner) -> bool:
+    return seen.port.owner != NOBODY and key(seen.port.owner) == key(owner)

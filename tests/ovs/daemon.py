@@ -1,0 +1,175 @@
+"""A real Open vSwitch of the tests' own: ovsdb-server and ovs-vswitchd with DPDK, in a folder and a netns of their own.
+
+No huge pages, no PCI devices, no kernel module. Needs root, /dev/net/tun for the bridges' own ports, and Debian's
+openvswitch-switch-dpdk. The processes die with the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+VSWITCHD = {
+    True: "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk",
+    False: "/usr/lib/openvswitch-switch/ovs-vswitchd",
+}
+# Without --legacy-mem OVS adds --in-memory, which does not go with --no-huge. Each port with a consumer takes 80 MB.
+DPDK = "--no-huge --legacy-mem --no-pci --no-telemetry -m 256 --file-prefix=tests"
+SETTINGS = {"dpdk-init": "true", "dpdk-extra": f'"{DPDK}"', "per-port-memory": "true", "pmd-maxsleep": "10000"}
+START_SECONDS = 30.0
+COMMAND_SECONDS = 30
+# Dies with us, even when we are killed; exec keeps the process ID through all of it.
+LEASH = ("setpriv", "--pdeathsig", "KILL")
+MEASURED = {"next_cfg", "cur_cfg", "ofport"}
+"""What OVS writes by itself, besides the columns that the schema calls ephemeral; it numbers ports anew at a start."""
+
+
+def until(what: str, happened: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
+    """The first true answer of `happened`; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := happened()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.005)
+    return answer
+
+
+class Daemon:
+    """One Open vSwitch. `dpdk=False` is the vswitchd that cannot make vhost-user ports."""
+
+    def __init__(self, *, dpdk: bool = True) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ovs-"))  # short: a socket's path has 107 bytes
+        self.socket = self.folder / "db.sock"
+        self.remote = f"unix:{self.socket}"
+        self._dpdk = dpdk
+        self._control = self.folder / "vswitchd.ctl"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        schema = json.loads(SCHEMA.read_text())
+        self._columns = {
+            table: [name for name, column in content["columns"].items() if not column.get("ephemeral")]
+            for table, content in schema["tables"].items()
+        }
+        self._run("ovsdb-tool", "create", str(self.folder / "conf.db"), str(SCHEMA))
+
+    def __enter__(self) -> Self:
+        try:
+            self.start_database()
+            self.vsctl("--no-wait", "init", "--", "set", "Open_vSwitch", ".", *self._settings())
+            self.start_vswitchd()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ends the processes that are left, and removes the folder."""
+        for name in list(self._processes):
+            self.kill(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_database(self, *remotes: str) -> None:
+        listen = [f"--remote={remote}" for remote in (f"p{self.remote}", *remotes)]
+        control = f"--unixctl={self.folder / 'ovsdb.ctl'}"
+        self._start("ovsdb-server", ["ovsdb-server", str(self.folder / "conf.db"), *listen, control])
+        until("ovsdb-server's answer", self._connects)
+
+    def start_vswitchd(self) -> None:
+        self._start("ovs-vswitchd", ["unshare", "-n", VSWITCHD[self._dpdk], self.remote, f"--unixctl={self._control}"])
+        self.await_vswitchd()
+
+    def await_vswitchd(self) -> None:
+        """Returns when ovs-vswitchd has gone through the present configuration."""
+        bump = {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["next_cfg", "+=", 1]]}
+        read = {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["next_cfg"]}
+        wanted = self.transact(bump, read)[1]["rows"][0]["next_cfg"]
+        until("ovs-vswitchd's answer", lambda: int(self.vsctl("get", "Open_vSwitch", ".", "cur_cfg")) >= wanted)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to `ovsdb-server` or `ovs-vswitchd`."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait(COMMAND_SECONDS)
+        if name == "ovsdb-server":
+            self.socket.unlink(missing_ok=True)
+
+    def pause(self, name: str) -> None:
+        """It keeps its sockets and does not answer any more, until `resume`."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        self._processes[name].send_signal(signal.SIGCONT)
+
+    def vsctl(self, *arguments: str) -> str:
+        return self._run("ovs-vsctl", "--timeout=20", f"--db={self.remote}", *arguments)
+
+    def appctl(self, *arguments: str) -> str:
+        """What ovs-vswitchd itself says, rather than the database."""
+        return self._run("ovs-appctl", "-t", str(self._control), *arguments)
+
+    def transact(self, *operations: dict[str, Any]) -> list[dict[str, Any]]:
+        """A transaction by OVS's own client."""
+        transaction = json.dumps(["Open_vSwitch", *operations])
+        results: list[dict[str, Any]] = json.loads(self._run("ovsdb-client", "transact", self.remote, transaction))
+        return results
+
+    def dump(self) -> dict[str, dict[str, Any]]:
+        """Table -> UUID -> row: all that is configured. What OVS writes by itself is left out."""
+        selections = [
+            {"op": "select", "table": table, "where": [], "columns": ["_uuid", *(set(columns) - MEASURED)]}
+            for table, columns in self._columns.items()
+        ]
+        answers = self.transact(*selections)
+        return {
+            table: {row.pop("_uuid")[1]: row for row in answer["rows"]}
+            for table, answer in zip(self._columns, answers, strict=True)
+        }
+
+    def datapath_ports(self) -> set[str]:
+        """Names of the ports that the datapath really has."""
+        lines = self.appctl("dpif/show").splitlines()
+        return {line.split()[0] for line in lines if line.startswith("    ")}
+
+    def log(self) -> str:
+        return (self.folder / "ovs-vswitchd.log").read_text()
+
+    def _settings(self) -> list[str]:
+        return [f"other_config:{name}={value}" for name, value in SETTINGS.items()]
+
+    def _connects(self) -> bool:
+        assert self._processes["ovsdb-server"].poll() is None, (self.folder / "ovsdb-server.log").read_text()
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
+
+    def _start(self, name: str, argv: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [*LEASH, *argv, "--no-chdir", "-vsyslog:off", "-vconsole:info"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+            )
+
+    def _run(self, *argv: str) -> str:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, env=self._environment()
+        )
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
+        return done.stdout.strip()
+
+    def _environment(self) -> dict[str, str]:
+        folder = str(self.folder)
+        places = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"), folder)
+        return {**os.environ, **places, "RUNTIME_DIRECTORY": folder}  # the last one is DPDK's
