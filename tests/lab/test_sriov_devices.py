@@ -135,6 +135,25 @@ def test_a_vf_that_a_process_still_has_open_is_taken_back_by_a_later_del(lab):
     assert changes(lab) == []
 
 
+def test_a_vf_that_a_process_has_open_is_neither_given_away_nor_chosen(lab):
+    vf, first, second = lab.vfs[4], lab.pod(), lab.pod()
+    document = conf(vf, driver="vfio-pci", vlan=7)
+    lab.runtime.add(document, first).required()
+    holder = lab.vm.start("bash", "-c", f"exec 3<>/dev/vfio/{vf.iommu_group}; echo open; exec sleep 60")
+    holder.wait_for_output("open")
+    first.delete()
+    error = lab.runtime.add(document, second).error
+    assert (error["code"], "still open in a process" in error["msg"]) == (11, True)
+    assert seen_from_pf(lab, vf)["vlan_list"][0]["vlan"] == 7
+    chosen = lab.runtime.add({**by_pf(lab, driver="vfio-pci"), "cniVersion": "1.1.0"}, second).required().result
+    assert chosen["interfaces"][0]["pciID"] != vf.address
+    holder.kill()
+    holder.wait()
+    lab.runtime.delete(by_pf(lab), second).required()
+    lab.runtime.delete(document, first).required()
+    assert changes(lab) == []
+
+
 @pytest.fixture
 def nics(lab):
     """The PCI addresses of two cards without SR-IOV that share an IOMMU group, with their driver."""

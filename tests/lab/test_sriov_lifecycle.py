@@ -58,6 +58,20 @@ def test_del_twice_succeeds(lab):
         assert lab.runtime.delete(conf(vf, **EVERYTHING), pod).required().stdout == ""
 
 
+def test_a_pod_cannot_hinder_del_add_or_gc_with_an_alias_that_is_no_text(lab):
+    vf, pod = lab.vfs[0], lab.pod()
+    lab.runtime.add(conf(vf, vlan=7), pod).required()
+    pod.run("bash", "-c", r"ip link set net1 alias $'barewire \377\376'")
+    lab.runtime.delete(conf(vf), pod).required()
+    assert changes(lab) == []
+    lab.runtime.add(conf(vf, vlan=7), pod).required()
+    pod.run("bash", "-c", r"ip link set net1 alias $'\377'")
+    pod.delete()
+    assert lab.wait_until_home() == ""
+    lab.runtime.gc({**conf(vf), "cniVersion": "1.1.0"}, []).required()
+    assert changes(lab) == []
+
+
 def test_del_with_an_empty_cni_netns_brings_the_vf_home(lab):
     vf, pod = lab.vfs[0], lab.pod()
     before = host_snapshot(lab.vm)
