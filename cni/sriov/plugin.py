@@ -83,7 +83,7 @@ class SriovPlugin:
                 ipam=_document(ipam_call(request)),
                 device_info=device_info_file(conf),
             )
-            self._attachments.claim(record, spare=attachment.userspace)
+            self._attachments.claim(record, spare=attachment.userspace or bool(attachment.wanted_driver))
             with on_failure(self._removal.remove, record):
                 link = attach(self._kernel, attachment, device, netns)
                 leased = self._lease(record, link, netns)
