@@ -33,7 +33,7 @@ as_root() {
 
 # Packages
 
-wanted() { # one line each: name, or name/backports
+wanted() { # one line each: name, or name/backports, or a pattern of names that hold a release's own numbers
     for list in $lists; do
         [ ! -f "$list" ] || sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' -e 's|/.*backports$|/backports|' "$list"
     done | sort -u
@@ -44,6 +44,7 @@ missing() {
     dpkg-query -W -f '${Package} ${db:Status-Status} ${Version}\n' >"$installed"
     wanted | awk -v bpo="$backports" '
         NR == FNR { if ($2 == "installed") version[$1] = $3; next }
+        /[*]$/ { for (name in version) if (name ~ "^" $1 "$") next; print "^" $1 "$"; next }
         { split($1, part, "/") }
         { from = part[2] && bpo ? "/" bpo : "" }
         !(part[1] in version) || (from && version[part[1]] !~ /~bpo/) { print part[1] from }
