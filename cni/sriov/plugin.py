@@ -19,10 +19,8 @@ from cni.rollback import on_failure, run_all
 from cni.sriov import model, plan
 from cni.sriov.asked import configuration_of, device_info_file, ipam_call, key_of
 from cni.sriov.attach import NO_MAC, attach
-from cni.sriov.check import drift
 from cni.sriov.conf_table import TABLE
 from cni.sriov.selection import Selection
-from cni.sriov.status import require_host, require_pf, require_pfs_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +106,8 @@ class SriovPlugin:
 
         Raises `CheckFailed` with every difference.
         """
+        from cni.sriov.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
+
         key = key_of(request)
         record = self._attachments.find(key)
         if record is None:
@@ -142,6 +142,8 @@ class SriovPlugin:
 
         Raises `NotAvailable`, and `LimitedConnectivity` when a PF of attached VFs is down.
         """
+        from cni.sriov.status import require_host, require_pf, require_pfs_up  # noqa: PLC0415 - as in `check`
+
         require_host(self._kernel, self._attachments)
         require_pf(self._kernel, configuration.canonical(TABLE, request.config))
         records = self._attachments.of_network(request.network)
