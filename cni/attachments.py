@@ -164,7 +164,7 @@ class Attachments:
     def sweep(self, network: str) -> None:
         """Removes what killed calls left behind: temporary files, and device links that lead to no record."""
         devices = f"{self._state}/.devices"
-        for folder in (f"{self._state}/{network}", devices, f"{self._state}/.pending"):
+        for folder in (f"{self._state}/{network}", devices, f"{self._state}/.pending", f"{self._run}/spare"):
             for name in _entries(folder):
                 if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
                     remove_file(f"{folder}/{name}")

@@ -55,6 +55,14 @@ def difference(path: str, document: dict[str, Any]) -> list[str]:
 
 
 def remove(path: str) -> None:
-    """Removes the file, if it is there. Raises `IoFailure`."""
-    if path:
-        remove_file(path)
+    """Removes the file, if it is there, and what a killed call left of writing it. Raises `IoFailure`."""
+    if not path:
+        return
+    remove_file(path)
+    folder, name = os.path.split(path)
+    try:
+        left = [entry for entry in os.listdir(folder) if entry.startswith(f"{name}.") and entry.endswith(".tmp")]
+    except OSError:
+        return
+    for entry in left:
+        remove_file(f"{folder}/{entry}")

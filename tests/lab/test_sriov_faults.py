@@ -41,7 +41,7 @@ def for_user_space(lab, vf):
 ROWS = {
     "every setting": Row(SETTINGS, always=True),
     "plain": Row({}),
-    "driver on request": Row({"driver": "vfio-pci", "vlan": 100}),
+    "driver on request": Row({"driver": "vfio-pci", "vlan": 100}, without=frozenset({"setns"})),
     "for user space": Row({"vlan": 100, "trust": "on"}, for_user_space, without=frozenset({"setns"})),
 }
 

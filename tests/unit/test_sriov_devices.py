@@ -384,6 +384,18 @@ def test_the_device_info_file_is_written_and_removed_with_the_attachment(node, d
     assert not device_info.exists()
 
 
+def test_what_killed_calls_left_of_writing_copies_and_device_info_is_swept_away(node, device_info):
+    conf = {**BOUND, "runtimeConfig": {"CNIDeviceInfoFile": str(device_info)}}
+    node.add(**conf)
+    litter = [f"{device_info}.4194305.tmp", f"{node.run}/spare/{VF0}.4194305.tmp"]
+    for path in litter:
+        with open(path, "w") as file:
+            file.write("{")
+    node.delete()
+    assert [path for path in litter if os.path.exists(path)] == []
+    node.assert_as_before()
+
+
 def test_an_add_that_cannot_write_the_device_info_file_is_undone(node, device_info):
     device_info.parent.write_text("no folder")
     with pytest.raises(CniError):
