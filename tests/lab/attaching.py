@@ -53,11 +53,22 @@ def udev(lab: Lab) -> Iterator[None]:
     daemon = lab.vm.start("/lib/systemd/systemd-udevd")
     try:
         wait_for(lambda: lab.vm.run("test", "-e", "/run/udev/control", check=False).rc == 0, "the start of udevd")
-        lab.vm.run("udevadm", "trigger", "--action=add", "--subsystem-match=net")
-        # `udevadm settle` alone can look before the first event has arrived; what udev keeps of each device shows it.
-        seen = 'for link in /sys/class/net/*; do test -e "/run/udev/data/n$(cat $link/ifindex)" || exit 1; done'
-        wait_for(lambda: lab.vm.sh(seen, check=False).rc == 0, "udev's look at every device")
-        lab.vm.run("udevadm", "settle", "--timeout=60", timeout=90)
+        wait_for(lambda: _looked_at(lab) and _renamed(lab), "udev's renaming of every VF", 60)
         yield
     finally:
         daemon.kill()
+
+
+def _renamed(lab: Lab) -> bool:
+    return all((vf.netdev or "").startswith("enp") for pf in pfs(lab.vm) for vf in pf.vfs)
+
+
+def _looked_at(lab: Lab) -> bool:
+    """Has udev look at every device. Seen once in ten: it gave a VF its name as an alternative one only, until it looked
+    again."""
+    lab.vm.run("udevadm", "trigger", "--action=add", "--subsystem-match=net")
+    # `udevadm settle` alone can look before the first event has arrived; what udev keeps of each device shows it.
+    seen = 'for link in /sys/class/net/*; do test -e "/run/udev/data/n$(cat $link/ifindex)" || exit 1; done'
+    wait_for(lambda: lab.vm.sh(seen, check=False).rc == 0, "udev's look at every device")
+    lab.vm.run("udevadm", "settle", "--timeout=60", timeout=90)
+    return True
