@@ -50,10 +50,13 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 15) ->
 @contextmanager
 def udev(lab: Lab) -> Iterator[None]:
     """systemd-udevd with Debian's rules, which renames the network devices, for the time of the context."""
+    if _was_renamed(lab):
+        lab.start_over()
     daemon = lab.vm.start("/lib/systemd/systemd-udevd")
     try:
         wait_for(lambda: lab.vm.run("test", "-e", "/run/udev/control", check=False).rc == 0, "the start of udevd")
-        wait_for(lambda: _looked_at(lab) and _renamed(lab), "udev's renaming of every VF", 60)
+        _have_all_looked_at(lab)
+        assert _renamed(lab)
         yield
     finally:
         daemon.kill()
@@ -63,12 +66,16 @@ def _renamed(lab: Lab) -> bool:
     return all((vf.netdev or "").startswith("enp") for pf in pfs(lab.vm) for vf in pf.vfs)
 
 
-def _looked_at(lab: Lab) -> bool:
-    """Has udev look at every device. Seen once in ten: it gave a VF its name as an alternative one only, until it looked
-    again."""
+def _was_renamed(lab: Lab) -> bool:
+    """Whether somebody has renamed a link before: udev keeps such a name (policy `keep`), and gives its own as an
+    alternative one. The kernel notes a rename; a move that changes the name on the way is none."""
+    renamed = "4"  # NET_NAME_RENAMED of linux/netdevice.h
+    return renamed in lab.vm.sh("cat /sys/class/net/*/name_assign_type").out.split()
+
+
+def _have_all_looked_at(lab: Lab) -> None:
     lab.vm.run("udevadm", "trigger", "--action=add", "--subsystem-match=net")
     # `udevadm settle` alone can look before the first event has arrived; what udev keeps of each device shows it.
     seen = 'for link in /sys/class/net/*; do test -e "/run/udev/data/n$(cat $link/ifindex)" || exit 1; done'
     wait_for(lambda: lab.vm.sh(seen, check=False).rc == 0, "udev's look at every device")
     lab.vm.run("udevadm", "settle", "--timeout=60", timeout=90)
-    return True
