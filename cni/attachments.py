@@ -37,13 +37,14 @@ NO_DEVICE = "no-device"
 
 
 class Attachments:
-    """All records of this node, and the locks that guard their devices."""
+    """The records of one plugin on this node, and the locks that guard their devices. Those of another are not found."""
 
     def __init__(
         self,
         state: str = STATE_DIRECTORY,
         run: str = RUN_DIRECTORY,
         *,
+        plugin: str,
         lock_seconds: float = LOCK_SECONDS,
         warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
@@ -51,6 +52,7 @@ class Attachments:
         require_private(run)
         self._state = state
         self._run = run
+        self._plugin = plugin
         self._lock_seconds = lock_seconds
         self._warn = warn
         self.boot_id = _boot_id()
@@ -61,7 +63,7 @@ class Attachments:
 
     def find(self, key: Key) -> Record | None:
         """The record of an attachment, or None."""
-        return self._load(self._path(key))
+        return self._own(self._load(self._path(key)))
 
     def of_device(self, device: str) -> Record | None:
         """The record that owns a device, or None."""
@@ -85,7 +87,7 @@ class Attachments:
             _link(f"../{record.key.network}/{_file_name(record.key)}", self._device_link(record.device))
         with on_failure(self._unclaim, record):
             if not create_file(self._path(record.key), record.encoded()):
-                raise _attached_already(self.find(record.key) or record)
+                raise _attached_already(self._load(self._path(record.key)) or record)
         if spare:
             with on_failure(self.forget, record):
                 make_directory(os.path.dirname(self._spare(record.device)))
@@ -130,7 +132,7 @@ class Attachments:
         folder = f"{self._state}/.pending"
         for name in _names(folder):
             tried, record = _changed(f"{folder}/{name}"), self._readable(f"{folder}/{name}")
-            if record is not None and record.removing:
+            if record is not None and record.removing and self._own(record) is not None:
                 yield tried, record
             elif record is None and not os.path.exists(f"{folder}/{name}"):
                 remove_file(f"{folder}/{name}")
@@ -188,7 +190,7 @@ class Attachments:
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
         folder = f"{self._state}/{network}"
-        records = [self._readable(f"{folder}/{name}") for name in _names(folder)]
+        records = [self._own(self._readable(f"{folder}/{name}")) for name in _names(folder)]
         return [record for record in records if record is not None]
 
     def writable(self) -> None:
@@ -198,6 +200,9 @@ class Attachments:
         probe = f"{self._state}/.probe"
         write_file(probe, b"")
         remove_file(probe)
+
+    def _own(self, record: Record | None) -> Record | None:
+        return record if record is not None and record.plugin == self._plugin else None
 
     def _readable(self, path: str) -> Record | None:
         try:
@@ -273,7 +278,7 @@ def _attached_already(record: Record) -> CniError:
             hint="its IPAM plugin failed; every ADD and DEL tries again",
         )
     return DeviceBusy(
-        f"container {record.key.container_id} already has {record.key.ifname}, with device {record.device}",
+        f"container {record.key.container_id} already has {record.key.ifname}, with {record.device} of {record.plugin}",
         hint="DEL it first, or ask for another interface name",
     )
 

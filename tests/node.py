@@ -8,6 +8,7 @@ import os
 from cni.attachments import Attachments
 from cni.log import Log
 from cni.request import parse, parse_environment
+from cni.sriov.model import PLUGIN
 from cni.sriov.plugin import SriovPlugin
 from cni.sriov.predecessor import Predecessor
 from cni.sriov.removal import Removal
@@ -45,7 +46,7 @@ class Node:
         return path
 
     def plugin(self, **how) -> SriovPlugin:
-        attachments, log = Attachments(self.state, self.run, **how), Log({}, level="panic")
+        attachments, log = Attachments(self.state, self.run, plugin=PLUGIN, **how), Log({}, level="panic")
         return SriovPlugin(
             kernel=self.kernel,
             attachments=attachments,

@@ -19,19 +19,20 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from cni.delegate import DelegatedIpam
     from cni.host.kernel import HostKernel
     from cni.log import open_log
+    from cni.sriov.model import PLUGIN
     from cni.sriov.plugin import SriovPlugin
     from cni.sriov.predecessor import Predecessor
     from cni.sriov.removal import Removal
 
     log = open_log(
         request.config,
-        plugin="sriov",
+        plugin=PLUGIN,
         command=request.command,
         container_id=request.container_id,
         ifname=request.ifname,
         device=str(request.config.get("deviceID", "")),
     )
-    host, attachments = (kernel or HostKernel)(log), Attachments(warn=log.warning)
+    host, attachments = (kernel or HostKernel)(log), Attachments(plugin=PLUGIN, warn=log.warning)
     ipam = DelegatedIpam(request.env)
     return SriovPlugin(
         kernel=host,

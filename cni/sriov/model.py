@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+PLUGIN = "sriov"
+"""What a record of ours says of its plugin."""
+
+
 class Netdev(Value):
     """The attributes of a network device that an attachment changes, or that a pod can change.
 

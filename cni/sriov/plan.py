@@ -204,7 +204,7 @@ def record(
     """The record of the attachment, with everything still to be undone."""
     return Record(
         key=attachment.key,
-        plugin="sriov",
+        plugin=model.PLUGIN,
         device=attachment.device,
         netns=netns,
         netns_identity=netns_identity,

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from cni.sriov.predecessor import Predecessor
     from cni.sriov.removal import Removal
 
-PLUGIN = "sriov"
-
 
 class SriovPlugin:
     """One call of the plugin, with the world that it works on."""
@@ -124,7 +122,7 @@ class SriovPlugin:
         """Removes this network's attachments that the runtime does not know any more, and repairs VFs without record."""
         valid = set(request.valid_attachments)
         self._removal.drain(request.network)
-        records = [record for record in self._attachments.of_network(request.network) if record.plugin == PLUGIN]
+        records = self._attachments.of_network(request.network)
         stale = [record.key for record in records if (record.key.container_id, record.key.ifname) not in valid]
         steps: list[Callable[[], None]] = [_bound(self._removal.collect, key) for key in stale]
         steps.append(lambda: self._removal.clean_orphans(request.network))
@@ -147,7 +145,7 @@ class SriovPlugin:
         require_host(self._kernel, self._attachments)
         require_pf(self._kernel, configuration.canonical(TABLE, request.config))
         records = self._attachments.of_network(request.network)
-        require_pfs_up(self._kernel, {record.found["pf"] for record in records if record.plugin == PLUGIN} - {""})
+        require_pfs_up(self._kernel, {record.found["pf"] for record in records} - {""})
         call = ipam_call(request)
         if call is not None:
             self._ipam.status(call)

@@ -12,6 +12,7 @@ from cni.delegate import DelegatedIpam
 from cni.errors import CniError
 from cni.host.kernel import HostKernel
 from cni.log import Log
+from cni.sriov.model import PLUGIN
 from cni.sriov.removal import Removal
 from cni.tool.gc import Collection
 from cni.version import VERSION
@@ -45,7 +46,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _gc(*, apply: bool) -> int:
     log = Log({"plugin": "barewire"}, level="warning")
-    kernel, attachments = HostKernel(log), Attachments(warn=log.warning)
+    kernel, attachments = HostKernel(log), Attachments(plugin=PLUGIN, warn=log.warning)
     removal = Removal(kernel=kernel, attachments=attachments, ipam=DelegatedIpam(os.environ), log=log)
     collection = Collection(kernel, attachments, removal)
     found = collection.leftovers()

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from cni.record import Key, Record
     from cni.sriov.removal import Removal
 
-PLUGIN = "sriov"
-
 
 class Leftover(Value):
     """Something to remove: an attachment by its key, or a device without a record (`key` None), and why."""
@@ -71,7 +69,7 @@ class Collection:
     def _attachments_left(self) -> Iterator[Leftover]:
         for network in self._attachments.networks():
             for record in self._attachments.of_network(network):
-                reason = self._reason(record) if record.plugin == PLUGIN else ""
+                reason = self._reason(record)
                 if reason:
                     yield Leftover(key=record.key, device=record.device, reason=reason)
 

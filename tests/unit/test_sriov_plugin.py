@@ -20,6 +20,7 @@ from cni.errors import (
 )
 from cni.host.netlink import Link
 from cni.record import Key
+from cni.sriov.model import PLUGIN
 from tests.fakes import FakeKernel
 from tests.node import EVERYTHING, VF0, VF1, Node
 
@@ -303,7 +304,10 @@ def test_a_record_of_a_newer_schema_is_refused_with_the_reason(node):
 
 
 def test_a_locked_device_is_not_touched(node):
-    with Attachments(node.state, node.run).locked(VF0), pytest.raises(TryAgainLater, match=f"{VF0} is locked"):
+    with (
+        Attachments(node.state, node.run, plugin=PLUGIN).locked(VF0),
+        pytest.raises(TryAgainLater, match=f"{VF0} is locked"),
+    ):
         node.plugin(lock_seconds=0.01).add(node.request("ADD"))
     node.assert_as_before()
 
@@ -542,6 +546,6 @@ def test_a_device_link_that_an_add_has_just_made_is_not_swept_away(node):
     node.delete()
     link = os.path.join(node.state, ".devices", VF1)
     os.symlink("../net/coming:net1.json", link)
-    with Attachments(node.state, node.run).locked(VF1):
+    with Attachments(node.state, node.run, plugin=PLUGIN).locked(VF1):
         node.delete("never-attached")
         assert os.path.islink(link)

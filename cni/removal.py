@@ -1,0 +1,127 @@
+"""The way back: what ADD's rollback, DEL, GC, repair and `barewire gc` all take, for every plugin."""
+
+from __future__ import annotations
+
+import time
+
+from cni.attachments import Replay
+from cni.delegate import IpamCall
+from cni.errors import CniError
+from cni.record import IPAM
+from cni.rollback import on_failure, run_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from cni.attachments import Attachments
+    from cni.log import Log
+    from cni.ports import Ipam
+    from cni.record import Key, Record
+
+    class Namespaces(Protocol):
+        """Tells whose network namespaces are still somebody's."""
+
+        def is_inhabited(self, path: str, identity: str) -> bool: ...
+
+
+DRAIN_SECONDS = 5.0
+"""Bound for finishing what earlier calls had to leave pending; it is work on the side of an ADD or DEL."""
+
+DRAIN_RECORDS = 4
+"""Bound for their number in one call: what fails each time must not slow down every pod of the node."""
+
+
+class Removal:
+    """Undoes attachments by their records. A plugin's subclass says what there is to undo beside the addresses."""
+
+    def __init__(self, *, namespaces: Namespaces, attachments: Attachments, ipam: Ipam, log: Log) -> None:
+        self._namespaces = namespaces
+        self._attachments = attachments
+        self._ipam = ipam
+        self._log = log
+
+    def steps(self, record: Record, seconds: float | None) -> dict[str, Callable[[], None]]:
+        """What undoes each part that a record's `left` can name, in the order in which it is done."""
+        return {IPAM: lambda: self._release(record, seconds)}
+
+    def holds_up(self, record: Record) -> bool:
+        """Whether what is still left of this attachment keeps its pod from going."""
+        raise NotImplementedError
+
+    def remove(self, record: Record, seconds: float | None = None) -> None:
+        """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
+
+        `seconds` bounds each wait (None: their own bounds). Called with the device's lock held.
+        Raises what hindered it; the record says what is left.
+        """
+        left: set[str] = set(record.left)
+
+        def step(name: str, action: Callable[[], None]) -> None:
+            if name in left:
+                action()
+                left.discard(name)
+
+        with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
+            run_all(*[_bound(step, name, action) for name, action in self.steps(record, seconds).items()])
+        self._attachments.forget(record)
+
+    def remove_or_keep(self, record: Record) -> None:
+        """Removes; what does not hold up the pod may stay pending, and every later ADD and DEL tries again."""
+        try:
+            self.remove(record)
+        except CniError as error:
+            kept = self._attachments.find(record.key)
+            if kept is None or self.holds_up(kept):
+                raise
+            self._log.warning(f"{error}; still to do: {', '.join(kept.left)}; every later ADD and DEL tries again")
+
+    def is_alive(self, record: Record) -> bool:
+        """Whether the attachment is still somebody's: of this boot, not being removed, its namespace inhabited."""
+        if record.removing or record.boot_id != self._attachments.boot_id:
+            return False
+        return self._namespaces.is_inhabited(record.netns, record.netns_identity)
+
+    def collect(self, key: Key) -> None:
+        """Removes the attachment, if its record is still there."""
+        with Replay(self._attachments, key) as record:
+            if record is not None:
+                self.remove_or_keep(record)
+
+    def collect_dead(self, key: Key) -> None:
+        """The same, unless it is somebody's: looked at under the lock, since a pod may just have been made anew."""
+        with Replay(self._attachments, key) as record:
+            if record is not None and not self.is_alive(record):
+                self._log.warning(f"{key} has {record.device or 'no device'} and is gone: cleaning up")
+                self.remove_or_keep(record)
+
+    def drain(self, network: str) -> None:
+        """Finishes removals that earlier calls had to leave. It is work on the side: nothing of it fails this call."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        try:
+            self._attachments.recover()
+            self._attachments.sweep(network)
+        except CniError as error:
+            self._log.warning(f"litter of earlier calls stays: {error}")
+        for pending in self._attachments.pending()[:DRAIN_RECORDS]:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            try:
+                with Replay(self._attachments, pending.key, 0.0) as record:
+                    # Under the lock it may be another life of the same attachment, which nobody wants removed.
+                    if record is not None and record.removing:
+                        self.remove(record, remaining)
+            except Exception as error:  # noqa: BLE001 - a record that makes trouble must not stop every pod of the node
+                self._log.warning(f"still pending: {pending.key}: {error}")
+
+    def _release(self, record: Record, seconds: float | None) -> None:
+        if record.ipam is not None:
+            self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
+
+
+def _bound(
+    step: Callable[[str, Callable[[], None]], None], name: str, action: Callable[[], None]
+) -> Callable[[], None]:
+    return lambda: step(name, action)
