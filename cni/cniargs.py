@@ -1,8 +1,14 @@
-"""CNI_ARGS: `KEY=value` pairs separated by semicolons, by the rules of the Go library."""
+"""CNI_ARGS: `KEY=value` pairs separated by semicolons, by the rules of the Go library; and what can be asked for there."""
 
 from __future__ import annotations
 
-from cni.errors import InvalidEnvironment
+from cni.conf import canonical_mac
+from cni.errors import InvalidConfig, InvalidEnvironment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 KNOWN = frozenset(
     ("MAC", "IP", "GATEWAY", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID")
@@ -30,3 +36,19 @@ def _pair(part: str) -> tuple[str, str]:
             f'CNI_ARGS: invalid pair "{part}"', hint="pairs are KEY=value, separated by semicolons"
         )
     return pieces[0], pieces[1]
+
+
+def wanted_mac(conf: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
+    """The MAC address that is asked for: runtimeConfig, else args.cni, else CNI_ARGS, else the configuration's own.
+
+    `arguments` are the parsed CNI_ARGS. Raises `InvalidConfig`.
+    """
+    for source in (conf.get("runtimeConfig"), (conf.get("args") or {}).get("cni")):
+        if source and source.get("mac"):
+            return str(source["mac"])
+    if arguments.get("MAC"):
+        try:
+            return canonical_mac(arguments["MAC"])
+        except ValueError as error:
+            raise InvalidConfig(f"CNI_ARGS MAC: {error}") from error
+    return conf.get("mac")

@@ -4,7 +4,8 @@ The tables are generated from the pydantic models (`make docs`); importing pydan
 72 ms. The tests hold both to the same verdicts. A table maps a key to its rule:
 
     ("string",)  ("integer", low, high)  ("boolean",)  ("choice", values)  ("folded", values: any case)
-    ("mac",)  ("pci",)  ("strings",)  ("ipam",)  ("any",)  ("open", table: other keys are somebody else's)
+    ("mac",)  ("pci",)  ("strings",)  ("integers", low, high)  ("ipam",)  ("any",)
+    ("section", table)  ("open", table: other keys are somebody else's)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Problem = tuple[str, str]
 
 MISSING = "missing"
+_NESTED = ("open", "section")
 _COMPARED = 64
 """Characters of a key that are compared with the known ones: the cost grows with them, and any user may write keys."""
 _COMPARED_KEYS = 20
@@ -43,10 +45,14 @@ class Parsed(Value):
 
 
 class Unknown(Value):
-    """The unknown keys: nearest known one of each, those that are misspelt, and how many `more` were not compared."""
+    """The unknown keys by their paths: nearest known one of each, the misspelt ones, their values.
+
+    `more` were not compared.
+    """
 
     nearest: dict[str, str]
     misspelt: frozenset[str]
+    values: dict[str, Any]
     more: int
 
 
@@ -72,7 +78,7 @@ def parse(
         raise InvalidConfig(_joined(sorted(set(problems))))
     if strict and unknown.nearest:
         raise UnsupportedField(
-            _joined(_told(unknown, lambda key: f" with value {named[key]!r}; the nearest known one is")),
+            _joined(_told(unknown, lambda key: f" with value {unknown.values[key]!r}; the nearest known one is")),
             hint="strictConfig refuses unknown keys",
         )
     ignored = _told(unknown, lambda _: ", ignored; the nearest known one is", "unknown, ignored")
@@ -87,18 +93,36 @@ def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
         meant = key if key in table else folded.get(key.lower(), key)
         if meant == key or meant not in config:
             rule = table.get(meant, ("any",))
-            named[meant] = canonical(rule[1], value) if rule[0] == "open" and isinstance(value, dict) else value
+            named[meant] = canonical(rule[1], value) if rule[0] in _NESTED and isinstance(value, dict) else value
     return named
 
 
 def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
-    """What there is to tell about keys that the table does not have."""
+    """What there is to tell about keys that the table does not have, those in its sections included."""
+    found = _unknown_here(table, named)
+    for key, rule in table.items():
+        if rule[0] == "section" and isinstance(named.get(key), dict):
+            found = _together(found, key, unknown_keys(rule[1], named[key]))
+    return found
+
+
+def _together(outer: Unknown, section: str, inner: Unknown) -> Unknown:
+    return Unknown(
+        nearest={**outer.nearest, **{f"{section}.{key}": f"{section}.{known}" for key, known in inner.nearest.items()}},
+        misspelt=outer.misspelt | {f"{section}.{key}" for key in inner.misspelt},
+        values={**outer.values, **{f"{section}.{key}": value for key, value in inner.values.items()}},
+        more=outer.more + inner.more,
+    )
+
+
+def _unknown_here(table: Table, named: dict[str, Any]) -> Unknown:
     unknown = [key for key in named if key not in table and not _foreign(key)]
     respelt = _respelt(table, unknown)
     compared = [key for key in unknown if key not in respelt][:_COMPARED_KEYS]
     nearest = {key: respelt.get(key) or _nearest(key, table) for key in unknown if key in respelt or key in compared}
     misspelt = frozenset(key for key, known in nearest.items() if key in respelt or _is_slip(key, known))
-    return Unknown(nearest=nearest, misspelt=misspelt, more=len(unknown) - len(nearest))
+    values = {key: named[key] for key in nearest}
+    return Unknown(nearest=nearest, misspelt=misspelt, values=values, more=len(unknown) - len(nearest))
 
 
 def _respelt(table: Table, unknown: list[str]) -> dict[str, str]:
@@ -152,8 +176,8 @@ def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[st
         if is_absent(rule, value):
             continue
         path = prefix + key
-        if rule[0] == "open":
-            problems += _validate_inner(rule[1], value, path, key, values)
+        if rule[0] in _NESTED:
+            problems += _validate_inner(rule, value, path, key, values)
             continue
         try:
             values[key] = _CHECKS[rule[0]](value, *rule[1:])
@@ -164,12 +188,12 @@ def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[st
     return problems
 
 
-def _validate_inner(table: Table, value: object, path: str, key: str, values: dict[str, Any]) -> list[Problem]:
+def _validate_inner(rule: Rule, value: object, path: str, key: str, values: dict[str, Any]) -> list[Problem]:
     if not isinstance(value, dict):
         return [(path, f"{_shown(value)} is not an object")]
     inner: dict[str, Any] = {}
-    problems = _validate(table, value, f"{path}.", inner)
-    values[key] = {**value, **inner}
+    problems = _validate(rule[1], value, f"{path}.", inner)
+    values[key] = {**value, **inner} if rule[0] == "open" else inner
     return problems
 
 
@@ -222,6 +246,17 @@ def _strings(value: object) -> object:
     return value
 
 
+def _integers(value: object, low: int, high: int) -> object:
+    if not isinstance(value, list):
+        raise ValueError(f"{_shown(value)} is not a list of integers")
+    for place, entry in enumerate(value):
+        try:
+            _integer(entry, low, high)
+        except ValueError as error:
+            raise ProblemBelow(f"[{place}]", str(error)) from error
+    return value
+
+
 def ipam_section(value: object) -> object:
     if not isinstance(value, dict):
         raise ValueError(f"{_shown(value)} is not an object")
@@ -244,6 +279,7 @@ _CHECKS: dict[str, Callable[..., Any]] = {
     "mac": canonical_mac,
     "pci": _pci,
     "strings": _strings,
+    "integers": _integers,
     "ipam": ipam_section,
     "any": lambda value: value,
 }

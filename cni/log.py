@@ -19,6 +19,7 @@ LOG_ROOT = "/var/log"
 """Whoever writes a config decides where root writes: below here it can only be a log."""
 
 LEVELS = ("panic", "error", "warning", "info", "debug")
+_SYNONYMS = {"verbose": "debug"}  # userspace-cni's word
 DEFAULT_LEVEL = "info"
 
 _STDERR = 2
@@ -187,8 +188,9 @@ def _level(wanted: object) -> tuple[str, str]:
     """(level, warning about it or nothing)."""
     if wanted is None or wanted == "":
         return DEFAULT_LEVEL, ""
-    if isinstance(wanted, str) and wanted.lower() in LEVELS:
-        return wanted.lower(), ""
+    level = _SYNONYMS.get(wanted.lower(), wanted.lower()) if isinstance(wanted, str) else ""
+    if level in LEVELS:
+        return level, ""
     return DEFAULT_LEVEL, f"logLevel: {wanted!r} is not one of {', '.join(LEVELS)}; using {DEFAULT_LEVEL}"
 
 

@@ -46,11 +46,29 @@ def _rule(info: FieldInfo) -> tuple[typing.Any, ...]:
     if kind is not None:
         return (kind,)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return ("open", table(annotation))
+        return (kind_of(annotation), table(annotation))
+    if typing.get_origin(annotation) is list:
+        return _list_rule(*typing.get_args(annotation))
     if annotation is int:
-        bounds = {name: getattr(entry, name) for entry in metadata for name in ("ge", "le") if hasattr(entry, name)}
-        return ("integer", bounds["ge"], bounds["le"])
+        return ("integer", *_bounds(metadata))
     return ({str: "string", bool: "boolean", typing.Any: "any"}[annotation],)
+
+
+def _bounds(metadata: list[typing.Any]) -> tuple[int, int]:
+    bounds = {name: getattr(entry, name) for entry in metadata for name in ("ge", "le") if hasattr(entry, name)}
+    return bounds["ge"], bounds["le"]
+
+
+def _list_rule(element: typing.Any) -> tuple[typing.Any, ...]:
+    if element is str:
+        return ("strings",)
+    _type, *metadata = typing.get_args(element)
+    return ("integers", *_bounds([bound for entry in metadata for bound in entry.metadata]))
+
+
+def kind_of(model: type[BaseModel]) -> str:
+    """`section`, whose other keys are unknown ones, or `open`, whose other keys are somebody else's."""
+    return "section" if getattr(model, "closed", False) else "open"
 
 
 def _inner(annotation: typing.Any) -> typing.Any:
@@ -108,14 +126,18 @@ def _rows(model: type[BaseModel], prefix: str) -> list[str]:
         rule = _rule(info)
         needed = " (required)" if info.is_required() else ""
         rows.append(f"| `{prefix}{name}`{needed} | {_values(rule)} | {info.description} |")
-        if rule[0] == "open":
+        if rule[0] in ("open", "section"):
             inner = _inner(info.annotation)
             rows += _rows(inner, f"{prefix}{name}.")
     return rows
 
 
 def _values(rule: tuple[typing.Any, ...]) -> str:
-    texts = {"mac": "MAC address", "pci": "PCI address", "ipam": "object", "open": "object", "any": "any"}
+    texts = {"mac": "MAC address", "pci": "PCI address", "ipam": "object", "open": "object", "section": "object"}
+    if rule[0] == "integers":
+        return f"list of {rule[1]} to {rule[2]}"
+    if rule[0] == "strings":
+        return "list of strings"
     if rule[0] == "integer":
         return f"{rule[1]} to {rule[2]}"
     if rule[0] in ("choice", "folded"):
@@ -126,9 +148,14 @@ def _values(rule: tuple[typing.Any, ...]) -> str:
 def generated() -> dict[Path, str]:
     """All generated files and what they should hold."""
     from cni.sriov.conf import SriovConf  # noqa: PLC0415 - the models import this module
+    from cni.userspace.conf import UserspaceConf  # noqa: PLC0415
 
+    return {**_generated_of("sriov", SriovConf), **_generated_of("userspace", UserspaceConf)}
+
+
+def _generated_of(plugin: str, model: type[BaseModel]) -> dict[Path, str]:
     return {
-        ROOT / "cni/sriov/conf_table.py": table_source(SriovConf),
-        ROOT / "docs/reference/sriov.schema.json": json_schema(SriovConf),
-        ROOT / "docs/reference/sriov.md": reference(SriovConf),
+        ROOT / f"cni/{plugin}/conf_table.py": table_source(model),
+        ROOT / f"docs/reference/{plugin}.schema.json": json_schema(model),
+        ROOT / f"docs/reference/{plugin}.md": reference(model),
     }

@@ -26,7 +26,7 @@ STAND_INS = frozenset() if hasattr(os, "setns") else frozenset("_ctypes ctypes c
 
 ALLOWED = INTERPRETER | LIGHT | STAND_INS
 
-MODELS = frozenset(("cni.schema", "cni.sriov.conf"))
+MODELS = frozenset(("cni.fields", "cni.schema", "cni.sriov.conf", "cni.userspace.conf"))
 """Ours, but they import pydantic."""
 
 

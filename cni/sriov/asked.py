@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from cni import conf as configuration, deviceinfo
-from cni.cniargs import cni_arguments
+from cni.cniargs import cni_arguments, wanted_mac
 from cni.delegate import IpamCall
 from cni.record import Key
 from cni.result import LEGACY_VERSIONS, inexpressible
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.legacy import modern
-from cni.sriov.rules import cross_check, wanted_mac
+from cni.sriov.rules import cross_check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

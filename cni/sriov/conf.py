@@ -6,76 +6,21 @@ The keys are sriov-cni's, and those of its ancestors by hustcat, Intel and xfton
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from cni import conf as fast, pci
-from cni.schema import Rule, table
+from cni.fields import Arguments, IpamSection, MacText, Model, Mtu, PciText, folded
+from cni.schema import Rule
 from cni.sriov.rules import cross_check
 
-
-def _folded(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _ipam(value: object) -> object:
-    try:
-        return fast.ipam_section(value)
-    except fast.ProblemBelow as problem:
-        raise ValueError(f"{problem.below.lstrip('.')}: {problem.text}") from problem
-
-
-PciText = Annotated[
-    str,
-    AfterValidator(pci.parse),
-    WithJsonSchema({"type": "string", "pattern": "^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\\.[0-7]$"}),
-    Rule("pci"),
-]
-MacText = Annotated[
-    str,
-    AfterValidator(fast.canonical_mac),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": "^([0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(-[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{4}(\\.[0-9a-fA-F]{4}){2})$",
-        }
-    ),
-    Rule("mac"),
-]
-IpamSection = Annotated[
-    Any,
-    AfterValidator(_ipam),
-    WithJsonSchema({"type": "object", "properties": {"type": {"type": "string"}}}),
-    Rule("ipam"),
-]
 Switch = Literal["on", "off"]
 Vlan = Annotated[int, Field(ge=0, le=4094)]
 Qos = Annotated[int, Field(ge=0, le=7)]
-Mtu = Annotated[int, Field(ge=68, le=65535)]
 Rate = Annotated[int, Field(ge=0, le=4294967295)]
 
 
-@functools.cache
-def _rules(model: type[BaseModel]) -> dict[str, tuple[Any, ...]]:
-    return table(model)
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_absent_values(cls, data: object) -> object:
-        # Configurations rely on what `conf.TEXTUAL` tells. A null that is left out is a field's default, as in Go.
-        if not isinstance(data, dict):
-            return data
-        rules = _rules(cls)
-        return {key: value for key, value in data.items() if not fast.is_absent(rules.get(key, ("any",)), value)}
-
-
-class RuntimeConfig(_Model):
+class RuntimeConfig(Model):
     """What the runtime passes for the capabilities that the configuration declares. Other keys are somebody else's."""
 
     mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats every other source.")
@@ -83,19 +28,7 @@ class RuntimeConfig(_Model):
     CNIDeviceInfoFile: str | None = Field(None, description="Path where the runtime expects the device-info document.")
 
 
-class CniArguments(_Model):
-    """`args.cni` of the configuration. Other keys are somebody else's."""
-
-    mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats CNI_ARGS and `mac`.")
-
-
-class Arguments(_Model):
-    """`args` of the configuration."""
-
-    cni: CniArguments | None = Field(None, description="Arguments for plugins, by convention of the CNI project.")
-
-
-class Dpdk(_Model):
+class Dpdk(Model):
     """The older plugins' section for user-space drivers."""
 
     dpdk_driver: str | None = Field(None, description="Old name of `driver`.")
@@ -106,7 +39,7 @@ class Dpdk(_Model):
     vfid: Any = Field(None, description="Ignored; it was filled in by the older plugins.")
 
 
-class SriovConf(_Model):
+class SriovConf(Model):
     """Network configuration of the plugin `sriov`."""
 
     model_config = ConfigDict(
@@ -133,7 +66,7 @@ class SriovConf(_Model):
     )
     vlan: Vlan | None = Field(None, description="VLAN ID that the PF adds and strips; 0 removes one, absent leaves it.")
     vlanQoS: Qos | None = Field(None, description="VLAN priority, 0 to 7; needs `vlan`. Default 0.")
-    vlanProto: Annotated[Literal["802.1q", "802.1ad"], BeforeValidator(_folded), Rule("folded")] | None = Field(
+    vlanProto: Annotated[Literal["802.1q", "802.1ad"], BeforeValidator(folded), Rule("folded")] | None = Field(
         None, description="VLAN tag protocol; needs `vlan`. Default 802.1q."
     )
     mac: MacText | None = Field(None, description="MAC address of the pod's interface.")

@@ -1,13 +1,11 @@
-"""Rules about several fields of a `sriov` configuration, and about where its MAC address comes from. Pure.
+"""Rules about several fields of a `sriov` configuration. Pure.
 
 The pydantic model and the fast path's table call the same functions, so the rules stand once.
 """
 
 from __future__ import annotations
 
-from cni.conf import canonical_mac
 from cni.drivers import is_bindable
-from cni.errors import InvalidConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,19 +86,3 @@ _RULES = (
     (("min_tx_rate", "max_tx_rate"), _rates),
 )
 """Each rule with the fields that it reads."""
-
-
-def wanted_mac(conf: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
-    """The MAC address that is asked for: runtimeConfig, else args.cni, else CNI_ARGS, else the configuration's own.
-
-    `arguments` are the parsed CNI_ARGS. Raises `InvalidConfig`.
-    """
-    for source in (conf.get("runtimeConfig"), (conf.get("args") or {}).get("cni")):
-        if source and source.get("mac"):
-            return str(source["mac"])
-    if arguments.get("MAC"):
-        try:
-            return canonical_mac(arguments["MAC"])
-        except ValueError as error:
-            raise InvalidConfig(f"CNI_ARGS MAC: {error}") from error
-    return conf.get("mac")

@@ -11,7 +11,8 @@ import struct
 import time
 
 from cni import jsontext
-from cni.errors import InvalidConfig, TryAgainLater, VswitchRefused
+from cni.errors import TryAgainLater, VswitchRefused
+from cni.userspace.remote import parse_remote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,33 +131,6 @@ class Database:
 
     def _lost(self, why: str) -> TryAgainLater:
         return TryAgainLater(f"OVSDB at {self.remote}: {why}", hint="is ovsdb-server running, and is this its socket?")
-
-
-def parse_remote(remote: str) -> tuple[int, Any]:
-    """Address family and address of `unix:PATH` or `tcp:IP:PORT` (an IPv6 address in brackets).
-
-    Raises `InvalidConfig`. Host names are refused, as OVS does: to look one up has no bound.
-    """
-    kind, _, place = remote.partition(":")
-    if kind == "unix" and place.startswith("/") and len(os.fsencode(place)) <= 107 and "\0" not in place:
-        return _socket.AF_UNIX, place
-    host, _, port = place.rpartition(":")
-    if kind == "tcp" and port.isdecimal() and port.isascii() and 0 < int(port) < 65536:
-        for family, address in ((_socket.AF_INET, host), (_socket.AF_INET6, host[1:-1] * host.startswith("["))):
-            if _is_address(family, address):
-                return family, (address, int(port))
-    raise InvalidConfig(
-        f"OVSDB remote {remote!r} is neither unix:PATH nor tcp:IP:PORT",
-        hint="a path has at most 107 bytes; SSL is not supported",
-    )
-
-
-def _is_address(family: int, text: str) -> bool:
-    try:
-        _socket.inet_pton(family, text)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _refusal(place: int, result: dict[str, Any]) -> VswitchRefused:

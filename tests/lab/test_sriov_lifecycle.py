@@ -320,8 +320,8 @@ def test_later_in_a_chain_the_result_so_far_is_passed_through_with_ours_behind_i
 
 @pytest.mark.leaves_traces("udev renames every device")
 def test_it_works_while_udev_renames_as_it_likes(lab):
-    pod = lab.pod()
     with udev(lab):
+        pod = lab.pod()
         before = host_snapshot(lab.vm)
         vf = pfs(lab.vm)[0].vfs[4]
         for _ in range(3):

@@ -10,11 +10,12 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from cni import conf
+from cni.cniargs import wanted_mac
 from cni.conf import canonical, canonical_mac, parse
 from cni.errors import InvalidConfig, UnsupportedField
 from cni.sriov.conf import SriovConf
 from cni.sriov.conf_table import REQUIRED, TABLE
-from cni.sriov.rules import cross_check, wanted_mac
+from cni.sriov.rules import cross_check
 
 VF = "0000:01:10.0"
 MAC = "02:00:00:00:00:42"

@@ -111,7 +111,7 @@ def test_the_level_is_read_in_any_case_of_key_and_value(root: Path, capfd: pytes
     assert "seen" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("wanted", ("verbose", 3, ["debug"]))
+@pytest.mark.parametrize("wanted", ("loud", 3, ["debug"]))
 def test_an_unknown_level_is_a_warning_and_means_info(
     wanted: object, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,181 @@
+"""Configuration of the `userspace` plugin: the model from which table, JSON Schema and reference are generated.
+
+`host`, `container`, `sharedDir`, `kubeconfig`, `logFile` and `logLevel` are userspace-cni's; the other keys are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cni.fields import Arguments, IpamSection, MacText, Model, Mtu, Section, folded
+from cni.schema import Rule
+from cni.userspace.rules import cross_check
+
+Vlan = Annotated[int, Field(ge=1, le=4094)]
+Trunk = Annotated[int, Field(ge=0, le=4094)]
+Bits = Annotated[int, Field(ge=0, le=1 << 50)]
+Id = Annotated[int, Field(ge=0, le=(1 << 32) - 2)]
+
+
+class Vhost(Section):
+    """The vhost-user socket."""
+
+    mode: str | None = Field(
+        None, description="`client`: the vswitch connects, and the application listens. Nothing else is supported."
+    )
+    group: str | None = Field(None, description="Group (name or number) that the socket's directory gets.")
+    socketfile: str | None = Field(
+        None, description="Name of the socket, without a folder. Default: made of container and interface."
+    )
+
+
+class Memif(Section):
+    """For the engine VPP, which is not supported."""
+
+    role: str | None = Field(None, description="For VPP; not supported.")
+    mode: str | None = Field(None, description="For VPP; not supported.")
+    socketfile: str | None = Field(None, description="For VPP; not supported.")
+
+
+class Bridge(Section):
+    """The bridge of the vswitch."""
+
+    bridgeName: str | None = Field(None, description="Name of the bridge. Default br0.")
+    bridgeId: Any = Field(None, description="For VPP; ignored.")
+    vlanId: Vlan | None = Field(None, description="Old place of `vlan`.")
+
+
+class Host(Section):
+    """What is made on the host."""
+
+    engine: str | None = Field(None, description="`ovs-dpdk`.")
+    iftype: str | None = Field(None, description="`vhostuser`.")
+    netType: str | None = Field(None, description="`bridge`, which is the default.")
+    vhost: Vhost | None = Field(None, description="The vhost-user socket.")
+    memif: Memif | None = Field(None, description="For VPP; not supported.")
+    bridge: Bridge | None = Field(None, description="The bridge.")
+
+
+class Container(Section):
+    """What the application is told to do. It goes into the pod's annotation as it is."""
+
+    engine: str | None = Field(None, description="Default: `host.engine`.")
+    iftype: str | None = Field(None, description="Default: `host.iftype`.")
+    netType: str | None = Field(None, description="Default `interface`.")
+    vhost: Vhost | None = Field(None, description="`mode` can only be `server`.")
+    memif: Memif | None = Field(None, description="For VPP; not supported.")
+    bridge: Bridge | None = Field(None, description="Passed on.")
+
+
+class Bandwidth(Section):
+    """Limits as the CNI project's bandwidth plugin has them: ingress is what the pod receives."""
+
+    ingressRate: Bits | None = Field(None, description="What the pod receives, in bits per second; 0 is no limit.")
+    ingressBurst: Bits | None = Field(None, description="Its burst in bits. Default 8000000.")
+    egressRate: Bits | None = Field(None, description="What the pod sends, in bits per second; 0 is no limit.")
+    egressBurst: Bits | None = Field(None, description="Its burst in bits. Default 8000000.")
+
+
+class SocketDirectory(Section):
+    """Whose the directory of the socket is."""
+
+    owner: Id | None = Field(None, description="User ID that it gets.")
+    group: Id | None = Field(None, description="Group ID that it gets; `host.vhost.group` can name it.")
+    mode: str | None = Field(None, description="Permissions in octal digits, such as 0770.")
+    acl: list[str] | None = Field(
+        None, description="Entries of its default ACL, such as user:107:rwx, for the files in it and for itself."
+    )
+    selinuxLabel: str | None = Field(None, description="SELinux label, such as system_u:object_r:container_file_t:s0.")
+
+
+class RuntimeConfig(Model):
+    """What the runtime passes for the capabilities that the configuration declares. Other keys are somebody else's."""
+
+    mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats every other source.")
+    bandwidth: Bandwidth | None = Field(None, description="Limits; they beat `bandwidth`.")
+    CNIDeviceInfoFile: str | None = Field(None, description="Path where the runtime expects the device-info document.")
+
+
+class UserspaceConf(Model):
+    """Network configuration of the plugin `userspace`."""
+
+    cniVersion: str | None = Field(None, description="Version of the CNI specification, 0.1.0 to 1.1.0.")
+    name: str | None = Field(None, description="Name of the network.")
+    type: str | None = Field(None, description="`userspace`.")
+    host: Host = Field(description="What is made on the host.")
+    container: Container | None = Field(None, description="What the application is told; it goes into the annotation.")
+    vlan: Vlan | None = Field(None, description="VLAN of the port: its frames are untagged at the pod.")
+    trunks: list[Trunk] | None = Field(None, description="VLANs that the pod sends and receives with their tags.")
+    vlanMode: Literal["access", "trunk", "native-tagged", "native-untagged"] | None = Field(
+        None, description="OVS's vlan_mode. Default: what `vlan` and `trunks` say."
+    )
+    mac: MacText | None = Field(None, description="MAC address of the pod's interface. Default: made of its owner.")
+    mtu: Mtu | None = Field(None, description="MTU of the port in bytes.")
+    bandwidth: Bandwidth | None = Field(None, description="Limits of what the pod sends and receives.")
+    txRetries: Annotated[int, Field(ge=0, le=32)] | None = Field(
+        None, description="How often OVS tries again when the pod's queue is full (tx-retries-max). OVS's default is 8."
+    )
+    txSteering: Annotated[Literal["thread", "hash"], BeforeValidator(folded), Rule("folded")] | None = Field(
+        None, description="How OVS spreads frames over the pod's queues (tx-steering)."
+    )
+    createBridge: bool | None = Field(
+        None, description="true: a missing bridge is made, and removed with its last port."
+    )
+    ovsdb: str | None = Field(
+        None,
+        description="Database of Open vSwitch, unix:PATH or tcp:IP:PORT. Default unix:/var/run/openvswitch/db.sock.",
+    )
+    volume: str | None = Field(
+        None, description="Name of the pod's volume (emptyDir or hostPath) for the socket. Default shared-dir."
+    )
+    containerDir: str | None = Field(
+        None,
+        description="Where containers see the socket's directory; else the pod's volumeMounts tell, or the default.",
+    )
+    sharedDir: str | None = Field(
+        None, description="Directory on the host for pods without that volume; each container has a folder in it."
+    )
+    socketNaming: Literal["attachment", "interface"] | None = Field(
+        None,
+        description="What the socket is named after; `interface` is what KubeVirt can predict. Default attachment.",
+    )
+    socketDirectory: SocketDirectory | None = Field(None, description="Whose the directory of the socket is.")
+    allowUnsafeSocketDir: bool | None = Field(
+        None,
+        description="true: the vswitch gets the pod's directory itself, whose symlinks it follows. See docs/userspace.md.",
+    )
+    vhostDir: str | None = Field(
+        None, description="Where the vswitch finds the sockets, below /run. Default /run/barewire/vhost."
+    )
+    kubeletRoot: str | None = Field(None, description="Directory of the kubelet. Default /var/lib/kubelet.")
+    kubeconfig: str | None = Field(None, description="Access to the API server, to read the pod and to annotate it.")
+    annotations: bool | None = Field(
+        None,
+        description="Whether the pod is annotated. Default: with `kubeconfig`. true without it: in-cluster access.",
+    )
+    ipam: IpamSection | None = Field(
+        None, description="Which plugin gives addresses; they are reported and not configured. Without it: none."
+    )
+    logLevel: str | None = Field(None, description="panic, error, warning, info, debug or verbose. Default info.")
+    logFile: str | None = Field(None, description="Log file below /var/log; elsewhere the log goes to stderr.")
+    strictConfig: bool | None = Field(None, description="true: refuse unknown keys instead of warning about them.")
+    runtimeConfig: RuntimeConfig | None = Field(None, description="Filled in by the runtime.")
+    args: Arguments | None = Field(None, description="Arguments of the invocation.")
+    capabilities: Any = Field(None, description="Capabilities that the runtime may fill in, such as `mac`.")
+    deviceID: Any = Field(None, description="Filled in by Multus; ignored.")
+    pciBusID: Any = Field(None, description="Filled in by Multus; ignored.")
+    resourceName: Any = Field(None, description="Written by some controllers; ignored.")
+    dns: Any = Field(None, description="Ignored; name service comes from the IPAM plugin.")
+    ipMasq: Any = Field(None, description="Ignored; for other plugins.")
+    prevResult: Any = Field(None, description="Filled in by the runtime.")
+    disableCheck: Any = Field(None, description="For the runtime.")
+    disableGC: Any = Field(None, description="For the runtime.")
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> UserspaceConf:
+        problems = cross_check(self.model_dump(exclude_none=True))
+        if problems:
+            raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
+        return self

@@ -1,0 +1,171 @@
+"""Rules about the words and the several fields of a `userspace` configuration. Pure.
+
+The pydantic model and the fast path's table call the same functions, so the rules stand once.
+"""
+
+from __future__ import annotations
+
+from cni.errors import InvalidConfig
+from cni.userspace.remote import parse_remote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Problem = tuple[str, str]
+
+ENGINE, INTERFACE_TYPE, NETWORK_TYPE = "ovs-dpdk", "vhostuser", "bridge"
+SOCKET_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+BRIDGE_NAME_BYTES = 15
+"""A bridge is a network device of the host, too."""
+
+_TAGGED_MODES = ("access", "native-tagged", "native-untagged")
+_LISTENER_IS_APPLICATION, _LISTENER_IS_VSWITCH = "client", "server"
+"""userspace-cni's words for `host.vhost.mode`: they say what the vswitch is, and the other end listens."""
+
+
+def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[Problem]:
+    """Problems, as (JSON path, text); a rule about a field that is `refused` by itself says nothing."""
+    return [problem for fields, rule in _RULES if refused.isdisjoint(fields) for problem in rule(conf)]
+
+
+def _engine(conf: Mapping[str, Any]) -> list[Problem]:
+    host = conf.get("host")
+    if not host:
+        return []
+    supported = (("engine", ENGINE, "engine"), ("iftype", INTERFACE_TYPE, "type of interface"))
+    problems = []
+    for key, word, what in supported:
+        if not host.get(key):
+            problems.append((f"host.{key}", "missing"))
+        elif host[key] != word:
+            problems.append((f"host.{key}", f"{what} {host[key]!r} is not supported; what is: {word}"))
+    if host.get("netType") not in (None, NETWORK_TYPE):
+        problems.append(("host.netType", f"{host['netType']!r} is not supported; what is: {NETWORK_TYPE}"))
+    return problems
+
+
+def _listener(conf: Mapping[str, Any]) -> list[Problem]:
+    """Words of userspace-cni are translated here and nowhere else: the application listens, and OVS connects."""
+    problems = []
+    mode = _inside(conf, "host", "vhost").get("mode")
+    if mode == _LISTENER_IS_VSWITCH:
+        problems.append(
+            (
+                "host.vhost.mode",
+                "'server' is not supported: OVS has deprecated dpdkvhostuser ports, which break when it restarts; "
+                "say 'client', and let the application listen (its mode is server)",
+            )
+        )
+    elif mode not in (None, _LISTENER_IS_APPLICATION):
+        problems.append(("host.vhost.mode", f"{mode!r} is not 'client'"))
+    theirs = _inside(conf, "container", "vhost").get("mode")
+    if theirs not in (None, "server"):
+        problems.append(("container.vhost.mode", f"{theirs!r} is not 'server': the vswitch is the client"))
+    return problems
+
+
+def _names(conf: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    socket = _inside(conf, "host", "vhost").get("socketfile")
+    if socket is not None and not is_socket_name(socket):
+        problems.append(("host.vhost.socketfile", f"{socket!r} is not a name of letters, digits, and _ . -"))
+    bridge = _inside(conf, "host", "bridge").get("bridgeName")
+    if bridge is not None and not is_bridge_name(bridge):
+        problems.append(("host.bridge.bridgeName", f"{bridge!r} is not a name that a network device can have"))
+    volume = conf.get("volume")
+    if volume is not None and not is_volume_name(volume):
+        problems.append(("volume", f"{volume!r} is not the name of a volume"))
+    return problems
+
+
+def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
+    tag, old = conf.get("vlan"), _inside(conf, "host", "bridge").get("vlanId")
+    mode, trunks = conf.get("vlanMode"), conf.get("trunks")
+    problems = []
+    if tag is not None and old is not None and tag != old:
+        problems.append(("host.bridge.vlanId", f"is the old place of vlan, and says {old}, not {tag}"))
+    tagged = tag is not None or old is not None
+    if mode in _TAGGED_MODES and not tagged:
+        problems.append(("vlanMode", f"{mode} needs vlan"))
+    if mode == "access" and trunks:
+        problems.append(("trunks", "are not for vlanMode access"))
+    if mode is None and trunks and tagged:
+        problems.append(("vlanMode", "missing: vlan and trunks together need native-tagged or native-untagged"))
+    return problems
+
+
+def _bandwidth(conf: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for path, section in (
+        ("bandwidth", conf.get("bandwidth")),
+        ("runtimeConfig.bandwidth", (conf.get("runtimeConfig") or {}).get("bandwidth")),
+    ):
+        for side in ("ingress", "egress"):
+            rate, burst = (section or {}).get(f"{side}Rate"), (section or {}).get(f"{side}Burst")
+            if burst and not rate:
+                problems.append((f"{path}.{side}Burst", f"needs {side}Rate"))
+            if rate and rate < 1000:
+                problems.append((f"{path}.{side}Rate", f"{rate} is less than OVS's unit, 1000 bits per second"))
+            if burst and burst < 1000:
+                problems.append((f"{path}.{side}Burst", f"{burst} is less than OVS's unit, 1000 bits"))
+    return problems
+
+
+def _places(conf: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for key in ("sharedDir", "containerDir", "kubeletRoot", "kubeconfig", "vhostDir"):
+        path = conf.get(key)
+        if path is not None and not is_plain_path(path):
+            problems.append((key, f"{path!r} is not an absolute path without . and .."))
+    vhost = conf.get("vhostDir")
+    if vhost is not None and is_plain_path(vhost) and not vhost.startswith(("/run/", "/var/run/")):
+        problems.append(("vhostDir", f"{vhost!r} is not below /run"))
+    return problems
+
+
+def _remote(conf: Mapping[str, Any]) -> list[Problem]:
+    try:
+        parse_remote(conf.get("ovsdb") or "unix:/")
+    except InvalidConfig as error:
+        return [("ovsdb", error.msg)]
+    return []
+
+
+def is_socket_name(text: str) -> bool:
+    """Whether it is a file name that needs no care anywhere: in paths, OVS's database, XML and shells."""
+    return bool(text) and len(text) <= 64 and text[0] not in ".-" and SOCKET_NAME_CHARACTERS.issuperset(text)
+
+
+def is_bridge_name(text: str) -> bool:
+    return is_socket_name(text) and len(text) <= BRIDGE_NAME_BYTES
+
+
+def is_volume_name(text: str) -> bool:
+    """DNS-1123 label, as Kubernetes demands."""
+    inner = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+    return 0 < len(text) <= 63 and inner.issuperset(text) and text[0] != "-" and text[-1] != "-"
+
+
+def is_plain_path(text: str) -> bool:
+    parts = text.split("/")[1:]
+    return text.startswith("/") and "\0" not in text and not {".", ".."} & set(parts)
+
+
+def _inside(conf: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    for key in path:
+        conf = conf.get(key) or {}
+    return conf
+
+
+_RULES = (
+    (("host", "host.engine", "host.iftype", "host.netType"), _engine),
+    (("host.vhost", "host.vhost.mode", "container.vhost.mode"), _listener),
+    (("host.vhost.socketfile", "host.bridge.bridgeName", "volume"), _names),
+    (("vlan", "host.bridge.vlanId", "vlanMode", "trunks"), _vlan),
+    (("bandwidth", "runtimeConfig"), _bandwidth),
+    (("sharedDir", "containerDir", "kubeletRoot", "kubeconfig", "vhostDir"), _places),
+    (("ovsdb",), _remote),
+)
+"""Each rule with the fields that it reads."""
