@@ -45,6 +45,7 @@ class Attachments:
         run: str = RUN_DIRECTORY,
         *,
         plugin: str,
+        lasting_locks: bool = True,
         lock_seconds: float = LOCK_SECONDS,
         warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
@@ -53,13 +54,15 @@ class Attachments:
         self._state = state
         self._run = run
         self._plugin = plugin
+        self._lasting_locks = lasting_locks
         self._lock_seconds = lock_seconds
         self._warn = warn
         self.boot_id = _boot_id()
 
     def locked(self, device: str, seconds: float | None = None) -> Lock:
         """Lock on a device (or on any other name); everything about its record happens under it."""
-        return Lock(f"{self._run}/lock/{device}", device, self._lock_seconds if seconds is None else seconds)
+        bound = self._lock_seconds if seconds is None else seconds
+        return Lock(f"{self._run}/lock/{device}", device, bound, lasting=self._lasting_locks)
 
     def find(self, key: Key) -> Record | None:
         """The record of an attachment, or None."""

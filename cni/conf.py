@@ -161,7 +161,7 @@ def canonical_mac(text: object) -> str:
     if isinstance(text, str):
         for separator, groups, digits in ((":", 6, 2), ("-", 6, 2), (".", 3, 4)):
             parts = text.split(separator)
-            if len(parts) == groups and all(len(part) == digits and _is_hex(part) for part in parts):
+            if len(parts) == groups and all(len(part) == digits and is_hex(part) for part in parts):
                 packed = bytes.fromhex("".join(parts))
                 if not any(packed) or packed[0] & 1:
                     raise ValueError(f"{_shown(text)} is not a unicast MAC address")
@@ -309,7 +309,7 @@ def _distance(left: str, right: str) -> int:
     return above[-1]
 
 
-def _is_hex(text: str) -> bool:
+def is_hex(text: str) -> bool:
     return all(char in "0123456789abcdefABCDEF" for char in text)
 
 

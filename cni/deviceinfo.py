@@ -36,6 +36,11 @@ def pci(address: str, pf: str) -> dict[str, Any]:
     return {"type": "pci", "version": _VERSION, "pci": device}
 
 
+def vhost_user(path: str) -> dict[str, Any]:
+    """The document of a vhost-user port whose socket the container makes, at that path as it sees it."""
+    return {"type": "vhost-user", "version": _VERSION, "vhost-user": {"mode": "server", "path": path}}
+
+
 def write(path: str, document: dict[str, Any]) -> None:
     """Writes the file, in one step in place of the device plugin's that Multus may have put there. Raises `IoFailure`."""
     try:

@@ -168,6 +168,24 @@ class PortTaken(CniError):
     remedy = "Wait for the owner's DEL, or remove the port that the message names."
 
 
+class KubeRefused(CniError):
+    code = 113
+    cause = "The API server refused the request, or gave an answer that cannot be right."
+    remedy = "Grant what the message names to the user of the kubeconfig, or correct the credentials."
+
+
+class PodNotFound(CniError):
+    code = 114
+    cause = "The API server has no such pod, or another pod has its name now."
+    remedy = "None: the runtime is about to remove the sandbox."
+
+
+class SocketDirUnfit(CniError):
+    code = 115
+    cause = "The directory of a vhost-user socket cannot be used: it is not there, not reached safely, or not seen by the vswitch."
+    remedy = "The message names the path; look at what the pod has put there, and at the mounts that ovs-vswitchd sees."
+
+
 class InternalError(CniError):
     code = 999
     cause = "A defect in the plugin."

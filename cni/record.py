@@ -10,11 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.request import Request
+
 SCHEMA = 2
 """Version of the record format; a reader refuses a newer one and keeps reading the older ones."""
 
-DEVICE, IPAM = "device", "ipam"
-"""What can be left to undo: the device is not home yet, the addresses are not released yet."""
+DEVICE, IPAM, POD = "device", "ipam", "pod"
+"""What can be left to undo: the device (or port), the addresses, what the pod was told outside of its containers."""
 
 
 class Key(Value):
@@ -23,6 +25,11 @@ class Key(Value):
     network: str
     container_id: str
     ifname: str
+
+    @classmethod
+    def of(cls, request: Request) -> Key:
+        """The attachment that the request is about."""
+        return cls(network=request.network, container_id=request.container_id, ifname=request.ifname)
 
     def __str__(self) -> str:
         return f"{self.network}/{self.container_id}/{self.ifname}"
@@ -76,6 +83,6 @@ def decode(content: bytes, path: str) -> Record:
         raise
     except (CniError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecord(f"the record {path} is damaged: {error}") from error
-    if not {DEVICE, IPAM}.issuperset(record.left):
+    if not {DEVICE, IPAM, POD}.issuperset(record.left):
         raise DamagedRecord(f"the record {path} is damaged: left is {record.left}")
     return record

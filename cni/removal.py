@@ -46,7 +46,7 @@ class Removal:
         """What undoes each part that a record's `left` can name, in the order in which it is done."""
         return {IPAM: lambda: self._release(record, seconds)}
 
-    def holds_up(self, record: Record) -> bool:
+    def holds_up(self, record: Record, /) -> bool:
         """Whether what is still left of this attachment keeps its pod from going."""
         raise NotImplementedError
 

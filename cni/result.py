@@ -65,6 +65,15 @@ class Result(Value):
     routes: tuple[Route, ...] = ()
     dns: Dns = Dns()
 
+    def extended(self, interface: Interface, leased: Result) -> Result:
+        """The result of earlier plugins with our interface behind its own, and with what IPAM gave for that."""
+        index = len(self.interfaces)
+        return leased.replace(
+            interfaces=(*self.interfaces, interface),
+            ips=(*self.ips, *(ip.replace(interface=index) for ip in leased.ips)),
+            routes=(*self.routes, *leased.routes),
+        )
+
 
 _INTERFACE_KEYS = (
     ("name", "name"),

@@ -139,37 +139,56 @@ def _sync_directory(path: str) -> None:
 class Lock:
     """An exclusive lock on a file, awaited for at most `seconds`; the kernel drops it when the process ends.
 
-    The file stays: removing it would let two processes lock two files of the same name.
+    The file of a `lasting` lock stays. Without that its holder removes it at the end, for names that nobody may use again.
     """
 
-    def __init__(self, path: str, what: str, seconds: float = LOCK_SECONDS) -> None:
+    def __init__(self, path: str, what: str, seconds: float = LOCK_SECONDS, *, lasting: bool = True) -> None:
         self._path = path
         self._what = what
         self._seconds = seconds
+        self._lasting = lasting
         self._fd = -1
 
     def __enter__(self) -> Self:
         make_directory(os.path.dirname(self._path))
+        deadline = time.monotonic() + self._seconds
+        self._open()
+        while self._acquired(deadline):
+            if self._is_the_file():
+                return self
+            # Its holder has removed the file meanwhile: whoever comes now would lock another one of this name.
+            self._close()
+            self._open()
+        self._close()
+        raise TryAgainLater(
+            f"{self._what} is locked by another call for more than {self._seconds:g} s",
+            hint=f"the lock file is {self._path}; find the holder with: fuser -v {self._path}",
+        )
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._fd >= 0:
+            if not self._lasting:
+                remove_file(self._path)
+            self._close()
+
+    def _open(self) -> None:
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise _failure("open lock", self._path, error) from error
-        if not self._acquired():
-            self.__exit__()
-            raise TryAgainLater(
-                f"{self._what} is locked by another call for more than {self._seconds:g} s",
-                hint=f"the lock file is {self._path}; find the holder with: fuser -v {self._path}",
-            )
-        return self
 
-    def __exit__(self, *_exc: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
 
-    def _acquired(self) -> bool:
+    def _is_the_file(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _acquired(self, deadline: float) -> bool:
         # flock has no time-out, and a signal handler for one would cost an import: ask again, soon at first.
-        deadline = time.monotonic() + self._seconds
         pause = 0.001
         while True:
             try:

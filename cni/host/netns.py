@@ -82,6 +82,18 @@ class Entered:
             self._home = -1
 
 
+class Namespaces:
+    """The network namespaces of this host, for a plugin that does nothing inside them."""
+
+    def netns(self, path: str) -> Netns:
+        """As `open_netns`."""
+        return open_netns(path)
+
+    def is_inhabited(self, path: str, identity: str) -> bool:
+        """As the function of that name."""
+        return is_inhabited(path, identity)
+
+
 class Optional:
     """The context of a namespace that may be None."""
 

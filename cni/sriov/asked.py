@@ -5,7 +5,6 @@ from __future__ import annotations
 from cni import conf as configuration, deviceinfo
 from cni.cniargs import cni_arguments, wanted_mac
 from cni.delegate import IpamCall
-from cni.record import Key
 from cni.result import LEGACY_VERSIONS, inexpressible
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.legacy import modern
@@ -38,11 +37,6 @@ def _with_device(config: dict[str, Any]) -> dict[str, Any]:
     if named.get("deviceID") or not isinstance(runtime, dict) or not runtime.get("deviceID"):
         return config
     return {**config, "deviceID": runtime["deviceID"]}
-
-
-def key_of(request: Request) -> Key:
-    """The attachment that the request is about."""
-    return Key(network=request.network, container_id=request.container_id, ifname=request.ifname)
 
 
 def ipam_call(request: Request) -> IpamCall | None:

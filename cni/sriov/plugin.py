@@ -17,7 +17,7 @@ from cni.record import Key, Record
 from cni.result import Interface, Result
 from cni.rollback import on_failure, run_all
 from cni.sriov import model, plan
-from cni.sriov.asked import configuration_of, device_info_file, ipam_call, key_of
+from cni.sriov.asked import configuration_of, device_info_file, ipam_call
 from cni.sriov.attach import NO_MAC, attach
 from cni.sriov.conf_table import TABLE
 from cni.sriov.selection import Selection
@@ -62,7 +62,7 @@ class SriovPlugin:
     def add(self, request: Request) -> Result:
         """Moves the device into the pod and configures it; a device for user space stays where it is."""
         conf, mac = configuration_of(request, self._log)
-        previous, key = request.prev_result() or Result(), key_of(request)
+        previous, key = request.prev_result() or Result(), Key.of(request)
         self._removal.drain(request.network)
         # An earlier life of the same container may have left something, on whatever device.
         self._removal.collect_dead(key)
@@ -85,17 +85,17 @@ class SriovPlugin:
                 leased = self._lease(record, link, netns)
                 if record.device_info:
                     deviceinfo.write(record.device_info, deviceinfo.pci(attachment.device, attachment.pf))
-                return _result(_interface(request, attachment, device, link), leased, previous)
+                return previous.extended(_interface(request, attachment, device, link), leased)
 
     def delete(self, request: Request) -> None:
         """Undoes what the record tells of; without a record, what the device's own mark tells of."""
         self._removal.drain(request.network)
-        with Replay(self._attachments, key_of(request)) as record:
+        with Replay(self._attachments, Key.of(request)) as record:
             if record is not None:
                 self._removal.remove_or_keep(record)
                 return
         run_all(
-            lambda: self._predecessor.delete(key_of(request), request.netns),
+            lambda: self._predecessor.delete(Key.of(request), request.netns),
             lambda: self._delete_unrecorded(request),
         )
 
@@ -106,7 +106,7 @@ class SriovPlugin:
         """
         from cni.sriov.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
 
-        key = key_of(request)
+        key = Key.of(request)
         record = self._attachments.find(key)
         if record is None:
             raise CheckFailed(f"there is no record of {key}", hint="the container was not attached by this plugin")
@@ -193,7 +193,7 @@ class SriovPlugin:
     # Steps of DEL.
 
     def _delete_unrecorded(self, request: Request) -> None:
-        key, call = key_of(request), ipam_call(request)
+        key, call = Key.of(request), ipam_call(request)
         run_all(lambda: self._removal.delete_marked(key, request.netns), lambda: self._release_unrecorded(call))
 
     def _release_unrecorded(self, call: IpamCall | None) -> None:
@@ -233,15 +233,6 @@ def _interface(request: Request, attachment: model.DeviceAttachment, device: Dev
         mtu=device.pf_mtu,
         sandbox=request.netns,
         pci_id=address,
-    )
-
-
-def _result(interface: Interface, leased: Result, previous: Result) -> Result:
-    index = len(previous.interfaces)
-    return leased.replace(
-        interfaces=(*previous.interfaces, interface),
-        ips=(*previous.ips, *(ip.replace(interface=index) for ip in leased.ips)),
-        routes=(*previous.routes, *leased.routes),
     )
 
 

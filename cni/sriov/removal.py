@@ -34,7 +34,7 @@ class Removal(removal.Removal):
     def steps(self, record: Record, seconds: float | None) -> dict[str, Callable[[], None]]:
         return {DEVICE: lambda: self._take_back(record, seconds), **super().steps(record, seconds)}
 
-    def holds_up(self, record: Record) -> bool:
+    def holds_up(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""
         return DEVICE in record.left
 

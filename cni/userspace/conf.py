@@ -135,7 +135,7 @@ class UserspaceConf(Model):
         description="Where containers see the socket's directory; else the pod's volumeMounts tell, or the default.",
     )
     sharedDir: str | None = Field(
-        None, description="Directory on the host for pods without that volume; each container has a folder in it."
+        None, description="Directory on the host for pods without that volume; each interface has a folder in it."
     )
     socketNaming: Literal["attachment", "interface"] | None = Field(
         None,

@@ -35,6 +35,7 @@ from cni.userspace.operations import (
     wait,
 )
 from cni.userspace.ovsdb import Database
+from cni.userspace.remote import REMOTE
 from cni.userspace.rows import (
     INTERFACE_COLUMNS,
     INTERFACE_TYPE,
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
     from cni.errors import CniError
     from cni.userspace.model import Owner, Port, Seen
     from cni.userspace.operations import Condition, Operation
-
-REMOTE = "unix:/var/run/openvswitch/db.sock"
-"""Where distributions' packages have it."""
 
 SECONDS = 20.0
 """Bound of one call. ovs-vswitchd needs some milliseconds for a port, and seconds when it (re)builds all of them."""

@@ -10,6 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+REMOTE = "unix:/var/run/openvswitch/db.sock"
+"""Where distributions' packages have it."""
+
 LONGEST_SOCKET_PATH = 107
 """Bytes; the kernel's sockaddr_un has 108 with the zero behind them."""
 

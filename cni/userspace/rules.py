@@ -6,11 +6,12 @@ The pydantic model and the fast path's table call the same functions, so the rul
 from __future__ import annotations
 
 from cni.errors import InvalidConfig
+from cni.userspace.directory import ROOTS, acl_entry, allowed_root, permissions
 from cni.userspace.remote import parse_remote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     Problem = tuple[str, str]
@@ -119,9 +120,30 @@ def _places(conf: Mapping[str, Any]) -> list[Problem]:
         path = conf.get(key)
         if path is not None and not is_plain_path(path):
             problems.append((key, f"{path!r} is not an absolute path without . and .."))
+    shared = conf.get("sharedDir")
+    if shared is not None and is_plain_path(shared) and not allowed_root(f"{shared}/"):
+        problems.append(("sharedDir", f"{shared!r} is not in a place for sockets: {', '.join(ROOTS)}"))
     vhost = conf.get("vhostDir")
-    if vhost is not None and is_plain_path(vhost) and not vhost.startswith(("/run/", "/var/run/")):
+    if vhost is not None and is_plain_path(vhost) and not is_below_run(vhost):
         problems.append(("vhostDir", f"{vhost!r} is not below /run"))
+    return problems
+
+
+def _ownership(conf: Mapping[str, Any]) -> list[Problem]:
+    section = conf.get("socketDirectory") or {}
+    problems = []
+    checks: list[tuple[str, Callable[[str], object], str]] = [
+        ("acl", acl_entry, text) for text in section.get("acl") or ()
+    ]
+    if section.get("mode"):
+        checks.append(("mode", permissions, section["mode"]))
+    for key, check, text in checks:
+        try:
+            check(text)
+        except ValueError as error:
+            problems.append((f"socketDirectory.{key}", str(error)))
+    if section.get("group") is not None and _inside(conf, "host", "vhost").get("group"):
+        problems.append(("socketDirectory.group", "is what host.vhost.group says, give one of them"))
     return problems
 
 
@@ -153,6 +175,10 @@ def is_plain_path(text: str) -> bool:
     return text.startswith("/") and "\0" not in text and not {".", ".."} & set(parts)
 
 
+def is_below_run(path: str) -> bool:
+    return path.startswith(("/run/", "/var/run/"))
+
+
 def _inside(conf: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     for key in path:
         conf = conf.get(key) or {}
@@ -166,6 +192,7 @@ _RULES = (
     (("vlan", "host.bridge.vlanId", "vlanMode", "trunks"), _vlan),
     (("bandwidth", "runtimeConfig"), _bandwidth),
     (("sharedDir", "containerDir", "kubeletRoot", "kubeconfig", "vhostDir"), _places),
+    (("socketDirectory", "socketDirectory.acl", "socketDirectory.mode"), _ownership),
     (("ovsdb",), _remote),
 )
 """Each rule with the fields that it reads."""

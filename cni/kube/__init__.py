@@ -1,0 +1,1 @@
+"""The API server of Kubernetes, as far as pods and their annotations."""

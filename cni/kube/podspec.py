@@ -1,0 +1,27 @@
+"""What a pod's object says about its volumes. Pure."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+_CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
+
+
+def volume_of(pod: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The volume of that name; empty when the pod has none."""
+    volumes: list[dict[str, Any]] = (pod.get("spec") or {}).get("volumes") or []
+    return next((volume for volume in volumes if volume.get("name") == name), {})
+
+
+def mount_path(pod: Mapping[str, Any], volume: str) -> str:
+    """Where the first container that mounts the volume has it, containers before init containers; empty if none does."""
+    return next((mount.get("mountPath") or "" for mount in _mounts(pod) if mount.get("name") == volume), "").rstrip("/")
+
+
+def _mounts(pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for kind in _CONTAINERS:
+        for container in (pod.get("spec") or {}).get(kind) or []:
+            yield from container.get("volumeMounts") or []

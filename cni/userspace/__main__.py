@@ -1,0 +1,56 @@
+"""Entry point of the executable `userspace`: wires the real world to the plugin, imported when a command needs it."""
+
+from __future__ import annotations
+
+from cni.serve import main
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.ports import Plugin
+    from cni.request import Request
+    from cni.userspace.publish import Pods
+
+
+def load(request: Request) -> Plugin:
+    """The plugin for one call; VERSION and malformed requests are answered without."""
+    from cni.attachments import Attachments
+    from cni.delegate import DelegatedIpam
+    from cni.host.netns import Namespaces
+    from cni.log import open_log
+    from cni.userspace.attachment import PLUGIN
+    from cni.userspace.ovs import OvsDpdk
+    from cni.userspace.plugin import UserspacePlugin
+    from cni.userspace.publish import Publisher
+    from cni.userspace.removal import Removal
+    from cni.userspace.sockets import Sockets
+    from cni.userspace.world import World
+
+    log = open_log(
+        request.config,
+        plugin=PLUGIN,
+        command=request.command,
+        container_id=request.container_id,
+        ifname=request.ifname,
+    )
+    # Ports are named after their pods: there is no end of names.
+    attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
+    ipam, sockets = DelegatedIpam(request.env), Sockets(log)
+    world = World(
+        namespaces=Namespaces(),
+        vswitch=OvsDpdk,
+        sockets=sockets,
+        publisher=Publisher(sockets, _pods, log),
+    )
+    removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log)
+    return UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal)
+
+
+def _pods(kubeconfig: str, seconds: float) -> Pods:
+    # http.client and ssl cost more than all the rest: only where the API server is asked.
+    from cni.kube.pods import open_pods
+
+    return open_pods(kubeconfig, seconds)
+
+
+if __name__ == "__main__":
+    main("userspace", load)

@@ -1,0 +1,94 @@
+"""userspace-cni's annotations of a pod, in the form that app-netutil reads: whose they are, and how they change. Pure.
+
+`userspace/configuration-data` is a JSON list with an element for each interface; `userspace/mapped-dir` is the folder in
+which a container finds the sockets. A change is a mapping in which None removes.
+"""
+
+from __future__ import annotations
+
+from cni import jsontext
+from cni.errors import DecodeFailure, InvalidConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Changes = dict[str, str | None]
+
+DATA, FOLDER = "userspace/configuration-data", "userspace/mapped-dir"
+
+
+def entry(
+    *,
+    container_id: str,
+    ifname: str,
+    network: str,
+    host: Mapping[str, Any],
+    container: Mapping[str, Any],
+    socket: str,
+    ip_result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """An interface's element. `host` and `container` are the configuration's sections."""
+    vhost = {**(container.get("vhost") or {}), "socketfile": socket}
+    return {
+        "containerId": container_id,
+        "ifName": ifname,
+        "name": network,
+        "config": {
+            "engine": container.get("engine") or host.get("engine"),
+            "iftype": container.get("iftype") or host.get("iftype"),
+            "netType": container.get("netType") or "interface",
+            "memif": dict(container.get("memif") or {}),
+            # The application's side of the socket: it listens.
+            "vhost": {"mode": "server", **vhost},
+            "bridge": dict(container.get("bridge") or {}),
+        },
+        "ipResult": dict(ip_result),
+    }
+
+
+def added(annotations: Mapping[str, str], element: Mapping[str, Any], folder: str) -> Changes:
+    """The changes that tell about the interface. Elements of other sandboxes are stale: a pod has one at a time.
+
+    Raises `InvalidConfig` when another interface of the same sandbox relies on another folder.
+    """
+    mine = [one for one in _elements(annotations) or [] if one.get("containerId") == element["containerId"]]
+    others = [one for one in mine if one.get("ifName") != element["ifName"]]
+    present = annotations.get(FOLDER)
+    if others and present not in (None, folder):
+        raise InvalidConfig(
+            f"the pod's interface {others[0].get('ifName')} has its socket in {present}, not in {folder}",
+            hint=f"the annotation {FOLDER} can name one folder: let all interfaces of the pod use one volume",
+        )
+    return _changed(annotations, {DATA: _text([*others, dict(element)]), FOLDER: folder})
+
+
+def removed(annotations: Mapping[str, str], container_id: str, ifname: str) -> Changes:
+    """The changes that take the interface's element away; what cannot be read is left as it is."""
+    elements = _elements(annotations)
+    if elements is None:
+        return {}
+    rest = [one for one in elements if (one.get("containerId"), one.get("ifName")) != (container_id, ifname)]
+    if len(rest) == len(elements):
+        return {}
+    return {DATA: _text(rest)} if rest else _changed(annotations, {DATA: None, FOLDER: None})
+
+
+def _changed(annotations: Mapping[str, str], wanted: Changes) -> Changes:
+    return {name: value for name, value in wanted.items() if annotations.get(name) != value}
+
+
+def _elements(annotations: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    """The elements; None when there is no list of objects."""
+    try:
+        elements = jsontext.loads((annotations.get(DATA) or "").encode())
+    except DecodeFailure:
+        return None
+    if not isinstance(elements, list) or not all(isinstance(one, dict) for one in elements):
+        return None
+    return elements
+
+
+def _text(elements: list[dict[str, Any]]) -> str:
+    return jsontext.dumps(elements)

@@ -1,0 +1,83 @@
+"""What a request asks of the plugin: configuration, address, pod, delegate's call. Nothing of the host is read."""
+
+from __future__ import annotations
+
+from cni import conf as configuration, deviceinfo
+from cni.cniargs import cni_arguments, wanted_mac
+from cni.delegate import IpamCall
+from cni.result import LEGACY_VERSIONS, inexpressible
+from cni.userspace.attachment import PodName
+from cni.userspace.conf_table import REQUIRED, TABLE
+from cni.userspace.remote import REMOTE
+from cni.userspace.rules import cross_check, is_below_run, is_plain_path
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.log import Log
+    from cni.request import Request
+
+
+VHOST_DIRECTORY = "/run/barewire/vhost"
+"""Where the vswitch finds the sockets, each in a short folder of its own."""
+
+
+class Asked(Value):
+    """A validated request: `conf` by the table's keys, the MAC address that is asked for or None, the pod or None.
+
+    `pod_uid` is told by some runtimes that do not tell the pod.
+    """
+
+    conf: dict[str, Any]
+    mac: str | None
+    pod: PodName | None
+    pod_uid: str
+    device_info: str
+
+
+def asked(request: Request, log: Log) -> Asked:
+    """The request, validated. Raises with every problem at once."""
+    parsed = configuration.parse(TABLE, REQUIRED, request.config, cross_check)
+    for warning in parsed.warnings:
+        log.warning(warning)
+    arguments = cni_arguments(request.args)
+    if request.cni_version in LEGACY_VERSIONS and not parsed.values.get("ipam"):
+        raise inexpressible(request.cni_version)
+    path = (parsed.values.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
+    return Asked(
+        conf=parsed.values,
+        mac=wanted_mac(parsed.values, arguments),
+        pod=_pod(arguments),
+        pod_uid=arguments.get("K8S_POD_UID", ""),
+        device_info=deviceinfo.checked(path) if path else "",
+    )
+
+
+def remote_of(request: Request) -> str:
+    """The vswitch's database, also where the rest of the configuration is not valid: DEL may have nothing else."""
+    named = configuration.canonical(TABLE, request.config).get("ovsdb")
+    return named if isinstance(named, str) and named else REMOTE
+
+
+def vhost_directory(request: Request) -> str:
+    """The folder of the short folders, likewise."""
+    named = configuration.canonical(TABLE, request.config).get("vhostDir")
+    return named if isinstance(named, str) and is_plain_path(named) and is_below_run(named) else VHOST_DIRECTORY
+
+
+def ipam_call(request: Request) -> IpamCall | None:
+    """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+    try:
+        section = configuration.ipam_section(configuration.canonical(TABLE, request.config).get("ipam") or {})
+    except (ValueError, configuration.ProblemBelow):
+        return None
+    return IpamCall.of(request) if section else None
+
+
+def _pod(arguments: dict[str, str]) -> PodName | None:
+    namespace, name = arguments.get("K8S_POD_NAMESPACE"), arguments.get("K8S_POD_NAME")
+    if not namespace or not name:
+        return None
+    return PodName(namespace=namespace, name=name, uid=arguments.get("K8S_POD_UID", ""))

@@ -1,0 +1,45 @@
+"""What CHECK compares: the attachment as recorded, with the vswitch and the host as they are."""
+
+from __future__ import annotations
+
+from cni import deviceinfo
+from cni.userspace.attachment import from_record
+from cni.userspace.model import differences
+from cni.userspace.rows import INTERFACE_TYPE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cni.log import Log
+    from cni.record import Record
+    from cni.userspace.attachment import PortAttachment
+    from cni.userspace.engine import Vswitch
+    from cni.userspace.sockets import Sockets
+
+
+def drift(vswitch: Vswitch, sockets: Sockets, record: Record, log: Log) -> list[str]:
+    """Every difference, one line each."""
+    attachment = from_record(record)
+    problems = [*_port_drift(vswitch, attachment, log), *sockets.differences(attachment.directory)]
+    if record.device_info:
+        document = deviceinfo.vhost_user(attachment.container_path)
+        problems += deviceinfo.difference(record.device_info, document)
+    return problems
+
+
+def _port_drift(vswitch: Vswitch, attachment: PortAttachment, log: Log) -> Iterator[str]:
+    wanted = attachment.port
+    found = vswitch.show(name=wanted.name)
+    if not found:
+        yield f"the vswitch has no port {wanted.name}"
+        return
+    seen = found[0]
+    yield from differences(wanted, seen.port)
+    if seen.type != INTERFACE_TYPE:
+        yield f"port {wanted.name} is of type {seen.type or 'none'}, not {INTERFACE_TYPE}"
+    if not seen.works:
+        yield f"port {wanted.name} does not work: {seen.error or f'its ofport is {seen.ofport}'}"
+    if seen.link_state != "up":
+        # No difference: OVS shows it stale after a restart, and the application may not have begun to listen.
+        log.warning(f"nobody listens on {wanted.path}, as far as the vswitch knows")

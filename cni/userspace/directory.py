@@ -1,0 +1,100 @@
+"""The directory of a socket, as a value, and the rules about names and places. Pure."""
+
+from __future__ import annotations
+
+from cni.errors import InvalidEnvironment
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+ROOTS = ("/run", "/var/run", "/var/lib/cni", "/usr/local/var/run")
+"""Below these a configuration, or a pod's hostPath, may have sockets. Elsewhere root would act where it is told to."""
+
+OWN_DIRECTORIES = "/run/barewire/sockets"
+"""Of pods that have no volume for a socket, where no other place is configured."""
+
+_UID_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-")
+_PERMISSIONS = {"r": 4, "w": 2, "x": 1, "-": 0}
+_LARGEST_ID = (1 << 32) - 2
+
+
+class SocketDirectory(Value):
+    """Where an application makes its socket, and the vswitch finds it.
+
+    Whatever is below `root` may be the pod's, and no symbolic link in it is followed. `made`: ADD makes the directory
+    and DEL removes it. `mount` is the short folder through which the vswitch reaches it, empty where it gets `path`
+    itself. The rest is applied to the directory: IDs and permission bits, None or empty leaves them; `acl` has entries
+    such as user:107:rwx.
+    """
+
+    root: str
+    path: str
+    made: bool = False
+    mount: str = ""
+    owner: int | None = None
+    group: str = ""
+    mode: int | None = None
+    acl: tuple[str, ...] = ()
+    selinux_label: str = ""
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> SocketDirectory:
+        """What `as_dict` gave, after a round through JSON."""
+        return cls(**{**document, "acl": tuple(document["acl"])})
+
+    @property
+    def below(self) -> list[str]:
+        """The names between root and path."""
+        return [name for name in self.path[len(self.root) :].split("/") if name]
+
+
+def own(name: str) -> SocketDirectory:
+    """Our own directory for the port of that name."""
+    return SocketDirectory(root=OWN_DIRECTORIES, path=f"{OWN_DIRECTORIES}/{name}", made=True)
+
+
+def ownership(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields that a configuration decides."""
+    section = conf.get("socketDirectory") or {}
+    named = ((conf.get("host") or {}).get("vhost") or {}).get("group")
+    group = section.get("group")
+    return {
+        "owner": section.get("owner"),
+        "group": named or ("" if group is None else str(group)),
+        "mode": int(section["mode"], 8) if section.get("mode") else None,
+        "acl": tuple(section.get("acl") or ()),
+        "selinux_label": section.get("selinuxLabel") or "",
+    }
+
+
+def allowed_root(path: str) -> str:
+    """The allowed place that the path is below; empty when it is elsewhere."""
+    return next((root for root in ROOTS if path.startswith(f"{root}/") and len(path) > len(root) + 1), "")
+
+
+def kubelet_volumes(kubelet_root: str, uid: str) -> str:
+    """The kubelet's folder of a pod's emptyDir volumes. Raises `InvalidEnvironment` for what is no UID."""
+    if not 0 < len(uid) <= 64 or not _UID_CHARACTERS.issuperset(uid):
+        raise InvalidEnvironment(f"CNI_ARGS K8S_POD_UID: {uid!r} is not the UID of a pod")
+    return f"{kubelet_root.rstrip('/')}/pods/{uid}/volumes/kubernetes.io~empty-dir"
+
+
+def acl_entry(text: str) -> tuple[str, int, int]:
+    """(user or group, ID, permission bits) of an entry such as user:107:rwx. Raises `ValueError`."""
+    kind, _, rest = text.partition(":")
+    number, _, letters = rest.partition(":")
+    if kind not in ("user", "group") or not number.isascii() or not number.isdecimal() or int(number) > _LARGEST_ID:
+        raise ValueError(f"{text!r} is not user:ID:rwx or group:ID:rwx")
+    if len(letters) != 3 or any(letter not in (place, "-") for letter, place in zip(letters, "rwx", strict=True)):
+        raise ValueError(f"{text!r} does not end in permissions such as rwx or r-x")
+    return kind, int(number), sum(_PERMISSIONS[letter] for letter in letters)
+
+
+def permissions(text: str) -> int:
+    """Permission bits in octal digits. Raises `ValueError`."""
+    if not 3 <= len(text) <= 4 or set(text) - set("01234567"):
+        raise ValueError(f"{text!r} is not a number of three or four octal digits")
+    return int(text, 8)

@@ -1,0 +1,138 @@
+"""Decides what an ADD makes: a pure function of the request and of the directory that was found for it."""
+
+from __future__ import annotations
+
+import zlib
+
+from cni.conf import is_hex
+from cni.errors import SocketDirUnfit
+from cni.record import DEVICE, IPAM, POD, Record
+from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
+from cni.userspace.model import DEFAULT_BURST_KBIT, Port, Rate
+from cni.userspace.remote import LONGEST_SOCKET_PATH, REMOTE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.record import Key
+    from cni.userspace.asked import Asked
+    from cni.userspace.directory import SocketDirectory
+
+BRIDGE = "br0"
+_SHORT = 12
+"""Characters of a container ID that name a container for people, as container runtimes print it."""
+
+_BITS_PER_KBIT = 1000
+
+
+def port_name(key: Key) -> str:
+    """The name of the attachment's port, lock, and short folder: userspace-cni's, where the container ID is a hash."""
+    return f"{container_name(key.container_id)}-{key.ifname}"
+
+
+def container_name(container_id: str) -> str:
+    """Twelve characters for the container. Other IDs than hashes may be alike in their first twelve."""
+    short = container_id[:_SHORT]
+    if len(short) == _SHORT and is_hex(short):
+        return short
+    return f"{zlib.crc32(container_id.encode()):08x}{len(container_id) & 0xFFFF:04x}"
+
+
+def socket_name(key: Key, conf: dict[str, Any]) -> str:
+    """The name of the socket in its directory."""
+    named = ((conf.get("host") or {}).get("vhost") or {}).get("socketfile")
+    if named:
+        return str(named)
+    return key.ifname if conf.get("socketNaming") == "interface" else port_name(key)
+
+
+def config_file_name(port: str) -> str:
+    """userspace-cni's name of the file that tells the application about its interface."""
+    return f"configData-{port}.json"
+
+
+def plan(key: Key, asked: Asked, directory: SocketDirectory, container_dir: str) -> PortAttachment:
+    """The attachment. The vswitch finds the socket below the short folder, if there is one."""
+    conf, socket = asked.conf, socket_name(key, asked.conf)
+    path = f"{directory.mount or directory.path}/{socket}"
+    if len(path.encode()) > LONGEST_SOCKET_PATH:
+        # OVS takes a longer one without a word, and never connects.
+        raise SocketDirUnfit(
+            f"the socket's path has {len(path.encode())} bytes, more than {LONGEST_SOCKET_PATH}: {path}",
+            hint="shorten vhostDir or host.vhost.socketfile; without allowUnsafeSocketDir the path is a short one",
+        )
+    annotates = conf.get("annotations", bool(conf.get("kubeconfig")))
+    return PortAttachment(
+        remote=conf.get("ovsdb") or REMOTE,
+        port=_port(key, asked, path),
+        directory=directory,
+        socket=socket,
+        container_dir=container_dir,
+        mac=asked.mac or made_mac(key),
+        create_bridge=conf.get("createBridge") is True,
+        config_file="" if annotates else config_file_name(port_name(key)),
+        pod=asked.pod if annotates else None,
+        kubeconfig=conf.get("kubeconfig") or "",
+    )
+
+
+def _port(key: Key, asked: Asked, path: str) -> Port:
+    conf = asked.conf
+    bridge = conf["host"].get("bridge") or {}
+    limits = (conf.get("runtimeConfig") or {}).get("bandwidth") or conf.get("bandwidth") or {}
+    return Port(
+        name=port_name(key),
+        bridge=bridge.get("bridgeName") or BRIDGE,
+        path=path,
+        owner=owner_of(key, asked.pod_uid),
+        vlan_mode=conf.get("vlanMode") or "",
+        tag=conf.get("vlan", bridge.get("vlanId")),
+        trunks=tuple(sorted(set(conf.get("trunks") or ()))),
+        mtu=conf.get("mtu"),
+        # CNI looks from the pod, where ingress is what it receives.
+        to_pod=_rate(limits, "ingress"),
+        from_pod=_rate(limits, "egress"),
+        tx_retries=conf.get("txRetries"),
+        tx_steering=conf.get("txSteering") or "",
+    )
+
+
+def _rate(limits: dict[str, int], side: str) -> Rate | None:
+    bits, burst = limits.get(f"{side}Rate"), limits.get(f"{side}Burst")
+    if not bits:
+        return None
+    return Rate(kbit=bits // _BITS_PER_KBIT, burst_kbit=burst // _BITS_PER_KBIT if burst else DEFAULT_BURST_KBIT)
+
+
+def made_mac(key: Key) -> str:
+    """A locally administered address that is the attachment's own, and the same when its ADD is repeated."""
+    text = str(key).encode()
+    tail = zlib.crc32(text).to_bytes(4, "big") + (zlib.adler32(text) & 0xFF).to_bytes(1, "big")
+    return (b"\x02" + tail).hex(":")
+
+
+def record(
+    attachment: PortAttachment,
+    key: Key,
+    *,
+    netns: str,
+    netns_identity: str,
+    boot_id: str,
+    ipam: dict[str, Any] | None,
+    device_info: str,
+) -> Record:
+    """The record of the attachment, with everything still to be undone."""
+    return Record(
+        key=key,
+        plugin=PLUGIN,
+        device=attachment.port.name,
+        netns=netns,
+        netns_identity=netns_identity,
+        boot_id=boot_id,
+        left=tuple(sorted({DEVICE, POD, *([IPAM] if ipam else [])})),
+        found={},
+        wanted=document(attachment),
+        ipam=ipam,
+        device_info=device_info,
+    )

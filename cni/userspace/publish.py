@@ -1,0 +1,112 @@
+"""Tells the pod about its port: the device-info file, the pod's annotations, or a file beside the socket."""
+
+from __future__ import annotations
+
+from cni import deviceinfo, jsontext, result
+from cni.errors import PodNotFound
+from cni.rollback import run_all
+from cni.userspace import appnetutil
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from cni.log import Log
+    from cni.record import Record
+    from cni.result import Result
+    from cni.userspace.attachment import PodName, PortAttachment
+    from cni.userspace.sockets import Sockets
+
+    class Pods(Protocol):
+        """The API server's pods. Every call is bounded."""
+
+        def get(self, namespace: str, name: str) -> dict[str, Any]: ...
+
+        def change_annotations(
+            self, namespace: str, name: str, uid: str, change: Callable[[dict[str, Any]], dict[str, str | None]]
+        ) -> None: ...
+
+    OpenPods = Callable[[str, float], Pods]
+
+ADD_SECONDS, DEL_SECONDS = 10.0, 3.0
+"""Bounds for the API server. A pod that goes must not wait for it: what is left is done by a later call."""
+
+
+class Publisher:
+    """Publishes attachments, and withdraws them."""
+
+    def __init__(self, sockets: Sockets, open_pods: OpenPods, log: Log) -> None:
+        self._sockets = sockets
+        self._open_pods = open_pods
+        self._log = log
+
+    def pod(self, name: PodName, kubeconfig: str) -> dict[str, Any]:
+        """The pod's object. Raises `PodNotFound`, also when another pod has its name now."""
+        found = self._open_pods(kubeconfig, ADD_SECONDS).get(name.namespace, name.name)
+        uid = (found.get("metadata") or {}).get("uid")
+        if name.uid and uid != name.uid:
+            raise PodNotFound(f"pod {name.namespace}/{name.name} has been made anew: its UID is {uid}, not {name.uid}")
+        return found
+
+    def publish(self, record: Record, attachment: PortAttachment, entry: dict[str, Any]) -> None:
+        """Tells the pod. `entry` is its element of the annotation."""
+        if record.device_info:
+            deviceinfo.write(record.device_info, deviceinfo.vhost_user(attachment.container_path))
+        if attachment.config_file:
+            text = jsontext.dumps(entry).encode() + b"\n"
+            self._sockets.write(attachment.directory, attachment.config_file, text)
+        if attachment.pod is not None:
+            self._change(
+                attachment,
+                attachment.pod,
+                ADD_SECONDS,
+                lambda present: appnetutil.added(present, entry, attachment.container_dir),
+            )
+
+    def withdraw(self, record: Record, attachment: PortAttachment, seconds: float | None) -> None:
+        """Takes back what `publish` did, but for the file beside the socket, which goes with that."""
+        run_all(
+            lambda: deviceinfo.remove(record.device_info),
+            lambda: self._withdraw_annotations(record, attachment, seconds),
+        )
+
+    def _withdraw_annotations(self, record: Record, attachment: PortAttachment, seconds: float | None) -> None:
+        if attachment.pod is None:
+            return
+        try:
+            self._change(
+                attachment,
+                attachment.pod,
+                DEL_SECONDS if seconds is None else min(seconds, DEL_SECONDS),
+                lambda present: appnetutil.removed(present, record.key.container_id, record.key.ifname),
+            )
+        except PodNotFound:
+            return  # Its annotations went with it.
+
+    def _change(
+        self,
+        attachment: PortAttachment,
+        pod: PodName,
+        seconds: float,
+        change: Callable[[dict[str, str]], dict[str, str | None]],
+    ) -> None:
+        def of_pod(found: dict[str, Any]) -> dict[str, str | None]:
+            return change((found.get("metadata") or {}).get("annotations") or {})
+
+        self._open_pods(attachment.kubeconfig, seconds).change_annotations(pod.namespace, pod.name, pod.uid, of_pod)
+
+
+def entry(
+    record: Record, attachment: PortAttachment, conf: dict[str, Any], published: Result, version: str
+) -> dict[str, Any]:
+    """The attachment's element of `userspace/configuration-data`."""
+    return appnetutil.entry(
+        container_id=record.key.container_id,
+        ifname=record.key.ifname,
+        network=record.key.network,
+        host=conf["host"],
+        container=conf.get("container") or {},
+        socket=attachment.socket,
+        ip_result=result.encode(published, version),
+    )

@@ -1,0 +1,31 @@
+"""The world that the `userspace` plugin works on, beside records, addresses and the log."""
+
+from __future__ import annotations
+
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from cni.host.netns import Netns
+    from cni.userspace.engine import Vswitch
+    from cni.userspace.publish import Publisher
+    from cni.userspace.sockets import Sockets
+
+    class Namespaces(Protocol):
+        """The network namespaces of the host."""
+
+        def netns(self, path: str) -> Netns: ...
+
+        def is_inhabited(self, path: str, identity: str) -> bool: ...
+
+
+class World(Value):
+    """`vswitch` opens the one at a database's address."""
+
+    namespaces: Namespaces
+    vswitch: Callable[[str], Vswitch]
+    sockets: Sockets
+    publisher: Publisher
