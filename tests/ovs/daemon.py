@@ -44,9 +44,11 @@ def until(what: str, happened: Callable[[], Any], seconds: float = START_SECONDS
 
 
 class Daemon:
-    """One Open vSwitch. `dpdk=False` is the vswitchd that cannot make vhost-user ports."""
+    """One Open vSwitch. `dpdk=False` is the vswitchd that cannot make vhost-user ports; `within` is what starts a program
+    in another namespace."""
 
-    def __init__(self, *, dpdk: bool = True) -> None:
+    def __init__(self, *, dpdk: bool = True, within: tuple[str, ...] = ()) -> None:
+        self._within = within
         self.folder = Path(tempfile.mkdtemp(prefix="ovs-"))  # short: a socket's path has 107 bytes
         self.socket = self.folder / "db.sock"
         self.remote = f"unix:{self.socket}"
@@ -155,7 +157,7 @@ class Daemon:
     def _start(self, name: str, argv: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*LEASH, *argv, "--no-chdir", "-vsyslog:off", "-vconsole:info"],
+                [*LEASH, *self._within, *argv, "--no-chdir", "-vsyslog:off", "-vconsole:info"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,240 @@
+"""A node of the tests' own for the plugin `userspace`: a mount namespace with its own /run, state and kubelet, pods, and a
+real Open vSwitch in it. The plugin runs there as a fresh process, as a runtime starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from typing import Any, NamedTuple, Self
+
+from tests.cli.program import SECONDS, Program
+from tests.ovs.daemon import LEASH, Daemon
+
+PLUGINS = "/usr/lib/cni"
+"""Debian's containernetworking-plugins: host-local, for addresses."""
+
+OWN = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log")
+STATE = "/var/lib/cni/barewire"
+KUBELET = "/var/lib/kubelet"
+_LOOK = r"""
+import hashlib, json, os, stat, sys
+found = {}
+for top in sys.argv[1:]:
+    for folder, names, files in os.walk(top):
+        names[:] = [name for name in names if os.path.join(folder, name) != "/run/netns"]
+        for name in names + files:
+            path = os.path.join(folder, name)
+            look = os.lstat(path)
+            kind = stat.filemode(look.st_mode)
+            if stat.S_ISREG(look.st_mode):
+                what = hashlib.sha256(open(path, "rb").read()).hexdigest()[:16]
+            else:
+                what = os.readlink(path) if stat.S_ISLNK(look.st_mode) else ""
+            found[path] = [kind, look.st_uid, look.st_gid, what]
+lines = [line.split() for line in open("/proc/self/mountinfo")]
+found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
+json.dump(found, sys.stdout)
+"""
+_LITTER = ("/run/barewire/lock", "/run/netns", "/var/lib/cni/networks")
+
+
+class Outcome(NamedTuple):
+    """How a call of the plugin ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    def required(self) -> Self:
+        assert self.code == 0, f"the plugin ended with {self.code}: {self.out}\n{self.err}"
+        return self
+
+
+class Pod(NamedTuple):
+    """A pod with a network namespace and, on this node, volumes."""
+
+    container_id: str
+    netns: str
+    name: str
+    uid: str
+
+    @property
+    def args(self) -> str:
+        named = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": self.name, "K8S_POD_UID": self.uid}
+        return "IgnoreUnknown=1;" + ";".join(f"{key}={value}" for key, value in named.items())
+
+    def volume(self, name: str) -> str:
+        return f"{KUBELET}/pods/{self.uid}/volumes/kubernetes.io~empty-dir/{name}"
+
+
+class Node:
+    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1."""
+
+    def __init__(self, program: Program, *, dpdk: bool = True) -> None:
+        self._program = program
+        self._dpdk = dpdk
+        self._numbers = iter(range(1, 1 << 16))
+        self._names: list[str] = []
+
+    def __enter__(self) -> Self:
+        mounts = "; ".join(f"mkdir -p {path} && mount -t tmpfs tmpfs {path}" for path in OWN)
+        script = f"{mounts}; mkdir -p /run/netns /run/lock; echo ready; exec sleep infinity"
+        self._holder = subprocess.Popen(
+            [*LEASH, "unshare", "-m", "--propagation", "private", "sh", "-ec", script], stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout is not None
+        with self._holder.stdout as ready:
+            assert ready.readline() == b"ready\n"
+        self.within = ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--wdns=/")
+        self.daemon = Daemon(dpdk=self._dpdk, within=self.within)
+        self.daemon.__enter__()
+        self.add_bridge("br0")
+        self.add_bridge("br1")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end_pods()
+        self.daemon.__exit__(*exc)
+        self._holder.kill()
+        self._holder.wait(SECONDS)
+
+    def add_bridge(self, name: str, datapath: str = "netdev") -> None:
+        self.daemon.vsctl("add-br", name, "--", "set", "Bridge", name, f"datapath_type={datapath}")
+
+    def run(self, *argv: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """A program in the node's mount namespace."""
+        done = subprocess.run(
+            [*self.within, *argv], input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert done.returncode == 0 or not check, f"{argv}: {done.stderr}"
+        return done
+
+    def pod(self, *volumes: str) -> Pod:
+        """A new pod with these emptyDir volumes."""
+        number = next(self._numbers)
+        name = f"bw{os.getpid()}-{number}"
+        self.run("ip", "netns", "add", name)
+        self._names.append(name)
+        pod = Pod(uuid.uuid4().hex * 2, f"/run/netns/{name}", f"pod{number}", str(uuid.uuid4()))
+        for volume in volumes:
+            self.run("mkdir", "-p", "-m", "0777", pod.volume(volume))
+        return pod
+
+    def end(self, pod: Pod) -> None:
+        """The pod's namespace and folder go, as when nobody waited for its DEL."""
+        name = pod.netns.rpartition("/")[2]
+        self.run("ip", "netns", "del", name)
+        self._names.remove(name)
+        self.run("rm", "-rf", f"{KUBELET}/pods/{pod.uid}")
+
+    def end_pods(self) -> None:
+        """The same for all pods that there are."""
+        while self._names:
+            self.run("ip", "netns", "del", self._names.pop())
+        self.run("rm", "-rf", f"{KUBELET}/pods")
+
+    def conf(self, **settings: Any) -> dict[str, Any]:
+        host = {"engine": "ovs-dpdk", "iftype": "vhostuser", "vhost": {"mode": "client"}}
+        return {
+            "cniVersion": "1.1.0",
+            "name": "net",
+            "type": "userspace",
+            "host": host,
+            "ovsdb": self.daemon.remote,
+            **settings,
+        }
+
+    def start(
+        self, command: str, conf: dict[str, Any], pod: Pod, ifname: str = "net1", *prefix: str, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Starts a call and does not wait; `prefix` is put before the program."""
+        environment = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": pod.container_id,
+            "CNI_NETNS": pod.netns,
+            "CNI_IFNAME": ifname,
+            "CNI_ARGS": pod.args,
+            "CNI_PATH": PLUGINS,
+            "PATH": os.environ["PATH"],
+            **variables,
+        }
+        process = subprocess.Popen(
+            [*LEASH, *self.within, "env", "-C", str(self._program.directory), *prefix, *self._program.command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(conf))
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    @staticmethod
+    def ended(process: subprocess.Popen[str]) -> Outcome:
+        """The outcome of a started call."""
+        out, err = process.communicate(timeout=SECONDS)
+        return Outcome(process.returncode, out, err)
+
+    def call(
+        self, command: str, conf: dict[str, Any], pod: Pod, ifname: str = "net1", *prefix: str, **variables: str
+    ) -> Outcome:
+        return self.ended(self.start(command, conf, pod, ifname, *prefix, **variables))
+
+    def add(self, conf: dict[str, Any], pod: Pod, ifname: str = "net1") -> dict[str, Any]:
+        """The result of an ADD that must succeed."""
+        return self.call("ADD", conf, pod, ifname).required().document
+
+    def delete(self, conf: dict[str, Any], pod: Pod, ifname: str = "net1") -> Outcome:
+        """A DEL that must succeed."""
+        return self.call("DEL", conf, pod, ifname).required()
+
+    def files(self) -> dict[str, Any]:
+        """Everything below the node's own folders, and its mounts."""
+        found: dict[str, Any] = json.loads(self.run("python3", "-c", _LOOK, *OWN).stdout)
+        # Folders that stay for the next pod: where records, sockets and short folders are kept.
+        kept = {STATE, f"{STATE}/net", f"{STATE}/.devices", f"{STATE}/.pending"}
+        kept |= {"/run/barewire", "/run/barewire/sockets", "/run/barewire/vhost"}
+        kept |= {"/run/k8s.cni.cncf.io", "/run/k8s.cni.cncf.io/devinfo", "/run/k8s.cni.cncf.io/devinfo/cni"}
+        return {
+            path: what
+            for path, what in found.items()
+            if path not in kept and not path.startswith(_LITTER) and path != "/run/barewire/lock"
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a pod that came and went must not change: files, mounts, and the vswitch's database."""
+        return {**self.files(), "ovsdb": self.daemon.dump()}
+
+    def ports(self) -> dict[str, dict[str, Any]]:
+        """The interfaces that the database has, by name, but for those of the bridges."""
+        rows = self.daemon.dump()["Interface"].values()
+        return {row["name"]: row for row in rows if row["type"] == "dpdkvhostuserclient"}
+
+    def put(self, path: str, text: str) -> None:
+        self.run("sh", "-c", 'cat >"$0"', path, stdin=text)
+
+    def text(self, path: str) -> str:
+        return self.run("cat", path).stdout
+
+    def exists(self, path: str) -> bool:
+        return self.run("test", "-e", path, check=False).returncode == 0
+
+    def link_up(self, port: str) -> bool:
+        return self.daemon.vsctl("get", "Interface", port, "link_state").strip('"') == "up"
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two snapshots, one line each."""
+    keys = sorted(before.keys() | after.keys())
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]

@@ -1,0 +1,136 @@
+"""Every point of a call at which it changes something, with a kill or a refusal there, and a way back: all as before.
+
+Each point gets one of the ways in turn; BAREWIRE_MATRIX=1 (`make matrix`) tries all of them. Counts are printed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.ovs.faults import Faults
+from tests.ovs.node import changes
+
+WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
+INTERNAL_ERROR = 999
+SETTINGS = {
+    "cniVersion": "1.0.0",
+    "vlan": 100,
+    "mtu": 1400,
+    "createBridge": True,
+    "bandwidth": {"ingressRate": 8000000, "egressRate": 2000000},
+    "socketDirectory": {"acl": ["user:107:rwx"], "mode": "0770"},
+    "ipam": {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": "/var/lib/cni/networks"},
+    "runtimeConfig": {"CNIDeviceInfoFile": "/var/run/k8s.cni.cncf.io/devinfo/cni/net-info"},
+}
+
+
+class Stage:
+    """A pod of the node, with all settings on a bridge that the plugin makes."""
+
+    def __init__(self, node, folder):
+        self.node = node
+        self.faults = Faults(node, folder / "trace")
+        self.conf = node.conf(**SETTINGS)
+        self.conf["host"] = {**self.conf["host"], "bridge": {"bridgeName": "made0"}}
+        # The first attachment makes folders and is left out: later ones make the same system calls each time.
+        self.pod = self.new_pod()
+        self.before = self.seen()
+
+    def new_pod(self):
+        self.node.end_pods()
+        self.pod = self.node.pod()
+        self.node.add(self.conf, self.pod)
+        self.node.delete(self.conf, self.pod)
+        return self.pod
+
+    def seen(self):
+        leases = self.node.run("sh", "-c", "ls /var/lib/cni/networks/net | grep ^192 || true").stdout
+        return {**self.node.snapshot(), "leases": leases, "litter": self.node.run("ls", "/run/barewire/lock").stdout}
+
+    def left(self):
+        return changes(self.before, self.seen())
+
+    def prepared(self, command):
+        if command == "DEL":
+            self.node.add(self.conf, self.pod)
+
+    def points(self, command):
+        self.prepared(command)
+        found = self.faults.points(command, self.conf, self.pod)
+        self.node.delete(self.conf, self.pod)
+        return found
+
+    def gc(self):
+        self.node.call(
+            "GC", {**self.conf, "cniVersion": "1.1.0", "ipam": {}, "cni.dev/valid-attachments": []}, self.pod
+        ).required()
+        self.node.delete(self.conf, self.pod)
+
+    def again(self):
+        outcome = self.node.call("ADD", self.conf, self.pod)
+        assert outcome.code == 0 or outcome.document["code"] in (11, 100), outcome
+        self.node.delete(self.conf, self.pod)
+
+    def delete(self):
+        self.node.delete(self.conf, self.pod)
+
+
+WAYS = {"DEL": Stage.delete, "GC": Stage.gc, "ADD again": Stage.again}
+COMMANDS = ["ADD", "DEL"]
+
+
+@pytest.fixture
+def stage(node, tmp_path):
+    return Stage(node, tmp_path)
+
+
+def cases(points, ways):
+    for number, point in enumerate(points):
+        for way in ways if WHOLE else [ways[number % len(ways)]]:
+            yield point, way
+
+
+def tried(stage, command, ways, attempt):
+    """Tries all cases; a case that fails does not end the matrix."""
+    told, count = [], 0
+    for point, way in cases(stage.points(command), ways):
+        count += 1
+        stage.prepared(command)
+        try:
+            attempt(point, way)
+            assert stage.left() == []
+        except AssertionError as failure:
+            told.append(f"{command} at {point}, {way}: {failure}")
+            stage.delete()
+            stage.new_pod()
+            stage.before = stage.seen()
+    print(f"{command}: {count} cases")
+    assert count > 10
+    return told
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_call_that_is_killed_at_any_change_is_mended_by_del_by_gc_and_by_the_next_add(stage, command):
+    def attempt(point, way):
+        stage.faults.killed_at(point, command, stage.conf, stage.pod)
+        WAYS[way](stage)
+
+    told = tried(stage, command, list(WAYS), attempt)
+    assert not told, "\n".join(told)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_call_that_is_refused_any_change_says_so_and_the_node_is_as_before_or_is_after_del(stage, command):
+    def attempt(point, error):
+        outcome = stage.faults.refused_at(point, error, command, stage.conf, stage.pod)
+        if outcome.code and outcome.out:
+            assert outcome.document["code"] != INTERNAL_ERROR, outcome.out
+        if command == "ADD" and outcome.code:
+            recorded = any("/var/lib/cni/barewire/net/" in line for line in stage.left())
+            assert recorded or stage.left() == []
+        stage.delete()
+
+    told = tried(stage, command, ["EIO", "ENOSPC", "EBUSY"], attempt)
+    assert not told, "\n".join(told)
