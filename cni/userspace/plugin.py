@@ -11,7 +11,6 @@ from cni.errors import (
     InvalidConfig,
     IoFailure,
     NotAvailable,
-    PortTaken,
     TryAgainLater,
 )
 from cni.record import Key
@@ -38,6 +37,10 @@ if TYPE_CHECKING:
     from cni.userspace.world import World
 
 
+STATUS_SECONDS = 5.0
+"""Bound for the vswitch's sign of life, which takes milliseconds; a runtime asks again and again."""
+
+
 class UserspacePlugin:
     """One call of the plugin, with the world that it works on."""
 
@@ -58,6 +61,7 @@ class UserspacePlugin:
         with self._world.namespaces.netns(request.netns) as netns, self._attachments.locked(plan.port_name(key)):
             self._make_free(plan.port_name(key), key)
             attachment = self._planned(key, wanted)
+            self._remove_orphan(attachment)
             record = plan.record(
                 attachment,
                 key,
@@ -127,7 +131,7 @@ class UserspacePlugin:
             self._attachments.writable()
         except IoFailure as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
-        self._world.vswitch(remote_of(request)).status()
+        self._world.vswitch(remote_of(request), seconds=STATUS_SECONDS).status()
         call = ipam_call(request)
         if call is not None:
             self._ipam.status(call)
@@ -148,6 +152,16 @@ class UserspacePlugin:
         self._log.warning(f"{name} was left by container {owner.key.container_id}, which is gone: cleaning up")
         self._removal.remove(owner)
 
+    def _remove_orphan(self, attachment: PortAttachment) -> None:
+        """A port with the attachment's mark, which has no record yet, is what a lost record told of.
+
+        It is also the first look at the vswitch's database: where that does not answer, nothing has been changed.
+        """
+        vswitch, owner = self._world.vswitch(attachment.remote), attachment.port.owner
+        if vswitch.show(owner=owner):
+            self._log.warning(f"a port of {owner.container_id} has no record, only its mark: removing it")
+            vswitch.unplug(owner)
+
     def _planned(self, key: Key, wanted: Asked) -> PortAttachment:
         pod = None
         if wanted.pod is not None and (wanted.conf.get("kubeconfig") or wanted.conf.get("annotations")):
@@ -156,16 +170,8 @@ class UserspacePlugin:
         return plan.plan(key, wanted, directory, container_dir)
 
     def _plug(self, attachment: PortAttachment) -> None:
-        vswitch, port = self._world.vswitch(attachment.remote), attachment.port
         self._world.sockets.prepare(attachment.directory)
-        try:
-            vswitch.plug(port, create_bridge=attachment.create_bridge)
-        except PortTaken:
-            # The attachment has no record but this one: a port with its mark is what a lost record told of.
-            if not vswitch.show(owner=port.owner):
-                raise
-            vswitch.unplug(port.owner)
-            vswitch.plug(port, create_bridge=attachment.create_bridge)
+        self._world.vswitch(attachment.remote).plug(attachment.port, create_bridge=attachment.create_bridge)
         self._world.sockets.require_seen(attachment.directory, attachment.remote)
 
     def _lease(self, record: Record) -> Result:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from cni.userspace.world import World
 
 
+UNPLUG_SECONDS = 10.0
+"""Bound for the vswitch: a pod that goes does not wait for it longer, what is left is done by a later call."""
+
+
 class Removal(removal.Removal):
     """Undoes attachments of ports."""
 
@@ -31,7 +35,7 @@ class Removal(removal.Removal):
     def steps(self, record: Record, seconds: float | None) -> dict[str, Callable[[], None]]:
         return {
             POD: lambda: self._world.publisher.withdraw(record, from_record(record), seconds),
-            DEVICE: lambda: self._unplug(record),
+            DEVICE: lambda: self._unplug(record, seconds),
             **super().steps(record, seconds),
         }
 
@@ -39,14 +43,15 @@ class Removal(removal.Removal):
         """Nothing of a port keeps a pod from going: what is left is in nobody's way but the same attachment's."""
         return False
 
-    def _unplug(self, record: Record) -> None:
+    def _unplug(self, record: Record, seconds: float | None) -> None:
         if not record.wanted["port"]:
             self.delete_unrecorded(record.key, record.wanted["remote"], record.wanted["vhost"])
             return
         attachment = from_record(record)
+        bound = UNPLUG_SECONDS if seconds is None else min(seconds, UNPLUG_SECONDS)
         names = tuple(name for name in (attachment.socket, attachment.config_file) if name)
         run_all(
-            lambda: self._world.vswitch(attachment.remote).unplug(attachment.port.owner),
+            lambda: self._world.vswitch(attachment.remote, seconds=bound).unplug(attachment.port.owner),
             lambda: self._world.sockets.remove(attachment.directory, names),
         )
 

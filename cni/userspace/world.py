@@ -6,7 +6,6 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Protocol
 
     from cni.host.netns import Netns
@@ -21,11 +20,14 @@ if TYPE_CHECKING:
 
         def is_inhabited(self, path: str, identity: str) -> bool: ...
 
+    class OpenVswitch(Protocol):
+        def __call__(self, remote: str, *, seconds: float = ...) -> Vswitch: ...
+
 
 class World(Value):
-    """`vswitch` opens the one at a database's address."""
+    """`vswitch` opens the one at a database's address; `seconds` bound each of its calls."""
 
     namespaces: Namespaces
-    vswitch: Callable[[str], Vswitch]
+    vswitch: OpenVswitch
     sockets: Sockets
     publisher: Publisher
