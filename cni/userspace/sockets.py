@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from cni.attachments import RUN_DIRECTORY
 from cni.errors import SocketDirUnfit
 from cni.host import acl, mounts
 from cni.host.files import glance, make_directory
@@ -252,13 +253,16 @@ def _make_below(directory: SocketDirectory) -> None:
 
 
 def _make_passable(path: str) -> None:
-    """Makes a folder of the administrator's, and its missing parents, for others to pass through."""
-    if os.path.isdir(path):
+    """Makes a folder of ours or the administrator's, and its missing parents, for others to pass through."""
+    if not path.startswith(RUN_DIRECTORY) and os.path.isdir(path):
         return
-    _make_passable(os.path.dirname(path))
+    if path != RUN_DIRECTORY:
+        _make_passable(os.path.dirname(path))
     make_directory(path)
+    # Records and locks make ours for root alone; who passes through finds nothing that is not his own to use.
     with _telling(path, "set its permissions"):
-        os.chmod(path, _PASSABLE)
+        if os.stat(path).st_mode & 0o777 != _PASSABLE:
+            os.chmod(path, _PASSABLE)
 
 
 def _give(fd: int, directory: SocketDirectory, log: Log) -> None:

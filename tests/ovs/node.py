@@ -76,10 +76,11 @@ class Pod(NamedTuple):
 
 
 class Node:
-    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1."""
+    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1. It sees the node's mounts, or those of the tests."""
 
-    def __init__(self, program: Program, *, dpdk: bool = True) -> None:
+    def __init__(self, program: Program, *, dpdk: bool = True, sees_mounts: bool = True) -> None:
         self._program = program
+        self._sees_mounts = sees_mounts
         self._dpdk = dpdk
         self._numbers = iter(range(1, 1 << 16))
         self._names: list[str] = []
@@ -94,8 +95,11 @@ class Node:
         with self._holder.stdout as ready:
             assert ready.readline() == b"ready\n"
         self.within = ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--wdns=/")
-        self.daemon = Daemon(dpdk=self._dpdk, within=self.within)
+        self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else ())
         self.daemon.__enter__()
+        # Where configurations that name no database look for it.
+        self.run("mkdir", "/run/openvswitch")
+        self.run("ln", "-s", str(self.daemon.socket), "/run/openvswitch/db.sock")
         self.add_bridge("br0")
         self.add_bridge("br1")
         return self
@@ -117,13 +121,14 @@ class Node:
         assert done.returncode == 0 or not check, f"{argv}: {done.stderr}"
         return done
 
-    def pod(self, *volumes: str) -> Pod:
+    def pod(self, *volumes: str, container_id: str = "", name: str = "") -> Pod:
         """A new pod with these emptyDir volumes."""
         number = next(self._numbers)
-        name = f"bw{os.getpid()}-{number}"
-        self.run("ip", "netns", "add", name)
-        self._names.append(name)
-        pod = Pod(uuid.uuid4().hex * 2, f"/run/netns/{name}", f"pod{number}", str(uuid.uuid4()))
+        netns = f"bw{os.getpid()}-{number}"
+        self.run("ip", "netns", "add", netns)
+        self._names.append(netns)
+        container = container_id or uuid.uuid4().hex * 2
+        pod = Pod(container, f"/run/netns/{netns}", name or f"pod{number}", str(uuid.uuid4()))
         for volume in volumes:
             self.run("mkdir", "-p", "-m", "0777", pod.volume(volume))
         return pod

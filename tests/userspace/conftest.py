@@ -10,17 +10,38 @@ from tests.cli.program import from_bundle
 from tests.ovs.node import Node, changes
 
 
+class Shared:
+    """The node of all tests that leave it as they found it; after one that did not, another node."""
+
+    def __init__(self) -> None:
+        self._node: Node | None = None
+
+    def node(self) -> Node:
+        if self._node is None:
+            self._node = Node(from_bundle("userspace")).__enter__()
+        return self._node
+
+    def end(self) -> None:
+        if self._node is not None:
+            self._node.__exit__(None, None, None)
+            self._node = None
+
+
 @pytest.fixture(scope="session")
-def shared_node() -> Iterator[Node]:
-    """The node of all tests that leave it as they found it."""
-    with Node(from_bundle("userspace")) as node:
-        yield node
+def shared() -> Iterator[Shared]:
+    shared = Shared()
+    yield shared
+    shared.end()
 
 
 @pytest.fixture
-def node(shared_node: Node) -> Iterator[Node]:
+def node(shared: Shared) -> Iterator[Node]:
     """A node that must be as before when the test ends."""
-    before = shared_node.snapshot()
-    yield shared_node
-    shared_node.end_pods()
-    assert changes(before, shared_node.snapshot()) == []
+    node = shared.node()
+    before = node.snapshot()
+    yield node
+    node.end_pods()
+    left = changes(before, node.snapshot())
+    if left:
+        shared.end()
+        pytest.fail("the node is not as it was before the test:\n" + "\n".join(left), pytrace=False)

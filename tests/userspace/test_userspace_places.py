@@ -1,0 +1,108 @@
+"""Where sockets are, whose their directories are, and who finds them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.program import from_bundle
+from tests.ovs.node import KUBELET, Node, changes
+
+UNPRIVILEGED = "4242"
+CONNECT = """
+import os, socket, sys
+os.setgroups([])
+os.setresgid(*[int(sys.argv[2])] * 3)
+os.setresuid(*[int(sys.argv[2])] * 3)
+socket.socket(socket.AF_UNIX).connect(sys.argv[1])
+"""
+LISTEN = """
+import os, socket, sys
+os.umask(0o002)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+"""
+
+
+def socket_of(result):
+    return result["interfaces"][0]["socketPath"]
+
+
+def test_without_a_volume_the_socket_is_in_the_shared_directory_or_in_one_of_our_own(node):
+    pod, before = node.pod(), node.snapshot()
+    for settings, place in (({}, "/run/barewire/sockets"), ({"sharedDir": "/run/shared"}, "/run/shared")):
+        result = node.add(node.conf(**settings), pod)
+        name = f"{pod.container_id[:12]}-net1"
+        node.put(socket_of(result), "a socket")
+        assert node.text(f"{place}/{name}/{name}") == "a socket"
+        node.delete(node.conf(**settings), pod)
+        assert node.run("ls", place).stdout == ""
+    node.run("rmdir", "/run/shared")
+    assert changes(before, node.snapshot()) == []
+
+
+def test_the_kubelets_directory_may_be_elsewhere(node):
+    pod = node.pod()
+    volume = pod.volume("shared-dir").replace(KUBELET, "/run/kubelet")
+    node.run("mkdir", "-p", volume)
+    result = node.add(node.conf(kubeletRoot="/run/kubelet"), pod)
+    node.put(socket_of(result), "a socket")
+    assert "net1" in node.run("ls", volume).stdout
+    node.delete(node.conf(), pod)
+    node.run("rm", "-r", "/run/kubelet")
+
+
+def test_a_pod_that_was_made_anew_under_its_name_keeps_its_socket_when_the_old_one_is_deleted(node):
+    old, new = node.pod("shared-dir", name="db-0"), node.pod("shared-dir", name="db-0")
+    node.add(node.conf(), old)
+    socket = socket_of(node.add(node.conf(), new))
+    node.put(socket, "a socket")
+    # What the runtime says of the pod is the new one's by now; the record knows better.
+    node.call("DEL", node.conf(), old, CNI_ARGS=new.args).required()
+    assert node.text(socket) == "a socket"
+    assert list(node.ports()) == [f"{new.container_id[:12]}-net1"]
+    node.delete(node.conf(), new)
+
+
+@pytest.mark.parametrize("container_id", ["a", "web-frontend-1"])
+def test_any_container_id_will_do(node, container_id):
+    other = node.pod(container_id="web-frontend-2")
+    pod = node.pod(container_id=container_id)
+    node.add(node.conf(), other)
+    node.add(node.conf(), pod)
+    assert len(node.ports()) == 2
+    node.delete(node.conf(), pod)
+    node.delete(node.conf(), other)
+
+
+def test_who_may_connect_is_decided_by_group_mode_and_acl(node):
+    pod = node.pod()
+    rights = {"mode": "0770", "acl": [f"user:{UNPRIVILEGED}:rwx"]}
+    conf = node.conf(socketDirectory=rights)
+    conf["host"] = {**conf["host"], "vhost": {"mode": "client", "group": "daemon"}}
+    socket = socket_of(node.add(conf, pod))
+    node.run("python3", "-c", LISTEN, socket)
+    folder = f"/run/barewire/sockets/{pod.container_id[:12]}-net1"
+    assert node.run("stat", "-c", "%a %G", folder).stdout == "770 daemon\n"
+    # Nobody listens any more, so who gets to the socket is told that; who does not is told something else.
+    assert "ConnectionRefusedError" in node.run("python3", "-c", CONNECT, socket, UNPRIVILEGED, check=False).stderr
+    assert "PermissionError" in node.run("python3", "-c", CONNECT, socket, "4343", check=False).stderr
+    node.delete(conf, pod)
+
+
+def test_a_vswitch_that_does_not_see_the_mount_is_told_of_and_nothing_stays():
+    with Node(from_bundle("userspace"), sees_mounts=False) as node:
+        pod, before = node.pod("shared-dir"), node.snapshot()
+        refused = node.call("ADD", node.conf(), pod)
+        assert refused.document["code"] == 115
+        assert "ovs-vswitchd does not see /run/barewire/vhost/" in refused.document["msg"]
+        assert "mountPropagation" in refused.document["details"]
+        assert changes(before, node.snapshot()) == []
+
+
+def test_the_pods_own_directory_is_given_to_the_vswitch_only_when_that_is_allowed(node):
+    pod = node.pod()
+    conf = node.conf(allowUnsafeSocketDir=True)
+    socket = socket_of(node.add(conf, pod))
+    assert socket.startswith("/run/barewire/sockets/")
+    assert f"{pod.container_id[:12]}-net1" not in node.run("ls", "/run/barewire/vhost", check=False).stdout
+    node.delete(conf, pod)
