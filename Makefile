@@ -1,5 +1,5 @@
 # `make demo` and `make test` do their own set-up, on a fresh Debian machine as root; the others want it done once.
-.PHONY: demo test check unit contract cli lab matrix freeze docs fix bench clean
+.PHONY: demo test check unit contract cli userspace lab matrix freeze docs fix bench clean
 PYTHON := .venv/bin/python
 TIMED := build/timed.sh
 
@@ -9,8 +9,9 @@ check:    ; @build/bootstrap.sh && $(TIMED) check build/check.sh
 unit:     ; @$(TIMED) unit $(PYTHON) -m pytest tests/unit
 contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
+userspace: freeze ; @$(TIMED) userspace $(PYTHON) -m pytest tests/userspace
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
-matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py
+matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py tests/userspace/test_userspace_faults.py
 freeze:   ; @build/bootstrap.sh && build/freeze.sh
 docs:     ; @$(PYTHON) build/docs.py
 fix:      ; @$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .

@@ -3,7 +3,7 @@
 cd "$(dirname "$0")/.." || exit 1
 failed=
 build/timed.sh check build/check.sh || failed="$failed check"
-for part in contract cli lab; do
+for part in contract cli userspace lab; do
     build/timed.sh "$part" .venv/bin/python -m pytest "tests/$part" || failed="$failed $part"
 done
 [ -z "$failed" ] || { echo "tests: failed:$failed" >&2; exit 1; }

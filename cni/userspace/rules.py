@@ -33,7 +33,7 @@ def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) 
 
 def _engine(conf: Mapping[str, Any]) -> list[Problem]:
     host = conf.get("host")
-    if not host:
+    if host is None:
         return []
     supported = (("engine", ENGINE, "engine"), ("iftype", INTERFACE_TYPE, "type of interface"))
     problems = []

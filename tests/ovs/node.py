@@ -79,7 +79,7 @@ class Node:
     """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1. It sees the node's mounts, or those of the tests."""
 
     def __init__(self, program: Program, *, dpdk: bool = True, sees_mounts: bool = True) -> None:
-        self._program = program
+        self.program = program
         self._sees_mounts = sees_mounts
         self._dpdk = dpdk
         self._numbers = iter(range(1, 1 << 16))
@@ -160,7 +160,7 @@ class Node:
     def start(
         self, command: str, conf: dict[str, Any], pod: Pod, ifname: str = "net1", *prefix: str, **variables: str
     ) -> subprocess.Popen[str]:
-        """Starts a call and does not wait; `prefix` is put before the program."""
+        """Starts a call and does not wait; `prefix` is put before the program, `variables` into its environment."""
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": pod.container_id,
@@ -172,7 +172,7 @@ class Node:
             **variables,
         }
         process = subprocess.Popen(
-            [*LEASH, *self.within, "env", "-C", str(self._program.directory), *prefix, *self._program.command],
+            [*LEASH, *self.within, "env", "-C", str(self.program.directory), *prefix, *self.program.command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

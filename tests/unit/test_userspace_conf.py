@@ -1,0 +1,182 @@
+"""The configuration of `userspace`: what table, model and rules say of it, and what a plan makes of it."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from cni.conf import canonical, parse
+from cni.errors import InvalidConfig, SocketDirUnfit, UnsupportedField
+from cni.record import Key
+from cni.userspace.asked import Asked
+from cni.userspace.attachment import document, from_record
+from cni.userspace.conf import UserspaceConf
+from cni.userspace.conf_table import REQUIRED, TABLE
+from cni.userspace.directory import SocketDirectory, acl_entry, allowed_root, kubelet_volumes
+from cni.userspace.model import Rate
+from cni.userspace.plan import container_name, made_mac, plan, port_name, record
+from cni.userspace.rules import cross_check
+
+HOST = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
+KEY = Key(network="net", container_id="0123456789abcdef", ifname="net1")
+DIRECTORY = SocketDirectory(root="/run/x", path="/run/x/pod", mount="/run/barewire/vhost/0123456789ab-net1")
+
+GOOD = [
+    {},
+    {"host": {**HOST, "netType": "bridge", "vhost": {"mode": "client", "group": "hugetlbfs", "socketfile": "a.sock"}}},
+    {"host": {**HOST, "bridge": {"bridgeName": "br-dpdk0", "vlanId": 5, "bridgeId": 7}, "memif": {"role": "master"}}},
+    {"container": {"engine": "ovs-dpdk", "vhost": {"mode": "server"}, "netType": "interface"}},
+    {"vlan": 5, "vlanMode": "native-tagged", "trunks": [0, 6, 4094]},
+    {"trunks": [6], "vlanMode": "trunk"},
+    {"bandwidth": {"ingressRate": 1000, "ingressBurst": 1000, "egressRate": 0}, "txSteering": "HASH", "txRetries": 32},
+    {"ovsdb": "tcp:[::1]:6640", "sharedDir": "/run/x", "vhostDir": "/run/y", "kubeletRoot": "/data/kubelet"},
+    {"socketDirectory": {"owner": 107, "group": 107, "mode": "0770", "acl": ["user:107:rwx", "group:5:r-x"]}},
+    {"deviceID": "anything", "runtimeConfig": {"mac": "02:00:00:00:00:01", "else": 1}},
+]
+BAD = [
+    ({"host": {}}, "host.engine"),
+    ({"host": None}, "host"),
+    ({"host": {**HOST, "engine": "vpp"}}, "host.engine"),
+    ({"host": {**HOST, "iftype": "memif"}}, "host.iftype"),
+    ({"host": {**HOST, "netType": "vlan"}}, "host.netType"),
+    ({"host": {**HOST, "vhost": {"mode": "server"}}}, "host.vhost.mode"),
+    ({"host": {**HOST, "vhost": {"mode": "Client"}}}, "host.vhost.mode"),
+    ({"host": {**HOST, "vhost": {"socketfile": "a/b"}}}, "host.vhost.socketfile"),
+    ({"host": {**HOST, "vhost": {"socketfile": ".."}}}, "host.vhost.socketfile"),
+    ({"host": {**HOST, "bridge": {"bridgeName": "sixteen-letters-"}}}, "host.bridge.bridgeName"),
+    ({"host": {**HOST, "bridge": {"vlanId": 0}}}, "host.bridge.vlanId"),
+    ({"container": {"vhost": {"mode": "client"}}}, "container.vhost.mode"),
+    ({"vlan": 5, "host": {**HOST, "bridge": {"vlanId": 6}}}, "host.bridge.vlanId"),
+    ({"vlan": 4095}, "vlan"),
+    ({"vlanMode": "access"}, "vlanMode"),
+    ({"vlan": 5, "trunks": [6]}, "vlanMode"),
+    ({"vlan": 5, "vlanMode": "access", "trunks": [6]}, "trunks"),
+    ({"trunks": [6, 5000]}, "trunks[1]"),
+    ({"trunks": 6}, "trunks"),
+    ({"bandwidth": {"ingressBurst": 5000}}, "bandwidth.ingressBurst"),
+    ({"bandwidth": {"egressRate": 999}}, "bandwidth.egressRate"),
+    ({"runtimeConfig": {"bandwidth": {"egressRate": 999}}}, "runtimeConfig.bandwidth.egressRate"),
+    ({"txRetries": 33}, "txRetries"),
+    ({"mtu": 67}, "mtu"),
+    ({"ovsdb": "ssl:host:6640"}, "ovsdb"),
+    ({"sharedDir": "/etc"}, "sharedDir"),
+    ({"sharedDir": "/run/../etc"}, "sharedDir"),
+    ({"vhostDir": "/var/lib/x"}, "vhostDir"),
+    ({"volume": "Not_A_Volume"}, "volume"),
+    ({"socketDirectory": {"acl": ["user:root:rwx"]}}, "socketDirectory.acl"),
+    ({"socketDirectory": {"mode": "rwx"}}, "socketDirectory.mode"),
+]
+
+
+def told(config):
+    with pytest.raises(InvalidConfig) as caught:
+        parse(TABLE, REQUIRED, {"host": HOST, **config}, cross_check)
+    return {problem.split(": ")[0] for problem in caught.value.msg.split("; ")}
+
+
+def planned(config, key=KEY, directory=DIRECTORY, mac=None):
+    conf = parse(TABLE, REQUIRED, {"host": HOST, **config}, cross_check).values
+    return plan(key, Asked(conf=conf, mac=mac, pod=None, pod_uid="uid", device_info=""), directory, "/in/pod")
+
+
+@pytest.mark.parametrize("config", GOOD)
+def test_table_and_model_take_what_is_right(config):
+    parse(TABLE, REQUIRED, {"host": HOST, **config}, cross_check)
+    UserspaceConf.model_validate(canonical(TABLE, {"host": HOST, **config}))
+
+
+@pytest.mark.parametrize(("config", "path"), BAD)
+def test_table_and_model_refuse_what_is_wrong_and_the_path_is_named(config, path):
+    assert path in told(config)
+    with pytest.raises(ValidationError):
+        UserspaceConf.model_validate(canonical(TABLE, {"host": HOST, **config}))
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ({"host": {**HOST, "vhots": {}}}, "host.vhots: unknown key, did you mean host.vhost?"),
+        ({"host": {**HOST, "vhost": {"socketFiles": "a"}}}, "did you mean host.vhost.socketfile?"),
+        ({"bandwidth": {"ingres_rate": 5000}}, "did you mean bandwidth.ingressRate?"),
+    ],
+)
+def test_a_misspelt_key_of_a_section_is_refused_and_the_known_one_is_named(config, path):
+    with pytest.raises(InvalidConfig) as caught:
+        parse(TABLE, REQUIRED, {"host": HOST, **config}, cross_check)
+    assert path in caught.value.msg
+
+
+def test_other_unknown_keys_of_a_section_are_warned_about_or_refused_when_strict():
+    config = {"host": {**HOST, "colour": 5}}
+    assert "host.colour" in parse(TABLE, REQUIRED, config, cross_check).warnings[0]
+    with pytest.raises(UnsupportedField, match=r"host\.colour: unknown key with value 5"):
+        parse(TABLE, REQUIRED, {**config, "strictConfig": True}, cross_check)
+
+
+def test_names_are_those_of_userspace_cni_for_hashes_and_do_not_clash_for_other_ids():
+    assert port_name(KEY) == "0123456789ab-net1"
+    assert container_name("web-frontend-1") != container_name("web-frontend-2")
+    assert len(container_name("a")) == len(container_name("web-frontend-1")) == 12
+
+
+def test_the_old_place_of_the_vlan_is_heeded():
+    assert planned({"host": {**HOST, "bridge": {"vlanId": 7}}}).port.tag == 7
+
+
+def test_bandwidth_is_turned_to_ovs_directions_and_units_and_the_runtime_beats_the_configuration():
+    limits = {"ingressRate": 8_000_000, "ingressBurst": 16_000, "egressRate": 2_000_999}
+    port = planned({"bandwidth": limits}).port
+    assert port.to_pod == Rate(kbit=8000, burst_kbit=16)
+    assert port.from_pod == Rate(kbit=2000)
+    port = planned({"bandwidth": limits, "runtimeConfig": {"bandwidth": {"egressRate": 5000}}}).port
+    assert (port.to_pod, port.from_pod) == (None, Rate(kbit=5))
+
+
+def test_an_address_that_nobody_asked_for_is_unicast_local_and_the_same_each_time():
+    mac = planned({}).mac
+    assert mac == made_mac(KEY)
+    assert int(mac[:2], 16) & 3 == 2
+    assert made_mac(KEY.replace(ifname="net2")) != mac
+    assert planned({}, mac="02:00:00:00:00:09").mac == "02:00:00:00:00:09"
+
+
+def test_the_path_that_ovs_gets_has_at_most_107_bytes():
+    planned({}, directory=DIRECTORY.replace(mount="/run/" + "x" * (107 - 5 - 18)))
+    with pytest.raises(SocketDirUnfit, match="more than 107"):
+        planned({}, directory=DIRECTORY.replace(mount="/run/" + "x" * (107 - 5 - 17)))
+
+
+def test_an_attachment_survives_its_record():
+    config = {
+        "vlan": 5,
+        "vlanMode": "native-tagged",
+        "trunks": [9],
+        "bandwidth": {"ingressRate": 5000},
+        "createBridge": True,
+    }
+    attachment = planned(config, directory=DIRECTORY.replace(acl=("user:1:rwx",), mode=0o770))
+    saved = record(attachment, KEY, netns="/n", netns_identity="1:2", boot_id="b", ipam=None, device_info="")
+    assert from_record(saved) == attachment
+    assert document(from_record(saved)) == saved.wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [("/run/a", "/run"), ("/var/lib/cni/usrspcni/x", "/var/lib/cni"), ("/run", ""), ("/etc/x", ""), ("/running/x", "")],
+)
+def test_sockets_are_put_into_their_places_only(path, root):
+    assert allowed_root(path) == root
+
+
+def test_a_uid_is_no_path():
+    assert kubelet_volumes("/k/", "ab-1") == "/k/pods/ab-1/volumes/kubernetes.io~empty-dir"
+    for wrong in ("..", "a/b", "", "a" * 65, "a\n"):
+        with pytest.raises(Exception, match="is not the UID of a pod"):
+            kubelet_volumes("/k", wrong)
+
+
+def test_acl_entries_are_numbers_and_permissions():
+    assert acl_entry("user:107:rw-") == ("user", 107, 6)
+    for wrong in ("user:root:rwx", "other:1:rwx", "user:1:xwr", "user:1:rw", "user:-1:rwx", "user:1"):
+        with pytest.raises(ValueError, match=r"is not|does not end"):
+            acl_entry(wrong)
