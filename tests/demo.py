@@ -10,15 +10,13 @@ import sys
 import time
 from typing import Any
 
+from tests.examples import EXAMPLES
 from tests.lab.cni import Pod, Runtime
 from tests.lab.health import require_health
-from tests.lab.image import REPOSITORY
 from tests.lab.session import install_bundle
 from tests.lab.snapshot import difference, host_snapshot
 from tests.lab.topology import Vf, pfs
 from tests.lab.vm import Vm
-
-EXAMPLES = REPOSITORY / "conf-examples"
 
 
 class Stage:

@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.lab.image import REPOSITORY
 from tests.lab.lab import Lab
 from tests.lab.snapshot import Tree, difference, host_snapshot
 from tests.lab.topology import Vf, pfs
-
-EXAMPLES = REPOSITORY / "conf-examples"
 
 
 def conf(vf: Vf, **settings: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every file of conf-examples/ is run as it stands: attached, checked, and deleted, with the VF that Multus would add."""
+"""Every `sriov` network of conf-examples/ is run as it stands: attached, checked, and deleted, with the VF that Multus would add."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ import json
 
 import pytest
 
-from tests.lab.attaching import EXAMPLES
-
-
-def network(path):
-    """The configuration list of an example: a single plugin's configuration becomes a list of one, as in libcni."""
-    text = path.read_text()
-    if path.suffix == ".yaml":
-        # The one thing that a NetworkAttachmentDefinition holds for us is its block scalar `config`.
-        text = text.partition("config: |")[2]
-    document = json.loads(text)
-    if "plugins" in document:
-        return document
-    return {"cniVersion": document["cniVersion"], "name": document["name"], "plugins": [document]}
-
+from tests.examples import network, of_plugin
 
 DEVICE_INFO = {"CNIDeviceInfoFile": "/var/run/k8s.cni.cncf.io/devinfo/cni/example-net1"}
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", of_plugin("sriov"), ids=lambda path: path.name)
 def test_an_example_is_attached_checked_and_deleted(lab, path):
     conflist, pod = network(path), lab.pod()
     first = conflist["plugins"][0]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.attaching import EXAMPLES, changes, conf, netdev, udev, wait_for
+from tests.examples import EXAMPLES
+from tests.lab.attaching import changes, conf, netdev, udev, wait_for
 from tests.lab.snapshot import host_snapshot
 from tests.lab.topology import pfs
 

@@ -1,0 +1,39 @@
+"""The files of conf-examples/, as what a runtime or a cluster makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+EXAMPLES = Path(__file__).parents[1] / "conf-examples"
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The object in a YAML file."""
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+def network(path: Path) -> dict[str, Any]:
+    """The configuration list of an example: a single configuration becomes a list of one, as in libcni."""
+    document: dict[str, Any] = json.loads(_config(path) or "{}")
+    if "plugins" in document:
+        return document
+    return {"cniVersion": document["cniVersion"], "name": document["name"], "plugins": [document]}
+
+
+def of_plugin(name: str) -> list[Path]:
+    """The examples with a network whose first plugin is that."""
+    networks = [path for path in sorted(EXAMPLES.iterdir()) if _config(path)]
+    return [path for path in networks if network(path)["plugins"][0]["type"] == name]
+
+
+def _config(path: Path) -> str:
+    """The text of a network's configuration; empty for pods, rights and the like."""
+    if path.suffix != ".yaml":
+        return path.read_text()
+    found = manifest(path)
+    return found["spec"]["config"] if found["kind"] == "NetworkAttachmentDefinition" else ""
