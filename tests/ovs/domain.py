@@ -1,0 +1,189 @@
+"""A libvirt domain with vhost-user interfaces, in the form that KubeVirt's network bindings give them.
+
+libvirt runs inside virsh (`qemu:///embed`), in a folder, a mount and a PID namespace of its own: no daemon, no trace on
+the machine, and QEMU, which libvirt detaches, dies with the namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from tests.ovs.daemon import LEASH
+from tests.ovs.guest_image import CACHE, MEMORY_MIB, guest_image, kernel_command_line
+from tests.ovs.machine import END_SECONDS, Machine, MachineError, read_answer
+
+VIRSH_SECONDS = 60.0
+"""Bound of a virsh command. The first one on a machine takes 4 s more: libvirt asks QEMU what it can do."""
+# No virtlogd, no other user, no cgroups and no label: what a libvirt of root's own can do without.
+QEMU_CONF = """\
+stdio_handler = "file"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+"""
+# libvirt looks these up before it reads its configuration, and does not start without.
+ACCOUNTS = {
+    "passwd": "libvirt-qemu:x:0:0::/nonexistent:/usr/sbin/nologin\n",
+    "group": "libvirt-qemu:x:0:\n",
+}
+NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
+# The shell is process 1 and reaps QEMU when it waits for virsh: libvirt does not take a domain for destroyed whose
+# zombie is left. It answers as the one in the guest does.
+INSIDE = """
+for file in passwd group; do mount --bind "$0/$file" /etc/$file; done
+! tool=$(command -v ovs-vsctl) || mount --bind /dev/null "$tool"
+set +e
+while read -r line; do
+    virsh --quiet --connect "qemu:///embed?root=$0/libvirt" "$line" </dev/null 2>&1
+    printf '\\036%d\\n' $?
+done
+"""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A card of the domain. `network` is its name in the VMI, which KubeVirt makes an alias of."""
+
+    mac: str
+    path: Path | str
+    ifname: str
+    network: str = ""
+    queues: int = 1
+    address: str = ""
+
+
+class Domain(Machine):
+    """Created with `with`, from plain values; `interfaces` in the order in which the guest finds them."""
+
+    def __init__(self, name: str, interfaces: list[Interface], *, memory_mib: int = MEMORY_MIB) -> None:
+        super().__init__()
+        self.name, self._interfaces, self._memory_mib = name, interfaces, memory_mib
+
+    def virsh(self, command: str) -> str:
+        """The answer to a line of virsh's own language. Raises MachineError with libvirt's words."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin
+        assert stdout
+        stdin.write(f"{command}\n".encode())
+        stdin.flush()
+        status, answer = read_answer(stdout.fileno(), VIRSH_SECONDS, f"virsh {command}", self.log)
+        if status:
+            raise MachineError(f"virsh {command}: {answer}")
+        return answer
+
+    def state(self) -> str:
+        return self.virsh(f"domstate {self.name}").strip()
+
+    def xml(self) -> ET.Element:
+        """The running domain as libvirt describes it."""
+        return ET.fromstring(self.virsh(f"dumpxml {self.name}"))
+
+    def destroy(self) -> None:
+        try:
+            self.virsh(f"destroy {self.name}")
+        except MachineError:
+            # libvirt kills QEMU, and at times sees its end before the command is through, which then misses the domain.
+            if self.name in self.virsh("list --all --name").split():
+                raise
+
+    def _sockets(self) -> list[Path]:
+        return [Path(interface.path) for interface in self._interfaces]
+
+    def _start(self) -> None:
+        self._prepare()
+        self._process = subprocess.Popen(
+            [*LEASH, *self._command()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LIBVIRT_LOG_OUTPUTS": f"3:file:{self.folder / 'libvirt.log'}"},
+        )
+        try:
+            self.virsh(f"create {self.folder / 'domain.xml'}")
+        except BaseException:
+            self._stop()
+            raise
+
+    def _prepare(self) -> None:
+        root = self.folder / "libvirt"
+        (root / "etc").mkdir(parents=True)
+        (root / "etc/qemu.conf").write_text(QEMU_CONF)
+        # What QEMU can do: libvirt keeps it under a key of QEMU's and its own version.
+        (CACHE / "libvirt").mkdir(parents=True, exist_ok=True)
+        (root / "cache").symlink_to(CACHE / "libvirt")
+        for name, line in ACCOUNTS.items():
+            (self.folder / name).write_text(Path("/etc", name).read_text() + line)
+        (self.folder / "domain.xml").write_bytes(ET.tostring(self._domain()))
+
+    def _stop(self) -> None:
+        # Not killed: when process 1 of the namespace has ended by itself, so have all others.
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin
+        assert stdout
+        stdin.close()
+        try:
+            self._process.wait(END_SECONDS)
+        finally:
+            self._process.kill()
+            stdout.close()
+
+    def _command(self) -> list[str]:
+        return [*NAMESPACES, "sh", "-ec", INSIDE, str(self.folder)]
+
+    def _domain(self) -> ET.Element:
+        image = guest_image()
+        domain = ET.Element("domain", type="qemu")
+        ET.SubElement(domain, "name").text = self.name
+        ET.SubElement(domain, "memory", unit="MiB").text = str(self._memory_mib)
+        backing = ET.SubElement(domain, "memoryBacking")
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
+        system = ET.SubElement(domain, "os")
+        ET.SubElement(system, "type", arch="x86_64", machine="q35").text = "hvm"
+        ET.SubElement(system, "kernel").text = str(image.kernel)
+        ET.SubElement(system, "initrd").text = str(image.initramfs)
+        ET.SubElement(system, "cmdline").text = kernel_command_line(*(each.address for each in self._interfaces))
+        # Without, libvirt 9 gives QEMU the option -no-acpi, which QEMU 9 and later do not have.
+        ET.SubElement(ET.SubElement(domain, "features"), "acpi")
+        self._add_cpus(domain)
+        self._add_devices(domain)
+        return domain
+
+    def _add_cpus(self, domain: ET.Element) -> None:
+        cpus = max(interface.queues for interface in self._interfaces)
+        ET.SubElement(domain, "vcpu").text = str(cpus)
+        numa = ET.SubElement(ET.SubElement(domain, "cpu", mode="maximum"), "numa")
+        memory = str(self._memory_mib)
+        ET.SubElement(numa, "cell", id="0", cpus=f"0-{cpus - 1}", memory=memory, unit="MiB", memAccess="shared")
+
+    def _add_devices(self, domain: ET.Element) -> None:
+        devices = ET.SubElement(domain, "devices")
+        ET.SubElement(devices, "emulator").text = "/usr/bin/qemu-system-x86_64"
+        devices.extend(interface_xml(each) for each in self._interfaces)
+        serial = ET.SubElement(devices, "serial", type="file")
+        ET.SubElement(serial, "source", path=str(self.folder / "console.log"))
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "source", mode="connect", path=str(self.folder / "shell"))
+        ET.SubElement(channel, "target", type="virtio", name="shell")
+        ET.SubElement(devices, "memballoon", model="none")
+
+
+def interface_xml(interface: Interface) -> ET.Element:
+    """The application, here QEMU, listens: `server`, in the words of libvirt."""
+    element = ET.Element("interface", type="vhostuser")
+    ET.SubElement(element, "mac", address=interface.mac)
+    ET.SubElement(element, "source", type="unix", path=str(interface.path), mode="server")
+    ET.SubElement(element, "target", dev=interface.ifname)
+    ET.SubElement(element, "model", type="virtio-non-transitional")
+    queues = str(interface.queues)
+    ET.SubElement(element, "driver", name="vhost", queues=queues, rx_queue_size="1024", tx_queue_size="1024")
+    ET.SubElement(element, "alias", name=f"ua-{interface.network or interface.ifname}")
+    return element
