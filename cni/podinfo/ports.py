@@ -1,0 +1,115 @@
+"""vhost-user and memif ports as the `userspace` plugin tells them: in an annotation, or in files in the shared directory."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .annotations import CONFIGURATION_DATA, MAPPED_DIR, NETWORK_STATUS
+from .devices import DEVICE_INFO_VERSION
+from .reading import PodInfoError, document, names, objects, read, section, text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+SHARED_DIR = "/var/lib/cni/usrspcni"
+"""Where the shared directory is mounted when nobody says otherwise."""
+
+INVALID = "invalid"
+"""The device type of a port that is told in a way that we cannot use."""
+
+_VHOST_MODES = ("client", "server")
+_MEMIF_MODES = ("ethernet", "ip", "inject-punt")
+_MEMIF_ROLES = ("master", "slave")
+
+Entries = dict[str, dict[str, Any]]
+"""Entries of the configuration data by the names of their interfaces."""
+
+
+def shared_folder(told: Mapping[str, str], asked: str | None) -> str:
+    """Where the sockets are in the container: the path that was asked for, or the annotation's, or the plugin's default."""
+    return asked or told.get(MAPPED_DIR) or SHARED_DIR
+
+
+def entries(told: Mapping[str, str], folder: str, known: Collection[str]) -> Entries:
+    """What the plugin tells of each port. Raises `PodInfoError`.
+
+    An annotation is worth more than a file. Of the files those of `known` interfaces count: a directory of the host may
+    hold those of other pods. Without an annotation all of them count.
+    """
+    published = _last(objects(told.get(CONFIGURATION_DATA) or "[]", f"the annotation {CONFIGURATION_DATA}"))
+    annotated = NETWORK_STATUS in told or CONFIGURATION_DATA in told
+    in_files = _last(_in_file(path) for path in _files(Path(folder)))
+    return {name: entry for name, entry in in_files.items() if name in known or not annotated} | published
+
+
+def _last(found: Iterable[dict[str, Any]]) -> Entries:
+    # Each new sandbox of the pod adds its entries, and the old ones may stay. A container does not know the ID of its
+    # sandbox; but the last entry is the newest.
+    return {name: entry for entry in found if (name := text(entry, "ifName"))}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the shared directory, the oldest first."""
+    paths = [folder / name for name in names(folder, prefix="configData-", suffix=".json")]
+    return sorted(paths, key=_written)
+
+
+def _written(path: Path) -> int:
+    """When the file was written, in nanoseconds; 0 when it was removed meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _in_file(path: Path) -> dict[str, Any]:
+    found = document(read(path) or "{}", str(path))
+    if not isinstance(found, dict):
+        raise PodInfoError(f"{path} is not an object")
+    return found
+
+
+def device_info(entry: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The port as a device information document; an empty one for a port that is told in a way that we cannot use."""
+    config = section(entry, "config")
+    make = {"vhostuser": _vhost_user, "memif": _memif}.get(text(config, "iftype"))
+    return make(config, folder) if make else {}
+
+
+def _vhost_user(config: dict[str, Any], folder: str) -> dict[str, Any]:
+    told = section(config, "vhost")
+    port = {"mode": text(told, "mode"), "path": _socket(told, folder)}
+    return _document("vhost-user", port) if port["mode"] in _VHOST_MODES else {}
+
+
+def _memif(config: dict[str, Any], folder: str) -> dict[str, Any]:
+    told = section(config, "memif")
+    port = {"role": text(told, "role"), "path": _socket(told, folder), "mode": text(told, "mode") or "ethernet"}
+    return _document("memif", port) if port["role"] in _MEMIF_ROLES and port["mode"] in _MEMIF_MODES else {}
+
+
+def _document(kind: str, port: dict[str, str]) -> dict[str, Any]:
+    return {"type": kind, "version": DEVICE_INFO_VERSION, kind: port} if port["path"] else {}
+
+
+def _socket(told: dict[str, Any], folder: str) -> str:
+    """The socket's path; an empty string when no file of the folder is named."""
+    name = text(told, "socketfile")
+    return posixpath.join(folder, name) if name and "/" not in name and name not in (".", "..") else ""
+
+
+def status(entry: dict[str, Any]) -> dict[str, Any]:
+    """What a network status would say of an interface that has none."""
+    result = section(entry, "ipResult")
+    found = {"name": text(entry, "name"), "interface": text(entry, "ifName"), "dns": section(result, "dns")}
+    addresses = _addresses(result)
+    return {**found, "ips": addresses} if addresses else found
+
+
+def _addresses(result: dict[str, Any]) -> list[str]:
+    """The addresses without their prefix length. Results of CNI 1.0 and later have no `version` in an address."""
+    told = result.get("ips")
+    addresses = [text(ip, "address") for ip in told if isinstance(ip, dict)] if isinstance(told, list) else []
+    return [address.partition("/")[0] for address in addresses if address]
