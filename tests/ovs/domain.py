@@ -63,8 +63,10 @@ class Interface:
 class Domain(Machine):
     """Created with `with`, from plain values; `interfaces` in the order in which the guest finds them."""
 
-    def __init__(self, name: str, interfaces: list[Interface], *, memory_mib: int = MEMORY_MIB) -> None:
-        super().__init__()
+    def __init__(
+        self, name: str, interfaces: list[Interface], *, memory_mib: int = MEMORY_MIB, within: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(within)
         self.name, self._interfaces, self._memory_mib = name, interfaces, memory_mib
 
     def virsh(self, command: str) -> str:
@@ -100,7 +102,7 @@ class Domain(Machine):
     def _start(self) -> None:
         self._prepare()
         self._process = subprocess.Popen(
-            [*LEASH, *self._command()],
+            [*LEASH, *self._within, *self._command()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

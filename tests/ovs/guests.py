@@ -25,9 +25,16 @@ class Guest(Machine):
     """
 
     def __init__(
-        self, path: Path | str, mac: str, address: str = "", *, queues: int = 1, mtu: int | None = None
+        self,
+        path: Path | str,
+        mac: str,
+        address: str = "",
+        *,
+        queues: int = 1,
+        mtu: int | None = None,
+        within: tuple[str, ...] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(within)
         self._path, self._mac, self._address, self._queues, self._mtu = Path(path), mac, address, queues, mtu
 
     def _sockets(self) -> list[Path]:

@@ -45,9 +45,11 @@ class Link:
 
 
 class Machine:
-    """Starts with `with`, and does not wait; the methods wait until the guest is up."""
+    """Starts with `with`, and does not wait; the methods wait until the guest is up. `within` is what starts a program in
+    the namespace where its sockets are."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: tuple[str, ...] = ()) -> None:
+        self._within = within
         self._shell: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -124,7 +126,7 @@ class Machine:
     def _start(self) -> None:
         with (self.folder / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*LEASH, *self._command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*LEASH, *self._within, *self._command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def _stop(self) -> None:

@@ -50,13 +50,13 @@ class Testpmd:
 
     __test__ = False
 
-    def __init__(self, path: Path | str, mac: str, *, queues: int = 1) -> None:
-        self._path, self._mac, self._queues = path, mac, queues
+    def __init__(self, path: Path | str, mac: str, *, queues: int = 1, within: tuple[str, ...] = ()) -> None:
+        self._path, self._mac, self._queues, self._within = path, mac, queues, within
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="testpmd-")
         self._process = subprocess.Popen(
-            [*LEASH, *PROGRAM, *self._arguments()],
+            [*LEASH, *self._within, *PROGRAM, *self._arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
