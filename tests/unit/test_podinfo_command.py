@@ -52,13 +52,12 @@ def test_the_copied_folder_alone_prints_the_interfaces_from_folder_and_environme
 
 
 def test_the_environment_can_be_another_process_s(podinfo, tmp_path):
-    (tmp_path / "environ").write_bytes(
-        b"A=1\0PCIDEVICE_A=" + VF.encode() + b'\0PCIDEVICE_B_INFO={"x": "k=v"}\0broken\0'
-    )
+    told = json.dumps({VF: {"vhost": {"net-mount": "/dev/a=b"}}})
+    (tmp_path / "environ").write_bytes(f"A=1\0PCIDEVICE_A={VF}\0PCIDEVICE_A_INFO={told}\0broken\0".encode())
     done = podinfo("interfaces", "--folder", tmp_path, "--environ", tmp_path / "environ", PCIDEVICE_C="0000:00:01.0")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["Interface"]
-    assert found["network-status"]["device-info"]["pci"] == {"pci-address": VF}
+    assert found["network-status"]["device-info"]["pci"] == {"pci-address": VF, "vhost-net": "/dev/a=b"}
 
 
 def test_huge_pages_and_cpus_are_printed(podinfo, tmp_path):
