@@ -1,9 +1,10 @@
-"""Access to an API server: from a kubeconfig, or the credentials that a pod has. Programs named there are never run."""
+"""Access to an API server: from a kubeconfig, or by the credentials of a pod. Programs named there are never run."""
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
+import stat
 
 from cni.errors import InvalidConfig
 from cni.value import Value
@@ -15,14 +16,24 @@ if TYPE_CHECKING:
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 LARGEST_FILE = 1 << 20
-_REFUSED = ("exec", "auth-provider", "username", "password")
+"""Bytes of a kubeconfig, a certificate, a key or a token."""
+
+_UNUSABLE = {
+    "context": (),
+    "cluster": ("proxy-url",),
+    # Who impersonates another user has fewer rights by that; without it we would act with more than was meant.
+    "user": ("exec", "auth-provider", "username", "password", "as", "as-uid", "as-groups", "as-user-extra"),
+}
+_PORTS = {"https": 443, "http": 80}
+_HOST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:")
+_PATH = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_/:~")
 
 
 class Cluster(Value):
-    """An API server and how we prove who we are. Certificates and keys are PEM text, empty where there are none.
+    """An API server, and how we prove who we are. Certificates and keys are PEM, empty where there are none.
 
-    `verify` False trusts any server, as the kubeconfig says. `server_name` is whom the certificate must name, empty:
-    the host.
+    `verify` False trusts any server. `server_name` is whom the certificate must name, empty: the host. `token_file` is
+    read at each call and stands above `token`. `origin` is where all this comes from, for messages.
     """
 
     host: str
@@ -35,105 +46,177 @@ class Cluster(Value):
     certificate: bytes = b""
     key: bytes = b""
     token: str = ""
+    token_file: str = ""
     origin: str = ""
 
 
 def from_kubeconfig(path: str) -> Cluster:
     """The cluster and user of the file's current context. Raises `InvalidConfig`, which names the file."""
-    import yaml  # noqa: PLC0415 - in-cluster access does not pay for it
-
+    document = _yaml(path)
+    folder = os.path.dirname(os.path.abspath(path))
     try:
-        document = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
-        raise InvalidConfig(f"kubeconfig {path}: not YAML: {' '.join(str(error).split())}") from error
-    try:
-        context = _named(document, "contexts", "context", document["current-context"])
-        cluster = _named(document, "clusters", "cluster", context["cluster"])
-        user = _named(document, "users", "user", context["user"]) if context.get("user") else {}
-        return _cluster(path, cluster, user)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidConfig(f"kubeconfig {path}: {_problem(error)}") from error
+        context = _named(document, "context", _text(document, "current-context", required=True))
+        cluster = _named(document, "cluster", _text(context, "cluster", required=True))
+        user = _named(document, "user", _text(context, "user")) if context.get("user") else {}
+        return Cluster(**_server(cluster, folder), **_identity(user, folder), origin=path)
+    except ValueError as error:
+        raise InvalidConfig(f"kubeconfig {path}: {error}") from error
 
 
 def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) -> Cluster:
     """The access that every pod has by its service account. Raises `InvalidConfig`."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "")
-    if not host or not port.isdecimal():
+    if not host or not _is_port(port) or not _HOST.issuperset(host):
         raise InvalidConfig("annotations: there is no API access", hint="set kubeconfig, or annotations to false")
     return Cluster(
-        host=host,
-        port=int(port),
-        authority=_read(f"{folder}/ca.crt"),
-        token=_read(f"{folder}/token").decode().strip(),
-        origin=folder,
+        host=host, port=int(port), authority=_read(f"{folder}/ca.crt"), token_file=f"{folder}/token", origin=folder
     )
 
 
-def _cluster(path: str, cluster: Mapping[str, Any], user: Mapping[str, Any]) -> Cluster:
-    unusable = [key for key in _REFUSED if user.get(key)] + [key for key in ("proxy-url",) if cluster.get(key)]
+def token_of(cluster: Cluster) -> str:
+    """The bearer token as it is now; empty without one. Raises `InvalidConfig`, which does not show it."""
+    if not cluster.token_file:
+        return cluster.token
+    token = _read(cluster.token_file).decode("ascii", "replace").strip()
+    if not token or not _is_token(token):
+        raise InvalidConfig(f"{cluster.token_file} holds no token")
+    return token
+
+
+def _yaml(path: str) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415 - in-cluster access does not pay for it
+
+    content = _read(path)
+    try:
+        document = yaml.safe_load(content)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # The error's own text quotes the file, which holds secrets.
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise InvalidConfig(f"kubeconfig {path}: not YAML{where}") from None
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"kubeconfig {path}: not a kubeconfig")
+    return document
+
+
+def _named(document: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
+    """The body of the context, cluster or user of that name. Raises `ValueError`, also when we cannot do what it says."""
+    entries = document.get(f"{kind}s")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and entry.get("name") == name:
+            return _usable(kind, name, entry.get(kind))
+    raise ValueError(f"{kind}s has no {name!r}")
+
+
+def _usable(kind: str, name: str, body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise ValueError(f"{kind} {name!r} is empty")
+    unusable = [key for key in _UNUSABLE[kind] if body.get(key)]
     if unusable:
-        raise ValueError(f"{', '.join(unusable)}: not supported; use a token or a client certificate")
-    scheme, _, rest = cluster["server"].partition("://")
-    if scheme not in ("https", "http"):
-        raise ValueError(f"server {cluster['server']!r} is neither https:// nor http://")
+        raise ValueError(f"{kind} {name!r}: not supported: {', '.join(unusable)}; use a token or a client certificate")
+    return body
+
+
+def _server(cluster: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The fields of `Cluster` that tell about the server."""
+    url = _text(cluster, "server", required=True)
+    scheme, _, rest = url.partition("://")
+    if scheme not in _PORTS:
+        raise ValueError("server is neither https:// nor http://")
     place, slash, prefix = rest.partition("/")
-    host, port = _host_and_port(place, 443 if scheme == "https" else 80)
-    folder = os.path.dirname(os.path.abspath(path))
-    return Cluster(
-        host=host,
-        port=port,
-        prefix=(slash + prefix).rstrip("/"),
-        secure=scheme == "https",
-        verify=not cluster.get("insecure-skip-tls-verify"),
-        server_name=cluster.get("tls-server-name") or "",
-        authority=_data_or_file(cluster, "certificate-authority", folder),
-        certificate=_data_or_file(user, "client-certificate", folder),
-        key=_data_or_file(user, "client-key", folder),
-        token=_token(user, folder),
-        origin=path,
-    )
+    if not _PATH.issuperset(prefix) or ".." in prefix:
+        raise ValueError(f"server: {slash + prefix!r} is not a path")
+    insecure, authority = cluster.get("insecure-skip-tls-verify"), _pem(cluster, "certificate-authority", folder)
+    if insecure not in (None, True, False):
+        raise ValueError("insecure-skip-tls-verify is neither true nor false")
+    if insecure and authority:
+        raise ValueError("insecure-skip-tls-verify and certificate-authority exclude each other")
+    host, port = _host_and_port(place, str(_PORTS[scheme]))
+    return {
+        "host": host,
+        "port": port,
+        "prefix": (slash + prefix).rstrip("/"),
+        "secure": scheme == "https",
+        "verify": not insecure,
+        "server_name": _host(_text(cluster, "tls-server-name")),
+        "authority": authority,
+    }
 
 
-def _host_and_port(place: str, default: int) -> tuple[str, int]:
-    host, bracket, port = place.rpartition("]:") if place.startswith("[") else place.rpartition(":")
-    if place.startswith("["):
-        host, port = (host[1:], port) if bracket else (place[1:-1], str(default))
-    elif not bracket:
-        host, port = place, str(default)
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"server: {place!r} is not a host with a port")
-    return host, int(port)
+def _identity(user: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The fields of `Cluster` that tell about us."""
+    certificate, key = _pem(user, "client-certificate", folder), _pem(user, "client-key", folder)
+    if bool(certificate) != bool(key):
+        raise ValueError("client-certificate and client-key go together")
+    token, token_file = _text(user, "token"), _text(user, "tokenFile")
+    if not _is_token(token):
+        raise ValueError("token holds characters that no token has")
+    return {
+        "certificate": certificate,
+        "key": key,
+        "token": token,
+        "token_file": os.path.join(folder, token_file) if token_file else "",
+    }
 
 
-def _data_or_file(section: Mapping[str, Any], key: str, folder: str) -> bytes:
-    if section.get(f"{key}-data"):
-        return base64.b64decode(section[f"{key}-data"], validate=True)
-    return _read(os.path.join(folder, section[key])) if section.get(key) else b""
+def _host_and_port(place: str, port: str) -> tuple[str, int]:
+    """Of host, host:port, [address] or [address]:port."""
+    host, colon, told = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, told = place, port
+    if not _is_port(told):
+        raise ValueError("server: the port is none")
+    return _host(host[1:-1] if host[:1] + host[-1:] == "[]" else host, required=True), int(told)
 
 
-def _token(user: Mapping[str, Any], folder: str) -> str:
-    # As client-go does: the file is newer than the text beside it.
-    if user.get("tokenFile"):
-        return _read(os.path.join(folder, user["tokenFile"])).decode().strip()
-    return user.get("token") or ""
+def _host(name: str, *, required: bool = False) -> str:
+    if not _HOST.issuperset(name) or name.startswith((".", "-")) or (required and not name):
+        raise ValueError(f"{name!r} is not the name or address of a host")
+    return name
 
 
-def _named(document: Mapping[str, Any], section: str, kind: str, name: str) -> dict[str, Any]:
-    for entry in document[section]:
-        if entry["name"] == name:
-            found: dict[str, Any] = entry[kind]
-            return found
-    raise ValueError(f"{section} has no {name!r}")
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 1 << 16
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _text(section: Mapping[str, Any], key: str, *, required: bool = False) -> str:
+    value = section.get(key)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str) or (required and not value):
+        raise ValueError(f"{key} is missing" if not value else f"{key} is no text: put it in quotes")
+    return value
+
+
+def _pem(section: Mapping[str, Any], key: str, folder: str) -> bytes:
+    """What `<key>-data` holds, else the content of the file that `<key>` names."""
+    data, path = _text(section, f"{key}-data"), _text(section, key)
+    if not data:
+        return _read(os.path.join(folder, path)) if path else b""
+    try:
+        return binascii.a2b_base64("".join(data.split()), strict_mode=True)
+    except ValueError as error:
+        raise ValueError(f"{key}-data is not base64") from error
 
 
 def _read(path: str) -> bytes:
+    """The content of a plain file: nothing that blocks, and nothing without an end. Raises `InvalidConfig`."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise InvalidConfig(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
-    with open(fd, "rb") as file:
-        return file.read(LARGEST_FILE)
+        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidConfig(f"cannot read {path}: not a file")
+            content = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        words = os.strerror(getattr(error, "errno", 0) or 0) if isinstance(error, OSError) else "no such path"
+        raise InvalidConfig(f"cannot read {path}: {words}") from error
+    if len(content) > LARGEST_FILE:
+        raise InvalidConfig(f"cannot read {path}: larger than {LARGEST_FILE} bytes")
+    return content
 
 
-def _problem(error: Exception) -> str:
-    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -18,7 +18,14 @@ def volume_of(pod: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def mount_path(pod: Mapping[str, Any], volume: str) -> str:
     """Where the first container that mounts the volume has it, containers before init containers; empty if none does."""
-    return next((mount.get("mountPath") or "" for mount in _mounts(pod) if mount.get("name") == volume), "").rstrip("/")
+    return next((path for path in _mount_paths(pod, volume) if path), "")
+
+
+def _mount_paths(pod: Mapping[str, Any], volume: str) -> Iterator[str]:
+    for mount in _mounts(pod):
+        # Who mounts a folder of the volume only does not see what lies beside that folder.
+        if mount.get("name") == volume and not mount.get("subPath") and not mount.get("subPathExpr"):
+            yield (mount.get("mountPath") or "").rstrip("/")
 
 
 def _mounts(pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

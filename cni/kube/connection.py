@@ -1,0 +1,216 @@
+"""HTTP to an API server, of which no step outlives one deadline: look-up, connect, handshake, question, answer.
+
+Time-outs of sockets bound one step each; a server that sends a byte now and then would keep us for ever. Proxies of the
+environment are not used: http.client knows of none.
+"""
+
+from __future__ import annotations
+
+import _thread
+import http.client
+import os
+import socket
+import ssl
+import time
+
+from cni.errors import KubeRefused, TryAgainLater
+from cni.kube.config import token_of
+from cni.kube.tls import server_name, tls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from cni.kube.config import Cluster
+
+LARGEST_ANSWER = 8 << 20
+"""Bytes. An object has at most about 1.5 MiB in etcd."""
+
+_UNREACHED = "is it running, and reachable?"
+_BROKEN_OFF = (http.client.IncompleteRead, http.client.RemoteDisconnected)
+
+
+class Connection:
+    """One connection at a time; `deadline` is in monotonic seconds."""
+
+    def __init__(self, cluster: Cluster, deadline: float) -> None:
+        self.cluster = cluster
+        self.deadline = deadline
+        self.server = f"API server {cluster.host}:{cluster.port}"
+        self._http = _Http(cluster, deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._http.close()
+
+    def ask(self, method: str, path: str, body: bytes | None = None, media_type: str = "") -> tuple[int, bytes]:
+        """Status and content of the answer.
+
+        Raises `TryAgainLater` when there is none in time, or not the whole: what was asked may have happened then.
+        Raises `KubeRefused` where another try ends alike, and `InvalidConfig` for credentials that are none.
+        """
+        headers = {"Accept": "application/json", "User-Agent": "barewire"}
+        token = token_of(self.cluster)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if media_type:
+            headers["Content-Type"] = media_type
+        try:
+            self._http.request(method, self.cluster.prefix + path, body, headers)
+            with self._http.getresponse() as answer:
+                return answer.status, self._content(answer)
+        except (OSError, http.client.HTTPException) as error:
+            self._http.close()
+            raise self._failure(error) from error
+
+    def pause(self, seconds: float) -> bool:
+        """Waits, unless the deadline would pass meanwhile: then it is False, at once."""
+        if time.monotonic() + seconds >= self.deadline:
+            return False
+        time.sleep(seconds)
+        return True
+
+    def _content(self, answer: http.client.HTTPResponse) -> bytes:
+        content = answer.read(LARGEST_ANSWER + 1)
+        if len(content) > LARGEST_ANSWER:
+            self._http.close()  # Its rest would be taken for the next answer.
+            raise KubeRefused(f"the {self.server} answered with more than {LARGEST_ANSWER >> 20} MiB")
+        if answer.length:  # Bytes to come: reading a limited number does not complain that they never came.
+            raise http.client.IncompleteRead(content, answer.length)
+        return content
+
+    def _failure(self, error: Exception) -> KubeRefused | TryAgainLater:
+        origin = self.cluster.origin
+        if isinstance(error, ssl.SSLCertVerificationError):
+            hint = f"compare certificate-authority, server and tls-server-name in {origin}"
+            return KubeRefused(f"the certificate of the {self.server} is not valid: {error.verify_message}", hint=hint)
+        if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            reason = (error.reason or "unknown error").replace("_", " ").lower()
+            hint = f"is the server of {origin} an API server, and client-certificate one that it knows?"
+            return KubeRefused(f"TLS with the {self.server} failed: {reason}", hint=hint)
+        if isinstance(error, http.client.HTTPException) and not isinstance(error, _BROKEN_OFF):
+            return KubeRefused(f"the {self.server} does not speak HTTP", hint=f"compare server in {origin}")
+        return TryAgainLater(f"the {self.server} did not answer: {_words(error)}", hint=_UNREACHED)
+
+
+class _UntilDeadline:
+    """Gives each call of a socket what is left of the time."""
+
+    deadline = 0.0
+
+    def recv_into(self, *arguments: Any) -> int:
+        self.settimeout(_remaining(self.deadline))  # type: ignore[attr-defined]  # a socket is mixed in
+        return super().recv_into(*arguments)  # type: ignore[misc,no-any-return]
+
+    def send(self, *arguments: Any) -> int:
+        self.settimeout(_remaining(self.deadline))  # type: ignore[attr-defined]
+        return super().send(*arguments)  # type: ignore[misc,no-any-return]
+
+    def sendall(self, *arguments: Any) -> None:
+        self.settimeout(_remaining(self.deadline))  # type: ignore[attr-defined]
+        super().sendall(*arguments)  # type: ignore[misc]
+
+
+class _Plain(_UntilDeadline, socket.socket):
+    pass
+
+
+class _Secure(_UntilDeadline, ssl.SSLSocket):
+    pass
+
+
+class _Http(http.client.HTTPConnection):
+    """What http.client makes of a server that keeps to the rules; how it is reached is ours."""
+
+    def __init__(self, cluster: Cluster, deadline: float) -> None:
+        super().__init__(cluster.host, cluster.port)
+        self._cluster = cluster
+        self._deadline = deadline
+
+    def connect(self) -> None:
+        context = tls(self._cluster) if self._cluster.secure else None
+        plain = _connected(self._cluster.host, self._cluster.port, self._deadline)
+        try:
+            self.sock = plain if context is None else self._secured(plain, context)
+        except BaseException:
+            plain.close()
+            raise
+
+    def _secured(self, plain: _Plain, context: ssl.SSLContext) -> ssl.SSLSocket:
+        context.sslsocket_class = _Secure
+        plain.settimeout(_remaining(self._deadline))  # It bounds the whole handshake, not each step of it.
+        secure = context.wrap_socket(plain, server_hostname=server_name(self._cluster))
+        secure.deadline = self._deadline  # type: ignore[attr-defined]  # it is a _Secure
+        return secure
+
+
+def _connected(host: str, port: int, deadline: float) -> _Plain:
+    """A connection to the first address that takes one, each with its share of the time."""
+    failure = OSError("the name has no address")
+    found = _addresses(host, port, deadline)
+    for place, (family, kind, protocol, _, address) in enumerate(found):
+        one = _Plain(family, kind, protocol)
+        one.deadline = deadline
+        try:
+            one.settimeout(_remaining(deadline) / (len(found) - place))
+            one.connect(address)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            one.close()
+            failure = error
+        else:
+            return one
+    raise failure
+
+
+def _addresses(host: str, port: int, deadline: float) -> list[Any]:
+    # In bytes: for text, Python wants the codec `idna`.
+    name = host.encode("ascii")
+    try:
+        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return _looked_up(name, port, deadline)
+
+
+def _looked_up(name: bytes, port: int, deadline: float) -> list[Any]:
+    """The addresses of a name. The C library bounds this by resolv.conf only, so a thread waits for it, or is left."""
+    found: list[list[Any]] = []
+    failure: list[OSError] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def look_up() -> None:
+        try:
+            found.append(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            failure.append(error)
+        finally:
+            done.release()
+
+    _thread.start_new_thread(look_up, ())
+    if not done.acquire(timeout=_remaining(deadline)):
+        raise TimeoutError(0, "the look-up of the name takes too long")
+    if failure:
+        raise failure[0]
+    return found[0]
+
+
+def _remaining(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer ended early"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it hung up"
+    if isinstance(error, TimeoutError) and not error.strerror:
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return f"the look-up of its name failed: {error.strerror}"
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

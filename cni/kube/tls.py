@@ -1,0 +1,61 @@
+"""TLS to an API server, by what its kubeconfig says."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from cni.errors import InvalidConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from cni.kube.config import Cluster
+
+
+def tls(cluster: Cluster) -> ssl.SSLContext:
+    """What to speak TLS with. Raises `InvalidConfig` for certificates and keys that are none."""
+    # ssl.create_default_context would ask for more (VERIFY_X509_STRICT) than the authorities of many clusters have.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not cluster.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif cluster.authority:
+        _load_authority(context, cluster)
+    else:
+        context.load_default_certs()
+    if cluster.certificate:
+        _load_identity(context, cluster)
+    return context
+
+
+def server_name(cluster: Cluster) -> bytes:
+    """Whom the server's certificate must name. In bytes: ssl would want the codec `idna` for text, ASCII or not."""
+    return (cluster.server_name or cluster.host).encode("ascii")
+
+
+def _load_authority(context: ssl.SSLContext, cluster: Cluster) -> None:
+    try:
+        context.load_verify_locations(cadata=cluster.authority.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidConfig(f"{cluster.origin}: certificate-authority holds no certificate in PEM") from error
+
+
+def _load_identity(context: ssl.SSLContext, cluster: Cluster) -> None:
+    # ssl takes a key by the name of a file only; this one is in memory, and goes with its descriptor.
+    fd = os.memfd_create("identity", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(cluster.certificate + b"\n" + cluster.key)
+        context.load_cert_chain(f"/proc/self/fd/{fd}", password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidConfig(f"{cluster.origin}: client-certificate and client-key are no pair in PEM") from error
+    finally:
+        os.close(fd)
+
+
+def _no_password() -> NoReturn:
+    # Without this, OpenSSL asks for it on the terminal, and waits.
+    raise ValueError("the key is encrypted")
