@@ -2,6 +2,8 @@
 
 `userspace/configuration-data` is a JSON list with an element for each interface; `userspace/mapped-dir` is the folder in
 which a container finds the sockets. A change is a mapping in which None removes.
+
+app-netutil puts folder and socket name together without a slash between them (its issue 45), so the folder ends in one.
 """
 
 from __future__ import annotations
@@ -55,13 +57,13 @@ def added(annotations: Mapping[str, str], element: Mapping[str, Any], folder: st
     """
     mine = [one for one in _elements(annotations) or [] if one.get("containerId") == element["containerId"]]
     others = [one for one in mine if one.get("ifName") != element["ifName"]]
-    present = annotations.get(FOLDER)
-    if others and present not in (None, folder):
+    present, wanted = annotations.get(FOLDER), folder.rstrip("/") + "/"
+    if others and present is not None and present.rstrip("/") + "/" != wanted:
         raise InvalidConfig(
-            f"the pod's interface {others[0].get('ifName')} has its socket in {present}, not in {folder}",
+            f"the pod's interface {others[0].get('ifName')} has its socket in {present}, not in {wanted}",
             hint=f"the annotation {FOLDER} can name one folder: let all interfaces of the pod use one volume",
         )
-    return _changed(annotations, {DATA: _text([*others, dict(element)]), FOLDER: folder})
+    return _changed(annotations, {DATA: _text([*others, dict(element)]), FOLDER: wanted})
 
 
 def removed(annotations: Mapping[str, str], container_id: str, ifname: str) -> Changes:
