@@ -1,15 +1,11 @@
-"""`make demo`: boots the lab and shows, with two examples from conf-examples/, a VF that goes into a pod and comes back.
-
-Everything is real: a kernel with an SR-IOV NIC (QEMU's igb), the frozen executable, Debian's IPAM plugins.
-"""
+"""A VF goes into a pod and comes back, with two examples from conf-examples/, on a real kernel with an SR-IOV NIC (QEMU's igb)."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 from typing import Any
 
+from tests.demo.stage import Stage
 from tests.examples import EXAMPLES
 from tests.lab.cni import Pod, Runtime
 from tests.lab.health import require_health
@@ -19,28 +15,14 @@ from tests.lab.topology import Vf, pfs
 from tests.lab.vm import Vm
 
 
-class Stage:
-    """Prints each step with the time since the start, and remembers what did not hold."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.failures: list[str] = []
-
-    def say(self, text: str = "") -> None:
-        print(f"{time.monotonic() - self._start:6.1f} s  {text}" if text else "", flush=True)
-
-    def step(self, text: str) -> None:
-        self.say()
-        self.say(f"== {text}")
-
-    def show(self, text: str) -> None:
-        for line in text.rstrip().splitlines():
-            print(f"          | {line}", flush=True)
-
-    def expect(self, holds: bool, text: str) -> None:
-        self.say(f"{'ok  ' if holds else 'FAIL'} {text}")
-        if not holds:
-            self.failures.append(text)
+def run(stage: Stage) -> None:
+    """The whole story of the plugin `sriov`."""
+    stage.step("sriov: booting a machine with an SR-IOV NIC (software emulation, about 10 s)")
+    with Vm(pfs=1, say=stage.say) as vm:
+        require_health(vm)
+        install_bundle(vm)
+        stage.say("the frozen plugins are installed in /opt/cni/bin")
+        _told(stage, vm)
 
 
 def example(name: str, vf: Vf, **changes: Any) -> dict[str, Any]:
@@ -75,8 +57,7 @@ def traffic(stage: Stage, one: Pod, other: Pod, isolated: Pod, addresses: dict[s
     )
 
 
-def run(stage: Stage, vm: Vm) -> None:
-    """The whole story."""
+def _told(stage: Stage, vm: Vm) -> None:
     runtime = Runtime(vm)
     (pf, *_) = pfs(vm)
     before = host_snapshot(vm)
@@ -106,22 +87,3 @@ def run(stage: Stage, vm: Vm) -> None:
     left = difference(before, host_snapshot(vm))
     stage.show("\n".join(left))
     stage.expect(not left, "PF and VFs are as they were, attribute by attribute, and no file is left")
-
-
-def main() -> int:
-    """Exit code 0 when everything held."""
-    stage = Stage()
-    stage.step("booting a machine with an SR-IOV NIC (software emulation, about 10 s)")
-    with Vm(pfs=1, say=stage.say) as vm:
-        require_health(vm)
-        install_bundle(vm)
-        stage.say("the frozen plugins are installed in /opt/cni/bin")
-        run(stage, vm)
-    stage.say()
-    verdict = "everything held" if not stage.failures else "did not hold: " + "; ".join(stage.failures)
-    stage.say(f"demo: {verdict}")
-    return 1 if stage.failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
