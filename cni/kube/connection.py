@@ -191,7 +191,7 @@ def _looked_up(name: bytes, port: int, deadline: float) -> list[Any]:
 
     _thread.start_new_thread(look_up, ())
     if not done.acquire(timeout=_remaining(deadline)):
-        raise TimeoutError(0, "the look-up of the name takes too long")
+        raise OSError("the look-up of its name takes too long")
     if failure:
         raise failure[0]
     return found[0]
@@ -209,7 +209,7 @@ def _words(error: Exception) -> str:
         return "the answer ended early"
     if isinstance(error, http.client.RemoteDisconnected):
         return "it hung up"
-    if isinstance(error, TimeoutError) and not error.strerror:
+    if isinstance(error, TimeoutError) and not error.errno:
         return "no answer in time"
     if isinstance(error, socket.gaierror):
         return f"the look-up of its name failed: {error.strerror}"

@@ -1,0 +1,395 @@
+"""An API server for the tests, as strict as kube-apiserver about pods, which can be told to misbehave.
+
+    with ApiServer() as api:
+        pod = api.add_pod("default", "pod1", uid=..., spec=..., annotations=...)
+        path = api.kubeconfig(folder / "kubeconfig")
+        api.faults = Faults(status=503, every=3)
+        ...
+        assert api.annotations("default", "pod1") == ...
+
+It listens on the loopback address of the tests' network namespace; a plugin that runs there reaches it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import json
+import re
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+import yaml
+
+from tests.kube.authority import Identity, certificates
+from tests.kube.store import Document, Key, Refused, Store
+
+FOR_EVER = 1 << 60
+TOKEN = "a-bearer-token"
+ALL_RIGHTS = frozenset({("get", "pods"), ("patch", "pods/status")})
+"""The narrowest that the plugin needs."""
+
+MERGE_PATCH = "application/merge-patch+json"
+_POD = re.compile(r"/api/v1/namespaces/([a-z0-9-]+)/pods/([a-z0-9.-]+)(/status)?")
+_VERBS = {"GET": "get", "PATCH": "patch", "PUT": "update", "DELETE": "delete", "POST": "create"}
+_END_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How the server misbehaves; as it is made, it does not.
+
+    A request counts from 1, since the faults were set. `every` and `only` choose the requests that meet `status`,
+    `hangs_up`, `loses_answer`, `silent`, `cut` and `raw`; without them it is each one. `methods` narrows it further.
+    """
+
+    every: int = 0
+    only: frozenset[int] = frozenset()
+    methods: frozenset[str] = frozenset()
+    status: int = 0
+    hangs_up: bool = False
+    """Closes the connection instead of an answer; nothing was done."""
+    loses_answer: bool = False
+    """The same, but what was asked is done."""
+    silent: bool = False
+    """Never answers; nothing was done."""
+    cut: int = -1
+    """Closes the connection behind that many bytes of the answer's body."""
+    raw: bytes = b""
+    """Bytes that are sent in place of an answer; then the connection is closed."""
+    delay: float = 0.0
+    """Seconds before each answer."""
+    chunked: int = 0
+    """Bytes of a chunk, for answers without Content-Length."""
+    trickle: float = 0.0
+    """Seconds before each byte of an answer, its headers included."""
+    endless: bool = False
+    """The body of an answer never ends."""
+    mute: bool = False
+    """Connections are accepted, and nothing is said, TLS included."""
+    conflicts: int = 0
+    """So many PATCHes find that somebody else has written just before them."""
+    other_writer: Callable[[Store, Key], object] = Store.touch
+    """What that somebody does."""
+    closes: bool = False
+    """Closes each connection behind its answer, and says so."""
+
+    def meets(self, number: int, method: str) -> bool:
+        chosen = number in self.only if self.only else not self.every or number % self.every == 0
+        return chosen and (not self.methods or method in self.methods)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that was understood, and the status of its answer; 0 for none."""
+
+    method: str
+    path: str
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    connection: int = 0
+
+
+class ApiServer:
+    """Runs in threads of this process until the `with` ends. `rights` are (verb, resource) of every user."""
+
+    def __init__(self, *, secure: bool = True, identity: Identity | None = None, host: str = "127.0.0.1") -> None:
+        self.store = Store()
+        self.faults = Faults()
+        self.rights: frozenset[tuple[str, str]] = ALL_RIGHTS
+        self.token = TOKEN
+        self.requests: list[Request] = []
+        self.secure = secure
+        self.prefix = ""
+        self._host = host
+        self._identity = identity or certificates().server
+        self._lock = threading.Lock()
+        self._counted = 0
+        self._faults_seen = self.faults
+        self.closing = threading.Event()
+        self.defects: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._server = _Server((self._host, 0), self)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.hang_up()
+        self._server.server_close()
+        self._thread.join(_END_SECONDS)
+        assert not self._thread.is_alive()
+        assert not self.defects, "\n".join(self.defects)
+
+    @property
+    def pods(self) -> dict[Key, Document]:
+        return self.store.pods
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.prefix}"
+
+    def add_pod(self, namespace: str, name: str, **parts: Any) -> Document:
+        """See `Store.add`."""
+        return self.store.add(namespace, name, **parts)
+
+    def annotations(self, namespace: str, name: str) -> dict[str, str]:
+        found: dict[str, str] = self.store.get((namespace, name))["metadata"].get("annotations") or {}
+        return found
+
+    def snapshot(self) -> dict[str, Document]:
+        """See `Store.snapshot`."""
+        return self.store.snapshot()
+
+    def asked(self) -> list[tuple[str, int]]:
+        """Method and status of each request, in the order of their answers."""
+        with self._lock:
+            return [(request.method, request.status) for request in self.requests]
+
+    def kubeconfig(
+        self, path: Path, *, user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None
+    ) -> Path:
+        """Writes a kubeconfig for this server; `user` replaces the token, `cluster` adds to server and authority."""
+        authority = base64.b64encode(certificates().authority.certificate.read_bytes()).decode()
+        trusted = {"certificate-authority-data": authority} if self.secure else {}
+        described = {"server": self.url, **trusted, **(cluster or {})}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "tests",
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "plugin"}}],
+            "clusters": [{"name": "tests", "cluster": {key: value for key, value in described.items() if value}}],
+            "users": [{"name": "plugin", "user": {"token": self.token} if user is None else user}],
+        }
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    def count(self) -> tuple[int, Faults]:
+        """The number of this request under the present faults."""
+        with self._lock:
+            if self._faults_seen is not self.faults:
+                self._counted, self._faults_seen = 0, self.faults
+            self._counted += 1
+            return self._counted, self.faults
+
+    def note(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(request)
+
+    def meet_other_writer(self, key: Key) -> None:
+        """Lets somebody else write before a PATCH, as long as `conflicts` says."""
+        with self._lock:
+            left, number = self.faults.conflicts, self._counted
+            if left <= 0:
+                return
+            self.faults = self._faults_seen = replace(self.faults, conflicts=left - 1)
+            self._counted = number
+        if key in self.pods:
+            self.faults.other_writer(self.store, key)
+
+    def handshake(self, plain: socket.socket) -> socket.socket:
+        """The connection, with TLS if the server has it."""
+        if not self.secure:
+            return plain
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self._identity)
+        context.load_verify_locations(certificates().authority.certificate)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context.wrap_socket(plain, server_side=True)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False
+    block_on_close = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], api: ApiServer) -> None:
+        self.api = api
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._open: set[socket.socket] = set()
+        self._connections = 0
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # http.server's own looks up the name of the address, which can take seconds.
+        socketserver.TCPServer.server_bind(self)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread: a client that is slow with TLS does not hold up the others."""
+        self._connections += 1
+        request.settimeout(_END_SECONDS)
+        self._open.add(request)
+        try:
+            if self.api.faults.mute:
+                self.api.closing.wait(_END_SECONDS)
+                return
+            with contextlib.suppress(OSError), self.api.handshake(request) as connection:
+                self._open.add(connection)
+                _Handler(connection, client_address, self)
+        finally:
+            self._open.discard(request)
+
+    @property
+    def connections(self) -> int:
+        return self._connections
+
+    def hang_up(self) -> None:
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own, which takes TLS away from under the thread that uses it.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client may go when it likes; anything else is a defect of the server."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            self.api.defects.append("".join(traceback.format_exception(error)))
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+    answers: ClassVar[dict[int, str]] = {}
+
+    def log_message(self, *_arguments: Any) -> None:
+        """The tests read `requests`."""
+
+    def do_GET(self) -> None:
+        api = self.server.api
+        number, faults = api.count()
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = faults if faults.meets(number, self.command) else None
+        api.closing.wait(faults.delay)
+        if fault and (fault.silent or fault.hangs_up or fault.raw):
+            self._misbehave(fault)
+            self._note(0, text)
+            return
+        status, document = self._answer(fault.status if fault else 0, text)
+        if fault and fault.loses_answer:
+            self.close_connection = True
+            self._note(0, text)
+            return
+        # Noted before it is sent: a client that has the answer finds its request.
+        self._note(status, text)
+        self._send(status, json.dumps(document).encode(), faults, fault.cut if fault else -1)
+
+    do_PATCH = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's words
+
+    def _misbehave(self, fault: Faults) -> None:
+        self.close_connection = True
+        if fault.silent:
+            self.server.api.closing.wait(_END_SECONDS)
+        elif fault.raw:
+            self.wfile.write(fault.raw)
+
+    def _note(self, status: int, text: bytes) -> None:
+        body: Any = text
+        with contextlib.suppress(ValueError):
+            body = json.loads(text) if text else None
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.api.note(Request(self.command, self.path, status, headers, body, self.server.connections))
+
+    def _answer(self, status: int, text: bytes) -> tuple[int, Document]:
+        try:
+            if status:
+                raise Refused(status, "Tests", "the tests say so")
+            return 200, self._asked(text)
+        except Refused as refused:
+            return refused.status, refused.document
+
+    def _asked(self, text: bytes) -> Document:
+        api = self.server.api
+        self._authenticate()
+        path = urlsplit(self.path).path
+        found = _POD.fullmatch(path.removeprefix(api.prefix)) if path.startswith(api.prefix) else None
+        if found is None:
+            raise Refused(404, "", "404 page not found")
+        namespace, name, status = found.groups()
+        verb, resource = _VERBS[self.command], f"pods{status or ''}"
+        if (verb, resource) not in api.rights:
+            raise Refused(
+                403,
+                "Forbidden",
+                f'pods "{name}" is forbidden: User "plugin" cannot {verb} resource "{resource}" in API group "" in the namespace "{namespace}"',
+            )
+        if verb == "get":
+            return api.store.get((namespace, name))
+        if verb != "patch":
+            raise Refused(405, "MethodNotAllowed", "the tests know GET and PATCH")
+        return self._patch((namespace, name), text, status=bool(status))
+
+    def _authenticate(self) -> None:
+        connection = self.connection
+        certified = isinstance(connection, ssl.SSLSocket) and bool(connection.getpeercert())
+        told = self.headers.get("Authorization")
+        if told != f"Bearer {self.server.api.token}" and (told is not None or not certified):
+            raise Refused(401, "Unauthorized", "Unauthorized")
+        if self.headers.get_all("Host") is None:
+            raise Refused(400, "BadRequest", "missing required Host header")
+
+    def _patch(self, key: Key, text: bytes, *, status: bool) -> Document:
+        if self.headers.get("Content-Type") != MERGE_PATCH:
+            raise Refused(
+                415,
+                "UnsupportedMediaType",
+                f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}",
+            )
+        try:
+            patch = json.loads(text)
+        except ValueError:
+            patch = None
+        if not isinstance(patch, dict):
+            raise Refused(400, "BadRequest", "the patch is not a JSON object")
+        self.server.api.meet_other_writer(key)
+        return self.server.api.store.patch(key, patch, status=status)
+
+    def _send(self, status: int, body: bytes, faults: Faults, cut: int) -> None:
+        head = f"HTTP/1.1 {status} {self.responses.get(status, ('Tests',))[0]}\r\nContent-Type: application/json\r\n"
+        if faults.closes:
+            self.close_connection = True
+            head += "Connection: close\r\n"
+        if faults.chunked or faults.endless:
+            head += "Transfer-Encoding: chunked\r\n"
+            pieces = [body[at : at + (faults.chunked or 65536)] for at in range(0, len(body), faults.chunked or 65536)]
+            body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+        else:
+            head += f"Content-Length: {len(body)}\r\n"
+        if cut >= 0:
+            body, self.close_connection = body[:cut], True
+        self._write(head.encode() + b"\r\n", faults.trickle)
+        if faults.endless:
+            self._write_for_ever()
+        self._write(body, faults.trickle)
+
+    def _write(self, content: bytes, trickle: float) -> None:
+        if not trickle:
+            self.wfile.write(content)
+            return
+        for at in range(len(content)):
+            if self.server.api.closing.wait(trickle):
+                return
+            self.wfile.write(content[at : at + 1])
+
+    def _write_for_ever(self) -> None:
+        block = b"10000\r\n" + b" " * 65536 + b"\r\n"
+        end = time.monotonic() + _END_SECONDS
+        while time.monotonic() < end and not self.server.api.closing.is_set():
+            self.wfile.write(block)
