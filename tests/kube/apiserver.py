@@ -43,7 +43,7 @@ ALL_RIGHTS = frozenset({("get", "pods"), ("patch", "pods/status")})
 MERGE_PATCH = "application/merge-patch+json"
 _POD = re.compile(r"/api/v1/namespaces/([a-z0-9-]+)/pods/([a-z0-9.-]+)(/status)?")
 _VERBS = {"GET": "get", "PATCH": "patch", "PUT": "update", "DELETE": "delete", "POST": "create"}
-_END_SECONDS = 10.0
+_END_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
