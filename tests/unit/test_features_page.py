@@ -1,4 +1,4 @@
-"""docs/features.md promises a test for each feature: each that it names must be there."""
+"""docs/features.md and docs/userspace-defects.md promise tests: each that they name must be there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "features.md").read_text()
-ROWS = [line.split(" | ") for line in PAGE.splitlines() if line.startswith("| ") and "::" in line]
+DEFECTS_PAGE = (ROOT / "docs" / "userspace-defects.md").read_text()
+
+
+def rows(page: str) -> list[list[str]]:
+    return [line.split(" | ") for line in page.splitlines() if line.startswith("| ") and "::" in line]
+
+
+ROWS, DEFECTS = rows(PAGE), rows(DEFECTS_PAGE)
+NOT_APPLICABLE = {"21", "22", "30"}  # VPP, documentation
 
 
 def functions_of(path: str) -> set[str]:
@@ -19,8 +27,8 @@ def functions_of(path: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip("| "))
-def test_each_feature_has_tests_that_exist(row):
+@pytest.mark.parametrize("row", ROWS + DEFECTS, ids=lambda row: row[0].strip("| "))
+def test_each_feature_and_each_defect_has_tests_that_exist(row):
     named = re.findall(r"`(tests/[^`:]+)::([^`]+)`", row[-1])
     assert named
     for path, name in named:
@@ -31,3 +39,9 @@ def test_each_feature_has_tests_that_exist(row):
 def test_no_row_of_the_table_goes_without_tests():
     table = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| feature")]
     assert len(table) == len(ROWS) > 30
+
+
+def test_every_defect_has_a_row_and_those_that_can_be_shown_have_tests():
+    numbers = [line.split(" | ")[0].strip("| ") for line in DEFECTS_PAGE.splitlines() if line[2:3].isdigit()]
+    assert numbers == [str(number) for number in range(1, 34)]
+    assert {row[0].strip("| ") for row in DEFECTS} == set(numbers) - NOT_APPLICABLE

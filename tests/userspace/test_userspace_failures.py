@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.program import from_bundle
 from tests.ovs.daemon import until
-from tests.ovs.node import Node, changes
+from tests.ovs.node import KUBELET, Node, changes
 
 BOUND_SECONDS = 40.0
 """An ADD may take the vswitch's 20 s, and its rollback's; a runtime waits for minutes."""
@@ -172,6 +172,29 @@ def test_a_socket_path_that_is_too_long_is_refused(node):
     refused = node.call("ADD", conf, pod, "fifteen-letters")
     assert refused.document["code"] == 115
     assert "more than 107" in refused.document["msg"]
+
+
+def test_two_pods_cannot_have_one_socket(node):
+    """Without the mounts, each of which is a port's own: in one directory that two pods share, by one name."""
+    pods = [node.pod(), node.pod()]
+    node.run("mkdir", "-p", "/run/both")
+    conf = node.conf(allowUnsafeSocketDir=True)
+    conf["host"] = {**conf["host"], "vhost": {"mode": "client", "socketfile": "same"}}
+    for pod in pods:
+        node.run("mkdir", "-p", f"{KUBELET}/pods/{pod.uid}/volumes/kubernetes.io~empty-dir")
+        node.run("ln", "-s", "/run/both", pod.volume("shared-dir"))
+    # A volume that is a symlink is none of the kubelet's.
+    assert node.call("ADD", conf, pods[0]).document["code"] == 115
+    node.daemon.vsctl(
+        "add-port", "br0", "theirs", "--", "set", "Interface", "theirs", "type=dpdkvhostuserclient",
+        f"options:vhost-server-path=/run/barewire/sockets/{pods[1].container_id[:12]}-net1/same",
+    )  # fmt: skip
+    node.run("rm", pods[1].volume("shared-dir"))
+    refused = node.call("ADD", conf, pods[1])
+    assert refused.document["code"] == 112
+    assert "already has a port on the socket" in refused.document["msg"]
+    node.daemon.vsctl("del-port", "theirs")
+    node.run("rmdir", "/run/both")
 
 
 def test_a_repeated_add_is_refused_and_the_attachment_stays(node):

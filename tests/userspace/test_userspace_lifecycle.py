@@ -167,6 +167,30 @@ def test_a_bridge_of_ours_comes_with_its_first_port_and_goes_with_its_last(node)
     assert "ours0" not in node.daemon.vsctl("list-br").split()
 
 
+def test_an_empty_bridge_of_the_administrator_stays_however_often_del_is_called(node):
+    pod = node.pod()
+    for _ in range(2):
+        node.delete(node.conf(createBridge=True), pod)
+    conf = node.conf(createBridge=True)
+    conf["host"] = {**conf["host"], "bridge": {"bridgeName": "br1"}}
+    node.add(conf, pod)
+    node.delete(conf, pod)
+    node.delete(conf, pod)
+    assert {"br0", "br1"} <= set(node.daemon.vsctl("list-br").split())
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_results_are_written_in_the_version_of_the_configuration_with_gateway_and_index(node, version):
+    pod = node.pod()
+    ipam = {**HOST_LOCAL, "gateway": "192.0.2.1"}
+    result = node.add(node.conf(ipam=ipam, cniVersion=version), pod)
+    assert result["cniVersion"] == version
+    (ip,) = result["ips"]
+    assert (ip["interface"], ip["gateway"], ip.get("version")) == (0, "192.0.2.1", "4" if version != "1.0.0" else None)
+    assert result["interfaces"][0]["mac"]
+    node.delete(node.conf(ipam=ipam, cniVersion=version), pod)
+
+
 def test_status_is_good_and_check_names_every_difference(node):
     pod = node.pod()
     node.call("STATUS", node.conf(), pod).required()
