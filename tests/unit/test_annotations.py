@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
@@ -224,16 +221,3 @@ def test_a_volume_is_found_by_its_name():
     assert volume_of(pod(), "sockets") == {"name": "sockets", "emptyDir": {}}
     assert volume_of(pod(), "absent") == {}
     assert volume_of({}, "sockets") == {}
-
-
-ONLY_ON_REQUEST = "http.client ssl yaml email socket cni.kube.config cni.kube.connection cni.kube.pods".split()
-
-
-def test_wiring_the_plugin_does_not_pay_for_the_api_server():
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import cni.userspace.publish, cni.userspace.location; print(*sys.modules)"
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program, root], capture_output=True, text=True, check=True, timeout=30
-    )
-    assert "cni.kube.podspec" in done.stdout.split()
-    assert not set(ONLY_ON_REQUEST) & set(done.stdout.split())

@@ -31,6 +31,9 @@ NAMES = {
     110: "VswitchRefused",
     111: "BridgeUnfit",
     112: "PortTaken",
+    113: "KubeRefused",
+    114: "PodNotFound",
+    115: "SocketDirUnfit",
     999: "InternalError",
 }
 """What each number means for ever: users have written it into their tools. Add lines, never change one."""

@@ -25,7 +25,11 @@ FAST = [
     "cni.sriov.plugin",
     "cni.sriov.__main__",
     "cni.host.kernel",
+    "cni.kube.podspec",
+    "cni.userspace.appnetutil",
     "cni.userspace.ovs",
+    "cni.userspace.plugin",
+    "cni.userspace.__main__",
 ]
 
 # What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.
