@@ -40,8 +40,8 @@ def entries(told: Mapping[str, str], folder: str, known: Collection[str]) -> Ent
     """
     published = _last(objects(told.get(CONFIGURATION_DATA) or "[]", f"the annotation {CONFIGURATION_DATA}"))
     annotated = NETWORK_STATUS in told or CONFIGURATION_DATA in told
-    in_files = _last(_in_file(path) for path in _files(Path(folder)))
-    return {name: entry for name, entry in in_files.items() if name in known or not annotated} | published
+    wanted = known if annotated else None
+    return _last(_in_file(path) for path in _files(Path(folder), wanted)) | published
 
 
 def _last(found: Iterable[dict[str, Any]]) -> Entries:
@@ -50,10 +50,11 @@ def _last(found: Iterable[dict[str, Any]]) -> Entries:
     return {name: entry for entry in found if (name := text(entry, "ifName"))}
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of the shared directory, the oldest first."""
-    paths = [folder / name for name in names(folder, prefix="configData-", suffix=".json")]
-    return sorted(paths, key=_written)
+def _files(folder: Path, wanted: Collection[str] | None) -> list[Path]:
+    """The files of the shared directory, the oldest first; only those of the wanted interfaces are ours to read."""
+    found = names(folder, prefix="configData-", suffix=".json")
+    mine = [name for name in found if wanted is None or any(name.endswith(f"-{one}.json") for one in wanted)]
+    return sorted([folder / name for name in mine], key=_written)
 
 
 def _written(path: Path) -> int:
@@ -105,7 +106,15 @@ def status(entry: dict[str, Any]) -> dict[str, Any]:
     result = section(entry, "ipResult")
     found = {"name": text(entry, "name"), "interface": text(entry, "ifName"), "dns": section(result, "dns")}
     addresses = _addresses(result)
-    return {**found, "ips": addresses} if addresses else found
+    return {**found, **_hardware(result, found["interface"]), **({"ips": addresses} if addresses else {})}
+
+
+def _hardware(result: dict[str, Any], ifname: str) -> dict[str, Any]:
+    """MAC address and MTU of the interface, as far as the plugin's result tells them."""
+    told = result.get("interfaces")
+    interfaces = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    mine = next((one for one in interfaces if one.get("name") == ifname), {})
+    return {key: mine[key] for key in ("mac", "mtu") if mine.get(key)}
 
 
 def _addresses(result: dict[str, Any]) -> list[str]:

@@ -58,9 +58,13 @@ def names(folder: Path, *, prefix: str, suffix: str = "") -> list[str]:
 def document(text: str, source: str) -> Any:
     """The JSON value of the text; `source` says whose it is. Raises `PodInfoError`."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise PodInfoError(f"{source} is not JSON: {error}") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def objects(text: str, source: str) -> list[dict[str, Any]]:

@@ -76,9 +76,7 @@ class UserspacePlugin:
                 self._plug(attachment)
                 leased = self._lease(record)
                 result = previous.extended(_interface(request, attachment), leased)
-                self._world.publisher.publish(
-                    record, attachment, entry(record, attachment, wanted.conf, result, request.cni_version)
-                )
+                self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.conf, result))
                 return result
 
     def delete(self, request: Request) -> None:

@@ -33,17 +33,22 @@ ADD_SECONDS, DEL_SECONDS = 10.0, 3.0
 """Bounds for the API server. A pod that goes must not wait for it: what is left is done by a later call."""
 
 
+IP_RESULT_VERSION = "0.4.0"
+"""app-netutil takes an address only with its family beside it, which later versions of results leave out."""
+
+
 class Publisher:
     """Publishes attachments, and withdraws them."""
 
     def __init__(self, sockets: Sockets, open_pods: OpenPods, log: Log) -> None:
         self._sockets = sockets
         self._open_pods = open_pods
+        self._opened: dict[tuple[str, float], Pods] = {}
         self._log = log
 
     def pod(self, name: PodName, kubeconfig: str) -> dict[str, Any]:
         """The pod's object. Raises `PodNotFound`, also when another pod has its name now."""
-        found = self._open_pods(kubeconfig, ADD_SECONDS).get(name.namespace, name.name)
+        found = self._pods(kubeconfig, ADD_SECONDS).get(name.namespace, name.name)
         uid = (found.get("metadata") or {}).get("uid")
         if name.uid and uid != name.uid:
             raise PodNotFound(f"pod {name.namespace}/{name.name} has been made anew: its UID is {uid}, not {name.uid}")
@@ -94,12 +99,16 @@ class Publisher:
         def of_pod(found: dict[str, Any]) -> dict[str, str | None]:
             return change((found.get("metadata") or {}).get("annotations") or {})
 
-        self._open_pods(attachment.kubeconfig, seconds).change_annotations(pod.namespace, pod.name, pod.uid, of_pod)
+        self._pods(attachment.kubeconfig, seconds).change_annotations(pod.namespace, pod.name, pod.uid, of_pod)
+
+    def _pods(self, kubeconfig: str, seconds: float) -> Pods:
+        # An ADD asks twice, and to read a kubeconfig takes longer than to be answered.
+        opened = self._opened.get((kubeconfig, seconds)) or self._open_pods(kubeconfig, seconds)
+        self._opened[kubeconfig, seconds] = opened
+        return opened
 
 
-def entry(
-    record: Record, attachment: PortAttachment, conf: dict[str, Any], published: Result, version: str
-) -> dict[str, Any]:
+def entry(record: Record, attachment: PortAttachment, conf: dict[str, Any], published: Result) -> dict[str, Any]:
     """The attachment's element of `userspace/configuration-data`."""
     return appnetutil.entry(
         container_id=record.key.container_id,
@@ -108,5 +117,5 @@ def entry(
         host=conf["host"],
         container=conf.get("container") or {},
         socket=attachment.socket,
-        ip_result=result.encode(published, version),
+        ip_result=result.encode(published, IP_RESULT_VERSION),
     )

@@ -117,6 +117,13 @@ def test_an_interface_without_a_network_status_is_told_with_the_plugin_s_address
     }
 
 
+def test_an_interface_without_a_network_status_is_told_with_its_mac_and_mtu(pod):
+    interfaces = [{"name": "other", "mac": "no"}, {"name": "net1", "mac": "02:00:00:00:00:01", "mtu": 1400}]
+    pod.annotate(data=[port(ipResult={"interfaces": interfaces})], mapped="/s")
+    (found,) = pod.found()
+    assert (found["network-status"]["mac"], found["network-status"]["mtu"]) == ("02:00:00:00:00:01", 1400)
+
+
 def test_a_memif_port_is_told_with_role_and_mode(pod):
     memif = {"role": "slave", "socketfile": "memif-net1.sock"}
     pod.annotate(data=[{"ifName": "net1", "config": {"iftype": "memif", "memif": memif}}], mapped="/s")
@@ -173,6 +180,7 @@ def test_files_count_for_the_interfaces_of_the_network_status_only(pod):
     pod.annotate(status=[ETH0, NET1])
     pod.write("configData-aaaaaaaaaaaa-net1.json", port(socket="s1"), 1)
     pod.write("configData-cccccccccccc-net7.json", port("net7", "another pod's"), 2)
+    pod.write("configData-dddddddddddd-net8.json", '{"ifNa', 3)
     assert pod.types() == {"eth0": "host", "net1": "vhost-user"}
 
 
