@@ -106,7 +106,7 @@ def status(entry: dict[str, Any]) -> dict[str, Any]:
     result = section(entry, "ipResult")
     found = {"name": text(entry, "name"), "interface": text(entry, "ifName"), "dns": section(result, "dns")}
     addresses = _addresses(result)
-    return {**found, **_hardware(result, found["interface"]), **({"ips": addresses} if addresses else {})}
+    return {**found, **_hardware(result, text(entry, "ifName")), **({"ips": addresses} if addresses else {})}
 
 
 def _hardware(result: dict[str, Any], ifname: str) -> dict[str, Any]:
