@@ -11,10 +11,18 @@ from cni.attachments import Attachments
 from cni.delegate import DelegatedIpam
 from cni.errors import CniError
 from cni.host.kernel import HostKernel
+from cni.host.netns import Namespaces
+from cni.kube.pods import open_pods
 from cni.log import Log
-from cni.sriov.model import PLUGIN
-from cni.sriov.removal import Removal
-from cni.tool.gc import Collection
+from cni.sriov import model as device, removal as device_removal
+from cni.tool.gc import Collection, Devices, Ports
+from cni.userspace import attachment as port, removal as port_removal
+from cni.userspace.asked import VHOST_DIRECTORY
+from cni.userspace.ovs import OvsDpdk
+from cni.userspace.publish import Publisher
+from cni.userspace.remote import REMOTE
+from cni.userspace.sockets import Sockets
+from cni.userspace.world import World
 from cni.version import VERSION
 
 if TYPE_CHECKING:
@@ -46,23 +54,37 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _gc(*, apply: bool) -> int:
     log = Log({"plugin": "barewire"}, level="warning")
-    kernel, attachments = HostKernel(log), Attachments(plugin=PLUGIN, warn=log.warning)
-    removal = Removal(kernel=kernel, attachments=attachments, ipam=DelegatedIpam(os.environ), log=log)
-    collection = Collection(kernel, attachments, removal)
-    found = collection.leftovers()
-    for leftover in found:
+    found = [
+        (collection, leftover) for collection in (_devices(log), _ports(log)) for leftover in collection.leftovers()
+    ]
+    for _collection, leftover in found:
         print(leftover)
     if not found:
         print("nothing is left behind")
     elif not apply:
         print(f"{len(found)} to remove; nothing was changed: run again with --apply")
     else:
-        failures = collection.remove(found)
+        failures = [failure for collection, leftover in found for failure in collection.remove([leftover])]
         for failure in failures:
             print(failure, file=sys.stderr)
         print(f"{len(found) - len(failures)} of {len(found)} removed")
         return 1 if failures else 0
     return 0
+
+
+def _devices(log: Log) -> Collection:
+    kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
+    ipam = DelegatedIpam(os.environ)
+    removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log)
+    return Devices(kernel, attachments, removal)
+
+
+def _ports(log: Log) -> Collection:
+    attachments, sockets = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning), Sockets(log)
+    publisher = Publisher(sockets, open_pods, log)
+    world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
+    removal = port_removal.Removal(world=world, attachments=attachments, ipam=DelegatedIpam(os.environ), log=log)
+    return Ports(world, attachments, removal, remote=REMOTE, vhost=VHOST_DIRECTORY)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Most runtimes never call GC, and a runtime that does knows which attachments are valid. Here nobody says so: an
 attachment is left behind when its removal could not finish, when its network namespace is gone, or when the node has
-been booted since; a device when it carries an owner's mark, is on the host, and no record has it.
+been booted since; a device or a port when it carries an owner's mark, and no record has it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cni.errors import CniError, TryAgainLater
 from cni.pci import parse
 from cni.sriov import repair
+from cni.userspace.model import NOBODY
 from cni.value import Value
 
 if TYPE_CHECKING:
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from cni.attachments import Attachments
     from cni.ports import Kernel
     from cni.record import Key, Record
-    from cni.sriov.removal import Removal
+    from cni.removal import Removal
+    from cni.sriov.removal import Removal as DeviceRemoval
+    from cni.userspace.removal import Removal as PortRemoval
+    from cni.userspace.world import World
 
 
 class Leftover(Value):
-    """Something to remove: an attachment by its key, or a device without a record (`key` None), and why."""
+    """Something to remove: an attachment by its key, or a device or port without a record (`key` None), and why."""
 
     device: str
     reason: str
@@ -35,17 +39,16 @@ class Leftover(Value):
 
 
 class Collection:
-    """One look at the node, and what follows from it."""
+    """One look at what one plugin has on the node, and what follows from it."""
 
-    def __init__(self, kernel: Kernel, attachments: Attachments, removal: Removal) -> None:
-        self._kernel = kernel
+    def __init__(self, attachments: Attachments, removal: Removal) -> None:
         self._attachments = attachments
-        self._removal = removal
+        self._any_removal = removal
 
     def leftovers(self) -> list[Leftover]:
         """What is left behind, attachments first. Nothing is changed, but that lost records are brought back."""
         self._attachments.recover()
-        return [*self._attachments_left(), *self._devices_left()]
+        return [*self._attachments_left(), *self.unrecorded()]
 
     def remove(self, leftovers: Iterable[Leftover]) -> list[str]:
         """Removes them, each looked at again under its lock. Returns what failed, one line each."""
@@ -57,11 +60,19 @@ class Collection:
                 failures.append(f"{leftover}: {error.msg}")
         return failures
 
+    def unrecorded(self) -> Iterator[Leftover]:
+        """What carries a mark, and no record has it."""
+        raise NotImplementedError
+
+    def remove_unrecorded(self, device: str) -> None:
+        """Removes such a thing."""
+        raise NotImplementedError
+
     def _remove(self, leftover: Leftover) -> None:
         if leftover.key is None:
-            self._removal.clean_if_orphaned(parse(leftover.device))
+            self.remove_unrecorded(leftover.device)
             return
-        self._removal.collect_dead(leftover.key)
+        self._any_removal.collect_dead(leftover.key)
         kept = self._attachments.find(leftover.key)
         if kept is not None and kept.removing:
             raise TryAgainLater(f"still to do: {', '.join(kept.left)}")
@@ -78,9 +89,47 @@ class Collection:
             return f"its removal did not finish: {', '.join(record.left)}"
         if record.boot_id != self._attachments.boot_id:
             return "it is from before the last boot"
-        return "" if self._removal.is_alive(record) else f"its network namespace {record.netns} is gone"
+        return "" if self._any_removal.is_alive(record) else f"its network namespace {record.netns} is gone"
 
-    def _devices_left(self) -> Iterator[Leftover]:
+
+class Devices(Collection):
+    """What `sriov` has."""
+
+    def __init__(self, kernel: Kernel, attachments: Attachments, removal: DeviceRemoval) -> None:
+        super().__init__(attachments, removal)
+        self._kernel = kernel
+        self._removal = removal
+
+    def unrecorded(self) -> Iterator[Leftover]:
         for device in repair.orphans(self._kernel):
             if not self._attachments.has_owner(device):
                 yield Leftover(device=device, reason="it is back on the host with its owner's mark")
+
+    def remove_unrecorded(self, device: str) -> None:
+        self._removal.clean_if_orphaned(parse(device))
+
+
+class Ports(Collection):
+    """What `userspace` has, of the vswitch at `remote` and with the short folders in `vhost`."""
+
+    def __init__(
+        self, world: World, attachments: Attachments, removal: PortRemoval, *, remote: str, vhost: str
+    ) -> None:
+        super().__init__(attachments, removal)
+        self._world = world
+        self._removal = removal
+        self._remote = remote
+        self._vhost = vhost
+
+    def unrecorded(self) -> Iterator[Leftover]:
+        try:
+            ports = self._world.vswitch(self._remote).show()
+        except TryAgainLater:
+            return  # Most nodes have no vswitch. Where one is down, the records that need it are told of.
+        named = {seen.port.name for seen in ports if seen.port.owner != NOBODY}
+        for name in sorted(named | set(self._world.sockets.folders(self._vhost))):
+            if not self._attachments.has_owner(name):
+                yield Leftover(device=name, reason="it is a port of ours, or its folder, without a record")
+
+    def remove_unrecorded(self, device: str) -> None:
+        self._removal.remove_orphan(device, self._remote, self._vhost)

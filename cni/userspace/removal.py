@@ -8,6 +8,7 @@ from cni.record import DEVICE, POD, Key, Record
 from cni.rollback import run_all
 from cni.userspace.attachment import PLUGIN, from_record, owner_of
 from cni.userspace.directory import OWN_DIRECTORIES, own
+from cni.userspace.model import NOBODY
 from cni.userspace.plan import config_file_name, port_name
 
 TYPE_CHECKING = False
@@ -98,6 +99,13 @@ class Removal(removal.Removal):
             *[_bound(self.delete_unrecorded, key, remote, vhost) for key in stale],
             *[_bound(self._remove_orphaned_places, vhost, name) for name in sorted(folders - ports)],
         )
+
+    def remove_orphan(self, name: str, remote: str, vhost: str) -> None:
+        """Removes the port of that name if it bears a mark and has no record, and the folders of that name."""
+        for seen in self._world.vswitch(remote).show(name=name):
+            if seen.port.owner != NOBODY:
+                self.delete_unrecorded(_key(seen), remote, vhost)
+        self._remove_orphaned_places(vhost, name)
 
     def _remove_orphaned_places(self, vhost: str, name: str) -> None:
         with self._attachments.locked(name):

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from tests.cli.program import BUNDLE
 from tests.ovs.node import STATE
+
+BAREWIRE = str(BUNDLE / "barewire")
 
 HOST_LOCAL = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": "/var/lib/cni/networks"}
 
@@ -154,6 +157,25 @@ def test_gc_removes_what_the_runtime_does_not_know_and_nothing_of_other_networks
     node.delete(node.conf(), kept)
     node.delete(node.conf(name="other"), other)
     node.run("rmdir", f"{STATE}/other")
+
+
+def test_barewire_gc_lists_first_and_removes_ports_of_pods_that_are_gone_and_those_without_a_record(node):
+    alive, gone, lost = node.pod(), node.pod("shared-dir"), node.pod()
+    for pod in (alive, gone, lost):
+        node.add(node.conf(), pod)
+    node.end(gone)
+    node.run("sh", "-c", f"rm {STATE}/net/{lost.container_id}:net1.json {STATE}/.devices/{port_of(lost)}")
+    node.run("mkdir", "/run/barewire/vhost/litter")
+    listed = node.run(BAREWIRE, "gc").stdout
+    assert f"net/{gone.container_id}/net1  {port_of(gone)}  its network namespace {gone.netns} is gone" in listed
+    assert f"no record  {port_of(lost)}  it is a port of ours" in listed
+    assert "3 to remove; nothing was changed" in listed
+    assert len(node.ports()) == 3
+    assert "3 of 3 removed" in node.run(BAREWIRE, "gc", "--apply").stdout
+    assert list(node.ports()) == [port_of(alive)]
+    assert node.run("ls", "/run/barewire/vhost").stdout == f"{port_of(alive)}\n"
+    assert "nothing is left behind" in node.run(BAREWIRE, "gc").stdout
+    node.delete(node.conf(), alive)
 
 
 def test_a_bridge_of_ours_comes_with_its_first_port_and_goes_with_its_last(node):
