@@ -27,7 +27,6 @@ LARGEST_ANSWER = 8 << 20
 """Bytes. An object has at most about 1.5 MiB in etcd."""
 
 _UNREACHED = "is it running, and reachable?"
-_BROKEN_OFF = (http.client.IncompleteRead, http.client.RemoteDisconnected)
 
 
 class Connection:
@@ -79,6 +78,8 @@ class Connection:
             raise KubeRefused(f"the {self.server} answered with more than {LARGEST_ANSWER >> 20} MiB")
         if answer.length:  # Bytes to come: reading a limited number does not complain that they never came.
             raise http.client.IncompleteRead(content, answer.length)
+        if _is_cut(answer, content):
+            raise http.client.IncompleteRead(content)
         return content
 
     def _failure(self, error: Exception) -> KubeRefused | TryAgainLater:
@@ -90,7 +91,7 @@ class Connection:
             reason = (error.reason or "unknown error").replace("_", " ").lower()
             hint = f"is the server of {origin} an API server, and client-certificate one that it knows?"
             return KubeRefused(f"TLS with the {self.server} failed: {reason}", hint=hint)
-        if isinstance(error, http.client.HTTPException) and not isinstance(error, _BROKEN_OFF):
+        if isinstance(error, http.client.HTTPException) and not _is_broken_off(error):
             return KubeRefused(f"the {self.server} does not speak HTTP", hint=f"compare server in {origin}")
         return TryAgainLater(f"the {self.server} did not answer: {_words(error)}", hint=_UNREACHED)
 
@@ -204,8 +205,27 @@ def _remaining(deadline: float) -> float:
     return seconds
 
 
+def _is_cut(answer: http.client.HTTPResponse, content: bytes) -> bool:
+    """Whether an answer whose length only its end tells is not whole: HTTP allows that.
+
+    A head that broke off before it told a length looks like this, too, and http.client takes it for a whole one.
+    """
+    if answer.status != 200 or answer.chunked or "Content-Length" in answer.headers:
+        return False
+    text = content.strip()
+    return text[:1] in (b"", b"{") and not text.endswith(b"}")
+
+
+def _is_broken_off(error: http.client.HTTPException) -> bool:
+    """Whether the connection ended within an answer, and not what came was wrong."""
+    if isinstance(error, (http.client.IncompleteRead, http.client.RemoteDisconnected)):
+        return True
+    line = getattr(error, "line", "")  # the first line, of BadStatusLine
+    return not line.endswith("\n") and bool(line) and "HTTP/1.".startswith(line[:7])
+
+
 def _words(error: Exception) -> str:
-    if isinstance(error, http.client.IncompleteRead):
+    if isinstance(error, (http.client.IncompleteRead, http.client.BadStatusLine)) and not isinstance(error, OSError):
         return "the answer ended early"
     if isinstance(error, http.client.RemoteDisconnected):
         return "it hung up"

@@ -95,11 +95,15 @@ def _get(connection: Connection, path: str) -> dict[str, Any]:
         raise _refusal(connection, "get", "pods", path, status, content)
     pod = _document(content)
     metadata = pod.get("metadata")
-    if not isinstance(metadata, dict) or metadata.get("name") != path.rpartition("/")[2]:
+    if not isinstance(metadata, dict) or not _is_of(metadata, path):
         raise KubeRefused(f"the {connection.server} answered with something that is not the pod {path}")
     if not isinstance(metadata.get("resourceVersion"), str) or not metadata["resourceVersion"]:
         raise KubeRefused(f"the {connection.server} gives no resourceVersion: a patch could undo another's change")
     return pod
+
+
+def _is_of(metadata: dict[str, Any], path: str) -> bool:
+    return metadata.get("name") == path.rpartition("/")[2] and isinstance(metadata.get("annotations") or {}, dict)
 
 
 def _patched(connection: Connection, path: str, version: str, changes: dict[str, str | None]) -> bool:
@@ -120,7 +124,7 @@ def _effective(changes: dict[str, str | None], present: dict[str, str]) -> dict[
 
 def _refusal(connection: Connection, verb: str, resource: str, path: str, status: int, content: bytes) -> CniError:
     answer, origin = _document(content), connection.cluster.origin
-    words = str(answer.get("message") or "no reason is given")[:500]
+    words = _one_line(str(answer.get("message") or "no reason is given")[:500])
     if status == 404 and answer.get("reason") == "NotFound":  # A gateway's 404 says nothing of pods.
         return PodNotFound(f"the {connection.server} has no pod {path}: {words}")
     if status in _LATER or status >= 500:
@@ -131,6 +135,11 @@ def _refusal(connection: Connection, verb: str, resource: str, path: str, status
     }
     hint = hints.get(status, f"is the server of {origin} an API server? redirects are not followed")
     return KubeRefused(f"the {connection.server} refused to {verb} {path}: {status} {words}", hint=hint)
+
+
+def _one_line(text: str) -> str:
+    # What a validation finds comes on several lines; and nobody's words may steer the terminal that shows a log.
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
 def _document(content: bytes) -> dict[str, Any]:

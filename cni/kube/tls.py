@@ -37,8 +37,10 @@ def server_name(cluster: Cluster) -> bytes:
 
 
 def _load_authority(context: ssl.SSLContext, cluster: Cluster) -> None:
+    # Comments between certificates may be in any encoding; ssl wants ASCII, and OpenSSL skips them.
+    text = cluster.authority.decode("ascii", "ignore")
     try:
-        context.load_verify_locations(cadata=cluster.authority.decode("ascii"))
+        context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidConfig(f"{cluster.origin}: certificate-authority holds no certificate in PEM") from error
 

@@ -366,6 +366,31 @@ def test_an_answer_that_is_cut_off_is_no_answer(api, pods, cut, chunked):
         pods.get(*POD)
 
 
+@pytest.mark.parametrize("method", ("GET", "PATCH"))
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP",
+        b"HTTP/1.1 20",
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 30",
+        b'HTTP/1.1 200 OK\r\n\r\n{"metadata": {"name": "pod1"',
+    ],
+)
+def test_an_answer_whose_head_is_cut_off_is_no_answer(api, pods, head, method):
+    api.faults = Faults(raw=head, methods=frozenset({method}))
+    with pytest.raises(TryAgainLater, match="the answer ended early"):
+        pods.change_annotations(*POD, UID, put(new="1"))
+
+
+def test_an_answer_that_ends_with_its_connection_is_read(api, pods):
+    pod = json.dumps(api.pods[POD]).encode()
+    api.faults = Faults(raw=b"HTTP/1.1 200 OK\r\n\r\n" + pod + b"\n")
+    assert pods.get(*POD)["metadata"]["uid"] == UID
+
+
 def test_a_server_that_hangs_up_is_not_there(api, pods):
     api.faults = Faults(hangs_up=True)
     with pytest.raises(TryAgainLater, match="it hung up"):
@@ -390,6 +415,10 @@ def whole(body: bytes, head: str = "200 OK") -> bytes:
         (whole(b'{"metadata": {"name": "pod2", "resourceVersion": "1"}}'), "is not the pod"),
         (whole(b'{"metadata": {"name": "pod1"}}'), "no resourceVersion"),
         (whole(b'{"metadata": {"name": "pod1", "resourceVersion": ""}}'), "no resourceVersion"),
+        (whole(b'{"metadata": {"name": "pod1", "resourceVersion": "1", "annotations": ["x"]}}'), "is not the pod"),
+        (whole(b'{"metadata": {"name": "pod1", "resourceVersion": "1", "annotations": "x"}}'), "is not the pod"),
+        (whole(b'{"message": "two\\nlines, \\u001b[31mred"}', "400 Bad Request"), r"400 two lines, \?\[31mred$"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<html></html>", "is not the pod"),
         (whole(b'{"message": ["x"]}', "400 Bad Request"), "400"),
         (whole(b"", "204 No Content"), "204"),
         (b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n", "400"),
@@ -588,6 +617,22 @@ def test_a_client_certificate_proves_who_we_are(api, tmp_path):
         pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS)
         pods.change_annotations(*POD, UID, put(new=str(len(user))))
         assert "authorization" not in api.requests[-1].headers
+
+
+def test_one_file_may_hold_certificate_and_key_as_the_kubelet_s_does(api, tmp_path):
+    certificate, key = certificates().client
+    (tmp_path / "current.pem").write_bytes(certificate.read_bytes() + key.read_bytes())
+    user = {"client-certificate": "current.pem", "client-key": "current.pem"}
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS)
+    assert pods.get(*POD)["metadata"]["uid"] == UID
+
+
+def test_an_authority_may_have_a_comment_in_any_language(api, tmp_path):
+    text = "Autorité: Société Générale\n".encode() + certificates().authority.certificate.read_bytes()
+    (tmp_path / "ca.pem").write_bytes(text)
+    cluster = {"certificate-authority": "ca.pem", "certificate-authority-data": ""}
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), SECONDS)
+    assert pods.get(*POD)["metadata"]["uid"] == UID
 
 
 def base64_of(path: Path) -> str:

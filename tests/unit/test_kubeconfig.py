@@ -50,6 +50,7 @@ def test_server_and_token_of_the_current_context_are_taken(load, tmp_path):
         ("https://10.0.0.1:6443/", ("10.0.0.1", 6443, "", True)),
         ("https://[fd00::1]:6443", ("fd00::1", 6443, "", True)),
         ("https://[fd00::1]", ("fd00::1", 443, "", True)),
+        ("https://[10.96.0.1]:443", ("10.96.0.1", 443, "", True)),  # as Multus writes it
         ("https://proxy.example/k8s/clusters/c-abc/", ("proxy.example", 443, "/k8s/clusters/c-abc", True)),
     ],
 )
