@@ -68,9 +68,10 @@ def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) ->
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not _is_port(port) or not _HOST.issuperset(host):
         raise InvalidConfig("annotations: there is no API access", hint="set kubeconfig, or annotations to false")
-    return Cluster(
-        host=host, port=int(port), authority=_read(f"{folder}/ca.crt"), token_file=f"{folder}/token", origin=folder
-    )
+    authority = _read(f"{folder}/ca.crt")
+    if not authority.strip():
+        raise InvalidConfig(f"{folder}/ca.crt holds nothing")
+    return Cluster(host=host, port=int(port), authority=authority, token_file=f"{folder}/token", origin=folder)
 
 
 def token_of(cluster: Cluster) -> str:
@@ -193,10 +194,18 @@ def _text(section: Mapping[str, Any], key: str, *, required: bool = False) -> st
 
 
 def _pem(section: Mapping[str, Any], key: str, folder: str) -> bytes:
-    """What `<key>-data` holds, else the content of the file that `<key>` names."""
+    """What `<key>-data` holds, else the content of the file that `<key>` names; empty when neither is there."""
     data, path = _text(section, f"{key}-data"), _text(section, key)
-    if not data:
-        return _read(os.path.join(folder, path)) if path else b""
+    if not data and not path:
+        return b""
+    content = _decoded(key, data) if data else _read(os.path.join(folder, path))
+    if not content.strip():
+        # Empty would mean: none is told. Then any authority of the system's would do.
+        raise ValueError(f"{key} holds nothing")
+    return content
+
+
+def _decoded(key: str, data: str) -> bytes:
     try:
         return binascii.a2b_base64("".join(data.split()), strict_mode=True)
     except ValueError as error:

@@ -674,11 +674,9 @@ def test_a_key_of_another_certificate_is_refused(api, tmp_path, key):
         open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS).get(*POD)
 
 
-@pytest.mark.parametrize(
-    "text", ("", "no PEM", "\u00fc", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")
-)
+@pytest.mark.parametrize("text", ("no PEM", "\u00fc", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"))
 def test_an_authority_that_is_none_is_refused(api, tmp_path, text):
-    (tmp_path / "ca.crt").write_text(text or "\n")
+    (tmp_path / "ca.crt").write_text(text)
     cluster = {"certificate-authority-data": None, "certificate-authority": "ca.crt"}
     with pytest.raises(InvalidConfig, match="no certificate in PEM"):
         open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), SECONDS).get(*POD)

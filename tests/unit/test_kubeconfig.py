@@ -128,6 +128,8 @@ def test_the_flags_of_tls_are_understood(load):
             "exclude each other",
         ),
         (document(cluster={"certificate-authority": "absent"}), "cannot read .*/absent: No such file"),
+        (document(cluster={"certificate-authority-data": " "}), "certificate-authority holds nothing"),
+        (document(user={"client-certificate-data": " ", "client-key-data": " "}), "client-certificate holds nothing"),
         (document(cluster={"certificate-authority": "a\0b"}), "cannot read .*: no such path"),
         (document(user={"client-certificate-data": "QUFB"}), "go together"),
         (document(user={"token": 123}), "token is no text: put it in quotes"),
@@ -164,6 +166,20 @@ def test_a_fifo_a_device_and_a_folder_are_no_kubeconfigs(tmp_path):
 def test_a_file_of_more_than_a_mebibyte_is_refused(load):
     with pytest.raises(InvalidConfig, match="larger than 1048576 bytes"):
         load("#" * (1 << 20) + "\n")
+
+
+@pytest.mark.parametrize("content", ("", "\n"))
+def test_an_authority_that_is_named_and_empty_does_not_let_the_system_s_decide(load, tmp_path, content):
+    (tmp_path / "ca.crt").write_text(content)
+    with pytest.raises(InvalidConfig, match="certificate-authority holds nothing"):
+        load(document(cluster={"certificate-authority": "ca.crt"}))
+
+
+def test_a_service_account_without_an_authority_does_not_let_the_system_s_decide(tmp_path):
+    (tmp_path / "ca.crt").write_bytes(b"")
+    (tmp_path / "token").write_text("mounted")
+    with pytest.raises(InvalidConfig, match=r"ca\.crt holds nothing"):
+        in_cluster({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}, str(tmp_path))
 
 
 def test_a_pod_s_service_account_gives_access(tmp_path):
