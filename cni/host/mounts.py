@@ -1,21 +1,24 @@
 """Bind mounts that follow no symbolic links, from directory descriptors: the paths in between are looked at once.
 
-The kernel has had these system calls since Linux 5.2, and MOUNT_ATTR_NOSYMFOLLOW since 5.14. They are made through
-`_ctypes` because `ctypes`, which wraps it, costs 3 ms; the numbers are the same on x86-64 and on arm64.
+The kernel has had these system calls since Linux 5.12 at the latest, and MOUNT_ATTR_NOSYMFOLLOW since 5.14. They are
+made through `_ctypes` because `ctypes`, which wraps it, costs 3 ms; the numbers are the same on x86-64 and on arm64.
 """
 
 from __future__ import annotations
 
 import _ctypes
+import errno
 import os
 import struct
 
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _NOSUID, _NODEV, _NOEXEC, _NOSYMFOLLOW = 0x2, 0x4, 0x8, 0x200000
+_PRIVATE = 1 << 18
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 ST_NOSYMFOLLOW = 0x2000
 """The mount's flag in `statvfs`."""
 
@@ -24,8 +27,24 @@ class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - i
     _type_ = "l"
 
 
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - (as above)
+    _type_ = "i"
+
+
+_FLAGS = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+
+
 class _Function(_ctypes.CFuncPtr):
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    """A function that returns an int, as most do: taken for a long, its -1 can be a large number."""
+
+    _flags_ = _FLAGS
+    _restype_ = _Int
+
+
+class _Syscall(_ctypes.CFuncPtr):
+    """The function `syscall`, which returns a long."""
+
+    _flags_ = _FLAGS
     _restype_ = _Long
 
 
@@ -33,28 +52,52 @@ def bind(directory: int, target: int) -> None:
     """Mounts the directory of the one descriptor on that of the other. Raises `OSError`.
 
     Symbolic links below the mount are not followed (ELOOP), nothing is executed, no device works. A call that is killed
-    before the last step leaves nothing: the clone lives as long as its descriptor.
+    before the last step leaves nothing: the clone lives as long as its descriptor. What is mounted below the directory
+    later is not mounted here too: links in it would be followed.
     """
     tree = _syscall(_OPEN_TREE, directory, b"", _AT_EMPTY_PATH | _OPEN_TREE_CLONE | os.O_CLOEXEC)
     try:
-        attributes = struct.pack("=4Q", _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW, 0, 0, 0)
+        attributes = struct.pack("=4Q", _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW, 0, _PRIVATE, 0)
         _syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
         _syscall(_MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
     finally:
         os.close(tree)
 
 
-def unmount(path: str) -> None:
-    """Takes the uppermost mount off the path, also while it is in use. Raises `OSError`: EINVAL when there is none."""
-    _call("umount2", os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+def unmount(path: str) -> bool:
+    """Takes the uppermost mount off the path, also while it is in use; False when there is none. Raises `OSError`."""
+    try:
+        call("umount2", os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def open_in_root(root: int, path: str) -> int:
+    """A descriptor (O_PATH) of the folder that the path leads to for a process that has this root. Raises `OSError`.
+
+    An absolute symlink below /proc/PID/root would lead an ordinary `open` back to our own root.
+    """
+    how = struct.pack("=3Q", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    return _syscall(_OPENAT2, root, os.fsencode(path), how, len(how))
+
+
+def call(name: str, *arguments: int | bytes) -> int:
+    """Calls a function of the C library that returns an int, -1 for an error. Raises `OSError`."""
+    return _result(_Function(_address(name)), arguments)
 
 
 def _syscall(number: int, *arguments: int | bytes) -> int:
-    return _call("syscall", number, *arguments)
+    return _result(_Syscall(_address("syscall")), (number, *arguments))
 
 
-def _call(name: str, *arguments: int | bytes) -> int:
-    function = _Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))  # type: ignore[arg-type]
+def _address(name: str) -> int:
+    return _ctypes.dlsym(_ctypes.dlopen(None, 0), name)  # type: ignore[arg-type]
+
+
+def _result(function: _Function | _Syscall, arguments: tuple[int | bytes, ...]) -> int:
     # A plain int would be passed as 32 bits, and the rest of the register is whatever it was.
     result: int = function(*[_Long(value) if isinstance(value, int) else value for value in arguments])
     if result < 0:
