@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -13,16 +14,34 @@ if TYPE_CHECKING:
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 _VERSION = 2
+_HEADER_BYTES = 4
+_ROW = "<HHI"
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 _NO_ID = 0xFFFFFFFF
 _TAGS = {"user": _USER, "group": _GROUP}
 
 
-def extend(fd: int, entries: Iterable[Entry]) -> None:
-    """Adds entries, such as ("user", 107, 7), to what the permission bits say, for the directory and for all new in it."""
-    text = encoded(os.fstat(fd).st_mode, entries)
+def extend(fd: int, entries: Iterable[Entry], mode: int | None) -> None:
+    """Adds entries, such as ("user", 107, 7), to what the permission bits say, for the directory and for all new in it.
+
+    `mode` are the bits that the directory has just been given; None leaves those that it has. Raises `OSError`.
+    """
+    text = encoded(_bits(fd) if mode is None else mode, entries)
     os.setxattr(fd, ACCESS, text)
     os.setxattr(fd, DEFAULT, text)
+
+
+def _bits(fd: int) -> int:
+    """The permission bits. Where there is a list, `stat` shows its mask in the place of the group's bits."""
+    bits = os.fstat(fd).st_mode
+    try:
+        rows = struct.iter_unpack(_ROW, os.getxattr(fd, ACCESS)[_HEADER_BYTES:])
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return bits
+    group: int = next(permissions for tag, permissions, _number in rows if tag == _GROUP_OBJ)
+    return bits & ~0o070 | group << 3
 
 
 def encoded(mode: int, entries: Iterable[Entry]) -> bytes:
@@ -40,4 +59,4 @@ def encoded(mode: int, entries: Iterable[Entry]) -> bytes:
         (_MASK, mask, _NO_ID),
         (_OTHER, mode & 7, _NO_ID),
     ]
-    return struct.pack("<I", _VERSION) + b"".join(struct.pack("<HHI", *row) for row in rows)
+    return struct.pack("<I", _VERSION) + b"".join(struct.pack(_ROW, *row) for row in rows)

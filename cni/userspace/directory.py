@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.errors import InvalidEnvironment
+from cni.errors import InvalidEnvironment, SocketDirUnfit
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -47,8 +47,17 @@ class SocketDirectory(Value):
 
     @property
     def below(self) -> list[str]:
-        """The names between root and path."""
-        return [name for name in self.path[len(self.root) :].split("/") if name]
+        """The names between root and path. Raises `SocketDirUnfit` for one that leads up."""
+        return [entry(name) for name in self.path[len(self.root) :].split("/") if name]
+
+
+def entry(name: str) -> str:
+    """The name, if it is one that can only mean something inside its directory. Raises `SocketDirUnfit`."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise SocketDirUnfit(
+            f"{name!r} is no file's name", hint="it comes from the configuration or from a damaged record"
+        )
+    return name
 
 
 def own(name: str) -> SocketDirectory:

@@ -12,27 +12,37 @@ import os
 from cni.attachments import RUN_DIRECTORY
 from cni.errors import SocketDirUnfit
 from cni.host import acl, mounts
-from cni.host.files import glance, make_directory
-from cni.host.processes import pids
+from cni.host.files import make_directory, require_private
 from cni.rollback import on_failure
-from cni.userspace.directory import acl_entry
+from cni.userspace import sight
+from cni.userspace.directory import acl_entry, entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cni.log import Log
     from cni.userspace.directory import SocketDirectory
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_VSWITCHD = b"ovs-vswitchd"
-_PIDFILE = "ovs-vswitchd.pid"
 _STACKED_MOUNTS = 16
 """More than killed calls can have put on one another; the next one begins by taking off what is there."""
 
 _PASSABLE = 0o711
 """Of folders that lead to sockets: the vswitch may run as somebody else, and needs no list of them."""
+
+_SHORT_FOLDER = 0o700
+"""Of the folders that are mounted on."""
+
+_MOST_FILES = 10_000
+"""That are removed from a directory of ours: a pod must not make a DEL last for ever."""
+
+_HINT = "look at its file system, and at what the pod has put there"
+_MOUNT_HINT = (
+    "it needs CAP_SYS_ADMIN, and Linux 5.14 for mounts that follow no symlinks; with allowUnsafeSocketDir there is none"
+)
+
+_NOT_OURS = (errno.EBUSY, errno.ENOTDIR, errno.ENOTEMPTY)
+"""Why a folder is not removed that somebody else has put something in, or in the place of."""
 
 
 class Sockets:
@@ -48,7 +58,7 @@ class Sockets:
         """
         if directory.made:
             _make_below(directory)
-        with _Opened(directory) as fd:
+        with _Closing(_opened(directory)) as fd:
             with _telling(directory.path, "give it its owner and permissions"):
                 _give(fd, directory, self._log)
             if directory.mount:
@@ -56,8 +66,8 @@ class Sockets:
 
     def write(self, directory: SocketDirectory, name: str, content: bytes) -> None:
         """Writes a file that everybody in the pod can read, in one step. Raises `SocketDirUnfit`."""
-        with _Opened(directory) as fd, _telling(directory.path, f"write {name}"):
-            temporary = f"{name}.tmp"
+        temporary = _temporary(name)
+        with _Closing(self._reached(directory)) as fd, _telling(directory.path, f"write {name}"):
             _unlink(fd, temporary)
             file = os.open(temporary, _NEW_FILE, 0o644, dir_fd=fd)
             try:
@@ -71,19 +81,17 @@ class Sockets:
     def remove(self, directory: SocketDirectory, names: tuple[str, ...]) -> None:
         """Removes these names, the mount, and the directory if it is ours. What is gone is no error.
 
-        A directory that the pod has put in the place of a name is left. Raises `SocketDirUnfit`.
+        What the pod has put in the place of a name or of the directory is left. Raises `SocketDirUnfit`.
         """
-        fd = self._reached(directory)
-        if fd is not None:
-            try:
-                with _telling(directory.path, "remove the socket"):
-                    for name in names:
-                        _unlink(fd, name)
-                        _unlink(fd, f"{name}.tmp")
-                    if directory.made:
-                        _empty(fd)
-            finally:
-                os.close(fd)
+        both = [name for one in names for name in (entry(one), _temporary(one))]
+        try:
+            fd = self._reached(directory)
+        except SocketDirUnfit as error:
+            self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
+        else:
+            with _Closing(fd), _telling(directory.path, "remove the socket"):
+                for name in both + (_files(fd) if directory.made else []):
+                    _unlink(fd, name)
         if directory.mount:
             self._unmount(directory.mount)
         if directory.made:
@@ -91,38 +99,22 @@ class Sockets:
 
     def require_seen(self, directory: SocketDirectory, remote: str) -> None:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
-        if not directory.mount:
-            return
-        here = _identity(directory.mount)
-        daemons = list(_vswitchds(remote))
-        reasons = []
-        for pid in daemons:
-            try:
-                if _identity(f"/proc/{pid}/root{directory.mount}") == here:
-                    return
-                reasons.append(f"process {pid} has something else there")
-            except OSError as error:
-                reasons.append(f"process {pid}: {os.strerror(error.errno or 0)}")
-        raise SocketDirUnfit(
-            f"ovs-vswitchd does not see {directory.mount}: {'; '.join(reasons) or 'no such process is seen here'}",
-            hint="let ovs-vswitchd and the plugin share /run (a container: mountPropagation HostToContainer), or set "
-            "vhostDir; allowUnsafeSocketDir gives it the pod's directory itself, in which it follows symlinks",
-        )
+        if directory.mount:
+            sight.require_seen(directory.mount, remote)
 
     def differences(self, directory: SocketDirectory) -> list[str]:
         """What CHECK says: nothing while the vswitch's path leads to the directory."""
         try:
-            with _Opened(directory) as fd:
-                there = _identity_of(os.fstat(fd), 0)
+            with _Closing(_opened(directory)) as fd:
+                wanted = sight.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
         except SocketDirUnfit as error:
             return [error.msg]
         if not directory.mount:
             return []
         try:
-            mounted = _identity(directory.mount)
+            mounted = sight.identity(directory.mount)
         except OSError:
             mounted = ""
-        wanted = f"{there.rpartition(':')[0]}:{mounts.ST_NOSYMFOLLOW}"
         return [] if mounted == wanted else [f"{directory.mount} is not the mount of {directory.path} any more"]
 
     def folders(self, parent: str) -> list[str]:
@@ -133,73 +125,74 @@ class Sockets:
             return []
 
     def remove_folder(self, folder: str, names: tuple[str, ...]) -> None:
-        """Removes a short folder of which nothing else is known, and through it these names."""
+        """Removes a short folder of which nothing else is known, and through it these names.
+
+        What is not as we make short folders is somebody else's, and left. Raises `SocketDirUnfit`.
+        """
         if _is_mounted(folder):
-            fd = os.open(folder, _DIRECTORY)
-            try:
-                with _telling(folder, "remove the socket"):
-                    for name in names:
-                        _unlink(fd, name)
-            finally:
-                os.close(fd)
-        self._unmount(folder)
+            with _telling(folder, "remove the socket"), _Closing(os.open(folder, _DIRECTORY)) as fd:
+                for name in names:
+                    _unlink(fd, entry(name))
+            self._unmount(folder)
+        elif _is_short_folder(folder):
+            self._unmount(folder)
 
     def _mount(self, fd: int, directory: SocketDirectory) -> None:
-        _make_passable(os.path.dirname(directory.mount))
+        parent = os.path.dirname(directory.mount)
+        _make_passable(parent)
+        require_private(parent)
         make_directory(directory.mount)
         self._unmount(directory.mount, keep=True)
-        with _telling(directory.path, f"mount it on {directory.mount}"), on_failure(self._unmount, directory.mount):
-            target = os.open(directory.mount, _DIRECTORY)
-            try:
-                mounts.bind(fd, target)
-            finally:
-                os.close(target)
+        with (
+            _telling(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
+            on_failure(self._unmount, directory.mount),
+            _Closing(os.open(directory.mount, _DIRECTORY)) as target,
+        ):
+            mounts.bind(fd, target)
 
     def _unmount(self, folder: str, *, keep: bool = False) -> None:
         with _telling(folder, "take off the mount"):
             for _ in range(_STACKED_MOUNTS):
-                if not _is_mounted(folder):
+                if not _is_mounted(folder) or not mounts.unmount(folder):
                     break
-                mounts.unmount(folder)
-            if not keep:
-                _rmdir(folder)
+        if not keep:
+            self._rmdir(folder)
 
-    def _reached(self, directory: SocketDirectory) -> int | None:
+    def _reached(self, directory: SocketDirectory) -> int:
         """The directory, by the mount, which leads to it whatever the pod has renamed; else by its path."""
         if directory.mount and _is_mounted(directory.mount):
-            return os.open(directory.mount, _DIRECTORY)
-        try:
-            return _opened(directory)
-        except SocketDirUnfit as error:
-            self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
-            return None
+            with _telling(directory.mount, "open it"):
+                return os.open(directory.mount, _DIRECTORY)
+        return _opened(directory)
 
     def _remove_made(self, directory: SocketDirectory) -> None:
         try:
             parent = _opened(directory, up_to=-1)
         except SocketDirUnfit:
             return
+        with _Closing(parent):
+            self._rmdir(directory.path, name=directory.below[-1], parent=parent)
+
+    def _rmdir(self, path: str, *, name: str = "", parent: int | None = None) -> None:
+        """Removes a folder if it is there, and empty; by its name in the parent, if one is given."""
         try:
-            os.rmdir(directory.below[-1], dir_fd=parent)
+            os.rmdir(name or path, dir_fd=parent)
         except FileNotFoundError:
-            pass
+            return
         except OSError as error:
-            raise SocketDirUnfit(
-                f"cannot remove {directory.path}: {os.strerror(error.errno or 0)}", hint="the pod left folders in it"
-            ) from error
-        finally:
-            os.close(parent)
+            if error.errno not in _NOT_OURS:
+                raise SocketDirUnfit(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
+            # A pod that fills it must not keep its own DEL from ending.
+            self._log.warning(f"{path} is left: {os.strerror(error.errno)}")
 
 
-class _Opened:
-    """The context of the directory's descriptor."""
+class _Closing:
+    """The context of a descriptor."""
 
-    def __init__(self, directory: SocketDirectory) -> None:
-        self._directory = directory
-        self._fd = -1
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
 
     def __enter__(self) -> int:
-        self._fd = _opened(self._directory)
         return self._fd
 
     def __exit__(self, *_exc: object) -> None:
@@ -209,9 +202,10 @@ class _Opened:
 class _telling:  # noqa: N801 - reads as a statement
     """Turns an `OSError` of the body into `SocketDirUnfit`, which says what could not be done with which path."""
 
-    def __init__(self, path: str, what: str) -> None:
+    def __init__(self, path: str, what: str, hint: str = _HINT) -> None:
         self._path = path
         self._what = what
+        self._hint = hint
 
     def __enter__(self) -> None:
         pass
@@ -220,49 +214,54 @@ class _telling:  # noqa: N801 - reads as a statement
         if isinstance(error, OSError):
             raise SocketDirUnfit(
                 f"socket directory {self._path}: cannot {self._what}: {os.strerror(error.errno or 0)}",
-                hint="look at its file system, and at what the pod has put there",
+                hint=self._hint,
             ) from error
 
 
 def _opened(directory: SocketDirectory, up_to: int | None = None) -> int:
     """A descriptor of the directory, or of one on the way to it. Raises `SocketDirUnfit`."""
+    names = directory.below[:up_to]
     # The root is the administrator's, and may be reached by symlinks, as /var/run is.
     with _telling(directory.path, f"open {directory.root}"):
         fd = os.open(directory.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for name in directory.below[:up_to]:
-        try:
-            with _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
-                below = os.open(name, _DIRECTORY, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = below
+    for name in names:
+        with _Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
+            fd = os.open(name, _DIRECTORY, dir_fd=fd)
     return fd
 
 
 def _make_below(directory: SocketDirectory) -> None:
     _make_passable(directory.root)
-    parent = _opened(directory, up_to=-1)
-    try:
-        with _telling(directory.path, "make it"):
-            os.mkdir(directory.below[-1], 0o755, dir_fd=parent)
-    except SocketDirUnfit as error:
-        if not isinstance(error.__cause__, FileExistsError):
-            raise
-    finally:
-        os.close(parent)
+    with _Closing(_opened(directory, up_to=-1)) as parent, _telling(directory.path, "make it"):
+        _mkdir(directory.below[-1], 0o755, parent)
 
 
 def _make_passable(path: str) -> None:
     """Makes a folder of ours or the administrator's, and its missing parents, for others to pass through."""
-    if not path.startswith(RUN_DIRECTORY) and os.path.isdir(path):
-        return
-    if path != RUN_DIRECTORY:
+    if not os.path.isdir(path):
         _make_passable(os.path.dirname(path))
-    make_directory(path)
-    # Records and locks make ours for root alone; who passes through finds nothing that is not his own to use.
-    with _telling(path, "set its permissions"):
-        if os.stat(path).st_mode & 0o777 != _PASSABLE:
-            os.chmod(path, _PASSABLE)
+        with _telling(path, "make it"):
+            _mkdir(path, _PASSABLE)
+    if path.startswith(f"{RUN_DIRECTORY}/"):
+        _open_passage()
+
+
+def _open_passage() -> None:
+    # Whatever else we have in /run made it first, for root alone.
+    with _telling(RUN_DIRECTORY, "set its permissions"):
+        if os.stat(RUN_DIRECTORY).st_mode & _PASSABLE != _PASSABLE:
+            os.chmod(RUN_DIRECTORY, _PASSABLE)
+
+
+def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
+    """Makes a folder, if it is not there, with just these permissions from the start: a call can be killed any time."""
+    previous = os.umask(0)
+    try:
+        os.mkdir(path, mode, dir_fd=parent)
+    except FileExistsError:
+        return
+    finally:
+        os.umask(previous)
 
 
 def _give(fd: int, directory: SocketDirectory, log: Log) -> None:
@@ -272,7 +271,7 @@ def _give(fd: int, directory: SocketDirectory, log: Log) -> None:
     if directory.mode is not None:
         os.fchmod(fd, directory.mode)
     if directory.acl:
-        acl.extend(fd, [acl_entry(text) for text in directory.acl])
+        acl.extend(fd, [acl_entry(text) for text in directory.acl], directory.mode)
     if directory.selinux_label:
         try:
             os.setxattr(fd, "security.selinux", directory.selinux_label.encode() + b"\0")
@@ -298,6 +297,11 @@ def _group_id(directory: SocketDirectory) -> int | None:
         ) from error
 
 
+def _temporary(name: str) -> str:
+    """The name under which a file is written: no socket's name, of whatever attachment, begins with a dot."""
+    return f".{entry(name)}.tmp"
+
+
 def _unlink(fd: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=fd)
@@ -305,17 +309,15 @@ def _unlink(fd: int, name: str) -> None:
         return
 
 
-def _empty(fd: int) -> None:
-    """Removes what is in a directory that is ours, except folders."""
-    for name in os.listdir(fd):
-        _unlink(fd, name)
-
-
-def _rmdir(path: str) -> None:
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        return
+def _files(fd: int) -> list[str]:
+    """The names in a directory, not more than it takes a moment to remove."""
+    names = []
+    with os.scandir(fd) as entries:
+        for found in entries:
+            names.append(found.name)
+            if len(names) == _MOST_FILES:
+                break
+    return names
 
 
 def _is_mounted(folder: str) -> bool:
@@ -326,20 +328,10 @@ def _is_mounted(folder: str) -> bool:
         return False
 
 
-def _identity(path: str) -> str:
-    return _identity_of(os.stat(path), os.statvfs(path).f_flag & mounts.ST_NOSYMFOLLOW)
-
-
-def _identity_of(stat: os.stat_result, flag: int) -> str:
-    return f"{stat.st_dev}:{stat.st_ino}:{flag}"
-
-
-def _vswitchds(remote: str) -> Iterator[int]:
-    """The process that keeps a pidfile beside the database's socket, else all that bear its name."""
-    beside = glance(f"{os.path.dirname(remote.partition(':')[2])}/{_PIDFILE}") if remote.startswith("unix:") else b""
-    if beside.strip().isdigit():
-        yield int(beside)
-        return
-    for pid in pids():
-        if glance(f"/proc/{pid}/comm").startswith(_VSWITCHD):
-            yield int(pid)
+def _is_short_folder(folder: str) -> bool:
+    """Whether it is a folder as we make them to mount on."""
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return status.st_uid == 0 and status.st_mode & 0o170777 == 0o040000 | _SHORT_FOLDER

@@ -1,0 +1,74 @@
+"""Whether ovs-vswitchd has a folder of ours where we have it: its mounts, and its root, may be others than ours."""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import SocketDirUnfit
+from cni.host import mounts
+from cni.host.files import glance
+from cni.host.processes import pids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VSWITCHD = b"ovs-vswitchd"
+_PIDFILE = "ovs-vswitchd.pid"
+
+
+def require_seen(folder: str, remote: str) -> None:
+    """Proves that a daemon of this database has the folder's very mount there. Raises `SocketDirUnfit`.
+
+    Looking at another process needs CAP_SYS_PTRACE.
+    """
+    here = identity(folder)
+    reasons = []
+    for pid in _vswitchds(remote):
+        try:
+            if _seen_by(pid, folder) == here:
+                return
+            reasons.append(f"process {pid} has something else there")
+        except OSError as error:
+            reasons.append(f"process {pid}: {os.strerror(error.errno or 0)}")
+    raise SocketDirUnfit(
+        f"ovs-vswitchd does not see {folder}: {'; '.join(reasons) or 'no such process is seen here'}",
+        hint="let ovs-vswitchd and the plugin share /run (a container: mountPropagation HostToContainer), or set "
+        "vhostDir; allowUnsafeSocketDir gives it the pod's directory itself, in which it follows symlinks",
+    )
+
+
+def identity(path: str) -> str:
+    """What a path leads to, and whether links are followed there: text that is equal for the same. Raises `OSError`."""
+    return described(os.stat(path), os.statvfs(path).f_flag)
+
+
+def described(stat: os.stat_result, flags: int) -> str:
+    """The same, of what `stat` and `statvfs` say."""
+    return f"{stat.st_dev}:{stat.st_ino}:{flags & mounts.ST_NOSYMFOLLOW}"
+
+
+def _seen_by(pid: str, folder: str) -> str:
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        there = mounts.open_in_root(root, folder)
+    finally:
+        os.close(root)
+    try:
+        return described(os.fstat(there), os.fstatvfs(there).f_flag)
+    finally:
+        os.close(there)
+
+
+def _vswitchds(remote: str) -> Iterator[str]:
+    """The process that keeps a pidfile beside the database's socket, else all that bear its name."""
+    beside = glance(f"{os.path.dirname(remote.partition(':')[2])}/{_PIDFILE}") if remote.startswith("unix:") else b""
+    # In a container the daemon writes the number that it has there, which can be anybody's here.
+    if beside.strip().isdigit() and _is_vswitchd(str(int(beside))):
+        yield str(int(beside))
+        return
+    yield from (pid for pid in pids() if _is_vswitchd(pid))
+
+
+def _is_vswitchd(pid: str) -> bool:
+    return glance(f"/proc/{pid}/comm").startswith(_VSWITCHD)
