@@ -72,11 +72,11 @@ def test_the_vswitch_does_not_follow_a_planted_link_to_another_pods_socket(node,
 def test_links_in_the_place_of_our_names_are_neither_followed_nor_in_the_way(secret):
     pod = secret.pod("shared-dir")
     volume = pod.volume("shared-dir")
-    for name in (name_of(pod), f"configData-{name_of(pod)}.json", f"configData-{name_of(pod)}.json.tmp"):
+    for name in (name_of(pod), f"configData-{name_of(pod)}.json", f".configData-{name_of(pod)}.json.tmp"):
         secret.run("ln", "-s", f"{SECRET}/file", f"{volume}/{name}")
     secret.add(secret.conf(), pod)
     secret.delete(secret.conf(), pod)
-    assert secret.run("ls", volume).stdout == ""
+    assert secret.run("ls", "-A", volume).stdout == ""
 
 
 def test_folders_in_the_place_of_our_names_are_told_of_and_left(secret):
