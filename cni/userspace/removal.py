@@ -7,7 +7,7 @@ from cni.attachments import NO_DEVICE
 from cni.record import DEVICE, POD, Key, Record
 from cni.rollback import run_all
 from cni.userspace.attachment import PLUGIN, from_record, owner_of
-from cni.userspace.directory import OWN_DIRECTORIES, own
+from cni.userspace.directory import own
 from cni.userspace.model import NOBODY
 from cni.userspace.plan import config_file_name, port_name
 
@@ -94,7 +94,7 @@ class Removal(removal.Removal):
         keys = [_key(one) for one in seen]
         stale = [key for key in keys if key.network == network and (key.container_id, key.ifname) not in valid]
         ports = {one.port.name for one in seen}
-        folders = {*self._world.sockets.folders(vhost), *self._world.sockets.folders(OWN_DIRECTORIES)}
+        folders = {*self._world.sockets.folders(vhost), *self._world.sockets.own_directories()}
         run_all(
             *[_bound(self.delete_unrecorded, key, remote, vhost) for key in stale],
             *[_bound(self._remove_orphaned_places, vhost, name) for name in sorted(folders - ports)],

@@ -15,7 +15,7 @@ from cni.host import acl, mounts
 from cni.host.files import make_directory, require_private
 from cni.rollback import on_failure
 from cni.userspace import sight
-from cni.userspace.directory import acl_entry, entry
+from cni.userspace.directory import OWN_DIRECTORIES, acl_entry, entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,11 +118,12 @@ class Sockets:
         return [] if mounted == wanted else [f"{directory.mount} is not the mount of {directory.path} any more"]
 
     def folders(self, parent: str) -> list[str]:
-        """The names of the short folders, one per port."""
-        try:
-            return sorted(os.listdir(parent))
-        except FileNotFoundError:
-            return []
+        """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
+        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")]
+
+    def own_directories(self) -> list[str]:
+        """The names of the directories of our own, one per port."""
+        return _names(OWN_DIRECTORIES)
 
     def remove_folder(self, folder: str, names: tuple[str, ...]) -> None:
         """Removes a short folder of which nothing else is known, and through it these names.
@@ -134,7 +135,7 @@ class Sockets:
                 for name in names:
                     _unlink(fd, entry(name))
             self._unmount(folder)
-        elif _is_short_folder(folder):
+        elif _is_ours(folder):
             self._unmount(folder)
 
     def _mount(self, fd: int, directory: SocketDirectory) -> None:
@@ -328,8 +329,17 @@ def _is_mounted(folder: str) -> bool:
         return False
 
 
-def _is_short_folder(folder: str) -> bool:
-    """Whether it is a folder as we make them to mount on."""
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether it is one of our mounts, or a folder as we make them to mount on."""
+    if _is_mounted(folder):
+        return True
     try:
         status = os.lstat(folder)
     except OSError:

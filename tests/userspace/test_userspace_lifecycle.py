@@ -165,7 +165,8 @@ def test_barewire_gc_lists_first_and_removes_ports_of_pods_that_are_gone_and_tho
         node.add(node.conf(), pod)
     node.end(gone)
     node.run("sh", "-c", f"rm {STATE}/net/{lost.container_id}:net1.json {STATE}/.devices/{port_of(lost)}")
-    node.run("mkdir", "/run/barewire/vhost/litter")
+    node.run("mkdir", "-m", "0700", "/run/barewire/vhost/litter")
+    node.run("mkdir", "/run/barewire/vhost/theirs")
     listed = node.run(BAREWIRE, "gc").stdout
     assert f"net/{gone.container_id}/net1  {port_of(gone)}  its network namespace {gone.netns} is gone" in listed
     assert f"no record  {port_of(lost)}  it is a port of ours" in listed
@@ -173,7 +174,8 @@ def test_barewire_gc_lists_first_and_removes_ports_of_pods_that_are_gone_and_tho
     assert len(node.ports()) == 3
     assert "3 of 3 removed" in node.run(BAREWIRE, "gc", "--apply").stdout
     assert list(node.ports()) == [port_of(alive)]
-    assert node.run("ls", "/run/barewire/vhost").stdout == f"{port_of(alive)}\n"
+    assert node.run("ls", "/run/barewire/vhost").stdout.split() == [port_of(alive), "theirs"]
+    node.run("rmdir", "/run/barewire/vhost/theirs")
     assert "nothing is left behind" in node.run(BAREWIRE, "gc").stdout
     node.delete(node.conf(), alive)
 
