@@ -337,8 +337,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._patch((namespace, name), text, status=bool(status))
 
     def _authenticate(self) -> None:
-        connection = self.connection
-        certified = isinstance(connection, ssl.SSLSocket) and bool(connection.getpeercert())
+        certified = isinstance(self.connection, ssl.SSLSocket) and _is_certified(self.connection)
         told = self.headers.get("Authorization")
         if told != f"Bearer {self.server.api.token}" and (told is not None or not certified):
             raise Refused(401, "Unauthorized", "Unauthorized")
@@ -393,3 +392,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         end = time.monotonic() + _END_SECONDS
         while time.monotonic() < end and not self.server.api.closing.is_set():
             self.wfile.write(block)
+
+
+def _is_certified(connection: ssl.SSLSocket) -> bool:
+    try:
+        return bool(connection.getpeercert())
+    except ValueError as error:
+        # Seen when a client was killed behind its request: ssl then knows of no handshake any more.
+        raise ConnectionAbortedError(str(error)) from error

@@ -89,7 +89,10 @@ class Daemon:
         until("ovsdb-server's answer", self._connects)
 
     def start_vswitchd(self) -> None:
-        self._start("ovs-vswitchd", ["unshare", "-n", VSWITCHD[self._dpdk], self.remote, f"--unixctl={self._control}"])
+        # Beside the database's socket, where distributions have it, too.
+        pidfile = f"--pidfile={self.folder / 'ovs-vswitchd.pid'}"
+        argv = ["unshare", "-n", VSWITCHD[self._dpdk], self.remote, f"--unixctl={self._control}", pidfile]
+        self._start("ovs-vswitchd", argv)
         self.await_vswitchd()
 
     def await_vswitchd(self) -> None:

@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+from tests.kube.apiserver import ApiServer
 from tests.ovs.faults import Faults
 from tests.ovs.node import changes
 
@@ -26,28 +27,38 @@ SETTINGS = {
 }
 
 
+ROWS = ("in a directory of ours", "in the pod's volume, annotated")
+
+
 class Stage:
     """A pod of the node, with all settings on a bridge that the plugin makes."""
 
-    def __init__(self, node, folder):
+    def __init__(self, node, folder, api):
         self.node = node
+        self.api = api
         self.faults = Faults(node, folder / "trace")
         self.conf = node.conf(**SETTINGS)
         self.conf["host"] = {**self.conf["host"], "bridge": {"bridgeName": "made0"}}
+        if api:
+            self.conf["kubeconfig"] = str(api.kubeconfig(folder / "kubeconfig"))
         # The first attachment makes folders and is left out: later ones make the same system calls each time.
         self.pod = self.new_pod()
         self.before = self.seen()
 
     def new_pod(self):
         self.node.end_pods()
-        self.pod = self.node.pod()
+        self.pod = self.node.pod("shared-dir") if self.api else self.node.pod()
+        if self.api:
+            self.api.add_pod("default", self.pod.name, uid=self.pod.uid, annotations={"theirs": "1"})
         self.node.add(self.conf, self.pod)
         self.node.delete(self.conf, self.pod)
         return self.pod
 
     def seen(self):
         leases = self.node.run("sh", "-c", "ls /var/lib/cni/networks/net | grep ^192 || true").stdout
-        return {**self.node.snapshot(), "leases": leases, "litter": self.node.run("ls", "/run/barewire/lock").stdout}
+        annotations = self.api.annotations("default", self.pod.name) if self.api else {}
+        litter = self.node.run("ls", "/run/barewire/lock").stdout
+        return {**self.node.snapshot(), "leases": leases, "litter": litter, "annotations": annotations}
 
     def left(self):
         return changes(self.before, self.seen())
@@ -81,9 +92,13 @@ WAYS = {"DEL": Stage.delete, "GC": Stage.gc, "ADD again": Stage.again}
 COMMANDS = ["ADD", "DEL"]
 
 
-@pytest.fixture
-def stage(node, tmp_path):
-    return Stage(node, tmp_path)
+@pytest.fixture(params=ROWS)
+def stage(request, node, tmp_path):
+    if request.param == ROWS[0]:
+        yield Stage(node, tmp_path, None)
+    else:
+        with ApiServer() as api:
+            yield Stage(node, tmp_path, api)
 
 
 def cases(points, ways):

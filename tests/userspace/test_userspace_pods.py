@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.examples import EXAMPLES, manifest
 from tests.kube.apiserver import ApiServer, Faults
 from tests.ovs.node import changes
 
@@ -113,6 +114,15 @@ def test_an_api_server_that_does_not_take_the_annotation_ends_add_in_time_and_no
     assert refused.document["code"] == 11
     assert time.monotonic() - started < 25
     cluster.api.faults = Faults()
+    cluster.node.delete(cluster.conf(), cluster.pod)
+    assert cluster.left() == []
+
+
+def test_the_rights_of_the_example_are_enough(cluster):
+    rules = manifest(EXAMPLES / "rbac-userspace.yaml")["rules"]
+    cluster.api.rights = frozenset((verb, one) for rule in rules for one in rule["resources"] for verb in rule["verbs"])
+    cluster.node.add(cluster.conf(), cluster.pod)
+    assert len(cluster.elements()) == 1
     cluster.node.delete(cluster.conf(), cluster.pod)
     assert cluster.left() == []
 
