@@ -530,8 +530,30 @@ def a_symlink(path: Path) -> None:
 @alone
 def test_what_is_beside_the_short_folders_and_not_ours_is_left(make):
     host = Host()
+    configured = Path("/run/vhost")
+    configured.mkdir()
+    make(configured / "foreign")
+    before = host_snapshot()
+    host.sockets.remove_folder(str(configured / "foreign"), (SOCKET,))
+    assert host_snapshot() == before
+
+
+@pytest.mark.parametrize("make", [a_file, a_folder_with_content, a_mount, a_symlink])
+@alone
+def test_what_is_in_our_own_place_and_not_empty_is_left_without_an_error(make):
+    host = Host()
     VHOST.mkdir(parents=True)
     make(VHOST / "foreign")
     before = host_snapshot()
     host.sockets.remove_folder(str(VHOST / "foreign"), (SOCKET,))
     assert host_snapshot() == before
+
+
+@pytest.mark.parametrize("place", [str(VHOST), "/run/vhost"])
+@alone
+def test_a_short_folder_that_was_never_mounted_on_is_removed(place):
+    host = Host()
+    make_directory(f"{place}/{PORT}")
+    host.sockets.remove_folder(f"{place}/{PORT}", (SOCKET,))
+    assert os.listdir(place) == []
+    host.sockets.remove_folder(f"{place}/gone", (SOCKET,))
