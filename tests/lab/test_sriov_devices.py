@@ -224,6 +224,8 @@ def test_a_device_without_a_pf_that_the_host_itself_uses_is_refused(lab, nics, u
     (name,) = lab.vm.sh(f"ls /sys/bus/pci/devices/{nics[0]}/net").out.split()
     begin, end = (text.format(name) for text in USES[use])
     lab.vm.sh(begin)
+    # A link that goes up gets an address of its own, and a second or two later the route to it.
+    wait_for(lambda: "tentative" not in lab.vm.sh(f"ip -6 address show dev {name}").out, "the link's own address")
     before = host_snapshot(lab.vm)
     error = lab.runtime.add(plain(nics[0]), lab.pod()).error
     assert error["code"] == 100
@@ -250,8 +252,10 @@ def bare_pf(lab):
     lab.vm.sh(f"echo 0 >/sys/bus/pci/devices/{pf.address}/sriov_numvfs")
     # That resets the PF, which takes its carrier away for a second.
     wait_for(lambda: lab.vm.get(f"/sys/class/net/{pf.netdev}/carrier") == b"1\n", "the PF's carrier")
-    lab.before = host_snapshot(lab.vm)
-    return pf
+    before, lab.before = lab.before, host_snapshot(lab.vm)
+    yield pf
+    # The machine, without these VFs, is none for the tests that follow.
+    lab.before = before
 
 
 def test_a_pf_is_not_taken_for_a_vf_and_not_given_away_with_its_vfs(lab):
