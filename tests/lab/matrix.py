@@ -1,7 +1,7 @@
 """Fault matrices: every point of a call, each with one fault and one way back, after which the host is as before.
 
 A point that fails does not end its matrix: all failures are told together. By default each point gets one of the
-ways, in turn, and of some faults only every second point; with BAREWIRE_MATRIX=1 in the environment (`make matrix`)
+ways, in turn, and of some faults only every third or fourth point; with BAREWIRE_MATRIX=1 in the environment (`make matrix`)
 each point gets all of them, in all rows.
 """
 

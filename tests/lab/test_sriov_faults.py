@@ -133,7 +133,7 @@ def refused(stage, call, point, error):
 def test_a_call_that_is_refused_any_change_says_why_and_the_host_is_as_before_or_is_after_del(
     stage, row, command, points
 ):
-    matrix = Matrix("refused", refused, ("EIO", "EBUSY", "ENOSPC"), KNOWN, one_of=2)
+    matrix = Matrix("refused", refused, ("EIO", "EBUSY", "ENOSPC"), KNOWN, one_of=4)
     told = matrix.failures(stage, row, command, points)
     assert not told, "\n".join(told)
 
@@ -152,7 +152,7 @@ def lost(stage, call, point, _way):
 
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_a_namespace_that_is_deleted_during_a_call_keeps_nothing(stage, row, command, points):
-    matrix = Matrix("bereft of its namespace", lost, ("then DEL",), KNOWN, one_of=2)
+    matrix = Matrix("bereft of its namespace", lost, ("then DEL",), KNOWN, one_of=3)
     told = matrix.failures(stage, row, command, points)
     assert not told, "\n".join(told)
 
