@@ -186,6 +186,18 @@ class SocketDirUnfit(CniError):
     remedy = "The message names the path; look at what the pod has put there, and at the mounts that ovs-vswitchd sees."
 
 
+class AddressesExhausted(CniError):
+    code = 116
+    cause = "Every address of the ranges is in use."
+    remedy = "Widen the ranges; `barewire-ipam list` and `barewire-ipam fsck` show who has what, and what leaked."
+
+
+class AddressTaken(CniError):
+    code = 117
+    cause = "A requested address is in use, is a gateway or excluded, or is in none of the ranges."
+    remedy = "Request another address, or free the one that the message names."
+
+
 class InternalError(CniError):
     code = 999
     cause = "A defect in the plugin."

@@ -1,0 +1,89 @@
+"""Ranges of addresses, and the order in which their addresses are tried. Pure."""
+
+from __future__ import annotations
+
+from cni.value import Value
+from ipam.address import Address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Range(Value):
+    """A stretch of one subnet from which addresses are leased: `first` to `last`, without gateway and `excluded`.
+
+    `subnet` is the network's own address, `prefix` its length. `gateway` is a number, or None; `excluded` holds pairs
+    of first and last number, in order and without overlaps.
+    """
+
+    subnet: Address
+    prefix: int
+    first: int
+    last: int
+    gateway: int | None = None
+    excluded: tuple[tuple[int, int], ...] = ()
+
+    def __contains__(self, address: Address) -> bool:
+        return address.version == self.subnet.version and self.first <= address.number <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.address(self.first)}-{self.address(self.last)}"
+
+    def address(self, number: int) -> Address:
+        return Address(version=self.subnet.version, number=number)
+
+    def leases(self, address: Address) -> bool:
+        """Whether the address may be leased: it is in the range, not its gateway, and not excluded."""
+        return address in self and next(self.walk(address.number, address.number), None) is not None
+
+    def walk(self, first: int, last: int) -> Iterator[int]:
+        """The numbers from `first` to `last` that may be leased. An excluded stretch takes no time, however long."""
+        number = max(first, self.first)
+        for start, end in self._holes():
+            yield from _numbers(number, min(start - 1, last, self.last))
+            number = max(number, end + 1)
+        yield from _numbers(number, min(last, self.last))
+
+    def _holes(self) -> list[tuple[int, int]]:
+        holes = list(self.excluded)
+        if self.gateway is not None:
+            holes.append((self.gateway, self.gateway))
+        return sorted(holes)
+
+
+RangeSet = tuple[Range, ...]
+"""The ranges out of which an interface gets one address, in the order in which they are used. One IP version."""
+
+
+def range_of(ranges: RangeSet, address: Address) -> Range | None:
+    """The range that holds the address, or None."""
+    return next((one for one in ranges if address in one), None)
+
+
+def walk(ranges: RangeSet, start: Address | None = None) -> Iterator[tuple[Range, Address]]:
+    """Every address that may be leased, once: from `start` on, if it is in a range, and round again."""
+    home = next((i for i, one in enumerate(ranges) if start is not None and start in one), None)
+    if home is None or start is None:
+        yield from _all(ranges)
+        return
+    yield from _between(ranges[home], start.number, ranges[home].last)
+    yield from _all(ranges[home + 1 :] + ranges[:home])
+    yield from _between(ranges[home], ranges[home].first, start.number - 1)
+
+
+def _all(ranges: RangeSet) -> Iterator[tuple[Range, Address]]:
+    for one in ranges:
+        yield from _between(one, one.first, one.last)
+
+
+def _between(one: Range, first: int, last: int) -> Iterator[tuple[Range, Address]]:
+    for number in one.walk(first, last):
+        yield one, one.address(number)
+
+
+def _numbers(first: int, last: int) -> Iterator[int]:
+    # Not `range`: an IPv6 subnet has more addresses than its length can say.
+    while first <= last:
+        yield first
+        first += 1

@@ -1,0 +1,89 @@
+"""What the plugin needs of the places where leases are kept. `ipam.local`, `ipam.etcd` and others implement it."""
+
+from __future__ import annotations
+
+from cni.value import Value
+from ipam.address import Address
+from ipam.ranges import Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol
+
+    from ipam.ranges import RangeSet
+
+
+class Owner(Value):
+    """The attachment that an address belongs to. `pod` is namespace/name; it and `pod_uid` may be unknown, empty."""
+
+    network: str
+    container_id: str
+    ifname: str
+    pod: str = ""
+    pod_uid: str = ""
+
+
+class Claim(Value):
+    """An address, and the range that it is of."""
+
+    range: Range
+    address: Address
+
+
+class Lease(Value):
+    """An address in use. `node` is the node whose it is, empty where the store does not tell."""
+
+    address: Address
+    owner: Owner
+    node: str = ""
+
+
+if TYPE_CHECKING:
+
+    class Store(Protocol):
+        """The addresses of one network, for the plugin. Every call is bounded; `TryAgainLater` when it cannot be served."""
+
+        def allocate(
+            self, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+        ) -> tuple[Claim, ...]:
+            """One address of each set, all or none; `requested` (as long as `sets`) says which, where it is not None.
+
+            What the owner has of a set already is given again. Raises `AddressesExhausted`, `AddressTaken`.
+            """
+
+        def release(self, owner: Owner) -> None:
+            """Frees all that the owner has. What is not there is no error."""
+
+        def addresses(self, owner: Owner) -> tuple[Address, ...]:
+            """What the owner has, in no particular order."""
+
+        def gc(self, valid: set[tuple[str, str]]) -> None:
+            """Frees what this node has in this network for no (container ID, ifname) of `valid`."""
+
+        def status(self, sets: tuple[RangeSet, ...]) -> None:
+            """Returns if `allocate` can work. Raises `NotAvailable`, also when a set has no free address."""
+
+        def leases(self) -> Iterator[Lease]:
+            """All addresses of the network that are in use, in the order of their numbers."""
+
+    class Cluster(Protocol):
+        """A store that all nodes share, as `ipam.journal` uses it: what changes is journalled before it is asked for."""
+
+        def taken(self, one: Range) -> set[int] | None:
+            """The numbers in use in the range, as far as one question tells; None where asking costs more than trying."""
+
+        def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+            """Makes all of them the owner's, or none: then those that somebody else has are returned.
+
+            What the owner has already is no hindrance. Raises `TryAgainLater` when it is not known what happened.
+            """
+
+        def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
+            """Frees those that are the owner's; those of somebody else and those in nobody's hands are left alone."""
+
+        def reach(self) -> None:
+            """Returns if the store answers and lets us write. Raises `NotAvailable`."""
+
+        def leases(self, network: str) -> Iterator[Lease]:
+            """All addresses of the network that are in use, of every node."""
