@@ -10,6 +10,7 @@ import os
 import time
 
 from cni import jsontext, result
+from cni.conf import ProblemBelow, ipam_section
 from cni.errors import (
     CniError,
     ContainerUnknown,
@@ -78,6 +79,14 @@ class IpamCall(Value):
             args=request.args,
             path=tuple(request.path),
         )
+
+    @classmethod
+    def configured(cls, request: Request, section: object) -> IpamCall | None:
+        """The call for the configuration's `ipam` section; None without one, or where it could never have been made."""
+        try:
+            return cls.of(request) if ipam_section(section or {}) else None
+        except (ValueError, ProblemBelow):
+            return None
 
     def as_document(self) -> dict[str, Any]:
         """The call as JSON values, for the record. The config is text: it was JSON, so it is UTF-8."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 
 from cni.attachments import Replay
 from cni.delegate import IpamCall
 from cni.errors import CniError
 from cni.record import IPAM
-from cni.rollback import on_failure, run_all
+from cni.rollback import bound, on_failure, run_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ DRAIN_RECORDS = 4
 """Bound for their number in one call: what fails each time must not slow down every pod of the node."""
 
 
-class Removal:
+class Removal(ABC):
     """Undoes attachments by their records. A plugin's subclass says what there is to undo beside the addresses."""
 
     def __init__(self, *, namespaces: Namespaces, attachments: Attachments, ipam: Ipam, log: Log) -> None:
@@ -46,9 +47,9 @@ class Removal:
         """What undoes each part that a record's `left` can name, in the order in which it is done."""
         return {IPAM: lambda: self._release(record, seconds)}
 
+    @abstractmethod
     def holds_up(self, record: Record, /) -> bool:
         """Whether what is still left of this attachment keeps its pod from going."""
-        raise NotImplementedError
 
     def remove(self, record: Record, seconds: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
@@ -64,7 +65,7 @@ class Removal:
                 left.discard(name)
 
         with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
-            run_all(*[_bound(step, name, action) for name, action in self.steps(record, seconds).items()])
+            run_all(*[bound(step, name, action) for name, action in self.steps(record, seconds).items()])
         self._attachments.forget(record)
 
     def remove_or_keep(self, record: Record) -> None:
@@ -119,9 +120,3 @@ class Removal:
     def _release(self, record: Record, seconds: float | None) -> None:
         if record.ipam is not None:
             self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
-
-
-def _bound(
-    step: Callable[[str, Callable[[], None]], None], name: str, action: Callable[[], None]
-) -> Callable[[], None]:
-    return lambda: step(name, action)

@@ -1,10 +1,15 @@
-"""Two idioms of clean-up: undo on failure without hiding the cause, and run every step whatever fails."""
+"""Idioms of clean-up: undo on failure without hiding the cause, and run every step whatever fails."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def bound(action: Callable[..., object], *arguments: object) -> Callable[[], object]:
+    """The action with its arguments, as a step: a lambda made in a loop would see the loop's last values."""
+    return lambda: action(*arguments)
 
 
 class on_failure:  # noqa: N801 - reads as a statement: `with on_failure(remove, attachment):`

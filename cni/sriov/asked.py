@@ -41,12 +41,8 @@ def _with_device(config: dict[str, Any]) -> dict[str, Any]:
 
 def ipam_call(request: Request) -> IpamCall | None:
     """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
-    try:
-        named = configuration.canonical(TABLE, request.config)
-        section = {} if named.get("l2enable") is True else configuration.ipam_section(named.get("ipam") or {})
-    except (ValueError, configuration.ProblemBelow):
-        return None
-    return IpamCall.of(request) if section else None
+    named = configuration.canonical(TABLE, request.config)
+    return None if named.get("l2enable") is True else IpamCall.configured(request, named.get("ipam"))
 
 
 def device_info_file(conf: dict[str, Any]) -> str:

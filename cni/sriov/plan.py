@@ -6,7 +6,7 @@ from cni.device import VfSettings
 from cni.drivers import gives_to_user_space
 from cni.errors import DeviceBusy, DriverUnfit, InvalidConfig
 from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
-from cni.record import DEVICE, IPAM, Key, Record
+from cni.record import Key
 from cni.sriov import model
 
 TYPE_CHECKING = False
@@ -190,31 +190,6 @@ def _require_at_home(device: Device) -> None:
             hint="it is bound to no network driver (the key `driver` binds one), or is in a network namespace of "
             "something that Barewire did not attach",
         )
-
-
-def record(
-    attachment: model.DeviceAttachment,
-    *,
-    netns: str,
-    netns_identity: str,
-    boot_id: str,
-    ipam: dict[str, Any] | None,
-    device_info: str,
-) -> Record:
-    """The record of the attachment, with everything still to be undone."""
-    return Record(
-        key=attachment.key,
-        plugin=model.PLUGIN,
-        device=attachment.device,
-        netns=netns,
-        netns_identity=netns_identity,
-        boot_id=boot_id,
-        left=(DEVICE, IPAM) if ipam else (DEVICE,),
-        found=model.found_document(attachment),
-        wanted=model.wanted_document(attachment),
-        ipam=ipam,
-        device_info=device_info,
-    )
 
 
 def changes(settings: VfSettings, present: VfInfo) -> list[str]:

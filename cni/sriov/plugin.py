@@ -1,21 +1,14 @@
-"""The `sriov` plugin: what each CNI command does. ADD and DEL share one way back, `remove`."""
+"""The `sriov` plugin: what its ADD does, and what the other commands have to do with devices."""
 
 from __future__ import annotations
 
 from cni import conf as configuration, deviceinfo
-from cni.attachments import Replay
-from cni.delegate import IpamCall
 from cni.drivers import needs_iommu_group
-from cni.errors import (
-    CheckFailed,
-    DelegateFailed,
-    DeviceBusy,
-    InterfaceExists,
-    InvalidConfig,
-)
-from cni.record import Key, Record
+from cni.errors import DeviceBusy, InterfaceExists
+from cni.lifecycle import Lifecycle
+from cni.record import Key
 from cni.result import Interface, Result
-from cni.rollback import on_failure, run_all
+from cni.rollback import bound, on_failure
 from cni.sriov import model, plan
 from cni.sriov.asked import configuration_of, device_info_file, ipam_call
 from cni.sriov.attach import NO_MAC, attach
@@ -24,23 +17,27 @@ from cni.sriov.selection import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from cni.attachments import Attachments
+    from cni.delegate import IpamCall
     from cni.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
+    from cni.lifecycle import Steps
     from cni.log import Log
     from cni.pci import PciAddress
     from cni.ports import Ipam, Kernel
+    from cni.record import Record
     from cni.request import Request
     from cni.sriov.predecessor import Predecessor
     from cni.sriov.removal import Removal
 
 
-class SriovPlugin:
+class SriovPlugin(Lifecycle):
     """One call of the plugin, with the world that it works on."""
+
+    _removal: Removal
 
     def __init__(
         self,
@@ -52,11 +49,8 @@ class SriovPlugin:
         removal: Removal,
         predecessor: Predecessor,
     ) -> None:
+        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal)
         self._kernel = kernel
-        self._attachments = attachments
-        self._ipam = ipam
-        self._log = log
-        self._removal = removal
         self._predecessor = predecessor
 
     def add(self, request: Request) -> Result:
@@ -71,84 +65,57 @@ class SriovPlugin:
             self._require_absent(request.ifname, netns)
             device = self._kernel.device(address)
             attachment = self._planned(key, conf, mac, device)
-            record = plan.record(
-                attachment,
-                netns=request.netns,
-                netns_identity=netns.identity,
-                boot_id=self._attachments.boot_id,
-                ipam=_document(ipam_call(request)),
+            record = self.begun(
+                request,
+                netns,
+                plugin=model.PLUGIN,
+                device=attachment.device,
+                found=model.found_document(attachment),
+                wanted=model.wanted_document(attachment),
                 device_info=device_info_file(conf),
             )
             self._attachments.claim(record, spare=attachment.userspace or bool(attachment.wanted_driver))
             with on_failure(self._removal.remove, record):
                 link = attach(self._kernel, attachment, device, netns)
-                leased = self._lease(record, link, netns)
+                leased = self._leased(record, link, netns)
                 if record.device_info:
                     deviceinfo.write(record.device_info, deviceinfo.pci(attachment.device, attachment.pf))
                 return previous.extended(_interface(request, attachment, device, link), leased)
 
-    def delete(self, request: Request) -> None:
-        """Undoes what the record tells of; without a record, what the device's own mark tells of."""
-        self._removal.drain(request.network)
-        with Replay(self._attachments, Key.of(request)) as record:
-            if record is not None:
-                self._removal.remove_or_keep(record)
-                return
-        run_all(
-            lambda: self._predecessor.delete(Key.of(request), request.netns),
-            lambda: self._delete_unrecorded(request),
-        )
+    def ipam_call(self, request: Request) -> IpamCall | None:
+        return ipam_call(request)
 
-    def check(self, request: Request) -> None:
-        """Compares with the kernel all that ADD did, except what a later plugin changed in prevResult.
+    def unrecorded(self, request: Request) -> Steps:
+        key = Key.of(request)
+        return [
+            lambda: self._predecessor.delete(key, request.netns),
+            lambda: self._removal.delete_marked(key, request.netns),
+        ]
 
-        Raises `CheckFailed` with every difference.
-        """
+    def drift(self, request: Request, record: Record) -> list[str]:
+        """As for every plugin, except what a later plugin changed in prevResult."""
         from cni.sriov.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
 
-        key = Key.of(request)
-        record = self._attachments.find(key)
-        if record is None:
-            raise CheckFailed(f"there is no record of {key}", hint="the container was not attached by this plugin")
         with self._kernel.netns(request.netns) as netns:
-            problems = drift(self._kernel, request, record, netns)
-        if problems:
-            raise CheckFailed("; ".join(problems))
-        call = ipam_call(request)
-        if call is not None:
-            self._ipam.check(call)
+            return drift(self._kernel, request, record, netns)
 
-    def gc(self, request: Request) -> None:
-        """Removes this network's attachments that the runtime does not know any more, and repairs VFs without record."""
-        valid = set(request.valid_attachments)
-        self._removal.drain(request.network)
-        records = self._attachments.of_network(request.network)
-        stale = [record.key for record in records if (record.key.container_id, record.key.ifname) not in valid]
-        steps: list[Callable[[], None]] = [_bound(self._removal.collect, key) for key in stale]
-        steps.append(lambda: self._removal.clean_orphans(request.network))
-        steps += [
-            _bound(self._removal.delete_marked_in, path, request.network, valid)
-            for path in self._kernel.named_namespaces()
+    def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
+        return [
+            lambda: self._removal.clean_orphans(request.network),
+            *[
+                bound(self._removal.delete_marked_in, path, request.network, valid)
+                for path in self._kernel.named_namespaces()
+            ],
         ]
-        call = ipam_call(request)
-        if call is not None:
-            steps.append(lambda: self._ipam.gc(call))
-        run_all(*steps)
 
-    def status(self, request: Request) -> None:
-        """Whether an ADD can be served: records can be written, the kernel lets us and answers, and so does IPAM.
+    def require_ready(self, request: Request) -> None:
+        """The kernel lets us, and the configuration's PF is there; `LimitedConnectivity` when a used PF is down."""
+        from cni.sriov.status import require_host, require_pf, require_pfs_up  # noqa: PLC0415 - as in `drift`
 
-        Raises `NotAvailable`, and `LimitedConnectivity` when a PF of attached VFs is down.
-        """
-        from cni.sriov.status import require_host, require_pf, require_pfs_up  # noqa: PLC0415 - as in `check`
-
-        require_host(self._kernel, self._attachments)
+        require_host(self._kernel)
         require_pf(self._kernel, configuration.canonical(TABLE, request.config))
         records = self._attachments.of_network(request.network)
         require_pfs_up(self._kernel, {record.found["pf"] for record in records} - {""})
-        call = ipam_call(request)
-        if call is not None:
-            self._ipam.status(call)
 
     # Steps of ADD.
 
@@ -177,32 +144,12 @@ class SriovPlugin:
                 f"the pod already has an interface {ifname}", hint="it is left as it is; use another interface name"
             )
 
-    def _lease(self, record: Record, link: Link | None, netns: Netns) -> Result:
-        if record.ipam is None:
-            return Result()
-        leased = self._ipam.lease(IpamCall.from_document(record.ipam))
-        if not leased.ips:
-            raise InvalidConfig(
-                "ipam: the IPAM plugin returned no addresses", hint="for an attachment without addresses omit ipam"
-            )
-        if link is not None:  # else they are the program's that drives the device in user space
+    def _leased(self, record: Record, link: Link | None, netns: Netns) -> Result:
+        leased = self.lease(record)
+        if link is not None and leased.ips:  # else they are the program's that drives the device in user space
             self._kernel.configure(link, netns, leased.ips, leased.routes)
             self._kernel.announce(link, netns, leased.ips)
         return leased
-
-    # Steps of DEL.
-
-    def _delete_unrecorded(self, request: Request) -> None:
-        key, call = Key.of(request), ipam_call(request)
-        run_all(lambda: self._removal.delete_marked(key, request.netns), lambda: self._release_unrecorded(call))
-
-    def _release_unrecorded(self, call: IpamCall | None) -> None:
-        try:
-            if call is not None:
-                self._ipam.release(call)
-        except (DelegateFailed, InvalidConfig) as error:
-            # Nothing says that an address was ever leased: an ADD that failed over this very configuration, mostly.
-            self._log.warning(f"IPAM DEL without a record: {error}")
 
 
 def _in_use(device: PciAddress, owner: Record, key: Key) -> DeviceBusy:
@@ -215,10 +162,6 @@ def _in_use(device: PciAddress, owner: Record, key: Key) -> DeviceBusy:
         f"{owner.key.network})",
         hint=f"it is freed by that container's DEL, or when its network namespace {owner.netns} is gone",
     )
-
-
-def _document(call: IpamCall | None) -> dict[str, Any] | None:
-    return None if call is None else call.as_document()
 
 
 def _interface(request: Request, attachment: model.DeviceAttachment, device: Device, link: Link | None) -> Interface:
@@ -234,7 +177,3 @@ def _interface(request: Request, attachment: model.DeviceAttachment, device: Dev
         sandbox=request.netns,
         pci_id=address,
     )
-
-
-def _bound(action: Callable[..., None], *arguments: object) -> Callable[[], None]:
-    return lambda: action(*arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cni import deviceinfo, removal
 from cni.host.netns import Optional
 from cni.record import DEVICE
-from cni.rollback import run_all
+from cni.rollback import bound, run_all
 from cni.sriov import model, repair
 from cni.sriov.attach import DeviceNotClean, detach
 
@@ -74,7 +74,7 @@ class Removal(removal.Removal):
 
     def clean_orphans(self, network: str) -> None:
         """Cleans every device that is home with a mark of that network, and that no record has."""
-        run_all(*[_bound(self.clean_if_orphaned, device) for device in repair.orphans(self._kernel, network)])
+        run_all(*[bound(self.clean_if_orphaned, device) for device in repair.orphans(self._kernel, network)])
 
     def clean_if_orphaned(self, device: PciAddress) -> None:
         """Cleans a device that is home with a mark, if no record has it."""
@@ -111,7 +111,3 @@ class Removal(removal.Removal):
             marked = device in repair.marked_devices(self._kernel, key, place)
             if marked and self._attachments.of_device(device) is None:
                 repair.clean(self._kernel, device, place, self._log)
-
-
-def _bound(action: Callable[[PciAddress], None], device: PciAddress) -> Callable[[], None]:
-    return lambda: action(device)

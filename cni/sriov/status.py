@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from cni.errors import DeviceNotFound, IoFailure, KernelRefused, LimitedConnectivity, NotAvailable
+from cni.errors import DeviceNotFound, KernelRefused, LimitedConnectivity, NotAvailable
 from cni.pci import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.attachments import Attachments
     from cni.ports import Kernel
 
 
-def require_host(kernel: Kernel, attachments: Attachments) -> None:
-    """Records can be written, the kernel answers and lets us change the network. Raises `NotAvailable`."""
+def require_host(kernel: Kernel) -> None:
+    """The kernel answers, and lets us change the network. Raises `NotAvailable`."""
     try:
-        attachments.writable()
         kernel.named("lo", None)
-    except (IoFailure, KernelRefused) as error:
+    except KernelRefused as error:
         raise NotAvailable(error.msg, hint=error.hint) from error
     if not kernel.may_administrate():
         raise NotAvailable(

@@ -7,6 +7,7 @@ been booted since; a device or a port when it carries an owner's mark, and no re
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from cni.errors import CniError, TryAgainLater
@@ -38,12 +39,12 @@ class Leftover(Value):
         return f"{self.key or 'no record'}  {self.device or 'no device'}  {self.reason}"
 
 
-class Collection:
+class Collection(ABC):
     """One look at what one plugin has on the node, and what follows from it."""
 
     def __init__(self, attachments: Attachments, removal: Removal) -> None:
         self._attachments = attachments
-        self._any_removal = removal
+        self._removal = removal
 
     def leftovers(self) -> list[Leftover]:
         """What is left behind, attachments first. Nothing is changed, but that lost records are brought back."""
@@ -60,19 +61,19 @@ class Collection:
                 failures.append(f"{leftover}: {error.msg}")
         return failures
 
+    @abstractmethod
     def unrecorded(self) -> Iterator[Leftover]:
         """What carries a mark, and no record has it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove_unrecorded(self, device: str) -> None:
         """Removes such a thing."""
-        raise NotImplementedError
 
     def _remove(self, leftover: Leftover) -> None:
         if leftover.key is None:
             self.remove_unrecorded(leftover.device)
             return
-        self._any_removal.collect_dead(leftover.key)
+        self._removal.collect_dead(leftover.key)
         kept = self._attachments.find(leftover.key)
         if kept is not None and kept.removing:
             raise TryAgainLater(f"still to do: {', '.join(kept.left)}")
@@ -89,16 +90,17 @@ class Collection:
             return f"its removal did not finish: {', '.join(record.left)}"
         if record.boot_id != self._attachments.boot_id:
             return "it is from before the last boot"
-        return "" if self._any_removal.is_alive(record) else f"its network namespace {record.netns} is gone"
+        return "" if self._removal.is_alive(record) else f"its network namespace {record.netns} is gone"
 
 
 class Devices(Collection):
     """What `sriov` has."""
 
+    _removal: DeviceRemoval
+
     def __init__(self, kernel: Kernel, attachments: Attachments, removal: DeviceRemoval) -> None:
         super().__init__(attachments, removal)
         self._kernel = kernel
-        self._removal = removal
 
     def unrecorded(self) -> Iterator[Leftover]:
         for device in repair.orphans(self._kernel):
@@ -112,12 +114,13 @@ class Devices(Collection):
 class Ports(Collection):
     """What `userspace` has, of the vswitch at `remote` and with the short folders in `vhost`."""
 
+    _removal: PortRemoval
+
     def __init__(
         self, world: World, attachments: Attachments, removal: PortRemoval, *, remote: str, vhost: str
     ) -> None:
         super().__init__(attachments, removal)
         self._world = world
-        self._removal = removal
         self._remote = remote
         self._vhost = vhost
 

@@ -69,11 +69,7 @@ def vhost_directory(request: Request) -> str:
 
 def ipam_call(request: Request) -> IpamCall | None:
     """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
-    try:
-        section = configuration.ipam_section(configuration.canonical(TABLE, request.config).get("ipam") or {})
-    except (ValueError, configuration.ProblemBelow):
-        return None
-    return IpamCall.of(request) if section else None
+    return IpamCall.configured(request, configuration.canonical(TABLE, request.config).get("ipam"))
 
 
 def _pod(arguments: dict[str, str]) -> PodName | None:

@@ -6,8 +6,7 @@ import zlib
 
 from cni.conf import is_hex
 from cni.errors import SocketDirUnfit
-from cni.record import DEVICE, IPAM, POD, Record
-from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
+from cni.userspace.attachment import PortAttachment, owner_of
 from cni.userspace.model import DEFAULT_BURST_KBIT, Port, Rate
 from cni.userspace.remote import LONGEST_SOCKET_PATH, REMOTE
 
@@ -110,29 +109,3 @@ def made_mac(key: Key) -> str:
     text = str(key).encode()
     tail = zlib.crc32(text).to_bytes(4, "big") + (zlib.adler32(text) & 0xFF).to_bytes(1, "big")
     return (b"\x02" + tail).hex(":")
-
-
-def record(
-    attachment: PortAttachment,
-    key: Key,
-    *,
-    netns: str,
-    netns_identity: str,
-    boot_id: str,
-    ipam: dict[str, Any] | None,
-    device_info: str,
-) -> Record:
-    """The record of the attachment, with everything still to be undone."""
-    return Record(
-        key=key,
-        plugin=PLUGIN,
-        device=attachment.port.name,
-        netns=netns,
-        netns_identity=netns_identity,
-        boot_id=boot_id,
-        left=tuple(sorted({DEVICE, POD, *([IPAM] if ipam else [])})),
-        found={},
-        wanted=document(attachment),
-        ipam=ipam,
-        device_info=device_info,
-    )

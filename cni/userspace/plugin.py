@@ -1,33 +1,23 @@
-"""The `userspace` plugin: what each CNI command does. ADD and DEL share one way back, `remove`."""
+"""The `userspace` plugin: what its ADD does, and what the other commands have to do with ports."""
 
 from __future__ import annotations
 
-from cni.attachments import Replay
-from cni.delegate import IpamCall
-from cni.errors import (
-    CheckFailed,
-    DelegateFailed,
-    DeviceBusy,
-    InvalidConfig,
-    IoFailure,
-    NotAvailable,
-    TryAgainLater,
-)
-from cni.record import Key
+from cni.errors import DeviceBusy, TryAgainLater
+from cni.lifecycle import Lifecycle
+from cni.record import POD, Key
 from cni.result import Interface, Result
-from cni.rollback import on_failure, run_all
+from cni.rollback import on_failure
 from cni.userspace import plan
 from cni.userspace.asked import Asked, asked, ipam_call, remote_of, vhost_directory
-from cni.userspace.attachment import from_record
+from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from cni.attachments import Attachments
+    from cni.delegate import IpamCall
+    from cni.lifecycle import Steps
     from cni.log import Log
     from cni.ports import Ipam
     from cni.record import Record
@@ -41,20 +31,19 @@ STATUS_SECONDS = 5.0
 """Bound for the vswitch's sign of life, which takes milliseconds; a runtime asks again and again."""
 
 
-class UserspacePlugin:
+class UserspacePlugin(Lifecycle):
     """One call of the plugin, with the world that it works on."""
 
+    _removal: Removal
+
     def __init__(self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal) -> None:
+        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal)
         self._world = world
-        self._attachments = attachments
-        self._ipam = ipam
-        self._log = log
-        self._removal = removal
 
     def add(self, request: Request) -> Result:
         """Makes the port, and tells the pod where its socket is to be."""
         wanted, key = asked(request, self._log), Key.of(request)
-        previous, call = request.prev_result() or Result(), ipam_call(request)
+        previous = request.prev_result() or Result()
         self._removal.drain(request.network)
         # An earlier life of the same container may have left something.
         self._removal.collect_dead(key)
@@ -62,77 +51,43 @@ class UserspacePlugin:
             self._make_free(plan.port_name(key), key)
             attachment = self._planned(key, wanted)
             self._remove_orphan(attachment)
-            record = plan.record(
-                attachment,
-                key,
-                netns=request.netns,
-                netns_identity=netns.identity,
-                boot_id=self._attachments.boot_id,
-                ipam=None if call is None else call.as_document(),
+            record = self.begun(
+                request,
+                netns,
+                plugin=PLUGIN,
+                device=attachment.port.name,
+                found={},
+                wanted=document(attachment),
                 device_info=wanted.device_info,
+                left=(POD,),
             )
             self._attachments.claim(record)
             with on_failure(self._removal.remove, record):
                 self._plug(attachment)
-                leased = self._lease(record)
+                leased = self.lease(record)
                 result = previous.extended(_interface(request, attachment), leased)
                 self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.conf, result))
                 return result
 
-    def delete(self, request: Request) -> None:
-        """Undoes what the record tells of; without a record, what the port's own mark tells of."""
-        self._removal.drain(request.network)
-        with Replay(self._attachments, Key.of(request)) as record:
-            if record is not None:
-                self._removal.remove_or_keep(record)
-                return
-        run_all(lambda: self._delete_unrecorded(request), lambda: self._release_unrecorded(request))
+    def ipam_call(self, request: Request) -> IpamCall | None:
+        return ipam_call(request)
 
-    def check(self, request: Request) -> None:
-        """Compares with the vswitch and the host all that ADD did. Raises `CheckFailed` with every difference."""
+    def unrecorded(self, request: Request) -> Steps:
+        return [lambda: self._delete_unrecorded(request)]
+
+    def drift(self, _request: Request, record: Record) -> list[str]:
         from cni.userspace.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
 
-        key = Key.of(request)
-        record = self._attachments.find(key)
-        if record is None:
-            raise CheckFailed(f"there is no record of {key}", hint="the container was not attached by this plugin")
         vswitch = self._world.vswitch(from_record(record).remote)
-        problems = drift(vswitch, self._world.sockets, record, self._log)
-        if problems:
-            raise CheckFailed("; ".join(problems))
-        call = ipam_call(request)
-        if call is not None:
-            self._ipam.check(call)
+        return drift(vswitch, self._world.sockets, record, self._log)
 
-    def gc(self, request: Request) -> None:
-        """Removes this network's attachments that the runtime does not know any more, and ports without a record."""
-        valid = set(request.valid_attachments)
-        self._removal.drain(request.network)
-        keys = [record.key for record in self._attachments.of_network(request.network)]
-        steps: list[Callable[[], None]] = [
-            _bound(self._removal.collect, key) for key in keys if (key.container_id, key.ifname) not in valid
-        ]
-        steps.append(
-            lambda: self._removal.clean_orphans(request.network, valid, remote_of(request), vhost_directory(request))
-        )
-        call = ipam_call(request)
-        if call is not None:
-            steps.append(lambda: self._ipam.gc(call))
-        run_all(*steps)
+    def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
+        remote, vhost = remote_of(request), vhost_directory(request)
+        return [lambda: self._removal.clean_orphans(request.network, valid, remote, vhost)]
 
-    def status(self, request: Request) -> None:
-        """Whether an ADD can be served: records can be written, ovs-vswitchd answers and can make such ports, and IPAM.
-
-        Raises `NotAvailable`, and `LimitedConnectivity` when the database answers and ovs-vswitchd does not.
-        """
-        try:
-            self._attachments.writable()
-        except IoFailure as error:
-            raise NotAvailable(error.msg, hint=error.hint) from error
+    def require_ready(self, request: Request) -> None:
+        """ovs-vswitchd answers, and can make such ports; `LimitedConnectivity` when only its database answers."""
         self._world.vswitch(remote_of(request), seconds=STATUS_SECONDS).status()
-        call = ipam_call(request)
-        if call is not None:
-            self._ipam.status(call)
 
     # Steps of ADD.
 
@@ -172,16 +127,6 @@ class UserspacePlugin:
         self._world.vswitch(attachment.remote).plug(attachment.port, create_bridge=attachment.create_bridge)
         self._world.sockets.require_seen(attachment.directory, attachment.remote)
 
-    def _lease(self, record: Record) -> Result:
-        if record.ipam is None:
-            return Result()
-        leased = self._ipam.lease(IpamCall.from_document(record.ipam))
-        if not leased.ips:
-            raise InvalidConfig(
-                "ipam: the IPAM plugin returned no addresses", hint="for an attachment without addresses omit ipam"
-            )
-        return leased
-
     # Steps of DEL.
 
     def _delete_unrecorded(self, request: Request) -> None:
@@ -192,15 +137,6 @@ class UserspacePlugin:
             self._removal.promise(key, remote, vhost)
             self._log.warning(f"{error}; a later call looks whether there is a port of {key}")
 
-    def _release_unrecorded(self, request: Request) -> None:
-        call = ipam_call(request)
-        try:
-            if call is not None:
-                self._ipam.release(call)
-        except (DelegateFailed, InvalidConfig) as error:
-            # Nothing says that an address was ever leased: an ADD that failed over this very configuration, mostly.
-            self._log.warning(f"IPAM DEL without a record: {error}")
-
 
 def _interface(request: Request, attachment: PortAttachment) -> Interface:
     return Interface(
@@ -210,7 +146,3 @@ def _interface(request: Request, attachment: PortAttachment) -> Interface:
         sandbox=request.netns,
         socket_path=attachment.port.path,
     )
-
-
-def _bound(action: Callable[[Key], Any], key: Key) -> Callable[[], None]:
-    return lambda: action(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cni import removal
 from cni.attachments import NO_DEVICE
 from cni.record import DEVICE, POD, Key, Record
-from cni.rollback import run_all
+from cni.rollback import bound, run_all
 from cni.userspace.attachment import PLUGIN, from_record, owner_of
 from cni.userspace.directory import own
 from cni.userspace.model import NOBODY
@@ -96,8 +96,8 @@ class Removal(removal.Removal):
         ports = {one.port.name for one in seen}
         folders = {*self._world.sockets.folders(vhost), *self._world.sockets.own_directories()}
         run_all(
-            *[_bound(self.delete_unrecorded, key, remote, vhost) for key in stale],
-            *[_bound(self._remove_orphaned_places, vhost, name) for name in sorted(folders - ports)],
+            *[bound(self.delete_unrecorded, key, remote, vhost) for key in stale],
+            *[bound(self._remove_orphaned_places, vhost, name) for name in sorted(folders - ports)],
         )
 
     def remove_orphan(self, name: str, remote: str, vhost: str) -> None:
@@ -121,7 +121,3 @@ class Removal(removal.Removal):
 def _key(seen: Seen) -> Key:
     owner = seen.port.owner
     return Key(network=owner.network, container_id=owner.container_id, ifname=owner.ifname)
-
-
-def _bound(action: Callable[..., None], *arguments: object) -> Callable[[], None]:
-    return lambda: action(*arguments)

@@ -7,14 +7,14 @@ from pydantic import ValidationError
 
 from cni.conf import canonical, parse
 from cni.errors import InvalidConfig, SocketDirUnfit, UnsupportedField
-from cni.record import Key
+from cni.record import DEVICE, Key, Record, decode
 from cni.userspace.asked import Asked
-from cni.userspace.attachment import document, from_record
+from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.conf import UserspaceConf
 from cni.userspace.conf_table import REQUIRED, TABLE
 from cni.userspace.directory import SocketDirectory, acl_entry, allowed_root, kubelet_volumes
 from cni.userspace.model import Rate
-from cni.userspace.plan import container_name, made_mac, plan, port_name, record
+from cni.userspace.plan import container_name, made_mac, plan, port_name
 from cni.userspace.rules import cross_check
 
 HOST = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
@@ -155,8 +155,19 @@ def test_an_attachment_survives_its_record():
         "createBridge": True,
     }
     attachment = planned(config, directory=DIRECTORY.replace(acl=("user:1:rwx",), mode=0o770))
-    saved = record(attachment, KEY, netns="/n", netns_identity="1:2", boot_id="b", ipam=None, device_info="")
+    saved = Record(
+        key=KEY,
+        plugin=PLUGIN,
+        device=attachment.port.name,
+        netns="/n",
+        netns_identity="1:2",
+        boot_id="b",
+        left=(DEVICE,),
+        found={},
+        wanted=document(attachment),
+    )
     assert from_record(saved) == attachment
+    assert from_record(decode(saved.encoded(), "the record")) == attachment
     assert document(from_record(saved)) == saved.wanted
 
 
