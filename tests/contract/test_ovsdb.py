@@ -47,8 +47,7 @@ def soon(seconds: float = SECONDS) -> float:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with Daemon() as daemon:
-        daemon.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
+    with Daemon(bridge="br0") as daemon:
         yield daemon
 
 

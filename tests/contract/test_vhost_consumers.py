@@ -56,8 +56,7 @@ class Vswitch:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with Daemon() as daemon:
-        daemon.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
+    with Daemon(bridge="br0") as daemon:
         yield daemon
 
 

@@ -18,10 +18,11 @@ from typing import Any, Self
 from tests.lab.attaching import changes, conf
 from tests.lab.cni import Outcome, Pod
 from tests.lab.errors import LabError, VmGone
-from tests.lab.faults import Call, Missed, Point
+from tests.lab.faults import Call
 from tests.lab.lab import Lab
 from tests.lab.snapshot import Tree, host_snapshot
 from tests.lab.topology import Vf
+from tests.strace import Missed, Point
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
 TRIES = 3

@@ -10,11 +10,11 @@ import pytest
 from tests.lab import packages
 from tests.lab.cni import plugin_conf
 from tests.lab.errors import LabError, VmFailed, VmGone, VmStuck
-from tests.lab.faults import Point, named, points
 from tests.lab.frames import Frames, frame
 from tests.lab.snapshot import difference
 from tests.lab.vm import Vm
 from tests.lab.wire import Wire, parse
+from tests.strace import Point, named, points
 
 UNTAGGED = bytes.fromhex("ffffffffffff 020000000001 0806") + b"payload"
 TAGGED = bytes.fromhex("ffffffffffff 020000000001 8100 6064 0806") + b"payload"

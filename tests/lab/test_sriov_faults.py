@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.attaching import changes, conf
-from tests.lab.faults import named
 from tests.lab.matrix import WHOLE, Known, Matrix, Row, Stage, counted
 from tests.lab.snapshot import host_snapshot
+from tests.strace import named
 
 STATE = "/var/lib/cni/barewire"
 RESULT = "memfd:out"

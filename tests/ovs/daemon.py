@@ -46,10 +46,11 @@ def until(what: str, happened: Callable[[], Any], seconds: float = START_SECONDS
 
 class Daemon:
     """One Open vSwitch. `dpdk=False` is the vswitchd that cannot make vhost-user ports; `within` is what starts a program
-    in another namespace."""
+    in another namespace; `bridge` is there from the start."""
 
-    def __init__(self, *, dpdk: bool = True, within: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, dpdk: bool = True, within: tuple[str, ...] = (), bridge: str = "") -> None:
         self._within = within
+        self._bridge = bridge
         self.folder = Path(tempfile.mkdtemp(prefix="ovs-"))  # short: a socket's path has 107 bytes
         self.socket = self.folder / "db.sock"
         self.remote = f"unix:{self.socket}"
@@ -68,6 +69,8 @@ class Daemon:
             self.start_database()
             self.vsctl("--no-wait", "init", "--", "set", "Open_vSwitch", ".", *self._settings())
             self.start_vswitchd()
+            if self._bridge:
+                self.add_bridge(self._bridge)
         except BaseException:
             self.end()
             raise
@@ -75,6 +78,12 @@ class Daemon:
 
     def __exit__(self, *_exc: object) -> None:
         self.end()
+
+    def add_bridge(self, name: str, datapath: str = "netdev", *, waits: bool = True) -> None:
+        """Makes a bridge; `waits`: until ovs-vswitchd, which must run, has it."""
+        self.vsctl(
+            *["--no-wait"] * (not waits), "add-br", name, "--", "set", "Bridge", name, f"datapath_type={datapath}"
+        )
 
     def end(self) -> None:
         """Ends the processes that are left, and removes the folder."""

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Link:
     queues: int
 
 
-class Machine:
+class Machine(ABC):
     """Starts with `with`, and does not wait; the methods wait until the guest is up. `within` is what starts a program in
     the namespace where its sockets are."""
 
@@ -117,11 +118,13 @@ class Machine:
         """What the machine's programs and the guest's kernel had to say."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
+    @abstractmethod
     def _command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts it."""
 
+    @abstractmethod
     def _sockets(self) -> list[Path]:
-        raise NotImplementedError
+        """The sockets that it is to listen on."""
 
     def _start(self) -> None:
         with (self.folder / "qemu.log").open("wb") as log:

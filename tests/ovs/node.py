@@ -111,7 +111,7 @@ class Node:
         self._holder.wait(SECONDS)
 
     def add_bridge(self, name: str, datapath: str = "netdev") -> None:
-        self.daemon.vsctl("add-br", name, "--", "set", "Bridge", name, f"datapath_type={datapath}")
+        self.daemon.add_bridge(name, datapath)
 
     def run(self, *argv: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """A program in the node's mount namespace."""

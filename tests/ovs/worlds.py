@@ -24,7 +24,7 @@ class RealWorld:
         self._point_at(daemon)
         for each in (daemon, *([incapable] if incapable else [])):
             for bridge in BRIDGES:
-                each.vsctl("add-br", bridge, "--", "set", "Bridge", bridge, "datapath_type=netdev")
+                each.add_bridge(bridge)
 
     def _point_at(self, daemon: Daemon) -> None:
         self._now = daemon
@@ -36,7 +36,7 @@ class RealWorld:
         return self._now.dump()
 
     def add_bridge(self, name: str, datapath: str) -> None:
-        self._now.vsctl("--no-wait", "add-br", name, "--", "set", "Bridge", name, f"datapath_type={datapath}")
+        self._now.add_bridge(name, datapath, waits=False)
 
     def remove_bridge(self, name: str) -> None:
         self._now.vsctl("del-br", name)
