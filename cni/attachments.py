@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 
+from cni import jsontext
 from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
 from cni.host.files import (
     LOCK_SECONDS,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = "/var/lib/cni/barewire"
 RUN_DIRECTORY = "/run/barewire"
-NO_DEVICE = "no-device"
-"""Name of the lock under which records without a device are removed."""
 
 
 class Attachments:
@@ -63,6 +62,13 @@ class Attachments:
         """Lock on a device (or on any other name); everything about its record happens under it."""
         bound = self._lock_seconds if seconds is None else seconds
         return Lock(f"{self._run}/lock/{device}", device, bound, lasting=self._lasting_locks)
+
+    def locked_record(self, record: Record, seconds: float | None = None) -> Lock:
+        """Lock on what a record is about: its device, or where it has none itself."""
+        if record.device:
+            return self.locked(record.device, seconds)
+        bound = self._lock_seconds if seconds is None else seconds
+        return Lock(f"{self._run}/lock/{_flat(record.key)}", str(record.key), bound, lasting=False)
 
     def find(self, key: Key) -> Record | None:
         """The record of an attachment, or None."""
@@ -196,6 +202,21 @@ class Attachments:
         records = [self._own(self._readable(f"{folder}/{name}")) for name in _names(folder)]
         return [record for record in records if record is not None]
 
+    def others_with(self, key: Key, text: str) -> list[Record]:
+        """The records of this plugin, but for this attachment's, in which the text is a value, such as a path that both use."""
+        needle = jsontext.dumps(text).encode()
+        paths = [
+            f"{self._state}/{network}/{name}"
+            for network in self.networks()
+            for name in _names(f"{self._state}/{network}")
+        ]
+        found = [self._own(self._readable(path)) for path in paths if needle in (read_file(path) or b"")]
+        return [one for one in found if one is not None and one.key != key]
+
+    def promises(self) -> int:
+        """How many records wait for their removal to be finished, by a look that reads none."""
+        return len(_names(f"{self._state}/.pending"))
+
     def writable(self) -> None:
         """Proves that records can be written. Raises `IoFailure`."""
         make_directory(self._state)
@@ -220,7 +241,10 @@ class Attachments:
             return None if content is None else decode(content, path)
         except DamagedRecord as error:
             # What it told is lost; its attachment is treated as one without a record, by the device's own mark.
-            os.replace(path, f"{path}.damaged")
+            try:
+                os.replace(path, f"{path}.damaged")
+            except FileNotFoundError:
+                return None  # Another call was faster.
             self._warn(f"{error}; kept as {path}.damaged")
             return None
 
@@ -260,7 +284,7 @@ class Replay:
             record = self._attachments.find(self._key)
             if record is None:
                 return None
-            lock = self._attachments.locked(record.device or NO_DEVICE, self._seconds)
+            lock = self._attachments.locked_record(record, self._seconds)
             lock.__enter__()
             again = self._attachments.find(self._key)
             if again is not None and again.device == record.device:

@@ -61,11 +61,18 @@ class Lifecycle(ABC):
     def delete(self, request: Request) -> None:
         """Undoes what the record tells of; without a record, what the attachment's own marks tell of."""
         self._removal.drain(request.network)
-        with Replay(self._attachments, Key.of(request)) as record:
-            if record is not None:
-                self._removal.remove_or_keep(record)
-                return
+        if self._delete_recorded(request, promised=True):
+            return
         run_all(*self.unrecorded(request), lambda: self._release_unrecorded(request))
+        # An ADD of this very attachment may have been under way, and have saved its record meanwhile.
+        self._delete_recorded(request, promised=False)
+
+    def _delete_recorded(self, request: Request, *, promised: bool) -> bool:
+        """Whether there was a record. `promised` False: one whose removal had to be left pending is not tried again."""
+        with Replay(self._attachments, Key.of(request)) as record:
+            if record is not None and (promised or not record.removing):
+                self._removal.remove_or_keep(record)
+            return record is not None
 
     def check(self, request: Request) -> None:
         """Compares with the host all that ADD did. Raises `CheckFailed` with every difference."""
@@ -73,6 +80,8 @@ class Lifecycle(ABC):
         record = self._attachments.find(key)
         if record is None:
             raise CheckFailed(f"there is no record of {key}", hint="the container was not attached by this plugin")
+        if record.removing:
+            raise CheckFailed(f"{key} is being removed; still to do: {', '.join(record.left)}", hint="ADD it again")
         problems = self.drift(request, record)
         if problems:
             raise CheckFailed("; ".join(problems))

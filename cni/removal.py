@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
+from cni import deviceinfo
 from cni.attachments import Replay
 from cni.delegate import IpamCall
 from cni.errors import CniError
@@ -43,18 +44,21 @@ class Removal(ABC):
         self._ipam = ipam
         self._log = log
 
-    def steps(self, record: Record, seconds: float | None) -> dict[str, Callable[[], None]]:
-        """What undoes each part that a record's `left` can name, in the order in which it is done."""
-        return {IPAM: lambda: self._release(record, seconds)}
+    def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
+        """What undoes each part that a record's `left` can name, in the order in which it is done.
+
+        `deadline` is in monotonic seconds; each step has its own bound, too (see `within`).
+        """
+        return {IPAM: lambda: self._release(record, deadline)}
 
     @abstractmethod
     def holds_up(self, record: Record, /) -> bool:
         """Whether what is still left of this attachment keeps its pod from going."""
 
-    def remove(self, record: Record, seconds: float | None = None) -> None:
+    def remove(self, record: Record, deadline: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
 
-        `seconds` bounds each wait (None: their own bounds). Called with the device's lock held.
+        `deadline` ends all waits together (None: each has its own bound). Called with the device's lock held.
         Raises what hindered it; the record says what is left.
         """
         left: set[str] = set(record.left)
@@ -65,7 +69,7 @@ class Removal(ABC):
                 left.discard(name)
 
         with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
-            run_all(*[bound(step, name, action) for name, action in self.steps(record, seconds).items()])
+            run_all(*[bound(step, name, action) for name, action in self.steps(record, deadline).items()])
         self._attachments.forget(record)
 
     def remove_or_keep(self, record: Record) -> None:
@@ -74,7 +78,8 @@ class Removal(ABC):
             self.remove(record)
         except CniError as error:
             kept = self._attachments.find(record.key)
-            if kept is None or self.holds_up(kept):
+            # When it could not even be kept nobody would ever finish it.
+            if kept is None or not kept.removing or self.holds_up(kept):
                 raise
             self._log.warning(f"{error}; still to do: {', '.join(kept.left)}; every later ADD and DEL tries again")
 
@@ -106,17 +111,30 @@ class Removal(ABC):
         except CniError as error:
             self._log.warning(f"litter of earlier calls stays: {error}")
         for pending in self._attachments.pending()[:DRAIN_RECORDS]:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            if time.monotonic() > deadline:
                 return
             try:
                 with Replay(self._attachments, pending.key, 0.0) as record:
                     # Under the lock it may be another life of the same attachment, which nobody wants removed.
                     if record is not None and record.removing:
-                        self.remove(record, remaining)
+                        self.remove(record, deadline)
             except Exception as error:  # noqa: BLE001 - a record that makes trouble must not stop every pod of the node
                 self._log.warning(f"still pending: {pending.key}: {error}")
 
-    def _release(self, record: Record, seconds: float | None) -> None:
+    def _release(self, record: Record, deadline: float | None) -> None:
         if record.ipam is not None:
+            seconds = None if deadline is None else within(deadline, DRAIN_SECONDS)
             self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
+
+    def withdraw_device_info(self, record: Record) -> None:
+        """Removes the file that tells the containers about the device.
+
+        Multus names it after the pod: where a new sandbox of the pod has been attached already, the file is that one's.
+        """
+        if record.device_info and not self._attachments.others_with(record.key, record.device_info):
+            deviceinfo.remove(record.device_info)
+
+
+def within(deadline: float | None, seconds: float) -> float:
+    """A step's own bound in seconds, or what is left until the deadline if that is less."""
+    return seconds if deadline is None else max(min(seconds, deadline - time.monotonic()), 0.0)

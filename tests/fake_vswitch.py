@@ -52,13 +52,16 @@ class FakeVswitch:
     def add_foreign_port(self, bridge: str, name: str, path: str) -> None:
         self._put(Port(name=name, bridge=bridge, path=path))
 
-    def status(self) -> None:
+    def status(self, bridge: str = "", *, create_bridge: bool = False) -> None:
         if not self.database:
             raise NotAvailable("no database")
         if not self.daemon:
             raise LimitedConnectivity("no vswitchd")
         if not self.capable:
             raise NotAvailable(f"no ports of type {INTERFACE_TYPE}")
+        unfit = self._unfit(bridge, create_bridge) if bridge else None
+        if unfit is not None:
+            raise NotAvailable(unfit.msg)
 
     def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
         self._change()
@@ -90,14 +93,21 @@ class FakeVswitch:
         ]
 
     def _refusal(self, port: Port, create_bridge: bool) -> CniError | None:
-        bridge = self.bridges.get(port.bridge)
-        if bridge is None and not create_bridge:
-            return BridgeUnfit(f"there is no bridge {port.bridge}")
-        if bridge is not None and bridge.datapath != USERSPACE:
-            return BridgeUnfit(f"bridge {port.bridge} is of another datapath")
+        unfit = self._unfit(port.bridge, create_bridge)
+        if unfit is not None:
+            return unfit
         for seen in self.ports.values():
-            if seen.port.name == port.name or seen.port.path == port.path or _belongs(seen, port.owner):
-                return PortTaken(f"there is {seen.port.name}")
+            shared = bool(port.socket) and seen.port.socket == port.socket
+            if shared or seen.port.name == port.name or seen.port.path == port.path or _belongs(seen, port.owner):
+                return PortTaken(f"there is {seen.port.name} on {seen.port.socket or seen.port.path}")
+        return None
+
+    def _unfit(self, name: str, create_bridge: bool) -> BridgeUnfit | None:
+        bridge = self.bridges.get(name)
+        if bridge is None and not create_bridge:
+            return BridgeUnfit(f"there is no bridge {name}")
+        if bridge is not None and bridge.datapath != USERSPACE:
+            return BridgeUnfit(f"bridge {name} is of another datapath")
         return None
 
     def _put(self, port: Port) -> Seen:

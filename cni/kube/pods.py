@@ -9,6 +9,7 @@ from cni import jsontext
 from cni.errors import DecodeFailure, InvalidConfig, KubeRefused, PodNotFound, TryAgainLater
 from cni.kube.config import from_kubeconfig, in_cluster
 from cni.kube.connection import Connection
+from cni.kube.podspec import uids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _changed(connection: Connection, path: str, uid: str, change: Change, confli
     try:
         pod = _get(connection, path)
         metadata = pod["metadata"]
-        if uid and metadata.get("uid") != uid:
+        if uid and uid not in uids(pod):
             raise PodNotFound(f"{path} is another pod now: its UID is {metadata.get('uid')}, not {uid}")
         changes = _effective(change(pod), metadata.get("annotations") or {})
         return not changes or _patched(connection, path, metadata["resourceVersion"], changes)

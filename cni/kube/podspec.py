@@ -1,4 +1,4 @@
-"""What a pod's object says about its volumes. Pure."""
+"""What a pod's object says about itself and its volumes. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
+
+
+_MIRROR = "kubernetes.io/config.mirror"
+
+
+def uids(pod: Mapping[str, Any]) -> tuple[str, ...]:
+    """What may be told as the pod's UID.
+
+    A static pod is made by the kubelet from a file, and has the file's hash for a UID on its node; what the API server
+    has is its mirror, which has a UID of its own and notes the hash.
+    """
+    metadata = pod.get("metadata") or {}
+    told = (metadata.get("uid"), (metadata.get("annotations") or {}).get(_MIRROR))
+    return tuple(uid for uid in told if isinstance(uid, str) and uid)
 
 
 def volume_of(pod: Mapping[str, Any], name: str) -> dict[str, Any]:

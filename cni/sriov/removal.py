@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni import deviceinfo, removal
+from cni import removal
 from cni.host.netns import Optional
 from cni.record import DEVICE
 from cni.rollback import bound, run_all
@@ -31,8 +31,8 @@ class Removal(removal.Removal):
         super().__init__(namespaces=kernel, attachments=attachments, ipam=ipam, log=log)
         self._kernel = kernel
 
-    def steps(self, record: Record, seconds: float | None) -> dict[str, Callable[[], None]]:
-        return {DEVICE: lambda: self._take_back(record, seconds), **super().steps(record, seconds)}
+    def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
+        return {DEVICE: lambda: self._take_back(record, deadline), **super().steps(record, deadline)}
 
     def holds_up(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""
@@ -49,10 +49,10 @@ class Removal(removal.Removal):
         """Removes; succeeds when the device is home and clean, also while addresses are still to be released."""
         super().remove_or_keep(record)
 
-    def _take_back(self, record: Record, seconds: float | None) -> None:
-        run_all(lambda: deviceinfo.remove(record.device_info), lambda: self._bring_home(record, seconds))
+    def _take_back(self, record: Record, deadline: float | None) -> None:
+        run_all(lambda: self.withdraw_device_info(record), lambda: self._bring_home(record, deadline))
 
-    def _bring_home(self, record: Record, seconds: float | None) -> None:
+    def _bring_home(self, record: Record, deadline: float | None) -> None:
         attachment = model.from_record(record)
         if record.boot_id != self._attachments.boot_id or not self._kernel.exists(attachment.device):
             return  # The VF that the record tells of ended with its boot, or with its PF's VFs.
@@ -60,16 +60,16 @@ class Removal(removal.Removal):
         if owner is not None and owner.key != record.key:
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
-        with Optional(self._place(record, attachment, seconds)) as netns:
+        with Optional(self._place(record, attachment, deadline)) as netns:
             detach(self._kernel, attachment, netns, self._log)
 
-    def _place(self, record: Record, attachment: model.DeviceAttachment, seconds: float | None) -> Netns | None:
+    def _place(self, record: Record, attachment: model.DeviceAttachment, deadline: float | None) -> Netns | None:
         """The namespace that the device is to be fetched from; None when it is at home, or on its way there."""
         if attachment.userspace or self._kernel.link(attachment.device, None) is not None:
             return None
         netns = self._kernel.find_netns(record.netns, record.netns_identity)
         if netns is None and self._kernel.device(attachment.device).driver == attachment.expected_driver:
-            self._kernel.await_home(attachment.device, HOME_SECONDS if seconds is None else min(seconds, HOME_SECONDS))
+            self._kernel.await_home(attachment.device, removal.within(deadline, HOME_SECONDS))
         return netns
 
     def clean_orphans(self, network: str) -> None:

@@ -130,9 +130,7 @@ class Ports(Collection):
         except TryAgainLater:
             return  # Most nodes have no vswitch. Where one is down, the records that need it are told of.
         named = {seen.port.name for seen in ports if seen.port.owner != NOBODY}
-        for name in sorted(
-            named | set(self._world.sockets.folders(self._vhost)) | set(self._world.sockets.own_directories())
-        ):
+        for name in sorted(named.union(self._removal.places(self._vhost))):
             if not self._attachments.has_owner(name):
                 yield Leftover(device=name, reason="it is a port of ours, or its folder, without a record")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from cni import conf as configuration, deviceinfo
 from cni.cniargs import cni_arguments, wanted_mac
 from cni.delegate import IpamCall
+from cni.errors import InvalidConfig
 from cni.result import LEGACY_VERSIONS, inexpressible
 from cni.userspace.attachment import PodName
 from cni.userspace.conf_table import REQUIRED, TABLE
-from cni.userspace.remote import REMOTE
-from cni.userspace.rules import cross_check, is_below_run, is_plain_path
+from cni.userspace.remote import REMOTE, parse_remote
+from cni.userspace.rules import BRIDGE, cross_check, is_below_run, is_plain_path
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -43,6 +44,10 @@ def asked(request: Request, log: Log) -> Asked:
     for warning in parsed.warnings:
         log.warning(warning)
     arguments = cni_arguments(request.args)
+    if parsed.values.get("annotations") and _pod(arguments) is None:
+        raise InvalidConfig(
+            "annotations: CNI_ARGS do not tell which pod to annotate", hint="without annotations a file tells the pod"
+        )
     if request.cni_version in LEGACY_VERSIONS and not parsed.values.get("ipam"):
         raise inexpressible(request.cni_version)
     path = (parsed.values.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
@@ -56,15 +61,30 @@ def asked(request: Request, log: Log) -> Asked:
 
 
 def remote_of(request: Request) -> str:
-    """The vswitch's database, also where the rest of the configuration is not valid: DEL may have nothing else."""
+    """The vswitch's database, also where the rest of the configuration is not valid: DEL may have nothing else.
+
+    Raises `InvalidConfig` when it cannot be one: no ADD has got past that, either.
+    """
     named = configuration.canonical(TABLE, request.config).get("ovsdb")
-    return named if isinstance(named, str) and named else REMOTE
+    remote = named if isinstance(named, str) and named else REMOTE
+    parse_remote(remote)
+    return remote
+
+
+def bridge_of(request: Request) -> tuple[str, bool]:
+    """The bridge's name, empty where it cannot be one, and whether it may be created; likewise."""
+    conf = configuration.canonical(TABLE, request.config)
+    host = conf.get("host")
+    bridge = host.get("bridge") if isinstance(host, dict) else None
+    name = (bridge.get("bridgeName") if isinstance(bridge, dict) else None) or BRIDGE
+    return name if isinstance(name, str) else "", conf.get("createBridge") is True
 
 
 def vhost_directory(request: Request) -> str:
     """The folder of the short folders, likewise."""
     named = configuration.canonical(TABLE, request.config).get("vhostDir")
-    return named if isinstance(named, str) and is_plain_path(named) and is_below_run(named) else VHOST_DIRECTORY
+    fit = isinstance(named, str) and is_plain_path(named) and is_below_run(named)
+    return str(named).rstrip("/") if fit else VHOST_DIRECTORY
 
 
 def ipam_call(request: Request) -> IpamCall | None:

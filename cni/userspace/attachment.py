@@ -30,7 +30,8 @@ class PortAttachment(Value):
 
     `remote` is the vswitch's database. `socket` is the socket's name in `directory`, `container_dir` the directory as
     the pod's containers see it. `config_file` is the name of the file beside the socket that tells the application
-    about it, or empty. `pod` is the pod to annotate, or None; `kubeconfig` is empty for in-cluster access.
+    about it, or empty. `pod` is the pod to annotate, or None; `kubeconfig` is empty for in-cluster access. `pod_folder` is the kubelet's folder
+    of the pod, which is there as long as the pod; empty where the runtime does not tell the pod's UID.
     """
 
     remote: str
@@ -43,6 +44,7 @@ class PortAttachment(Value):
     config_file: str = ""
     pod: PodName | None = None
     kubeconfig: str = ""
+    pod_folder: str = ""
 
     @property
     def container_path(self) -> str:

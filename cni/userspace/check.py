@@ -40,6 +40,8 @@ def _port_drift(vswitch: Vswitch, attachment: PortAttachment, log: Log) -> Itera
         yield f"port {wanted.name} is of type {seen.type or 'none'}, not {INTERFACE_TYPE}"
     if not seen.works:
         yield f"port {wanted.name} does not work: {seen.error or f'its ofport is {seen.ofport}'}"
+    if seen.link_state == "up" and wanted.mtu is not None and seen.mtu != wanted.mtu:
+        yield f"port {wanted.name} has MTU {seen.mtu}, not {wanted.mtu}"
     if seen.link_state != "up":
         # No difference: OVS shows it stale after a restart, and the application may not have begun to listen.
         log.warning(f"nobody listens on {wanted.path}, as far as the vswitch knows")

@@ -9,13 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cni.fields import Arguments, IpamSection, MacText, Model, Mtu, Section, folded
+from cni.fields import Arguments, IpamSection, MacText, Model, Section, folded
 from cni.schema import Rule
 from cni.userspace.rules import cross_check
 
 Vlan = Annotated[int, Field(ge=1, le=4094)]
+OldVlan = Annotated[int, Field(ge=0, le=4094)]
 Trunk = Annotated[int, Field(ge=0, le=4094)]
 Bits = Annotated[int, Field(ge=0, le=1 << 50)]
+PortMtu = Annotated[int, Field(ge=68, le=9702)]
+"""OVS's DPDK ports take frames of 9728 bytes; a larger MTU is logged by ovs-vswitchd, and the port keeps its 1500."""
+
 Id = Annotated[int, Field(ge=0, le=(1 << 32) - 2)]
 
 
@@ -44,7 +48,7 @@ class Bridge(Section):
 
     bridgeName: str | None = Field(None, description="Name of the bridge. Default br0.")
     bridgeId: Any = Field(None, description="For VPP; ignored.")
-    vlanId: Vlan | None = Field(None, description="Old place of `vlan`.")
+    vlanId: OldVlan | None = Field(None, description="Old place of `vlan`; 0 is none.")
 
 
 class Host(Section):
@@ -112,7 +116,7 @@ class UserspaceConf(Model):
         None, description="OVS's vlan_mode. Default: what `vlan` and `trunks` say."
     )
     mac: MacText | None = Field(None, description="MAC address of the pod's interface. Default: made of its owner.")
-    mtu: Mtu | None = Field(None, description="MTU of the port in bytes.")
+    mtu: PortMtu | None = Field(None, description="MTU of the port in bytes.")
     bandwidth: Bandwidth | None = Field(None, description="Limits of what the pod sends and receives.")
     txRetries: Annotated[int, Field(ge=0, le=32)] | None = Field(
         None, description="How often OVS tries again when the pod's queue is full (tx-retries-max). OVS's default is 8."

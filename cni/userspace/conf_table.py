@@ -35,7 +35,7 @@ TABLE = {
                 {
                     "bridgeName": ("string",),
                     "bridgeId": ("any",),
-                    "vlanId": ("integer", 1, 4094),
+                    "vlanId": ("integer", 0, 4094),
                 },
             ),
         },
@@ -67,7 +67,7 @@ TABLE = {
                 {
                     "bridgeName": ("string",),
                     "bridgeId": ("any",),
-                    "vlanId": ("integer", 1, 4094),
+                    "vlanId": ("integer", 0, 4094),
                 },
             ),
         },
@@ -76,7 +76,7 @@ TABLE = {
     "trunks": ("integers", 0, 4094),
     "vlanMode": ("choice", ("access", "trunk", "native-tagged", "native-untagged")),
     "mac": ("mac",),
-    "mtu": ("integer", 68, 65535),
+    "mtu": ("integer", 68, 9702),
     "bandwidth": (
         "section",
         {

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-ROOTS = ("/run", "/var/run", "/var/lib/cni", "/usr/local/var/run")
+ROOTS = ("/run", "/var/run", "/var/lib/cni", "/var/lib/vhost_sockets", "/usr/local/var/run")
 """Below these a configuration, or a pod's hostPath, may have sockets. Elsewhere root would act where it is told to."""
+
+KUBELET_ROOT = "/var/lib/kubelet"
 
 OWN_DIRECTORIES = "/run/barewire/sockets"
 """Of pods that have no volume for a socket, where no other place is configured."""
@@ -25,7 +27,8 @@ class SocketDirectory(Value):
     """Where an application makes its socket, and the vswitch finds it.
 
     Whatever is below `root` may be the pod's, and no symbolic link in it is followed. `made`: ADD makes the directory
-    and DEL removes it. `mount` is the short folder through which the vswitch reaches it, empty where it gets `path`
+    and DEL removes it with all that is in it. `absent`: ADD makes it, too, but it is the pod's: DEL removes it if it is
+    empty. `mount` is the short folder through which the vswitch reaches it, empty where it gets `path`
     itself. The rest is applied to the directory: IDs and permission bits, None or empty leaves them; `acl` has entries
     such as user:107:rwx.
     """
@@ -33,6 +36,7 @@ class SocketDirectory(Value):
     root: str
     path: str
     made: bool = False
+    absent: bool = False
     mount: str = ""
     owner: int | None = None
     group: str = ""
@@ -81,14 +85,19 @@ def ownership(conf: Mapping[str, Any]) -> dict[str, Any]:
 
 def allowed_root(path: str) -> str:
     """The allowed place that the path is below; empty when it is elsewhere."""
-    return next((root for root in ROOTS if path.startswith(f"{root}/") and len(path) > len(root) + 1), "")
+    return next((root for root in ROOTS if path.rstrip("/").startswith(f"{root}/")), "")
+
+
+def kubelet_folder(kubelet_root: str, uid: str) -> str:
+    """The kubelet's folder of a pod. Raises `InvalidEnvironment` for what is no UID."""
+    if not 0 < len(uid) <= 64 or not _UID_CHARACTERS.issuperset(uid):
+        raise InvalidEnvironment(f"CNI_ARGS K8S_POD_UID: {uid!r} is not the UID of a pod")
+    return f"{kubelet_root.rstrip('/')}/pods/{uid}"
 
 
 def kubelet_volumes(kubelet_root: str, uid: str) -> str:
     """The kubelet's folder of a pod's emptyDir volumes. Raises `InvalidEnvironment` for what is no UID."""
-    if not 0 < len(uid) <= 64 or not _UID_CHARACTERS.issuperset(uid):
-        raise InvalidEnvironment(f"CNI_ARGS K8S_POD_UID: {uid!r} is not the UID of a pod")
-    return f"{kubelet_root.rstrip('/')}/pods/{uid}/volumes/kubernetes.io~empty-dir"
+    return f"{kubelet_folder(kubelet_root, uid)}/volumes/kubernetes.io~empty-dir"
 
 
 def acl_entry(text: str) -> tuple[str, int, int]:

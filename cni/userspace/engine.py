@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     class Vswitch(Protocol):
         """Every call is bounded and ends as `TryAgainLater` when the vswitch does not answer."""
 
-        def status(self) -> None:
-            """Returns if `plug` can work. Raises `NotAvailable`, or `LimitedConnectivity` when no port works now."""
+        def status(self, bridge: str = "", *, create_bridge: bool = False) -> None:
+            """Returns if `plug` can work (on that bridge, if one is told).
+
+            Raises `NotAvailable`, or `LimitedConnectivity` when no port works now.
+            """
 
         def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
             """Makes the port, whose owner has none yet, and returns it when the vswitch has really made it.

@@ -11,7 +11,7 @@ from cni.errors import InvalidConfig
 from cni.kube.podspec import mount_path, volume_of
 from cni.userspace import plan
 from cni.userspace.asked import VHOST_DIRECTORY
-from cni.userspace.directory import SocketDirectory, allowed_root, kubelet_volumes, own, ownership
+from cni.userspace.directory import KUBELET_ROOT, ROOTS, SocketDirectory, allowed_root, kubelet_volumes, own, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from cni.record import Key
     from cni.userspace.asked import Asked
 
-KUBELET_ROOT = "/var/lib/kubelet"
 DEFAULT_VOLUME = "shared-dir"
 SEEN_BY_CONTAINERS = {DEFAULT_VOLUME: "/var/lib/cni/usrspcni", "sockets": "/var/run/kubevirt/sockets"}
 """Where the volumes are mounted by custom: userspace-cni's, and KubeVirt's in each virt-launcher."""
@@ -60,22 +59,26 @@ def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str) -> SocketDire
     if not root:
         raise InvalidConfig(
             f"volume: the pod's {volume} is {path} of the host, where no sockets are put",
-            hint="make it an emptyDir, or a hostPath below /run or /var/lib/cni",
+            hint=f"make it an emptyDir, or a hostPath below one of {', '.join(ROOTS)}",
         )
-    return SocketDirectory(root=root, path=path)
+    # The root is reached by whatever name; two pods that share the directory must see that they do.
+    real = os.path.realpath(root)
+    path = real + path[len(root) :]
+    return SocketDirectory(root=real, path=path, absent=not os.path.isdir(path))
 
 
 def _shared(key: Key, conf: dict[str, Any]) -> SocketDirectory | None:
     shared = conf.get("sharedDir")
     if not shared:
         return None
-    return SocketDirectory(root=shared, path=f"{shared.rstrip('/')}/{plan.port_name(key)}", made=True)
+    shared = shared.rstrip("/")
+    return SocketDirectory(root=shared, path=f"{shared}/{plan.port_name(key)}", made=True)
 
 
 def _short_folder(key: Key, conf: dict[str, Any]) -> str:
     if conf.get("allowUnsafeSocketDir"):
         return ""
-    return f"{conf.get('vhostDir') or VHOST_DIRECTORY}/{plan.port_name(key)}"
+    return f"{(conf.get('vhostDir') or VHOST_DIRECTORY).rstrip('/')}/{plan.port_name(key)}"
 
 
 def _seen(pod: dict[str, Any] | None, volume: str) -> str:

@@ -38,7 +38,8 @@ class Rate(Value):
 class Port(Value):
     """A vhost-user port on whose socket the application listens.
 
-    `path` is that socket, as the vswitch sees it. `vlan_mode` is OVS's word, empty for its default; `mtu` is the
+    `path` is that socket, as the vswitch sees it, and `socket` as the host does: two attachments of one socket may come
+    to it by different ways, and would disturb each other. `vlan_mode` is OVS's word, empty for its default; `mtu` is the
     largest that the pod may use. `from_pod` limits what the pod sends, `to_pod` what it receives: OVS, which looks
     from the other end, calls them ingress and egress, and CNI egress and ingress.
     """
@@ -47,6 +48,7 @@ class Port(Value):
     bridge: str
     path: str
     owner: Owner = NOBODY
+    socket: str = ""
     vlan_mode: str = ""
     tag: int | None = None
     trunks: tuple[int, ...] = ()
@@ -61,7 +63,8 @@ class Seen(Value):
     """A port as the vswitch has it. `port` holds the settings, those of a port that is not ours included.
 
     `ofport` is None when the vswitch has given no number yet, and -1 when it could not make the port; `error` is what
-    it says about that. `link_state` may be stale after a restart of the vswitch, and is no proof of anything.
+    it says about that. `link_state` may be stale after a restart of the vswitch, and is no proof of anything. `mtu` is the
+    one in force, which the vswitch takes over when somebody listens on the socket.
     """
 
     port: Port
@@ -69,6 +72,7 @@ class Seen(Value):
     ofport: int | None
     error: str
     link_state: str
+    mtu: int | None = None
 
     @property
     def works(self) -> bool:
@@ -76,9 +80,14 @@ class Seen(Value):
         return self.ofport is not None and self.ofport > 0 and not self.error
 
 
-def external_ids(owner: Owner) -> dict[str, str]:
+SOCKET = "socket"
+"""The entry of `external_ids` that tells the port's socket as the host sees it."""
+
+
+def external_ids(owner: Owner, socket: str = "") -> dict[str, str]:
     """The mark of all that an attachment has in the vswitch's database."""
-    return {**key(owner), **({"pod-uid": owner.pod_uid} if owner.pod_uid else {})}
+    notes = {"pod-uid": owner.pod_uid, SOCKET: socket}
+    return {**key(owner), **{name: text for name, text in notes.items() if text}}
 
 
 def key(owner: Owner) -> dict[str, str]:

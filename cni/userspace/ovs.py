@@ -18,7 +18,7 @@ from cni.errors import (
     VswitchRefused,
 )
 from cni.rollback import on_failure
-from cni.userspace.model import MARK, key
+from cni.userspace.model import MARK, SOCKET, key
 from cni.userspace.operations import (
     delete,
     equals,
@@ -71,7 +71,6 @@ _GRACE_SECONDS = 1.0
 _ROOT = "Open_vSwitch"
 _USERSPACE = "netdev"
 _OURS = {"owner": MARK}
-_GUARDS = 5
 _BRIDGE_GUARD = 0
 
 
@@ -82,7 +81,7 @@ class OvsDpdk:
         self._remote = remote
         self._seconds = seconds
 
-    def status(self) -> None:
+    def status(self, bridge: str = "", *, create_bridge: bool = False) -> None:
         """Lets ovs-vswitchd go through its configuration once: a socket that accepts proves nothing."""
         deadline = time.monotonic() + self._seconds
         try:
@@ -90,6 +89,7 @@ class OvsDpdk:
                 generation = _generation(database.transact(_bump(), deadline))
                 _await_generation(database, generation, deadline)
                 root = database.transact([select(_ROOT, [], ("iface_types",))], deadline)[0]["rows"][0]
+                row = _bridge(database, bridge, deadline)
         except _VswitchSilent as error:
             raise LimitedConnectivity(error.msg, hint=error.hint) from error
         except TryAgainLater as error:
@@ -99,6 +99,9 @@ class OvsDpdk:
                 f"ovs-vswitchd at {self._remote} knows no ports of type {INTERFACE_TYPE}",
                 hint="run the DPDK build of ovs-vswitchd, and set other_config:dpdk-init=true",
             )
+        unfit = _unfit(bridge, row, create_bridge) if bridge else None
+        if unfit is not None:
+            raise NotAvailable(unfit.msg, hint=unfit.hint)
 
     def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
         deadline = time.monotonic() + self._seconds
@@ -145,18 +148,26 @@ def _insert(database: Database, port: Port, create_bridge: bool, deadline: float
                 return _explained(refusal, port)
         # The bridge is not as supposed; it may come or go between this look and the next try, so there may be several.
         bridge = _bridge(database, port.bridge, deadline)
-        if bridge is not None and bridge["datapath_type"] != _USERSPACE:
-            return BridgeUnfit(
-                f"bridge {port.bridge} has datapath_type {bridge['datapath_type'] or 'system'!r}, not {_USERSPACE!r}",
-                hint="vhost-user ports work on bridges of the userspace datapath only",
-            )
-        if bridge is None and not create_bridge:
-            return BridgeUnfit(f"there is no bridge {port.bridge}", hint="create it, with datapath_type netdev")
+        unfit = _unfit(port.bridge, bridge, create_bridge)
+        if unfit is not None:
+            return unfit
         creates = bridge is None
 
 
+def _unfit(name: str, row: dict[str, Any] | None, create_bridge: bool) -> BridgeUnfit | None:
+    """Why the bridge cannot have our ports."""
+    if row is not None and row["datapath_type"] != _USERSPACE:
+        return BridgeUnfit(
+            f"bridge {name} has datapath_type {row['datapath_type'] or 'system'!r}, not {_USERSPACE!r}",
+            hint="vhost-user ports work on bridges of the userspace datapath only",
+        )
+    if row is None and not create_bridge:
+        return BridgeUnfit(f"there is no bridge {name}", hint="create it, with datapath_type netdev")
+    return None
+
+
 def _insertion(port: Port, creates_bridge: bool) -> list[Operation]:
-    """One transaction: guards, whose number is `_GUARDS`, and then the rows. The last result tells the generation."""
+    """One transaction: guards, which `_explained` knows by their places, and then the rows. The last result tells the generation."""
     bridge = [equals("name", port.bridge)]
     fit = [] if creates_bridge else [{"name": port.bridge, "datapath_type": _USERSPACE}]
     return [
@@ -166,6 +177,7 @@ def _insertion(port: Port, creates_bridge: bool) -> list[Operation]:
         # OVS takes a second port on the same socket without a word, and it never works.
         wait("Interface", [includes("options", to_map({PATH: port.path}))]),
         wait("Port", [includes("external_ids", to_map(key(port.owner)))]),
+        *([wait("Port", [includes("external_ids", to_map({**_OURS, SOCKET: port.socket}))])] if port.socket else []),
         *(_bridge_rows(port.bridge) if creates_bridge else []),
         *([insert("QoS", qos_row(port, port.to_pod), "qos")] if port.to_pod else []),
         insert("Interface", interface_row(port), "interface"),
@@ -198,8 +210,10 @@ def _explained(refusal: VswitchRefused, port: Port) -> CniError:
         2: f"the vswitch already has an interface {port.name}",
         3: f"the vswitch already has a port on the socket {port.path}",
         4: f"{port.owner.ifname} of container {port.owner.container_id} already has a port in {port.owner.network}",
+        5: f"another attachment's port is on the socket {port.socket}",
     }
-    if refusal.operation not in taken:
+    # What follows the guards is refused with a reason; a guard only times out.
+    if refusal.operation not in taken or refusal.reason != "timed out":
         return refusal
     return PortTaken(
         taken[refusal.operation], hint="`ovs-vsctl list Interface` shows it, external_ids tell whose it is"

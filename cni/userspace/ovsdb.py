@@ -89,11 +89,11 @@ class Database:
             if message.get("method") == "echo":
                 # The server probes a TCP connection that is silent for some seconds, and hangs up without an answer.
                 self._send({"result": message.get("params"), "error": None, "id": message.get("id")}, deadline)
-            elif message.get("id") == self._number and "result" in message:
+            elif message.get("id") == self._number and "method" not in message:
                 return self._results(message)
 
     def _results(self, message: dict[str, Any]) -> list[dict[str, Any]]:
-        error, results = message.get("error"), message["result"]
+        error, results = message.get("error"), message.get("result")
         if error is not None:
             raise _refusal(-1, error if isinstance(error, dict) else {"error": str(error)})
         if not isinstance(results, list):

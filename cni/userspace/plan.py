@@ -7,8 +7,10 @@ import zlib
 from cni.conf import is_hex
 from cni.errors import SocketDirUnfit
 from cni.userspace.attachment import PortAttachment, owner_of
+from cni.userspace.directory import KUBELET_ROOT, kubelet_folder
 from cni.userspace.model import DEFAULT_BURST_KBIT, Port, Rate
 from cni.userspace.remote import LONGEST_SOCKET_PATH, REMOTE
+from cni.userspace.rules import BRIDGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from cni.userspace.asked import Asked
     from cni.userspace.directory import SocketDirectory
 
-BRIDGE = "br0"
 _SHORT = 12
 """Characters of a container ID that name a container for people, as container runtimes print it."""
 
@@ -28,6 +29,12 @@ _BITS_PER_KBIT = 1000
 def port_name(key: Key) -> str:
     """The name of the attachment's port, lock, and short folder: userspace-cni's, where the container ID is a hash."""
     return f"{container_name(key.container_id)}-{key.ifname}"
+
+
+def is_port_name(name: str) -> bool:
+    """Whether `port_name` can have made it."""
+    container, dash, ifname = name[:_SHORT], name[_SHORT : _SHORT + 1], name[_SHORT + 1 :]
+    return len(container) == _SHORT and is_hex(container) and dash == "-" and bool(ifname)
 
 
 def container_name(container_id: str) -> str:
@@ -61,10 +68,10 @@ def plan(key: Key, asked: Asked, directory: SocketDirectory, container_dir: str)
             f"the socket's path has {len(path.encode())} bytes, more than {LONGEST_SOCKET_PATH}: {path}",
             hint="shorten vhostDir or host.vhost.socketfile; without allowUnsafeSocketDir the path is a short one",
         )
-    annotates = conf.get("annotations", bool(conf.get("kubeconfig")))
+    annotates = asked.pod is not None and conf.get("annotations", bool(conf.get("kubeconfig")))
     return PortAttachment(
         remote=conf.get("ovsdb") or REMOTE,
-        port=_port(key, asked, path),
+        port=_port(key, asked, path).replace(socket=f"{directory.path}/{socket}"),
         directory=directory,
         socket=socket,
         container_dir=container_dir,
@@ -73,6 +80,7 @@ def plan(key: Key, asked: Asked, directory: SocketDirectory, container_dir: str)
         config_file="" if annotates else config_file_name(port_name(key)),
         pod=asked.pod if annotates else None,
         kubeconfig=conf.get("kubeconfig") or "",
+        pod_folder=kubelet_folder(conf.get("kubeletRoot") or KUBELET_ROOT, asked.pod_uid) if asked.pod_uid else "",
     )
 
 
@@ -86,7 +94,7 @@ def _port(key: Key, asked: Asked, path: str) -> Port:
         path=path,
         owner=owner_of(key, asked.pod_uid),
         vlan_mode=conf.get("vlanMode") or "",
-        tag=conf.get("vlan", bridge.get("vlanId")),
+        tag=conf.get("vlan", bridge.get("vlanId") or None),
         trunks=tuple(sorted(set(conf.get("trunks") or ()))),
         mtu=conf.get("mtu"),
         # CNI looks from the pod, where ingress is what it receives.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cni.errors import DeviceBusy, TryAgainLater
+from cni.errors import DeviceBusy, InvalidConfig, TryAgainLater, VswitchRefused
 from cni.lifecycle import Lifecycle
 from cni.record import POD, Key
 from cni.result import Interface, Result
 from cni.rollback import on_failure
 from cni.userspace import plan
-from cni.userspace.asked import Asked, asked, ipam_call, remote_of, vhost_directory
+from cni.userspace.asked import Asked, asked, bridge_of, ipam_call, remote_of, vhost_directory
 from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
@@ -50,13 +50,14 @@ class UserspacePlugin(Lifecycle):
         with self._world.namespaces.netns(request.netns) as netns, self._attachments.locked(plan.port_name(key)):
             self._make_free(plan.port_name(key), key)
             attachment = self._planned(key, wanted)
+            attachment = self._among_others(key, attachment)
             self._remove_orphan(attachment)
             record = self.begun(
                 request,
                 netns,
                 plugin=PLUGIN,
                 device=attachment.port.name,
-                found={},
+                found=self._world.sockets.found(attachment.directory),
                 wanted=document(attachment),
                 device_info=wanted.device_info,
                 left=(POD,),
@@ -73,7 +74,8 @@ class UserspacePlugin(Lifecycle):
         return ipam_call(request)
 
     def unrecorded(self, request: Request) -> Steps:
-        return [lambda: self._delete_unrecorded(request)]
+        remote = self._remote(request)
+        return [] if remote is None else [lambda: self._delete_unrecorded(request, remote)]
 
     def drift(self, _request: Request, record: Record) -> list[str]:
         from cni.userspace.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
@@ -82,12 +84,15 @@ class UserspacePlugin(Lifecycle):
         return drift(vswitch, self._world.sockets, record, self._log)
 
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
-        remote, vhost = remote_of(request), vhost_directory(request)
+        remote, vhost = self._remote(request), vhost_directory(request)
+        if remote is None:
+            return []
         return [lambda: self._removal.clean_orphans(request.network, valid, remote, vhost)]
 
     def require_ready(self, request: Request) -> None:
-        """ovs-vswitchd answers, and can make such ports; `LimitedConnectivity` when only its database answers."""
-        self._world.vswitch(remote_of(request), seconds=STATUS_SECONDS).status()
+        """ovs-vswitchd answers, and can make such ports on the bridge; `LimitedConnectivity`: only its database answers."""
+        bridge, creates = bridge_of(request)
+        self._world.vswitch(remote_of(request), seconds=STATUS_SECONDS).status(bridge, create_bridge=creates)
 
     # Steps of ADD.
 
@@ -104,6 +109,19 @@ class UserspacePlugin(Lifecycle):
             )
         self._log.warning(f"{name} was left by container {owner.key.container_id}, which is gone: cleaning up")
         self._removal.remove(owner)
+
+    def _among_others(self, key: Key, attachment: PortAttachment) -> PortAttachment:
+        """Removes attachments that have this socket and are gone: an earlier sandbox of the pod, whose DEL was lost.
+
+        A directory that another attachment made, and that is to go when it is empty, goes with the last one.
+        """
+        directory = attachment.directory
+        for other in self._removal.in_directory(key, attachment):
+            if other.wanted["directory"].get("absent"):
+                directory = directory.replace(absent=True)
+            if other.wanted["socket"] == attachment.socket:
+                self._removal.collect_dead(other.key)
+        return attachment.replace(directory=directory)
 
     def _remove_orphan(self, attachment: PortAttachment) -> None:
         """A port with the attachment's mark, which has no record yet, is what a lost record told of.
@@ -129,11 +147,19 @@ class UserspacePlugin(Lifecycle):
 
     # Steps of DEL.
 
-    def _delete_unrecorded(self, request: Request) -> None:
-        key, remote, vhost = Key.of(request), remote_of(request), vhost_directory(request)
+    def _remote(self, request: Request) -> str | None:
+        """The vswitch's database, None for one that nothing can have been attached with."""
+        try:
+            return remote_of(request)
+        except InvalidConfig as error:
+            self._log.warning(f"ports are not looked for: {error}")
+            return None
+
+    def _delete_unrecorded(self, request: Request, remote: str) -> None:
+        key, vhost = Key.of(request), vhost_directory(request)
         try:
             self._removal.delete_unrecorded(key, remote, vhost)
-        except TryAgainLater as error:
+        except (TryAgainLater, VswitchRefused) as error:
             self._removal.promise(key, remote, vhost)
             self._log.warning(f"{error}; a later call looks whether there is a port of {key}")
 

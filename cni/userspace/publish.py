@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cni import deviceinfo, jsontext, result
 from cni.errors import PodNotFound
-from cni.rollback import run_all
+from cni.kube.podspec import uids
+from cni.removal import within
 from cni.userspace import appnetutil
 
 TYPE_CHECKING = False
@@ -49,8 +50,8 @@ class Publisher:
     def pod(self, name: PodName, kubeconfig: str) -> dict[str, Any]:
         """The pod's object. Raises `PodNotFound`, also when another pod has its name now."""
         found = self._pods(kubeconfig, ADD_SECONDS).get(name.namespace, name.name)
-        uid = (found.get("metadata") or {}).get("uid")
-        if name.uid and uid != name.uid:
+        if name.uid and name.uid not in uids(found):
+            uid = (found.get("metadata") or {}).get("uid")
             raise PodNotFound(f"pod {name.namespace}/{name.name} has been made anew: its UID is {uid}, not {name.uid}")
         return found
 
@@ -69,21 +70,15 @@ class Publisher:
                 lambda present: appnetutil.added(present, entry, attachment.container_dir),
             )
 
-    def withdraw(self, record: Record, attachment: PortAttachment, seconds: float | None) -> None:
-        """Takes back what `publish` did, but for the file beside the socket, which goes with that."""
-        run_all(
-            lambda: deviceinfo.remove(record.device_info),
-            lambda: self._withdraw_annotations(record, attachment, seconds),
-        )
-
-    def _withdraw_annotations(self, record: Record, attachment: PortAttachment, seconds: float | None) -> None:
+    def withdraw(self, record: Record, attachment: PortAttachment, deadline: float | None) -> None:
+        """Takes the annotations back. The file beside the socket goes with that, the device-info file is the removal's."""
         if attachment.pod is None:
             return
         try:
             self._change(
                 attachment,
                 attachment.pod,
-                DEL_SECONDS if seconds is None else min(seconds, DEL_SECONDS),
+                within(deadline, DEL_SECONDS),
                 lambda present: appnetutil.removed(present, record.key.container_id, record.key.ifname),
             )
         except PodNotFound:

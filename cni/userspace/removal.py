@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from cni import removal
-from cni.attachments import NO_DEVICE
+from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater
 from cni.record import DEVICE, POD, Key, Record
+from cni.removal import within
 from cni.rollback import bound, run_all
 from cni.userspace.attachment import PLUGIN, from_record, owner_of
 from cni.userspace.directory import own
 from cni.userspace.model import NOBODY
-from cni.userspace.plan import config_file_name, port_name
+from cni.userspace.plan import config_file_name, is_port_name, port_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,12 +21,16 @@ if TYPE_CHECKING:
     from cni.attachments import Attachments
     from cni.log import Log
     from cni.ports import Ipam
+    from cni.userspace.attachment import PortAttachment
     from cni.userspace.model import Seen
     from cni.userspace.world import World
 
 
 UNPLUG_SECONDS = 10.0
 """Bound for the vswitch: a pod that goes does not wait for it longer, what is left is done by a later call."""
+
+MOST_PROMISES = 64
+"""Bound for removals that wait for a vswitch: a node without one makes another with every DEL, and none is ever kept."""
 
 
 class Removal(removal.Removal):
@@ -33,40 +40,74 @@ class Removal(removal.Removal):
         super().__init__(namespaces=world.namespaces, attachments=attachments, ipam=ipam, log=log)
         self._world = world
 
-    def steps(self, record: Record, seconds: float | None) -> dict[str, Callable[[], None]]:
+    def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         return {
-            POD: lambda: self._world.publisher.withdraw(record, from_record(record), seconds),
-            DEVICE: lambda: self._unplug(record, seconds),
-            **super().steps(record, seconds),
+            POD: lambda: self._withdraw(record, deadline),
+            DEVICE: lambda: self._unplug(record, deadline),
+            **super().steps(record, deadline),
         }
 
     def holds_up(self, _record: Record, /) -> bool:
         """Nothing of a port keeps a pod from going: what is left is in nobody's way but the same attachment's."""
         return False
 
-    def _unplug(self, record: Record, seconds: float | None) -> None:
-        if not record.wanted["port"]:
-            self.delete_unrecorded(record.key, record.wanted["remote"], record.wanted["vhost"])
-            return
+    def _withdraw(self, record: Record, deadline: float | None) -> None:
         attachment = from_record(record)
-        bound = UNPLUG_SECONDS if seconds is None else min(seconds, UNPLUG_SECONDS)
-        names = tuple(name for name in (attachment.socket, attachment.config_file) if name)
         run_all(
-            lambda: self._world.vswitch(attachment.remote, seconds=bound).unplug(attachment.port.owner),
-            lambda: self._world.sockets.remove(attachment.directory, names),
+            lambda: self.withdraw_device_info(record),
+            lambda: self._withdraw_annotations(record, attachment, deadline),
         )
 
-    def delete_unrecorded(self, key: Key, remote: str, vhost: str) -> None:
+    def _withdraw_annotations(self, record: Record, attachment: PortAttachment, deadline: float | None) -> None:
+        try:
+            self._world.publisher.withdraw(record, attachment, deadline)
+        except (InvalidConfig, KubeRefused) as error:
+            # Credentials or rights that are gone may come back; a pod whose folder is gone will not.
+            if not attachment.pod_folder or os.path.isdir(attachment.pod_folder):
+                raise
+            self._log.warning(f"the pod is gone, its annotations are not looked after: {error}")
+
+    def _unplug(self, record: Record, deadline: float | None) -> None:
+        if is_promise(record):
+            self.delete_unrecorded(record.key, record.wanted["remote"], record.wanted["vhost"], deadline)
+            return
+        attachment = from_record(record)
+        seconds = within(deadline, UNPLUG_SECONDS)
+        run_all(
+            lambda: self._world.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner),
+            lambda: self._remove_socket(record, attachment),
+        )
+
+    def _remove_socket(self, record: Record, attachment: PortAttachment) -> None:
+        """Removes the socket with its directory, but for what another attachment uses by now.
+
+        A socket that is named by the configuration, or after the interface, has that name in the pod's next sandbox, too.
+        """
+        directory, beside = attachment.directory, self.in_directory(record.key, attachment)
+        shared = any(other.wanted["socket"] == attachment.socket for other in beside)
+        names = tuple(name for name in ("" if shared else attachment.socket, attachment.config_file) if name)
+        if beside:
+            self._world.sockets.remove(directory.replace(absent=False), names)
+        else:
+            self._world.sockets.remove(directory, names, found=record.found)
+
+    def in_directory(self, key: Key, attachment: PortAttachment) -> list[Record]:
+        """The other attachments whose sockets are in this one's directory."""
+        path = attachment.directory.path
+        found = self._attachments.others_with(key, path)
+        return [one for one in found if (one.wanted.get("directory") or {}).get("path") == path]
+
+    def delete_unrecorded(self, key: Key, remote: str, vhost: str, deadline: float | None = None) -> None:
         """Removes the ports that bear the attachment's mark, with their short folders in `vhost`, if no record has them."""
         owner = owner_of(key)
-        vswitch = self._world.vswitch(remote)
+        vswitch = self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS))
         sockets = {port_name(key): "", **{seen.port.name: seen.port.path for seen in vswitch.show(owner=owner)}}
         for name, path in sockets.items():
             with self._attachments.locked(name):
                 if self._attachments.of_device(name) is None:
                     if path:
                         self._log.warning(f"port {name} of {key} has no record, only its mark: removing it")
-                        vswitch.unplug(owner, name=name)
+                        self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS)).unplug(owner, name=name)
                     self._remove_places(vhost, name, path.rpartition("/")[2])
 
     def promise(self, key: Key, remote: str, vhost: str) -> None:
@@ -83,9 +124,17 @@ class Removal(removal.Removal):
             wanted={"port": None, "remote": remote, "vhost": vhost},
             removing=True,
         )
-        with self._attachments.locked(NO_DEVICE):
+        if self._attachments.promises() >= MOST_PROMISES:
+            self._log.warning(
+                f"{MOST_PROMISES} removals wait for a vswitch already: no other is noted, GC finds the port"
+            )
+            return
+        with self._attachments.locked_record(promised):
             if self._attachments.find(key) is None:
-                self._attachments.claim(promised)
+                try:
+                    self._attachments.claim(promised)
+                except (DeviceBusy, TryAgainLater):
+                    return  # The attachment is another plugin's, so it has no port.
                 self._attachments.keep_pending(promised)
 
     def clean_orphans(self, network: str, valid: set[tuple[str, str]], remote: str, vhost: str) -> None:
@@ -94,11 +143,15 @@ class Removal(removal.Removal):
         keys = [_key(one) for one in seen]
         stale = [key for key in keys if key.network == network and (key.container_id, key.ifname) not in valid]
         ports = {one.port.name for one in seen}
-        folders = {*self._world.sockets.folders(vhost), *self._world.sockets.own_directories()}
         run_all(
             *[bound(self.delete_unrecorded, key, remote, vhost) for key in stale],
-            *[bound(self._remove_orphaned_places, vhost, name) for name in sorted(folders - ports)],
+            *[bound(self._remove_orphaned_places, vhost, name) for name in self.places(vhost) if name not in ports],
         )
+
+    def places(self, vhost: str) -> list[str]:
+        """The names of ports that have a short folder in `vhost`, or a directory of our own."""
+        names = {*self._world.sockets.folders(vhost), *self._world.sockets.own_directories()}
+        return sorted(name for name in names if is_port_name(name))
 
     def remove_orphan(self, name: str, remote: str, vhost: str) -> None:
         """Removes the port of that name if it bears a mark and has no record, and the folders of that name."""
@@ -116,6 +169,11 @@ class Removal(removal.Removal):
         names = tuple(one for one in (socket, config_file_name(name)) if one)
         self._world.sockets.remove_folder(f"{vhost}/{name}", names)
         self._world.sockets.remove(own(name), names)
+
+
+def is_promise(record: Record) -> bool:
+    """Whether the record only promises to look for ports (see `Removal.promise`)."""
+    return "port" in record.wanted and record.wanted["port"] is None
 
 
 def _key(seen: Seen) -> Key:

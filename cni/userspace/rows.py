@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.userspace.model import Port, Rate, Seen, external_ids, owner_of
+from cni.userspace.model import SOCKET, Port, Rate, Seen, external_ids, owner_of
 from cni.userspace.operations import from_map, from_set, named, to_map, to_set
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ BYTES_PER_KBIT = 125
 PORT_COLUMNS = ("_uuid", "name", "vlan_mode", "tag", "trunks", "qos", "external_ids")
 INTERFACE_COLUMNS = (
     "name", "type", "options", "other_config", "mtu_request", "ingress_policing_rate", "ingress_policing_burst",
-    "ofport", "error", "link_state",
+    "ofport", "error", "link_state", "mtu",
 )  # fmt: skip
 QOS_COLUMNS = ("_uuid", "type", "other_config")
 
@@ -33,7 +33,7 @@ def interface_row(port: Port) -> Row:
         "name": port.name,
         "type": INTERFACE_TYPE,
         "options": to_map(_options(port)),
-        "external_ids": to_map(external_ids(port.owner)),
+        "external_ids": to_map(external_ids(port.owner, port.socket)),
     }
     if port.tx_steering:
         row["other_config"] = to_map({STEERING: port.tx_steering})
@@ -50,7 +50,7 @@ def port_row(port: Port, interface: str, qos: str) -> Row:
     row: Row = {
         "name": port.name,
         "interfaces": named(interface),
-        "external_ids": to_map(external_ids(port.owner)),
+        "external_ids": to_map(external_ids(port.owner, port.socket)),
         "trunks": to_set(port.trunks),
     }
     if port.vlan_mode:
@@ -80,6 +80,7 @@ def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> Seen:
         bridge=bridge,
         path="",
         owner=owner_of(from_map(row["external_ids"])),
+        socket=from_map(row["external_ids"]).get(SOCKET, ""),
         vlan_mode=mode[0] if mode else "",
         tag=tag[0] if tag else None,
         trunks=tuple(from_set(row["trunks"])),
@@ -93,6 +94,7 @@ def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> Seen:
         ofport=_only(interface["ofport"]),
         error=_only(interface["error"]) or "",
         link_state=_only(interface["link_state"]) or "",
+        mtu=_only(interface["mtu"]),
     )
 
 

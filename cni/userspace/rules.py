@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 ENGINE, INTERFACE_TYPE, NETWORK_TYPE = "ovs-dpdk", "vhostuser", "bridge"
 SOCKET_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+BRIDGE = "br0"
+"""The bridge of a configuration that names none."""
+
 BRIDGE_NAME_BYTES = 15
 """A bridge is a network device of the host, too."""
 
@@ -82,7 +85,8 @@ def _names(conf: Mapping[str, Any]) -> list[Problem]:
 
 
 def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
-    tag, old = conf.get("vlan"), _inside(conf, "host", "bridge").get("vlanId")
+    # userspace-cni's 0 is its way to say nothing.
+    tag, old = conf.get("vlan"), _inside(conf, "host", "bridge").get("vlanId") or None
     mode, trunks = conf.get("vlanMode"), conf.get("trunks")
     problems = []
     if tag is not None and old is not None and tag != old:
@@ -121,7 +125,7 @@ def _places(conf: Mapping[str, Any]) -> list[Problem]:
         if path is not None and not is_plain_path(path):
             problems.append((key, f"{path!r} is not an absolute path without . and .."))
     shared = conf.get("sharedDir")
-    if shared is not None and is_plain_path(shared) and not allowed_root(f"{shared}/"):
+    if shared is not None and is_plain_path(shared) and not allowed_root(shared):
         problems.append(("sharedDir", f"{shared!r} is not in a place for sockets: {', '.join(ROOTS)}"))
     vhost = conf.get("vhostDir")
     if vhost is not None and is_plain_path(vhost) and not is_below_run(vhost):
@@ -176,7 +180,7 @@ def is_plain_path(text: str) -> bool:
 
 
 def is_below_run(path: str) -> bool:
-    return path.startswith(("/run/", "/var/run/"))
+    return path.rstrip("/").startswith(("/run/", "/var/run/"))
 
 
 def _inside(conf: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

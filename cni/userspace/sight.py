@@ -22,7 +22,10 @@ def require_seen(folder: str, remote: str) -> None:
 
     Looking at another process needs CAP_SYS_PTRACE.
     """
-    here = identity(folder)
+    try:
+        here = identity(folder)
+    except OSError as error:
+        raise SocketDirUnfit(f"cannot look at {folder}: {os.strerror(error.errno or 0)}") from error
     reasons = []
     for pid in _vswitchds(remote):
         try:

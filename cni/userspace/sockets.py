@@ -11,14 +11,17 @@ import os
 
 from cni.attachments import RUN_DIRECTORY
 from cni.errors import SocketDirUnfit
-from cni.host import acl, mounts
+from cni.host import mounts
 from cni.host.files import make_directory, require_private
-from cni.rollback import on_failure
-from cni.userspace import sight
-from cni.userspace.directory import OWN_DIRECTORIES, acl_entry, entry
+from cni.rollback import on_failure, run_all
+from cni.userspace import ownership, sight
+from cni.userspace.directory import OWN_DIRECTORIES, entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from cni.log import Log
     from cni.userspace.directory import SocketDirectory
 
@@ -51,16 +54,23 @@ class Sockets:
     def __init__(self, log: Log) -> None:
         self._log = log
 
+    def found(self, directory: SocketDirectory) -> dict[str, Any]:
+        """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
+        if directory.made or directory.absent or not ownership.is_wanted(directory):
+            return {}
+        with _Closing(_opened(directory)) as fd, _telling(directory.path, "look at it"):
+            return ownership.found(fd)
+
     def prepare(self, directory: SocketDirectory) -> None:
         """Makes the directory if it is ours, gives it its owner, and mounts it where the vswitch finds it.
 
         Raises `SocketDirUnfit`.
         """
-        if directory.made:
+        if directory.made or directory.absent:
             _make_below(directory)
         with _Closing(_opened(directory)) as fd:
             with _telling(directory.path, "give it its owner and permissions"):
-                _give(fd, directory, self._log)
+                ownership.give(fd, directory, self._log)
             if directory.mount:
                 self._mount(fd, directory)
 
@@ -78,24 +88,30 @@ class Sockets:
                 os.close(file)
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
 
-    def remove(self, directory: SocketDirectory, names: tuple[str, ...]) -> None:
-        """Removes these names, the mount, and the directory if it is ours. What is gone is no error.
+    def remove(
+        self, directory: SocketDirectory, names: tuple[str, ...], *, found: dict[str, Any] | None = None
+    ) -> None:
+        """Removes these names, the mount, and the directory if it is ours; puts back what `found` told.
 
-        What the pod has put in the place of a name or of the directory is left. Raises `SocketDirUnfit`.
+        What is gone is no error. What the pod has put in the place of a name or of the directory is left.
+        Raises `SocketDirUnfit`, and has done all the rest then.
         """
+        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found or {})]
+        if directory.mount:
+            steps.append(lambda: self._unmount(directory.mount))
+        if directory.made or directory.absent:
+            steps.append(lambda: self._remove_made(directory))
+        run_all(*steps)
+
+    def _remove_names(self, directory: SocketDirectory, names: tuple[str, ...], found: dict[str, Any]) -> None:
         both = [name for one in names for name in (entry(one), _temporary(one))]
         try:
             fd = self._reached(directory)
         except SocketDirUnfit as error:
             self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
-        else:
-            with _Closing(fd), _telling(directory.path, "remove the socket"):
-                for name in both + (_files(fd) if directory.made else []):
-                    _unlink(fd, name)
-        if directory.mount:
-            self._unmount(directory.mount)
-        if directory.made:
-            self._remove_made(directory)
+            return
+        with _Closing(fd):
+            run_all(lambda: _unlink_all(fd, directory, both), lambda: _put_back(fd, directory, found))
 
     def require_seen(self, directory: SocketDirectory, remote: str) -> None:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
@@ -265,37 +281,16 @@ def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
         os.umask(previous)
 
 
-def _give(fd: int, directory: SocketDirectory, log: Log) -> None:
-    group = _group_id(directory)
-    if directory.owner is not None or group is not None:
-        os.fchown(fd, -1 if directory.owner is None else directory.owner, -1 if group is None else group)
-    if directory.mode is not None:
-        os.fchmod(fd, directory.mode)
-    if directory.acl:
-        acl.extend(fd, [acl_entry(text) for text in directory.acl], directory.mode)
-    if directory.selinux_label:
-        try:
-            os.setxattr(fd, "security.selinux", directory.selinux_label.encode() + b"\0")
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.EINVAL):
-                raise
-            log.warning(f"{directory.path}: no SELinux label was set: {os.strerror(error.errno)}")
+def _unlink_all(fd: int, directory: SocketDirectory, names: list[str]) -> None:
+    with _telling(directory.path, "remove the socket"):
+        for name in names + (_files(fd) if directory.made else []):
+            _unlink(fd, name)
 
 
-def _group_id(directory: SocketDirectory) -> int | None:
-    if not directory.group:
-        return None
-    if directory.group.isdecimal() and directory.group.isascii():
-        return int(directory.group)
-    import grp  # noqa: PLC0415 - most directories name no group
-
-    try:
-        return grp.getgrnam(directory.group).gr_gid
-    except KeyError as error:
-        raise SocketDirUnfit(
-            f"host.vhost.group: there is no group {directory.group}",
-            hint="name one of the host's groups, or its number",
-        ) from error
+def _put_back(fd: int, directory: SocketDirectory, found: dict[str, Any]) -> None:
+    with _telling(directory.path, "give it back its owner and permissions"):
+        if found:
+            ownership.put_back(fd, found)
 
 
 def _temporary(name: str) -> str:
@@ -332,7 +327,7 @@ def _is_mounted(folder: str) -> bool:
 def _names(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -374,6 +374,15 @@ def test_an_error_instead_of_results_is_a_refusal(serve):
     assert caught.value.operation == -1
 
 
+def test_an_error_that_comes_without_results_is_a_refusal_and_not_waited_out(serve):
+    def treat(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b'{"id":1,"error":"unknown database"}')
+
+    with pytest.raises(VswitchRefused, match="unknown database"):
+        ask(serve(treat))
+
+
 def test_a_silent_server_ends_the_wait_in_time(serve):
     done = threading.Event()
     started = time.monotonic()

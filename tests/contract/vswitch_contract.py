@@ -82,6 +82,7 @@ def a_port_is_made_with_all_that_was_wanted_of_it(world: World) -> None:
         world,
         bridge="br1",
         vlan_mode="native-untagged",
+        socket="/var/lib/kubelet/pods/f00d/vhu1.sock",
         tag=7,
         trunks=(8, 4094),
         mtu=9000,
@@ -186,6 +187,17 @@ def a_socket_path_that_is_taken_is_refused(world: World) -> None:
         world.remove_foreign_port("foreign")
 
 
+def a_socket_that_another_attachment_has_by_another_way_is_refused(world: World) -> None:
+    socket, other = "/var/lib/kubelet/pods/f00d/vhost.sock", OWNER.replace(ifname="net2")
+    with unchanged(world):
+        assert world.vswitch.plug(port(world, socket=socket)).port.socket == socket
+        with unchanged(world), pytest.raises(PortTaken, match=socket):
+            world.vswitch.plug(port(world, other, "vhu2", socket=socket))
+        world.vswitch.plug(port(world, other, "vhu2", socket=f"{socket}2"))
+        world.vswitch.unplug(OWNER)
+        world.vswitch.unplug(other)
+
+
 def a_second_port_of_an_owner_is_refused_and_the_first_stays(world: World) -> None:
     with unchanged(world):
         world.vswitch.plug(port(world))
@@ -272,6 +284,18 @@ def without_its_database_all_is_tried_again_later(world: World) -> None:
 def a_vswitch_that_works_says_so(world: World) -> None:
     with unchanged(world):
         world.vswitch.status()
+        world.vswitch.status("br0")
+        world.vswitch.status("br9", create_bridge=True)
+
+
+def a_bridge_on_which_no_port_can_be_made_is_told_by_status(world: World) -> None:
+    with unchanged(world):
+        with pytest.raises(NotAvailable, match="br9"):
+            world.vswitch.status("br9")
+        world.add_bridge("br9", "system")
+        with pytest.raises(NotAvailable, match="br9"):
+            world.vswitch.status("br9", create_bridge=True)
+        world.remove_bridge("br9")
 
 
 def what_the_daemon_cannot_make_is_refused_and_taken_back(world: World) -> None:
@@ -294,6 +318,7 @@ CONTRACT: dict[str, Callable[[World], None]] = {
         ports_are_shown_by_owner_by_name_or_as_ours,
         a_name_that_is_taken_is_refused,
         a_socket_path_that_is_taken_is_refused,
+        a_socket_that_another_attachment_has_by_another_way_is_refused,
         a_second_port_of_an_owner_is_refused_and_the_first_stays,
         a_bridge_that_is_not_there_is_not_created_unasked,
         a_bridge_of_the_kernels_datapath_is_refused,
@@ -304,6 +329,7 @@ CONTRACT: dict[str, Callable[[World], None]] = {
         without_its_daemon_a_port_is_unplugged_and_shown,
         without_its_database_all_is_tried_again_later,
         a_vswitch_that_works_says_so,
+        a_bridge_on_which_no_port_can_be_made_is_told_by_status,
         what_the_daemon_cannot_make_is_refused_and_taken_back,
     )
 }

@@ -33,7 +33,9 @@ for top in sys.argv[1:]:
                 what = hashlib.sha256(open(path, "rb").read()).hexdigest()[:16]
             else:
                 what = os.readlink(path) if stat.S_ISLNK(look.st_mode) else ""
-            found[path] = [kind, look.st_uid, look.st_gid, what]
+            names_of = lambda path: os.listxattr(path, follow_symlinks=False)
+            more = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names_of(path)}
+            found[path] = [kind, look.st_uid, look.st_gid, what, more]
 lines = [line.split() for line in open("/proc/self/mountinfo")]
 found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
 json.dump(found, sys.stdout)
@@ -70,6 +72,10 @@ class Pod(NamedTuple):
     def args(self) -> str:
         named = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": self.name, "K8S_POD_UID": self.uid}
         return "IgnoreUnknown=1;" + ";".join(f"{key}={value}" for key, value in named.items())
+
+    def sandbox(self, container_id: str, netns: str) -> Pod:
+        """Another sandbox of the same pod."""
+        return self._replace(container_id=container_id, netns=netns)
 
     def volume(self, name: str) -> str:
         return f"{KUBELET}/pods/{self.uid}/volumes/kubernetes.io~empty-dir/{name}"
@@ -135,10 +141,14 @@ class Node:
 
     def end(self, pod: Pod) -> None:
         """The pod's namespace and folder go, as when nobody waited for its DEL."""
+        self.end_sandbox(pod)
+        self.run("rm", "-rf", f"{KUBELET}/pods/{pod.uid}")
+
+    def end_sandbox(self, pod: Pod) -> None:
+        """The namespace goes, and the pod stays."""
         name = pod.netns.rpartition("/")[2]
         self.run("ip", "netns", "del", name)
         self._names.remove(name)
-        self.run("rm", "-rf", f"{KUBELET}/pods/{pod.uid}")
 
     def end_pods(self) -> None:
         """The same for all pods that there are."""
@@ -220,6 +230,10 @@ class Node:
     def snapshot(self) -> dict[str, Any]:
         """What a pod that came and went must not change: files, mounts, and the vswitch's database."""
         return {**self.files(), "ovsdb": self.daemon.dump()}
+
+    def pending(self) -> list[str]:
+        """The removals that wait to be finished."""
+        return self.run("ls", f"{STATE}/.pending", check=False).stdout.split()
 
     def ports(self) -> dict[str, dict[str, Any]]:
         """The interfaces that the database has, by name, but for those of the bridges."""

@@ -14,7 +14,7 @@ from cni.userspace.conf import UserspaceConf
 from cni.userspace.conf_table import REQUIRED, TABLE
 from cni.userspace.directory import SocketDirectory, acl_entry, allowed_root, kubelet_volumes
 from cni.userspace.model import Rate
-from cni.userspace.plan import container_name, made_mac, plan, port_name
+from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name
 from cni.userspace.rules import cross_check
 
 HOST = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
@@ -28,6 +28,9 @@ GOOD = [
     {"container": {"engine": "ovs-dpdk", "vhost": {"mode": "server"}, "netType": "interface"}},
     {"vlan": 5, "vlanMode": "native-tagged", "trunks": [0, 6, 4094]},
     {"trunks": [6], "vlanMode": "trunk"},
+    {"host": {**HOST, "bridge": {"vlanId": 0}}},
+    {"vlan": 5, "host": {**HOST, "bridge": {"vlanId": 0}}},
+    {"mtu": 9702},
     {"bandwidth": {"ingressRate": 1000, "ingressBurst": 1000, "egressRate": 0}, "txSteering": "HASH", "txRetries": 32},
     {"ovsdb": "tcp:[::1]:6640", "sharedDir": "/run/x", "vhostDir": "/run/y", "kubeletRoot": "/data/kubelet"},
     {"socketDirectory": {"owner": 107, "group": 107, "mode": "0770", "acl": ["user:107:rwx", "group:5:r-x"]}},
@@ -44,7 +47,7 @@ BAD = [
     ({"host": {**HOST, "vhost": {"socketfile": "a/b"}}}, "host.vhost.socketfile"),
     ({"host": {**HOST, "vhost": {"socketfile": ".."}}}, "host.vhost.socketfile"),
     ({"host": {**HOST, "bridge": {"bridgeName": "sixteen-letters-"}}}, "host.bridge.bridgeName"),
-    ({"host": {**HOST, "bridge": {"vlanId": 0}}}, "host.bridge.vlanId"),
+    ({"host": {**HOST, "bridge": {"vlanId": 4095}}}, "host.bridge.vlanId"),
     ({"container": {"vhost": {"mode": "client"}}}, "container.vhost.mode"),
     ({"vlan": 5, "host": {**HOST, "bridge": {"vlanId": 6}}}, "host.bridge.vlanId"),
     ({"vlan": 4095}, "vlan"),
@@ -58,9 +61,12 @@ BAD = [
     ({"runtimeConfig": {"bandwidth": {"egressRate": 999}}}, "runtimeConfig.bandwidth.egressRate"),
     ({"txRetries": 33}, "txRetries"),
     ({"mtu": 67}, "mtu"),
+    ({"mtu": 9703}, "mtu"),
     ({"ovsdb": "ssl:host:6640"}, "ovsdb"),
     ({"sharedDir": "/etc"}, "sharedDir"),
     ({"sharedDir": "/run/../etc"}, "sharedDir"),
+    ({"sharedDir": "/run/"}, "sharedDir"),
+    ({"vhostDir": "/run/"}, "vhostDir"),
     ({"vhostDir": "/var/lib/x"}, "vhostDir"),
     ({"volume": "Not_A_Volume"}, "volume"),
     ({"socketDirectory": {"acl": ["user:root:rwx"]}}, "socketDirectory.acl"),
@@ -119,8 +125,16 @@ def test_names_are_those_of_userspace_cni_for_hashes_and_do_not_clash_for_other_
     assert len(container_name("a")) == len(container_name("web-frontend-1")) == 12
 
 
+def test_a_ports_name_is_told_from_other_names():
+    assert is_port_name(port_name(KEY))
+    assert not any(
+        map(is_port_name, ("theirs", "0123456789ab-", "0123456789ab", "0123456789xy-net1", "sockets-are-net1"))
+    )
+
+
 def test_the_old_place_of_the_vlan_is_heeded():
     assert planned({"host": {**HOST, "bridge": {"vlanId": 7}}}).port.tag == 7
+    assert planned({"host": {**HOST, "bridge": {"vlanId": 0}}}).port.tag is None
 
 
 def test_bandwidth_is_turned_to_ovs_directions_and_units_and_the_runtime_beats_the_configuration():

@@ -28,10 +28,6 @@ def bounded(call):
     return outcome
 
 
-def pending(node):
-    return node.run("ls", "/var/lib/cni/barewire/.pending", check=False).stdout.split()
-
-
 def test_a_vswitch_that_cannot_make_the_port_is_quoted_and_nothing_stays():
     with Node(from_bundle("userspace"), dpdk=False) as node:
         pod, before = node.pod("shared-dir"), node.snapshot()
@@ -51,7 +47,7 @@ def test_with_vswitchd_gone_add_ends_in_time_and_nothing_stays_when_it_is_back(o
     bounded(lambda: own_node.delete(own_node.conf(), pod))
     own_node.daemon.start_vswitchd()
     assert changes(before, own_node.snapshot()) == []
-    assert pending(own_node) == []
+    assert own_node.pending() == []
 
 
 def test_with_vswitchd_stopped_add_ends_in_time_and_it_makes_nothing_when_it_goes_on(own_node):
@@ -71,13 +67,13 @@ def test_with_the_database_gone_del_succeeds_and_the_next_call_of_another_pod_fi
     own_node.add(own_node.conf(), pod)
     own_node.daemon.kill("ovsdb-server")
     bounded(lambda: own_node.delete(own_node.conf(), pod))
-    assert len(pending(own_node)) == 1
+    assert len(own_node.pending()) == 1
     refused = bounded(lambda: own_node.call("ADD", own_node.conf(), other))
     assert refused.document["code"] == 11
     own_node.daemon.start_database()
     own_node.daemon.await_vswitchd()
     own_node.add(own_node.conf(), other)
-    assert pending(own_node) == []
+    assert own_node.pending() == []
     assert list(own_node.ports()) == [f"{other.container_id[:12]}-net1"]
     own_node.delete(own_node.conf(), other)
     assert own_node.daemon.dump() == before
@@ -89,12 +85,12 @@ def test_without_record_and_database_del_leaves_a_promise_that_the_next_call_kee
     own_node.run("rm", "-rf", "/var/lib/cni/barewire")
     own_node.daemon.kill("ovsdb-server")
     bounded(lambda: own_node.delete(own_node.conf(), pod))
-    assert len(pending(own_node)) == 1
+    assert len(own_node.pending()) == 1
     own_node.daemon.start_database()
     own_node.daemon.await_vswitchd()
     own_node.delete(own_node.conf(), other)
     assert own_node.daemon.dump() == before
-    assert pending(own_node) == []
+    assert own_node.pending() == []
 
 
 def test_with_the_database_stopped_every_call_ends_in_time(own_node):

@@ -35,6 +35,7 @@ def test_a_port_is_made_checked_and_deleted(node):
     ids = dict(row["external_ids"][1])
     assert ids == {
         "owner": "barewire", "container-id": pod.container_id, "ifname": "net1", "network": "net", "pod-uid": pod.uid,
+        "socket": f"/run/barewire/sockets/{port_of(pod)}/{port_of(pod)}",
     }  # fmt: skip
     node.call("CHECK", {**node.conf(), "prevResult": result}, pod).required()
     node.delete(node.conf(), pod)
@@ -165,7 +166,7 @@ def test_barewire_gc_lists_first_and_removes_ports_of_pods_that_are_gone_and_tho
         node.add(node.conf(), pod)
     node.end(gone)
     node.run("sh", "-c", f"rm {STATE}/net/{lost.container_id}:net1.json {STATE}/.devices/{port_of(lost)}")
-    node.run("mkdir", "-m", "0700", "/run/barewire/vhost/litter")
+    node.run("mkdir", "-m", "0700", "/run/barewire/vhost/0123456789ab-net9")
     node.run("mkdir", "/run/barewire/vhost/theirs")
     listed = node.run(BAREWIRE, "gc").stdout
     assert f"net/{gone.container_id}/net1  {port_of(gone)}  its network namespace {gone.netns} is gone" in listed

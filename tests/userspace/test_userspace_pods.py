@@ -185,3 +185,65 @@ def test_a_host_path_is_used_in_the_places_for_sockets_only(cluster):
     assert node.run("ls", "/run/app").stdout == f"{pod.container_id[:12]}-net1\n"
     node.delete(cluster.conf(), pod)
     node.run("rmdir", "/run/app")
+
+
+def test_a_host_path_that_is_not_there_yet_is_made_and_goes_when_it_is_empty(cluster):
+    node, pods = cluster.node, [cluster.node.pod(), cluster.node.pod()]
+    before = node.snapshot()
+    for pod in pods:
+        volumes = [{"name": "shared-dir", "hostPath": {"path": "/var/run/app-sockets"}}]
+        cluster.add(pod, spec={**SPEC, "volumes": volumes})
+        node.put(node.add(cluster.conf(), pod)["interfaces"][0]["socketPath"], "a socket")
+    node.delete(cluster.conf(), pods[0])
+    assert node.run("ls", "/run/app-sockets").stdout == f"{pods[1].container_id[:12]}-net1\n"
+    node.delete(cluster.conf(), pods[1])
+    assert changes(before, node.snapshot()) == []
+
+
+def test_two_pods_that_share_a_host_path_cannot_have_one_socket_by_whatever_name_they_call_it(cluster):
+    node, pods = cluster.node, [cluster.node.pod(), cluster.node.pod()]
+    node.run("mkdir", "/run/app")
+    conf = cluster.conf(socketNaming="interface")
+    for pod, path in zip(pods, ("/run/app", "/var/run/app"), strict=True):
+        cluster.add(pod, spec={**SPEC, "volumes": [{"name": "shared-dir", "hostPath": {"path": path}}]})
+    node.add(conf, pods[0])
+    assert node.call("ADD", conf, pods[1]).document["code"] == 112
+    node.delete(conf, pods[0])
+    node.add(conf, pods[1])
+    node.delete(conf, pods[1])
+    node.run("rmdir", "/run/app")
+
+
+def test_a_static_pod_is_known_by_the_hash_that_its_mirror_notes(cluster):
+    node, pod = cluster.node, cluster.pod
+    cluster.add(pod, uid="of-the-mirror", annotations={"kubernetes.io/config.mirror": pod.uid})
+    node.add(cluster.conf(), pod)
+    assert len(cluster.elements()) == 1
+    node.delete(cluster.conf(), pod)
+    assert cluster.annotations() == {"kubernetes.io/config.mirror": pod.uid}
+
+
+def test_without_a_pod_in_cni_args_a_file_tells_it_and_annotations_that_are_demanded_are_refused(cluster):
+    node, pod, before = cluster.node, cluster.pod, cluster.node.snapshot()
+    refused = node.call("ADD", cluster.conf(annotations=True), pod, CNI_ARGS=f"K8S_POD_UID={pod.uid}")
+    assert refused.document["code"] == 7
+    assert "annotations" in refused.document["msg"]
+    node.call("ADD", cluster.conf(), pod, CNI_ARGS=f"K8S_POD_UID={pod.uid}").required()
+    assert node.run("ls", pod.volume("shared-dir")).stdout == f"configData-{pod.container_id[:12]}-net1.json\n"
+    assert cluster.annotations() == {"theirs": "1"}
+    node.delete(cluster.conf(), pod)
+    assert changes(before, node.snapshot()) == []
+
+
+def test_annotations_whose_credentials_are_gone_are_given_up_with_the_pod_and_not_before(cluster, tmp_path):
+    node, pod, other = cluster.node, cluster.pod, cluster.node.pod()
+    kubeconfig = tmp_path / "gone"
+    cluster.api.kubeconfig(kubeconfig)
+    node.add(node.conf(kubeconfig=str(kubeconfig)), pod)
+    kubeconfig.unlink()
+    for caller in (pod, other):
+        node.delete(node.conf(), caller)
+        assert len(node.pending()) == 1
+    node.run("rm", "-rf", f"/var/lib/kubelet/pods/{pod.uid}")
+    node.delete(node.conf(), other)
+    assert node.pending() == []
