@@ -18,6 +18,9 @@ KUBELET_ROOT = "/var/lib/kubelet"
 OWN_DIRECTORIES = "/run/barewire/sockets"
 """Of pods that have no volume for a socket, where no other place is configured."""
 
+NAME_BYTES = 255
+"""The longest that a file system takes."""
+
 _UID_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-")
 _PERMISSIONS = {"r": 4, "w": 2, "x": 1, "-": 0}
 _LARGEST_ID = (1 << 32) - 2
@@ -57,7 +60,12 @@ class SocketDirectory(Value):
 
 def entry(name: str) -> str:
     """The name, if it is one that can only mean something inside its directory. Raises `SocketDirUnfit`."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if (
+        name in ("", ".", "..")
+        or "/" in name
+        or "\0" in name
+        or len(name.encode(errors="surrogateescape")) > NAME_BYTES
+    ):
         raise SocketDirUnfit(
             f"{name!r} is no file's name", hint="it comes from the configuration or from a damaged record"
         )

@@ -94,24 +94,24 @@ class Sockets:
         """Removes these names, the mount, and the directory if it is ours; puts back what `found` told.
 
         What is gone is no error. What the pod has put in the place of a name or of the directory is left.
-        Raises `SocketDirUnfit`, and has done all the rest then.
+        Raises `SocketDirUnfit`: for a name that is none at once, otherwise when all the rest has been done.
         """
-        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found or {})]
+        both = [name for one in names for name in (entry(one), _temporary(one))]
+        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, both, found or {})]
         if directory.mount:
             steps.append(lambda: self._unmount(directory.mount))
         if directory.made or directory.absent:
             steps.append(lambda: self._remove_made(directory))
         run_all(*steps)
 
-    def _remove_names(self, directory: SocketDirectory, names: tuple[str, ...], found: dict[str, Any]) -> None:
-        both = [name for one in names for name in (entry(one), _temporary(one))]
+    def _remove_names(self, directory: SocketDirectory, names: list[str], found: dict[str, Any]) -> None:
         try:
             fd = self._reached(directory)
         except SocketDirUnfit as error:
             self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
             return
         with _Closing(fd):
-            run_all(lambda: _unlink_all(fd, directory, both), lambda: _put_back(fd, directory, found))
+            run_all(lambda: _unlink_all(fd, directory, names), lambda: _put_back(fd, directory, found))
 
     def require_seen(self, directory: SocketDirectory, remote: str) -> None:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""

@@ -203,6 +203,19 @@ def test_after_a_reboot_the_socket_and_the_directory_are_removed_without_the_mou
 
 
 @alone
+def test_a_socket_that_cannot_be_removed_does_not_keep_the_mount():
+    host = Host()
+    directory = host.prepared()
+    listening(MOUNT / SOCKET)
+    subprocess.run(["mount", "-o", "remount,ro,nosymfollow", "--bind", str(MOUNT)], check=True)
+    with pytest.raises(SocketDirUnfit, match="Read-only file system"):
+        host.sockets.remove(directory, NAMES)
+    assert mounted() == []
+    host.sockets.remove(directory, NAMES)
+    assert list(host.volume.iterdir()) == []
+
+
+@alone
 def test_removing_from_a_volume_that_is_gone_takes_off_the_mount():
     host = Host()
     host.prepared()
