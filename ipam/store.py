@@ -68,7 +68,11 @@ if TYPE_CHECKING:
             """All addresses of the network that are in use, in the order of their numbers."""
 
     class Cluster(Protocol):
-        """A store that all nodes share, as `ipam.journal` uses it: what changes is journalled before it is asked for."""
+        """A store that all nodes share, as `ipam.journal` uses it: what changes is journalled before it is asked for.
+
+        An owner is its container ID and interface name, on one node; what else is known about it may change. Every call
+        is bounded; `TryAgainLater` when it cannot be served.
+        """
 
         def taken(self, one: Range) -> set[int] | None:
             """The numbers in use in the range, as far as one question tells; None where asking costs more than trying."""
@@ -81,6 +85,21 @@ if TYPE_CHECKING:
 
         def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
             """Frees those that are the owner's; those of somebody else and those in nobody's hands are left alone."""
+
+        def gap(self, one: Range, start: int) -> int | None:
+            """A number of the range that may be leased and nobody has, near `start` or anywhere; None when there is none.
+
+            Asked after a conflict, where `taken` is None: a few questions must do, however large and full the range.
+            """
+
+        def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+            """Those of the claims that are the owner's now."""
+
+        def give_back_all(self, owner: Owner) -> None:
+            """Frees whatever the owner has: for a node that lost its journal, and knows no addresses any more."""
+
+        def of_node(self) -> Iterator[Lease]:
+            """What bears this node's name, of every network name of an owner; nothing where the store keeps no names."""
 
         def reach(self) -> None:
             """Returns if the store answers and lets us write. Raises `NotAvailable`."""
