@@ -39,11 +39,18 @@ class Range(Value):
 
     def walk(self, first: int, last: int) -> Iterator[int]:
         """The numbers from `first` to `last` that may be leased. An excluded stretch takes no time, however long."""
-        number = max(first, self.first)
+        for start, end in self.stretches(first, last):
+            yield from _numbers(start, end)
+
+    def stretches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The same as pairs of a first and a last number between which there is no hole."""
+        number, last = max(first, self.first), min(last, self.last)
         for start, end in self._holes():
-            yield from _numbers(number, min(start - 1, last, self.last))
+            if number <= min(start - 1, last):
+                yield number, min(start - 1, last)
             number = max(number, end + 1)
-        yield from _numbers(number, min(last, self.last))
+        if number <= last:
+            yield number, last
 
     def _holes(self) -> list[tuple[int, int]]:
         holes = list(self.excluded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.value import Value
-from ipam.address import Address
+from ipam.address import BITS, Address
 from ipam.ranges import Range
 
 TYPE_CHECKING = False
@@ -29,6 +29,12 @@ class Claim(Value):
 
     range: Range
     address: Address
+
+
+def claim_on(address: Address) -> Claim:
+    """A claim on an address whose range is not known: the address alone stands for it."""
+    bits = BITS[address.version]
+    return Claim(range=Range(subnet=address, prefix=bits, first=address.number, last=address.number), address=address)
 
 
 class Lease(Value):
