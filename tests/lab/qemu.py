@@ -6,9 +6,12 @@ that carry raw Ethernet frames: the tests are the switch port.
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 from pathlib import Path
 
+from tests.lab.errors import VmFailed
 from tests.lab.frames import PORT
 from tests.lab.image import Image
 
@@ -35,6 +38,32 @@ KERNEL = (
 LEASH = '"$@" </dev/null & read -r _; kill -9 $! 2>/dev/null; wait $!; echo "QEMU ended with status $?"'
 
 
+QMP = "qmp"
+"""Name of QEMU's own socket."""
+QMP_SECONDS = 10.0
+
+
+def plug_cable(folder: Path, pf: int, *, plugged: bool) -> None:
+    """Plugs the cable of a PF of the machine of that folder in, or pulls it. Raises `OSError`, `VmFailed`."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(QMP_SECONDS)
+        line.connect(str(folder / QMP))
+        with line.makefile("rw") as talk:
+            talk.readline()  # its greeting
+            orders: dict[str, dict[str, object]] = {
+                "qmp_capabilities": {},
+                "set_link": {"name": f"uplink{pf}", "up": plugged},
+            }
+            for command, arguments in orders.items():
+                talk.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+                talk.flush()
+                answer = {"event": ""}
+                while "event" in answer:
+                    answer = json.loads(talk.readline())
+                if "return" not in answer:
+                    raise VmFailed(f"QEMU does not {command}", str(answer))
+
+
 def uplink_mac(pf: int) -> str:
     """The address that tells in the guest which uplink a PF has."""
     return f"52:54:00:ba:7e:{pf:02x}"
@@ -52,6 +81,7 @@ def command(image: Image, folder: Path, *, pfs: int, vfs: int, memory: int, cpus
         *("-device", "virtio-serial-pci"),
         *_line(folder / "console", "console", "virtconsole"),
         *_line(folder / "ctl", "ctl", f"virtserialport,name={PORT}"),
+        *("-qmp", f"unix:{folder / QMP},server=on,wait=off"),
         *("-kernel", str(image.vmlinux), "-initrd", str(image.initramfs), "-append", f"{KERNEL} {options}"),
     ]
 

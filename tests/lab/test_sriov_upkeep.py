@@ -155,18 +155,18 @@ def test_a_vf_that_is_gone_with_its_pfs_vfs_leaves_nothing_behind(lab):
 
 def test_with_the_pf_down_a_vf_comes_home_and_what_must_wait_is_named_and_done_later(lab):
     pod, document = attached(lab, 0, max_tx_rate=500)
+    # igb changes no rate while the card has no link, by the card's own register. QEMU's card has one although its PF is
+    # down, some time after that: only without a cable it has none.
+    lab.vm.plug_cable(plugged=False)
     lab.vm.sh(f"ip link set {lab.pf.netdev} down")
-    # igb changes no rate while its link is down, by the card's own register, which follows when it likes. Another VF tells.
-    rate = f"ip link set {lab.pf.netdev} vf 1 max_tx_rate"
-    wait_for(lambda: lab.vm.sh(f"{rate} 400 && {rate} 0", check=False).rc != 0, "the PF's loss of its link")
     answer = lab.runtime.delete(document, pod)
     assert answer.rc == 0
     assert "max_tx_rate is 500, not 0" in answer.stderr
     assert netdev(lab, lab.vfs[0]) == lab.vfs[0].netdev
+    lab.vm.plug_cable(plugged=True)
     lab.vm.sh(f"ip link set {lab.pf.netdev} up")
     carrier = f"/sys/class/net/{lab.pf.netdev}/carrier"
     wait_for(lambda: lab.vm.get(carrier) == b"1\n", "the PF's carrier")
-    lab.vm.sh(f"{rate} 0")
     lab.runtime.delete(document, pod).required()
     wait_for(lambda: changes(lab) == [], "the PF's return to what it was")
 

@@ -269,6 +269,10 @@ class Vm:
         """
         return self.start(*argv, stdin=stdin, env=env).wait(timeout, check=check)
 
+    def plug_cable(self, *, plugged: bool, pf: int = 0) -> None:
+        """Plugs the cable of a PF in, or pulls it."""
+        qemu.plug_cable(self._folder, pf, plugged=plugged)
+
     def sh(
         self,
         script: str,
