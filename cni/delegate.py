@@ -134,7 +134,7 @@ class DelegatedIpam:
         A result without addresses is returned as it is: whether it will do is the caller's to say.
         """
         self._cleaned_up[call] = None  # A delegate that was never found has nothing to clean up.
-        find(call.type, call.path)
+        self._find(call)
         try:
             leased = _result(call, self._call(call, "ADD", self._seconds))
         except CniError as error:
@@ -172,6 +172,9 @@ class DelegatedIpam:
             raise
         except (DelegateFailed, TryAgainLater) as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
+
+    def _find(self, call: IpamCall) -> None:
+        find(call.type, call.path)
 
     def _clean_up(self, call: IpamCall, cause: CniError) -> None:
         self._cleaned_up[call] = None

@@ -145,17 +145,10 @@ def _values(rule: tuple[typing.Any, ...]) -> str:
     return texts.get(rule[0], str(rule[0]))
 
 
-def generated() -> dict[Path, str]:
-    """All generated files and what they should hold."""
-    from cni.sriov.conf import SriovConf  # noqa: PLC0415 - the models import this module
-    from cni.userspace.conf import UserspaceConf  # noqa: PLC0415
-
-    return {**_generated_of("sriov", SriovConf), **_generated_of("userspace", UserspaceConf)}
-
-
-def _generated_of(plugin: str, model: type[BaseModel]) -> dict[Path, str]:
+def generated(plugin: str, package: str, model: type[BaseModel]) -> dict[Path, str]:
+    """All files that are generated from a plugin's model, and what they should hold."""
     return {
-        ROOT / f"cni/{plugin}/conf_table.py": table_source(model),
+        ROOT / f"{package}/conf_table.py": table_source(model),
         ROOT / f"docs/reference/{plugin}.schema.json": json_schema(model),
         ROOT / f"docs/reference/{plugin}.md": reference(model),
     }

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plugin:
     """The plugin for one call, on the host's kernel or another; VERSION and malformed requests are answered without."""
     from cni.attachments import Attachments
-    from cni.delegate import DelegatedIpam
     from cni.host.kernel import HostKernel
     from cni.log import open_log
     from cni.sriov.model import PLUGIN
     from cni.sriov.plugin import SriovPlugin
     from cni.sriov.predecessor import Predecessor
     from cni.sriov.removal import Removal
+    from ipam.embedded import EmbeddedIpam
 
     log = open_log(
         request.config,
@@ -33,7 +33,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         device=str(request.config.get("deviceID", "")),
     )
     host, attachments = (kernel or HostKernel)(log), Attachments(plugin=PLUGIN, warn=log.warning)
-    ipam = DelegatedIpam(request.env)
+    ipam = EmbeddedIpam(request.env)
     return SriovPlugin(
         kernel=host,
         attachments=attachments,

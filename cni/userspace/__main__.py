@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
     from cni.attachments import Attachments
-    from cni.delegate import DelegatedIpam
     from cni.host.netns import Namespaces
     from cni.log import open_log
     from cni.userspace.attachment import PLUGIN
@@ -24,6 +23,7 @@ def load(request: Request) -> Plugin:
     from cni.userspace.removal import Removal
     from cni.userspace.sockets import Sockets
     from cni.userspace.world import World
+    from ipam.embedded import EmbeddedIpam
 
     log = open_log(
         request.config,
@@ -34,7 +34,7 @@ def load(request: Request) -> Plugin:
     )
     # Ports are named after their pods: there is no end of names.
     attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
-    ipam, sockets = DelegatedIpam(request.env), Sockets(log)
+    ipam, sockets = EmbeddedIpam(request.env), Sockets(log)
     world = World(
         namespaces=Namespaces(),
         vswitch=OvsDpdk,

@@ -1,0 +1,27 @@
+"""One call of the plugin by another one in the same process: environment and stdin in, what it would print out."""
+
+from __future__ import annotations
+
+from cni import jsontext, result
+from cni.log import open_log
+from cni.request import parse, parse_environment
+from ipam.asked import PLUGIN
+from ipam.plugin import IpamPlugin
+from ipam.stores import Stores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def answer(environment: Mapping[str, str], stdin: bytes, seconds: float) -> bytes:
+    """The result of ADD, nothing for other commands. Raises what the plugin raises."""
+    request = parse(parse_environment(environment), stdin)
+    log = open_log(
+        request.config, plugin=PLUGIN, command=request.command, container_id=request.container_id, ifname=request.ifname
+    )
+    plugin = IpamPlugin(Stores(log, seconds=seconds), log)
+    if request.command == "ADD":
+        return jsontext.dumps(result.encode(plugin.add(request), request.cni_version)).encode()
+    {"DEL": plugin.delete, "CHECK": plugin.check, "GC": plugin.gc, "STATUS": plugin.status}[request.command](request)
+    return b""

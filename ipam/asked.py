@@ -1,0 +1,222 @@
+"""What a request asks of the plugin: ranges, addresses, and the place where leases are kept. Nothing of the host is read."""
+
+from __future__ import annotations
+
+from cni import conf as configuration
+from cni.cniargs import cni_arguments
+from cni.errors import AddressTaken, CniError, InvalidConfig
+from cni.result import LEGACY_VERSIONS, IpConfig, Result
+from cni.value import Value
+from ipam.address import Address, parse, parse_cidr
+from ipam.conf_table import REQUIRED, TABLE
+from ipam.ranges import range_of
+from ipam.rules import cross_check, fixed_addresses, is_plain_path, passed_on, range_sets
+from ipam.store import Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.log import Log
+    from cni.request import Request
+    from ipam.ranges import RangeSet
+
+DATA_DIRECTORY = "/var/lib/cni/networks"
+"""host-local's."""
+
+PLUGIN = "barewire-ipam"
+LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
+
+
+class Place(Value):
+    """Where a network's leases are kept.
+
+    `directory` is host-local's, for backend local; `document` describes a cluster, None where it is not told well enough.
+    `shared` is what a cluster calls the network. `node` is empty for the host's own name.
+    """
+
+    backend: str
+    network: str
+    directory: str
+    shared: str = ""
+    document: dict[str, Any] | None = None
+    node: str = ""
+
+
+class Asked(Value):
+    """A validated request. `requested` has an address or None for each of `sets`; `fixed` are kept nowhere."""
+
+    sets: tuple[RangeSet, ...]
+    requested: tuple[Address | None, ...]
+    fixed: tuple[IpConfig, ...]
+    passed_on: Result
+    resolv_conf: str
+
+
+def asked(request: Request, log: Log) -> Asked:
+    """The request, validated. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
+    parsed = configuration.parse(TABLE, REQUIRED, _ours(request), cross_check)
+    for warning in parsed.warnings:
+        log.warning(warning)
+    conf = parsed.values
+    section, arguments = conf["ipam"], cni_arguments(request.args)
+    sets = range_sets(conf, [])
+    wanted = [
+        *((conf.get("args") or {}).get("cni") or {}).get("ips", ()),
+        *(conf.get("runtimeConfig") or {}).get("ips", ()),
+    ]
+    told = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
+    fixed = fixed_addresses(section)
+    if sets:
+        requested = _requested(sets, [*told, *wanted])
+    else:
+        requested, fixed = (), _fixed([*told, *wanted], arguments.get("GATEWAY", ""), [] if wanted else fixed)
+        if not fixed and section.get("addresses") is None:
+            raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")
+    _require_expressible(request.cni_version, sets, fixed)
+    return Asked(
+        sets=sets,
+        requested=requested,
+        fixed=tuple(IpConfig(address=text, gateway=gateway) for text, gateway in fixed),
+        passed_on=passed_on(section),
+        resolv_conf="" if section.get("dns") else section.get("resolvConf") or "",
+    )
+
+
+def place(request: Request) -> Place:
+    """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
+    section = configuration.canonical(TABLE, request.config).get("ipam")
+    told = section if isinstance(section, dict) else {}
+    backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
+    data = _text(told, "dataDir")
+    shared = _text(told, "network_name")
+    return Place(
+        backend=str(backend),
+        network=request.network,
+        directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{request.network}",
+        shared=shared or request.network,
+        document=_documents[backend](request, told) if backend in _documents else None,
+        node=_text(told, "nodeName"),
+    )
+
+
+def owner(request: Request) -> Owner:
+    """The attachment, and what CNI_ARGS tell of its pod."""
+    try:
+        arguments = cni_arguments(request.args)
+    except CniError:
+        arguments = {}  # ADD refuses them; a DEL has to do with what there is.
+    namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
+    return Owner(
+        network=request.network,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        pod=f"{namespace}/{name}" if namespace and name else "",
+        pod_uid=arguments.get("K8S_POD_UID", ""),
+    )
+
+
+def _ours(request: Request) -> dict[str, Any]:
+    """The parts of the configuration that we read: the others are the main plugin's."""
+    named = configuration.canonical(TABLE, request.config)
+    return {key: named[key] for key in TABLE if key in named}
+
+
+def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | None, ...]:
+    """Which set each requested address is of. Raises `AddressTaken` when one of them can be of none."""
+    found: list[Address | None] = [None] * len(sets)
+    left = []
+    for text in texts:
+        address = parse_cidr(text, "the requested address")[0] if "/" in text else parse(text, "the requested address")
+        places = [i for i, ranges in enumerate(sets) if found[i] in (None, address) and range_of(ranges, address)]
+        if places:
+            _require_leasable(sets[places[0]], address)
+            found[places[0]] = address
+        else:
+            left.append(str(address))
+    if left:
+        raise AddressTaken(
+            f"failed to allocate all requested IPs: {', '.join(left)}",
+            hint="each must be in a range set of its own; the sets are "
+            + "; ".join(", ".join(map(str, one)) for one in sets),
+        )
+    return tuple(found)
+
+
+def _require_leasable(ranges: RangeSet, address: Address) -> None:
+    home = range_of(ranges, address)
+    if home is not None and not home.leases(address):
+        what = "the gateway" if home.gateway == address.number else "excluded"
+        raise AddressTaken(f"the requested address {address} is {what} of {home}", hint="request another one")
+
+
+def _fixed(texts: list[str], gateways: str, configured: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The fixed addresses with those that are requested, each with the gateway of CNI_ARGS that it can reach."""
+    told = [parse(text.strip(), "CNI_ARGS GATEWAY") for text in gateways.split(",") if text.strip()]
+    found = list(configured)
+    for text in texts:
+        if "/" not in text:
+            raise InvalidConfig(
+                f"the requested address {text} is not in CIDR notation",
+                hint="without ranges nothing else tells its prefix",
+            )
+        found.append((text, ""))
+    return [(_normal(text), gateway or _reachable(text, told)) for text, gateway in found]
+
+
+def _normal(text: str) -> str:
+    address, prefix = parse_cidr(text, "the requested address")
+    return f"{address}/{prefix}"
+
+
+def _reachable(text: str, gateways: list[Address]) -> str:
+    address, prefix = parse_cidr(text, "the requested address")
+    bits = (32 if address.version == 4 else 128) - prefix
+    near = [one for one in gateways if one.version == address.version and one.number >> bits == address.number >> bits]
+    return str(near[0]) if near else ""
+
+
+def _require_expressible(version: str, sets: tuple[RangeSet, ...], fixed: list[tuple[str, str]]) -> None:
+    if version not in LEGACY_VERSIONS:
+        return
+    versions = [ranges[0].subnet.version for ranges in sets] + [6 if ":" in text else 4 for text, _gateway in fixed]
+    if len(versions) != len(set(versions)):
+        raise InvalidConfig(
+            f"CNI version {version} does not support more than 1 address per family",
+            hint="use cniVersion 0.3.0 or newer",
+        )
+
+
+def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
+    section = told.get("etcd")
+    endpoints = section.get("endpoints") if isinstance(section, dict) else None
+    if not isinstance(endpoints, list) or not endpoints or not all(isinstance(one, str) for one in endpoints):
+        return None
+    names = ("prefix", "caFile", "certFile", "keyFile")
+    return {"kind": ETCD, "endpoints": endpoints, **{name: section[name] for name in names if _text(section, name)}}
+
+
+def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
+    section = told.get("kubernetes")
+    access = section if isinstance(section, dict) else {}
+    try:
+        sets = range_sets({**_ours(request), "ipam": told}, [])
+    except (AttributeError, TypeError):
+        sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
+    subnets = dict.fromkeys(f"{one.subnet}/{one.prefix}" for ranges in sets for one in ranges)
+    return {
+        "kind": KUBERNETES,
+        "kubeconfig": _text(access, "kubeconfig"),
+        "namespace": _text(access, "namespace"),
+        "network_name": _text(told, "network_name"),
+        "overlapping": told.get("enable_overlapping_ranges") is not False,
+        "subnets": list(subnets),
+    }
+
+
+_documents = {ETCD: _etcd, KUBERNETES: _kubernetes}
+
+
+def _text(section: dict[str, Any], key: str) -> str:
+    value = section.get(key)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,119 @@
+"""Configuration of `barewire-ipam`: the model from which table, JSON Schema and reference are generated.
+
+The keys are host-local's, static's and whereabouts'; `backend`, `etcd` and `nodeName` are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cni.fields import Model, Section
+from ipam.rules import cross_check
+
+
+class Etcd(Section):
+    """How etcd is reached."""
+
+    endpoints: list[str] | None = Field(None, description="URLs of its members, such as https://10.0.0.1:2379.")
+    prefix: str | None = Field(None, description="What our keys begin with. Default /barewire/ipam.")
+    caFile: str | None = Field(None, description="Certificates of the authority, in PEM.")
+    certFile: str | None = Field(None, description="Our certificate, in PEM.")
+    keyFile: str | None = Field(None, description="Its key, in PEM.")
+
+
+class Kubernetes(Section):
+    """How the API server is reached."""
+
+    kubeconfig: str | None = Field(None, description="Access to the API server. Default: a pod's own credentials.")
+    namespace: str | None = Field(
+        None, description="Where whereabouts' resources are. Default: the kubeconfig's, else kube-system."
+    )
+    k8s_api_root: Any = Field(None, description="whereabouts'; ignored, the kubeconfig tells.")
+
+
+class Ipam(Section):
+    """The section `ipam`."""
+
+    type: str | None = Field(None, description="`barewire-ipam`.")
+    backend: Literal["local", "etcd", "kubernetes"] | None = Field(
+        None, description="Where addresses are kept: on the node (the default), in etcd, or in whereabouts' resources."
+    )
+    subnet: str | None = Field(None, description="Subnet of a single range, as CIDR.")
+    rangeStart: str | None = Field(None, description="First address of it. Default: the subnet's first host.")
+    rangeEnd: str | None = Field(None, description="Last address of it. Default: the subnet's last host.")
+    gateway: str | None = Field(
+        None, description="Gateway. Default: the subnet's first host, but none with `range` and `ipRanges`."
+    )
+    ranges: Any = Field(
+        None, description="Sets of ranges {subnet, rangeStart, rangeEnd, gateway, exclude}: an address of each set."
+    )
+    range: str | None = Field(None, description="whereabouts': a CIDR, or first-last/prefix length.")
+    range_start: str | None = Field(None, description="whereabouts': first address of `range`.")
+    range_end: str | None = Field(None, description="whereabouts': last address of `range`.")
+    ipRanges: Any = Field(
+        None, description="whereabouts': ranges {range, range_start, range_end, exclude}: an address of each."
+    )
+    exclude: list[str] | None = Field(None, description="Addresses and subnets that are leased to nobody.")
+    addresses: Any = Field(
+        None, description="Fixed addresses {address, gateway}, as CIDR: they are reported, and kept nowhere."
+    )
+    routes: Any = Field(None, description="Routes {dst, gw, mtu, advmss, priority, table, scope}, passed on.")
+    dns: Any = Field(None, description="Name service {nameservers, domain, search, options}, passed on.")
+    resolvConf: str | None = Field(None, description="File with the name service, as resolv.conf, without `dns`.")
+    dataDir: str | None = Field(
+        None, description="Directory of backend local, with one for each network. Default /var/lib/cni/networks."
+    )
+    etcd: Etcd | None = Field(None, description="How backend etcd is reached.")
+    kubernetes: Kubernetes | None = Field(None, description="How backend kubernetes is reached.")
+    nodeName: str | None = Field(None, description="This node's name for the cluster's backends. Default: the host's.")
+    network_name: str | None = Field(
+        None, description="Name of the network in the cluster's backends, where addresses of several are to be apart."
+    )
+    enable_overlapping_ranges: bool | None = Field(
+        None, description="Whether backend kubernetes looks for the address in other pools, too. Default true."
+    )
+    node_slice_size: str | None = Field(None, description="whereabouts'; not supported.")
+    configuration_path: Any = Field(None, description="whereabouts'; ignored, there is no second file.")
+    log_file: Any = Field(None, description="whereabouts'; ignored.")
+    log_level: Any = Field(None, description="whereabouts'; ignored.")
+    reconciler_cron_expression: Any = Field(None, description="whereabouts'; ignored.")
+    leader_lease_duration: Any = Field(None, description="whereabouts'; ignored, there is no leader.")
+    leader_renew_deadline: Any = Field(None, description="whereabouts'; ignored, there is no leader.")
+    leader_retry_period: Any = Field(None, description="whereabouts'; ignored, there is no leader.")
+
+
+class RuntimeConfig(Model):
+    """What the runtime passes for the capabilities `ips` and `ipRanges`."""
+
+    ips: list[str] | None = Field(None, description="Addresses that are asked for.")
+    ipRanges: Any = Field(None, description="Sets of ranges as in `ipam.ranges`; they come before all others.")
+
+
+class CniArguments(Model):
+    """`args.cni`."""
+
+    ips: list[str] | None = Field(None, description="Addresses that are asked for.")
+
+
+class Arguments(Model):
+    """`args`."""
+
+    cni: CniArguments | None = Field(None, description="Arguments for plugins, by convention of the CNI project.")
+
+
+class IpamConf(Model):
+    """What the IPAM plugin reads of a network configuration."""
+
+    ipam: Ipam = Field(description="The plugin's own section.")
+    runtimeConfig: RuntimeConfig | None = Field(None, description="Filled in by the runtime.")
+    args: Arguments | None = Field(None, description="Arguments of the invocation.")
+    strictConfig: bool | None = Field(None, description="true: refuse unknown keys of `ipam` instead of warning.")
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> IpamConf:
+        problems = cross_check(self.model_dump(exclude_none=True))
+        if problems:
+            raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
+        return self

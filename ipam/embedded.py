@@ -1,0 +1,35 @@
+"""IPAM for `sriov` and `userspace` without a second process, where the configuration names our own plugin.
+
+Everything else is delegated. Whatever a delegate's answer means to its caller, ours means the same: it is put in the
+place of what the process would have printed.
+"""
+
+from __future__ import annotations
+
+from cni.delegate import DelegatedIpam, DelegateRefusal
+from cni.errors import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.delegate import IpamCall
+
+TYPE = "barewire-ipam"
+"""What `ipam.type` says of us."""
+
+
+class EmbeddedIpam(DelegatedIpam):
+    """The port `Ipam`: our own plugin in this process, others in theirs."""
+
+    def _find(self, call: IpamCall) -> None:
+        if call.type != TYPE:
+            super()._find(call)
+
+    def _call(self, call: IpamCall, command: str, seconds: float) -> bytes:
+        if call.type != TYPE:
+            return super()._call(call, command, seconds)
+        from ipam.answer import answer  # noqa: PLC0415 - other IPAM plugins do not pay for ours
+
+        try:
+            return answer(call.environment(command), call.stdin, seconds)
+        except CniError as error:
+            raise DelegateRefusal(call.type, error.code, error.msg, error.details) from error

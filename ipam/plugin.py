@@ -1,0 +1,85 @@
+"""The plugin `barewire-ipam`: what each CNI command does. All that differs between backends is in the store."""
+
+from __future__ import annotations
+
+from cni.errors import CheckFailed
+from cni.result import IpConfig, Result
+from cni.rollback import bound, run_all
+from ipam import resolvconf
+from ipam.address import parse_cidr
+from ipam.asked import asked, owner, place
+from ipam.ranges import range_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.log import Log
+    from cni.request import Request
+    from ipam.address import Address
+    from ipam.asked import Asked
+    from ipam.ranges import RangeSet
+    from ipam.store import Claim
+    from ipam.stores import Stores
+
+
+class IpamPlugin:
+    """One call of the plugin."""
+
+    def __init__(self, stores: Stores, log: Log) -> None:
+        self._stores = stores
+        self._log = log
+
+    def add(self, request: Request) -> Result:
+        """Leases an address of each range set, all or none; those that the interface has already are given again."""
+        wanted = asked(request, self._log)
+        # Before an address is leased: the file may not be there.
+        dns = resolvconf.read(wanted.resolv_conf) if wanted.resolv_conf else wanted.passed_on.dns
+        ips = [*self._leased(request, wanted), *wanted.fixed]
+        return wanted.passed_on.replace(ips=tuple(ips), dns=dns)
+
+    def delete(self, request: Request) -> None:
+        """Frees what the interface has, in the configured store and in any other that this node knows of."""
+        ours = owner(request)
+        run_all(*[bound(store.release, ours) for store in self._stores.all(place(request), ours)])
+
+    def check(self, request: Request) -> None:
+        """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
+        wanted, previous = asked(request, self._log), request.prev_result()
+        held = set(self._stores.open(place(request)).addresses(owner(request))) if wanted.sets else set()
+        problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
+        if previous is not None:
+            told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips}
+            leasable = {one for one in told if any(range_of(ranges, one) for ranges in wanted.sets)}
+            problems += [f"{one} is not leased to this interface" for one in sorted(map(str, leasable - held))]
+            problems += [f"{one} is leased, and prevResult has it not" for one in sorted(map(str, held - told))]
+            fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in wanted.fixed}
+            problems += [f"prevResult has no {one}" for one in sorted(map(str, fixed - told))]
+        if problems:
+            raise CheckFailed("; ".join(problems))
+
+    def gc(self, request: Request) -> None:
+        """Frees what this node has leased in this network for attachments that the runtime does not know any more."""
+        self._stores.open(place(request)).gc(set(request.valid_attachments))
+
+    def status(self, request: Request) -> None:
+        """Whether an ADD can be served. Raises `NotAvailable`, also when no address is free."""
+        wanted = asked(request, self._log)
+        if wanted.sets:
+            self._stores.open(place(request)).status(wanted.sets)
+
+    def _leased(self, request: Request, wanted: Asked) -> list[IpConfig]:
+        if not wanted.sets:
+            return []
+        store = self._stores.open(place(request))
+        return [_configured(claim) for claim in store.allocate(owner(request), wanted.sets, wanted.requested)]
+
+
+def _configured(claim: Claim) -> IpConfig:
+    gateway = claim.range.gateway
+    return IpConfig(
+        address=f"{claim.address}/{claim.range.prefix}",
+        gateway="" if gateway is None else str(claim.range.address(gateway)),
+    )
+
+
+def _any(ranges: RangeSet, held: set[Address]) -> bool:
+    return any(address in one for one in ranges for address in held)

@@ -1,0 +1,195 @@
+"""Ranges as configurations write them: host-local's objects, whereabouts' texts, exclusions. Pure.
+
+Every function adds what is wrong to `problems`, as (JSON path, text), and gives None then: all of it is told at once.
+"""
+
+from __future__ import annotations
+
+from cni.errors import InvalidConfig
+from ipam.address import BITS, Address, parse, parse_cidr
+from ipam.ranges import Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Problems = list[tuple[str, str]]
+    Pair = tuple[int, int]
+
+KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway", "exclude")
+WHEREABOUTS_KEYS = ("range", "range_start", "range_end", "exclude")
+_HOSTS_BITS = 2
+"""A subnet of so few host bits less one is a link between two, and has neither a network's nor a broadcast address."""
+
+
+def host_local(document: Any, path: str, problems: Problems) -> Range | None:
+    """A range {subnet, rangeStart, rangeEnd, gateway}, and our exclude. Its gateway is the first host by default."""
+    told = _texts(document, path, KEYS, problems)
+    network = None if told is None else _network(told.get("subnet"), f"{path}.subnet", problems)
+    if told is None or network is None:
+        return None
+    subnet, prefix = network
+    found = _range(
+        subnet,
+        prefix,
+        told.get("rangeStart"),
+        told.get("rangeEnd"),
+        (f"{path}.rangeStart", f"{path}.rangeEnd"),
+        problems,
+    )
+    gateway = _gateway(told.get("gateway"), f"{path}.gateway", subnet, prefix, problems)
+    return (
+        None
+        if found is None
+        else found.replace(gateway=gateway, excluded=excluded(told.get("exclude"), found, f"{path}.exclude", problems))
+    )
+
+
+def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
+    """A range {range, range_start, range_end, exclude}; `range` is a CIDR, or first-last/prefix length."""
+    told = _texts(document, path, WHEREABOUTS_KEYS, problems)
+    if told is None:
+        return None
+    text = told.get("range") or ""
+    ends, slash, length = text.rpartition("/")
+    first, dash, last = ends.partition("-")
+    cidr = _cidr(f"{first.strip()}{slash}{length}" if dash else text, f"{path}.range", problems)
+    if cidr is None:
+        return None
+    subnet, prefix = _masked(*cidr), cidr[1]
+    start, end = (
+        told.get("range_start") or (first.strip() if dash else None),
+        told.get("range_end") or (last.strip() if dash else None),
+    )
+    names = tuple(f"{path}.{key if told.get(key) else 'range'}" for key in ("range_start", "range_end"))
+    found = _range(subnet, prefix, start, end, (names[0], names[1]), problems)
+    return (
+        None
+        if found is None
+        else found.replace(excluded=excluded(told.get("exclude"), found, f"{path}.exclude", problems))
+    )
+
+
+def excluded(texts: Any, one: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
+    """Stretches that nobody gets, of those of the texts that are of the range's IP version, in order and joined."""
+    pairs: list[Pair] = []
+    for place, text in enumerate(texts or ()):
+        found = _cidr(text if "/" in text else f"{text}/{BITS[6 if ':' in text else 4]}", f"{path}[{place}]", problems)
+        if found is not None and found[0].version == one.subnet.version:
+            pairs.append((_masked(*found).number, _last(*found)))
+    return joined(pair for pair in pairs if pair[1] >= one.first and pair[0] <= one.last)
+
+
+def joined(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    """The same stretches in order, those that touch or overlap as one."""
+    found: list[Pair] = []
+    for first, last in sorted(pairs):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(found[-1][1], last)
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
+def overlap(one: Range, other: Range) -> bool:
+    return one.subnet.version == other.subnet.version and one.first <= other.last and other.first <= one.last
+
+
+def _network(text: str | None, path: str, problems: Problems) -> tuple[Address, int] | None:
+    if not text:
+        problems.append((path, "missing"))
+        return None
+    found = _cidr(text, path, problems)
+    if found is not None and _masked(*found) != found[0]:
+        problems.append((path, f"{text} has host bits set: the network is {_masked(*found)}/{found[1]}"))
+        return None
+    return found
+
+
+def _range(
+    subnet: Address, prefix: int, start: str | None, end: str | None, paths: tuple[str, str], problems: Problems
+) -> Range | None:
+    """The subnet's hosts, or what is told of them."""
+    last = _last(subnet, prefix)
+    small = BITS[subnet.version] - prefix < _HOSTS_BITS
+    # The last address of an IPv6 subnet is no broadcast address: host-local leases it, too.
+    usual = (subnet.number + (not small), last - (not small and subnet.version == 4))
+    ends = [
+        _inside(text, path, subnet, prefix, usual[place], problems)
+        for place, (text, path) in enumerate(zip((start, end), paths, strict=True))
+    ]
+    if ends[0] is None or ends[1] is None:
+        return None
+    if ends[0] > ends[1]:
+        problems.append((paths[1], f"{end or 'the last address'} comes before the first one"))
+        return None
+    return Range(subnet=subnet, prefix=prefix, first=ends[0], last=ends[1])
+
+
+def _inside(text: str | None, path: str, subnet: Address, prefix: int, usual: int, problems: Problems) -> int | None:
+    if not text:
+        return usual
+    try:
+        found = parse(text, path)
+    except InvalidConfig:
+        problems.append((path, f"{text!r} is not an IP address"))
+        return None
+    if found.version != subnet.version or not subnet.number <= found.number <= _last(subnet, prefix):
+        problems.append((path, f"{found} is not in network {subnet}/{prefix}"))
+        return None
+    return found.number
+
+
+def _gateway(text: str | None, path: str, subnet: Address, prefix: int, problems: Problems) -> int | None:
+    if not text:
+        return subnet.number + 1 if BITS[subnet.version] - prefix >= _HOSTS_BITS else None
+    return gateway(text, path, subnet, problems)
+
+
+def gateway(text: str, path: str, subnet: Address, problems: Problems) -> int | None:
+    """A gateway's number; it may be outside of the subnet, but not of another IP version."""
+    try:
+        found = parse(text, path)
+    except InvalidConfig:
+        problems.append((path, f"{text!r} is not an IP address"))
+        return None
+    if found.version != subnet.version:
+        problems.append((path, f"{found} is of another IP version than {subnet}"))
+        return None
+    return found.number
+
+
+def _cidr(text: str, path: str, problems: Problems) -> tuple[Address, int] | None:
+    try:
+        return parse_cidr(text, path)
+    except InvalidConfig:
+        problems.append((path, f"{text!r} is not an address with a prefix length"))
+        return None
+
+
+def _texts(document: Any, path: str, keys: tuple[str, ...], problems: Problems) -> dict[str, Any] | None:
+    """The object, if its keys are known, and of texts (exclude: a list of them)."""
+    if not isinstance(document, dict):
+        problems.append((path, "is not an object"))
+        return None
+    before = len(problems)
+    for key, value in document.items():
+        if key not in keys:
+            problems.append((f"{path}.{key}", f"unknown key, known are {', '.join(keys)}"))
+        elif value is not None and not (_is_texts(value) if key == "exclude" else isinstance(value, str)):
+            problems.append((f"{path}.{key}", f"is not a {'list of strings' if key == 'exclude' else 'string'}"))
+    return document if len(problems) == before else None
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _masked(address: Address, prefix: int) -> Address:
+    bits = BITS[address.version] - prefix
+    return Address(version=address.version, number=address.number >> bits << bits)
+
+
+def _last(address: Address, prefix: int) -> int:
+    return _masked(address, prefix).number | (1 << (BITS[address.version] - prefix)) - 1

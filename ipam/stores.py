@@ -1,0 +1,87 @@
+"""Opens the store that a configuration asks for. A backend is imported when it is needed: a cluster's brings TLS along."""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import InvalidConfig
+from ipam.asked import LOCAL
+from ipam.journal_files import Journal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.log import Log
+    from ipam.asked import Place
+    from ipam.store import Cluster, Owner, Store
+
+JOURNAL = "/var/lib/cni/barewire/.ipam"
+RUN = "/run/barewire/ipam"
+SECONDS = 10.0
+"""Bound of a call of a cluster's backend."""
+
+LOCK_SECONDS = 50.0
+"""Bound for the lock of a network's directory, which a call holds for milliseconds."""
+
+
+class Stores:
+    """The stores of this node. `seconds` bounds each call of one, None: its own bound."""
+
+    def __init__(self, log: Log, *, journal: str = JOURNAL, run: str = RUN, seconds: float | None = None) -> None:
+        self._log = log
+        self._folder = journal
+        self._run = run
+        self._seconds = seconds
+
+    def open(self, place: Place) -> Store:
+        """The configured store. Raises `InvalidConfig` when a cluster is not told."""
+        if place.backend != LOCAL and place.document is None:
+            raise InvalidConfig(f"ipam.{place.backend}: it does not tell where the cluster is")
+        return self._local(place) if place.backend == LOCAL else self._journaled(place)
+
+    def all(self, place: Place, owner: Owner) -> list[Store]:
+        """Every store that the owner can have addresses of: the configuration may have changed since its ADD."""
+        found = []
+        if place.backend != LOCAL or self._journal().find(owner) is not None:
+            found.append(self._journaled(place))
+        if place.backend == LOCAL or os.path.isdir(place.directory):
+            found.append(self._local(place))
+        return found
+
+    def _local(self, place: Place) -> Store:
+        from ipam.local import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
+
+        return Local(place.directory, self._run, lock_seconds=self._bound(LOCK_SECONDS))
+
+    def _journaled(self, place: Place) -> Store:
+        from ipam.journal import Journaled  # noqa: PLC0415 - backend local does not pay for it
+
+        return Journaled(
+            self._journal(),
+            place.node or os.uname().nodename,
+            place.network,
+            place.document,
+            open_cluster,
+            shared=place.shared,
+            seconds=self._bound(SECONDS),
+        )
+
+    def _journal(self) -> Journal:
+        return Journal(self._folder, warn=self._log.warning)
+
+    def _bound(self, seconds: float) -> float:
+        return seconds if self._seconds is None else min(seconds, self._seconds)
+
+
+def open_cluster(document: dict[str, Any], network: str, seconds: float) -> Cluster:
+    """The cluster of a description. Raises `InvalidConfig`."""
+    if document.get("kind") == "etcd":
+        from ipam.etcd import open_etcd  # noqa: PLC0415 - it brings TLS along
+
+        return open_etcd(document, network, seconds)
+    if document.get("kind") == "kubernetes":
+        from ipam.kubernetes import open_kubernetes  # noqa: PLC0415 - (the same)
+
+        return open_kubernetes(document, network, seconds)
+    raise InvalidConfig(f"there is no backend {document.get('kind')!r}")
