@@ -1,0 +1,237 @@
+"""The directory of Go's host-local: a file per address, named by it, that holds container ID and interface name.
+
+Beside them are `lock`, for flock(2), and `last_reserved_ip.<i>`, the address that the range set `i` gave out last.
+Names, contents and modes are those of host-local 1.1.1, which may work on the same directory at any time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import InvalidConfig, IoFailure
+from cni.host.files import Lock
+from ipam import address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Self
+
+    from ipam.address import Address
+
+    Entry = tuple[str, str, str]
+    """Name of the file, container ID, interface name. Old releases of host-local left the last one out: empty.
+
+    Both are empty where a process died between making a file and writing it.
+    """
+
+SEPARATOR = "\r\n"
+_MODE = 0o644
+_DIRECTORY_MODE = 0o755
+_LOCK_MODE = 0o750
+_LIMIT = 4096
+"""Bytes: more than a container ID and an interface name can have."""
+_WHITE = " \t\r\n\v\f\0"
+"""NUL, too: some file systems show them where the power failed before what was written."""
+
+# O_NONBLOCK: a FIFO that somebody left here would hold the call for ever.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Directory:
+    """One network's directory, open and locked inside `with`. What cannot be done raises `IoFailure`."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        """`seconds` bounds the wait for the lock, which ends as `TryAgainLater`."""
+        self.path = path
+        self.fd = -1
+        self._lock = Lock(f"{path}/lock", f"the directory of addresses {path}", seconds)
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def __enter__(self) -> Self:
+        self._make()
+        self._lock.__enter__()
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._require_private()
+        except OSError as error:
+            self.__exit__()
+            raise _failure("open", self.path, error) from error
+        except IoFailure:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self._lock.__exit__()
+
+    def entries(self) -> Iterator[Entry]:
+        """Those of all addresses; what is no regular file, or was not written by a host-local, is passed over."""
+        for name in self.names():
+            if is_address(name):
+                entry = self.entry(name)
+                if entry is not None:
+                    yield entry
+
+    def names(self) -> list[str]:
+        try:
+            return os.listdir(self.fd)
+        except OSError as error:
+            raise _failure("list", self.path, error) from error
+
+    def entry(self, name: str) -> Entry | None:
+        content = self._read(name)
+        return None if content is None else _parsed(name, content)
+
+    def last(self, place: int) -> Address | None:
+        """The address that the range set at `place` gave out last, as far as is known."""
+        content = self._read(f"last_reserved_ip.{place}") or ""
+        return address.parse(content, "") if is_address(content) else None
+
+    def keep_last(self, place: int, last: Address) -> None:
+        """In place, as Go does it: half of it is no address, or one of no range, and costs the place in the round."""
+        self._write(f"last_reserved_ip.{place}", os.O_CREAT | os.O_TRUNC, str(last).encode())
+
+    def take(self, names: Iterable[str], container_id: str, ifname: str) -> str | None:
+        """Makes the file of the first of the names that has none, and returns the name; None when all have one."""
+        content = os.fsencode(container_id + SEPARATOR + ifname)
+        nameless = self._nameless(content)
+        if nameless is None:
+            return next((name for name in names if self._create(name, content)), None)
+        try:
+            return next((name for name in names if self._link(nameless, name, content)), None)
+        finally:
+            os.close(nameless)
+
+    def remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _failure("remove", f"{self.path}/{name}", error) from error
+
+    def _make(self) -> None:
+        """Directory and lock file, before `Lock` makes them with other modes than Go."""
+        path = f"{self.path}/lock"
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            try:
+                os.close(os.open(path, flags, _LOCK_MODE))
+            except FileNotFoundError:
+                _make_directory(self.path)
+                os.close(os.open(path, flags, _LOCK_MODE))
+        except OSError as error:
+            raise _failure("make", path, error) from error
+
+    def _require_private(self) -> None:
+        stat = os.fstat(self.fd)
+        if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+            raise IoFailure(
+                f"{self.path} belongs to another user, or others may write to it",
+                hint=f"whoever writes there decides about addresses: chown root {self.path}; chmod 0755 {self.path}",
+            )
+
+    def _read(self, name: str) -> str | None:
+        """None where there is no file, or none that is regular, short and readable."""
+        try:
+            fd = os.open(name, _READ, dir_fd=self.fd)
+        except OSError:
+            return None
+        try:
+            content = os.read(fd, _LIMIT)
+            # Only what is empty or too long asks for a closer look: there may be 60,000 files.
+            return os.fsdecode(content) if 0 < len(content) < _LIMIT or _is_empty(fd) else None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    def _nameless(self, content: bytes) -> int | None:
+        """A written file without a name yet: at no time there is half a file of that name, whenever we are killed."""
+        try:
+            fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, _MODE)
+        except OSError:
+            return None  # not every file system has them
+        try:
+            os.write(fd, content)
+        except OSError as error:
+            os.close(fd)
+            raise _failure("write", self.path, error) from error
+        return fd
+
+    def _link(self, nameless: int, name: str, content: bytes) -> bool:
+        """Whether there was no file of the name."""
+        try:
+            os.link(f"/proc/self/fd/{nameless}", name, dst_dir_fd=self.fd, follow_symlinks=True)
+        except FileExistsError:
+            return False
+        except OSError:
+            return self._create(name, content)  # no /proc here
+        return True
+
+    def _create(self, name: str, content: bytes) -> bool:
+        """As Go does it: killed in between we leave an empty file, which GC removes."""
+        try:
+            self._write(name, os.O_CREAT | os.O_EXCL, content)
+        except FileExistsError:
+            return False
+        except IoFailure:
+            self.remove(name)
+            raise
+        return True
+
+    def _write(self, name: str, flags: int, content: bytes) -> None:
+        try:
+            fd = os.open(name, _WRITE | flags, _MODE, dir_fd=self.fd)
+            try:
+                os.write(fd, content)
+            finally:
+                os.close(fd)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise _failure("write", f"{self.path}/{name}", error) from error
+
+
+def is_address(name: str) -> bool:
+    """Whether it is the text that Go writes for an address."""
+    if not name[:1].isalnum() and not name.startswith("::"):
+        return False
+    try:
+        return str(address.parse(name, "")) == name
+    except InvalidConfig:
+        return False
+
+
+def _parsed(name: str, content: str) -> Entry | None:
+    container_id, _separator, ifname = content.strip(_WHITE).partition(SEPARATOR)
+    if any(character in container_id + ifname for character in _WHITE + "/"):
+        return None
+    return name, container_id, ifname
+
+
+def _is_empty(fd: int) -> bool:
+    stat = os.fstat(fd)
+    return stat.st_mode & 0o170000 == 0o100000 and stat.st_size == 0
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, _DIRECTORY_MODE)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_directory(os.path.dirname(path))
+        _make_directory(path)
+
+
+def _failure(verb: str, path: str, error: OSError) -> IoFailure:
+    reason = os.strerror(error.errno or 0)
+    return IoFailure(f"cannot {verb} {path}: {reason}", hint=f"look at free space, permissions and the mount of {path}")
