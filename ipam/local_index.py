@@ -15,11 +15,10 @@ import zlib
 
 from cni.errors import IoFailure
 from cni.host.files import make_directory
+from ipam.local_used import Used
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ipam.local_directory import Directory, Entry
 
 _FORMAT = "1"
@@ -42,6 +41,7 @@ class Index:
         self._place = f"{run}/{stat.st_dev:x}-{stat.st_ino:x}"
         self._shards = self._sealed_shards()
         self._all: list[Entry] | None = None
+        self.used = Used(self._place)
 
     def entries(self, container_id: str) -> list[Entry]:
         """Those of the container. They were true when they were written: files can be written without changing them."""
@@ -52,21 +52,28 @@ class Index:
         """All entries, from the files."""
         if self._all is None:
             self._all = list(self._directory.entries())
+            self.used.start_anew(name for name, _id, _ifname in self._all)
         return self._all
 
-    def replace(self, container_id: str, entries: Iterable[Entry]) -> None:
+    def replace(self, container_id: str, entries: list[Entry]) -> None:
         """After a change: these are the container's now."""
         shard = self._shard(container_id)
-        kept = [entry for entry in (self.read() if shard is None else shard) if entry[1] != container_id]
-        kept.extend(entries)
+        before = self.read() if shard is None else shard
+        kept = [entry for entry in before if entry[1] != container_id] + entries
         if shard is None:
             self.rewrite(kept)
-        elif self._write_shard(self._number(container_id), kept):
+            return
+        for name, _id, _ifname in _of(before, container_id):
+            self.used.mark(name, used=False)
+        for name, _id, _ifname in entries:
+            self.used.mark(name, used=True)
+        if self._write_shard(self._number(container_id), kept) and self.used.save():
             self._seal()
 
     def rewrite(self, entries: list[Entry]) -> None:
         """These are all there are."""
         self._all = entries
+        self.used.start_anew(name for name, _id, _ifname in entries)
         self._shards = 1
         while len(entries) > self._shards * _SHARD_ENTRIES:
             self._shards *= 16
@@ -77,7 +84,7 @@ class Index:
             make_directory(self._place)
         except IoFailure:
             return
-        if all(self._write_shard(number, part) for number, part in enumerate(parts)):
+        if all(self._write_shard(number, part) for number, part in enumerate(parts)) and self.used.save():
             self._seal()
 
     def settle(self) -> None:
