@@ -7,6 +7,7 @@ whether an address is free is known only when its file could be made.
 from __future__ import annotations
 
 import os
+import zlib
 
 from ipam import address
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _BITS = 12
 _SIZE = 1 << _BITS
+_CHECK = 4
 
 
 class Used:
@@ -74,7 +76,8 @@ class Used:
         bits = self._blocks[block]
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with open(os.open(f"{self._place}/{block}", flags, 0o600), "wb") as file:
-            file.write(bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+            packed = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+            file.write(_check(packed) + packed)
 
     def _bits(self, block: str) -> int:
         if block not in self._blocks:
@@ -85,9 +88,15 @@ class Used:
         try:
             fd = os.open(f"{self._place}/{block}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             with open(fd, "rb") as file:
-                return int.from_bytes(file.read(_SIZE // 8), "little")
+                content = file.read()
         except OSError:
             return 0
+        check, packed = content[:_CHECK], content[_CHECK:]
+        return int.from_bytes(packed, "little") if check == _check(packed) else 0
+
+
+def _check(packed: bytes) -> bytes:
+    return zlib.crc32(packed).to_bytes(_CHECK, "little")
 
 
 def _block(version: int, number: int) -> str:
