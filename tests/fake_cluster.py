@@ -1,0 +1,106 @@
+"""FakeCluster: a cluster in memory that keeps the contract, can be out of reach, and can be lost sight of in a call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from cni.errors import NotAvailable, TryAgainLater
+from ipam.store import Lease
+
+if TYPE_CHECKING:
+    from ipam.address import Address
+    from ipam.ranges import Range
+    from ipam.store import Claim, Owner
+
+
+class Shared:
+    """What all nodes see. `away` makes every call fail; `loses` decides for each change whether its answer is lost."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.leases: dict[Address, Lease] = {}
+        self.away = False
+        self.loses: Callable[[str], bool] = lambda _name: False
+        self.calls: list[str] = []
+        self.tells_taken = False
+
+
+class FakeCluster:
+    """One node's view."""
+
+    def __init__(self, shared: Shared, node: str) -> None:
+        self._shared = shared
+        self._node = node
+
+    def taken(self, one: Range) -> set[int] | None:
+        with self._call("taken"):
+            return self._numbers(one) if self._shared.tells_taken else None
+
+    def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        with self._call("take"):
+            found = [(claim, self._shared.leases.get(claim.address)) for claim in claims]
+            refused = tuple(claim for claim, lease in found if lease is not None and not self._is(lease, owner))
+            if not refused:
+                for claim in claims:
+                    lease = Lease(address=claim.address, owner=owner, node=self._node)
+                    self._shared.leases.setdefault(claim.address, lease)
+        self._answered("take")
+        return refused
+
+    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
+        with self._call("give_back"):
+            for claim in claims:
+                lease = self._shared.leases.get(claim.address)
+                if lease is not None and self._is(lease, owner):
+                    del self._shared.leases[claim.address]
+        self._answered("give_back")
+
+    def gap(self, one: Range, start: int) -> int | None:
+        with self._call("gap"):
+            used = self._numbers(one)
+            near = (number for number in one.walk(start, one.last) if number not in used)
+            return next(near, next((number for number in one.walk(one.first, one.last) if number not in used), None))
+
+    def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        with self._call("held"):
+            leases = self._shared.leases
+            return tuple(one for one in claims if one.address in leases and self._is(leases[one.address], owner))
+
+    def give_back_all(self, owner: Owner) -> None:
+        with self._call("give_back_all"):
+            for lease in [lease for lease in self._shared.leases.values() if self._is(lease, owner)]:
+                del self._shared.leases[lease.address]
+        self._answered("give_back_all")
+
+    def of_node(self) -> Iterator[Lease]:
+        return iter([lease for lease in self.leases("") if lease.node == self._node])
+
+    def reach(self) -> None:
+        if self._shared.away:
+            raise NotAvailable("the fake is away")
+
+    def leases(self, network: str) -> Iterator[Lease]:
+        with self._call("leases"):
+            found = sorted(
+                self._shared.leases.values(), key=lambda lease: (lease.address.version, lease.address.number)
+            )
+        return iter(found)
+
+    def _numbers(self, one: Range) -> set[int]:
+        return {address.number for address in self._shared.leases if address in one}
+
+    def _is(self, lease: Lease, owner: Owner) -> bool:
+        ours = (self._node, owner.container_id, owner.ifname)
+        return (lease.node, lease.owner.container_id, lease.owner.ifname) == ours
+
+    def _call(self, name: str) -> threading.Lock:
+        self._shared.calls.append(name)
+        if self._shared.away:
+            raise TryAgainLater("the fake is away")
+        return self._shared.lock
+
+    def _answered(self, name: str) -> None:
+        if self._shared.loses(name):
+            raise TryAgainLater("the fake's answer was lost")

@@ -1,0 +1,16 @@
+"""FakeCluster keeps the contract of `ipam.store.Cluster`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.ipam_cluster_contract import CONTRACT, World
+from tests.fake_cluster import FakeCluster, Shared
+
+
+@pytest.mark.parametrize("tells_taken", [False, True])
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_fake_cluster_keeps_the_contract(name, tells_taken):
+    shared = Shared()
+    shared.tells_taken = tells_taken
+    CONTRACT[name](World(lambda node: FakeCluster(shared, node)))
