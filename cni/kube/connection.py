@@ -1,4 +1,4 @@
-"""HTTP to an API server, of which no step outlives one deadline: look-up, connect, handshake, question, answer.
+"""HTTP to an API server, or etcd, of which no step outlives one deadline: look-up, connect, handshake, question, answer.
 
 Time-outs of sockets bound one step each; a server that sends a byte now and then would keep us for ever. Proxies of the
 environment are not used: http.client knows of none.
@@ -30,19 +30,28 @@ _UNREACHED = "is it running, and reachable?"
 
 
 class Connection:
-    """One connection at a time; `deadline` is in monotonic seconds."""
+    """One connection at a time; `deadline` is in monotonic seconds. `what` it leads to is said in messages."""
 
-    def __init__(self, cluster: Cluster, deadline: float) -> None:
+    def __init__(self, cluster: Cluster, deadline: float, what: str = "API server") -> None:
         self.cluster = cluster
         self.deadline = deadline
-        self.server = f"API server {cluster.host}:{cluster.port}"
+        self.server = f"{what} {cluster.host}:{cluster.port}"
         self._http = _Http(cluster, deadline)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The next question opens another one."""
         self._http.close()
+
+    def extend(self, deadline: float) -> None:
+        """Goes on with another deadline."""
+        self.deadline = deadline
+        self._http.extend(deadline)
 
     def ask(self, method: str, path: str, body: bytes | None = None, media_type: str = "") -> tuple[int, bytes]:
         """Status and content of the answer.
@@ -129,6 +138,11 @@ class _Http(http.client.HTTPConnection):
         super().__init__(cluster.host, cluster.port)
         self._cluster = cluster
         self._deadline = deadline
+
+    def extend(self, deadline: float) -> None:
+        self._deadline = deadline
+        if self.sock is not None:
+            self.sock.deadline = deadline  # type: ignore[union-attr]  # it is a _Plain or a _Secure
 
     def connect(self) -> None:
         context = tls(self._cluster) if self._cluster.secure else None
