@@ -30,6 +30,7 @@ FAST = [
     "cni.userspace.ovs",
     "cni.userspace.plugin",
     "cni.userspace.__main__",
+    "ipam.journal",
 ]
 
 # What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.

@@ -1,0 +1,226 @@
+"""A cluster of addresses as one node uses it: what is asked for is in the node's journal first.
+
+So a call may be killed anywhere. What it took is found in the journal and given back, or given again to the same owner;
+an address is nobody else's before the cluster has said so.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, NotAvailable, TryAgainLater
+from cni.rollback import run_all
+from ipam.choice import Choice, fitting, has_room, seed_of
+from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry
+from ipam.journal_files import Journal, name_of
+from ipam.settling import DRAIN_SECONDS, Settling
+from ipam.store import claim_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ipam.address import Address
+    from ipam.ranges import RangeSet
+    from ipam.settling import OpenCluster
+    from ipam.store import Claim, Cluster, Lease, Owner
+
+    Valid = set[tuple[str, str]]
+
+__all__ = ["SECONDS", "Journal", "Journaled"]
+
+SECONDS = 10.0
+"""Bound of a call: a few round trips take milliseconds."""
+
+
+class Journaled:
+    """A `Store`. `network` is what the runtime calls it, `shared` what the cluster does, if that is something else.
+
+    `document` describes the cluster; None on a node without configuration, which can release what the journal knows.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        node: str,
+        network: str,
+        document: dict[str, Any] | None,
+        open_cluster: OpenCluster,
+        *,
+        shared: str | None = None,
+        seconds: float = SECONDS,
+    ) -> None:
+        self._journal = journal
+        self._node = node
+        self._network = network
+        # The cluster writes the node's name to what it takes, and must know it when an entry is all there is.
+        self._document = None if document is None else {**document, "node": node}
+        self._open_cluster = open_cluster
+        self._shared = network if shared is None else shared
+        self._seconds = seconds
+
+    def allocate(
+        self, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+    ) -> tuple[Claim, ...]:
+        """See `Store`. A `TryAgainLater` can leave an entry whose outcome is unknown: DEL finds it out."""
+        deadline = time.monotonic() + self._seconds
+        self.drain()
+        with self._journal.locked(owner, _left(deadline)):
+            # The last call begins at half of the time, and takes the other half at most.
+            bound = _left(deadline) / 2
+            cluster = self._cluster(bound)
+            return self._again(cluster, owner, sets, requested) or self._anew(
+                cluster, self._entry(owner, INTENT, ()), _choices(cluster, owner, sets, requested), deadline - bound
+            )
+
+    def release(self, owner: Owner) -> None:
+        """See `Store`. What the cluster cannot be told now is kept as a tombstone, and a later call tells it."""
+        with self._journal.locked(owner, self._seconds):
+            entry = self._journal.find(owner)
+            if entry is None and self._document is not None:
+                entry = self._entry(owner, TOMBSTONE, None)  # The journal may be lost: whatever the owner has.
+            if entry is not None and not self._settling(self._seconds / 2).settle(entry):
+                return
+        self.drain()
+
+    def addresses(self, owner: Owner) -> tuple[Address, ...]:
+        """What the journal says that the owner has, and the cluster, too."""
+        entry = self._journal.find(owner)
+        if entry is None or entry.phase != HELD or not entry.claims:
+            return ()
+        cluster = self._open_cluster(entry.document, entry.shared, self._seconds)
+        return tuple(claim.address for claim in cluster.held(entry.claims, entry.owner))
+
+    def gc(self, valid: Valid) -> None:
+        """See `Store`. Frees also what bears this node's name in the cluster while no entry tells of it."""
+        self._journal.sweep(self._network)
+        settling = self._settling(self._seconds / 2)
+        # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
+        ours: list[Lease] = []
+        run_all(
+            lambda: ours.extend(self._of_node()),
+            lambda: self._collect(valid, settling),
+            lambda: run_all(*[lambda one=one: self._free_lost(one, valid) for one in ours]),
+        )
+
+    def status(self, sets: tuple[RangeSet, ...]) -> None:
+        """See `Store`."""
+        self._journal.writable()
+        cluster = self._cluster(self._seconds)
+        cluster.reach()
+        for ranges in sets:
+            if not any(has_room(cluster, one) for one in ranges):
+                raise NotAvailable(f"every address of {', '.join(map(str, ranges))} is in use")
+
+    def leases(self) -> Iterator[Lease]:
+        """Those of all nodes."""
+        return self._cluster(self._seconds).leases(self._shared)
+
+    def drain(self) -> None:
+        """Tells clusters, of any network, what they could not be told: a few tombstones, for a short time."""
+        self._settling(DRAIN_SECONDS / 2).drain()
+
+    def _again(
+        self, cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+    ) -> tuple[Claim, ...] | None:
+        """What the owner has already, if that is what is wanted, and the cluster agrees; else it is given back."""
+        entry = self._journal.find(owner)
+        if entry is None:
+            return None
+        claims = fitting(entry.claims or (), sets, requested)
+        is_here = (entry.document, entry.shared) == (self._document, self._shared)
+        if entry.phase == HELD and is_here and claims is not None and not cluster.take(claims, owner):
+            return claims
+        self._settling(self._seconds / 2).free(entry)
+        return None
+
+    def _anew(self, cluster: Cluster, intent: Entry, choices: list[Choice], latest: float) -> tuple[Claim, ...]:
+        try:
+            claims = self._tried(cluster, intent, choices, latest)
+        except (AddressesExhausted, AddressTaken):
+            # The cluster has said no to every try, so nothing is left of them.
+            self._journal.forget(intent.owner)
+            raise
+        self._journal.save(intent.replace(phase=HELD, claims=claims))
+        return claims
+
+    def _tried(self, cluster: Cluster, intent: Entry, choices: list[Choice], latest: float) -> tuple[Claim, ...]:
+        """What the cluster has given: each try is noted before it is made."""
+        claims = tuple(choice.first() for choice in choices)
+        while True:
+            self._journal.save(intent.replace(claims=claims))
+            refused = cluster.take(claims, intent.owner)
+            if not refused:
+                return claims
+            if time.monotonic() > latest:
+                raise TryAgainLater("others were faster all the time: no address was got in time")
+            pairs = zip(choices, claims, strict=True)
+            claims = tuple(choice.next(claim) if claim in refused else claim for choice, claim in pairs)
+
+    def _collect(self, valid: Valid, settling: Settling) -> None:
+        """Releases this node's entries that are not valid, and its tombstones."""
+        entries = [entry for entry in self._journal.of_network(self._network) if entry.node == self._node]
+        gone = [entry.owner for entry in entries if not _stays(entry, valid)]
+        run_all(*[lambda one=one: self._collect_one(one, valid, settling) for one in gone])
+
+    def _collect_one(self, owner: Owner, valid: Valid, settling: Settling) -> None:
+        with self._journal.locked(owner, self._seconds):
+            entry = self._journal.find(owner)
+            if entry is not None and not _stays(entry, valid) and not settling.settle(entry):
+                raise TryAgainLater(f"the addresses of {name_of(owner)} are not released yet")
+
+    def _of_node(self) -> Iterator[Lease]:
+        if self._document is None:
+            return
+        for lease in self._cluster(self._seconds).of_node():
+            if lease.owner.network == self._network:
+                yield lease
+
+    def _free_lost(self, lease: Lease, valid: Valid) -> None:
+        """Frees an address of which no entry tells: the journal was lost, or a request arrived after all hope."""
+        with self._journal.locked(lease.owner, self._seconds):
+            entry = self._journal.find(lease.owner)
+            if not _tells(entry, lease, valid):
+                self._cluster(self._seconds).give_back((claim_on(lease.address),), lease.owner)
+
+    def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None) -> Entry:
+        document = self._configured()
+        return Entry(owner=owner, phase=phase, claims=claims, document=document, shared=self._shared, node=self._node)
+
+    def _configured(self) -> dict[str, Any]:
+        if self._document is None:
+            raise InvalidConfig(f"network {self._network}: no cluster is configured that has its addresses")
+        return self._document
+
+    def _cluster(self, seconds: float) -> Cluster:
+        return self._open_cluster(self._configured(), self._shared, seconds)
+
+    def _settling(self, seconds: float) -> Settling:
+        return Settling(self._journal, self._open_cluster, seconds)
+
+
+def _choices(
+    cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+) -> list[Choice]:
+    seed = seed_of(owner)
+    return [Choice(cluster, ranges, wanted, seed) for ranges, wanted in zip(sets, requested, strict=True)]
+
+
+def _stays(entry: Entry, valid: Valid) -> bool:
+    return entry.phase != TOMBSTONE and _key(entry.owner) in valid
+
+
+def _tells(entry: Entry | None, lease: Lease, valid: Valid) -> bool:
+    """Whether the lease has a reason: its entry, or without one an owner whom the runtime knows."""
+    if entry is None:
+        return _key(lease.owner) in valid
+    return entry.phase != HELD or lease.address in {claim.address for claim in entry.claims or ()}
+
+
+def _key(owner: Owner) -> tuple[str, str]:
+    return owner.container_id, owner.ifname
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.0)

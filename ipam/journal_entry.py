@@ -1,0 +1,90 @@
+"""An entry of the journal, as a value and as the content of its file. Pure."""
+
+from __future__ import annotations
+
+from cni import jsontext
+from cni.errors import DecodeFailure
+from cni.value import Value
+from ipam.address import Address
+from ipam.ranges import Range
+from ipam.store import Claim, Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SCHEMA = 1
+
+INTENT, HELD, TOMBSTONE = "intent", "held", "tombstone"
+"""Asked for, with an outcome that nobody has noted; the owner's; to be freed, which could not be done yet."""
+
+
+class Entry(Value):
+    """What a node wants of a cluster for an owner, or has there.
+
+    `claims` is None where nobody knows what it is. `document` describes the cluster, and `shared` is the network's name
+    there; `node` is the name under which the node has asked.
+    """
+
+    owner: Owner
+    phase: str
+    claims: tuple[Claim, ...] | None
+    document: dict[str, Any]
+    shared: str
+    node: str
+
+    def encoded(self) -> bytes:
+        document = {
+            "schema": SCHEMA,
+            "phase": self.phase,
+            "owner": self.owner.as_dict(),
+            "node": self.node,
+            "cluster": self.document,
+            "clusterNetwork": self.shared,
+            "claims": None if self.claims is None else [_claim_document(claim) for claim in self.claims],
+        }
+        return jsontext.dumps(document).encode() + b"\n"
+
+
+def decode(content: bytes) -> Entry:
+    """Raises `ValueError` for a file that is none of ours, or of a later version's."""
+    try:
+        document = jsontext.loads(content)
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {document['schema']}")
+        claims = document["claims"]
+        return Entry(
+            owner=Owner(**document["owner"]),
+            phase=document["phase"],
+            claims=None if claims is None else tuple(_claim(one) for one in claims),
+            document=document["cluster"],
+            shared=document["clusterNetwork"],
+            node=document["node"],
+        )
+    except (DecodeFailure, KeyError, TypeError) as error:
+        raise ValueError(f"not an entry: {error}") from error
+
+
+def _claim_document(claim: Claim) -> dict[str, Any]:
+    """Enough of the range to find it again: what it leaves out matters only where an address is chosen."""
+    one = claim.range
+    return {
+        "version": claim.address.version,
+        "address": claim.address.number,
+        "subnet": one.subnet.number,
+        "prefix": one.prefix,
+        "first": one.first,
+        "last": one.last,
+        "text": str(claim.address),  # for people
+    }
+
+
+def _claim(document: dict[str, Any]) -> Claim:
+    version = document["version"]
+    one = Range(
+        subnet=Address(version=version, number=document["subnet"]),
+        prefix=document["prefix"],
+        first=document["first"],
+        last=document["last"],
+    )
+    return Claim(range=one, address=one.address(document["address"]))

@@ -1,0 +1,90 @@
+"""Giving back what journal entries tell of: at once, or by a later call of whatever network."""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import CniError, TryAgainLater
+from ipam.journal_entry import TOMBSTONE
+from ipam.journal_files import name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ipam.journal_entry import Entry
+    from ipam.journal_files import Journal
+    from ipam.store import Cluster, Owner
+
+    OpenCluster = Callable[[dict[str, Any], str, float], Cluster]
+    """By the document that describes it, the network's name in it, and the seconds that bound each of its calls."""
+
+DRAINED, DRAIN_SECONDS = 16, 2.0
+"""How many tombstones an ADD or DEL looks at, and for how long: what they wait for is not theirs."""
+
+
+class Settling:
+    """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry."""
+
+    def __init__(self, journal: Journal, open_cluster: OpenCluster, seconds: float) -> None:
+        self._journal = journal
+        self._open = open_cluster
+        self._seconds = seconds
+        self._opened: list[tuple[dict[str, Any], str, Cluster]] = []
+        self._failed: list[tuple[dict[str, Any], CniError]] = []
+
+    def cluster(self, document: dict[str, Any], shared: str) -> Cluster:
+        """Raises what it failed with before."""
+        for failed, error in self._failed:
+            if failed == document:
+                raise TryAgainLater(str(error))
+        for known, network, cluster in self._opened:
+            if (known, network) == (document, shared):
+                return cluster
+        cluster = self._open(document, shared, self._seconds)
+        self._opened.append((document, shared, cluster))
+        return cluster
+
+    def free(self, entry: Entry) -> None:
+        """Gives back what the entry tells of, and raises what the cluster raises."""
+        cluster = self.cluster(entry.document, entry.shared)
+        try:
+            if entry.claims is None:
+                cluster.give_back_all(entry.owner)
+            else:
+                cluster.give_back(entry.claims, entry.owner)
+        except CniError as error:
+            self._failed.append((entry.document, error))
+            raise
+
+    def settle(self, entry: Entry) -> bool:
+        """Whether the cluster has been told, and the entry is gone; else it is a tombstone. The owner's lock is held."""
+        try:
+            self.free(entry)
+        except CniError as error:
+            self._journal.warn(f"the addresses of {name_of(entry.owner)} are not released yet: {error}")
+            self._journal.bury(entry)
+            return False
+        self._journal.forget(entry.owner)
+        return True
+
+    def drain(self) -> None:
+        """Tries a few tombstones again. What fails is logged only."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for owner in self._journal.buried()[:DRAINED]:
+            if time.monotonic() >= deadline:
+                return
+            try:
+                self._flush(owner)
+            except CniError as error:
+                self._journal.warn(f"the tombstone of {name_of(owner)} stays: {error}")
+
+    def _flush(self, owner: Owner) -> None:
+        with self._journal.locked(owner, 0.0):
+            # Read under the lock: the owner may have come back, and hold the same addresses again.
+            entry = self._journal.find(owner)
+            if entry is None or entry.phase != TOMBSTONE:
+                self._journal.unmark(owner)
+            else:
+                self.settle(entry)
