@@ -1,0 +1,260 @@
+"""Leases in etcd, where all nodes take and give them back in transactions. Nothing of it expires by itself.
+
+A question whose answer was lost is asked again, and the first one may arrive after the second: by a slow member, or
+after an election. So what is asked must be right at any later time, too. Taking is: it depends on that the key is not
+there. Giving back depends on the revision that was read, not on the value, which the same owner may write again.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
+from ipam.etcd_gateway import Gateway, from_base64, servers, to_base64
+from ipam.etcd_keys import Keys, address_of, after, found
+from ipam.store import claim_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from ipam.address import Address
+    from ipam.etcd_keys import Found
+    from ipam.ranges import Range
+    from ipam.store import Claim, Lease, Owner
+
+    Step = dict[str, Any]
+
+PREFIX = "/barewire/ipam"
+PAGE = 1000
+"""Keys that are read at once; one with its lease takes about 400 bytes."""
+
+SMALL = 256
+"""Addresses whose use one question tells."""
+
+NEAR = 64
+"""Keys that are looked at behind an address that somebody else has: nearly always there is a gap between them."""
+
+PARTS = 64
+"""Stretches that are counted in one transaction; etcd takes 128 steps."""
+
+
+def open_etcd(document: Mapping[str, Any], network: str, seconds: float) -> Etcd:
+    """The document: endpoints, node, and where they are wanted prefix, caFile, certFile, keyFile. `seconds` bound a call.
+
+    Raises `InvalidConfig`.
+    """
+    prefix = document.get("prefix") or PREFIX
+    node = document.get("node") or ""
+    if not isinstance(prefix, str) or not prefix.startswith("/") or not prefix.isprintable():
+        raise InvalidConfig(f"etcd: prefix {prefix!r} does not begin with a slash")
+    for what, name in (("node", node), ("network", network)):
+        if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
+            raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
+    keys = Keys(prefix=prefix.rstrip("/"), network=network, node=node)
+    return Etcd(Gateway(servers(document), seconds), keys, seconds)
+
+
+class Etcd:
+    """A `Cluster`: the leases of one network, for one node."""
+
+    def __init__(self, gateway: Gateway, keys: Keys, seconds: float) -> None:
+        self._gateway = gateway
+        self._keys = keys
+        self._seconds = seconds
+        self._near: dict[Address, set[int]] = {}
+        """What is in use behind an address that was refused, as far as NEAR keys tell."""
+
+    def taken(self, one: Range) -> set[int] | None:
+        """The numbers in use; None for a range with more than SMALL addresses."""
+        return None if one.last - one.first >= SMALL else self._used(one, one.first, one.last)
+
+    def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        known: dict[Address, Found] = {}
+        while time.monotonic() < deadline:
+            done, answers = self._transaction(
+                [self._unchanged(claim.address, known) for claim in claims],
+                [step for claim in claims if claim.address not in known for step in self._puts(claim, owner)],
+                [step for claim in claims for step in self._looks(claim)],
+            )
+            if done:
+                return ()
+            known = _by_address(answers[::2])
+            refused = tuple(claim for claim in claims if self._is_anothers(known.get(claim.address), owner))
+            if refused:
+                self._remember(claims, answers[1::2])
+                return refused
+            if len(known) == len(claims):
+                return ()
+        raise TryAgainLater("the addresses change hands all the time")
+
+    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline:
+            ours = [one for one in self._find(claims) if self._keys.is_of(one.lease, owner)]
+            if self._removed(ours, owner):
+                return
+        raise TryAgainLater("the addresses change hands all the time")
+
+    def gap(self, one: Range, start: int) -> int | None:
+        """See `Cluster`."""
+        near = self._near.pop(one.address(start), set())
+        number = next((number for number in one.walk(start, max(near, default=-1)) if number not in near), None)
+        return self._searched(one, start) if number is None else number
+
+    def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        """See `Cluster`."""
+        ours = {one.address for one in self._find(claims) if self._keys.is_of(one.lease, owner)}
+        return tuple(claim for claim in claims if claim.address in ours)
+
+    def give_back_all(self, owner: Owner) -> None:
+        """See `Cluster`."""
+        prefix = self._keys.indexes(owner)
+        addresses = [one.address for one in self._all(prefix)]
+        for place in range(0, len(addresses), PARTS):
+            self.give_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner)
+
+    def of_node(self) -> Iterator[Lease]:
+        """See `Cluster`."""
+        return (one.lease for one in self._all(self._keys.node_indexes()) if one.lease is not None)
+
+    def reach(self) -> None:
+        """Removes a key that nobody writes: for that etcd needs what it needs for any change."""
+        try:
+            self._transaction([], [{"request_delete_range": {"key": to_base64(self._keys.ips())}}], [])
+        except TryAgainLater as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+
+    def leases(self, network: str) -> Iterator[Lease]:
+        """See `Cluster`."""
+        prefix = self._keys.replace(network=network).ips()
+        return (one.lease for one in self._all(prefix) if one.lease is not None)
+
+    def _unchanged(self, address: Address, known: Mapping[Address, Found]) -> Step:
+        key = self._keys.ip(address)
+        return _compare(key, "MOD", known[address].revision) if address in known else _compare(key, "CREATE", "0")
+
+    def _puts(self, claim: Claim, owner: Owner) -> Iterator[Step]:
+        value = to_base64(self._keys.value(owner))
+        for key in (self._keys.ip(claim.address), self._keys.index(owner, claim.address)):
+            yield {"request_put": {"key": to_base64(key), "value": value}}
+
+    def _looks(self, claim: Claim) -> Iterator[Step]:
+        """Whose it is, and what is in use behind it."""
+        key = self._keys.ip(claim.address)
+        yield _get(key)
+        last = self._keys.ip(claim.range.address(claim.range.last))
+        yield _get(key, range_end=to_base64(last + b"\0"), keys_only=True, limit=NEAR)
+
+    def _remember(self, claims: tuple[Claim, ...], answers: list[list[Step]]) -> None:
+        for claim, entries in zip(claims, answers, strict=True):
+            numbers = _numbers(entries)
+            if len(entries) < NEAR:
+                numbers.add(claim.range.last + 1)  # All behind the last one is free.
+            self._near[claim.address] = numbers
+
+    def _is_anothers(self, one: Found | None, owner: Owner) -> bool:
+        return one is not None and not self._keys.is_of(one.lease, owner)
+
+    def _find(self, claims: tuple[Claim, ...]) -> list[Found]:
+        if not claims:
+            return []
+        _done, answers = self._transaction([], [_get(self._keys.ip(claim.address)) for claim in claims], [])
+        return list(_by_address(answers).values())
+
+    def _removed(self, ours: list[Found], owner: Owner) -> bool:
+        """Whether they are gone; False when one of them has changed since it was found."""
+        if not ours:
+            return True
+        keys = [(self._keys.ip(one.address), self._keys.index(owner, one.address)) for one in ours]
+        done, _answers = self._transaction(
+            [_compare(key, "MOD", one.revision) for one, (key, _index) in zip(ours, keys, strict=True)],
+            [{"request_delete_range": {"key": to_base64(key)}} for pair in keys for key in pair],
+            [],
+        )
+        return done
+
+    def _searched(self, one: Range, start: int) -> int | None:
+        """Counts in ever smaller stretches. `start` decides between those with room, so that nodes go separate ways."""
+        stretches = list(one.stretches(one.first, one.last))
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline:
+            roomy = self._roomy(one, stretches)
+            if not roomy:
+                return None
+            first, last = roomy[start % len(roomy)]
+            if last - first >= SMALL:
+                stretches = _parts(first, last)
+                continue
+            used = self._used(one, first, last)
+            free = [number for number in range(first, last + 1) if number not in used]
+            if free:
+                return free[start % len(free)]
+            stretches = list(one.stretches(one.first, one.last))  # Others were faster.
+        raise TryAgainLater("others take the free addresses all the time")
+
+    def _roomy(self, one: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Some of the stretches with addresses that nobody has; none when all are in use."""
+        for place in range(0, len(stretches), PARTS):
+            some = stretches[place : place + PARTS]
+            _done, counts = self._transaction([], [self._count(one, *stretch) for stretch in some], [], "count")
+            roomy = [(a, b) for (a, b), count in zip(some, counts, strict=True) if int(count or 0) <= b - a]
+            if roomy:
+                return roomy
+        return []
+
+    def _count(self, one: Range, first: int, last: int) -> Step:
+        end = self._keys.ip(one.address(last)) + b"\0"
+        return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), count_only=True)
+
+    def _used(self, one: Range, first: int, last: int) -> set[int]:
+        end = self._keys.ip(one.address(last)) + b"\0"
+        question = _get(self._keys.ip(one.address(first)), range_end=to_base64(end), keys_only=True)["request_range"]
+        return _numbers(self._gateway.ask("/v3/kv/range", question).get("kvs", []))
+
+    def _all(self, prefix: bytes) -> Iterator[Found]:
+        """What the keys with this prefix hold, in their order, page by page."""
+        key, end = prefix, to_base64(after(prefix))
+        while True:
+            question = _get(key, range_end=end, limit=PAGE)["request_range"]
+            entries = self._gateway.ask("/v3/kv/range", question).get("kvs", [])
+            yield from (one for one in map(found, entries) if one is not None)
+            if len(entries) < PAGE:
+                return
+            key = from_base64(entries[-1]["key"]) + b"\0"
+
+    def _transaction(
+        self, compare: list[Step], success: list[Step], failure: list[Step], what: str = "kvs"
+    ) -> tuple[bool, list[Any]]:
+        """Whether all compared equal, and of each step what its reading found."""
+        question = {"compare": compare, "success": success, "failure": failure}
+        answer = self._gateway.ask("/v3/kv/txn", question)
+        responses = answer.get("responses", [])
+        return bool(answer.get("succeeded")), [one.get("response_range", {}).get(what) or [] for one in responses]
+
+
+def _get(key: bytes, **how: Any) -> Step:
+    return {"request_range": {"key": to_base64(key), **how}}
+
+
+def _compare(key: bytes, target: str, revision: str) -> Step:
+    return {"key": to_base64(key), "target": target, "result": "EQUAL", f"{target.lower()}_revision": revision}
+
+
+def _by_address(answers: list[list[Step]]) -> dict[Address, Found]:
+    leases = [found(entry) for entries in answers for entry in entries]
+    return {one.address: one for one in leases if one is not None}
+
+
+def _numbers(entries: list[Step]) -> set[int]:
+    return {address.number for address in map(address_of, entries) if address is not None}
+
+
+def _parts(first: int, last: int) -> list[tuple[int, int]]:
+    """PARTS stretches of one."""
+    step = -(-(last - first + 1) // PARTS)
+    return [(start, min(start + step - 1, last)) for start in range(first, last + 1, step)]

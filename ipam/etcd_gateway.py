@@ -1,0 +1,157 @@
+"""etcd's version 3, asked through the JSON gateway that every etcd has: several endpoints, one deadline.
+
+Only who uses the backend `etcd` imports this: TLS and HTTP are heavy.
+"""
+
+from __future__ import annotations
+
+import binascii
+import time
+
+from cni import jsontext
+from cni.errors import CniError, DecodeFailure, InvalidConfig, KubeRefused, NotAvailable, TryAgainLater
+from cni.kube.config import Cluster as Server
+from cni.kube.connection import Connection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+PORT = 2379
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.3
+"""Seconds between two rounds through all endpoints: an election takes about a second."""
+
+SHARE = 3.0
+"""The longest that one endpoint is waited for, in seconds, while there is another one."""
+
+_PORTS = {"http": False, "https": True}
+_LATER = frozenset((408, 429, 500, 502, 503, 504))
+_GONE_BAD = "is it an etcd of version 3.4 or later, and does it let us in?"
+
+
+class Gateway:
+    """Asks the endpoints in turn until one answers; the one that did is asked first the next time."""
+
+    def __init__(self, servers: tuple[Server, ...], seconds: float) -> None:
+        self._connections = [Connection(server, 0.0, "etcd") for server in servers]
+        self._seconds = seconds
+
+    def __del__(self) -> None:
+        # A call asks two or three times over one connection, and whoever holds the gateway does not know the last.
+        for connection in self._connections:
+            connection.close()
+
+    def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a question that may be asked twice: where an answer is lost, it is.
+
+        Raises `TryAgainLater` when none comes in time (it may have been done, or be done yet), and `NotAvailable` when
+        every endpoint refuses.
+        """
+        deadline, pause = time.monotonic() + self._seconds, FIRST_PAUSE
+        body = jsontext.dumps(question).encode()
+        while True:
+            failures = []
+            for connection in tuple(self._connections):
+                try:
+                    connection.extend(self._until(deadline))
+                    answer = _answer(connection, path, body)
+                except CniError as error:
+                    failures.append(error)
+                else:
+                    self._connections.remove(connection)
+                    self._connections.insert(0, connection)
+                    return answer
+            self._give_up(failures, time.monotonic() + pause >= deadline)
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _until(self, deadline: float) -> float:
+        return deadline if len(self._connections) == 1 else min(deadline, time.monotonic() + SHARE)
+
+    def _give_up(self, failures: list[CniError], is_late: bool) -> None:
+        passing = [error for error in failures if isinstance(error, TryAgainLater)]
+        if passing and not is_late:
+            return
+        last = (passing or failures)[-1]
+        for other in failures:
+            if other is not last:
+                last.add_note(str(other))
+        raise last
+
+
+def servers(document: Mapping[str, Any]) -> tuple[Server, ...]:
+    """The endpoints of a document (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`."""
+    endpoints = document.get("endpoints")
+    if not isinstance(endpoints, (list, tuple)) or not endpoints:
+        raise InvalidConfig("etcd: endpoints are missing")
+    identity: dict[str, Any] = {
+        "authority": _pem(document, "caFile"),
+        "certificate": _pem(document, "certFile"),
+        "key": _pem(document, "keyFile"),
+    }
+    if bool(identity["certificate"]) != bool(identity["key"]):
+        raise InvalidConfig("etcd: certFile and keyFile go together")
+    return tuple(_server(endpoint, identity) for endpoint in endpoints)
+
+
+def to_base64(content: bytes) -> str:
+    return binascii.b2a_base64(content, newline=False).decode()
+
+
+def from_base64(text: str) -> bytes:
+    return binascii.a2b_base64(text)
+
+
+def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
+    try:
+        status, content = connection.ask("POST", path, body, "application/json")
+        answer = jsontext.loads(content) if status == 200 else None
+    except KubeRefused as error:
+        raise NotAvailable(error.msg, hint="compare endpoints, caFile, certFile and keyFile of etcd") from error
+    except DecodeFailure as error:
+        raise NotAvailable(f"the {connection.server} does not answer in JSON", hint=_GONE_BAD) from error
+    if status in _LATER:
+        # What an endpoint without a leader says, for example. A change may have been made nevertheless.
+        raise TryAgainLater(f"the {connection.server} cannot answer: {status} {_words(content)}")
+    if not isinstance(answer, dict):
+        raise NotAvailable(f"the {connection.server} refuses: {status} {_words(content)}", hint=_GONE_BAD)
+    return answer
+
+
+def _words(content: bytes) -> str:
+    try:
+        document = jsontext.loads(content)
+        return str(document.get("message") or document.get("error"))
+    except (DecodeFailure, AttributeError):
+        return repr(content[:100])
+
+
+def _server(endpoint: Any, identity: dict[str, Any]) -> Server:
+    scheme, _, place = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
+    host, colon, port = place.rstrip("/").rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = place.rstrip("/"), str(PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    if scheme not in _PORTS or not _is_host(host) or not (port.isascii() and port.isdecimal() and len(port) < 6):
+        raise InvalidConfig(f"etcd: {endpoint!r} is not an endpoint like https://10.0.0.1:{PORT}")
+    return Server(host=host, port=int(port), secure=_PORTS[scheme], origin="etcd", **identity)
+
+
+def _is_host(text: str) -> bool:
+    return bool(text) and text.isascii() and text.replace(".", "").replace("-", "").replace(":", "").isalnum()
+
+
+def _pem(document: Mapping[str, Any], key: str) -> bytes:
+    path = document.get(key)
+    if not path:
+        return b""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(1 << 20)
+    except (OSError, TypeError, ValueError) as error:
+        raise InvalidConfig(f"etcd: cannot read {key} {path!r}: {getattr(error, 'strerror', error)}") from error
+    if not content.strip():
+        # Empty would mean that none is told, and any authority of the system's would do.
+        raise InvalidConfig(f"etcd: {key} {path} holds nothing")
+    return content

@@ -1,0 +1,114 @@
+"""What leases look like in etcd: keys, values, and the parts of a transaction about them. Pure."""
+
+from __future__ import annotations
+
+import binascii
+
+from cni import jsontext
+from cni.errors import DecodeFailure
+from cni.value import Value
+from ipam.address import BITS, Address
+from ipam.store import Lease, Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Found(Value):
+    """A lease as it is in etcd, and the revision of its last change. `lease` is None for a value that is none of ours."""
+
+    lease: Lease | None
+    address: Address
+    revision: str
+
+
+class Keys(Value):
+    """The places of one network below the prefix, for a node.
+
+    `<prefix>/<network>/ip/<4|6><hex>` holds a lease; so does its index,
+    `<prefix>/<network>/node/<node>/<container ID>/<interface>/<4|6><hex>`, from which nothing is decided but where to look.
+    """
+
+    prefix: str
+    network: str
+    node: str
+
+    def ip(self, address: Address) -> bytes:
+        return f"{self.prefix}/{self.network}/ip/{_place(address)}".encode()
+
+    def ips(self) -> bytes:
+        """What all keys of addresses begin with."""
+        return f"{self.prefix}/{self.network}/ip/".encode()
+
+    def index(self, owner: Owner, address: Address) -> bytes:
+        return self.indexes(owner) + _place(address).encode()
+
+    def indexes(self, owner: Owner) -> bytes:
+        return self.node_indexes() + f"{owner.container_id}/{owner.ifname}/".encode()
+
+    def node_indexes(self) -> bytes:
+        return f"{self.prefix}/{self.network}/node/{self.node}/".encode()
+
+    def value(self, owner: Owner) -> bytes:
+        document = {
+            "container": owner.container_id,
+            "ifname": owner.ifname,
+            "node": self.node,
+            "network": owner.network,
+            "pod": owner.pod,
+            "uid": owner.pod_uid,
+        }
+        return jsontext.dumps(document).encode()
+
+    def is_of(self, lease: Lease | None, owner: Owner) -> bool:
+        """Whether it is the owner's, on this node. What else is known about an owner may have changed."""
+        if lease is None:
+            return False
+        known = (lease.node, lease.owner.container_id, lease.owner.ifname)
+        return known == (self.node, owner.container_id, owner.ifname)
+
+
+def found(entry: dict[str, Any]) -> Found | None:
+    """Of a key and value as the gateway gives them; None for a key that is not an address."""
+    address = address_of(entry)
+    if address is None:
+        return None
+    return Found(lease=_lease(entry.get("value", ""), address), address=address, revision=entry["mod_revision"])
+
+
+def address_of(entry: dict[str, Any]) -> Address | None:
+    """The address that the last part of the key tells."""
+    place = binascii.a2b_base64(entry["key"]).rpartition(b"/")[2].decode("ascii", "replace")
+    version = {"4": 4, "6": 6}.get(place[:1], 0)
+    if not version or len(place) != 1 + BITS[version] // 4:
+        return None
+    try:
+        return Address(version=version, number=int(place[1:], 16))
+    except ValueError:
+        return None
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key behind all that begin with the prefix, which does not end with a byte 255."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+def _place(address: Address) -> str:
+    # The width is fixed, so that the order of the keys is that of the numbers.
+    return f"{address.version}{address.number:0{BITS[address.version] // 4}x}"
+
+
+def _lease(value: str, address: Address) -> Lease | None:
+    try:
+        document = jsontext.loads(binascii.a2b_base64(value))
+        owner = Owner(
+            network=str(document["network"]),
+            container_id=str(document["container"]),
+            ifname=str(document["ifname"]),
+            pod=str(document.get("pod", "")),
+            pod_uid=str(document.get("uid", "")),
+        )
+        return Lease(address=address, owner=owner, node=str(document.get("node", "")))
+    except (DecodeFailure, KeyError, TypeError, AttributeError, ValueError):
+        return None

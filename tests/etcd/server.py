@@ -1,0 +1,157 @@
+"""A real etcd of the tests' own, on the loopback address, in a folder of its own; it dies with the tests."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+from tests.kube.authority import Certificates, Identity, certificates
+from tests.ovs.daemon import LEASH, until
+
+SECONDS = 30
+
+
+class EtcdServer:
+    """One member alone, or of a `Cluster`. `secure`: TLS, and only clients with a certificate of the tests' authority."""
+
+    def __init__(self, *, secure: bool = False, durable: bool = True) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="etcd-"))
+        self.secure = secure
+        self._durable = durable
+        self._scheme = "https" if secure else "http"
+        self.port, self._peer = free_port(), free_port()
+        self.endpoint = f"{self._scheme}://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.end()
+
+    def start(self, *, wait: bool = True) -> None:
+        peer = f"http://127.0.0.1:{self._peer}"
+        options = {
+            "name": "tests",
+            "data-dir": self.folder / "data",
+            "listen-client-urls": self.endpoint,
+            "advertise-client-urls": self.endpoint,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"tests={peer}",
+            "logger": "zap",
+            "log-outputs": self.folder / "log",
+        }
+        argv = [f"--{name}={value}" for name, value in options.items()]
+        if self.secure:
+            known = certificates()
+            argv += [
+                "--client-cert-auth",
+                f"--trusted-ca-file={known.authority.certificate}",
+                f"--cert-file={member().certificate}",
+                f"--key-file={member().key}",
+            ]
+        if not self._durable:
+            argv.append("--unsafe-no-fsync")
+        self._process = subprocess.Popen(
+            [*LEASH, "etcd", *argv], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if wait:
+            self.await_answer()
+
+    def await_answer(self) -> None:
+        until("etcd's answer", self._answers, SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL: what it has not written is lost."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(SECONDS)
+        self._process = None
+
+    def pause(self) -> None:
+        """It keeps its connections, and answers nothing until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def document(self, **how: Any) -> dict[str, Any]:
+        """What a cluster backend needs to know."""
+        known: Certificates | None = certificates() if self.secure else None
+        files = {
+            "caFile": str(known.authority.certificate) if known else "",
+            "certFile": str(known.client.certificate) if known else "",
+            "keyFile": str(known.client.key) if known else "",
+        }
+        return {"kind": "etcd", "endpoints": [self.endpoint], **files, **how}
+
+    def ctl(self, *arguments: str) -> str:
+        """etcd's own client."""
+        done = subprocess.run(
+            ["etcdctl", "--command-timeout=10s", *self._client(), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def keys(self) -> list[str]:
+        return [line for line in self.ctl("get", "", "--from-key", "--keys-only").splitlines() if line]
+
+    def values(self, prefix: str) -> dict[str, Any]:
+        lines = self.ctl("get", prefix, "--prefix").splitlines()
+        return {key: json.loads(value) for key, value in zip(lines[::2], lines[1::2], strict=True)}
+
+    def _client(self) -> list[str]:
+        if not self.secure:
+            return [f"--endpoints={self.endpoint}"]
+        known = certificates()
+        files = (("cacert", known.authority.certificate), ("cert", known.client.certificate), ("key", known.client.key))
+        return [f"--endpoints={self.endpoint}", *(f"--{name}={path}" for name, path in files)]
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.folder / "log").read_text()
+        try:
+            self.ctl("get", "is-it-there")
+        except AssertionError:
+            return False
+        return True
+
+
+@functools.cache
+def member() -> Identity:
+    """For a member of etcd, whose JSON gateway is a client of its own, with the server's certificate."""
+    usage = "extendedKeyUsage=serverAuth,clientAuth"
+    return certificates().authority._signed("member", "/CN=member", "subjectAltName=IP:127.0.0.1", usage)
+
+
+def free_port() -> int:
+    """One that nobody listens on. Nobody else takes it in between, for the kernel gives it to nobody else soon."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
