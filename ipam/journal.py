@@ -95,6 +95,7 @@ class Journaled:
     def gc(self, valid: Valid) -> None:
         """See `Store`. Frees also what bears this node's name in the cluster while no entry tells of it."""
         self._journal.sweep(self._network)
+        self.drain()
         settling = self._settling(self._seconds / 2)
         # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
         ours: list[Lease] = []

@@ -1,0 +1,45 @@
+"""Nodes with their own journals in front of one fake cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ipam.journal import Journal, Journaled
+from ipam.store import Owner
+from tests.contract.ipam_cluster_contract import NETWORK, V4, V6
+from tests.fake_cluster import FakeCluster, Shared
+
+FAKE = {"kind": "fake"}
+SETS = ((V4,), (V6,))
+
+
+class Node:
+    """One node: its journal is in `folder`. `clusters` are what its documents can mean, by their kind."""
+
+    def __init__(self, folder: Path, name: str, clusters: dict[str, Shared]) -> None:
+        self.folder = folder / name
+        self.name = name
+        self.warnings: list[str] = []
+        self._clusters = clusters
+        self.folder.mkdir(parents=True, mode=0o700)
+
+    def store(self, network: str = NETWORK, document: dict[str, Any] | None = FAKE, **how) -> Journaled:
+        return Journaled(self.journal(), self.name, network, document, self.open, **how)
+
+    def journal(self) -> Journal:
+        return Journal(str(self.folder / "journal"), str(self.folder / "run"), warn=self.warnings.append)
+
+    def open(self, document: dict[str, Any], network: str, seconds: float) -> FakeCluster:
+        assert seconds >= 0
+        return FakeCluster(self._clusters[document["kind"]], document["node"])
+
+    def add(self, name: str, ifname: str = "net1", sets=SETS, **how) -> list[str]:
+        who = Owner(network=how.get("network", NETWORK), container_id=name, ifname=ifname)
+        return [str(claim.address) for claim in self.store(**how).allocate(who, sets, (None,) * len(sets))]
+
+    def files(self) -> list[str]:
+        """What is in the journal, and the locks that are left."""
+        places = [os.path.join(top, name) for top, _, names in os.walk(self.folder) for name in names]
+        return sorted(os.path.relpath(place, self.folder) for place in places)

@@ -1,0 +1,513 @@
+"""A node's journal in front of a cluster: what is taken is never lost sight of, and never two owners'."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+
+import pytest
+
+from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, IoFailure, NotAvailable, TryAgainLater
+from ipam.address import parse
+from ipam.store import Owner
+from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
+from tests.fake_cluster import FakeCluster, Shared
+from tests.journalled import FAKE, SETS, Node
+
+TINY = ((range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.3"),),)
+ENTRY, MARK = "journal/net/a:net1.json", "journal/.tombstones/net:a:net1"
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+@pytest.fixture
+def node(tmp_path, shared) -> Node:
+    return Node(tmp_path, "node-a", {"fake": shared})
+
+
+@pytest.fixture
+def other(tmp_path, shared, node) -> Node:
+    return Node(tmp_path, "node-b", {"fake": shared})
+
+
+def in_use(shared: Shared) -> dict[str, str]:
+    return {str(address): lease.owner.container_id for address, lease in shared.leases.items()}
+
+
+def asked(text: str, name: str = "a"):
+    """An allocation of this address from V4."""
+    return owner(name), ((V4,),), (parse(text, "test"),)
+
+
+def fill(shared: Shared, ranges, name: str = "full") -> None:
+    for one in ranges:
+        for number in one.walk(one.first, one.last):
+            FakeCluster(shared, "node-z").take((claim(str(one.address(number)), one),), owner(f"{name}{number}"))
+
+
+# Allocating
+
+
+def test_an_owner_gets_an_address_of_each_set_and_the_same_ones_again(node, shared):
+    first = node.add("a")
+    assert sorted(in_use(shared)) == sorted(first)
+    assert parse(first[0], "") in V4
+    assert parse(first[1], "") in V6
+    assert node.add("a") == first
+    assert len(shared.leases) == 2
+
+
+def test_owners_on_different_nodes_get_different_addresses(node, other, shared):
+    found = [address for name in "abcdefgh" for one in (node, other) for address in one.add(f"{one.name}-{name}")]
+    assert len(set(found)) == len(found) == len(shared.leases) == 32
+
+
+def test_the_search_goes_on_where_others_were_faster(node, shared):
+    shared.tells_taken = False
+    fill(shared, (V4,))
+    free = parse("10.9.0.77", "")
+    del shared.leases[free]
+    assert node.add("a", sets=((V4,),)) == ["10.9.0.77"]
+
+
+def test_what_the_cluster_tells_to_be_taken_is_not_tried(node, shared):
+    shared.tells_taken = True
+    fill(shared, (V4,))
+    del shared.leases[parse("10.9.0.77", "")]
+    shared.calls.clear()
+    assert node.add("a", sets=((V4,),)) == ["10.9.0.77"]
+    assert shared.calls.count("take") == 1
+
+
+@pytest.mark.parametrize("tells_taken", [False, True])
+def test_addresses_are_exhausted_only_when_all_are_in_use(node, shared, tells_taken):
+    shared.tells_taken = tells_taken
+    assert sorted(node.add(name, sets=TINY)[0] for name in "abc") == ["10.9.0.1", "10.9.0.2", "10.9.0.3"]
+    with pytest.raises(AddressesExhausted, match=r"10\.9\.0\.1-10\.9\.0\.3"):
+        node.add("d", sets=TINY)
+    assert "journal/net/d:net1.json" not in node.files()
+    node.store().release(owner("b"))
+    assert len(node.add("d", sets=TINY)) == 1
+
+
+def test_a_set_without_a_free_address_leaves_nothing_taken_of_the_others(node, shared):
+    fill(shared, TINY[0])
+    before = in_use(shared)
+    with pytest.raises(AddressesExhausted):
+        node.add("a", sets=((V6,), *TINY))
+    assert in_use(shared) == before
+    assert node.files() == []
+
+
+def test_the_second_range_of_a_set_serves_when_the_first_is_full(node, shared):
+    fill(shared, TINY[0])
+    more = range_of("10.10.0.0", 24, "10.10.0.9", "10.10.0.9")
+    assert node.add("a", sets=((*TINY[0], more),)) == ["10.10.0.9"]
+
+
+def test_a_requested_address_is_given(node):
+    (found,) = node.store().allocate(*asked("10.9.0.200"))
+    assert str(found.address) == "10.9.0.200"
+
+
+def test_a_requested_address_of_somebody_else_is_refused_and_nothing_stays(node, shared):
+    FakeCluster(shared, "node-z").take((claim("10.9.0.200"),), owner("z"))
+    with pytest.raises(AddressTaken, match=r"10\.9\.0\.200 is in use"):
+        node.store().allocate(*asked("10.9.0.200"))
+    assert in_use(shared) == {"10.9.0.200": "z"}
+    assert node.files() == []
+
+
+@pytest.mark.parametrize("wanted", ["10.9.1.1", "10.9.0.0", "fd00:9::1"])
+def test_a_requested_address_outside_of_the_set_is_refused(node, shared, wanted):
+    with pytest.raises(AddressTaken, match="outside"):
+        node.store().allocate(*asked(wanted))
+    assert in_use(shared) == {}
+
+
+def test_an_owner_that_requests_another_address_gives_back_the_one_it_has(node, shared):
+    node.store().allocate(*asked("10.9.0.200"))
+    node.store().allocate(*asked("10.9.0.201"))
+    assert in_use(shared) == {"10.9.0.201": "a"}
+
+
+def test_what_does_not_fit_the_ranges_any_more_is_given_back(node, shared):
+    node.store().allocate(*asked("10.9.0.200"))
+    assert node.add("a", sets=TINY)[0] in {"10.9.0.1", "10.9.0.2", "10.9.0.3"}
+    assert len(shared.leases) == 1
+
+
+def test_what_somebody_else_has_by_now_is_not_given_again(node, shared):
+    node.store().allocate(*asked("10.9.0.200"))
+    shared.leases.clear()
+    FakeCluster(shared, "node-z").take((claim("10.9.0.200"),), owner("z"))
+    (found,) = node.add("a", sets=((V4,),))
+    assert in_use(shared) == {"10.9.0.200": "z", found: "a"}
+
+
+def test_what_the_cluster_lost_is_taken_again(node, shared):
+    first = node.add("a")
+    shared.leases.clear()
+    assert node.add("a") == first
+    assert sorted(in_use(shared)) == sorted(first)
+
+
+def test_what_is_asked_for_is_on_disk_before_the_cluster_is_asked(node, shared, monkeypatch):
+    noted = []
+
+    def take(self, claims, who, take=FakeCluster.take):
+        noted.append((texts(node.journal().find(who).claims), texts(claims)))
+        return take(self, claims, who)
+
+    fill(shared, (V4,))
+    monkeypatch.setattr(FakeCluster, "take", take)
+    del shared.leases[parse("10.9.0.77", "")]
+    node.add("a")
+    assert len(noted) == 2, "a try, and another one"
+    assert all(before == claims for before, claims in noted)
+
+
+def test_parallel_calls_for_one_owner_give_the_same_address(node, shared):
+    found: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: found.append(node.add("a"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [found[0]] * 8
+    assert len(shared.leases) == 2
+
+
+def test_a_call_that_is_outrun_all_the_time_ends_within_its_bound(node, shared, monkeypatch):
+    monkeypatch.setattr(FakeCluster, "take", lambda _self, claims, _owner: claims)
+    with pytest.raises(TryAgainLater, match="faster"):
+        node.add("a", seconds=0.2)
+
+
+def test_without_a_configuration_nothing_is_allocated(node):
+    with pytest.raises(InvalidConfig, match="no cluster"):
+        node.add("a", document=None)
+
+
+# Outcomes that nobody knows
+
+
+def lose(shared: Shared, call: str):
+    """The answer of the next such call is lost."""
+    left = [call]
+
+    def loses(name: str) -> bool:
+        return name in left and left.pop() == name
+
+    shared.loses = loses
+
+
+def test_a_lost_answer_is_try_again_later_and_the_entry_stays(node, shared):
+    lose(shared, "take")
+    with pytest.raises(TryAgainLater):
+        node.add("a")
+    assert len(shared.leases) == 2
+    assert node.files() == [ENTRY]
+
+
+def test_after_a_lost_answer_the_next_add_takes_nothing_twice(node, shared):
+    lose(shared, "take")
+    with pytest.raises(TryAgainLater):
+        node.add("a")
+    assert sorted(node.add("a")) == sorted(in_use(shared))
+
+
+def test_after_a_lost_answer_del_frees_what_was_taken(node, shared):
+    lose(shared, "take")
+    with pytest.raises(TryAgainLater):
+        node.add("a")
+    node.store().release(owner("a"))
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+def test_after_a_lost_answer_gc_frees_what_was_taken(node, shared):
+    lose(shared, "take")
+    with pytest.raises(TryAgainLater):
+        node.add("a")
+    node.store().gc(set())
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+def test_a_release_whose_answer_is_lost_is_repeated(node, shared):
+    node.add("a")
+    lose(shared, "give_back")
+    node.store().release(owner("a"))
+    assert node.files() == [MARK, ENTRY]
+    node.store().drain()
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+# Releasing
+
+
+def test_a_release_needs_no_configuration(node, shared):
+    node.add("a")
+    node.store(document=None).release(owner("a"))
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+def test_releasing_what_was_never_taken_is_no_error_and_without_configuration_nobody_is_asked(node, shared):
+    node.store(document=None).release(owner("a"))
+    assert shared.calls == []
+    node.store().release(owner("a"))
+    assert node.files() == []
+
+
+def test_a_node_that_lost_its_journal_frees_what_bears_the_owners_name(node, shared):
+    node.add("a")
+    node.add("b")
+    shutil.rmtree(node.folder / "journal")
+    node.store().release(owner("a"))
+    assert set(in_use(shared).values()) == {"b"}
+
+
+def test_a_release_does_not_touch_what_somebody_else_has_by_now(node, shared):
+    node.store().allocate(*asked("10.9.0.200"))
+    shared.leases.clear()
+    FakeCluster(shared, "node-z").take((claim("10.9.0.200"),), owner("z"))
+    node.store().release(owner("a"))
+    assert in_use(shared) == {"10.9.0.200": "z"}
+
+
+def test_a_release_out_of_reach_succeeds_and_a_later_call_of_another_network_flushes_it(node, shared):
+    node.add("a")
+    shared.away = True
+    node.store().release(owner("a"))
+    assert node.files() == [MARK, ENTRY]
+    assert any("not released yet" in warning for warning in node.warnings)
+    shared.away = False
+    node.store("elsewhere", None).release(Owner(network="elsewhere", container_id="x", ifname="net1"))
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+def test_a_release_of_unknown_addresses_out_of_reach_is_flushed_later(node, shared):
+    node.add("a")
+    shutil.rmtree(node.folder / "journal")
+    shared.away = True
+    node.store().release(owner("a"))
+    shared.away = False
+    node.store().drain()
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+def test_an_owner_that_comes_back_keeps_what_it_gets_when_its_tombstone_is_flushed(node, shared):
+    node.add("a")
+    shared.away = True
+    node.store().release(owner("a"))
+    shared.away = False
+    (node.folder / MARK).rename(node.folder / "kept")  # so that this call does not see it
+    found = node.add("a")
+    (node.folder / "kept").rename(node.folder / MARK)
+    node.store().drain()
+    assert sorted(in_use(shared)) == sorted(found)
+    assert node.files() == [ENTRY]
+
+
+def test_a_tombstone_without_a_mark_is_flushed_by_gc(node, shared):
+    node.add("a")
+    shared.away = True
+    node.store().release(owner("a"))
+    shared.away = False
+    (node.folder / MARK).unlink()
+    node.store().gc({("a", "net1")})
+    assert in_use(shared) == {}
+    assert node.files() == []
+
+
+def test_a_mark_without_an_entry_is_removed(node):
+    (node.folder / MARK).parent.mkdir(parents=True)
+    (node.folder / MARK).touch()
+    node.store().drain()
+    assert node.files() == []
+
+
+def test_of_the_tombstones_those_of_the_longest_ago_come_first(node, shared):
+    shared.away = True
+    for age, name in enumerate("abc"):
+        node.store().release(owner(name))
+        os.utime(node.folder / f"journal/.tombstones/net:{name}:net1", (1000 - age, 1000 - age))
+    assert [one.container_id for one in node.journal().buried()] == ["c", "b", "a"]
+    node.journal().tried(owner("c"))
+    assert [one.container_id for one in node.journal().buried()] == ["b", "a", "c"]
+
+
+def test_a_cluster_out_of_reach_is_asked_once_for_all_its_tombstones(node, shared):
+    for name in "abcde":
+        node.add(name)
+    shared.away = True
+    for name in "abcde":
+        node.store().release(owner(name))
+    shared.calls.clear()
+    node.store().drain()
+    assert len(shared.calls) == 1
+
+
+def test_an_add_out_of_reach_is_try_again_later_and_its_del_succeeds(node, shared):
+    shared.away = True
+    with pytest.raises(TryAgainLater):
+        node.add("a")
+    node.store().release(owner("a"))
+    shared.away = False
+    node.add("b")
+    assert set(in_use(shared).values()) == {"b"}
+    assert node.files() == ["journal/net/b:net1.json"]
+
+
+def test_an_entry_is_flushed_at_the_cluster_that_it_tells_of(tmp_path, shared):
+    second = Shared()
+    node = Node(tmp_path, "node-a", {"fake": shared, "second": second})
+    node.add("a")
+    node.add("a", document={"kind": "second"})
+    assert (len(shared.leases), len(second.leases)) == (0, 2)
+    node.store(document=FAKE).release(owner("a"))
+    assert second.leases == {}
+
+
+# GC
+
+
+def test_gc_frees_what_is_not_valid_and_leaves_the_rest(node, other, shared):
+    for name in "abc":
+        node.add(name)
+    node.add("a", "net2")
+    other.add("d")
+    node.store().gc({("a", "net1"), ("c", "net1")})
+    assert sorted(set(in_use(shared).values())) == ["a", "c", "d"]
+    assert len(shared.leases) == 6
+
+
+def test_gc_frees_only_its_own_network_in_a_cluster_network_of_several(node, shared):
+    node.add("a", shared="flat")
+    node.add("b", network="net2", shared="flat")
+    node.store(shared="flat").gc(set())
+    assert set(in_use(shared).values()) == {"b"}
+
+
+def test_gc_frees_what_no_entry_tells_of(node, other, shared):
+    node.add("a")
+    node.add("b")
+    other.add("c")
+    shutil.rmtree(node.folder / "journal")
+    node.store().gc({("b", "net1")})
+    assert sorted(set(in_use(shared).values())) == ["b", "c"]
+
+
+def test_gc_frees_an_address_that_came_to_an_owner_after_all_hope(node, shared):
+    found = node.add("a")
+    FakeCluster(shared, "node-a").take((claim("10.9.0.5"),), owner("a"))
+    node.store().gc({("a", "net1")})
+    assert sorted(in_use(shared)) == sorted(found)
+
+
+def test_gc_leaves_entries_of_another_nodes_name_alone(node, shared):
+    node.add("a")
+    node.name = "renamed"
+    node.store().gc(set())
+    assert set(in_use(shared).values()) == {"a"}
+    node.store().release(owner("a"))
+    assert in_use(shared) == {}
+
+
+def test_gc_out_of_reach_fails_and_what_it_knew_is_flushed_later(node, shared):
+    node.add("a")
+    shared.away = True
+    with pytest.raises(TryAgainLater):
+        node.store().gc(set())
+    shared.away = False
+    node.store().drain()
+    assert in_use(shared) == {}
+
+
+def test_gc_removes_temporary_files_of_killed_calls_only(node):
+    node.add("a")
+    dead = f"{node.folder}/{ENTRY}.999999999.tmp"
+    alive = f"{node.folder}/{ENTRY}.{os.getpid()}.tmp"
+    for path in (dead, alive):
+        with open(path, "w", encoding="ascii"):
+            pass
+    node.store().gc({("a", "net1")})
+    assert not os.path.exists(dead)
+    assert os.path.exists(alive)
+
+
+# CHECK, STATUS, and damage
+
+
+def test_addresses_are_those_that_journal_and_cluster_agree_on(node, shared):
+    found = node.add("a")
+    assert sorted(map(str, node.store(document=None).addresses(owner("a")))) == sorted(found)
+    del shared.leases[parse(found[0], "")]
+    assert [str(one) for one in node.store().addresses(owner("a"))] == found[1:]
+    assert node.store().addresses(owner("b")) == ()
+
+
+def test_an_address_whose_outcome_is_unknown_is_not_the_owners(node, shared):
+    lose(shared, "take")
+    with pytest.raises(TryAgainLater):
+        node.add("a")
+    assert node.store().addresses(owner("a")) == ()
+
+
+@pytest.mark.parametrize("tells_taken", [False, True])
+def test_status_tells_of_a_full_set_and_of_a_cluster_out_of_reach(node, shared, tells_taken):
+    shared.tells_taken = tells_taken
+    node.store().status((*SETS, *TINY))
+    fill(shared, TINY[0])
+    with pytest.raises(NotAvailable, match="in use"):
+        node.store().status((*SETS, *TINY))
+    shared.away = True
+    with pytest.raises(NotAvailable, match="away"):
+        node.store().status(SETS)
+
+
+def test_status_tells_that_the_journal_cannot_be_written(node):
+    (node.folder / "journal").write_text("in the way")
+    with pytest.raises(IoFailure):
+        node.store().status(SETS)
+
+
+def test_a_damaged_entry_is_kept_aside_and_its_addresses_are_freed_by_name(node, shared):
+    node.add("a")
+    (node.folder / ENTRY).write_text('{"schema": 1, "claims":')
+    node.store().release(owner("a"))
+    assert in_use(shared) == {}
+    assert node.files() == [f"{ENTRY}.damaged"]
+    assert any("damaged" in warning for warning in node.warnings)
+
+
+def test_an_entry_of_a_later_version_is_not_guessed_at(node):
+    node.add("a")
+    path = node.folder / ENTRY
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    assert node.journal().find(owner("a")) is None
+
+
+def test_a_journal_that_others_may_write_to_is_refused(node):
+    (node.folder / "journal").mkdir(mode=0o700)
+    (node.folder / "journal").chmod(0o777)
+    with pytest.raises(IoFailure, match="others may write"):
+        node.journal()
+
+
+def test_an_entry_is_read_back_as_it_was_written(node):
+    node.add("a", sets=((V4,), (V6,)))
+    entry = node.journal().find(Owner(network=NETWORK, container_id="a", ifname="net1"))
+    again = node.journal()
+    again.save(entry)
+    assert again.find(entry.owner) == entry
+    assert entry.document == {"kind": "fake", "node": "node-a"}
