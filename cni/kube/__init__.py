@@ -1,1 +1,1 @@
-"""The API server of Kubernetes, as far as pods and their annotations."""
+"""The API server of Kubernetes: how it is reached, and pods with their annotations."""

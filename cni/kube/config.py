@@ -33,7 +33,8 @@ class Cluster(Value):
     """An API server, and how we prove who we are. Certificates and keys are PEM, empty where there are none.
 
     `verify` False trusts any server. `server_name` is whom the certificate must name, empty: the host. `token_file` is
-    read at each call and stands above `token`. `origin` is where all this comes from, for messages.
+    read at each call and stands above `token`. `origin` is where all this comes from, for messages. `namespace` is the
+    one that the context names, or empty.
     """
 
     host: str
@@ -48,6 +49,7 @@ class Cluster(Value):
     token: str = ""
     token_file: str = ""
     origin: str = ""
+    namespace: str = ""
 
 
 def from_kubeconfig(path: str) -> Cluster:
@@ -58,7 +60,8 @@ def from_kubeconfig(path: str) -> Cluster:
         context = _named(document, "context", _text(document, "current-context", required=True))
         cluster = _named(document, "cluster", _text(context, "cluster", required=True))
         user = _named(document, "user", _text(context, "user")) if context.get("user") else {}
-        return Cluster(**_server(cluster, folder), **_identity(user, folder), origin=path)
+        namespace = _text(context, "namespace")
+        return Cluster(**_server(cluster, folder), **_identity(user, folder), origin=path, namespace=namespace)
     except ValueError as error:
         raise InvalidConfig(f"kubeconfig {path}: {error}") from error
 

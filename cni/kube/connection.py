@@ -53,13 +53,15 @@ class Connection:
         self.deadline = deadline
         self._http.extend(deadline)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, media_type: str = "") -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, media_type: str = "", accept: str = "application/json"
+    ) -> tuple[int, bytes]:
         """Status and content of the answer.
 
         Raises `TryAgainLater` when there is none in time, or not the whole: what was asked may have happened then.
         Raises `KubeRefused` where another try ends alike, and `InvalidConfig` for credentials that are none.
         """
-        headers = {"Accept": "application/json", "User-Agent": "barewire"}
+        headers = {"Accept": accept, "User-Agent": "barewire"}
         token = token_of(self.cluster)
         if token:
             headers["Authorization"] = f"Bearer {token}"

@@ -6,7 +6,8 @@ import os
 import time
 
 from cni import jsontext
-from cni.errors import DecodeFailure, InvalidConfig, KubeRefused, PodNotFound, TryAgainLater
+from cni.errors import InvalidConfig, KubeRefused, PodNotFound, TryAgainLater
+from cni.kube.answers import document, is_name, is_namespace, refusal, words
 from cni.kube.config import from_kubeconfig, in_cluster
 from cni.kube.connection import Connection
 from cni.kube.podspec import uids
@@ -28,8 +29,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between tries after a conflict: the kubelet and Multus write at the same moment, once each, mostly."""
 
 _MERGE_PATCH = "application/merge-patch+json"
-_ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
-_LATER = (408, 425, 429)
 
 
 def open_pods(kubeconfig: str, seconds: float = SECONDS) -> Pods:
@@ -94,7 +93,7 @@ def _get(connection: Connection, path: str) -> dict[str, Any]:
     status, content = connection.ask("GET", path)
     if status != 200:
         raise _refusal(connection, "get", "pods", path, status, content)
-    pod = _document(content)
+    pod = document(content)
     metadata = pod.get("metadata")
     if not isinstance(metadata, dict) or not _is_of(metadata, path):
         raise KubeRefused(f"the {connection.server} answered with something that is not the pod {path}")
@@ -124,45 +123,15 @@ def _effective(changes: dict[str, str | None], present: dict[str, str]) -> dict[
 
 
 def _refusal(connection: Connection, verb: str, resource: str, path: str, status: int, content: bytes) -> CniError:
-    answer, origin = _document(content), connection.cluster.origin
-    words = _one_line(str(answer.get("message") or "no reason is given")[:500])
+    answer = document(content)
     if status == 404 and answer.get("reason") == "NotFound":  # A gateway's 404 says nothing of pods.
-        return PodNotFound(f"the {connection.server} has no pod {path}: {words}")
-    if status in _LATER or status >= 500:
-        return TryAgainLater(f"the {connection.server} cannot {verb} {path} now: {status} {words}")
-    hints = {
-        401: f"the credentials of {origin} are not valid, or not any more",
-        403: f"grant the verb {verb} on {resource} to the user of {origin}",
-    }
-    hint = hints.get(status, f"is the server of {origin} an API server? redirects are not followed")
-    return KubeRefused(f"the {connection.server} refused to {verb} {path}: {status} {words}", hint=hint)
-
-
-def _one_line(text: str) -> str:
-    # What a validation finds comes on several lines; and nobody's words may steer the terminal that shows a log.
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-
-
-def _document(content: bytes) -> dict[str, Any]:
-    """The JSON object of an answer; empty when it is none."""
-    try:
-        document = jsontext.loads(content)
-    except DecodeFailure:
-        return {}
-    return document if isinstance(document, dict) else {}
+        return PodNotFound(f"the {connection.server} has no pod {path}: {words(answer)}")
+    return refusal(connection, (verb, resource, path), status, answer)
 
 
 def _path(namespace: str, name: str) -> str:
-    if "." in namespace or len(namespace) > 63 or not _is_name(namespace):
+    if not is_namespace(namespace):
         raise InvalidConfig(f"CNI_ARGS: {namespace!r} is not the namespace of a pod")
-    if not _is_name(name):
+    if not is_name(name):
         raise InvalidConfig(f"CNI_ARGS: {name!r} is not the name of a pod")
     return f"/api/v1/namespaces/{namespace}/pods/{name}"
-
-
-def _is_name(text: str) -> bool:
-    """Whether it is a name by RFC 1123; nothing else is put into a URL."""
-    return len(text) <= 253 and all(
-        part and _ALPHANUMERIC.issuperset(part[0] + part[-1]) and _ALPHANUMERIC.issuperset(part.replace("-", ""))
-        for part in text.split(".")
-    )

@@ -1,0 +1,66 @@
+"""What every use of the API server shares: names that may stand in a URL, `Status` objects, and what a refusal means."""
+
+from __future__ import annotations
+
+from cni import jsontext
+from cni.errors import DecodeFailure, KubeRefused, TryAgainLater
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.errors import CniError
+    from cni.kube.connection import Connection
+
+_ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_LATER = (408, 425, 429)
+
+
+def is_name(text: str) -> bool:
+    """Whether it is a name by RFC 1123; nothing else is put into a URL."""
+    return len(text) <= 253 and all(
+        part and _ALPHANUMERIC.issuperset(part[0] + part[-1]) and _ALPHANUMERIC.issuperset(part.replace("-", ""))
+        for part in text.split(".")
+    )
+
+
+def is_namespace(text: str) -> bool:
+    return "." not in text and len(text) <= 63 and is_name(text)
+
+
+def document(content: bytes) -> dict[str, Any]:
+    """The JSON object of an answer; empty when it is none."""
+    try:
+        found = jsontext.loads(content)
+    except DecodeFailure:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def words(answer: dict[str, Any]) -> str:
+    """What a `Status` object says, on one line."""
+    return _one_line(str(answer.get("message") or "no reason is given")[:500])
+
+
+def passes(status: int) -> bool:
+    """Whether the same request may be answered otherwise a little later."""
+    return status in _LATER or status >= 500
+
+
+def refusal(connection: Connection, asked: tuple[str, str, str], status: int, answer: dict[str, Any]) -> CniError:
+    """The error that an answer stands for. `asked` is verb, resource and path."""
+    verb, resource, path = asked
+    origin, said = connection.cluster.origin, words(answer)
+    if passes(status):
+        return TryAgainLater(f"the {connection.server} cannot {verb} {path} now: {status} {said}")
+    hints = {
+        401: f"the credentials of {origin} are not valid, or not any more",
+        403: f"grant the verb {verb} on {resource} to the user of {origin}",
+    }
+    hint = hints.get(status, f"is the server of {origin} an API server? redirects are not followed")
+    return KubeRefused(f"the {connection.server} refused to {verb} {path}: {status} {said}", hint=hint)
+
+
+def _one_line(text: str) -> str:
+    # What a validation finds comes on several lines; and nobody's words may steer the terminal that shows a log.
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
