@@ -1,4 +1,4 @@
-"""An API server for the tests, as strict as kube-apiserver about pods, which can be told to misbehave.
+"""An API server for the tests, as strict as kube-apiserver about pods and some resources, which can misbehave.
 
     with ApiServer() as api:
         pod = api.add_pod("default", "pod1", uid=..., spec=..., annotations=...)
@@ -33,6 +33,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from tests.kube.authority import Identity, certificates
+from tests.kube.resources import NODES, Resources
+from tests.kube.routes import Asked, answer
 from tests.kube.store import Document, Key, Refused, Store
 
 FOR_EVER = 1 << 60
@@ -107,6 +109,7 @@ class ApiServer:
 
     def __init__(self, *, secure: bool = True, identity: Identity | None = None, host: str = "127.0.0.1") -> None:
         self.store = Store()
+        self.resources = Resources()
         self.faults = Faults()
         self.rights: frozenset[tuple[str, str]] = ALL_RIGHTS
         self.token = TOKEN
@@ -115,6 +118,7 @@ class ApiServer:
         self.prefix = ""
         self._host = host
         self._identity = identity or certificates().server
+        self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
         self._counted = 0
         self._faults_seen = self.faults
@@ -149,6 +153,12 @@ class ApiServer:
     def add_pod(self, namespace: str, name: str, **parts: Any) -> Document:
         """See `Store.add`."""
         return self.store.add(namespace, name, **parts)
+
+    def add_node(self, name: str, ready: str = "True") -> None:
+        """A node in place of one of the same name; `ready` is True, False or Unknown."""
+        conditions = [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": ready}]
+        node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, "status": {"conditions": conditions}}
+        self.resources.put(NODES, "", node)
 
     def annotations(self, namespace: str, name: str) -> dict[str, str]:
         found: dict[str, str] = self.store.get((namespace, name))["metadata"].get("annotations") or {}
@@ -208,11 +218,15 @@ class ApiServer:
         """The connection, with TLS if the server has it."""
         if not self.secure:
             return plain
+        self._tls = self._tls or self._with_tls()
+        return self._tls.wrap_socket(plain, server_side=True)
+
+    def _with_tls(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self._identity)
         context.load_verify_locations(certificates().authority.certificate)
         context.verify_mode = ssl.CERT_OPTIONAL
-        return context.wrap_socket(plain, server_side=True)
+        return context
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -311,17 +325,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             if status:
                 raise Refused(status, "Tests", "the tests say so")
-            return 200, self._asked(text)
+            return self._asked(text)
         except Refused as refused:
             return refused.status, refused.document
 
-    def _asked(self, text: bytes) -> Document:
+    def _asked(self, text: bytes) -> tuple[int, Document]:
         api = self.server.api
         self._authenticate()
-        path = urlsplit(self.path).path
-        found = _POD.fullmatch(path.removeprefix(api.prefix)) if path.startswith(api.prefix) else None
-        if found is None:
+        _, _, path, query, _ = urlsplit(self.path)
+        if not path.startswith(api.prefix):
             raise Refused(404, "", "404 page not found")
+        path = path.removeprefix(api.prefix)
+        found = _POD.fullmatch(path)
+        if found is None:
+            asked = Asked(self.command, path, query, self.headers, text)  # type: ignore[arg-type]  # it is a mapping
+            return answer(api.resources, api.rights, asked)
+        return 200, self._asked_pod(found, text)
+
+    def _asked_pod(self, found: re.Match[str], text: bytes) -> Document:
+        api = self.server.api
         namespace, name, status = found.groups()
         verb, resource = _VERBS[self.command], f"pods{status or ''}"
         if (verb, resource) not in api.rights:

@@ -17,7 +17,7 @@ Document = dict[str, Any]
 Key = tuple[str, str]
 
 MOST_ANNOTATION_BYTES = 256 << 10
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _ANNOTATION = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _FIXED = ("name", "namespace", "uid", "creationTimestamp")
 
@@ -30,6 +30,7 @@ class Refused(Exception):
         self.status = status
         self.reason = reason
         self.message = message
+        self.details: Document = {}
 
     @property
     def document(self) -> Document:
@@ -41,6 +42,7 @@ class Refused(Exception):
             "message": self.message,
             "reason": self.reason,
             "code": self.status,
+            **({"details": self.details} if self.details else {}),
         }
 
 
@@ -67,7 +69,7 @@ class Store:
 
     def add(self, namespace: str, name: str, **parts: Any) -> Document:
         """A new pod, in place of one of the same name: `uid`, `annotations`, `spec` as told."""
-        assert _NAME.fullmatch(name), name
+        assert NAME.fullmatch(name), name
         metadata = {
             "name": name,
             "namespace": namespace,

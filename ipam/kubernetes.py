@@ -1,0 +1,124 @@
+"""Addresses in Kubernetes, in the resources of whereabouts, so that both can lease from the same ranges at one time.
+
+An address is leased by one JSON patch, which tests that nobody has it: the API server takes all of a patch or nothing,
+so there is no lock, and whereabouts' own, which tests the version of the whole pool, sees each of our leases.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import KubeRefused, NotAvailable, TryAgainLater
+from cni.kube.config import from_kubeconfig, in_cluster
+from cni.rollback import on_failure
+from ipam import whereabouts
+from ipam.kubernetes_api import Api
+from ipam.kubernetes_pools import Pools
+from ipam.kubernetes_reservations import Reservations
+from ipam.whereabouts import POOLS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from cni.kube.config import Cluster
+    from ipam.ranges import Range
+    from ipam.store import Claim, Lease, Owner
+    from ipam.whereabouts import Place
+
+    Document = dict[str, Any]
+    Claims = tuple[Claim, ...]
+
+SECONDS = 10.0
+"""Bound of one call: its two requests take milliseconds."""
+
+PATIENCE = 3
+"""Claims of a range that somebody else had before its pool is read: one of thousands of leases takes long to send."""
+
+_DEFAULT_NAMESPACE = "kube-system"
+
+
+def open_kubernetes(document: Document, network: str, seconds: float = SECONDS) -> Kubernetes:
+    """The backend of a description by `whereabouts.document`; `seconds` bound each call. Raises `InvalidConfig`."""
+    place = whereabouts.place(document)
+    cluster = from_kubeconfig(place.kubeconfig) if place.kubeconfig else in_cluster(os.environ)
+    return Kubernetes(cluster, place, network, seconds)
+
+
+class Kubernetes:
+    """A `Cluster` of `ipam.store`, for one process and one thread. Raises also `KubeRefused`."""
+
+    def __init__(self, cluster: Cluster, place: Place, network: str, seconds: float = SECONDS) -> None:
+        self._place = place
+        self._network = network
+        self._api = Api(cluster, place.namespace or cluster.namespace or _DEFAULT_NAMESPACE, seconds)
+        self._pools = Pools(self._api, place.network_name)
+        self._reservations = Reservations(self._api, place.network_name) if place.overlapping else None
+        self._refused: dict[str, set[int]] = {}
+
+    def close(self) -> None:
+        """Closes the connection, which calls share; the next call opens another."""
+        self._api.close()
+
+    def taken(self, one: Range) -> set[int] | None:
+        """See `ipam.store.Cluster`: None until some claims of the range were refused."""
+        refused = self._refused.get(whereabouts.subnet(one), set())
+        if len(refused) < PATIENCE:
+            return None
+        self._api.begin()
+        found = self._pools.find(whereabouts.subnet(one)) or {}
+        return refused | {one.subnet.number + int(key) for key in whereabouts.allocations(found)}
+
+    def take(self, claims: Claims, owner: Owner) -> Claims:
+        self._api.begin()
+        reserved: list[Claim] = []
+        allocated: list[Claim] = []
+        with on_failure(self._undo, allocated, reserved, owner):
+            others = self._reservations.add(claims, owner, reserved) if self._reservations else ()
+            others = others or self._pools.add(claims, owner, allocated)
+        if others:
+            self._undo(allocated, reserved, owner)
+        for claim in others:
+            self._refused.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
+        return others
+
+    def give_back(self, claims: Claims, owner: Owner) -> None:
+        self._api.begin()
+        others = self._pools.remove(claims, owner)
+        if self._reservations:
+            for claim in claims:
+                # One of whereabouts without a container's name may be of who has the address in the pool.
+                self._reservations.remove(claim, owner, signed=claim in others)
+
+    def reach(self) -> None:
+        """See `ipam.store.Cluster`. It rehearses, and changes nothing."""
+        self._api.begin()
+        try:
+            for cidr in self._place.subnets[:1]:
+                self._api.patch(POOLS, self._pools.name(cidr), [])
+            if self._reservations:
+                self._reservations.rehearse()
+        except (KubeRefused, TryAgainLater) as error:
+            raise NotAvailable(error.msg, hint=error.details) from error
+
+    def leases(self, network: str) -> Iterator[Lease]:
+        """See `ipam.store.Cluster`. Whereabouts' pools do not tell networks apart: all that is in them is listed."""
+        self._api.begin()
+        for cidr in self._place.subnets:
+            found = self._pools.find(cidr)
+            if found is not None:
+                yield from whereabouts.leases(found, network)
+
+    def node_is_alive(self, name: str) -> bool:
+        """Whether the node exists and its kubelet reports it ready. Raises `KubeRefused`, `TryAgainLater`."""
+        self._api.begin()
+        node = self._api.node(name) or {}
+        conditions = (node.get("status") or {}).get("conditions") or []
+        return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+    def _undo(self, allocated: list[Claim], reserved: list[Claim], owner: Owner) -> None:
+        self._pools.remove(tuple(allocated), owner)
+        if self._reservations:
+            for claim in reserved:
+                self._reservations.remove(claim, owner, signed=True)

@@ -1,0 +1,108 @@
+"""Allocations: entries in whereabouts' IPPool objects, one per leased address."""
+
+from __future__ import annotations
+
+from cni.errors import TryAgainLater
+from cni.kube.answers import words
+from ipam import whereabouts
+from ipam.whereabouts import POOLS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ipam.kubernetes_api import Api
+    from ipam.store import Claim, Owner
+
+    Document = dict[str, Any]
+    Claims = tuple[Claim, ...]
+
+TRIES = 8
+"""Of a patch that others' changes foil each time."""
+
+
+class Pools:
+    """The pools of one network name. Raises `TryAgainLater`, `KubeRefused`."""
+
+    def __init__(self, api: Api, network_name: str) -> None:
+        self._api = api
+        self._network_name = network_name
+
+    def name(self, cidr: str) -> str:
+        return whereabouts.pool_name(cidr, self._network_name)
+
+    def find(self, cidr: str) -> Document | None:
+        """The object of a subnet's pool."""
+        return self._api.get(POOLS, self.name(cidr))
+
+    def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
+        """Those that somebody else has, of the first pool that has such; what was added before is in `made`."""
+        for cidr, some in _by_subnet(claims).items():
+            others = self._added(cidr, some, owner, made)
+            if others:
+                return others
+        return ()
+
+    def remove(self, claims: Claims, owner: Owner) -> Claims:
+        """Removes what is the owner's. Those that somebody else has are returned."""
+        others: Claims = ()
+        for cidr, some in _by_subnet(claims).items():
+            others += self._removed(cidr, some, owner)
+        return others
+
+    def _added(self, cidr: str, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
+        name, missing, said = self.name(cidr), claims, ""
+        for _ in range(TRIES):
+            answer = self._api.patch(POOLS, name, whereabouts.adding(missing, owner))
+            if answer.status == 200:
+                made.extend(missing)
+                return ()
+            said = words(answer.content)
+            entries = self._entries_of_mended(cidr) if answer.status == 422 else self._entries_of_new(cidr)
+            if answer.again:
+                made.extend(one for one in missing if _is_ours(entries, one, owner))
+            missing = tuple(one for one in claims if _is_free(entries, one))
+            others = tuple(one for one in claims if one not in missing and not _is_ours(entries, one, owner))
+            if others or not missing:
+                return others
+        raise TryAgainLater(f"the IPPool {name} does not take a lease: {said}")
+
+    def _entries_of_new(self, cidr: str) -> dict[str, Document]:
+        # Somebody else may be faster: then the patch meets what is in it.
+        self._api.create(POOLS, whereabouts.pool(self.name(cidr), cidr))
+        return {}
+
+    def _entries_of_mended(self, cidr: str) -> dict[str, Document]:
+        """The allocations of a pool, which is given its map of them if it has none."""
+        found = self.find(cidr)
+        mending = whereabouts.mending(found, cidr) if found else []
+        if mending:
+            self._api.patch(POOLS, self.name(cidr), mending)
+        return whereabouts.allocations(found or {})
+
+    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
+        name, left = self.name(cidr), claims
+        others: Claims = ()
+        for _ in range(TRIES):
+            if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
+                return others
+            entries = whereabouts.allocations(self.find(cidr) or {})
+            left = tuple(one for one in claims if _is_ours(entries, one, owner))
+            others = tuple(one for one in claims if one not in left and not _is_free(entries, one))
+        raise TryAgainLater(f"the IPPool {name} is changed by others all the time")
+
+
+def _by_subnet(claims: Claims) -> dict[str, Claims]:
+    found: dict[str, Claims] = {}
+    for claim in claims:
+        cidr = whereabouts.subnet(claim.range)
+        found[cidr] = (*found.get(cidr, ()), claim)
+    return found
+
+
+def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
+    return whereabouts.offset(claim) not in entries
+
+
+def _is_ours(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
+    return whereabouts.allocated_to(entries.get(whereabouts.offset(claim), {}), owner)

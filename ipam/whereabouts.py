@@ -1,0 +1,184 @@
+"""The forms in which whereabouts keeps leases in Kubernetes: names of objects, their content, and patches. Pure.
+
+Its resources are of the group whereabouts.cni.cncf.io/v1alpha1. An IPPool belongs to one subnet; `spec.allocations` has
+an entry per leased address, under the decimal distance from the subnet's address. An OverlappingRangeIPReservation
+belongs to one address, whatever pool leased it.
+"""
+
+from __future__ import annotations
+
+from cni.errors import InvalidConfig
+from cni.value import Value
+from ipam.address import Address, parse_cidr
+from ipam.store import Lease, Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from ipam.ranges import Range, RangeSet
+    from ipam.store import Claim
+
+    Document = dict[str, Any]
+    Patch = list[dict[str, Any]]
+
+API = "whereabouts.cni.cncf.io/v1alpha1"
+POOLS = "ippools"
+RESERVATIONS = "overlappingrangeipreservations"
+ALLOCATIONS = "/spec/allocations"
+
+
+class Place(Value):
+    """Where a network's leases are: the access, and what whereabouts' configuration says about names.
+
+    `namespace` may be empty: then it is that of the kubeconfig. `subnets` are all of the network's, as CIDR.
+    """
+
+    kubeconfig: str
+    namespace: str = ""
+    network_name: str = ""
+    overlapping: bool = True
+    subnets: tuple[str, ...] = ()
+
+
+def document(place: Place) -> Document:
+    """The JSON form of a place, from which `open_kubernetes` opens it."""
+    return {"kind": "kubernetes", **place.as_dict(), "subnets": list(place.subnets)}
+
+
+def place(found: Document) -> Place:
+    """The place that `document` wrote. Raises `InvalidConfig`."""
+    try:
+        told = {name: found[name] for name in Place._fields}
+        return Place(**{**told, "subnets": tuple(told["subnets"])})
+    except (KeyError, TypeError) as error:
+        raise InvalidConfig(f"the description of a Kubernetes backend is incomplete: {error}") from error
+
+
+def subnets_of(sets: Iterable[RangeSet]) -> tuple[str, ...]:
+    """The subnets of all ranges, each once."""
+    return tuple(dict.fromkeys(subnet(one) for ranges in sets for one in ranges))
+
+
+def subnet(one: Range) -> str:
+    # Whereabouts, too, names the pool of "first-last/24" by the subnet alone: ranges of one subnet share a pool.
+    return f"{one.subnet}/{one.prefix}"
+
+
+def pool_name(cidr: str, network_name: str) -> str:
+    return _named(cidr.replace(":", "-").replace("/", "-"), network_name)
+
+
+def reservation_name(address: Address, network_name: str) -> str:
+    text = str(address)
+    return _named((f"{text}0" if text.endswith(":") else text).replace(":", "-"), network_name)
+
+
+def pool(name: str, cidr: str) -> Document:
+    """A pool without leases."""
+    return {"apiVersion": API, "kind": "IPPool", "metadata": {"name": name}, "spec": {"range": cidr, "allocations": {}}}
+
+
+def reservation(name: str, owner: Owner) -> Document:
+    """What keeps an address from all pools. Whereabouts leaves containerid empty; it tells us ours from our namesake's."""
+    spec = {"containerid": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
+    return {"apiVersion": API, "kind": "OverlappingRangeIPReservation", "metadata": {"name": name}, "spec": spec}
+
+
+def reserved_for(found: Document, owner: Owner) -> bool:
+    """Whether a reservation is the owner's. One of whereabouts has no container ID: the same pod's counts as ours."""
+    spec = _spec(found)
+    mine = (owner.pod, owner.ifname, owner.container_id)
+    return (spec.get("podref"), spec.get("ifname"), spec.get("containerid") or owner.container_id) == mine
+
+
+def is_signed(found: Document, owner: Owner) -> bool:
+    """Whether a reservation names the owner's container, and no other interface of it."""
+    spec = _spec(found)
+    return spec.get("containerid") == owner.container_id and (spec.get("ifname") or owner.ifname) == owner.ifname
+
+
+def keeps_interfaces(found: Document) -> bool:
+    """Whether a reservation as the server stored it names an interface: the definitions before whereabouts 0.7 do not."""
+    return bool(_spec(found).get("ifname"))
+
+
+def rehearsal() -> Document:
+    """A reservation that is never made: the server tells whether it would."""
+    return reservation("barewire-rehearsal", Owner(network="", container_id="rehearsal", ifname="rehearsal"))
+
+
+def allocated_to(entry: Document, owner: Owner) -> bool:
+    """Whether an allocation is the owner's. One without ifname is not: it may be of another interface of the pod."""
+    return (entry.get("id"), entry.get("ifname")) == (owner.container_id, owner.ifname)
+
+
+def offset(claim: Claim) -> str:
+    return str(claim.address.number - claim.range.subnet.number)
+
+
+def adding(claims: Iterable[Claim], owner: Owner) -> Patch:
+    """Adds the allocations, if none of them is there. The pool must have a map of allocations."""
+    entry = {"id": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
+    paths = [f"{ALLOCATIONS}/{offset(claim)}" for claim in claims]
+    # "add" would replace what is there. null stands for nothing: API servers, and whereabouts, take it so.
+    tests = [{"op": "test", "path": path, "value": None} for path in paths]
+    return tests + [{"op": "add", "path": path, "value": entry} for path in paths]
+
+
+def removing(claims: Iterable[Claim], owner: Owner) -> Patch:
+    """Removes the allocations, if all of them are there and the owner's."""
+    patch: Patch = []
+    for claim in claims:
+        path = f"{ALLOCATIONS}/{offset(claim)}"
+        patch += (
+            {"op": "test", "path": f"{path}/id", "value": owner.container_id},
+            {"op": "test", "path": f"{path}/ifname", "value": owner.ifname},
+            {"op": "remove", "path": path},
+        )
+    return patch
+
+
+def mending(found: Document, cidr: str) -> Patch:
+    """Gives a pool its map of allocations, if it has none still; empty when it has one."""
+    spec = found.get("spec")
+    if not isinstance(spec, dict):
+        return _if_missing("/spec", {"range": cidr, "allocations": {}})
+    return [] if isinstance(spec.get("allocations"), dict) else _if_missing(ALLOCATIONS, {})
+
+
+def allocations(found: Document) -> dict[str, Document]:
+    """The well-formed allocations of a pool's object, by offset."""
+    entries = _spec(found).get("allocations")
+    if not isinstance(entries, dict):
+        return {}
+    return {key: entry for key, entry in entries.items() if _is_offset(key) and isinstance(entry, dict)}
+
+
+def leases(found: Document, network: str) -> Iterator[Lease]:
+    """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none."""
+    start, _ = parse_cidr(str(found["spec"]["range"]), f"IPPool {found['metadata']['name']}: range")
+    entries = allocations(found)
+    for key in sorted(entries, key=int):
+        entry = entries[key]
+        told = [str(entry.get(name) or "") for name in ("id", "ifname", "podref")]
+        owner = Owner(network=network, container_id=told[0], ifname=told[1], pod=told[2])
+        yield Lease(address=Address(version=start.version, number=start.number + int(key)), owner=owner)
+
+
+def _spec(found: Document) -> Document:
+    spec = found.get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+def _named(text: str, network_name: str) -> str:
+    return f"{network_name}-{text}" if network_name else text
+
+
+def _if_missing(path: str, value: Document) -> Patch:
+    return [{"op": "test", "path": path, "value": None}, {"op": "add", "path": path, "value": value}]
+
+
+def _is_offset(key: str) -> bool:
+    return key.isascii() and key.isdecimal() and len(key) < 40

@@ -1,0 +1,59 @@
+"""Structural schemas of custom resources, as API servers apply them: what they do not know is dropped, the rest checked.
+
+A schema is `type`, `properties`, `required` and `additionalProperties` of OpenAPI; those of whereabouts 0.9 are here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": str}
+METADATA: Schema = {"type": dict, "open": True}
+"""The server's own affair."""
+
+
+def _object(properties: dict[str, Schema], *required: str) -> Schema:
+    return {"type": dict, "properties": properties, "required": required}
+
+
+def _kind(spec: Schema, *required: str) -> Schema:
+    return _object({"apiVersion": TEXT, "kind": TEXT, "metadata": METADATA, "spec": spec}, *required)
+
+
+ALLOCATION = _object({"id": TEXT, "podref": TEXT, "ifname": TEXT}, "id", "podref")
+POOL = _kind(
+    _object({"range": TEXT, "allocations": {"type": dict, "additional": ALLOCATION}}, "range", "allocations"),
+)
+RESERVATION = _kind(_object({"containerid": TEXT, "podref": TEXT, "ifname": TEXT}, "podref"), "spec")
+
+
+class Invalid(Exception):
+    """Names the field."""
+
+
+def admitted(value: Any, schema: Schema, old: Any = None, where: str = "") -> Any:
+    """The value without what the schema does not know. What is the `old` one, the same object, is not looked at."""
+    if value is old and value is not None:
+        return value
+    if not isinstance(value, schema["type"]):
+        raise Invalid(f"{where}: Invalid value: must be of type {schema['type'].__name__}")
+    if schema["type"] is not dict or schema.get("open"):
+        return value
+    missing = [name for name in schema.get("required", ()) if name not in value]
+    if missing:
+        raise Invalid(f"{where}.{missing[0]}: Required value")
+    return _members(value, schema, old if isinstance(old, dict) else {}, where)
+
+
+def _members(value: dict[str, Any], schema: Schema, old: dict[str, Any], where: str) -> dict[str, Any]:
+    found = {}
+    for name, member in value.items():
+        if member is not None and member is old.get(name):
+            found[name] = member
+            continue
+        known = schema.get("properties", {}).get(name) or schema.get("additional")
+        if known:
+            found[name] = admitted(member, known, old.get(name), f"{where}.{name}")
+    return found
