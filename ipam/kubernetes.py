@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 """Bound of one call: its two requests take milliseconds."""
 
-PATIENCE = 3
-"""Claims of a range that somebody else had before its pool is read: one of thousands of leases takes long to send."""
-
 _DEFAULT_NAMESPACE = "kube-system"
 
 
@@ -55,32 +52,39 @@ class Kubernetes:
         self._api = Api(cluster, place.namespace or cluster.namespace or _DEFAULT_NAMESPACE, seconds)
         self._pools = Pools(self._api, place.network_name)
         self._reservations = Reservations(self._api, place.network_name) if place.overlapping else None
-        self._refused: dict[str, set[int]] = {}
+        # Seen to be in use, maybe by another range's owner, of whom the pool does not tell.
+        self._reserved: dict[str, set[int]] = {}
 
     def close(self) -> None:
         """Closes the connection, which calls share; the next call opens another."""
         self._api.close()
 
-    def taken(self, one: Range) -> set[int] | None:
-        """See `ipam.store.Cluster`: None until some claims of the range were refused."""
-        refused = self._refused.get(whereabouts.subnet(one), set())
-        if len(refused) < PATIENCE:
-            return None
+    def taken(self, one: Range) -> None:
+        """See `ipam.store.Cluster`: to try is one small patch, and to ask sends the whole pool."""
+
+    def gap(self, one: Range, start: int) -> int | None:
         self._api.begin()
-        found = self._pools.find(whereabouts.subnet(one)) or {}
-        return refused | {one.subnet.number + int(key) for key in whereabouts.allocations(found)}
+        cidr = whereabouts.subnet(one)
+        entries = whereabouts.allocations(self._pools.find(cidr) or {})
+        taken = {one.subnet.number + int(key) for key in entries} | self._reserved.get(cidr, set())
+        for first, last in ((start, one.last), (one.first, start - 1)):
+            for number in one.walk(first, last):
+                if number not in taken:
+                    return number
+        return None
+
+    def held(self, claims: Claims, owner: Owner) -> Claims:
+        self._api.begin()
+        return self._pools.held(claims, owner)
 
     def take(self, claims: Claims, owner: Owner) -> Claims:
         self._api.begin()
         reserved: list[Claim] = []
         allocated: list[Claim] = []
         with on_failure(self._undo, allocated, reserved, owner):
-            others = self._reservations.add(claims, owner, reserved) if self._reservations else ()
-            others = others or self._pools.add(claims, owner, allocated)
+            others = self._reserve(claims, owner, reserved) or self._pools.add(claims, owner, allocated)
         if others:
             self._undo(allocated, reserved, owner)
-        for claim in others:
-            self._refused.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
         return others
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
@@ -90,6 +94,16 @@ class Kubernetes:
             for claim in claims:
                 # One of whereabouts without a container's name may be of who has the address in the pool.
                 self._reservations.remove(claim, owner, signed=claim in others)
+
+    def give_back_all(self, owner: Owner) -> None:
+        """See `ipam.store.Cluster`. A reservation without an allocation, left by who was killed, is not found so."""
+        self._api.begin()
+        pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
+        self.give_back(tuple(claim for found in pools for claim in whereabouts.claims_of(found, owner)), owner)
+
+    def of_node(self) -> Iterator[Lease]:
+        """See `ipam.store.Cluster`: whereabouts' resources have no place for a node's name."""
+        yield from ()
 
     def reach(self) -> None:
         """See `ipam.store.Cluster`. It rehearses, and changes nothing."""
@@ -116,6 +130,12 @@ class Kubernetes:
         node = self._api.node(name) or {}
         conditions = (node.get("status") or {}).get("conditions") or []
         return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+    def _reserve(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
+        others = self._reservations.add(claims, owner, made) if self._reservations else ()
+        for claim in others:
+            self._reserved.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
+        return others
 
     def _undo(self, allocated: list[Claim], reserved: list[Claim], owner: Owner) -> None:
         self._pools.remove(tuple(allocated), owner)

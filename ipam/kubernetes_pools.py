@@ -50,6 +50,21 @@ class Pools:
             others += self._removed(cidr, some, owner)
         return others
 
+    def held(self, claims: Claims, owner: Owner) -> Claims:
+        """Those that are the owner's."""
+        found: Claims = ()
+        for cidr, some in _by_subnet(claims).items():
+            found += some if self._is_held(cidr, some, owner) else self._ours(cidr, some, owner)
+        return found
+
+    def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
+        # Far less to send than a pool of thousands of leases.
+        return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200
+
+    def _ours(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
+        entries = whereabouts.allocations(self.find(cidr) or {})
+        return tuple(one for one in claims if _is_ours(entries, one, owner))
+
     def _added(self, cidr: str, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
         name, missing, said = self.name(cidr), claims, ""
         for _ in range(TRIES):

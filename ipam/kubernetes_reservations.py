@@ -28,8 +28,12 @@ class Reservations:
         self._network_name = network_name
 
     def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
-        """Those that somebody else has reserved; what was added is in `made`."""
-        return tuple(claim for claim in claims if not self._added(claim, owner, made))
+        """The first that somebody else has reserved; what was added is in `made`."""
+        # In the same order everywhere, and no further than the first refusal: then one of those who want the same wins.
+        for claim in sorted(claims, key=lambda one: (one.address.version, one.address.number)):
+            if not self._added(claim, owner, made):
+                return (claim,)
+        return ()
 
     def remove(self, claim: Claim, owner: Owner, *, signed: bool) -> None:
         """Removes the reservation if it is the owner's; with `signed`, only if it names the owner's container."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from cni.errors import InvalidConfig
 from cni.value import Value
-from ipam.address import Address, parse_cidr
-from ipam.store import Lease, Owner
+from ipam.address import BITS, Address, parse_cidr
+from ipam.ranges import Range
+from ipam.store import Claim, Lease, Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ipam.ranges import Range, RangeSet
-    from ipam.store import Claim
+    from ipam.ranges import RangeSet
 
+    Claims = tuple[Claim, ...]
     Document = dict[str, Any]
     Patch = list[dict[str, Any]]
 
@@ -89,8 +90,10 @@ def reservation(name: str, owner: Owner) -> Document:
 def reserved_for(found: Document, owner: Owner) -> bool:
     """Whether a reservation is the owner's. One of whereabouts has no container ID: the same pod's counts as ours."""
     spec = _spec(found)
-    mine = (owner.pod, owner.ifname, owner.container_id)
-    return (spec.get("podref"), spec.get("ifname"), spec.get("containerid") or owner.container_id) == mine
+    unsigned = bool(owner.pod) and not spec.get("containerid")
+    return is_signed(found, owner) or (
+        unsigned and (spec.get("podref"), spec.get("ifname")) == (owner.pod, owner.ifname)
+    )
 
 
 def is_signed(found: Document, owner: Owner) -> bool:
@@ -118,7 +121,7 @@ def offset(claim: Claim) -> str:
     return str(claim.address.number - claim.range.subnet.number)
 
 
-def adding(claims: Iterable[Claim], owner: Owner) -> Patch:
+def adding(claims: Claims, owner: Owner) -> Patch:
     """Adds the allocations, if none of them is there. The pool must have a map of allocations."""
     entry = {"id": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
     paths = [f"{ALLOCATIONS}/{offset(claim)}" for claim in claims]
@@ -127,17 +130,20 @@ def adding(claims: Iterable[Claim], owner: Owner) -> Patch:
     return tests + [{"op": "add", "path": path, "value": entry} for path in paths]
 
 
-def removing(claims: Iterable[Claim], owner: Owner) -> Patch:
-    """Removes the allocations, if all of them are there and the owner's."""
+def testing(claims: Claims, owner: Owner) -> Patch:
+    """Changes nothing, and applies if all of the allocations are there and the owner's."""
     patch: Patch = []
     for claim in claims:
         path = f"{ALLOCATIONS}/{offset(claim)}"
-        patch += (
-            {"op": "test", "path": f"{path}/id", "value": owner.container_id},
-            {"op": "test", "path": f"{path}/ifname", "value": owner.ifname},
-            {"op": "remove", "path": path},
-        )
+        patch.append({"op": "test", "path": f"{path}/id", "value": owner.container_id})
+        patch.append({"op": "test", "path": f"{path}/ifname", "value": owner.ifname})
     return patch
+
+
+def removing(claims: Claims, owner: Owner) -> Patch:
+    """Removes the allocations, if all of them are there and the owner's."""
+    removals = [{"op": "remove", "path": f"{ALLOCATIONS}/{offset(claim)}"} for claim in claims]
+    return testing(claims, owner) + removals
 
 
 def mending(found: Document, cidr: str) -> Patch:
@@ -156,9 +162,18 @@ def allocations(found: Document) -> dict[str, Document]:
     return {key: entry for key, entry in entries.items() if _is_offset(key) and isinstance(entry, dict)}
 
 
+def claims_of(found: Document, owner: Owner) -> Claims:
+    """What the owner has of a pool."""
+    start, prefix = _range(found)
+    last = start.number | ((1 << (BITS[start.version] - prefix)) - 1)
+    whole = Range(subnet=start, prefix=prefix, first=start.number, last=last)
+    mine = (int(key) for key, entry in allocations(found).items() if allocated_to(entry, owner))
+    return tuple(Claim(range=whole, address=whole.address(start.number + distance)) for distance in mine)
+
+
 def leases(found: Document, network: str) -> Iterator[Lease]:
     """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none."""
-    start, _ = parse_cidr(str(found["spec"]["range"]), f"IPPool {found['metadata']['name']}: range")
+    start, _ = _range(found)
     entries = allocations(found)
     for key in sorted(entries, key=int):
         entry = entries[key]
@@ -170,6 +185,10 @@ def leases(found: Document, network: str) -> Iterator[Lease]:
 def _spec(found: Document) -> Document:
     spec = found.get("spec")
     return spec if isinstance(spec, dict) else {}
+
+
+def _range(found: Document) -> tuple[Address, int]:
+    return parse_cidr(str(_spec(found).get("range")), f"IPPool {found['metadata']['name']}: range")
 
 
 def _named(text: str, network_name: str) -> str:
