@@ -44,11 +44,11 @@ class Api:
     """Objects of one namespace by resource and name. All raises `KubeRefused`, and `TryAgainLater` at the bound."""
 
     def __init__(self, cluster: Cluster, namespace: str, seconds: float) -> None:
-        if not is_namespace(namespace):
-            raise InvalidConfig(f"{namespace!r} is not a namespace")
-        self._folder = f"/apis/{API}/namespaces/{namespace}"
-        self._seconds = seconds
         self._connection = Connection(cluster, 0.0)
+        self._seconds = seconds
+        if not is_namespace(namespace):
+            raise InvalidConfig(f"{namespace!r} is not the name of a namespace")
+        self._folder = f"/apis/{API}/namespaces/{namespace}"
         self.server = self._connection.server
 
     def close(self) -> None:

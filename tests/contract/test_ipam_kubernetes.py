@@ -1,0 +1,443 @@
+"""Addresses in whereabouts' resources: what is written, and what a misbehaving API server ends in. Over TLS."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from cni.errors import InvalidConfig, KubeRefused, NotAvailable, TryAgainLater
+from ipam import whereabouts
+from ipam.kubernetes import open_kubernetes
+from ipam.whereabouts import Place
+from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, everything, owner, range_of, texts
+from tests.kube.apiserver import ApiServer, Faults
+from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS
+from tests.kube.routes import RIGHTS
+
+SECONDS = 20.0
+SHORT = 0.4
+LATEST = 5.0
+"""Seconds after which a call with a bound of SHORT has not kept it, on however busy a machine."""
+
+SPACE = "kube-system"
+A, B = owner("a"), owner("b")
+BOTH = (claim("10.9.0.5"), claim("fd00:9::5"))
+OURS = {"10.9.0.5": ("a", "net1"), "fd00:9::5": ("a", "net1")}
+
+
+def fault(kind: str, number: int) -> Faults:
+    """The request of that number meets it."""
+    told: dict[str, Any] = {kind: {"status": 503, "cut": 1}.get(kind, True)}
+    return Faults(only=frozenset({number}), **told)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as api:
+        api.rights = RIGHTS
+        yield api
+
+
+@pytest.fixture
+def open_one(api, tmp_path):
+    """Opens the backend; the place's fields and the bound as told."""
+    path = str(api.kubeconfig(tmp_path / "kubeconfig"))
+
+    def opened(seconds=SECONDS, **fields):
+        place = Place(kubeconfig=path, subnets=whereabouts.subnets_of([(V4,), (V6,)])).replace(**fields)
+        return open_kubernetes(whereabouts.document(place), NETWORK, seconds)
+
+    return opened
+
+
+@pytest.fixture
+def cluster(open_one):
+    return open_one()
+
+
+def reservations(api):
+    return api.resources.names(RESERVATIONS, SPACE)
+
+
+def pool_of(api, name="10.9.0.0-24"):
+    return api.resources.get(POOLS, SPACE, name)
+
+
+def put_pool(api, allocations, name="10.9.0.0-24"):
+    found = whereabouts.pool(name, "10.9.0.0/24")
+    api.resources.put(POOLS, SPACE, {**found, "spec": {"range": "10.9.0.0/24", **allocations}})
+
+
+def put_reservation(api, name, **spec):
+    found = whereabouts.reservation(name, A)
+    api.resources.put(RESERVATIONS, SPACE, {**found, "spec": spec})
+
+
+# What is written
+
+
+def test_leases_are_written_as_whereabouts_writes_them(api, cluster):
+    assert cluster.take(BOTH, A) == ()
+    entry = {"id": "a", "podref": "default/a", "ifname": "net1"}
+    assert pool_of(api)["spec"] == {"range": "10.9.0.0/24", "allocations": {"5": entry}}
+    assert pool_of(api, "fd00-9---64")["spec"] == {"range": "fd00:9::/64", "allocations": {"5": entry}}
+    assert reservations(api) == ["10.9.0.5", "fd00-9--5"]
+    spec = api.resources.get(RESERVATIONS, SPACE, "10.9.0.5")["spec"]
+    assert spec == {"podref": "default/a", "ifname": "net1", "containerid": "a"}
+
+
+def test_a_lease_of_a_pool_that_exists_is_two_requests_whose_answers_are_small(api, cluster):
+    cluster.take((claim("10.9.0.4"),), B)
+    api.requests.clear()
+    cluster.take((claim("10.9.0.5"),), A)
+    create, patch = api.requests
+    assert (create.method, create.status, patch.method, patch.status) == ("POST", 201, "PATCH", 200)
+    assert patch.headers["accept"].startswith("application/json;as=PartialObjectMetadata;")
+    path, entry = "/spec/allocations/5", {"id": "a", "podref": "default/a", "ifname": "net1"}
+    assert patch.body == [{"op": "test", "path": path, "value": None}, {"op": "add", "path": path, "value": entry}]
+    assert create.connection == patch.connection
+
+
+@pytest.mark.parametrize("text", ("fd00:9::7fff:ffff:ffff:ffff", "fd00:9:0:0:8000::", "fd00:9::ffff:ffff:ffff:fffe"))
+def test_an_offset_of_64_bits_is_kept_to_the_digit(api, cluster, text):
+    taken = (claim(text),)
+    assert cluster.take(taken, A) == ()
+    distance = taken[0].address.number - V6.subnet.number
+    assert list(pool_of(api, "fd00-9---64")["spec"]["allocations"]) == [str(distance)]
+    assert texts(cluster.leases(NETWORK)) == [text]
+    assert cluster.held(taken, A) == taken
+    cluster.give_back(taken, A)
+    assert everything(cluster) == {}
+
+
+def test_leases_that_are_given_back_leave_empty_pools_and_no_reservations(api, cluster):
+    cluster.take(BOTH, A)
+    cluster.give_back(BOTH, A)
+    assert reservations(api) == []
+    assert api.resources.names(POOLS, SPACE) == ["10.9.0.0-24", "fd00-9---64"]
+    assert pool_of(api)["spec"]["allocations"] == {}
+
+
+def test_without_overlapping_ranges_there_are_no_reservations(api, open_one):
+    cluster = open_one(overlapping=False)
+    cluster.take(BOTH, A)
+    assert reservations(api) == []
+    cluster.give_back(BOTH, A)
+    assert {request.method for request in api.requests} == {"PATCH", "POST"}
+    assert everything(cluster) == {}
+
+
+def test_two_claims_of_one_pool_are_one_patch(api, cluster):
+    assert cluster.take((claim("10.9.0.5"), claim("10.9.0.6")), A) == ()
+    assert [request.status for request in api.requests if request.method == "PATCH"] == [404, 200]
+    assert sorted(pool_of(api)["spec"]["allocations"]) == ["5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("configured", "context", "expected"), [("", "", SPACE), ("", "wherever", "wherever"), ("told", "wherever", "told")]
+)
+def test_the_namespace_is_configured_or_the_context_s_or_the_system_s(
+    api, tmp_path, open_one, configured, context, expected
+):
+    api.resources.namespaces |= {"wherever", "told"}
+    document = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    document["contexts"][0]["context"]["namespace"] = context
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(document))
+    open_one(namespace=configured).take(BOTH, A)
+    assert api.resources.names(POOLS, expected) == ["10.9.0.0-24", "fd00-9---64"]
+
+
+# What others have
+
+
+def test_an_address_that_another_range_leased_is_taken(api, open_one):
+    wide = range_of("10.9.0.0", 16, "10.9.0.1", "10.9.255.254")
+    open_one().take(BOTH, A)
+    cluster = open_one(subnets=("10.9.0.0/16",))
+    wanted = claim("10.9.0.5", wide)
+    assert cluster.take((wanted,), B) == (wanted,)
+    assert cluster.gap(wide, wanted.address.number) == wanted.address.number + 1
+    assert reservations(api) == ["10.9.0.5", "fd00-9--5"]
+
+
+def test_an_allocation_of_whereabouts_without_a_reservation_is_taken_and_stays(api, cluster):
+    put_pool(api, {"allocations": {"5": {"id": "theirs", "podref": "default/x"}}})
+    before = pool_of(api)
+    assert cluster.take(BOTH[:1], A) == BOTH[:1]
+    cluster.give_back(BOTH, A)
+    assert pool_of(api) == before
+    assert reservations(api) == []
+
+
+def test_an_interface_does_not_take_the_address_of_another_whose_name_is_not_kept(api, cluster):
+    put_pool(api, {"allocations": {"5": {"id": "a", "podref": "default/a"}}})
+    assert cluster.take(BOTH[:1], A) == BOTH[:1]
+    cluster.give_back(BOTH[:1], A)
+    assert everything(cluster) == {"10.9.0.5": ("a", "")}
+
+
+def test_a_reservation_of_whereabouts_for_the_same_pod_and_interface_is_no_hindrance_and_goes_with_the_lease(
+    api, cluster
+):
+    put_reservation(api, "10.9.0.5", podref="default/a", ifname="net1")
+    assert cluster.take(BOTH[:1], A) == ()
+    cluster.give_back(BOTH[:1], A)
+    assert reservations(api) == []
+
+
+def test_the_reservation_of_a_pod_s_earlier_sandbox_stays_as_long_as_the_address_is_that_one_s(api, cluster):
+    put_reservation(api, "10.9.0.5", podref="default/a", ifname="net1")
+    put_pool(api, {"allocations": {"5": {"id": "earlier", "podref": "default/a", "ifname": "net1"}}})
+    assert cluster.take(BOTH[:1], A) == BOTH[:1]
+    cluster.give_back(BOTH[:1], A)
+    assert reservations(api) == ["10.9.0.5"]
+
+
+@pytest.mark.parametrize("spec", ({}, {"containerid": "", "podref": ""}, {"podref": "default/b", "ifname": "net1"}))
+def test_a_reservation_of_nobody_or_of_somebody_else_is_left_alone(api, cluster, spec):
+    put_reservation(api, "10.9.0.5", **spec)
+    assert cluster.take(BOTH, owner("a")) == BOTH[:1]
+    cluster.give_back(BOTH, A)
+    assert reservations(api) == ["10.9.0.5"]
+
+
+def test_a_reservation_that_somebody_rewrites_meanwhile_is_not_deleted(api, cluster, monkeypatch):
+    cluster.take(BOTH[:1], A)
+    look = api.resources.delete
+    seen: list[str] = []
+
+    def rewritten_first(kind, namespace, name, options):
+        if not seen:
+            seen.append(name)
+            found = api.resources.get(kind, namespace, name)
+            api.resources.replace(kind, namespace, name, {**found, "spec": {"podref": "default/b", "ifname": "net1"}})
+        return look(kind, namespace, name, options)
+
+    monkeypatch.setattr(api.resources, "delete", rewritten_first)
+    cluster.give_back(BOTH[:1], A)
+    assert seen == ["10.9.0.5"]
+    assert api.resources.get(RESERVATIONS, SPACE, "10.9.0.5")["spec"]["podref"] == "default/b"
+
+
+@pytest.mark.parametrize("spec", (None, {"range": "10.9.0.0/24"}, {"range": "10.9.0.0/24", "allocations": None}))
+def test_a_pool_without_a_map_of_allocations_is_given_one(api, cluster, spec):
+    found = whereabouts.pool("10.9.0.0-24", "10.9.0.0/24")
+    api.resources.put(POOLS, SPACE, {**found, "spec": spec} if spec else {**found, "spec": None})
+    assert cluster.take(BOTH[:1], A) == ()
+    assert everything(cluster) == {"10.9.0.5": ("a", "net1")}
+
+
+# What a server answers that misbehaves
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up", "status", "cut"))
+def test_a_lease_survives_any_one_answer_that_does_not_come(api, open_one, kind, number):
+    api.faults = fault(kind, number)
+    cluster = open_one()
+    assert cluster.take(BOTH, A) == ()
+    assert open_one().take(BOTH, B) != ()
+    assert everything(cluster) == OURS
+    assert reservations(api) == ["10.9.0.5", "fd00-9--5"]
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up"))
+def test_giving_back_survives_any_one_answer_that_does_not_come(api, open_one, kind, number):
+    cluster = open_one()
+    cluster.take(BOTH, A)
+    api.faults = fault(kind, number)
+    cluster.give_back(BOTH, A)
+    assert everything(open_one()) == {}
+    assert reservations(api) == []
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up"))
+def test_when_a_refused_claim_is_undone_any_one_answer_may_not_come(api, open_one, kind, number):
+    put_pool(api, {"allocations": {"5": {"id": "theirs", "podref": "default/x"}}})
+    before = pool_of(api)
+    api.faults = fault(kind, number)
+    assert open_one().take(BOTH[::-1], A) == BOTH[:1]
+    assert pool_of(api) == before
+    assert reservations(api) == []
+    assert everything(open_one()) == {"10.9.0.5": ("theirs", "")}
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up"))
+def test_whatever_a_take_that_broke_off_has_left_is_given_back(api, open_one, kind, number):
+    api.faults = fault(kind, number)
+    hasty = open_one(seconds=SHORT)
+    hasty._api._connection.pause = lambda _seconds: False
+    began = time.monotonic()
+    with pytest.raises(TryAgainLater):
+        hasty.take(BOTH, A)
+    assert time.monotonic() - began < LATEST
+    api.faults = Faults()
+    cluster = open_one()
+    cluster.give_back(BOTH, A)
+    assert everything(cluster) == {}
+    assert reservations(api) == []
+
+
+@pytest.mark.parametrize(
+    "faults", (Faults(status=503, every=2), Faults(status=429, every=3), Faults(hangs_up=True, every=3))
+)
+def test_a_storm_of_refusals_is_sat_out(api, open_one, faults):
+    api.faults = faults
+    cluster = open_one()
+    for turn in range(5):
+        assert cluster.take((claim(f"10.9.0.{turn + 10}"),), owner(f"c{turn}")) == ()
+    cluster.give_back((claim("10.9.0.11"),), owner("c1"))
+    api.faults = Faults()
+    assert texts(cluster.leases(NETWORK)) == ["10.9.0.10", "10.9.0.12", "10.9.0.13", "10.9.0.14"]
+    assert len(reservations(api)) == 4
+
+
+@pytest.mark.parametrize("faults", (Faults(silent=True), Faults(status=503), Faults(hangs_up=True), Faults(mute=True)))
+def test_a_server_that_is_out_of_order_is_told_within_the_bound(api, open_one, faults):
+    api.faults = faults
+    hasty = open_one(seconds=SHORT)
+    calls = (
+        lambda: hasty.take(BOTH, A),
+        lambda: hasty.give_back(BOTH, A),
+        lambda: hasty.held(BOTH, A),
+        lambda: list(hasty.leases(NETWORK)),
+    )
+    for call in calls:
+        began = time.monotonic()
+        with pytest.raises(TryAgainLater):
+            call()
+        assert time.monotonic() - began < LATEST
+    with pytest.raises(NotAvailable):
+        hasty.reach()
+
+
+def test_the_server_is_told_how_long_an_answer_is_of_use(api, open_one):
+    open_one(seconds=7.0).take(BOTH[:1], A)
+    told = [int(request.path.partition("?timeout=")[2].removesuffix("ms")) for request in api.requests]
+    assert all(0 < one <= 7000 for one in told)
+    assert told == sorted(told, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "verb"),
+    [
+        (("create", "overlappingrangeipreservations"), "create"),
+        (("patch", "ippools"), "patch"),
+        (("create", "ippools"), "create"),
+    ],
+)
+def test_a_right_that_is_missing_is_named_and_nothing_stays(api, open_one, missing, verb):
+    api.rights = RIGHTS - {missing}
+    with pytest.raises(KubeRefused, match="403") as failure:
+        open_one().take(BOTH, A)
+    assert f"grant the verb {verb} on {missing[1]} to" in failure.value.details
+    assert reservations(api) == []
+    assert not any(pool_of(api, name)["spec"]["allocations"] for name in api.resources.names(POOLS, SPACE))
+
+
+def test_a_clean_up_that_is_not_permitted_is_a_note_on_the_cause(api, open_one):
+    api.rights = RIGHTS - {("patch", "ippools"), ("delete", "overlappingrangeipreservations")}
+    with pytest.raises(KubeRefused, match="patch") as failure:
+        open_one().take(BOTH[:1], A)
+    assert "clean-up incomplete" in failure.value.details
+    assert "grant the verb patch on ippools" in failure.value.details
+
+
+@pytest.mark.parametrize("gone", ([POOLS], [RESERVATIONS], [POOLS, RESERVATIONS]))
+def test_definitions_that_are_not_installed_are_named(api, open_one, gone):
+    for kind in gone:
+        del api.resources.kinds[WHEREABOUTS, kind.plural]
+    with pytest.raises(KubeRefused, match=f"has no {gone[-1].plural} of {whereabouts.API}") as failure:
+        open_one().take(BOTH, A)
+    assert "install the definitions of whereabouts" in failure.value.details
+    with pytest.raises(NotAvailable):
+        open_one().reach()
+
+
+def test_a_namespace_that_does_not_exist_is_named(open_one):
+    with pytest.raises(KubeRefused, match='namespaces "nowhere" not found'):
+        open_one(namespace="nowhere").take(BOTH, A)
+
+
+def test_definitions_that_know_no_interfaces_are_refused_before_anything_stays(api, open_one):
+    schema = copy.deepcopy(RESERVATIONS.schema or {})
+    del schema["properties"]["spec"]["properties"]["ifname"]
+    api.resources.kinds[WHEREABOUTS, RESERVATIONS.plural] = RESERVATIONS._replace(schema=schema)
+    with pytest.raises(KubeRefused, match="know no ifname"):
+        open_one().take(BOTH, A)
+    with pytest.raises(NotAvailable, match="know no ifname"):
+        open_one().reach()
+    assert reservations(api) == []
+    assert api.resources.names(POOLS, SPACE) == []
+
+
+def test_a_token_that_is_not_valid_any_more_is_no_reason_to_wait(api, open_one):
+    api.token = "another"
+    with pytest.raises(KubeRefused, match="401"):
+        open_one(seconds=3600.0).take(BOTH, A)
+
+
+# Status, nodes and names
+
+
+def test_whether_it_is_reached_is_found_out_without_a_change(api, open_one):
+    cluster = open_one()
+    cluster.take(BOTH[:1], A)
+    before = pool_of(api)
+    cluster.reach()
+    open_one(overlapping=False, subnets=()).reach()
+    assert pool_of(api) == before
+    assert reservations(api) == ["10.9.0.5"]
+
+
+@pytest.mark.parametrize("missing", (("patch", "ippools"), ("create", "overlappingrangeipreservations")))
+def test_it_is_not_reached_without_the_right_to_lease(api, open_one, missing):
+    api.rights = RIGHTS - {missing}
+    with pytest.raises(NotAvailable, match="403"):
+        open_one().reach()
+
+
+def test_a_node_is_alive_that_exists_and_is_ready(api, open_one):
+    api.rights = RIGHTS | {("get", "nodes")}
+    for name, ready in (("up", "True"), ("down", "False"), ("silent", "Unknown")):
+        api.add_node(name, ready)
+    cluster = open_one()
+    assert [cluster.node_is_alive(name) for name in ("up", "down", "silent", "gone")] == [True, False, False, False]
+    api.rights = RIGHTS
+    with pytest.raises(KubeRefused, match="403"):
+        cluster.node_is_alive("up")
+
+
+@pytest.mark.parametrize("fields", ({"network_name": "Upper"}, {"namespace": "a.b"}, {"namespace": "../x"}))
+def test_what_can_be_no_name_in_kubernetes_is_refused_before_anything_is_asked(api, open_one, fields):
+    with pytest.raises(InvalidConfig, match="name"):
+        open_one(**fields).take(BOTH, A)
+    assert api.requests == []
+
+
+def test_a_range_whose_name_would_begin_with_a_dash_wants_a_network_name(api, open_one):
+    one = range_of("::", 64, "::1", "::ff")
+    with pytest.raises(InvalidConfig, match="--5") as failure:
+        open_one().take((claim("::5", one),), A)
+    assert "network_name" in failure.value.details
+    assert open_one(network_name="n").take((claim("::5", one),), A) == ()
+    assert reservations(api) == ["n---5"]
+
+
+def test_a_place_is_the_same_behind_its_description():
+    place = Place(
+        kubeconfig="/k", namespace="n", network_name="x", overlapping=False, subnets=("10.0.0.0/8", "fd00::/64")
+    )
+    document = whereabouts.document(place)
+    assert document["kind"] == "kubernetes"
+    assert whereabouts.place(document) == place
+    with pytest.raises(InvalidConfig, match="incomplete"):
+        whereabouts.place({"kind": "kubernetes"})

@@ -1,0 +1,32 @@
+"""The contract of clusters, with the tests' API server over TLS."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipam import whereabouts
+from ipam.kubernetes import open_kubernetes
+from ipam.whereabouts import Place
+from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, V4, V6, World
+from tests.kube.apiserver import ApiServer
+from tests.kube.routes import RIGHTS
+
+SECONDS = 30.0
+
+
+@pytest.mark.parametrize("overlapping", (True, False))
+@pytest.mark.parametrize("network_name", ("", "storage"))
+@pytest.mark.parametrize("promise", CONTRACT)
+def test_kubernetes_keeps_the_contract(promise, network_name, overlapping, tmp_path):
+    with ApiServer() as api:
+        api.rights = RIGHTS
+        place = Place(
+            kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")),
+            network_name=network_name,
+            overlapping=overlapping,
+            subnets=whereabouts.subnets_of([(V4,), (V6,)]),
+        )
+        world = World(
+            open=lambda _node: open_kubernetes(whereabouts.document(place), NETWORK, SECONDS), names_nodes=False
+        )
+        CONTRACT[promise](world)
