@@ -101,7 +101,7 @@ def test_the_status_subresource_changes_no_specification_and_the_pod_itself_no_s
     ("method", "path", "body", "headers", "expected"),
     [
         ("GET", f"{PATH}x", None, {}, (404, "NotFound")),
-        ("GET", "/api/v1/nodes", None, {}, (404, "")),
+        ("GET", "/apis/other/v1/nodes", None, {}, (404, "")),
         ("GET", "/api/v1/namespaces/default/pods/../pods/pod1", None, {}, (404, "")),
         ("GET", PATH, None, {"Authorization": "Bearer other"}, (401, "Unauthorized")),
         ("GET", f"{PATH}/status", None, {}, (403, "Forbidden")),
