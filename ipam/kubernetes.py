@@ -82,21 +82,17 @@ class Kubernetes:
         reserved: list[Claim] = []
         allocated: list[Claim] = []
         with on_failure(self._undo, allocated, reserved, owner):
-            others = self._reserve(claims, owner, reserved) or self._pools.add(claims, owner, allocated)
+            # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
+            others = self._pools.add(claims, owner, allocated) or self._reserve(claims, owner, reserved)
         if others:
             self._undo(allocated, reserved, owner)
         return others
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
         self._api.begin()
-        others = self._pools.remove(claims, owner)
-        if self._reservations:
-            for claim in claims:
-                # One of whereabouts without a container's name may be of who has the address in the pool.
-                self._reservations.remove(claim, owner, signed=claim in others)
+        self._free(claims, claims, owner)
 
     def give_back_all(self, owner: Owner) -> None:
-        """See `ipam.store.Cluster`. A reservation without an allocation, left by who was killed, is not found so."""
         self._api.begin()
         pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
         self.give_back(tuple(claim for found in pools for claim in whereabouts.claims_of(found, owner)), owner)
@@ -137,8 +133,11 @@ class Kubernetes:
             self._reserved.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
         return others
 
-    def _undo(self, allocated: list[Claim], reserved: list[Claim], owner: Owner) -> None:
-        self._pools.remove(tuple(allocated), owner)
+    def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
+        # The allocation goes last: it tells who it was, if this breaks off.
         if self._reservations:
-            for claim in reserved:
-                self._reservations.remove(claim, owner, signed=True)
+            self._reservations.remove(reserved, owner)
+        self._pools.remove(allocated, owner)
+
+    def _undo(self, allocated: list[Claim], reserved: list[Claim], owner: Owner) -> None:
+        self._free(tuple(allocated), tuple(reserved), owner)

@@ -37,18 +37,17 @@ class Pools:
 
     def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
         """Those that somebody else has, of the first pool that has such; what was added before is in `made`."""
-        for cidr, some in _by_subnet(claims).items():
+        # In the same order everywhere: then one of those who want the same wins.
+        for cidr, some in sorted(_by_subnet(claims).items()):
             others = self._added(cidr, some, owner, made)
             if others:
                 return others
         return ()
 
-    def remove(self, claims: Claims, owner: Owner) -> Claims:
-        """Removes what is the owner's. Those that somebody else has are returned."""
-        others: Claims = ()
+    def remove(self, claims: Claims, owner: Owner) -> None:
+        """Removes what is the owner's."""
         for cidr, some in _by_subnet(claims).items():
-            others += self._removed(cidr, some, owner)
-        return others
+            self._removed(cidr, some, owner)
 
     def held(self, claims: Claims, owner: Owner) -> Claims:
         """Those that are the owner's."""
@@ -95,15 +94,12 @@ class Pools:
             self._api.patch(POOLS, self.name(cidr), mending)
         return whereabouts.allocations(found or {})
 
-    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
+    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
         name, left = self.name(cidr), claims
-        others: Claims = ()
         for _ in range(TRIES):
             if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
-                return others
-            entries = whereabouts.allocations(self.find(cidr) or {})
-            left = tuple(one for one in claims if _is_ours(entries, one, owner))
-            others = tuple(one for one in claims if one not in left and not _is_free(entries, one))
+                return
+            left = self._ours(cidr, claims, owner)
         raise TryAgainLater(f"the IPPool {name} is changed by others all the time")
 
 

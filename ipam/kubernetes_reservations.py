@@ -28,22 +28,13 @@ class Reservations:
         self._network_name = network_name
 
     def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
-        """The first that somebody else has reserved; what was added is in `made`."""
-        # In the same order everywhere, and no further than the first refusal: then one of those who want the same wins.
-        for claim in sorted(claims, key=lambda one: (one.address.version, one.address.number)):
-            if not self._added(claim, owner, made):
-                return (claim,)
-        return ()
+        """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's."""
+        return next(((claim,) for claim in claims if not self._added(claim, owner, made)), ())
 
-    def remove(self, claim: Claim, owner: Owner, *, signed: bool) -> None:
-        """Removes the reservation if it is the owner's; with `signed`, only if it names the owner's container."""
-        name = whereabouts.reservation_name(claim.address, self._network_name)
-        is_ours = whereabouts.is_signed if signed else whereabouts.reserved_for
-        for _ in range(TRIES):
-            found = self._api.get(RESERVATIONS, name)
-            if found is None or not is_ours(found, owner) or self._api.delete(RESERVATIONS, found).status != 409:
-                return
-        raise TryAgainLater(f"the reservation {name} is changed by others all the time")
+    def remove(self, claims: Claims, owner: Owner) -> None:
+        """Removes those that name the owner's container."""
+        for claim in claims:
+            self._removed(self._name(claim), owner)
 
     def rehearse(self) -> None:
         """Returns if the server would take a reservation."""
@@ -52,7 +43,7 @@ class Reservations:
             _require_interfaces(answer.content)
 
     def _added(self, claim: Claim, owner: Owner, made: list[Claim]) -> bool:
-        name = whereabouts.reservation_name(claim.address, self._network_name)
+        name = self._name(claim)
         for _ in range(TRIES):
             answer = self._api.create(RESERVATIONS, whereabouts.reservation(name, owner))
             if answer.status == 201:
@@ -60,11 +51,31 @@ class Reservations:
                 _require_interfaces(answer.content)
                 return True
             found = self._api.get(RESERVATIONS, name)
-            if found is not None:
-                if answer.again and whereabouts.is_signed(found, owner):
-                    made.append(claim)
-                return whereabouts.reserved_for(found, owner)
+            if found is not None and whereabouts.is_signed(found, owner):
+                made.extend([claim] * answer.again)
+                return True
+            if found is not None and not self._cleared(found, owner):
+                return False
         return False
+
+    def _cleared(self, found: Document, owner: Owner) -> bool:
+        """Whether a reservation is out of the way: what whereabouts left of the pod's earlier container goes."""
+        if not whereabouts.is_forerunners(found, owner):
+            return False
+        self._api.delete(RESERVATIONS, found)
+        return True
+
+    def _removed(self, name: str, owner: Owner) -> None:
+        for _ in range(TRIES):
+            found = self._api.get(RESERVATIONS, name)
+            if found is None or not whereabouts.is_signed(found, owner):
+                return
+            if self._api.delete(RESERVATIONS, found).status != 409:
+                return
+        raise TryAgainLater(f"the reservation {name} is changed by others all the time")
+
+    def _name(self, claim: Claim) -> str:
+        return whereabouts.reservation_name(claim.address, self._network_name)
 
 
 def _require_interfaces(found: Document) -> None:

@@ -82,18 +82,16 @@ def pool(name: str, cidr: str) -> Document:
 
 
 def reservation(name: str, owner: Owner) -> Document:
-    """What keeps an address from all pools. Whereabouts leaves containerid empty; it tells us ours from our namesake's."""
+    """What keeps an address from all pools. Whereabouts leaves containerid empty."""
     spec = {"containerid": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
     return {"apiVersion": API, "kind": "OverlappingRangeIPReservation", "metadata": {"name": name}, "spec": spec}
 
 
-def reserved_for(found: Document, owner: Owner) -> bool:
-    """Whether a reservation is the owner's. One of whereabouts has no container ID: the same pod's counts as ours."""
+def is_forerunners(found: Document, owner: Owner) -> bool:
+    """Whether a reservation is whereabouts' for the same interface of the same pod; it does not tell the container."""
     spec = _spec(found)
     unsigned = bool(owner.pod) and not spec.get("containerid")
-    return is_signed(found, owner) or (
-        unsigned and (spec.get("podref"), spec.get("ifname")) == (owner.pod, owner.ifname)
-    )
+    return unsigned and (spec.get("podref"), spec.get("ifname")) == (owner.pod, owner.ifname)
 
 
 def is_signed(found: Document, owner: Owner) -> bool:
