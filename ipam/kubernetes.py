@@ -90,7 +90,8 @@ class Kubernetes:
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
         self._api.begin()
-        self._free(claims, claims, owner)
+        placed = whereabouts.placed(claims, self._place.subnets)
+        self._free(placed, claims, owner)
 
     def give_back_all(self, owner: Owner) -> None:
         self._api.begin()

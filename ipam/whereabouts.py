@@ -115,6 +115,16 @@ def allocated_to(entry: Document, owner: Owner) -> bool:
     return (entry.get("id"), entry.get("ifname")) == (owner.container_id, owner.ifname)
 
 
+def placed(claims: Claims, subnets: tuple[str, ...]) -> Claims:
+    """The claims with the pools that can hold them: all that contain the address, where a claim knows no range."""
+    found: list[Claim] = []
+    for claim in claims:
+        known = claim.range.prefix < BITS[claim.address.version] or subnet(claim.range) in subnets
+        wholes = [claim.range] if known else [_whole(cidr, "subnets") for cidr in subnets]
+        found += [Claim(range=one, address=claim.address) for one in wholes if claim.address in one]
+    return tuple(found)
+
+
 def offset(claim: Claim) -> str:
     return str(claim.address.number - claim.range.subnet.number)
 
@@ -162,16 +172,14 @@ def allocations(found: Document) -> dict[str, Document]:
 
 def claims_of(found: Document, owner: Owner) -> Claims:
     """What the owner has of a pool."""
-    start, prefix = _range(found)
-    last = start.number | ((1 << (BITS[start.version] - prefix)) - 1)
-    whole = Range(subnet=start, prefix=prefix, first=start.number, last=last)
+    whole = _whole(_cidr(found), _named_pool(found))
     mine = (int(key) for key, entry in allocations(found).items() if allocated_to(entry, owner))
-    return tuple(Claim(range=whole, address=whole.address(start.number + distance)) for distance in mine)
+    return tuple(Claim(range=whole, address=whole.address(whole.first + distance)) for distance in mine)
 
 
 def leases(found: Document, network: str) -> Iterator[Lease]:
     """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none."""
-    start, _ = _range(found)
+    start, _ = parse_cidr(_cidr(found), _named_pool(found))
     entries = allocations(found)
     for key in sorted(entries, key=int):
         entry = entries[key]
@@ -185,8 +193,18 @@ def _spec(found: Document) -> Document:
     return spec if isinstance(spec, dict) else {}
 
 
-def _range(found: Document) -> tuple[Address, int]:
-    return parse_cidr(str(_spec(found).get("range")), f"IPPool {found['metadata']['name']}: range")
+def _whole(cidr: str, where: str) -> Range:
+    start, prefix = parse_cidr(cidr, where)
+    last = start.number | ((1 << (BITS[start.version] - prefix)) - 1)
+    return Range(subnet=start, prefix=prefix, first=start.number, last=last)
+
+
+def _cidr(found: Document) -> str:
+    return str(_spec(found).get("range"))
+
+
+def _named_pool(found: Document) -> str:
+    return f"IPPool {found['metadata']['name']}: range"
 
 
 def _named(text: str, network_name: str) -> str:

@@ -12,7 +12,9 @@ import yaml
 
 from cni.errors import InvalidConfig, KubeRefused, NotAvailable, TryAgainLater
 from ipam import whereabouts
+from ipam.address import parse
 from ipam.kubernetes import open_kubernetes
+from ipam.store import Claim, claim_on
 from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, everything, owner, range_of, texts
 from tests.kube.apiserver import ApiServer, Faults
@@ -33,6 +35,8 @@ OURS = {"10.9.0.5": ("a", "net1"), "fd00:9::5": ("a", "net1")}
 def fault(kind: str, number: int) -> Faults:
     """The request of that number meets it."""
     told: dict[str, Any] = {kind: {"status": 503, "cut": 1}.get(kind, True)}
+    if kind == "late":
+        told["status"] = 504
     return Faults(only=frozenset({number}), **told)
 
 
@@ -68,9 +72,15 @@ def pool_of(api, name="10.9.0.0-24"):
     return api.resources.get(POOLS, SPACE, name)
 
 
-def put_pool(api, allocations, name="10.9.0.0-24"):
-    found = whereabouts.pool(name, "10.9.0.0/24")
-    api.resources.put(POOLS, SPACE, {**found, "spec": {"range": "10.9.0.0/24", **allocations}})
+def kept(api):
+    """What is in the objects; an empty pool is nothing."""
+    found = {key: one["spec"] for key, one in api.resources.snapshot().items()}
+    return {key: spec for key, spec in found.items() if spec.get("allocations") != {}}
+
+
+def put_pool(api, allocations, name="10.9.0.0-24", cidr="10.9.0.0/24"):
+    found = whereabouts.pool(name, cidr)
+    api.resources.put(POOLS, SPACE, {**found, "spec": {"range": cidr, **allocations}})
 
 
 def put_reservation(api, name, **spec):
@@ -150,6 +160,17 @@ def test_the_namespace_is_configured_or_the_context_s_or_the_system_s(
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(document))
     open_one(namespace=configured).take(BOTH, A)
     assert api.resources.names(POOLS, expected) == ["10.9.0.0-24", "fd00-9---64"]
+
+
+def test_an_address_is_given_back_by_who_knows_its_owner_and_not_its_range(api, open_one):
+    cluster = open_one(subnets=("10.9.0.0/24", "10.9.0.0/16", "fd00:9::/64", "10.9.0.7/32"))
+    single = Claim(range=range_of("10.9.0.7", 32, "10.9.0.7", "10.9.0.7"), address=parse("10.9.0.7", "test"))
+    cluster.take((*BOTH, single), A)
+    cluster.give_back(tuple(claim_on(one.address) for one in BOTH), A)
+    assert texts(cluster.leases(NETWORK)) == ["10.9.0.7"]
+    cluster.give_back((claim_on(single.address),), A)
+    assert everything(cluster) == {}
+    assert reservations(api) == []
 
 
 # What others have
@@ -257,16 +278,18 @@ def test_giving_back_survives_any_one_answer_that_does_not_come(api, open_one, k
     assert reservations(api) == []
 
 
-@pytest.mark.parametrize("number", range(1, 10))
-@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up"))
-def test_when_a_refused_claim_is_undone_any_one_answer_may_not_come(api, open_one, kind, number):
-    put_pool(api, {"allocations": {"5": {"id": "theirs", "podref": "default/x"}}})
-    before = pool_of(api)
+@pytest.mark.parametrize("theirs", (POOLS, RESERVATIONS))
+@pytest.mark.parametrize("number", range(1, 14))
+@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up", "late"))
+def test_when_a_refused_claim_is_undone_any_one_answer_may_not_come(api, open_one, kind, number, theirs):
+    if theirs is POOLS:
+        put_pool(api, {"allocations": {"5": {"id": "theirs", "podref": "default/x"}}}, "fd00-9---64", "fd00:9::/64")
+    else:
+        put_reservation(api, "fd00-9--5", podref="default/x")
+    before = kept(api)
     api.faults = fault(kind, number)
-    assert open_one().take(BOTH[::-1], A) == BOTH[:1]
-    assert pool_of(api) == before
-    assert reservations(api) == []
-    assert everything(open_one()) == {"10.9.0.5": ("theirs", "")}
+    assert open_one().take(BOTH, A) == BOTH[1:]
+    assert kept(api) == before
 
 
 @pytest.mark.parametrize("number", range(1, 9))

@@ -64,6 +64,8 @@ class Faults:
     """Closes the connection instead of an answer; nothing was done."""
     loses_answer: bool = False
     """The same, but what was asked is done."""
+    late: bool = False
+    """What was asked is done, and `status` is the answer for all that."""
     silent: bool = False
     """Never answers; nothing was done."""
     cut: int = -1
@@ -296,6 +298,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._misbehave(fault)
             self._note(0, text)
             return
+        if fault and fault.late:
+            self._answer(0, text)
         status, document = self._answer(fault.status if fault else 0, text)
         if fault and fault.loses_answer:
             self.close_connection = True

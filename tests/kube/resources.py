@@ -122,6 +122,11 @@ class Resources:
         with self._lock:
             return sorted(key[2] for key in self._objects if key[:2] == (kind.plural, namespace))
 
+    def snapshot(self) -> dict[tuple[str, str, str], Document]:
+        """All objects, by plural, namespace and name."""
+        with self._lock:
+            return dict(self._objects)
+
     def _admitted(self, kind: Kind, new: Document, old: Document, *, keep: bool = True) -> Document:
         try:
             found: Document = schema.admitted(new, kind.schema, old) if kind.schema else new
