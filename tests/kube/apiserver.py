@@ -64,6 +64,8 @@ class Faults:
     """Closes the connection instead of an answer; nothing was done."""
     loses_answer: bool = False
     """The same, but what was asked is done."""
+    met: Callable[[], object] | None = None
+    """Is called before the misbehaviour, and after what was asked is done, if it is."""
     late: bool = False
     """What was asked is done, and `status` is the answer for all that."""
     silent: bool = False
@@ -125,6 +127,7 @@ class ApiServer:
         self._counted = 0
         self._faults_seen = self.faults
         self.closing = threading.Event()
+        self.changed = threading.Condition()
         self.defects: list[str] = []
 
     def __enter__(self) -> Self:
@@ -174,6 +177,11 @@ class ApiServer:
         """Method and status of each request, in the order of their answers."""
         with self._lock:
             return [(request.method, request.status) for request in self.requests]
+
+    def wait_until_quiet(self) -> None:
+        """Returns when all connections are closed: what killed clients have asked for is done then, or never will be."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: not self._server.open, _END_SECONDS), "somebody stays connected"
 
     def kubeconfig(
         self, path: Path, *, user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None
@@ -239,7 +247,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], api: ApiServer) -> None:
         self.api = api
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._open: set[socket.socket] = set()
+        self.open: set[socket.socket] = set()
         self._connections = 0
         super().__init__(address, _Handler)
 
@@ -251,23 +259,27 @@ class _Server(http.server.ThreadingHTTPServer):
         """In the connection's own thread: a client that is slow with TLS does not hold up the others."""
         self._connections += 1
         request.settimeout(_END_SECONDS)
-        self._open.add(request)
+        sockets = {request}
+        self.open.add(request)
         try:
             if self.api.faults.mute:
                 self.api.closing.wait(_END_SECONDS)
                 return
             with contextlib.suppress(OSError), self.api.handshake(request) as connection:
-                self._open.add(connection)
+                sockets.add(connection)
+                self.open.add(connection)
                 _Handler(connection, client_address, self)
         finally:
-            self._open.discard(request)
+            with self.api.changed:
+                self.open.difference_update(sockets)
+                self.api.changed.notify_all()
 
     @property
     def connections(self) -> int:
         return self._connections
 
     def hang_up(self) -> None:
-        for connection in list(self._open):
+        for connection in list(self.open):
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own, which takes TLS away from under the thread that uses it.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
@@ -295,12 +307,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fault = faults if faults.meets(number, self.command) else None
         api.closing.wait(faults.delay)
         if fault and (fault.silent or fault.hangs_up or fault.raw):
+            if fault.met:
+                fault.met()
             self._misbehave(fault)
             self._note(0, text)
             return
         if fault and fault.late:
             self._answer(0, text)
         status, document = self._answer(fault.status if fault else 0, text)
+        if fault and fault.met:
+            fault.met()
         if fault and fault.loses_answer:
             self.close_connection = True
             self._note(0, text)

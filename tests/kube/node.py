@@ -1,0 +1,102 @@
+"""A node of the tests: a process that leases from Kubernetes and frees, with a journal of its own, and may be killed.
+
+    python -m tests.kube.node <description> <command> ...
+
+The description is a file, written by `Node.describe`. Commands: `add NAME`, `del NAME`, and `churn SEED TURNS`, which
+does both at random. What a node believes to have is a file of the shared folder `held` per address; it is there after the
+address was leased, and gone before it is freed, so a second one of the same name would be a duplicate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from cni.errors import TryAgainLater
+from ipam.journal import Journal, Journaled
+from ipam.kubernetes import open_kubernetes
+from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, owner
+
+SETS = ((V4,), (V6,))
+MOST = 5
+"""Attachments of a node, more or less."""
+
+
+class Node:
+    """`folder` is the node's own, `held` everybody's."""
+
+    def __init__(self, name: str, folder: Path, held: Path, document: dict[str, Any], seconds: float) -> None:
+        self.name = name
+        self._held = held
+        self._folder = folder
+        self._told = {"name": name, "folder": str(folder), "held": str(held), "document": document, "seconds": seconds}
+        for part in (held, folder / "journal", folder / "run"):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        journal = Journal(str(folder / "journal"), str(folder / "run"))
+        self.store = Journaled(journal, name, NETWORK, document, open_kubernetes, seconds=seconds)
+
+    def describe(self) -> Path:
+        path = self._folder / "description.json"
+        path.write_text(json.dumps(self._told))
+        return path
+
+    @classmethod
+    def read(cls, path: str) -> Node:
+        told = json.loads(Path(path).read_text())
+        return cls(told["name"], Path(told["folder"]), Path(told["held"]), told["document"], told["seconds"])
+
+    def attachments(self) -> dict[str, list[Path]]:
+        """What this node believes to have, by container."""
+        found: dict[str, list[Path]] = {}
+        for path in self._held.iterdir():
+            node, _, container = path.read_text().partition(" ")
+            if node == self.name:
+                found.setdefault(container, []).append(path)
+        return found
+
+    def add(self, container: str) -> None:
+        """Raises `FileExistsError` when somebody believes to have one of the addresses."""
+        for claim in self.store.allocate(owner(container), SETS, (None, None)):
+            draft = self._held.parent / f".{self.name}.{claim.address}"
+            draft.write_text(f"{self.name} {container}")
+            try:
+                os.link(draft, self._held / str(claim.address))
+            finally:
+                draft.unlink()
+
+    def delete(self, container: str, believed: list[Path]) -> None:
+        for path in believed:
+            path.unlink()
+        self.store.release(owner(container))
+
+    def churn(self, seed: int, turns: int) -> None:
+        """As a runtime: an ADD that fails is followed by a DEL."""
+        chance = random.Random(seed)
+        for turn in range(turns):
+            attachments = self.attachments()
+            if chance.random() * 2 * MOST < len(attachments):
+                self.delete(*chance.choice(sorted(attachments.items())))
+                continue
+            container = f"{self.name}-{seed}-{turn}"
+            try:
+                self.add(container)
+            except TryAgainLater:
+                self.delete(container, [])
+
+
+def main(arguments: list[str]) -> None:
+    node, command, *told = Node.read(arguments[0]), *arguments[1:]
+    if command == "add":
+        node.add(told[0])
+    elif command == "del":
+        node.delete(told[0], node.attachments().get(told[0], []))
+    else:
+        node.churn(int(told[0]), int(told[1]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
