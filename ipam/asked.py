@@ -189,11 +189,13 @@ def _require_expressible(version: str, sets: tuple[RangeSet, ...], fixed: list[t
 
 def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
     section = told.get("etcd")
-    endpoints = section.get("endpoints") if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        return None
+    endpoints = section.get("endpoints")
     if not isinstance(endpoints, list) or not endpoints or not all(isinstance(one, str) for one in endpoints):
         return None
-    names = ("prefix", "caFile", "certFile", "keyFile")
-    return {"kind": ETCD, "endpoints": endpoints, **{name: section[name] for name in names if _text(section, name)}}
+    told_more = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
+    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
 
 
 def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
