@@ -199,7 +199,7 @@ def _backend(section: Mapping[str, Any]) -> Problems:
     for name in ("etcd", "kubernetes"):
         # whereabouts' configurations have the section that says where its resources are.
         if section.get(name) and backend != name:
-            problems.append((f"ipam.{name}", f"is for backend {name}; the backend is {backend}"))
+            problems.append((f"ipam.{name}", f"is for backend {name}, and the backend is {backend}"))
     return problems
 
 

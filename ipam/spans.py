@@ -55,6 +55,8 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
     ends, slash, length = text.rpartition("/")
     first, dash, last = ends.partition("-")
     cidr = _cidr(f"{first.strip()}{slash}{length}" if dash else text, f"{path}.range", problems)
+    if dash and not last.strip():
+        problems.append((f"{path}.range", f"{text!r} is not first-last/prefix length"))
     if cidr is None:
         return None
     subnet, prefix = _masked(*cidr), cidr[1]

@@ -40,7 +40,7 @@ lines = [line.split() for line in open("/proc/self/mountinfo")]
 found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
 json.dump(found, sys.stdout)
 """
-_LITTER = ("/run/barewire/lock", "/run/netns", "/var/lib/cni/networks")
+_LITTER = ("/run/barewire/lock", "/run/barewire/ipam", "/run/netns", "/var/lib/cni/networks")
 
 
 class Outcome(NamedTuple):

@@ -30,7 +30,11 @@ FAST = [
     "cni.userspace.ovs",
     "cni.userspace.plugin",
     "cni.userspace.__main__",
+    "ipam.__main__",
+    "ipam.answer",
+    "ipam.embedded",
     "ipam.journal",
+    "ipam.local",
 ]
 
 # What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.

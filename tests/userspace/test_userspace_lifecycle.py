@@ -11,6 +11,7 @@ from tests.ovs.node import STATE
 
 BAREWIRE = str(BUNDLE / "barewire")
 
+OURS = {"type": "barewire-ipam", "subnet": "192.0.2.0/24"}
 HOST_LOCAL = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": "/var/lib/cni/networks"}
 
 
@@ -68,9 +69,11 @@ def test_every_setting_reaches_the_vswitch(node):
     assert node.daemon.dump()["QoS"] == {}
 
 
-def test_addresses_are_reported_in_result_and_file_and_released(node):
+@pytest.mark.parametrize("ipam", [HOST_LOCAL, OURS], ids=["host-local", "barewire-ipam"])
+def test_addresses_are_reported_in_result_and_file_and_released(node, ipam):
+    # Ours is not in CNI_PATH: the plugin has it within itself.
     pod = node.pod("shared-dir")
-    conf = node.conf(ipam=HOST_LOCAL, cniVersion="1.0.0")
+    conf = node.conf(ipam=ipam, cniVersion="1.0.0")
     result = node.add(conf, pod)
     assert result["ips"][0]["interface"] == 0
     (name,) = [entry for entry in node.run("ls", pod.volume("shared-dir")).stdout.split() if entry.startswith("config")]

@@ -1,0 +1,117 @@
+"""The frozen `barewire-ipam`: called by a runtime, and by other plugins that delegate to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.host import mounts
+from tests.alone import alone
+from tests.cli.program import BUNDLE, from_bundle, imports
+from tests.fastpath import forbidden
+
+PLUGINS = "/usr/lib/cni"
+CLONE_NEWNET = 0x40000000
+LEASES = Path("/var/lib/cni/networks/net")
+RANGES = {"ranges": [[{"subnet": "10.77.0.0/29"}], [{"subnet": "fd77::/64"}]]}
+
+
+class Host:
+    """Folders and a network of its own, with one pod."""
+
+    def __init__(self) -> None:
+        mounts.call("unshare", CLONE_NEWNET)
+        for folder in ("/var/lib/cni", "/run"):
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+        subprocess.run(["ip", "netns", "add", "pod"], check=True)
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+    def call(
+        self, plugin: str, command: str, conf: dict[str, Any], container: str = "c1"
+    ) -> subprocess.CompletedProcess[str]:
+        env = {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_NETNS": "/run/netns/pod", "CNI_IFNAME": "net1",
+            "CNI_PATH": f"{BUNDLE}:{PLUGINS}", "PATH": os.environ["PATH"],
+        }  # fmt: skip
+        return subprocess.run(
+            [plugin], env=env, input=json.dumps(conf), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def conf(self, **settings: Any) -> dict[str, Any]:
+        return {
+            "cniVersion": "1.0.0",
+            "name": "net",
+            "type": "any",
+            "ipam": {"type": "barewire-ipam", **RANGES},
+            **settings,
+        }
+
+    def leases(self) -> list[str]:
+        return sorted(path.name for path in LEASES.iterdir() if path.name[0].isdigit() or path.name.startswith("fd"))
+
+
+def program() -> str:
+    return from_bundle("barewire-ipam").command[0]
+
+
+@alone
+def test_a_runtime_gets_addresses_checks_and_frees_them():
+    host = Host()
+    added = json.loads(host.call(program(), "ADD", host.conf()).stdout)
+    assert [ip["address"] for ip in added["ips"]] == ["10.77.0.2/29", "fd77::2/64"]
+    assert host.call(program(), "CHECK", host.conf(prevResult=added)).stdout == ""
+    assert host.leases() == ["10.77.0.2", "fd77::2"]
+    new = host.conf(cniVersion="1.1.0")
+    assert host.call(program(), "STATUS", new).returncode == 0
+    assert host.call(program(), "DEL", host.conf()).stdout == ""
+    assert host.leases() == []
+    host.call(program(), "ADD", new)
+    assert host.call(program(), "GC", {**new, "cni.dev/valid-attachments": []}).returncode == 0
+    assert host.leases() == []
+
+
+@alone
+def test_a_failure_is_one_error_object_with_a_hint():
+    host = Host()
+    for ipam, code in (({"subnet": "10.0.0.1/24"}, 7), ({"subnet": "10.0.0.0/30", "exclude": ["10.0.0.0/24"]}, 116)):
+        failed = host.call(program(), "ADD", host.conf(ipam={"type": "barewire-ipam", **ipam}))
+        assert (failed.returncode, json.loads(failed.stdout)["code"]) == (1, code)
+
+
+@alone
+@pytest.mark.parametrize("plugin", ["host-device", "ptp"])
+def test_plugins_of_the_cni_project_delegate_to_it(plugin):
+    host = Host()
+    subprocess.run(["ip", "link", "add", "uplink", "type", "veth", "peer", "name", "switch"], check=True)
+    conf = host.conf(type=plugin, device="uplink")
+    added = host.call(f"{PLUGINS}/{plugin}", "ADD", conf)
+    assert added.returncode == 0, added.stdout
+    shown = subprocess.run(
+        ["ip", "-n", "pod", "-j", "address", "show", "net1"], capture_output=True, text=True, check=True
+    ).stdout
+    assert {"10.77.0.2", "fd77::2"} <= {one.get("local") for one in json.loads(shown)[0]["addr_info"]}
+    assert host.call(f"{PLUGINS}/{plugin}", "DEL", conf).returncode == 0
+    assert host.leases() == []
+
+
+def test_no_call_imports_a_heavy_module_with_the_nodes_own_backend(tmp_path):
+    conf = {
+        "cniVersion": "1.1.0", "name": "net", "type": "any",
+        "ipam": {"type": "barewire-ipam", "dataDir": str(tmp_path), **RANGES},
+    }  # fmt: skip
+    found = {}
+    for command in ("STATUS", "ADD", "CHECK", "DEL", "VERSION"):
+        env = {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/n", "CNI_IFNAME": "net1", "CNI_PATH": "/x",
+        }  # fmt: skip
+        done, modules = imports("barewire-ipam", env, json.dumps(conf).encode())
+        assert done.code == 0, done.out
+        found[command] = modules
+    assert {command: forbidden(modules) for command, modules in found.items()} == {command: [] for command in found}
+    assert "ipam.local" in found["ADD"]
+    assert not any(name.startswith("ipam.etcd") for name in found["ADD"])

@@ -1,0 +1,179 @@
+"""The commands of `barewire-ipam` on a directory of host-local's form, and within another plugin's process."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from cni.delegate import IpamCall
+from cni.errors import AddressesExhausted, CheckFailed, CniError, DelegateFailed, InvalidConfig, NotAvailable
+from cni.log import Log
+from cni.request import parse, parse_environment
+from ipam import answer as answering
+from ipam.embedded import EmbeddedIpam
+from ipam.plugin import IpamPlugin
+from ipam.stores import Stores
+
+DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}
+
+
+class Node:
+    """Calls the plugin on folders of the test's own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "run").mkdir(mode=0o700)
+        self.stores = Stores(Log({}, level="panic"), journal=str(folder / "journal"), run=str(folder / "run"))
+        self.plugin = IpamPlugin(self.stores, Log({}, level="panic"))
+
+    def request(self, section, command="ADD", container="c1", ifname="net1", version="1.1.0", **more):
+        env = {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_NETNS": "/n", "CNI_IFNAME": ifname, "CNI_PATH": "/x",
+        }  # fmt: skip
+        section = {"type": "barewire-ipam", "dataDir": str(self.folder / "data"), **section}
+        config = {"cniVersion": version, "name": "net", "type": "sriov", "ipam": section, **more}
+        return parse(parse_environment(env), json.dumps(config).encode())
+
+    def add(self, section, container="c1", ifname="net1", **more):
+        return self.plugin.add(self.request(section, container=container, ifname=ifname, **more))
+
+    def files(self):
+        folder = self.folder / "data" / "net"
+        return sorted(name for name in os.listdir(folder) if name[0].isdigit() or name.startswith("fd"))
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Node(tmp_path)
+
+
+def ips(result):
+    return [(ip.address, ip.gateway) for ip in result.ips]
+
+
+def previous(section_result):
+    return {"cniVersion": "1.1.0", "ips": [{"address": ip.address} for ip in section_result.ips]}
+
+
+def test_an_add_gives_an_address_of_each_set_and_a_repeated_one_the_same(node):
+    first = node.add(DUAL)
+    assert ips(first) == [("10.0.0.2/29", "10.0.0.1"), ("fd00::2/64", "fd00::1")]
+    assert node.add(DUAL) == first
+    assert ips(node.add(DUAL, ifname="net2"))[0] == ("10.0.0.3/29", "10.0.0.1")
+    assert first.routes[0].dst == "0.0.0.0/0"
+
+
+def test_del_frees_with_a_configuration_whose_ranges_are_broken_and_twice(node):
+    node.add(DUAL)
+    node.add(DUAL, ifname="net2")
+    broken = {"ranges": [[{"subnet": "nonsense"}]]}
+    for _ in range(2):
+        node.plugin.delete(node.request(broken, "DEL"))
+        assert node.files() == ["10.0.0.3", "fd00::3"]
+
+
+def test_an_add_that_cannot_have_all_has_none(node):
+    section = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "10.1.0.0/30"}]]}
+    node.add(section)
+    with pytest.raises(AddressesExhausted, match=r"10\.1\.0\.1-10\.1\.0\.2"):
+        node.add(section, container="c2")
+    assert node.files() == ["10.0.0.2", "10.1.0.2"]
+    with pytest.raises(NotAvailable):
+        node.plugin.status(node.request(section, "STATUS"))
+    node.plugin.delete(node.request(section, "DEL"))
+    node.plugin.status(node.request(section, "STATUS"))
+
+
+def test_check_compares_prev_result_with_the_leases(node):
+    result = node.add(DUAL)
+    node.plugin.check(node.request(DUAL, "CHECK", prevResult=previous(result)))
+    other = node.add(DUAL, container="c2")
+    with pytest.raises(CheckFailed) as caught:
+        node.plugin.check(node.request(DUAL, "CHECK", prevResult=previous(other)))
+    assert "10.0.0.3 is not leased to this interface" in caught.value.msg
+    assert "fd00::2 is leased, and prevResult has it not" in caught.value.msg
+    node.plugin.delete(node.request(DUAL, "DEL"))
+    with pytest.raises(CheckFailed, match="no address of 10"):
+        node.plugin.check(node.request(DUAL, "CHECK", prevResult=previous(result)))
+
+
+def test_check_of_a_fixed_address_that_is_missing_fails(node):
+    section = {"addresses": [{"address": "10.5.0.9/24"}]}
+    result = node.add(section)
+    node.plugin.check(node.request(section, "CHECK", prevResult=previous(result)))
+    with pytest.raises(CheckFailed, match=r"prevResult has no 10\.5\.0\.9"):
+        node.plugin.check(node.request(section, "CHECK", prevResult={"cniVersion": "1.1.0"}))
+
+
+def test_gc_frees_what_the_runtime_does_not_know(node):
+    node.add(DUAL)
+    node.add(DUAL, container="c2")
+    valid = [{"containerID": "c2", "ifname": "net1"}]
+    node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": valid}))
+    assert node.files() == ["10.0.0.3", "fd00::3"]
+
+
+def test_name_service_comes_from_the_file_and_a_missing_one_is_told_before_anything_is_leased(node, tmp_path):
+    conf = tmp_path / "resolv.conf"
+    section = {**DUAL, "resolvConf": str(conf)}
+    with pytest.raises(InvalidConfig, match="cannot read"):
+        node.add(section)
+    assert not (tmp_path / "data").exists()
+    conf.write_text("# ours\nnameserver 10.0.0.53\nnameserver 10.0.0.54\ndomain a.b\nsearch a.b c.d\noptions ndots:5\n")
+    dns = node.add(section).dns
+    assert (dns.nameservers, dns.domain) == (("10.0.0.53", "10.0.0.54"), "a.b")
+    assert (dns.search, dns.options) == (("a.b", "c.d"), ("ndots:5",))
+
+
+def test_after_a_change_of_the_backend_del_frees_where_the_address_is(node):
+    node.add(DUAL)
+    elsewhere = {**DUAL, "backend": "etcd", "etcd": {"endpoints": ["http://127.0.0.1:1"]}}
+    node.plugin.delete(node.request(elsewhere, "DEL"))
+    assert node.files() == []
+
+
+# Within another plugin.
+
+
+@pytest.fixture
+def ipam(node, monkeypatch):
+    def stores(log, **more):
+        return Stores(log, journal=str(node.folder / "journal"), run=str(node.folder / "run"), **more)
+
+    monkeypatch.setattr(answering, "Stores", stores)
+    return EmbeddedIpam({})
+
+
+def test_our_own_type_needs_no_executable(node, ipam):
+    call = IpamCall.of(node.request(DUAL))
+    leased = ipam.lease(call)
+    assert ips(leased) == [("10.0.0.2/29", "10.0.0.1"), ("fd00::2/64", "fd00::1")]
+    with pytest.raises(CniError) as caught:
+        ipam.check(IpamCall.of(node.request(DUAL, container="c2")))
+    assert caught.value.code == CheckFailed.code
+    ipam.status(call)
+    ipam.release(call)
+    assert node.files() == []
+    gc = IpamCall.of(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": []}))
+    ipam.lease(call)
+    ipam.gc(gc)
+    assert node.files() == []
+
+
+def test_its_errors_keep_their_codes_and_words_and_nothing_stays(node, ipam):
+    section = {"subnet": "10.0.0.0/30"}
+    ipam.lease(IpamCall.of(node.request(section)))
+    call = IpamCall.of(node.request(section, container="c2"))
+    with pytest.raises(DelegateFailed) as caught:
+        ipam.lease(call)
+    assert caught.value.code == AddressesExhausted.code
+    assert "10.0.0.1-10.0.0.2" in caught.value.msg
+    ipam.release(call)
+    assert node.files() == ["10.0.0.2"]
+
+
+def test_other_types_are_delegated(node, ipam):
+    with pytest.raises(DelegateFailed, match="none-such was not found"):
+        ipam.lease(IpamCall.of(node.request({"type": "none-such"})))
