@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +21,16 @@ SECONDS = 30
 
 
 class EtcdServer:
-    """One member alone, or of a `Cluster`. `secure`: TLS, and only clients with a certificate of the tests' authority."""
+    """One member. `secure`: TLS, and only clients with a certificate of the tests' authority."""
 
     def __init__(self, *, secure: bool = False, durable: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="etcd-"))
         self.secure = secure
         self._durable = durable
         self._scheme = "https" if secure else "http"
-        self.port, self._peer = free_port(), free_port()
+        self.port = free_port()
+        self.name, self.peer = f"member-{self.port}", f"http://127.0.0.1:{free_port()}"
+        self.members: list[EtcdServer] = [self]
         self.endpoint = f"{self._scheme}://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,15 +46,14 @@ class EtcdServer:
         self.end()
 
     def start(self, *, wait: bool = True) -> None:
-        peer = f"http://127.0.0.1:{self._peer}"
         options = {
-            "name": "tests",
+            "name": self.name,
             "data-dir": self.folder / "data",
             "listen-client-urls": self.endpoint,
             "advertise-client-urls": self.endpoint,
-            "listen-peer-urls": peer,
-            "initial-advertise-peer-urls": peer,
-            "initial-cluster": f"tests={peer}",
+            "listen-peer-urls": self.peer,
+            "initial-advertise-peer-urls": self.peer,
+            "initial-cluster": ",".join(f"{one.name}={one.peer}" for one in self.members),
             "logger": "zap",
             "log-outputs": self.folder / "log",
         }
@@ -140,6 +143,20 @@ class EtcdServer:
         except AssertionError:
             return False
         return True
+
+
+@contextmanager
+def three_members() -> Iterator[list[EtcdServer]]:
+    """An etcd of three members, of which one may be lost."""
+    members = [EtcdServer(durable=False) for _ in range(3)]
+    with ExitStack() as stack:
+        for one in members:
+            one.members = members
+            stack.callback(one.end)
+            one.start(wait=False)
+        for one in members:
+            one.await_answer()
+        yield members
 
 
 @functools.cache
