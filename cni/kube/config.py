@@ -18,6 +18,9 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 LARGEST_FILE = 1 << 20
 """Bytes of a kubeconfig, a certificate, a key or a token."""
 
+_MOST_NESTED = 2000
+"""Characters that nest, in a file for libyaml. Its frames of so many levels fit into any stack."""
+
 _UNUSABLE = {
     "context": (),
     "cluster": ("proxy-url",),
@@ -91,8 +94,12 @@ def _yaml(path: str) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - in-cluster access does not pay for it
 
     content = _read(path)
+    # libyaml reads it in a ninth of the time (1.1 ms in Python, measured). But it recurses without a bound, and would end
+    # the process in a text of brackets only: each level of nesting takes one of these characters.
+    nests = sum(map(content.count, (b"[", b"{", b"-", b"?", b":")))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if nests < _MOST_NESTED else yaml.SafeLoader
     try:
-        document = yaml.safe_load(content)
+        document = yaml.load(content, Loader=loader)  # noqa: S506 - both are safe loaders
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         # The error's own text quotes the file, which holds secrets.
         mark = getattr(error, "problem_mark", None)

@@ -144,6 +144,8 @@ def test_the_flags_of_tls_are_understood(load):
         (f'token: "{SECRET}', "not YAML, line 1"),
         (f"- !!python/object/apply:os.system ['{SECRET}']", "not YAML, line 1"),
         ("[" * 100000, "not YAML"),
+        ("- " * 100000, "not"),
+        ("{" * 1500, "not YAML"),
         ("\0", "not YAML"),
         ("a: 2026-99-99", "not YAML"),
     ],
