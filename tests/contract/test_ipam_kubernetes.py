@@ -173,6 +173,16 @@ def test_an_address_is_given_back_by_who_knows_its_owner_and_not_its_range(api, 
     assert reservations(api) == []
 
 
+def test_pools_are_asked_in_the_same_order_whatever_that_of_the_claims_is(api, open_one):
+    for claims in (BOTH, BOTH[::-1]):
+        cluster = open_one(overlapping=False)
+        cluster.take(claims, A)
+        cluster.give_back(claims, A)
+    patched = [request.path for request in api.requests if request.method == "PATCH" and request.status == 200]
+    asked = [path.partition("?")[0].rpartition("/")[2] for path in patched]
+    assert asked[:2] == asked[4:6] == ["10.9.0.0-24", "fd00-9---64"]
+
+
 # What others have
 
 

@@ -16,12 +16,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cni.errors import TryAgainLater
+from cni.errors import AddressesExhausted, TryAgainLater
 from ipam.journal import Journal, Journaled
 from ipam.kubernetes import open_kubernetes
-from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, owner
+from tests.contract.ipam_cluster_contract import NETWORK, V6, owner, range_of
 
-SETS = ((V4,), (V6,))
+FEW = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.32")
+"""So few that nodes want the same."""
+
+SETS = ((FEW,), (V6,))
 MOST = 5
 """Attachments of a node, more or less."""
 
@@ -84,7 +87,7 @@ class Node:
             container = f"{self.name}-{seed}-{turn}"
             try:
                 self.add(container)
-            except TryAgainLater:
+            except (TryAgainLater, AddressesExhausted):
                 self.delete(container, [])
 
 

@@ -35,6 +35,7 @@ FAST = [
     "ipam.embedded",
     "ipam.journal",
     "ipam.local",
+    "ipam.whereabouts",
 ]
 
 # What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.
