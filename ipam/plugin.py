@@ -5,7 +5,6 @@ from __future__ import annotations
 from cni.errors import CheckFailed
 from cni.result import IpConfig, Result
 from cni.rollback import bound, run_all
-from ipam import resolvconf
 from ipam.address import parse_cidr
 from ipam.asked import asked, owner, place
 from ipam.ranges import range_of
@@ -14,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.log import Log
     from cni.request import Request
+    from cni.result import Dns
     from ipam.address import Address
     from ipam.asked import Asked
     from ipam.ranges import RangeSet
@@ -32,7 +32,7 @@ class IpamPlugin:
         """Leases an address of each range set, all or none; those that the interface has already are given again."""
         wanted = asked(request, self._log)
         # Before an address is leased: the file may not be there.
-        dns = resolvconf.read(wanted.resolv_conf) if wanted.resolv_conf else wanted.passed_on.dns
+        dns = _name_service(wanted)
         ips = [*self._leased(request, wanted), *wanted.fixed]
         return wanted.passed_on.replace(ips=tuple(ips), dns=dns)
 
@@ -79,6 +79,14 @@ def _configured(claim: Claim) -> IpConfig:
         address=f"{claim.address}/{claim.range.prefix}",
         gateway="" if gateway is None else str(claim.range.address(gateway)),
     )
+
+
+def _name_service(wanted: Asked) -> Dns:
+    if not wanted.resolv_conf:
+        return wanted.passed_on.dns
+    from ipam.resolvconf import read  # noqa: PLC0415 - hardly any configuration names a file
+
+    return read(wanted.resolv_conf)
 
 
 def _any(ranges: RangeSet, held: set[Address]) -> bool:

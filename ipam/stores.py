@@ -6,7 +6,6 @@ import os
 
 from cni.errors import InvalidConfig
 from ipam.asked import LOCAL
-from ipam.journal_files import Journal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from cni.log import Log
     from ipam.asked import Place
+    from ipam.journal import Journal
     from ipam.store import Cluster, Owner, Store
 
 JOURNAL = "/var/lib/cni/barewire/.ipam"
@@ -43,7 +43,7 @@ class Stores:
     def all(self, place: Place, owner: Owner) -> list[Store]:
         """Every store that the owner can have addresses of: the configuration may have changed since its ADD."""
         found = []
-        if place.backend != LOCAL or self._journal().find(owner) is not None:
+        if place.backend != LOCAL or (os.path.isdir(self._folder) and self._journal().find(owner) is not None):
             found.append(self._journaled(place))
         if place.backend == LOCAL or os.path.isdir(place.directory):
             found.append(self._local(place))
@@ -55,7 +55,7 @@ class Stores:
         return Local(place.directory, self._run, lock_seconds=self._bound(LOCK_SECONDS))
 
     def _journaled(self, place: Place) -> Store:
-        from ipam.journal import Journaled  # noqa: PLC0415 - backend local does not pay for it
+        from ipam.journal import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses
 
         return Journaled(
             self._journal(),
@@ -68,6 +68,8 @@ class Stores:
         )
 
     def _journal(self) -> Journal:
+        from ipam.journal import Journal  # noqa: PLC0415 - as above
+
         return Journal(self._folder, warn=self._log.warning)
 
     def _bound(self, seconds: float) -> float:
