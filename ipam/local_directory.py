@@ -95,8 +95,8 @@ class Directory:
         return address.parse(content, "") if is_address(content) else None
 
     def keep_last(self, place: int, last: Address) -> None:
-        """In place, as Go does it: half of it is no address, or one of no range, and costs the place in the round."""
-        self._write(f"last_reserved_ip.{place}", os.O_CREAT | os.O_TRUNC, str(last).encode())
+        """In place, as Go does it: half of it costs the place in the round, no more."""
+        self._write(f"last_reserved_ip.{place}", 0, str(last).encode())
 
     def take(self, names: Iterable[str], container_id: str, ifname: str) -> str | None:
         """Makes the file of the first of the names that has none, and returns the name; None when all have one."""
@@ -179,7 +179,7 @@ class Directory:
     def _create(self, name: str, content: bytes) -> bool:
         """As Go does it: killed in between we leave an empty file, which GC removes."""
         try:
-            self._write(name, os.O_CREAT | os.O_EXCL, content)
+            self._write(name, os.O_EXCL, content)
         except FileExistsError:
             return False
         except IoFailure:
@@ -189,15 +189,21 @@ class Directory:
 
     def _write(self, name: str, flags: int, content: bytes) -> None:
         try:
-            fd = os.open(name, _WRITE | flags, _MODE, dir_fd=self.fd)
-            try:
-                os.write(fd, content)
-            finally:
-                os.close(fd)
+            write_over(name, content, _MODE, flags=flags, dir_fd=self.fd)
         except FileExistsError:
             raise
         except OSError as error:
             raise _failure("write", f"{self.path}/{name}", error) from error
+
+
+def write_over(path: str, content: bytes, mode: int, *, flags: int = 0, dir_fd: int | None = None) -> None:
+    """Writes into the file, which is made where there is none. A crash leaves any mixture. Raises `OSError`."""
+    fd = os.open(path, _WRITE | os.O_CREAT | flags, mode, dir_fd=dir_fd)
+    try:
+        # Not emptied first: ext4 sends what is written to such a file to the disk when it is closed.
+        os.ftruncate(fd, os.write(fd, content))
+    finally:
+        os.close(fd)
 
 
 def is_address(name: str) -> bool:

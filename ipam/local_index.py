@@ -15,6 +15,7 @@ import zlib
 
 from cni.errors import IoFailure
 from cni.host.files import make_directory
+from ipam.local_directory import write_over
 from ipam.local_used import Used
 
 TYPE_CHECKING = False
@@ -25,14 +26,17 @@ _FORMAT = "1"
 _AGE = 1_000_000_000
 """Nanoseconds: the seal is that much older than the change, so it is not in the future and not of this clock tick."""
 
-_SHARD_ENTRIES = 256
-"""Above that many for each shard, on average, an index that is made anew has 16 times as many shards."""
-_SHARD_BYTES = 64 * 1024
-"""Above that a shard has grown so much that the index is better made anew: at about 700 entries."""
+_SHARD_ENTRIES = 64
+"""Above that many for each shard, on average, an index that is made anew has four times as many shards."""
+_SHARD_BYTES = 16 * 1024
+"""Above that a shard has grown so much that the index is better made anew: at about 180 entries."""
 
 
 class Index:
-    """Index of a directory that is locked as long as this exists. Nothing is raised but what reading the files raises."""
+    """Index of a directory that is locked as long as this exists, for a call about one container, or about all.
+
+    Nothing is raised but what reading the files raises.
+    """
 
     def __init__(self, run: str, directory: Directory) -> None:
         self._directory = directory
@@ -41,12 +45,15 @@ class Index:
         self._place = f"{run}/{stat.st_dev:x}-{stat.st_ino:x}"
         self._shards = self._sealed_shards()
         self._all: list[Entry] | None = None
+        self._lines: list[str] | None = None
         self.used = Used(self._place)
 
     def entries(self, container_id: str) -> list[Entry]:
         """Those of the container. They were true when they were written: files can be written without changing them."""
         shard = self._shard(container_id)
-        return _of(self.read() if shard is None else shard, container_id)
+        if shard is None:
+            return [entry for entry in self.read() if entry[1] == container_id]
+        return [_entry(line) for line in shard if f" {container_id} " in line]
 
     def read(self) -> list[Entry]:
         """All entries, from the files."""
@@ -58,16 +65,15 @@ class Index:
     def replace(self, container_id: str, entries: list[Entry]) -> None:
         """After a change: these are the container's now."""
         shard = self._shard(container_id)
-        before = self.read() if shard is None else shard
-        kept = [entry for entry in before if entry[1] != container_id] + entries
         if shard is None:
-            self.rewrite(kept)
+            self.rewrite([entry for entry in self.read() if entry[1] != container_id] + entries)
             return
-        for name, _id, _ifname in _of(before, container_id):
+        for name, _id, _ifname in self.entries(container_id):
             self.used.mark(name, used=False)
         for name, _id, _ifname in entries:
             self.used.mark(name, used=True)
-        if self._write_shard(self._number(container_id), kept) and self.used.save():
+        lines = [line for line in shard if f" {container_id} " not in line] + [_line(entry) for entry in entries]
+        if self._write_shard(self._number(container_id), lines) and self.used.save():
             self._seal()
 
     def rewrite(self, entries: list[Entry]) -> None:
@@ -76,10 +82,11 @@ class Index:
         self.used.start_anew(name for name, _id, _ifname in entries)
         self._shards = 1
         while len(entries) > self._shards * _SHARD_ENTRIES:
-            self._shards *= 16
-        parts: list[list[Entry]] = [[] for _ in range(self._shards)]
+            self._shards *= 4
+        parts: list[list[str]] = [[] for _ in range(self._shards)]
         for entry in entries:
-            parts[self._number(entry[1])].append(entry)
+            if entry[1]:  # files of unknown owners are found by reading only: GC does that
+                parts[self._number(entry[1])].append(_line(entry))
         try:
             make_directory(self._place)
         except IoFailure:
@@ -95,21 +102,19 @@ class Index:
     def _number(self, container_id: str) -> int:
         return zlib.crc32(os.fsencode(container_id)) % self._shards
 
-    def _shard(self, container_id: str) -> list[Entry] | None:
-        """The entries of the shard that has the container's; None without a sealed index."""
+    def _shard(self, container_id: str) -> list[str] | None:
+        """The lines of the shard that has the container's; None without a sealed index."""
         if self._all is not None or not self._shards:
             return None
-        lines = self._load(f"shard{self._number(container_id)}")
-        if lines is None:
+        if self._lines is None:
+            self._lines = self._load(f"shard{self._number(container_id)}")
+        if self._lines is None:
             self._shards = 0
-            return None
-        return [(name, holder, ifname) for name, holder, ifname in (line.split(" ") for line in lines)]
+        return self._lines
 
-    def _write_shard(self, number: int, entries: list[Entry]) -> bool:
+    def _write_shard(self, number: int, lines: list[str]) -> bool:
         """Whether it is worth a seal."""
-        # Files of unknown owners are found by reading only: GC does that.
-        size = self._store(f"shard{number}", [" ".join(entry) for entry in entries if entry[1]])
-        return 0 <= size < _SHARD_BYTES
+        return 0 <= self._store(f"shard{number}", lines) < _SHARD_BYTES
 
     def _sealed_shards(self) -> int:
         """How many shards the index has; 0 when there is no index that says what the directory holds now."""
@@ -141,17 +146,20 @@ class Index:
     def _store(self, name: str, lines: list[str]) -> int:
         """Number of bytes; -1 when they could not be written. Half a file is none, so it is not replaced but overwritten."""
         content = os.fsencode("".join(f"{line}\n" for line in lines))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with open(os.open(f"{self._place}/{name}", flags, 0o600), "wb") as file:
-                file.write(_check(content) + b"\n" + content)
+            write_over(f"{self._place}/{name}", _check(content) + b"\n" + content, 0o600)
         except OSError:
             return -1
         return len(content)
 
 
-def _of(entries: list[Entry], container_id: str) -> list[Entry]:
-    return [entry for entry in entries if entry[1] == container_id]
+def _line(entry: Entry) -> str:
+    return " ".join(entry)
+
+
+def _entry(line: str) -> Entry:
+    name, container_id, ifname = line.split(" ")
+    return name, container_id, ifname
 
 
 def _check(content: bytes) -> bytes:

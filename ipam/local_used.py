@@ -1,6 +1,6 @@
 """Which addresses of a directory are in use: a hint, so that a nearly full range need not be tried through.
 
-A bit for each address, in files for 4096 of them. A bit that is wrong costs a try, or a look at the whole directory:
+A bit for each address, in files for 16,384 of them. A bit that is wrong costs a try, or a look at the whole directory:
 whether an address is free is known only when its file could be made.
 """
 
@@ -10,12 +10,13 @@ import os
 import zlib
 
 from ipam import address
+from ipam.local_directory import write_over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_BITS = 12
+_BITS = 14
 _SIZE = 1 << _BITS
 _CHECK = 4
 
@@ -74,10 +75,8 @@ class Used:
 
     def _write(self, block: str) -> None:
         bits = self._blocks[block]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(f"{self._place}/{block}", flags, 0o600), "wb") as file:
-            packed = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
-            file.write(_check(packed) + packed)
+        packed = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+        write_over(f"{self._place}/{block}", _check(packed) + packed, 0o600)
 
     def _bits(self, block: str) -> int:
         if block not in self._blocks:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import veth
+from tests.bench import ipam_local, veth
 
 
 def main() -> None:
     """Prints the reports."""
     print(veth.run(), flush=True)
+    print(ipam_local.run(), flush=True)
     if "--native" not in sys.argv:
         from tests.bench import lab  # boots a VM
 
