@@ -26,9 +26,18 @@ def network(path: Path) -> dict[str, Any]:
 
 
 def of_plugin(name: str) -> list[Path]:
-    """The examples with a network whose first plugin is that."""
-    networks = [path for path in sorted(EXAMPLES.iterdir()) if _config(path)]
-    return [path for path in networks if network(path)["plugins"][0]["type"] == name]
+    """The examples with a network whose first plugin is that, and which one node alone can have."""
+    found = [path for path in _networks() if network(path)["plugins"][0]["type"] == name]
+    return [path for path in found if path not in of_cluster()]
+
+
+def of_cluster() -> list[Path]:
+    """Those whose addresses are kept in a cluster's store."""
+    return [path for path in _networks() if network(path)["plugins"][0].get("ipam", {}).get("backend")]
+
+
+def _networks() -> list[Path]:
+    return [path for path in sorted(EXAMPLES.iterdir()) if _config(path)]
 
 
 def _config(path: Path) -> str:
