@@ -11,7 +11,7 @@ import time
 
 from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
 from ipam.etcd_gateway import Gateway, from_base64, servers, to_base64
-from ipam.etcd_keys import Keys, address_of, after, found
+from ipam.etcd_keys import Keys, after, found, number_of
 from ipam.store import claim_on
 
 TYPE_CHECKING = False
@@ -33,11 +33,15 @@ PAGE = 1000
 SMALL = 256
 """Addresses whose use one question tells."""
 
-NEAR = 64
-"""Keys that are looked at behind an address that somebody else has: nearly always there is a gap between them."""
+NEAR, SAMPLES = 16, 12
+"""Where an address is somebody else's, the same question looks at so many behind it, and at others all over the range.
+
+Mostly one is free, in a pool that is full of scattered leases, or of one block. They are few because etcd goes through
+all keys of a stretch, whatever limit is set, and each stretch costs a twentieth of a millisecond.
+"""
 
 PARTS = 64
-"""Stretches that are counted in one transaction; etcd takes 128 steps."""
+"""Stretches that are counted in one transaction, and claims in one; etcd takes 128 steps."""
 
 
 def open_etcd(document: Mapping[str, Any], network: str, seconds: float) -> Etcd:
@@ -63,8 +67,8 @@ class Etcd:
         self._gateway = gateway
         self._keys = keys
         self._seconds = seconds
-        self._near: dict[Address, set[int]] = {}
-        """What is in use behind an address that was refused, as far as NEAR keys tell."""
+        self._seen: dict[Address, list[int]] = {}
+        """For an address that was refused the numbers that were looked at, and were free."""
 
     def taken(self, one: Range) -> set[int] | None:
         """The numbers in use; None for a range with more than SMALL addresses."""
@@ -74,18 +78,22 @@ class Etcd:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
         known: dict[Address, Found] = {}
+        samples = [_samples(claim, SAMPLES // len(claims)) for claim in claims]
+        looks = [step for claim, some in zip(claims, samples, strict=True) for step in self._look(claim, some)]
         while time.monotonic() < deadline:
             done, answers = self._transaction(
                 [self._unchanged(claim.address, known) for claim in claims],
                 [step for claim in claims if claim.address not in known for step in self._puts(claim, owner)],
-                [step for claim in claims for step in self._looks(claim)],
+                [_get(self._keys.ip(claim.address)) for claim in claims] + looks,
             )
             if done:
                 return ()
-            known = _by_address(answers[::2])
+            known = _by_address(answers[: len(claims)])
             refused = tuple(claim for claim in claims if self._is_anothers(known.get(claim.address), owner))
             if refused:
-                self._remember(claims, answers[1::2])
+                seen = iter(answers[len(claims) :])
+                for claim, some in zip(claims, samples, strict=True):
+                    self._remember(claim, some, seen)
                 return refused
             if len(known) == len(claims):
                 return ()
@@ -102,9 +110,10 @@ class Etcd:
 
     def gap(self, one: Range, start: int) -> int | None:
         """See `Cluster`."""
-        near = self._near.pop(one.address(start), set())
-        number = next((number for number in one.walk(start, max(near, default=-1)) if number not in near), None)
-        return self._searched(one, start) if number is None else number
+        for number in self._seen.pop(one.address(start), None) or self._behind(one, start):
+            if one.leases(one.address(number)):
+                return number
+        return self._searched(one, start)
 
     def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         """See `Cluster`."""
@@ -143,19 +152,18 @@ class Etcd:
         for key in (self._keys.ip(claim.address), self._keys.index(owner, claim.address)):
             yield {"request_put": {"key": to_base64(key), "value": value}}
 
-    def _looks(self, claim: Claim) -> Iterator[Step]:
-        """Whose it is, and what is in use behind it."""
-        key = self._keys.ip(claim.address)
-        yield _get(key)
-        last = self._keys.ip(claim.range.address(claim.range.last))
-        yield _get(key, range_end=to_base64(last + b"\0"), keys_only=True, limit=NEAR)
+    def _look(self, claim: Claim, samples: list[int]) -> Iterator[Step]:
+        """What is in use behind the address, and of the samples."""
+        one, start = claim.range, claim.address.number
+        yield self._keys_only(one, start, min(start + NEAR, one.last))
+        yield from (self._count(one, number, number) for number in samples)
 
-    def _remember(self, claims: tuple[Claim, ...], answers: list[list[Step]]) -> None:
-        for claim, entries in zip(claims, answers, strict=True):
-            numbers = _numbers(entries)
-            if len(entries) < NEAR:
-                numbers.add(claim.range.last + 1)  # All behind the last one is free.
-            self._near[claim.address] = numbers
+    def _remember(self, claim: Claim, samples: list[int], answers: Iterator[Step]) -> None:
+        start, last = claim.address.number, min(claim.address.number + NEAR, claim.range.last)
+        used = _numbers(next(answers).get("kvs", []))
+        free = [number for number in range(start, last + 1) if number not in used]
+        counts = [(number, next(answers).get("count")) for number in samples]
+        self._seen[claim.address] = free + [number for number, count in counts if not count]
 
     def _is_anothers(self, one: Found | None, owner: Owner) -> bool:
         return one is not None and not self._keys.is_of(one.lease, owner)
@@ -177,6 +185,12 @@ class Etcd:
             [],
         )
         return done
+
+    def _behind(self, one: Range, start: int) -> list[int]:
+        """What is free behind a number: a few steps on, mostly, and much cheaper than to count all leases."""
+        last = min(start + SMALL, one.last)
+        used = self._used(one, start, last)
+        return [number for number in range(start, last + 1) if number not in used]
 
     def _searched(self, one: Range, start: int) -> int | None:
         """Counts in ever smaller stretches. `start` decides between those with room, so that nodes go separate ways."""
@@ -201,8 +215,9 @@ class Etcd:
         """Some of the stretches with addresses that nobody has; none when all are in use."""
         for place in range(0, len(stretches), PARTS):
             some = stretches[place : place + PARTS]
-            _done, counts = self._transaction([], [self._count(one, *stretch) for stretch in some], [], "count")
-            roomy = [(a, b) for (a, b), count in zip(some, counts, strict=True) if int(count or 0) <= b - a]
+            _done, answers = self._transaction([], [self._count(one, *stretch) for stretch in some], [])
+            pairs = zip(some, answers, strict=True)
+            roomy = [(first, last) for (first, last), answer in pairs if int(answer.get("count", 0)) <= last - first]
             if roomy:
                 return roomy
         return []
@@ -211,9 +226,12 @@ class Etcd:
         end = self._keys.ip(one.address(last)) + b"\0"
         return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), count_only=True)
 
-    def _used(self, one: Range, first: int, last: int) -> set[int]:
+    def _keys_only(self, one: Range, first: int, last: int) -> Step:
         end = self._keys.ip(one.address(last)) + b"\0"
-        question = _get(self._keys.ip(one.address(first)), range_end=to_base64(end), keys_only=True)["request_range"]
+        return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), keys_only=True)
+
+    def _used(self, one: Range, first: int, last: int) -> set[int]:
+        question = self._keys_only(one, first, last)["request_range"]
         return _numbers(self._gateway.ask("/v3/kv/range", question).get("kvs", []))
 
     def _all(self, prefix: bytes) -> Iterator[Found]:
@@ -227,14 +245,11 @@ class Etcd:
                 return
             key = from_base64(entries[-1]["key"]) + b"\0"
 
-    def _transaction(
-        self, compare: list[Step], success: list[Step], failure: list[Step], what: str = "kvs"
-    ) -> tuple[bool, list[Any]]:
+    def _transaction(self, compare: list[Step], success: list[Step], failure: list[Step]) -> tuple[bool, list[Step]]:
         """Whether all compared equal, and of each step what its reading found."""
         question = {"compare": compare, "success": success, "failure": failure}
         answer = self._gateway.ask("/v3/kv/txn", question)
-        responses = answer.get("responses", [])
-        return bool(answer.get("succeeded")), [one.get("response_range", {}).get(what) or [] for one in responses]
+        return bool(answer.get("succeeded")), [one.get("response_range", {}) for one in answer.get("responses", [])]
 
 
 def _get(key: bytes, **how: Any) -> Step:
@@ -245,13 +260,20 @@ def _compare(key: bytes, target: str, revision: str) -> Step:
     return {"key": to_base64(key), "target": target, "result": "EQUAL", f"{target.lower()}_revision": revision}
 
 
-def _by_address(answers: list[list[Step]]) -> dict[Address, Found]:
-    leases = [found(entry) for entries in answers for entry in entries]
+def _by_address(answers: list[Step]) -> dict[Address, Found]:
+    leases = [found(entry) for answer in answers for entry in answer.get("kvs", [])]
     return {one.address: one for one in leases if one is not None}
 
 
 def _numbers(entries: list[Step]) -> set[int]:
-    return {address.number for address in map(address_of, entries) if address is not None}
+    return {number_of(entry["key"]) for entry in entries}
+
+
+def _samples(claim: Claim, count: int) -> list[int]:
+    """So many numbers that lie evenly in the range."""
+    one = claim.range
+    size, place = one.last - one.first + 1, claim.address.number - one.first
+    return [one.first + (place + size * step // (count + 1)) % size for step in range(1, count + 1)]
 
 
 def _parts(first: int, last: int) -> list[tuple[int, int]]:

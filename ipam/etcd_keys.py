@@ -89,6 +89,14 @@ def address_of(entry: dict[str, Any]) -> Address | None:
         return None
 
 
+def number_of(key: str) -> int:
+    """The number that a key of an address tells, in base64 as the gateway gives it; -1 for another key."""
+    try:
+        return int(binascii.a2b_base64(key).rpartition(b"/")[2][1:], 16)
+    except ValueError:
+        return -1
+
+
 def after(prefix: bytes) -> bytes:
     """The first key behind all that begin with the prefix, which does not end with a byte 255."""
     return prefix[:-1] + bytes((prefix[-1] + 1,))

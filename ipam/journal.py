@@ -143,14 +143,15 @@ class Journaled:
             # The cluster has said no to every try, so nothing is left of them.
             self._journal.forget(intent.owner)
             raise
-        self._journal.save(intent.replace(phase=HELD, claims=claims))
+        # Where the power fails before this is on disk, no container is left that could miss the address.
+        self._journal.add(intent.replace(phase=HELD, claims=claims), lasting=False)
         return claims
 
     def _tried(self, cluster: Cluster, intent: Entry, choices: list[Choice], latest: float) -> tuple[Claim, ...]:
         """What the cluster has given: each try is noted before it is made."""
         claims = tuple(choice.first() for choice in choices)
+        self._journal.save(intent.replace(claims=claims))
         while True:
-            self._journal.save(intent.replace(claims=claims))
             refused = cluster.take(claims, intent.owner)
             if not refused:
                 return claims
@@ -158,6 +159,7 @@ class Journaled:
                 raise TryAgainLater("others were faster all the time: no address was got in time")
             pairs = zip(choices, claims, strict=True)
             claims = tuple(choice.next(claim) if claim in refused else claim for choice, claim in pairs)
+            self._journal.add(intent.replace(claims=claims), lasting=True)
 
     def _collect(self, valid: Valid, settling: Settling) -> None:
         """Releases this node's entries that are not valid, and its tombstones."""

@@ -47,9 +47,9 @@ class Entry(Value):
 
 
 def decode(content: bytes) -> Entry:
-    """Raises `ValueError` for a file that is none of ours, or of a later version's."""
+    """Of the last line that is whole. Raises `ValueError` for a file that is none of ours, or of a later version's."""
     try:
-        document = jsontext.loads(content)
+        document = jsontext.loads(content.rpartition(b"\n")[0].rpartition(b"\n")[2])
         if document["schema"] != SCHEMA:
             raise ValueError(f"its schema is {document['schema']}")
         claims = document["claims"]

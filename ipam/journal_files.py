@@ -7,6 +7,7 @@ is that of the last try.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from cni.errors import IoFailure
@@ -51,6 +52,19 @@ class Journal:
         path = self._path(entry.owner)
         make_directory(os.path.dirname(path))
         write_file(path, entry.encoded())
+
+    def add(self, entry: Entry, *, lasting: bool) -> None:
+        """Writes it behind what `save` wrote for the owner in this call, which is cheaper: the last line counts.
+
+        It is on disk when this returns if it is `lasting`; else a machine that loses its power may forget it.
+        """
+        path = self._path(entry.owner)
+        try:
+            _append(path, entry.encoded(), lasting=lasting)
+        except OSError as error:
+            raise IoFailure(
+                f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="look at free space"
+            ) from error
 
     def bury(self, entry: Entry) -> None:
         """Keeps it as a tombstone. The mark is first: one too many does no harm, one missing would hide the entry."""
@@ -115,6 +129,17 @@ class Journal:
 
     def _mark(self, owner: Owner) -> str:
         return f"{self._folder}/.tombstones/{owner.network}:{owner.container_id}:{owner.ifname}"
+
+
+def _append(path: str, line: bytes, *, lasting: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.write(fd, line) != len(line):
+            raise OSError(errno.ENOSPC, "")
+        if lasting:
+            os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def name_of(owner: Owner) -> str:

@@ -490,6 +490,17 @@ def test_a_damaged_entry_is_kept_aside_and_its_addresses_are_freed_by_name(node,
     assert any("damaged" in warning for warning in node.warnings)
 
 
+def test_a_line_that_was_cut_off_does_not_count(node):
+    found = node.add("a")
+    path = node.folder / ENTRY
+    assert len(path.read_text().splitlines()) == 2
+    with path.open("a", encoding="ascii") as file:
+        file.write('{"schema": 1, "phase": "tombst')
+    assert sorted(map(str, node.store().addresses(owner("a")))) == sorted(found)
+    path.write_text(path.read_text().splitlines()[0])
+    assert node.journal().find(owner("a")) is None, "not a single line is whole"
+
+
 def test_an_entry_of_a_later_version_is_not_guessed_at(node):
     node.add("a")
     path = node.folder / ENTRY

@@ -60,6 +60,11 @@ class MortalJournal(Journal):
         super().save(entry)
         self.fate.step()
 
+    def add(self, entry: Entry, *, lasting: bool) -> None:
+        self.fate.step()
+        super().add(entry, lasting=lasting)
+        self.fate.step()
+
     def forget(self, owner: Owner) -> None:
         super().forget(owner)
         self.fate.step()
