@@ -73,7 +73,7 @@ def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) ->
     """The access that every pod has by its service account. Raises `InvalidConfig`."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not _is_port(port) or not _HOST.issuperset(host):
-        raise InvalidConfig("annotations: there is no API access", hint="set kubeconfig, or annotations to false")
+        raise InvalidConfig("there is no API access", hint="set kubeconfig: no pod's credentials are here")
     authority = _read(f"{folder}/ca.crt")
     if not authority.strip():
         raise InvalidConfig(f"{folder}/ca.crt holds nothing")
