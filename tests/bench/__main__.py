@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import ipam_local, veth
+from tests.bench import ipam_etcd, ipam_local, kubernetes, veth
 
 
 def main() -> None:
     """Prints the reports."""
     print(veth.run(), flush=True)
     print(ipam_local.run(), flush=True)
+    print(ipam_etcd.run(), flush=True)
+    print(kubernetes.run(), flush=True)
     if "--native" not in sys.argv:
         from tests.bench import lab  # boots a VM
 

@@ -121,7 +121,7 @@ class EtcdServer:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         return [line for line in self.ctl("get", "", "--from-key", "--keys-only").splitlines() if line]
 
     def values(self, prefix: str) -> dict[str, Any]:

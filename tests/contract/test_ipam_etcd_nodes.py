@@ -1,0 +1,370 @@
+"""Three nodes with one etcd: processes are killed anywhere, etcd is killed and comes back; nothing is ever two owners'.
+
+A few hundred ADDs, and of each point of a kill one way back; BAREWIRE_MATRIX=1 does ten times as many, and all ways.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.etcd.program import IFNAME, NETWORK, SETS
+from tests.etcd.server import EtcdServer
+from tests.ovs.daemon import LEASH, until
+
+ROOT = Path(__file__).parents[2]
+WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
+ADDS, EVENTS = (4000, 120) if WHOLE else (500, 20)
+SECONDS = 60
+CHANGING = "connect sendto recvfrom mkdir rename unlink write fsync fdatasync".split()
+"""What a call does with files and sockets. One that is killed in `recvfrom` has asked, and does not know the answer."""
+
+STRANGERS = {"/barewire/ipa": "1", "/barewire/ipam0": "2", "/registry/pods/a": "3", "a": "4"}
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[EtcdServer]:
+    with EtcdServer() as server:
+        for key, value in STRANGERS.items():
+            server.ctl("put", key, value)
+        yield server
+
+
+class World:
+    """The nodes' folders, and what etcd has below one prefix."""
+
+    def __init__(self, folder: Path, etcd: EtcdServer, prefix: str) -> None:
+        self.folder = folder
+        self.etcd = etcd
+        self.prefix = prefix
+        self.log = folder / "log"
+        folder.chmod(0o700)
+        for node in ("node-a", "node-b", "node-c"):
+            (folder / node).mkdir(mode=0o700)
+
+    def command(self, node: str, *arguments: str) -> list[str]:
+        document = json.dumps(self.etcd.document(prefix=self.prefix))
+        program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport runpy\n"
+        program += "runpy.run_module('tests.etcd.program', run_name='__main__')"
+        return [sys.executable, "-I", "-S", "-B", "-c", program, str(self.folder), node, document, *arguments]
+
+    def call(self, node: str, *arguments: str) -> Any:
+        done = subprocess.run(
+            self.command(node, *arguments), capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def owners(self) -> dict[str, tuple[str, str]]:
+        """Address -> node and container, by etcd; the index must say the same."""
+        content = self.etcd.values(self.prefix)
+        leases, index = {}, {}
+        for key, value in content.items():
+            kind, *rest = key.removeprefix(f"{self.prefix}/{NETWORK}/").split("/")
+            if kind == "ip":
+                leases[rest[0]] = value["node"], value["container"]
+            else:
+                assert rest[2] == IFNAME
+                index[rest[3]] = rest[0], rest[1]
+        assert leases == index
+        return leases
+
+    def journal(self) -> list[str]:
+        """The entries and marks: temporary files of a killed call are a GC's business, see `swept`."""
+        return [name for name in self.files() if not name.endswith(".tmp")]
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("*/journal/**/*") if path.is_file())
+
+    def swept(self) -> bool:
+        """Whether a GC leaves nothing of the journal of node-a."""
+        self.call("node-a", "gc")
+        return self.files() == []
+
+
+@pytest.fixture
+def world(tmp_path, etcd, request) -> World:
+    return World(tmp_path, etcd, f"/barewire/ipam/{request.node.name.partition('[')[0]}")
+
+
+def place(address: str) -> str:
+    """The last part of its key."""
+    import ipaddress
+
+    one = ipaddress.ip_address(address)
+    return f"{one.version}{one.packed.hex()}"
+
+
+# A kill at every step
+
+
+class Point(NamedTuple):
+    syscall: str
+    number: int
+
+
+def traced(world: World, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *("strace", "-o", str(world.folder / "trace"), "-e", f"trace={','.join(CHANGING)}", *options),
+            *world.command("node-a", *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def points(world: World, *arguments: str) -> list[Point]:
+    """Every step of the call, which is carried out. What Python writes at its end does not count."""
+    done = traced(world, *arguments)
+    assert done.returncode == 0, done.stderr
+    lines = (world.folder / "trace").read_text().splitlines()
+    count: Counter[str] = Counter()
+    found = []
+    for line in lines:
+        name = line.partition("(")[0]
+        if name in CHANGING and not line.startswith("write(1,"):
+            count[name] += 1
+            found.append(Point(name, count[name]))
+    return found
+
+
+def kill_at(world: World, point: Point, *arguments: str) -> None:
+    """The call up to that step, which is not carried out."""
+    done = traced(world, *arguments, options=("-e", f"inject={point.syscall}:signal=KILL:when={point.number}"))
+    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done.stderr)
+
+
+def by_del(world: World) -> None:
+    world.call("node-a", "del", "c")
+
+
+def by_gc(world: World) -> None:
+    world.call("node-a", "gc")
+
+
+def by_add_and_del(world: World) -> None:
+    found = world.call("node-a", "add", "c")
+    assert world.owners() == {place(address): ("node-a", "c") for address in found}
+    world.call("node-a", "del", "c")
+
+
+WAYS = [by_del, by_gc, by_add_and_del]
+
+
+def ways_at(place: int) -> list[Any]:
+    return WAYS if WHOLE else [WAYS[place % len(WAYS)]]
+
+
+def test_after_a_kill_at_any_step_of_an_add_nothing_is_lost(world):
+    world.call("node-a", "add", "c")  # which makes directories; those that follow find them
+    world.call("node-a", "del", "c")
+    killed = points(world, "add", "c")
+    world.call("node-a", "del", "c")
+    assert {point.syscall for point in killed} >= {"connect", "sendto", "recvfrom", "rename", "write", "fsync"}
+    for number, point in enumerate(killed):
+        for way in ways_at(number):
+            kill_at(world, point, "add", "c")
+            assert len(world.owners()) in (0, 2)
+            way(world)
+            assert (world.owners(), world.journal()) == ({}, []), (point, way.__name__)
+    assert world.swept()
+
+
+@pytest.mark.parametrize("command", ["del", "gc"])
+def test_after_a_kill_at_any_step_of_a_release_nothing_is_lost(world, command):
+    arguments = ["del", "c"] if command == "del" else ["gc", "other"]
+    world.call("node-a", "add", "c")
+    killed = points(world, *arguments)
+    assert world.owners() == {}
+    assert {point.syscall for point in killed} >= {"connect", "sendto", "recvfrom", "unlink"}
+    for number, point in enumerate(killed):
+        for way in ways_at(number):
+            world.call("node-a", "add", "c")
+            kill_at(world, point, *arguments)
+            assert len(world.owners()) in (0, 2)
+            way(world)
+            assert (world.owners(), world.journal()) == ({}, []), (point, way.__name__)
+    assert world.swept()
+
+
+def test_after_a_kill_at_any_step_of_an_add_with_conflicts_nothing_is_lost(world):
+    # The owner's first addresses are somebody else's, so that it must note others.
+    add = ("add", "c", "large")
+    first = world.call("node-a", *add)
+    world.call("node-a", "del", "c")
+    value = json.dumps({"container": "z", "ifname": IFNAME, "network": NETWORK, "node": "node-z"})
+    for name in map(place, first):
+        for where in (f"ip/{name}", f"node/node-z/z/{IFNAME}/{name}"):
+            world.etcd.ctl("put", f"{world.prefix}/{NETWORK}/{where}", value)
+    before = world.owners()
+    killed = points(world, *add)
+    world.call("node-a", "del", "c")
+    assert "fdatasync" in {point.syscall for point in killed}
+    for number, point in enumerate(killed):
+        kill_at(world, point, *add)
+        [by_del, by_gc][number % 2](world)
+        assert (world.owners(), world.journal()) == (before, []), point
+    assert world.swept()
+
+
+# Three nodes
+
+
+class Event(NamedTuple):
+    time: float
+    what: str
+    name: str
+    addresses: tuple[str, ...]
+
+
+class Nodes:
+    """Workers of three nodes, two each. What they believe is in the log; what a killed one had is still its node's."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.chance = random.Random(seed)
+        self.started = 0
+        self.workers: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+
+    def start(self, node: str, place: int) -> None:
+        self.started += 1
+        command = self.world.command(node, "work", str(self.started), str(self.world.log))
+        self.workers[node, place] = subprocess.Popen([*LEASH, *command], stdout=subprocess.DEVNULL)
+
+    def kill(self, node: str, place: int) -> None:
+        worker = self.workers.pop((node, place))
+        assert worker.poll() is None, "a worker ended by itself"
+        worker.kill()
+        worker.wait(SECONDS)
+
+    def events(self) -> list[Event]:
+        text = self.world.log.read_text() if self.world.log.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines()]
+        return [Event(when, what, name, tuple(rest)) for when, what, name, *rest in lines]
+
+    def adds(self) -> int:
+        return sum(event.what == "has" for event in self.events())
+
+    def progress(self, adds: int) -> None:
+        """Returns after so many ADDs more."""
+        wanted = self.adds() + adds
+        until(f"{adds} more ADDs", lambda: self.adds() >= wanted, SECONDS * 2)
+
+    def has(self, node: str = "") -> dict[str, tuple[str, ...]]:
+        """Container -> its addresses, as the workers believe."""
+        found: dict[str, tuple[str, ...]] = {}
+        for event in self.events():
+            if event.what == "has":
+                found[event.name] = event.addresses
+            elif event.what == "leaves":
+                found.pop(event.name, None)
+        return {name: some for name, some in found.items() if name.startswith(node)}
+
+    def gc(self, node: str) -> None:
+        """The node's runtime comes back, and knows of most containers that the workers had."""
+        for place in (0, 1):
+            self.kill(node, place)
+        valid = [name for name in self.has(node) if self.chance.random() < 0.7]
+        self.forget(name for name in self.has(node) if name not in valid)
+        answer = self.world.call(node, "gc", *valid)
+        assert answer is None or answer["code"] == 11, answer
+        for place in (0, 1):
+            self.start(node, place)
+
+    def forget(self, names: Iterator[str]) -> None:
+        with self.world.log.open("a", encoding="ascii") as log:
+            for name in tuple(names):
+                log.write(json.dumps([0.0, "leaves", name]) + "\n")
+                log.flush()
+
+    def misfortune(self) -> None:
+        """Something of what happens to nodes."""
+        node = self.chance.choice(("node-a", "node-b", "node-c"))
+        what = self.chance.choice(("kill", "kill", "etcd", "pause", "gc"))
+        if what == "kill":
+            place = self.chance.randrange(2)
+            self.kill(node, place)
+            self.start(node, place)
+        elif what == "etcd":
+            self.world.etcd.kill()
+            self.world.etcd.start(wait=False)
+        elif what == "pause":
+            self.world.etcd.pause()
+            self.kill(node, 0)
+            self.world.etcd.resume()
+            self.start(node, 0)
+        else:
+            self.gc(node)
+
+
+def duplicates(events: list[Event]) -> list[tuple[str, str, str]]:
+    """Address, and two containers that believed to have it at the same time. The log's order is that of the beliefs."""
+    holder: dict[str, str] = {}
+    has: dict[str, tuple[str, ...]] = {}
+    found = []
+    for event in events:
+        if event.what == "leaves":
+            for address in has.pop(event.name, ()):
+                holder.pop(address, None)
+        elif event.what == "has":
+            found += [(one, holder[one], event.name) for one in event.addresses if one in holder]
+            holder |= dict.fromkeys(event.addresses, event.name)
+            has[event.name] = event.addresses
+    return found
+
+
+def test_three_nodes_with_killed_processes_and_a_killed_etcd_share_no_address_and_lose_none(world):
+    nodes = Nodes(world, seed=5)
+    try:
+        for node in ("node-a", "node-b", "node-c"):
+            for number in (0, 1):
+                nodes.start(node, number)
+        for _ in range(EVENTS):
+            nodes.progress(ADDS // EVENTS)
+            nodes.misfortune()
+        nodes.progress(ADDS // EVENTS)
+    finally:
+        for worker in nodes.workers.values():
+            worker.kill()
+            worker.wait(SECONDS)
+    world.etcd.await_answer()
+    events = nodes.events()
+    assert duplicates(events) == []
+    print(Counter(event.what for event in events))
+    believed = nodes.has()
+    owners = world.owners()
+    for name, addresses in believed.items():
+        assert [owners[place(address)] for address in addresses] == [(name[:6], name)] * len(SETS)
+    for node in ("node-a", "node-b", "node-c"):
+        assert world.call(node, "gc", *nodes.has(node)) is None
+    wanted = {place(address): (name[:6], name) for name, some in believed.items() for address in some}
+    assert world.owners() == wanted
+    assert world.files() == sorted(f"{name}:{IFNAME}.json" for name in believed)
+    assert nodes.adds() >= ADDS
+
+
+def test_the_check_finds_an_address_that_two_have():
+    events = [Event(1.0, "has", "a", ("x",)), Event(2.0, "leaves", "a", ()), Event(3.0, "has", "b", ("x",))]
+    assert duplicates(events) == []
+    assert duplicates([*events, Event(4.0, "has", "c", ("x", "y"))]) == [("x", "b", "c")]
+
+
+def test_what_others_have_in_etcd_is_untouched(world):
+    world.call("node-a", "add", "c")
+    world.call("node-a", "gc")
+    keys = [key for key in world.etcd.all_keys() if not key.startswith("/barewire/ipam/")]
+    assert sorted(keys) == sorted(STRANGERS)
+    assert [world.etcd.ctl("get", key, "--print-value-only").strip() for key in STRANGERS] == list(STRANGERS.values())
