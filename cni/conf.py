@@ -6,6 +6,7 @@ The tables are generated from the pydantic models (`make docs`); importing pydan
     ("string",)  ("integer", low, high)  ("boolean",)  ("choice", values)  ("folded", values: any case)
     ("mac",)  ("pci",)  ("strings",)  ("integers", low, high)  ("ipam",)  ("any",)
     ("section", table)  ("open", table: other keys are somebody else's)
+    ("sections", table: a list of them)  ("section-lists", table: a list of such lists)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Rule = tuple[Any, ...]
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 _NESTED = ("open", "section")
+_LISTS = {"sections": "section", "section-lists": "sections"}
+"""Rules of lists, and the rule of their elements."""
 _COMPARED = 64
 """Characters of a key that are compared with the known ones: the cost grows with them, and any user may write keys."""
 _COMPARED_KEYS = 20
@@ -92,18 +95,34 @@ def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         meant = key if key in table else folded.get(key.lower(), key)
         if meant == key or meant not in config:
-            rule = table.get(meant, ("any",))
-            named[meant] = canonical(rule[1], value) if rule[0] in _NESTED and isinstance(value, dict) else value
+            named[meant] = _canonical_below(table.get(meant, ("any",)), value)
     return named
+
+
+def _canonical_below(rule: Rule, value: Any) -> Any:
+    if rule[0] in _NESTED:
+        return canonical(rule[1], value) if isinstance(value, dict) else value
+    if rule[0] in _LISTS and isinstance(value, list):
+        return [_canonical_below((_LISTS[rule[0]], rule[1]), entry) for entry in value]
+    return value
 
 
 def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
     """What there is to tell about keys that the table does not have, those in its sections included."""
     found = _unknown_here(table, named)
     for key, rule in table.items():
-        if rule[0] == "section" and isinstance(named.get(key), dict):
-            found = _together(found, key, unknown_keys(rule[1], named[key]))
+        for path, section in _sections(rule, named.get(key), key):
+            found = _together(found, path, unknown_keys(rule[1], section))
     return found
+
+
+def _sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each section in the value of a key, with its path."""
+    if rule[0] == "section" and isinstance(value, dict):
+        yield path, value
+    elif rule[0] in _LISTS and isinstance(value, list):
+        for place, entry in enumerate(value):
+            yield from _sections((_LISTS[rule[0]], rule[1]), entry, f"{path}[{place}]")
 
 
 def _together(outer: Unknown, section: str, inner: Unknown) -> Unknown:
@@ -175,25 +194,47 @@ def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[st
         value = config.get(key)
         if is_absent(rule, value):
             continue
-        path = prefix + key
-        if rule[0] in _NESTED:
-            problems += _validate_inner(rule, value, path, key, values)
-            continue
-        try:
-            values[key] = _CHECKS[rule[0]](value, *rule[1:])
-        except ValueError as error:
-            problems.append((path, str(error)))
-        except ProblemBelow as error:
-            problems.append((path + error.below, error.text))
+        found: list[Any] = []
+        problems += _validate_value(rule, value, prefix + key, found)
+        if found:
+            values[key] = found[0]
     return problems
 
 
-def _validate_inner(rule: Rule, value: object, path: str, key: str, values: dict[str, Any]) -> list[Problem]:
+def _validate_value(rule: Rule, value: object, path: str, found: list[Any]) -> list[Problem]:
+    """The problems of one value; the valid one is appended to `found`."""
+    if rule[0] in _NESTED:
+        return _validate_section(rule, value, path, found)
+    if rule[0] in _LISTS:
+        return _validate_list((_LISTS[rule[0]], rule[1]), value, path, found)
+    try:
+        found.append(_CHECKS[rule[0]](value, *rule[1:]))
+    except ValueError as error:
+        return [(path, str(error))]
+    except ProblemBelow as error:
+        return [(path + error.below, error.text)]
+    return []
+
+
+def _validate_section(rule: Rule, value: object, path: str, found: list[Any]) -> list[Problem]:
     if not isinstance(value, dict):
         return [(path, f"{_shown(value)} is not an object")]
     inner: dict[str, Any] = {}
     problems = _validate(rule[1], value, f"{path}.", inner)
-    values[key] = {**value, **inner} if rule[0] == "open" else inner
+    found.append({**value, **inner} if rule[0] == "open" else inner)
+    return problems
+
+
+def _validate_list(rule: Rule, value: object, path: str, found: list[Any]) -> list[Problem]:
+    if not isinstance(value, list):
+        return [(path, f"{_shown(value)} is not a list")]
+    inner: list[Any] = []
+    problems = [
+        problem
+        for place, entry in enumerate(value)
+        for problem in _validate_value(rule, entry, f"{path}[{place}]", inner)
+    ]
+    found.append(inner)
     return problems
 
 
