@@ -62,6 +62,10 @@ def _bounds(metadata: list[typing.Any]) -> tuple[int, int]:
 def _list_rule(element: typing.Any) -> tuple[typing.Any, ...]:
     if element is str:
         return ("strings",)
+    if isinstance(element, type) and issubclass(element, BaseModel):
+        return ("sections", table(element))
+    if typing.get_origin(element) is list:
+        return ("section-lists", table(*typing.get_args(element)))
     _type, *metadata = typing.get_args(element)
     return ("integers", *_bounds([bound for entry in metadata for bound in entry.metadata]))
 
@@ -126,14 +130,27 @@ def _rows(model: type[BaseModel], prefix: str) -> list[str]:
         rule = _rule(info)
         needed = " (required)" if info.is_required() else ""
         rows.append(f"| `{prefix}{name}`{needed} | {_values(rule)} | {info.description} |")
-        if rule[0] in ("open", "section"):
-            inner = _inner(info.annotation)
-            rows += _rows(inner, f"{prefix}{name}.")
+        below = _BELOW.get(rule[0])
+        if below is not None:
+            rows += _rows(_model(info.annotation), f"{prefix}{name}{below}.")
     return rows
+
+
+_BELOW = {"open": "", "section": "", "sections": "[]", "section-lists": "[][]"}
+"""What stands between a key and those of the sections in its value, in a path."""
+
+
+def _model(annotation: typing.Any) -> type[BaseModel]:
+    """The model of the sections, however deep in lists."""
+    inner = _inner(annotation)
+    while typing.get_origin(inner) is list:
+        (inner,) = typing.get_args(inner)
+    return inner  # type: ignore[no-any-return]  # an annotation can be anything
 
 
 def _values(rule: tuple[typing.Any, ...]) -> str:
     texts = {"mac": "MAC address", "pci": "PCI address", "ipam": "object", "open": "object", "section": "object"}
+    texts |= {"sections": "list of objects", "section-lists": "list of lists of objects"}
     if rule[0] == "integers":
         return f"list of {rule[1]} to {rule[2]}"
     if rule[0] == "strings":

@@ -61,17 +61,18 @@ def asked(request: Request, log: Log) -> Asked:
     conf = parsed.values
     section, arguments = conf["ipam"], cni_arguments(request.args)
     sets = range_sets(conf, [])
-    wanted = [
-        *((conf.get("args") or {}).get("cni") or {}).get("ips", ()),
-        *(conf.get("runtimeConfig") or {}).get("ips", ()),
-    ]
+    invocation = ((conf.get("args") or {}).get("cni") or {}).get("ips", ())
+    runtime = (conf.get("runtimeConfig") or {}).get("ips", ())
     told = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
     fixed = fixed_addresses(section)
     if sets:
-        requested = _requested(sets, [*told, *wanted])
+        requested = _requested(sets, [*told, *invocation, *runtime])
     else:
-        requested, fixed = (), _fixed([*told, *wanted], arguments.get("GATEWAY", ""), [] if wanted else fixed)
-        if not fixed and section.get("addresses") is None:
+        # As static: CNI_ARGS adds to the configured ones, and a later source takes the place of all before it.
+        later = runtime or invocation
+        requested, fixed = (), _fixed(list(later or told), arguments.get("GATEWAY", ""), [] if later else fixed)
+        # The runtime passes addresses to ADD, not to STATUS.
+        if not fixed and section.get("addresses") is None and request.command != "STATUS":
             raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")
     _require_expressible(request.cni_version, sets, fixed)
     return Asked(

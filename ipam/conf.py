@@ -5,12 +5,61 @@ The keys are host-local's, static's and whereabouts'; `backend`, `etcd` and `nod
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from cni.fields import Model, Section
 from ipam.rules import cross_check
+
+Number = Annotated[int, Field(ge=0, le=(1 << 32) - 1)]
+
+
+class Subnet(Section):
+    """A range as host-local has it."""
+
+    subnet: str | None = Field(None, description="Its subnet, as CIDR without host bits.")
+    rangeStart: str | None = Field(None, description="First address. Default: the subnet's first host.")
+    rangeEnd: str | None = Field(None, description="Last address. Default: the subnet's last host.")
+    gateway: str | None = Field(None, description="Gateway, leased to nobody. Default: the subnet's first host.")
+    exclude: list[str] | None = Field(None, description="Addresses and subnets that are leased to nobody.")
+
+
+class Stretch(Section):
+    """A range as whereabouts has it."""
+
+    range: str | None = Field(None, description="A CIDR, or first-last/prefix length.")
+    range_start: str | None = Field(None, description="First address. Default: what `range` says.")
+    range_end: str | None = Field(None, description="Last address. Default: what `range` says.")
+    exclude: list[str] | None = Field(None, description="Addresses and subnets that are leased to nobody.")
+
+
+class FixedAddress(Section):
+    """An address that is reported, and kept nowhere."""
+
+    address: str | None = Field(None, description="The address, as CIDR.")
+    gateway: str | None = Field(None, description="Its gateway. Default: none.")
+
+
+class RouteEntry(Section):
+    """A route of the result."""
+
+    dst: str | None = Field(None, description="Destination, as CIDR.")
+    gw: str | None = Field(None, description="Gateway. Default: that of the address.")
+    mtu: Number | None = Field(None, description="MTU in bytes.")
+    advmss: Number | None = Field(None, description="Maximal segment size that is advertised, in bytes.")
+    priority: Number | None = Field(None, description="Priority; of several routes the one with the lowest is taken.")
+    table: Number | None = Field(None, description="Number of the routing table.")
+    scope: Number | None = Field(None, description="Scope, as the kernel numbers them.")
+
+
+class NameService(Section):
+    """Name service of the result."""
+
+    nameservers: list[str] | None = Field(None, description="Addresses of the servers.")
+    domain: str | None = Field(None, description="The domain of the interface.")
+    search: list[str] | None = Field(None, description="Domains in which short names are looked for.")
+    options: list[str] | None = Field(None, description="Options of the resolver.")
 
 
 class Etcd(Section):
@@ -46,21 +95,17 @@ class Ipam(Section):
     gateway: str | None = Field(
         None, description="Gateway. Default: the subnet's first host, but none with `range` and `ipRanges`."
     )
-    ranges: Any = Field(
-        None, description="Sets of ranges {subnet, rangeStart, rangeEnd, gateway, exclude}: an address of each set."
-    )
+    ranges: list[list[Subnet]] | None = Field(None, description="Sets of ranges: an address of each set.")
     range: str | None = Field(None, description="whereabouts': a CIDR, or first-last/prefix length.")
     range_start: str | None = Field(None, description="whereabouts': first address of `range`.")
     range_end: str | None = Field(None, description="whereabouts': last address of `range`.")
-    ipRanges: Any = Field(
-        None, description="whereabouts': ranges {range, range_start, range_end, exclude}: an address of each."
-    )
+    ipRanges: list[Stretch] | None = Field(None, description="whereabouts': ranges, an address of each.")
     exclude: list[str] | None = Field(None, description="Addresses and subnets that are leased to nobody.")
-    addresses: Any = Field(
-        None, description="Fixed addresses {address, gateway}, as CIDR: they are reported, and kept nowhere."
+    addresses: list[FixedAddress] | None = Field(
+        None, description="Fixed addresses: they are reported, and kept nowhere."
     )
-    routes: Any = Field(None, description="Routes {dst, gw, mtu, advmss, priority, table, scope}, passed on.")
-    dns: Any = Field(None, description="Name service {nameservers, domain, search, options}, passed on.")
+    routes: list[RouteEntry] | None = Field(None, description="Routes, passed on.")
+    dns: NameService | None = Field(None, description="Name service, passed on.")
     resolvConf: str | None = Field(None, description="File with the name service, as resolv.conf, without `dns`.")
     dataDir: str | None = Field(
         None, description="Directory of backend local, with one for each network. Default /var/lib/cni/networks."
@@ -88,7 +133,9 @@ class RuntimeConfig(Model):
     """What the runtime passes for the capabilities `ips` and `ipRanges`."""
 
     ips: list[str] | None = Field(None, description="Addresses that are asked for.")
-    ipRanges: Any = Field(None, description="Sets of ranges as in `ipam.ranges`; they come before all others.")
+    ipRanges: list[list[Subnet]] | None = Field(
+        None, description="Sets of ranges as in `ipam.ranges`; they come before all others."
+    )
 
 
 class CniArguments(Model):

@@ -14,15 +14,57 @@ TABLE = {
             "rangeStart": ("string",),
             "rangeEnd": ("string",),
             "gateway": ("string",),
-            "ranges": ("any",),
+            "ranges": (
+                "section-lists",
+                {
+                    "subnet": ("string",),
+                    "rangeStart": ("string",),
+                    "rangeEnd": ("string",),
+                    "gateway": ("string",),
+                    "exclude": ("strings",),
+                },
+            ),
             "range": ("string",),
             "range_start": ("string",),
             "range_end": ("string",),
-            "ipRanges": ("any",),
+            "ipRanges": (
+                "sections",
+                {
+                    "range": ("string",),
+                    "range_start": ("string",),
+                    "range_end": ("string",),
+                    "exclude": ("strings",),
+                },
+            ),
             "exclude": ("strings",),
-            "addresses": ("any",),
-            "routes": ("any",),
-            "dns": ("any",),
+            "addresses": (
+                "sections",
+                {
+                    "address": ("string",),
+                    "gateway": ("string",),
+                },
+            ),
+            "routes": (
+                "sections",
+                {
+                    "dst": ("string",),
+                    "gw": ("string",),
+                    "mtu": ("integer", 0, 4294967295),
+                    "advmss": ("integer", 0, 4294967295),
+                    "priority": ("integer", 0, 4294967295),
+                    "table": ("integer", 0, 4294967295),
+                    "scope": ("integer", 0, 4294967295),
+                },
+            ),
+            "dns": (
+                "section",
+                {
+                    "nameservers": ("strings",),
+                    "domain": ("string",),
+                    "search": ("strings",),
+                    "options": ("strings",),
+                },
+            ),
             "resolvConf": ("string",),
             "dataDir": ("string",),
             "etcd": (
@@ -60,7 +102,16 @@ TABLE = {
         "open",
         {
             "ips": ("strings",),
-            "ipRanges": ("any",),
+            "ipRanges": (
+                "section-lists",
+                {
+                    "subnet": ("string",),
+                    "rangeStart": ("string",),
+                    "rangeEnd": ("string",),
+                    "gateway": ("string",),
+                    "exclude": ("strings",),
+                },
+            ),
         },
     ),
     "args": (

@@ -6,9 +6,10 @@ The pydantic model and the fast path's table call the same functions, so the rul
 from __future__ import annotations
 
 from cni.errors import CniError
+from cni.request import is_identifier
 from cni.result import decode
 from ipam import spans
-from ipam.address import parse_cidr
+from ipam.address import parse, parse_cidr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,29 +26,78 @@ _SCHEMES = ("http://", "https://")
 
 
 def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> Problems:
-    """Problems, as (JSON path, text), of what the fields say together; nothing where one is `refused` by itself."""
-    if any(path.startswith(("ipam", "runtimeConfig")) for path in refused) or not isinstance(conf.get("ipam"), dict):
-        return []
-    section = conf["ipam"]
+    """Problems, as (JSON path, text), of what the fields say together; a rule that reads a `refused` one says nothing."""
+    problems: Problems = []
+    for keys, rule in _RULES:
+        if not _touched(refused, keys):
+            problems += rule(conf.get("ipam") or {}, conf)
+    return problems
+
+
+def _touched(refused: frozenset[str], keys: tuple[str, ...]) -> bool:
+    """Whether one of the keys, or something in it, is refused by itself."""
+    return any(path == key or path.startswith((f"{key}.", f"{key}[")) for path in refused for key in keys)
+
+
+def _ranges(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
     problems: Problems = []
     sets = range_sets(conf, problems)
-    problems += _overlaps(sets)
+    problems += [] if problems else _common_gateway(section, sets)
+    return problems + _overlaps(sets)
+
+
+def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> Problems:
+    """Without `subnet` it is that of whereabouts' ranges; beside `ranges` alone host-local reads it and goes on without."""
+    text = section.get("gateway")
+    if not text or section.get("subnet"):
+        return []
+    try:
+        version = parse(text, "ipam.gateway").version
+    except CniError:
+        return [("ipam.gateway", f"{text!r} is not an IP address")]
+    is_used = section.get("range") or section.get("ipRanges")
+    if is_used and all(one.subnet.version != version for ranges in sets for one in ranges):
+        return [("ipam.gateway", f"{text} is of another IP version than all ranges")]
+    return []
+
+
+def _addresses(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    problems: Problems = []
     _fixed(section, problems)
-    problems += _passed_on(section)
-    problems += _backend(section)
-    for key in ("dataDir", "resolvConf"):
-        if section.get(key) and not is_plain_path(section[key]):
-            problems.append((f"ipam.{key}", f"{section[key]!r} is not an absolute path without . and .."))
-    if section.get("node_slice_size"):
-        problems.append(
-            ("ipam.node_slice_size", "not supported: a node's addresses are not a part of the range of its own")
-        )
     return problems
+
+
+def _places(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    told = [(f"ipam.{key}", section.get(key)) for key in ("dataDir", "resolvConf")]
+    told += [(f"ipam.etcd.{key}", (section.get("etcd") or {}).get(key)) for key in ("caFile", "certFile", "keyFile")]
+    told.append(("ipam.kubernetes.kubeconfig", (section.get("kubernetes") or {}).get("kubeconfig")))
+    return [
+        (path, f"{text!r} is not an absolute path without . and ..")
+        for path, text in told
+        if text and not is_plain_path(text)
+    ]
+
+
+def _slices(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    if not section.get("node_slice_size"):
+        return []
+    text = "not supported: a node's addresses are not a part of the range of its own"
+    return [("ipam.node_slice_size", text)]
+
+
+def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    """Both are parts of keys and of objects' names in a cluster: a / would lead into another node's or network's."""
+    told = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
+    return [
+        (path, f"{text!r} is not a name of letters, digits, and _ . -")
+        for path, text in told
+        if not is_identifier(text)
+    ]
 
 
 def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, ...]:
     """The sets, in the order in which a result has their addresses: the runtime's, host-local's, whereabouts'."""
-    section, runtime = conf["ipam"], conf.get("runtimeConfig") or {}
+    section, runtime = conf.get("ipam") or {}, conf.get("runtimeConfig") or {}
     sets = [
         *_host_local_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges", problems),
         *_single(section, problems),
@@ -141,51 +191,48 @@ def _overlaps(sets: tuple[RangeSet, ...]) -> Problems:
 
 
 def _fixed(section: Mapping[str, Any], problems: Problems) -> list[tuple[str, str]]:
-    told = section.get("addresses")
-    if told is not None and not isinstance(told, list):
-        problems.append(("ipam.addresses", "is not a list of addresses"))
-    found = []
-    for place, entry in enumerate(told if isinstance(told, list) else ()):
-        path = f"ipam.addresses[{place}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("address"), str):
-            problems.append((path, "is not an object with an address"))
-            continue
-        found.append(_fixed_one(entry["address"], entry.get("gateway"), path, problems))
-    return found
+    return [
+        _fixed_one(entry, f"ipam.addresses[{place}]", problems)
+        for place, entry in enumerate(section.get("addresses") or ())
+    ]
 
 
-def _fixed_one(text: str, gateway: Any, path: str, problems: Problems) -> tuple[str, str]:
+def _fixed_one(entry: Mapping[str, Any], path: str, problems: Problems) -> tuple[str, str]:
+    text, gateway = entry.get("address"), entry.get("gateway") or ""
+    if not text:
+        problems.append((f"{path}.address", "missing"))
+        return "", ""
     try:
         address, prefix = parse_cidr(text, path)
     except CniError:
         problems.append((f"{path}.address", f"{text!r} is not in CIDR notation"))
         return "", ""
-    if not gateway:
-        return f"{address}/{prefix}", ""
-    if not isinstance(gateway, str):
-        problems.append((f"{path}.gateway", "is not a string"))
-        return "", ""
-    spans.gateway(gateway, f"{path}.gateway", address, problems)
+    if gateway:
+        spans.gateway(gateway, f"{path}.gateway", address, problems)
     return f"{address}/{prefix}", gateway
 
 
-def _passed_on(section: Mapping[str, Any]) -> Problems:
-    try:
-        routes = passed_on(section).routes
-    except CniError as error:
-        return [("ipam.routes or ipam.dns", error.msg)]
-    return [problem for place, route in enumerate(routes) for problem in _route(route.dst, f"ipam.routes[{place}].dst")]
+def _routes(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    found = [_route(route, f"ipam.routes[{place}]") for place, route in enumerate(section.get("routes") or ())]
+    return [problem for problems in found for problem in problems]
 
 
-def _route(text: str, path: str) -> Problems:
-    try:
-        parse_cidr(text, path)
-    except CniError:
-        return [(path, f"{text!r} is not an address with a prefix length")]
-    return []
+def _route(route: Mapping[str, Any], path: str) -> Problems:
+    """A gateway that is none would be found out by the main plugin, when the address is leased already."""
+    problems = [] if route.get("dst") else [(f"{path}.dst", "missing")]
+    for key, read, what in (
+        ("dst", parse_cidr, "an address with a prefix length"),
+        ("gw", parse, "an IP address"),
+    ):
+        try:
+            if route.get(key):
+                read(route[key], path)
+        except CniError:
+            problems.append((f"{path}.{key}", f"{route[key]!r} is not {what}"))
+    return problems
 
 
-def _backend(section: Mapping[str, Any]) -> Problems:
+def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     backend = section.get("backend") or "local"
     problems = []
     if backend == "etcd":
@@ -196,6 +243,9 @@ def _backend(section: Mapping[str, Any]) -> Problems:
             for place, one in enumerate(endpoints)
             if not one.startswith(_SCHEMES)
         ]
+        access = section.get("etcd") or {}
+        if bool(access.get("certFile")) != bool(access.get("keyFile")):
+            problems.append(("ipam.etcd.certFile", "goes together with keyFile"))
     for name in ("etcd", "kubernetes"):
         # whereabouts' configurations have the section that says where its resources are.
         if section.get(name) and backend != name:
@@ -205,3 +255,21 @@ def _backend(section: Mapping[str, Any]) -> Problems:
 
 def is_plain_path(text: str) -> bool:
     return text.startswith("/") and "\0" not in text and not {".", ".."} & set(text.split("/"))
+
+
+_OF_RANGES = (
+    *(f"ipam.{key}" for key in ("subnet", "rangeStart", "rangeEnd", "gateway", "exclude", "ranges", "ipRanges")),
+    *(f"ipam.{key}" for key in ("range", "range_start", "range_end")),
+    "runtimeConfig.ipRanges",
+)
+
+_RULES = (
+    (_OF_RANGES, _ranges),
+    (("ipam.addresses",), _addresses),
+    (("ipam.routes",), _routes),
+    (("ipam.backend", "ipam.etcd", "ipam.kubernetes"), _backend),
+    (("ipam.dataDir", "ipam.resolvConf", "ipam.etcd", "ipam.kubernetes"), _places),
+    (("ipam.nodeName", "ipam.network_name"), _names),
+    (("ipam.node_slice_size",), _slices),
+)
+"""Each rule with the keys that it reads."""

@@ -13,6 +13,7 @@ from cni.errors import AddressTaken, InvalidConfig
 from cni.log import Log
 from cni.request import parse as parse_request, parse_environment
 from cni.result import Dns, IpConfig, Route
+from cni.schema import reference
 from ipam.asked import asked, owner, place
 from ipam.conf import IpamConf
 from ipam.conf_table import REQUIRED, TABLE
@@ -58,9 +59,8 @@ BAD = [
     ({"subnet": "10.0.0.0/24", "gateway": "fd00::1"}, "ipam.gateway", "another IP version"),
     ({"subnet": "10.0.0.0/24", "gateway": "here"}, "ipam.gateway", "not an IP address"),
     ({"ranges": [[]]}, "ipam.ranges[0]", "empty set"),
-    ({"ranges": [{"subnet": "10.0.0.0/24"}]}, "ipam.ranges[0]", "not a list of ranges"),
+    ({"ranges": [{"subnet": "10.0.0.0/24"}]}, "ipam.ranges[0]", "not a list"),
     ({"ranges": [["10.0.0.0/24"]]}, "ipam.ranges[0][0]", "not an object"),
-    ({"ranges": [[{"subnet": "10.0.0.0/24", "subnets": "x"}]]}, "ipam.ranges[0][0].subnets", "unknown key"),
     ({"ranges": [[{"subnet": 5}]]}, "ipam.ranges[0][0].subnet", "not a string"),
     ({"ranges": [[{"subnet": "10.0.0.0/24", "exclude": ["x"]}]]}, "ipam.ranges[0][0].exclude[0]", "not an address"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}, "ipam.ranges[0]", "both IPv4 and IPv6"),
@@ -75,7 +75,21 @@ BAD = [
     ({"addresses": ["10.0.0.5/24"]}, "ipam.addresses[0]", "not an object"),
     ({"addresses": [{"address": "10.0.0.5/24", "gateway": "x"}]}, "ipam.addresses[0].gateway", "not an IP address"),
     ({"subnet": "10.0.0.0/24", "routes": [{"dst": "default"}]}, "ipam.routes[0].dst", "not an address"),
-    ({"subnet": "10.0.0.0/24", "routes": {"dst": "0.0.0.0/0"}}, "ipam.routes or ipam.dns", "not a list"),
+    ({"subnet": "10.0.0.0/24", "routes": {"dst": "0.0.0.0/0"}}, "ipam.routes", "not a list"),
+    ({"subnet": "10.0.0.0/24", "routes": [{"dst": "0.0.0.0/0", "gw": "x"}]}, "ipam.routes[0].gw", "not an IP address"),
+    ({"subnet": "10.0.0.0/24", "routes": [{"gw": "10.0.0.1"}]}, "ipam.routes[0].dst", "missing"),
+    ({"subnet": "10.0.0.0/24", "dns": {"search": "a"}}, "ipam.dns.search", "not a list of strings"),
+    ({"addresses": [{"gateway": "10.0.0.1"}]}, "ipam.addresses[0].address", "missing"),
+    ({"ranges": [[{"subnet": "10.0.0.0/24"}]], "gateway": "x"}, "ipam.gateway", "not an IP address"),
+    ({"range": "10.0.0.0/24", "gateway": "fd00::1"}, "ipam.gateway", "another IP version"),
+    ({"subnet": "10.0.0.0/24", "nodeName": "a/b"}, "ipam.nodeName", "not a name"),
+    ({"subnet": "10.0.0.0/24", "network_name": "../b"}, "ipam.network_name", "not a name"),
+    (
+        {"subnet": "10.0.0.0/24", "backend": "etcd", "etcd": {"endpoints": ["https://x:1"], "keyFile": "/k"}},
+        "ipam.etcd.certFile",
+        "keyFile",
+    ),
+    ({"backend": "kubernetes", "kubernetes": {"kubeconfig": "k"}}, "ipam.kubernetes.kubeconfig", "absolute path"),
     ({"subnet": "10.0.0.0/24", "dataDir": "networks"}, "ipam.dataDir", "absolute path"),
     ({"subnet": "10.0.0.0/24", "dataDir": "/var/../etc"}, "ipam.dataDir", "absolute path"),
     ({"subnet": "10.0.0.0/24", "resolvConf": "resolv.conf"}, "ipam.resolvConf", "absolute path"),
@@ -138,6 +152,38 @@ def test_all_problems_are_told_at_once():
     with pytest.raises(InvalidConfig) as caught:
         table_says({"ranges": [[{"subnet": "x"}], [{"subnet": "10.0.0.1/24"}]], "dataDir": "y", "range": "z"})
     assert caught.value.msg.count("; ") == 3
+
+
+def test_problems_of_values_and_of_what_they_say_together_are_told_at_once():
+    section = {
+        "dataDir": 5,
+        "subnet": "10.0.0.1/24",
+        "routes": [{"dst": 5}],
+        "addresses": [{"address": "x"}],
+        "range": 5,
+    }
+    with pytest.raises(InvalidConfig) as caught:
+        table_says({**section, "backend": "etcd"})
+    assert [one.split(": ")[0] for one in caught.value.msg.split("; ")] == [
+        "ipam.addresses[0].address", "ipam.dataDir", "ipam.etcd.endpoints", "ipam.range", "ipam.routes[0].dst",
+    ]  # fmt: skip
+
+
+def test_keys_in_lists_are_known_in_any_case_misspelt_ones_refused_and_others_ignored_with_a_warning():
+    section = {"ranges": [[{"Subnet": "10.0.0.0/24", "RANGESTART": "10.0.0.9"}]], "routes": [{"Dst": "0.0.0.0/0"}]}
+    found = wanted(section)
+    assert str(found.sets[0][0]) == "10.0.0.9-10.0.0.254"
+    assert found.passed_on.routes[0].dst == "0.0.0.0/0"
+    with pytest.raises(InvalidConfig, match=r"ipam\.ranges\[0\]\[0\]\.subnets: unknown key, did you mean"):
+        table_says({"ranges": [[{"subnet": "10.0.0.0/24", "subnets": "x"}]]})
+    (warning,) = table_says({"ranges": [[{"subnet": "10.0.0.0/24", "comment": "x"}]]}).warnings
+    assert warning.startswith("ipam.ranges[0][0].comment: unknown key, ignored")
+
+
+def test_the_reference_names_the_keys_in_lists():
+    page = reference(IpamConf)
+    assert "| `ipam.ranges[][].subnet` | string |" in page
+    assert "| `ipam.routes[].mtu` | 0 to 4294967295 |" in page
 
 
 def test_a_misspelt_key_is_refused_and_the_known_one_is_named_and_keys_of_the_main_plugin_are_not_ours():
@@ -249,6 +295,13 @@ def test_without_ranges_requested_addresses_are_fixed_and_take_the_place_of_the_
         wanted(section, runtimeConfig={"ips": ["10.0.0.6"]})
     with pytest.raises(InvalidConfig, match="no IP ranges"):
         wanted({"routes": []})
+
+
+def test_without_ranges_a_later_source_takes_the_place_of_all_before_it_as_with_static():
+    invocation, runtime = {"args": {"cni": {"ips": ["10.2.0.5/24"]}}}, {"runtimeConfig": {"ips": ["10.3.0.5/24"]}}
+    for more, address in ((invocation, "10.2.0.5/24"), ({**invocation, **runtime}, "10.3.0.5/24")):
+        found = wanted({"addresses": [{"address": "10.0.0.5/24"}]}, cni_args="IP=10.1.0.5/24", **more)
+        assert found.fixed == (IpConfig(address=address),)
 
 
 def test_old_versions_of_cni_have_one_address_of_each_family():
