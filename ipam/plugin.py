@@ -51,14 +51,14 @@ class IpamPlugin:
             leasable = {one for one in told if any(range_of(ranges, one) for ranges in wanted.sets)}
             problems += [f"{one} is not leased to this interface" for one in sorted(map(str, leasable - held))]
             problems += [f"{one} is leased, and prevResult has it not" for one in sorted(map(str, held - told))]
-            fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in wanted.fixed}
-            problems += [f"prevResult has no {one}" for one in sorted(map(str, fixed - told))]
+            problems += _fixed_differences(wanted, previous)
         if problems:
             raise CheckFailed("; ".join(problems))
 
     def gc(self, request: Request) -> None:
         """Frees what this node has leased in this network for attachments that the runtime does not know any more."""
-        self._stores.open(place(request)).gc(set(request.valid_attachments))
+        valid = set(request.valid_attachments)
+        run_all(*[bound(store.gc, valid) for store in self._stores.of_network(place(request))])
 
     def status(self, request: Request) -> None:
         """Whether an ADD can be served. Raises `NotAvailable`, also when no address is free."""
@@ -71,6 +71,17 @@ class IpamPlugin:
             return []
         store = self._stores.open(place(request))
         return [_configured(claim) for claim in store.allocate(owner(request), wanted.sets, wanted.requested)]
+
+
+def _fixed_differences(wanted: Asked, previous: Result) -> list[str]:
+    told = {parse_cidr(ip.address, "prevResult")[0]: ip.gateway for ip in previous.ips}
+    fixed = {parse_cidr(ip.address, "ipam.addresses")[0]: ip.gateway for ip in wanted.fixed}
+    missing = [f"prevResult has no {address}" for address in fixed if address not in told]
+    return missing + [
+        f"the gateway of {address} is {gateway}, and prevResult has {told[address] or 'none'}"
+        for address, gateway in fixed.items()
+        if gateway and told.get(address, gateway) != gateway
+    ]
 
 
 def _configured(claim: Claim) -> IpConfig:

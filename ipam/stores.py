@@ -49,6 +49,15 @@ class Stores:
             found.append(self._local(place))
         return found
 
+    def of_network(self, place: Place) -> list[Store]:
+        """The configured store, and the journal, if another one was configured before. Nothing need be told well."""
+        if place.backend != LOCAL:
+            return [self._journaled(place)]
+        found = [self._local(place)]
+        if os.path.isdir(f"{self._folder}/{place.network}"):
+            found.append(self._journaled(place))
+        return found
+
     def _local(self, place: Place) -> Store:
         from ipam.local import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
 

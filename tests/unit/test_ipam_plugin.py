@@ -8,12 +8,23 @@ import os
 import pytest
 
 from cni.delegate import IpamCall
-from cni.errors import AddressesExhausted, CheckFailed, CniError, DelegateFailed, InvalidConfig, NotAvailable
+from cni.errors import (
+    AddressesExhausted,
+    CheckFailed,
+    CniError,
+    DelegateFailed,
+    InvalidConfig,
+    NotAvailable,
+    TryAgainLater,
+)
 from cni.log import Log
 from cni.request import parse, parse_environment
 from ipam import answer as answering
 from ipam.embedded import EmbeddedIpam
+from ipam.journal import Journal
+from ipam.journal_entry import Entry
 from ipam.plugin import IpamPlugin
+from ipam.store import Owner
 from ipam.stores import Stores
 
 DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}
@@ -105,6 +116,40 @@ def test_check_of_a_fixed_address_that_is_missing_fails(node):
     node.plugin.check(node.request(section, "CHECK", prevResult=previous(result)))
     with pytest.raises(CheckFailed, match=r"prevResult has no 10\.5\.0\.9"):
         node.plugin.check(node.request(section, "CHECK", prevResult={"cniVersion": "1.1.0"}))
+
+
+def test_check_of_a_fixed_address_whose_gateway_differs_fails(node):
+    section = {"addresses": [{"address": "10.5.0.9/24", "gateway": "10.5.0.1"}]}
+    result = {"cniVersion": "1.1.0", "ips": [{"address": "10.5.0.9/24", "gateway": "10.5.0.1"}]}
+    node.plugin.check(node.request(section, "CHECK", prevResult=result))
+    result["ips"] = [{"address": "10.5.0.9/24"}]
+    with pytest.raises(CheckFailed, match=r"the gateway of 10\.5\.0\.9 is 10\.5\.0\.1, and prevResult has none"):
+        node.plugin.check(node.request(section, "CHECK", prevResult=result))
+
+
+def test_status_does_not_ask_for_addresses_that_only_the_runtime_can_tell(node):
+    node.plugin.status(node.request({}, "STATUS"))
+    with pytest.raises(InvalidConfig, match="no IP ranges"):
+        node.add({})
+
+
+@pytest.mark.parametrize("broken", [{"ranges": 5}, {"backend": "etdc"}, {"backend": "etcd"}])
+def test_gc_works_with_a_configuration_that_add_refuses(node, broken):
+    node.add(DUAL)
+    node.plugin.gc(node.request(broken, "GC", **{"cni.dev/valid-attachments": []}))
+    assert node.files() == (["10.0.0.2", "fd00::2"] if broken.get("backend") == "etcd" else [])
+
+
+def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
+    journal = Journal(str(node.folder / "journal"), str(node.folder / "run"))
+    owner = Owner(network="net", container_id="c1", ifname="net1")
+    away = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "prefix": "/p"}
+    journal.save(Entry(owner=owner, phase="held", claims=(), document=away, shared="net", node=os.uname().nodename))
+    node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}))
+    assert [entry.phase for entry in journal.of_network("net")] == ["held"]
+    with pytest.raises(TryAgainLater, match="net/c1/net1 are not released yet"):
+        node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": []}))
+    assert [entry.phase for entry in journal.of_network("net")] == ["tombstone"]
 
 
 def test_gc_frees_what_the_runtime_does_not_know(node):
