@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from cni.attachments import Attachments
-from cni.delegate import DelegatedIpam
 from cni.errors import CniError
 from cni.host.kernel import HostKernel
 from cni.host.netns import Namespaces
@@ -24,6 +23,7 @@ from cni.userspace.remote import REMOTE
 from cni.userspace.sockets import Sockets
 from cni.userspace.world import World
 from cni.version import VERSION
+from ipam.embedded import EmbeddedIpam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def _gc(*, apply: bool) -> int:
 
 def _devices(log: Log) -> Collection:
     kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
-    ipam = DelegatedIpam(os.environ)
+    ipam = EmbeddedIpam(os.environ)
     removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log)
     return Devices(kernel, attachments, removal)
 
@@ -83,7 +83,7 @@ def _ports(log: Log) -> Collection:
     attachments, sockets = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning), Sockets(log)
     publisher = Publisher(sockets, open_pods, log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    removal = port_removal.Removal(world=world, attachments=attachments, ipam=DelegatedIpam(os.environ), log=log)
+    removal = port_removal.Removal(world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ), log=log)
     return Ports(world, attachments, removal, remote=REMOTE, vhost=VHOST_DIRECTORY)
 
 

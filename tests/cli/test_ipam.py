@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cni.host import mounts
+from cni.record import Key, Record
 from tests.alone import alone
 from tests.cli.program import BUNDLE, from_bundle, imports
 from tests.fastpath import forbidden
@@ -97,6 +98,40 @@ def test_plugins_of_the_cni_project_delegate_to_it(plugin):
     assert {"10.77.0.2", "fd77::2"} <= {one.get("local") for one in json.loads(shown)[0]["addr_info"]}
     assert host.call(f"{PLUGINS}/{plugin}", "DEL", conf).returncode == 0
     assert host.leases() == []
+
+
+@alone
+def test_barewire_gc_frees_addresses_of_a_dead_pod_without_the_program_in_cni_path():
+    host = Host()
+    conf = host.conf(type="sriov")
+    json.loads(host.call(program(), "ADD", conf).stdout)
+    call = {
+        "type": "barewire-ipam", "stdin": json.dumps(conf), "container_id": "c1", "netns": "/run/netns/gone",
+        "ifname": "net1", "args": "", "path": ["/nowhere"],
+    }  # fmt: skip
+    record = Record(
+        key=Key(network="net", container_id="c1", ifname="net1"),
+        plugin="sriov",
+        device="",
+        netns="/run/netns/gone",
+        netns_identity="4:1",
+        boot_id="an earlier one",
+        left=("ipam",),
+        found={},
+        wanted={},
+        ipam=call,
+        removing=True,
+    )
+    path = Path("/var/lib/cni/barewire/net/c1:net1.json")
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.parent.parent.chmod(0o700)
+    path.write_bytes(record.encoded())
+    done = subprocess.run(
+        [*from_bundle("barewire").command, "gc", "--apply"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 of 1 removed"), done
+    assert host.leases() == []
+    assert not path.exists()
 
 
 def test_no_call_imports_a_heavy_module_with_the_nodes_own_backend(tmp_path):
