@@ -235,6 +235,9 @@ def _route(route: Mapping[str, Any], path: str) -> Problems:
 def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     backend = section.get("backend") or "local"
     problems = []
+    if not section.get("backend") and (section.get("range") or section.get("ipRanges")):
+        # Whoever comes from whereabouts has addresses that are unique in the cluster; these would not be.
+        problems.append(("ipam.backend", "missing: say local, etcd or kubernetes with ranges of whereabouts' kind"))
     if backend == "etcd":
         endpoints = (section.get("etcd") or {}).get("endpoints") or []
         problems += [] if endpoints else [("ipam.etcd.endpoints", "missing")]

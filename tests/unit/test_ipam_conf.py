@@ -30,11 +30,17 @@ GOOD = [
     {"subnet": "fd00::7/128"},
     {"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.1.0/24"}], [{"subnet": "fd00::/64"}]]},
     {"ranges": [[{"subnet": "10.0.0.0/24", "exclude": ["10.0.0.8/29", "10.0.0.3"]}]]},
-    {"range": "10.0.0.0/24"},
-    {"range": "10.0.0.7/24"},
-    {"range": "10.0.0.5-10.0.0.9/24", "gateway": "10.0.0.1"},
-    {"range": "10.0.0.0/24", "range_start": "10.0.0.5", "range_end": "10.0.0.9", "exclude": ["fd00::/64"]},
-    {"ipRanges": [{"range": "10.0.0.0/24"}, {"range": "fd00::/64"}], "gateway": "10.0.0.1"},
+    {"backend": "local", "range": "10.0.0.0/24"},
+    {"backend": "local", "range": "10.0.0.7/24"},
+    {"backend": "local", "range": "10.0.0.5-10.0.0.9/24", "gateway": "10.0.0.1"},
+    {
+        "backend": "local",
+        "range": "10.0.0.0/24",
+        "range_start": "10.0.0.5",
+        "range_end": "10.0.0.9",
+        "exclude": ["fd00::/64"],
+    },
+    {"backend": "local", "ipRanges": [{"range": "10.0.0.0/24"}, {"range": "fd00::/64"}], "gateway": "10.0.0.1"},
     {"subnet": "::ffff:10.0.0.0/120"},
     {"addresses": [{"address": "10.0.0.5/24", "gateway": "10.0.0.1"}]},
     {"addresses": []},
@@ -66,8 +72,8 @@ BAD = [
     ({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}, "ipam.ranges[0]", "both IPv4 and IPv6"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.0.0/25"}]]}, "ipam", "overlap"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]}, "ipam", "range set 0 overlaps with 1"),
-    ({"range": "10.0.0.5-10.0.1.9/24"}, "ipam.range", "is not in network"),
-    ({"range": "10.0.0.5-/24"}, "ipam.range", "is not first-last"),
+    ({"backend": "local", "range": "10.0.0.5-10.0.1.9/24"}, "ipam.range", "is not in network"),
+    ({"backend": "local", "range": "10.0.0.5-/24"}, "ipam.range", "is not first-last"),
     ({"range_start": "10.0.0.5"}, "ipam.range", "not an address"),
     ({"ipRanges": {"range": "10.0.0.0/24"}}, "ipam.ipRanges", "not a list"),
     ({"exclude": ["10.0.0.300"], "subnet": "10.0.0.0/24"}, "ipam.exclude[0]", "not an address"),
@@ -81,7 +87,7 @@ BAD = [
     ({"subnet": "10.0.0.0/24", "dns": {"search": "a"}}, "ipam.dns.search", "not a list of strings"),
     ({"addresses": [{"gateway": "10.0.0.1"}]}, "ipam.addresses[0].address", "missing"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}]], "gateway": "x"}, "ipam.gateway", "not an IP address"),
-    ({"range": "10.0.0.0/24", "gateway": "fd00::1"}, "ipam.gateway", "another IP version"),
+    ({"backend": "local", "range": "10.0.0.0/24", "gateway": "fd00::1"}, "ipam.gateway", "another IP version"),
     ({"subnet": "10.0.0.0/24", "nodeName": "a/b"}, "ipam.nodeName", "not a name"),
     ({"subnet": "10.0.0.0/24", "network_name": "../b"}, "ipam.network_name", "not a name"),
     (
@@ -96,6 +102,7 @@ BAD = [
     ({"subnet": "10.0.0.0/24", "backend": "etcd"}, "ipam.etcd.endpoints", "missing"),
     ({"subnet": "10.0.0.0/24", "backend": "etcd", "etcd": {"endpoints": ["x:1"]}}, "ipam.etcd.endpoints[0]", "http"),
     ({"subnet": "10.0.0.0/24", "etcd": {"endpoints": ["http://x:1"]}}, "ipam.etcd", "the backend is local"),
+    ({"range": "10.0.0.0/24"}, "ipam.backend", "say local, etcd or kubernetes"),
     ({"subnet": "10.0.0.0/24", "backend": "redis"}, "ipam.backend", "is not one of"),
     ({"subnet": "10.0.0.0/24", "node_slice_size": "/22"}, "ipam.node_slice_size", "not supported"),
 ]
@@ -150,7 +157,14 @@ def test_table_and_model_refuse_what_is_wrong_and_path_and_reason_are_told(secti
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(InvalidConfig) as caught:
-        table_says({"ranges": [[{"subnet": "x"}], [{"subnet": "10.0.0.1/24"}]], "dataDir": "y", "range": "z"})
+        table_says(
+            {
+                "ranges": [[{"subnet": "x"}], [{"subnet": "10.0.0.1/24"}]],
+                "dataDir": "y",
+                "range": "z",
+                "backend": "local",
+            }
+        )
     assert caught.value.msg.count("; ") == 3
 
 
@@ -204,11 +218,17 @@ def test_a_misspelt_key_is_refused_and_the_known_one_is_named_and_keys_of_the_ma
         ({"subnet": "fd00::7/128"}, [["fd00::7"]]),
         ({"subnet": "fd00::/126"}, [["fd00::2", "fd00::3"]]),
         ({"subnet": "10.0.0.0/29", "exclude": ["10.0.0.4/31", "10.0.0.2"]}, [["10.0.0.3", "10.0.0.6"]]),
-        ({"range": "10.0.0.0/29"}, [["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]]),
-        ({"range": "10.0.0.3-10.0.0.5/29", "gateway": "10.0.0.4"}, [["10.0.0.3", "10.0.0.5"]]),
-        ({"range": "10.0.0.0/29", "range_start": "10.0.0.6"}, [["10.0.0.6"]]),
         (
-            {"ipRanges": [{"range": "10.0.0.4/31"}, {"range": "fd00::4/127", "exclude": ["fd00::5"]}]},
+            {"backend": "local", "range": "10.0.0.0/29"},
+            [["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]],
+        ),
+        ({"backend": "local", "range": "10.0.0.3-10.0.0.5/29", "gateway": "10.0.0.4"}, [["10.0.0.3", "10.0.0.5"]]),
+        ({"backend": "local", "range": "10.0.0.0/29", "range_start": "10.0.0.6"}, [["10.0.0.6"]]),
+        (
+            {
+                "backend": "local",
+                "ipRanges": [{"range": "10.0.0.4/31"}, {"range": "fd00::4/127", "exclude": ["fd00::5"]}],
+            },
             [["10.0.0.4", "10.0.0.5"], ["fd00::4"]],
         ),
         (
@@ -250,7 +270,7 @@ def test_what_is_leased_is_what_the_standard_library_leaves(network, holes):
 def test_the_runtimes_ranges_come_first_then_host_locals_then_whereabouts():
     runtime = {"ipRanges": [[{"subnet": "10.3.0.0/24"}]]}
     sets = wanted(
-        {"ranges": [[{"subnet": "10.1.0.0/24"}]], "subnet": "10.0.0.0/24", "range": "10.2.0.0/24"},
+        {"ranges": [[{"subnet": "10.1.0.0/24"}]], "subnet": "10.0.0.0/24", "range": "10.2.0.0/24", "backend": "local"},
         runtimeConfig=runtime,
     ).sets
     assert [str(one[0].subnet) for one in sets] == ["10.3.0.0", "10.0.0.0", "10.1.0.0", "10.2.0.0"]
