@@ -128,6 +128,20 @@ class Kubernetes:
         conditions = (node.get("status") or {}).get("conditions") or []
         return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
+    def node_of(self, pod: str) -> str | None:
+        """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
+        self._api.begin()
+        namespace, _, name = pod.partition("/")
+        found = self._api.pod(namespace, name)
+        return None if found is None else str((found.get("spec") or {}).get("nodeName") or "")
+
+    def evict(self, claims: Claims, owner: Owner) -> None:
+        """As `give_back`, for an owner that is gone: what whereabouts has reserved for its pod's interface goes, too."""
+        self._api.begin()
+        if self._reservations:
+            self._reservations.remove(claims, owner, unsigned=True)
+        self._pools.remove(whereabouts.placed(claims, self._place.subnets), owner)
+
     def _reserve(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
         others = self._reservations.add(claims, owner, made) if self._reservations else ()
         for claim in others:

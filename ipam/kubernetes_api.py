@@ -85,13 +85,19 @@ class Api:
 
     def node(self, name: str) -> Document | None:
         """The object of a node, or None where there is none."""
-        path = f"/api/v1/nodes/{_path_part(name)}"
-        answer = self._settled("GET", ("nodes", path), b"", "")
+        return self._core("nodes", f"/api/v1/nodes/{_path_part(name)}")
+
+    def pod(self, namespace: str, name: str) -> Document | None:
+        """The object of a pod, or None where there is none."""
+        return self._core("pods", f"/api/v1/namespaces/{_path_part(namespace)}/pods/{_path_part(name)}")
+
+    def _core(self, resource: str, path: str) -> Document | None:
+        answer = self._settled("GET", (resource, path), b"", "")
         if answer.status == 200:
             return answer.content
         if answer.status == 404 and answer.content.get("reason") == "NotFound":
             return None
-        raise refusal(self._connection, ("get", "nodes", path), answer.status, answer.content)
+        raise refusal(self._connection, ("get", resource, path), answer.status, answer.content)
 
     def _ask(
         self, method: str, resource: str, name: str, known: tuple[int, ...], body: bytes = b"", *, option: str = ""

@@ -31,10 +31,10 @@ class Reservations:
         """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's."""
         return next(((claim,) for claim in claims if not self._added(claim, owner, made)), ())
 
-    def remove(self, claims: Claims, owner: Owner) -> None:
-        """Removes those that name the owner's container."""
+    def remove(self, claims: Claims, owner: Owner, *, unsigned: bool = False) -> None:
+        """Removes those that name the owner's container; `unsigned`: also whereabouts' for the same interface of the pod."""
         for claim in claims:
-            self._removed(self._name(claim), owner)
+            self._removed(self._name(claim), owner, unsigned=unsigned)
 
     def rehearse(self) -> None:
         """Returns if the server would take a reservation."""
@@ -65,10 +65,12 @@ class Reservations:
         self._api.delete(RESERVATIONS, found)
         return True
 
-    def _removed(self, name: str, owner: Owner) -> None:
+    def _removed(self, name: str, owner: Owner, *, unsigned: bool) -> None:
         for _ in range(TRIES):
             found = self._api.get(RESERVATIONS, name)
-            if found is None or not whereabouts.is_signed(found, owner):
+            if found is None:
+                return
+            if not whereabouts.is_signed(found, owner) and not (unsigned and whereabouts.is_forerunners(found, owner)):
                 return
             if self._api.delete(RESERVATIONS, found).status != 409:
                 return
