@@ -49,6 +49,12 @@ def open_etcd(document: Mapping[str, Any], network: str, seconds: float) -> Etcd
 
     Raises `InvalidConfig`.
     """
+    keys = keys_of(document, network)
+    return Etcd(Gateway(servers(document), seconds), keys, seconds)
+
+
+def keys_of(document: Mapping[str, Any], network: str) -> Keys:
+    """The names that a document and a network stand for. Raises `InvalidConfig`."""
     prefix = document.get("prefix") or PREFIX
     node = document.get("node") or ""
     if not isinstance(prefix, str) or not prefix.startswith("/") or not prefix.isprintable():
@@ -56,8 +62,7 @@ def open_etcd(document: Mapping[str, Any], network: str, seconds: float) -> Etcd
     for what, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
             raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
-    keys = Keys(prefix=prefix.rstrip("/"), network=network, node=node)
-    return Etcd(Gateway(servers(document), seconds), keys, seconds)
+    return Keys(prefix=prefix.rstrip("/"), network=network, node=node)
 
 
 class Etcd:
