@@ -71,10 +71,18 @@ class Stores:
             place.node or os.uname().nodename,
             place.network,
             place.document,
-            open_cluster,
+            self._open_cluster,
             shared=place.shared,
             seconds=self._bound(SECONDS),
         )
+
+    def _open_cluster(self, document: dict[str, Any], network: str, seconds: float) -> Cluster:
+        """As a node does that lives: those that free the addresses of dead ones must be told."""
+        if document.get("kind") == "etcd":
+            from ipam.etcd_alive import open_living_etcd  # noqa: PLC0415 - it brings TLS along
+
+            return open_living_etcd(document, network, seconds, self._run)
+        return open_cluster(document, network, seconds)
 
     def _journal(self) -> Journal:
         from ipam.journal import Journal  # noqa: PLC0415 - as above

@@ -1,0 +1,108 @@
+"""A node's sign of life in etcd: `<prefix>/alive/<node>`, which etcd removes when nobody has renewed it for a while.
+
+Only by it anybody else learns whether the node still asks for addresses. It is the only key that expires; addresses never do.
+A node leaves it before it takes an address, so that whoever frees a dead node's addresses, in transactions that depend on
+the sign not being there, can never free one that was taken since.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+
+from cni import jsontext
+from cni.errors import CniError, NotAvailable, TryAgainLater
+from cni.host.files import make_directory
+from ipam.etcd import Etcd, keys_of
+from ipam.etcd_gateway import Gateway, servers, to_base64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from ipam.etcd_keys import Keys
+    from ipam.store import Claim, Lease, Owner
+
+LASTS, RENEWED = 900, 60.0
+"""Seconds after which a sign expires, and for which one is not renewed."""
+
+
+def open_living_etcd(document: Mapping[str, Any], network: str, seconds: float, run: str) -> LivingEtcd:
+    """As `ipam.etcd.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time."""
+    keys = keys_of(document, network)
+    gateway = Gateway(servers(document), seconds)
+    place = f"{document.get('endpoints')} {keys.prefix} {keys.node}"
+    return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}")
+
+
+def sign_of(keys: Keys) -> bytes:
+    """The key of the node's sign."""
+    return f"{keys.prefix}/alive/{keys.node}".encode()
+
+
+def left(gateway: Gateway, keys: Keys) -> int | None:
+    """Seconds until the node's sign expires; None when there is none."""
+    entries = gateway.ask("/v3/kv/range", {"key": to_base64(sign_of(keys))}).get("kvs", [])
+    if not entries:
+        return None
+    answer = gateway.ask("/v3/lease/timetolive", {"ID": entries[0].get("lease", "0")})
+    return max(int(answer.get("TTL") or 0), 0)
+
+
+class LivingEtcd(Etcd):
+    """The `Cluster` of a node's own calls: each leaves the sign, at most once a minute."""
+
+    def __init__(self, gateway: Gateway, keys: Keys, seconds: float, mark: str) -> None:
+        super().__init__(gateway, keys, seconds)
+        self._mark = mark
+
+    def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        self._live()
+        return super().take(claims, owner)
+
+    def of_node(self) -> Iterator[Lease]:
+        self._live()
+        return super().of_node()
+
+    def reach(self) -> None:
+        try:
+            self._live()
+        except TryAgainLater as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+        super().reach()
+
+    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
+        super().give_back(claims, owner)
+        try:
+            self._live()
+        except CniError:
+            return  # What matters is done; and whoever gives back needs no protection for it.
+
+    def _live(self) -> None:
+        """Raises what the gateway raises."""
+        if 0 <= time.time() - _changed(self._mark) < RENEWED:
+            return
+        granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
+        value = jsontext.dumps({"node": self._keys.node, "time": int(time.time())}).encode()
+        sign = {"key": to_base64(sign_of(self._keys)), "value": to_base64(value), "lease": granted["ID"]}
+        self._gateway.ask("/v3/kv/put", sign)
+        _touch(self._mark)
+
+
+def _changed(path: str) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _touch(path: str) -> None:
+    """What cannot be noted is done again by the next call."""
+    try:
+        make_directory(os.path.dirname(path))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        os.utime(path)
+    except (CniError, OSError):
+        return
