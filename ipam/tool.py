@@ -1,7 +1,275 @@
-"""The command line."""
+"""The command line of `barewire-ipam`: what an operator asks about addresses, and changes."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
-def command(_arguments: list[str]) -> int:
-    return 2
+from cni.errors import CniError, InternalError, InvalidConfig, NotAvailable
+from cni.value import Value
+from cni.version import VERSION
+from ipam import inventory, listing, sandboxes
+from ipam.fsck import GRACE_SECONDS, Finding, Judgement, confirmed
+from ipam.known import Folders, Network, configured, known
+from ipam.repair import Repair, repaired
+from ipam.stores import SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FINE, FOUND, USAGE = 0, 1, 2
+
+
+class Refused(NotAvailable):
+    """What was asked for is not done."""
+
+
+class Terminal(Value):
+    """Who is asked before something is changed."""
+
+    @property
+    def present(self) -> bool:
+        return sys.stdin.isatty()
+
+    def agrees(self, question: str) -> bool:
+        """Whether the answer is yes."""
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def command(arguments: list[str], folders: Folders | None = None, terminal: Terminal | None = None) -> int:
+    """Runs it and returns the exit code: 1 when something was found, refused or failed, 2 for wrong usage."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    found = folders or Folders()
+    if options.data_dir:
+        found = found.replace(data=os.path.abspath(options.data_dir))
+    try:
+        code: int = options.run(options, found, terminal or Terminal())
+    except CniError as error:
+        _complain(error)
+        return USAGE if isinstance(error, InvalidConfig) else FOUND
+    except (BrokenPipeError, KeyboardInterrupt):
+        # Whoever reads has seen enough; the interpreter would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FOUND
+    except Exception as defect:  # noqa: BLE001 - one line with the place, whatever it was
+        _complain(_internal(defect))
+        return FOUND
+    return code
+
+
+def _list(options: Any, folders: Folders, _terminal: Terminal) -> int:
+    told = listing.listed(inventory.take(folders, _networks(options, folders), options.seconds))
+    _show(options, {"networks": told}, listing.as_table(told))
+    return FOUND if any(one["failure"] for one in told) else FINE
+
+
+def _show_one(options: Any, folders: Folders, _terminal: Terminal) -> int:
+    taken = inventory.take(folders, _networks(options, folders), options.seconds)
+    found, seen = listing.matches(taken, options.what), sandboxes.look(folders)
+    told = [listing.match_document(one, seen) for one in found]
+    _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
+    return _failures(taken) or (FINE if found else FOUND)
+
+
+def _release(options: Any, folders: Folders, terminal: Terminal) -> int:
+    taken = inventory.take(folders, _networks(options, folders), options.seconds)
+    found, seen = listing.matches(taken, options.what), sandboxes.look(folders)
+    failed = _failures(taken)
+    if not found:
+        _say(f"nobody has {options.what}")
+        return FOUND
+    if len({one.network.name for one in found}) > 1 or len({one.owner.container_id for one in found}) > 1:
+        names = ", ".join(sorted({str(one.network) for one in found}))
+        raise Refused(f"{options.what} is in several networks: {names}", hint="choose one with --network")
+    for one in found:
+        _require_released(one, seen, force=options.force)
+        _say(listing.as_block(listing.match_document(one, seen)))
+    _require_agreement(options, terminal, "release this?")
+    repair = Repair(folders, _warn, seconds=options.seconds)
+    for one in found:
+        repair.release(one.network, one.owner, one.addresses, one.node)
+        _say(f"released: {', '.join(map(str, one.addresses)) or 'what the journal told'}")
+    return failed
+
+
+def _fsck(options: Any, folders: Folders, _terminal: Terminal) -> int:
+    networks = _networks(options, folders)
+
+    def findings() -> list[Finding]:
+        taken = inventory.take(folders, networks, options.seconds)
+        return Judgement(folders, taken, sandboxes.look(folders), options.older_than).findings()
+
+    found = findings()
+    # What goes on meanwhile looks odd once, but not twice.
+    found = confirmed(found, findings()) if found else []
+    left = [(one, "") for one in found]
+    if options.repair:
+        left = repaired(Repair(folders, _warn, seconds=options.seconds), found)
+    _report(options, found, left)
+    return FOUND if left else FINE
+
+
+def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]]) -> None:
+    remaining = {id(one): why for one, why in left}  # A finding has documents in it, and no hash.
+    documents, lines = [], []
+    for one in found:
+        outcome = remaining.get(id(one), "repaired") if options.repair else ""
+        documents.append({**listing.finding_document(one), **({"outcome": outcome} if options.repair else {})})
+        lines.append(f"{one}" + (f": {outcome}" if outcome else ""))
+    if not found:
+        lines.append("nothing is wrong")
+    elif options.repair:
+        lines.append(f"{len(found) - len(left)} of {len(found)} repaired")
+    else:
+        lines.append(f"{len(found)} found; nothing was changed: run again with --repair")
+    _show(options, {"findings": documents}, "\n".join(lines))
+
+
+def _free_node(options: Any, folders: Folders, terminal: Terminal) -> int:
+    from ipam.dead_nodes import DeadNode  # noqa: PLC0415 - who only lists needs no TLS
+
+    node = DeadNode(folders, _networks(options, folders), options.name, options.seconds)
+    if not node.has_clusters:
+        raise InvalidConfig("no network here is in a cluster", hint="tell one with --config")
+    node.require_dead(options.kubeconfig)
+    found = node.leases()
+    for one in found:
+        _say(str(one))
+    if not found:
+        _say(f"{options.name} has no addresses")
+        return FINE
+    _require_agreement(
+        options,
+        terminal,
+        f"free {len(found)} addresses? Only if {options.name} is powered off, or none of its pods runs",
+    )
+    node.require_dead(options.kubeconfig)
+    count = sum(1 for _ in node.free())
+    _say(f"{count} freed")
+    return FINE
+
+
+def _networks(options: Any, folders: Folders) -> list[Network]:
+    found = known(folders)
+    if options.config:
+        told = configured(options.config)
+        names = {one.name for one in told}
+        stores = [(one.name, one.store) for one in told]
+        found = told + [one for one in found if one.name in names and (one.name, one.store) not in stores]
+    if options.network:
+        found = [one for one in found if one.name == options.network]
+        if not found:
+            raise InvalidConfig(f"no network {options.network} is known here", hint="tell it with --config")
+    return found
+
+
+def _require_released(match: listing.Match, seen: sandboxes.Sandboxes, *, force: bool) -> None:
+    """Raises `Refused` for what is in use, or is another node's to judge."""
+    if force:
+        return
+    uses = seen.uses(match.owner.container_id, match.owner.ifname, match.addresses)
+    texts = ", ".join(map(str, match.addresses))
+    if uses:
+        raise Refused(f"{texts} is in use: {', '.join(uses)}", hint="delete its pod, or use --force")
+    if match.network.document is not None and match.entry is None and match.node != match.network.node:
+        whose = f"node {match.node}'s" if match.node else "of a node that nobody knows"
+        raise Refused(
+            f"{texts} is {whose}: here it is not known whether it is in use", hint="look there, or use --force"
+        )
+
+
+def _require_agreement(options: Any, terminal: Terminal, question: str) -> None:
+    if options.yes:
+        return
+    if not terminal.present:
+        raise Refused("nothing was changed: there is no terminal to ask", hint="use --yes")
+    if not terminal.agrees(question):
+        raise Refused("nothing was changed")
+
+
+def _failures(taken: inventory.Inventory) -> int:
+    """Tells of places that could not be asked."""
+    failed = [one for one in taken.holdings if one.failure]
+    for one in failed:
+        _warn(f"{one.network} is not reached: {one.failure}")
+    return FOUND if failed else FINE
+
+
+def _show(options: Any, document: dict[str, Any], text: str) -> None:
+    if options.json:
+        print(json.dumps(document, indent=2))
+    else:
+        _say(text)
+
+
+def _say(text: str) -> None:
+    print(listing.printable(text))
+
+
+def _warn(text: str) -> None:
+    print(f"barewire-ipam: {listing.printable(text)}", file=sys.stderr)
+
+
+def _internal(defect: BaseException) -> InternalError:
+    frame = defect.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "unknown place"
+    return InternalError(f"internal error: {type(defect).__name__}: {defect}", hint=f"at {place}; this is a defect")
+
+
+def _complain(error: CniError) -> None:
+    hint = " ".join(error.details.split())
+    _warn(" ".join(error.msg.split()) + (f" ({hint})" if hint else ""))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="barewire-ipam", description="Looks after the addresses of networks.")
+    parser.add_argument("--version", action="version", version=f"barewire-ipam {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add(commands, "list", _list, "show how full the networks are, and who has which address", answers=True)
+    one = _add(commands, "show", _show_one, "show who has an address, or what a container has", answers=True)
+    one.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
+    free = _add(commands, "release", _release, "free what an interface has; an address stands for its interface")
+    free.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
+    free.add_argument("--force", action="store_true", help="also what is in use, or may be in use on another node")
+    free.add_argument("--yes", action="store_true", help="do not ask")
+    check = _add(commands, "fsck", _fsck, "find leaks, duplicates, and what the journal does not know", answers=True)
+    check.add_argument("--repair", action="store_true", help="repair what can be; without it nothing is changed")
+    check.add_argument(
+        "--older-than",
+        type=float,
+        default=GRACE_SECONDS,
+        metavar="SECONDS",
+        help=f"pass over what is younger: its sandbox may just be made (default {GRACE_SECONDS:g})",
+    )
+    dead = _add(commands, "free-node", _free_node, "free all addresses of a node that is gone, in the clusters")
+    dead.add_argument("name", metavar="NODE")
+    dead.add_argument("--yes", action="store_true", help="do not ask")
+    dead.add_argument(
+        "--kubeconfig", default="", metavar="FILE", help="ask this API server, too, whether the node is Ready"
+    )
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[Any, Folders, Terminal], int], text: str, *, answers: bool = False
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(run=run, json=False)
+    parser.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
+    parser.add_argument("--network", metavar="NAME", help="only the network of this name")
+    parser.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"how long a cluster is waited for (default {SECONDS:g})"
+    )
+    if answers:
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    return parser

@@ -1,0 +1,151 @@
+"""Frees the addresses of a node that is gone, and refuses one that is alive: its pods would lose what they use."""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import InvalidConfig, NotAvailable
+from cni.value import Value
+from ipam import etcd_alive, etcd_dead
+from ipam.etcd import keys_of
+from ipam.etcd_gateway import Gateway, servers
+from ipam.known import entries, place_of
+from ipam.kubernetes import open_kubernetes
+from ipam.store import claim_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from ipam.etcd_keys import Keys
+    from ipam.known import Folders, Network
+    from ipam.kubernetes import Kubernetes
+    from ipam.store import Lease
+
+    Document = dict[str, Any]
+
+
+_NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
+"""A place of no leases, for who only asks about nodes."""
+
+
+class Alive(NotAvailable):
+    """The node whose addresses were to be freed is alive."""
+
+
+class Freed(Value):
+    """A lease of the dead node in a cluster, to be freed or freed."""
+
+    cluster: str
+    lease: Lease
+
+    def __str__(self) -> str:
+        owner = self.lease.owner
+        who = f"{owner.container_id}/{owner.ifname}" + (f" of {owner.pod}" if owner.pod else "")
+        return f"{self.lease.address}  {who}  {self.cluster}"
+
+
+class DeadNode:
+    """The clusters of the networks, as far as the node `name` is concerned."""
+
+    def __init__(self, folders: Folders, networks: Iterable[Network], name: str, seconds: float) -> None:
+        self._folders = folders
+        self._name = name
+        self._seconds = seconds
+        networks = [one for one in networks if one.document is not None]
+        self._own = {os.uname().nodename, *(one.node for one in networks)}
+        self._etcd = _each([_etcd_part(one.document or {}) for one in networks if one.backend == "etcd"])
+        self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
+
+    @property
+    def has_clusters(self) -> bool:
+        return bool(self._etcd or self._kubernetes)
+
+    def require_dead(self, kubeconfig: str = "") -> None:
+        """Raises `Alive` when a cluster, or the API server of the kubeconfig, says that it lives."""
+        if self._name in self._own:
+            raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
+        for document in self._etcd:
+            gateway, keys = self._gateway(document)
+            seconds = etcd_alive.left(gateway, keys)
+            if seconds is not None:
+                raise self._is_alive(f"it has left a sign of life in {place_of(document)}", f"in {seconds} s")
+        asked = [{**_NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
+        for document in [*self._kubernetes, *asked]:
+            if self._opened(document).node_is_alive(self._name):
+                raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
+
+    def leases(self) -> list[Freed]:
+        """What would be freed."""
+        found = [
+            Freed(cluster=place_of(document), lease=lease)
+            for document in self._etcd
+            for lease in etcd_dead.leases(*self._gateway(document))
+        ]
+        return found + [
+            Freed(cluster=place_of(document), lease=lease)
+            for document in self._kubernetes
+            for lease in self._of_gone_pods(self._opened(document), document)
+        ]
+
+    def free(self) -> Iterator[Freed]:
+        """Frees each, and tells. Raises `Alive` when the node has come back."""
+        for document in self._etcd:
+            gateway, keys = self._gateway(document)
+            for lease in etcd_dead.free(gateway, keys, self._seconds):
+                if lease is None:
+                    raise self._is_alive(f"it has just left a sign of life in {place_of(document)}", "15 min from now")
+                yield Freed(cluster=place_of(document), lease=lease)
+        for document in self._kubernetes:
+            cluster = self._opened(document)
+            for lease in self._of_gone_pods(cluster, document):
+                cluster.evict((claim_on(lease.address),), lease.owner)
+                yield Freed(cluster=place_of(document), lease=lease)
+
+    def _of_gone_pods(self, cluster: Kubernetes, document: Document) -> Iterator[Lease]:
+        """Leases whose pods are bound to the node, or do not exist any more, but for those of this node's journal."""
+        ours = {
+            (entry.owner.container_id, entry.owner.ifname)
+            for entry in entries(self._folders)
+            if not isinstance(entry, str) and entry.document.get("kind") == document["kind"]
+        }
+        nodes: dict[str, str | None] = {}
+        # The pools first: a pod is there before it has an address.
+        for lease in list(cluster.leases("")):
+            pod = lease.owner.pod
+            if not pod or (lease.owner.container_id, lease.owner.ifname) in ours:
+                continue
+            if pod not in nodes:
+                nodes[pod] = _node_of(cluster, pod)
+            if nodes[pod] in (None, self._name):
+                yield lease
+
+    def _gateway(self, document: Document) -> tuple[Gateway, Keys]:
+        keys = keys_of({**document, "node": self._name}, "any")
+        return Gateway(servers(document), self._seconds), keys
+
+    def _opened(self, document: Document) -> Kubernetes:
+        return open_kubernetes(document, "", self._seconds)
+
+    def _is_alive(self, why: str, when: str) -> Alive:
+        return Alive(
+            f"{self._name} is alive: {why}", hint=f"power it off, and repeat this when the sign expires, {when}"
+        )
+
+
+def _node_of(cluster: Kubernetes, pod: str) -> str | None:
+    try:
+        return cluster.node_of(pod)
+    except InvalidConfig:
+        return ""  # It is no name of a pod: nobody knows whose the lease is.
+
+
+def _etcd_part(document: Document) -> Document:
+    """What leads to the cluster: all networks in it are looked at."""
+    return {key: document.get(key) for key in ("kind", "endpoints", "prefix", "caFile", "certFile", "keyFile")}
+
+
+def _each(documents: list[Document]) -> list[Document]:
+    """Without repetitions."""
+    return [one for place, one in enumerate(documents) if one not in documents[:place]]

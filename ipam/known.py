@@ -1,0 +1,213 @@
+"""The networks whose addresses this node knows of: by configurations, records, the journal, and host-local's directories."""
+
+from __future__ import annotations
+
+import os
+
+from cni import jsontext
+from cni.errors import CniError, DecodeFailure, InvalidConfig, IoFailure
+from cni.host.files import read_file
+from cni.log import Log
+from cni.record import decode as decode_record
+from cni.request import Request
+from cni.value import Value
+from ipam import journal_entry
+from ipam.asked import DATA_DIRECTORY, LOCAL, PLUGIN, asked, place
+from ipam.journal_files import RUN_DIRECTORY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from cni.record import Record
+    from ipam.journal_entry import Entry
+    from ipam.ranges import RangeSet
+
+STATE_DIRECTORY = "/var/lib/cni/barewire"
+"""The records of `sriov` and `userspace`, and the journal."""
+
+_SERVED = (PLUGIN, "host-local")
+"""What `ipam.type` says where the addresses are ours to list."""
+
+
+class Folders(Value):
+    """Where a node keeps what we look at."""
+
+    data: str = DATA_DIRECTORY
+    state: str = STATE_DIRECTORY
+    run: str = RUN_DIRECTORY
+
+    @property
+    def journal(self) -> str:
+        return f"{self.state}/.ipam"
+
+    @property
+    def index(self) -> str:
+        return f"{self.run}/ipam"
+
+
+class Network(Value):
+    """A network's addresses in one place: host-local's `directory`, or the cluster of `document`, which calls it `shared`.
+
+    `sets` is empty where no configuration tells.
+    """
+
+    name: str
+    backend: str
+    directory: str = ""
+    document: dict[str, Any] | None = None
+    shared: str = ""
+    sets: tuple[RangeSet, ...] = ()
+
+    @property
+    def store(self) -> object:
+        """Equal for two that keep their addresses in the same place."""
+        return self.directory or (self.document, self.shared)
+
+    @property
+    def node(self) -> str:
+        return str((self.document or {}).get("node") or os.uname().nodename)
+
+    def __str__(self) -> str:
+        if self.document is None:
+            return f"{self.name} ({self.directory})"
+        return f"{self.name} ({place_of(self.document)}, network {self.shared})"
+
+
+def place_of(document: dict[str, Any]) -> str:
+    """A cluster, for people."""
+    if document.get("kind") == "etcd":
+        return f"etcd {','.join(map(str, document.get('endpoints') or ()))} {document.get('prefix') or ''}".rstrip()
+    return f"kubernetes {document.get('kubeconfig') or 'by the pod'}".rstrip()
+
+
+def configured(path: str) -> list[Network]:
+    """Those of a configuration, or of a list of them. Raises `InvalidConfig`."""
+    content = read_file(os.path.abspath(path))
+    if content is None:
+        raise InvalidConfig(f"{path}: there is no such file")
+    try:
+        document = jsontext.loads(content)
+    except DecodeFailure as error:
+        raise InvalidConfig(
+            f"{path}: {error.msg}", hint="it is the JSON of a network, or of a list of plugins"
+        ) from error
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"{path}: not an object")
+    plugins = document.get("plugins", [document])
+    shared = {key: document[key] for key in ("name", "cniVersion") if key in document}
+    confs = [{**one, **shared} for one in plugins if isinstance(one, dict)] if isinstance(plugins, list) else []
+    found = [_network(one) for one in confs if _type(one) in _SERVED]
+    if not found:
+        raise InvalidConfig(f"{path}: no plugin has an ipam section of type {' or '.join(_SERVED)}")
+    return found
+
+
+def known(folders: Folders) -> list[Network]:
+    """All that left a trace on the node, each once, with its ranges where a record tells them."""
+    found: dict[tuple[str, str], Network] = {}
+    told = [*_of_records(folders), *_of_directories(folders)]
+    told += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
+    for network in told:
+        found.setdefault((network.name, repr(network.store)), network)
+    return sorted(found.values(), key=lambda one: (one.name, one.backend))
+
+
+def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:
+    """The journal, as it is: where a file is none of ours, its path. All networks', or theirs."""
+    # Not by `Journal`, which sets damaged files aside: who looks changes nothing.
+    names = _names(folders.journal) if networks is None else sorted(set(networks))
+    for name in names:
+        folder = f"{folders.journal}/{name}"
+        for file in _names(folder):
+            content = _content(f"{folder}/{file}")
+            try:
+                yield from () if content is None else (journal_entry.decode(content),)
+            except ValueError:
+                yield f"{folder}/{file}"
+
+
+def records(folders: Folders) -> Iterator[Record]:
+    """The attachments that `sriov` and `userspace` have on this node. Raises `IoFailure` for one that cannot be read.
+
+    Without it nobody knows who is alive.
+    """
+    for network in _names(folders.state):
+        for file in _names(f"{folders.state}/{network}"):
+            path = f"{folders.state}/{network}/{file}"
+            content = _content(path)
+            if content is not None:
+                yield decode_record(content, path)
+
+
+def _content(path: str) -> bytes | None:
+    return read_file(path) if os.path.isfile(path) else None
+
+
+def _of_directories(folders: Folders) -> Iterator[Network]:
+    for name in _names(folders.data):
+        if os.path.isdir(f"{folders.data}/{name}"):
+            yield Network(name=name, backend=LOCAL, directory=f"{folders.data}/{name}")
+
+
+def _of_records(folders: Folders) -> Iterator[Network]:
+    """What the delegate calls of records tell: they have the whole configuration."""
+    for record in records(folders):
+        try:
+            conf = jsontext.loads(str((record.ipam or {}).get("stdin") or "{}").encode())
+            if isinstance(conf, dict) and _type(conf) in _SERVED:
+                yield _network(conf)
+        except CniError:
+            continue  # It was valid for the plugin of its day.
+
+
+def _of_entry(entry: Entry) -> Network:
+    kind = str(entry.document.get("kind"))
+    return Network(name=entry.owner.network, backend=kind, document=entry.document, shared=entry.shared)
+
+
+def _type(conf: dict[str, Any]) -> object:
+    section = conf.get("ipam")
+    return section.get("type") if isinstance(section, dict) else None
+
+
+def _network(conf: dict[str, Any]) -> Network:
+    request = _request(conf)
+    where = place(request)
+    found = Network(name=where.network, backend=where.backend, sets=asked(request, Log({}, level="error")).sets)
+    if where.document is None:
+        return found.replace(directory=where.directory)
+    # As `ipam.journal` completes it.
+    document = {**where.document, "node": where.node or os.uname().nodename}
+    return found.replace(document=document, shared=where.shared)
+
+
+def _request(conf: dict[str, Any]) -> Request:
+    name = conf.get("name")
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise InvalidConfig("missing network name")
+    return Request(
+        command="",
+        container_id="",
+        netns="",
+        ifname="",
+        args="",
+        path=(),
+        env={},
+        network=name,
+        cni_version=str(conf.get("cniVersion") or "1.0.0"),
+        config=conf,
+        stdin=b"",
+    )
+
+
+def _names(folder: str) -> list[str]:
+    """What is in a folder, without what only its keeper looks at."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise IoFailure(f"cannot list {folder}: {os.strerror(error.errno or 0)}", hint="run it as root") from error
+    return [name for name in names if not name.startswith(".") and not name.endswith((".tmp", ".damaged"))]
