@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from cni.errors import InvalidConfig, NotAvailable
+from cni.errors import InvalidConfig
 from cni.value import Value
-from ipam import etcd_alive, etcd_dead
+from ipam import etcd_dead
 from ipam.etcd import keys_of
+from ipam.etcd_alive import Alive
 from ipam.etcd_gateway import Gateway, servers
 from ipam.known import entries, place_of
 from ipam.kubernetes import open_kubernetes
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 _NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
 """A place of no leases, for who only asks about nodes."""
-
-
-class Alive(NotAvailable):
-    """The node whose addresses were to be freed is alive."""
 
 
 class Freed(Value):
@@ -67,10 +64,7 @@ class DeadNode:
         if self._name in self._own:
             raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
         for document in self._etcd:
-            gateway, keys = self._gateway(document)
-            seconds = etcd_alive.left(gateway, keys)
-            if seconds is not None:
-                raise self._is_alive(f"it has left a sign of life in {place_of(document)}", f"in {seconds} s")
+            etcd_dead.require_dead(*self._gateway(document))
         asked = [{**_NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
         for document in [*self._kubernetes, *asked]:
             if self._opened(document).node_is_alive(self._name):
@@ -92,10 +86,7 @@ class DeadNode:
     def free(self) -> Iterator[Freed]:
         """Frees each, and tells. Raises `Alive` when the node has come back."""
         for document in self._etcd:
-            gateway, keys = self._gateway(document)
-            for lease in etcd_dead.free(gateway, keys, self._seconds):
-                if lease is None:
-                    raise self._is_alive(f"it has just left a sign of life in {place_of(document)}", "15 min from now")
+            for lease in etcd_dead.free(*self._gateway(document), self._seconds):
                 yield Freed(cluster=place_of(document), lease=lease)
         for document in self._kubernetes:
             cluster = self._opened(document)
@@ -127,11 +118,6 @@ class DeadNode:
 
     def _opened(self, document: Document) -> Kubernetes:
         return open_kubernetes(document, "", self._seconds)
-
-    def _is_alive(self, why: str, when: str) -> Alive:
-        return Alive(
-            f"{self._name} is alive: {why}", hint=f"power it off, and repeat this when the sign expires, {when}"
-        )
 
 
 def _node_of(cluster: Kubernetes, pod: str) -> str | None:

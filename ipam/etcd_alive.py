@@ -29,6 +29,10 @@ LASTS, RENEWED = 900, 60.0
 """Seconds after which a sign expires, and for which one is not renewed."""
 
 
+class Alive(NotAvailable):
+    """The node whose addresses were to be freed is alive."""
+
+
 def open_living_etcd(document: Mapping[str, Any], network: str, seconds: float, run: str) -> LivingEtcd:
     """As `ipam.etcd.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time."""
     keys = keys_of(document, network)

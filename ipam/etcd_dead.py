@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from cni.errors import TryAgainLater
-from ipam.etcd_alive import left, sign_of
+from ipam.etcd_alive import Alive, left, sign_of
 from ipam.etcd_gateway import from_base64, to_base64
 from ipam.etcd_keys import after, found
 
@@ -31,17 +31,23 @@ def leases(gateway: Gateway, keys: Keys) -> Iterator[Lease]:
                 yield one.lease
 
 
-def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease | None]:
-    """Frees them and gives each; None, and nothing more, when the node leaves a sign of life."""
+def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
+    """Frees them, and gives each that is free. Raises `Alive` as soon as there is a sign of life."""
     for network in networks(gateway, keys):
         ours = keys.replace(network=network)
         indexed = [one.lease for one in _all(gateway, ours.node_indexes()) if one.lease is not None]
         for place in range(0, len(indexed), PAGE):
             some = indexed[place : place + PAGE]
-            if not _freed(gateway, ours, some, seconds):
-                yield None
-                return
+            _free(gateway, ours, some, seconds)
             yield from some
+
+
+def require_dead(gateway: Gateway, keys: Keys) -> None:
+    """Raises `Alive` when there is a sign of life."""
+    seconds = left(gateway, keys)
+    if seconds is not None:
+        hint = f"power it off, and repeat this when the sign has expired, in {seconds} s"
+        raise Alive(f"{keys.node} is alive: it has left a sign of life in etcd", hint=hint)
 
 
 def networks(gateway: Gateway, keys: Keys) -> Iterator[str]:
@@ -58,8 +64,8 @@ def networks(gateway: Gateway, keys: Keys) -> Iterator[str]:
         key = after(top + name + b"/")
 
 
-def _freed(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> bool:
-    """Whether they are gone, with their indexes; False when the node lives."""
+def _free(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> None:
+    """Removes them, with their indexes, in a transaction that fails when the node lives."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         held = _held(gateway, keys, some)
@@ -68,9 +74,8 @@ def _freed(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> b
         gone = [keys.ip(one.address) for one in held] + [keys.index(one.owner, one.address) for one in some]
         steps = [{"request_delete_range": {"key": to_base64(key)}} for key in gone]
         if gateway.ask("/v3/kv/txn", {"compare": compare, "success": steps, "failure": []}).get("succeeded"):
-            return True
-        if left(gateway, keys) is not None:
-            return False
+            return
+        require_dead(gateway, keys)
     raise TryAgainLater("the addresses change hands all the time")
 
 

@@ -106,12 +106,13 @@ def configured(path: str) -> list[Network]:
 
 def known(folders: Folders) -> list[Network]:
     """All that left a trace on the node, each once, with its ranges where a record tells them."""
-    found: dict[tuple[str, str], Network] = {}
+    found: list[Network] = []
     told = [*_of_records(folders), *_of_directories(folders)]
     told += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
     for network in told:
-        found.setdefault((network.name, repr(network.store)), network)
-    return sorted(found.values(), key=lambda one: (one.name, one.backend))
+        if (network.name, network.store) not in [(one.name, one.store) for one in found]:
+            found.append(network)
+    return sorted(found, key=lambda one: (one.name, one.backend))
 
 
 def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:

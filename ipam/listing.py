@@ -36,16 +36,14 @@ class Match(Value):
 def matches(inventory: Inventory, what: str) -> list[Match]:
     """The owners that `what` (an address, a container ID, or container ID/interface) means, in each place."""
     wanted = _parsed(what)
-    found: dict[tuple[str, str, str, str], Match] = {}
+    found: list[Match] = []
     for holding in inventory.holdings:
         entries = {_holder(one.owner): one for one in inventory.entries_at(holding.network)}
         owners = {_holder(lease.owner): lease for lease in holding.leases if _is_meant(wanted, lease)}
         meant = {key: lease.owner for key, lease in owners.items()}
         meant |= {key: entry.owner for key, entry in entries.items() if _tells(wanted, entry)}
-        for holder, owner in meant.items():
-            place = (holding.network.name, repr(holding.network.store), *holder)
-            found.setdefault(place, _match(holding, owner, owners.get(holder), entries.get(holder)))
-    return list(found.values())
+        found += [_match(holding, meant[key], owners.get(key), entries.get(key)) for key in meant]
+    return found
 
 
 def listed(inventory: Inventory) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cni.errors import CniError, TryAgainLater
 from ipam.address import Address
 from ipam.fsck import LEAK, UNJOURNALED, UNLEASED, WAITING
@@ -11,7 +13,7 @@ from ipam.local_directory import Directory
 from ipam.ranges import range_of
 from ipam.settling import Settling
 from ipam.store import Claim, claim_on
-from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster
+from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster, open_living_cluster
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ class Repair:
     def __init__(self, folders: Folders, warn: Callable[[str], None], *, seconds: float = SECONDS) -> None:
         self._journal = Journal(folders.journal, folders.run, warn=warn)
         self._seconds = seconds
-        self._settling = Settling(self._journal, open_cluster, seconds)
+        # What it takes for this node is protected as any ADD's.
+        open_living = partial(open_living_cluster, run=folders.index)
+        self._settling = Settling(self._journal, open_living, seconds)
 
     def repair(self, finding: Finding) -> bool:
         """Whether it is repaired; False for what a person must decide."""

@@ -77,12 +77,7 @@ class Stores:
         )
 
     def _open_cluster(self, document: dict[str, Any], network: str, seconds: float) -> Cluster:
-        """As a node does that lives: those that free the addresses of dead ones must be told."""
-        if document.get("kind") == "etcd":
-            from ipam.etcd_alive import open_living_etcd  # noqa: PLC0415 - it brings TLS along
-
-            return open_living_etcd(document, network, seconds, self._run)
-        return open_cluster(document, network, seconds)
+        return open_living_cluster(document, network, seconds, self._run)
 
     def _journal(self) -> Journal:
         from ipam.journal import Journal  # noqa: PLC0415 - as above
@@ -104,3 +99,12 @@ def open_cluster(document: dict[str, Any], network: str, seconds: float) -> Clus
 
         return open_kubernetes(document, network, seconds)
     raise InvalidConfig(f"there is no backend {document.get('kind')!r}")
+
+
+def open_living_cluster(document: dict[str, Any], network: str, seconds: float, run: str) -> Cluster:
+    """The same for a call of the node itself: whoever frees the addresses of dead nodes learns that it is alive."""
+    if document.get("kind") == "etcd":
+        from ipam.etcd_alive import open_living_etcd  # noqa: PLC0415 - it brings TLS along
+
+        return open_living_etcd(document, network, seconds, run)
+    return open_cluster(document, network, seconds)

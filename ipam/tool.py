@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from cni.errors import CniError, InternalError, InvalidConfig, NotAvailable
 from cni.value import Value
-from cni.version import VERSION
-from ipam import inventory, listing, sandboxes
-from ipam.fsck import GRACE_SECONDS, Finding, Judgement, confirmed
+from ipam import inventory, listing
+from ipam.fsck import Finding, Judgement, confirmed
 from ipam.known import Folders, Network, configured, known
 from ipam.repair import Repair, repaired
-from ipam.stores import SECONDS
+from ipam.sandboxes import Sandboxes, look
+from ipam.tool_options import parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +26,15 @@ class Refused(NotAvailable):
     """What was asked for is not done."""
 
 
-class Terminal(Value):
-    """Who is asked before something is changed."""
+class Host(Value):
+    """What the command meets: the node's folders, who is alive there, and whoever is asked before something is changed."""
 
-    @property
-    def present(self) -> bool:
+    folders: Folders = Folders()
+
+    def sandboxes(self) -> Sandboxes:
+        return look(self.folders)
+
+    def has_terminal(self) -> bool:
         return sys.stdin.isatty()
 
     def agrees(self, question: str) -> bool:
@@ -40,17 +43,14 @@ class Terminal(Value):
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def command(arguments: list[str], folders: Folders | None = None, terminal: Terminal | None = None) -> int:
+def command(arguments: list[str], host: Host | None = None) -> int:
     """Runs it and returns the exit code: 1 when something was found, refused or failed, 2 for wrong usage."""
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
     except SystemExit as end:
         return int(end.code or 0)
-    found = folders or Folders()
-    if options.data_dir:
-        found = found.replace(data=os.path.abspath(options.data_dir))
     try:
-        code: int = options.run(options, found, terminal or Terminal())
+        code = _COMMANDS[options.command](options, _host(options, host or Host()))
     except CniError as error:
         _complain(error)
         return USAGE if isinstance(error, InvalidConfig) else FOUND
@@ -64,23 +64,23 @@ def command(arguments: list[str], folders: Folders | None = None, terminal: Term
     return code
 
 
-def _list(options: Any, folders: Folders, _terminal: Terminal) -> int:
-    told = listing.listed(inventory.take(folders, _networks(options, folders), options.seconds))
+def _list(options: Any, host: Host) -> int:
+    told = listing.listed(inventory.take(host.folders, _networks(options, host.folders), options.seconds))
     _show(options, {"networks": told}, listing.as_table(told))
     return FOUND if any(one["failure"] for one in told) else FINE
 
 
-def _show_one(options: Any, folders: Folders, _terminal: Terminal) -> int:
-    taken = inventory.take(folders, _networks(options, folders), options.seconds)
-    found, seen = listing.matches(taken, options.what), sandboxes.look(folders)
+def _show_one(options: Any, host: Host) -> int:
+    taken = inventory.take(host.folders, _networks(options, host.folders), options.seconds)
+    found, seen = listing.matches(taken, options.what), host.sandboxes()
     told = [listing.match_document(one, seen) for one in found]
     _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
     return _failures(taken) or (FINE if found else FOUND)
 
 
-def _release(options: Any, folders: Folders, terminal: Terminal) -> int:
-    taken = inventory.take(folders, _networks(options, folders), options.seconds)
-    found, seen = listing.matches(taken, options.what), sandboxes.look(folders)
+def _release(options: Any, host: Host) -> int:
+    taken = inventory.take(host.folders, _networks(options, host.folders), options.seconds)
+    found, seen = listing.matches(taken, options.what), host.sandboxes()
     failed = _failures(taken)
     if not found:
         _say(f"nobody has {options.what}")
@@ -91,27 +91,27 @@ def _release(options: Any, folders: Folders, terminal: Terminal) -> int:
     for one in found:
         _require_released(one, seen, force=options.force)
         _say(listing.as_block(listing.match_document(one, seen)))
-    _require_agreement(options, terminal, "release this?")
-    repair = Repair(folders, _warn, seconds=options.seconds)
+    _require_agreement(options, host, "release this?")
+    repair = Repair(host.folders, _warn, seconds=options.seconds)
     for one in found:
         repair.release(one.network, one.owner, one.addresses, one.node)
         _say(f"released: {', '.join(map(str, one.addresses)) or 'what the journal told'}")
     return failed
 
 
-def _fsck(options: Any, folders: Folders, _terminal: Terminal) -> int:
-    networks = _networks(options, folders)
+def _fsck(options: Any, host: Host) -> int:
+    networks = _networks(options, host.folders)
 
     def findings() -> list[Finding]:
-        taken = inventory.take(folders, networks, options.seconds)
-        return Judgement(folders, taken, sandboxes.look(folders), options.older_than).findings()
+        taken = inventory.take(host.folders, networks, options.seconds)
+        return Judgement(host.folders, taken, host.sandboxes(), options.older_than).findings()
 
     found = findings()
     # What goes on meanwhile looks odd once, but not twice.
     found = confirmed(found, findings()) if found else []
     left = [(one, "") for one in found]
     if options.repair:
-        left = repaired(Repair(folders, _warn, seconds=options.seconds), found)
+        left = repaired(Repair(host.folders, _warn, seconds=options.seconds), found)
     _report(options, found, left)
     return FOUND if left else FINE
 
@@ -132,10 +132,10 @@ def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]])
     _show(options, {"findings": documents}, "\n".join(lines))
 
 
-def _free_node(options: Any, folders: Folders, terminal: Terminal) -> int:
+def _free_node(options: Any, host: Host) -> int:
     from ipam.dead_nodes import DeadNode  # noqa: PLC0415 - who only lists needs no TLS
 
-    node = DeadNode(folders, _networks(options, folders), options.name, options.seconds)
+    node = DeadNode(host.folders, _networks(options, host.folders), options.name, options.seconds)
     if not node.has_clusters:
         raise InvalidConfig("no network here is in a cluster", hint="tell one with --config")
     node.require_dead(options.kubeconfig)
@@ -147,13 +147,19 @@ def _free_node(options: Any, folders: Folders, terminal: Terminal) -> int:
         return FINE
     _require_agreement(
         options,
-        terminal,
+        host,
         f"free {len(found)} addresses? Only if {options.name} is powered off, or none of its pods runs",
     )
     node.require_dead(options.kubeconfig)
     count = sum(1 for _ in node.free())
     _say(f"{count} freed")
     return FINE
+
+
+def _host(options: Any, host: Host) -> Host:
+    if not options.data_dir:
+        return host
+    return host.replace(folders=host.folders.replace(data=os.path.abspath(options.data_dir)))
 
 
 def _networks(options: Any, folders: Folders) -> list[Network]:
@@ -170,7 +176,7 @@ def _networks(options: Any, folders: Folders) -> list[Network]:
     return found
 
 
-def _require_released(match: listing.Match, seen: sandboxes.Sandboxes, *, force: bool) -> None:
+def _require_released(match: listing.Match, seen: Sandboxes, *, force: bool) -> None:
     """Raises `Refused` for what is in use, or is another node's to judge."""
     if force:
         return
@@ -185,12 +191,12 @@ def _require_released(match: listing.Match, seen: sandboxes.Sandboxes, *, force:
         )
 
 
-def _require_agreement(options: Any, terminal: Terminal, question: str) -> None:
+def _require_agreement(options: Any, host: Host, question: str) -> None:
     if options.yes:
         return
-    if not terminal.present:
+    if not host.has_terminal():
         raise Refused("nothing was changed: there is no terminal to ask", hint="use --yes")
-    if not terminal.agrees(question):
+    if not host.agrees(question):
         raise Refused("nothing was changed")
 
 
@@ -230,46 +236,10 @@ def _complain(error: CniError) -> None:
     _warn(" ".join(error.msg.split()) + (f" ({hint})" if hint else ""))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="barewire-ipam", description="Looks after the addresses of networks.")
-    parser.add_argument("--version", action="version", version=f"barewire-ipam {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add(commands, "list", _list, "show how full the networks are, and who has which address", answers=True)
-    one = _add(commands, "show", _show_one, "show who has an address, or what a container has", answers=True)
-    one.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
-    free = _add(commands, "release", _release, "free what an interface has; an address stands for its interface")
-    free.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
-    free.add_argument("--force", action="store_true", help="also what is in use, or may be in use on another node")
-    free.add_argument("--yes", action="store_true", help="do not ask")
-    check = _add(commands, "fsck", _fsck, "find leaks, duplicates, and what the journal does not know", answers=True)
-    check.add_argument("--repair", action="store_true", help="repair what can be; without it nothing is changed")
-    check.add_argument(
-        "--older-than",
-        type=float,
-        default=GRACE_SECONDS,
-        metavar="SECONDS",
-        help=f"pass over what is younger: its sandbox may just be made (default {GRACE_SECONDS:g})",
-    )
-    dead = _add(commands, "free-node", _free_node, "free all addresses of a node that is gone, in the clusters")
-    dead.add_argument("name", metavar="NODE")
-    dead.add_argument("--yes", action="store_true", help="do not ask")
-    dead.add_argument(
-        "--kubeconfig", default="", metavar="FILE", help="ask this API server, too, whether the node is Ready"
-    )
-    return parser
-
-
-def _add(
-    commands: Any, name: str, run: Callable[[Any, Folders, Terminal], int], text: str, *, answers: bool = False
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(run=run, json=False)
-    parser.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
-    parser.add_argument("--network", metavar="NAME", help="only the network of this name")
-    parser.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help=f"how long a cluster is waited for (default {SECONDS:g})"
-    )
-    if answers:
-        parser.add_argument("--json", action="store_true", help="as JSON")
-    return parser
+_COMMANDS: dict[str, Callable[[Any, Host], int]] = {
+    "list": _list,
+    "show": _show_one,
+    "release": _release,
+    "fsck": _fsck,
+    "free-node": _free_node,
+}

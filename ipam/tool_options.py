@@ -1,0 +1,53 @@
+"""The options of the command `barewire-ipam`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cni.version import VERSION
+from ipam.fsck import GRACE_SECONDS
+from ipam.stores import SECONDS
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog="barewire-ipam", description="Looks after the addresses of networks.")
+    whole.add_argument("--version", action="version", version=f"barewire-ipam {VERSION}")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(commands, "list", "show how full the networks are, and who has which address", answers=True)
+    one = _add(commands, "show", "show who has an address, or what a container has", answers=True)
+    one.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
+    free = _add(commands, "release", "free what an interface has; an address stands for its interface")
+    free.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
+    free.add_argument("--force", action="store_true", help="also what is in use, or may be in use on another node")
+    free.add_argument("--yes", action="store_true", help="do not ask")
+    check = _add(commands, "fsck", "find leaks, duplicates, and what the journal does not know", answers=True)
+    check.add_argument("--repair", action="store_true", help="repair what can be; without it nothing is changed")
+    check.add_argument(
+        "--older-than",
+        type=float,
+        default=GRACE_SECONDS,
+        metavar="SECONDS",
+        help=f"pass over what is younger: its sandbox may just be made (default {GRACE_SECONDS:g})",
+    )
+    dead = _add(commands, "free-node", "free all addresses of a node that is gone, in the clusters")
+    dead.add_argument("name", metavar="NODE")
+    dead.add_argument("--yes", action="store_true", help="do not ask")
+    dead.add_argument(
+        "--kubeconfig", default="", metavar="FILE", help="ask this API server, too, whether the node is Ready"
+    )
+    return whole
+
+
+def _add(commands: Any, name: str, text: str, *, answers: bool = False) -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    one.set_defaults(json=False)
+    one.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
+    one.add_argument("--network", metavar="NAME", help="only the network of this name")
+    one.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
+    one.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"how long a cluster is waited for (default {SECONDS:g})"
+    )
+    if answers:
+        one.add_argument("--json", action="store_true", help="as JSON")
+    return one
