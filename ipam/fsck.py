@@ -147,18 +147,19 @@ class Judgement:
                 text = f"{address} of {', '.join(sorted(names))} is in {len(places)} namespaces: {', '.join(places)}"
                 yield Finding(kind=DUPLICATE, text=text, addresses=(address,))
 
-    def _held(self) -> dict[tuple[str, Address], dict[Holder, list[str]]]:
+    def _held(self) -> dict[tuple[str, Address], dict[Holder, dict[str, None]]]:
         """Who has an address of a network, and which places say so."""
-        held: dict[tuple[str, Address], dict[Holder, list[str]]] = {}
+        # The places of an owner are a set that keeps its order: one cluster can be known by several descriptions.
+        held: dict[tuple[str, Address], dict[Holder, dict[str, None]]] = {}
         for holding in self._inventory.holdings:
             where = holding.network.directory or holding.network.backend
             for lease in holding.leases:
                 holders = held.setdefault((holding.network.name, lease.address), {})
-                holders.setdefault(_holder(lease.owner), []).append(where)
+                holders.setdefault(_holder(lease.owner), {})[where] = None
         for entry in self._inventory.entries:
             for claim in (entry.claims or ()) if entry.phase == HELD else ():
                 holders = held.setdefault((entry.owner.network, claim.address), {})
-                holders.setdefault(_holder(entry.owner), []).append("the journal")
+                holders.setdefault(_holder(entry.owner), {})["the journal"] = None
         return held
 
     def _buried(self, network: Network) -> list[Entry]:

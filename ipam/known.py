@@ -32,11 +32,12 @@ _SERVED = (PLUGIN, "host-local")
 
 
 class Folders(Value):
-    """Where a node keeps what we look at."""
+    """Where a node keeps what we look at; `results` are those in which runtimes, and Multus, keep what ADD answered."""
 
     data: str = DATA_DIRECTORY
     state: str = STATE_DIRECTORY
     run: str = RUN_DIRECTORY
+    results: tuple[str, ...] = ("/var/lib/cni/results", "/var/lib/cni/multus/results")
 
     @property
     def journal(self) -> str:

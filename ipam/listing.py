@@ -126,8 +126,8 @@ def _ranges(network: Network, inventory: Inventory) -> list[Range]:
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
-    where = told.get("directory") or f"{told['cluster']}, network {told['shared']}"
-    yield f"{', '.join(told['names'])}: {told['backend']}, {where}"
+    where = f"local {told['directory']}" if "directory" in told else f"{told['cluster']}, network {told['shared']}"
+    yield f"{', '.join(told['names'])}: {where}"
     if told["failure"]:
         yield f"  not reached: {told['failure']}"
         return

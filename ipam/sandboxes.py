@@ -1,12 +1,14 @@
-"""Who is alive on this node: the attachments that have a record, and the addresses in its network namespaces."""
+"""Who is alive on this node: attachments that have a record or that a runtime keeps, and addresses in network namespaces."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-from cni.errors import CniError, InvalidNetns, IoFailure, KernelRefused
+from cni import jsontext
+from cni.errors import CniError, DecodeFailure, InvalidNetns, IoFailure, KernelRefused
 from cni.host import netlink as nl
+from cni.host.files import read_file
 from cni.host.netns import open_netns
 from cni.host.processes import pids
 from cni.host.rtnetlink import RouteSocket
@@ -17,19 +19,21 @@ from ipam.known import Folders, records
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
     from cni.host.netns import Netns
 
     Seen = dict[Address, tuple[str, ...]]
 
+_KEPT = "cniCacheV1"
 NAMED = ("/run/netns", "/var/run/netns")
 _VERSIONS = {4: 4, 16: 6}
 
 
 class Sandboxes(Value):
-    """One look. `attached` has container ID and interface of each record; `places` the namespaces that have an address."""
+    """One look. `attached` tells by container ID and interface who knows it; `places` the namespaces that have an address."""
 
-    attached: frozenset[tuple[str, str]]
+    attached: Mapping[tuple[str, str], str]
     places: Mapping[Address, tuple[str, ...]]
 
     def uses(self, container_id: str, ifname: str, addresses: Iterable[Address]) -> list[str]:
@@ -39,19 +43,58 @@ class Sandboxes(Value):
         """
         named = {name for holder, name in self.attached if container_id and holder == container_id}
         matching = [name for name in sorted(named) if ifname in ("", name)]
-        found = [f"record of {container_id}/{name}" for name in matching]
+        found = [self.attached[container_id, name] for name in matching]
         return found + [f"{one} in {place}" for one in addresses for place in self.places.get(one, ())]
 
 
 def look(folders: Folders) -> Sandboxes:
     """Raises `KernelRefused` and `IoFailure` when something cannot be seen: nobody can be said to be dead then."""
-    attached = frozenset((record.key.container_id, record.key.ifname) for record in records(folders))
+    attached = dict(_cached(folders))
+    attached |= {(one.key.container_id, one.key.ifname): f"record of {one.key}" for one in records(folders)}
     places: dict[Address, list[str]] = {}
     for netns in _namespaces():
         with netns:
             for address in _addresses(netns):
                 places.setdefault(address, []).append(netns.path)
     return Sandboxes(attached=attached, places={address: tuple(paths) for address, paths in places.items()})
+
+
+def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
+    """What libcni keeps of each ADD until DEL: other plugins than ours have no record, and with DPDK no address, either."""
+    for folder in folders.results:
+        for name in _listed(folder):
+            path = f"{folder}/{name}"
+            found = _document(path)
+            holder = (str(found.get("containerId") or ""), str(found.get("ifName") or ""))
+            if found.get("kind") == _KEPT and all(holder) and _is_there(found):
+                yield holder, f"result {path}"
+
+
+def _is_there(found: dict[str, Any]) -> bool:
+    """False when all sandboxes that the result tells of are gone: it was left over, by a reboot for example."""
+    result = found.get("result")
+    interfaces = result.get("interfaces") if isinstance(result, dict) else None
+    told = {one.get("sandbox") for one in interfaces or () if isinstance(one, dict)} | {found.get("netns")}
+    paths = [one for one in told if isinstance(one, str) and one]
+    return not paths or any(map(os.path.lexists, paths))
+
+
+def _document(path: str) -> dict[str, Any]:
+    try:
+        found = jsontext.loads((read_file(path) if os.path.isfile(path) else None) or b"")
+    except DecodeFailure:
+        return {}  # It is of an older libcni, which kept the bare result, or none at all.
+    return found if isinstance(found, dict) else {}
+
+
+def _listed(folder: str) -> list[str]:
+    """Sorted. What is not there is empty."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise IoFailure(f"cannot list {folder}: {error.strerror}", hint="run it as root") from error
 
 
 def _namespaces() -> Iterator[Netns]:
@@ -79,12 +122,7 @@ def _opened(path: str) -> Netns | None:
 
 def _paths() -> Iterator[str]:
     for folder in NAMED:
-        try:
-            yield from (f"{folder}/{name}" for name in sorted(os.listdir(folder)))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise IoFailure(f"cannot list {folder}: {error.strerror}", hint="run it as root") from error
+        yield from (f"{folder}/{name}" for name in _listed(folder))
     # Init is in the node's own namespace, which we are in or see by others; it can have more rights than we, and hide.
     yield from (f"/proc/{pid}/ns/net" for pid in ("self", *pids()) if pid != "1")
 

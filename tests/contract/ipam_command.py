@@ -55,8 +55,14 @@ class Node:
         self.document = document
         self.seconds = SECONDS
         self.sets: tuple[tuple[Range, ...], ...] = sets
-        self.folders = Folders(data=str(folder / "nets"), state=str(folder / "state"), run=str(folder / "run"))
-        for path in (self.folders.data, self.folders.state, self.folders.run, self.folders.journal):
+        self.results = str(folder / "results")
+        self.folders = Folders(
+            data=str(folder / "nets"),
+            state=str(folder / "state"),
+            run=str(folder / "run"),
+            results=("/nowhere", self.results),
+        )
+        for path in (self.folders.data, self.folders.state, self.folders.run, self.folders.journal, self.results):
             os.makedirs(path, mode=0o700)
 
     def store(self, network: str = NETWORK, *, configured: bool = True) -> Any:
@@ -98,6 +104,11 @@ class Node:
         )
         os.makedirs(f"{self.folders.state}/{NETWORK}", mode=0o700, exist_ok=True)
         Path(f"{self.folders.state}/{NETWORK}/{name}:{ifname}.json").write_bytes(record.encoded())
+
+    def keep_result(self, name: str, netns: str = "", ifname: str = "net1", **told: Any) -> None:
+        """What libcni keeps of an ADD."""
+        kept = {"kind": "cniCacheV1", "containerId": name, "ifName": ifname, "networkName": NETWORK, "netns": netns}
+        Path(self.results, f"{NETWORK}-{name}-{ifname}").write_text(json.dumps({**kept, **told}))
 
     def entries(self) -> dict[str, str]:
         """The journal: name of the file, and phase."""

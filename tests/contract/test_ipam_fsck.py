@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
-from ipam import etcd_dead, whereabouts
+from cni.log import Log
+from ipam import asked, etcd_dead, whereabouts
 from ipam.address import parse
 from ipam.etcd import keys_of, open_etcd
 from ipam.etcd_alive import LASTS, Alive
 from ipam.etcd_gateway import Gateway, servers
 from ipam.kubernetes import open_kubernetes
 from ipam.store import Claim, claim_on
+from ipam.stores import Stores
 from ipam.whereabouts import Place
 from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node, owner
 from tests.etcd.server import EtcdServer
@@ -116,6 +118,22 @@ def test_what_has_a_record_is_in_use_without_an_address_in_any_namespace(node):
     node.add("a")
     node.attach("a")
     assert node.fsck("--repair") == 0
+    assert list(node.leases().values()) == ["a"]
+
+
+def test_what_a_runtime_keeps_the_result_of_is_in_use_while_its_sandbox_is_there(node):
+    node.add("a")
+    with Namespace() as sandbox:
+        node.keep_result("a", f"/run/netns/{sandbox.name}")
+        assert node.fsck("--repair") == 0
+        node.keep_result("a", result={"interfaces": [{"name": "net1", "sandbox": f"/run/netns/{sandbox.name}"}]})
+        assert node.fsck("--repair") == 0
+        node.keep_result("a", f"/run/netns/{sandbox.name}", ifname="net2")
+    assert node.fsck() == 1
+    node.keep_result("a", "/run/netns/gone")
+    assert node.fsck() == 1
+    node.keep_result("a")
+    assert node.fsck() == 0
     assert list(node.leases().values()) == ["a"]
 
 
@@ -348,6 +366,15 @@ def test_each_call_leaves_a_sign_of_life_that_expires(member, etcd, prefix, name
     lease = sign(etcd, prefix, member.name)["lease"]
     told = json.loads(etcd.ctl("lease", "timetolive", f"{lease:x}", "-w", "json"))
     assert told["granted-ttl"] == LASTS
+
+
+def test_the_plugins_stores_leave_the_sign(member, etcd, prefix):
+    stores = Stores(Log({}), journal=member.folders.journal, run=member.folders.index)
+    place = asked.Place(
+        backend="etcd", network=NETWORK, directory="", shared=NETWORK, document=member.document, node="node-s"
+    )
+    stores.open(place).status(member.sets)
+    assert sign(etcd, prefix, "node-s")["lease"]
 
 
 def test_no_address_expires(member, etcd, prefix):

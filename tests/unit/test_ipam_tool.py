@@ -21,7 +21,7 @@ from ipam.store import Lease, Owner, claim_on
 from ipam.tool import Host, command
 from tests.contract.ipam_cluster_contract import range_of
 
-NOBODY = Sandboxes(attached=frozenset(), places={})
+NOBODY = Sandboxes(attached={}, places={})
 DOCUMENT = {"kind": "etcd", "endpoints": ["http://10.0.0.1:2379"], "node": "here"}
 CLUSTER = Network(name="net", backend="etcd", document=DOCUMENT, shared="net")
 LOCAL = Network(name="net", backend="local", directory="/nowhere/net")
@@ -51,7 +51,7 @@ class FakeHost(Host):
 
 @pytest.fixture
 def folders(tmp_path) -> Folders:
-    found = Folders(data=str(tmp_path / "nets"), state=str(tmp_path / "state"), run=str(tmp_path / "run"))
+    found = Folders(data=str(tmp_path / "nets"), state=str(tmp_path / "state"), run=str(tmp_path / "run"), results=())
     for path in (found.data, found.state, found.run):
         os.mkdir(path, 0o700)
     return found
@@ -96,7 +96,7 @@ def entry(*texts: str, name: str = "a", phase: str = HELD, document: dict[str, A
 
 def alive(*names: str, **places: tuple[str, ...]) -> Sandboxes:
     seen = {address(text.replace("_", ".").removeprefix("at.")): where for text, where in places.items()}
-    return Sandboxes(attached=frozenset((name, "net1") for name in names), places=seen)
+    return Sandboxes(attached={(name, "net1"): f"record of net/{name}/net1" for name in names}, places=seen)
 
 
 def judged(holding: Holding, *entries: Entry, seen: Sandboxes = NOBODY) -> list[str]:
@@ -207,7 +207,7 @@ def test_show_tells_what_keeps_an_owner_alive(host, folders, capsys):
     lease_file(folders, "10.9.0.2")
     seen = alive("a", at_10_9_0_2=("/run/netns/x",))
     assert command(["show", "a", "--json"], host.replace(alive=seen)) == 0
-    assert said(capsys)["found"][0]["inUse"] == ["record of a/net1", "10.9.0.2 in /run/netns/x"]
+    assert said(capsys)["found"][0]["inUse"] == ["record of net/a/net1", "10.9.0.2 in /run/netns/x"]
 
 
 # Releasing
@@ -240,7 +240,7 @@ def test_a_release_takes_the_interface_that_is_named_only(host, folders):
 def test_what_has_a_record_is_not_released(host, folders, capsys):
     path = lease_file(folders, "10.9.0.2")
     assert command(["release", "10.9.0.2", "--yes"], host.replace(alive=alive("a"))) == 1
-    assert "in use: record of a/net1" in capsys.readouterr().err
+    assert "in use: record of net/a/net1" in capsys.readouterr().err
     assert path.exists()
 
 
