@@ -210,12 +210,8 @@ class Attachments:
             for network in self.networks()
             for name in _names(f"{self._state}/{network}")
         ]
-        found = [self._own(self._readable(path)) for path in paths if needle in (read_file(path) or b"")]
+        found = [self._own(self._readable(path)) for path in paths if needle in _content(path)]
         return [one for one in found if one is not None and one.key != key]
-
-    def promises(self) -> int:
-        """How many records wait for their removal to be finished, by a look that reads none."""
-        return len(_names(f"{self._state}/.pending"))
 
     def writable(self) -> None:
         """Proves that records can be written. Raises `IoFailure`."""
@@ -310,6 +306,13 @@ def _attached_already(record: Record) -> CniError:
     )
 
 
+def _content(path: str) -> bytes:
+    try:
+        return read_file(path) or b""
+    except IoFailure:
+        return b""
+
+
 def _link(target: str, path: str) -> None:
     make_directory(os.path.dirname(path))
     temporary = f"{path}.{os.getpid()}.tmp"
@@ -331,7 +334,7 @@ def _names(folder: str) -> list[str]:
 def _entries(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

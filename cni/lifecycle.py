@@ -61,18 +61,20 @@ class Lifecycle(ABC):
     def delete(self, request: Request) -> None:
         """Undoes what the record tells of; without a record, what the attachment's own marks tell of."""
         self._removal.drain(request.network)
-        if self._delete_recorded(request, promised=True):
-            return
-        run_all(*self.unrecorded(request), lambda: self._release_unrecorded(request))
-        # An ADD of this very attachment may have been under way, and have saved its record meanwhile.
-        self._delete_recorded(request, promised=False)
+        record = self._delete_recorded(request)
+        if record is None:
+            run_all(*self.unrecorded(request), lambda: self._release_unrecorded(request))
+            # An ADD of this very attachment may have been under way, and have saved its record meanwhile.
+            self._delete_recorded(request, again=True)
+        elif self._removal.is_promise(record):
+            self._release_unrecorded(request)
 
-    def _delete_recorded(self, request: Request, *, promised: bool) -> bool:
-        """Whether there was a record. `promised` False: one whose removal had to be left pending is not tried again."""
+    def _delete_recorded(self, request: Request, *, again: bool = False) -> Record | None:
+        """The record, if there was one. `again`: what has just been left pending, and holds up nothing, is not repeated."""
         with Replay(self._attachments, Key.of(request)) as record:
-            if record is not None and (promised or not record.removing):
+            if record is not None and not (again and record.removing and not self._removal.holds_up(record)):
                 self._removal.remove_or_keep(record)
-            return record is not None
+            return record
 
     def check(self, request: Request) -> None:
         """Compares with the host all that ADD did. Raises `CheckFailed` with every difference."""

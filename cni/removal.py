@@ -55,6 +55,10 @@ class Removal(ABC):
     def holds_up(self, record: Record, /) -> bool:
         """Whether what is still left of this attachment keeps its pod from going."""
 
+    def is_promise(self, _record: Record, /) -> bool:
+        """Whether the record tells of no attachment, but only of something to look after."""
+        return False
+
     def remove(self, record: Record, deadline: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
 
@@ -126,15 +130,16 @@ class Removal(ABC):
             seconds = None if deadline is None else within(deadline, DRAIN_SECONDS)
             self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
 
-    def withdraw_device_info(self, record: Record) -> None:
-        """Removes the file that tells the containers about the device.
+    def withdraw_device_info(self, record: Record, part: str) -> None:
+        """Removes the file that tells the containers about the device; `part` of `left` is the one that this belongs to.
 
         Multus names it after the pod: where a new sandbox of the pod has been attached already, the file is that one's.
         """
-        if record.device_info and not self._attachments.others_with(record.key, record.device_info):
+        others = self._attachments.others_with(record.key, record.device_info) if record.device_info else []
+        if record.device_info and not any(part in other.left for other in others):
             deviceinfo.remove(record.device_info)
 
 
 def within(deadline: float | None, seconds: float) -> float:
-    """A step's own bound in seconds, or what is left until the deadline if that is less."""
-    return seconds if deadline is None else max(min(seconds, deadline - time.monotonic()), 0.0)
+    """A step's own bound in seconds, or half of what is left until the deadline if that is less: others follow it."""
+    return seconds if deadline is None else max(min(seconds, (deadline - time.monotonic()) / 2), 0.0)

@@ -50,7 +50,7 @@ class Removal(removal.Removal):
         super().remove_or_keep(record)
 
     def _take_back(self, record: Record, deadline: float | None) -> None:
-        run_all(lambda: self.withdraw_device_info(record), lambda: self._bring_home(record, deadline))
+        run_all(lambda: self.withdraw_device_info(record, DEVICE), lambda: self._bring_home(record, deadline))
 
     def _bring_home(self, record: Record, deadline: float | None) -> None:
         attachment = model.from_record(record)

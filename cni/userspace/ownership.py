@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.userspace.directory import SocketDirectory
 
+_FIELDS = ("owner", "group", "mode", "acl", "selinux_label")
 _LABEL = "security.selinux"
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EINVAL)
 
 
 def is_wanted(directory: SocketDirectory) -> bool:
     """Whether the configuration asks for anything."""
-    fields = (directory.owner, directory.mode, directory.group, directory.acl, directory.selinux_label)
-    return any(field not in (None, "", ()) for field in fields)
+    return any(getattr(directory, name) not in (None, "", ()) for name in _FIELDS)
+
+
+def agree(one: SocketDirectory, other: SocketDirectory) -> bool:
+    """Whether both ask for the same."""
+    return all(getattr(one, name) == getattr(other, name) for name in _FIELDS)
 
 
 def found(fd: int) -> dict[str, Any]:

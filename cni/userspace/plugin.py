@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from cni.errors import DeviceBusy, InvalidConfig, TryAgainLater, VswitchRefused
+from cni.errors import DeviceBusy, InvalidConfig, SocketDirUnfit, TryAgainLater, VswitchRefused
 from cni.lifecycle import Lifecycle
 from cni.record import POD, Key
 from cni.result import Interface, Result
 from cni.rollback import on_failure
-from cni.userspace import plan
+from cni.userspace import ownership, plan
 from cni.userspace.asked import Asked, asked, bridge_of, ipam_call, remote_of, vhost_directory
 from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
+from cni.userspace.removal import directory_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from cni.attachments import Attachments
     from cni.delegate import IpamCall
     from cni.lifecycle import Steps
@@ -50,19 +53,22 @@ class UserspacePlugin(Lifecycle):
         with self._world.namespaces.netns(request.netns) as netns, self._attachments.locked(plan.port_name(key)):
             self._make_free(plan.port_name(key), key)
             attachment = self._planned(key, wanted)
-            attachment = self._among_others(key, attachment)
+            self._collect_users(key, attachment)
             self._remove_orphan(attachment)
-            record = self.begun(
-                request,
-                netns,
-                plugin=PLUGIN,
-                device=attachment.port.name,
-                found=self._world.sockets.found(attachment.directory),
-                wanted=document(attachment),
-                device_info=wanted.device_info,
-                left=(POD,),
-            )
-            self._attachments.claim(record)
+            # From here on a DEL sees that the directory is used; meanwhile none takes it away.
+            with self._removal.locked_directory(attachment.directory):
+                attachment, found = self._among_others(key, attachment)
+                record = self.begun(
+                    request,
+                    netns,
+                    plugin=PLUGIN,
+                    device=attachment.port.name,
+                    found=found,
+                    wanted=document(attachment),
+                    device_info=wanted.device_info,
+                    left=(POD,),
+                )
+                self._attachments.claim(record)
             with on_failure(self._removal.remove, record):
                 self._plug(attachment)
                 leased = self.lease(record)
@@ -110,18 +116,30 @@ class UserspacePlugin(Lifecycle):
         self._log.warning(f"{name} was left by container {owner.key.container_id}, which is gone: cleaning up")
         self._removal.remove(owner)
 
-    def _among_others(self, key: Key, attachment: PortAttachment) -> PortAttachment:
-        """Removes attachments that have this socket and are gone: an earlier sandbox of the pod, whose DEL was lost.
-
-        A directory that another attachment made, and that is to go when it is empty, goes with the last one.
-        """
-        directory = attachment.directory
+    def _collect_users(self, key: Key, attachment: PortAttachment) -> None:
+        """Removes attachments that have this socket and are gone: an earlier sandbox of the pod, whose DEL was lost."""
         for other in self._removal.in_directory(key, attachment):
-            if other.wanted["directory"].get("absent"):
-                directory = directory.replace(absent=True)
-            if other.wanted["socket"] == attachment.socket:
+            # One of this name is under the lock that is held already.
+            if other.wanted["socket"] == attachment.socket and other.device != attachment.port.name:
                 self._removal.collect_dead(other.key)
-        return attachment.replace(directory=directory)
+
+    def _among_others(self, key: Key, attachment: PortAttachment) -> tuple[PortAttachment, dict[str, Any]]:
+        """The attachment among those in its directory, and how the directory was before the first of them.
+
+        A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
+        wants it to be of another owner, or with other permissions.
+        """
+        directory, beside = attachment.directory, self._removal.in_directory(key, attachment)
+        wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
+        for other in wanting:
+            if ownership.is_wanted(directory) and not ownership.agree(directory, directory_of(other)):
+                raise SocketDirUnfit(
+                    f"{directory.path} is used by {other.key}, with another owner or other permissions",
+                    hint="give both networks the same socketDirectory, or the pod two volumes",
+                )
+        absent = directory.absent or any(directory_of(one).absent for one in beside)
+        found = wanting[0].found if wanting else self._world.sockets.found(directory)
+        return attachment.replace(directory=directory.replace(absent=absent)), found
 
     def _remove_orphan(self, attachment: PortAttachment) -> None:
         """A port with the attachment's mark, which has no record yet, is what a lost record told of.

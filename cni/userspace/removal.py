@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 from cni import removal
 from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater
+from cni.host.files import LOCK_SECONDS
 from cni.record import DEVICE, POD, Key, Record
 from cni.removal import within
 from cni.rollback import bound, run_all
+from cni.userspace import ownership
 from cni.userspace.attachment import PLUGIN, from_record, owner_of
-from cni.userspace.directory import own
+from cni.userspace.directory import SocketDirectory, own
 from cni.userspace.model import NOBODY
 from cni.userspace.plan import config_file_name, is_port_name, port_name
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni.attachments import Attachments
+    from cni.host.files import Lock
     from cni.log import Log
     from cni.ports import Ipam
     from cni.userspace.attachment import PortAttachment
@@ -54,7 +58,7 @@ class Removal(removal.Removal):
     def _withdraw(self, record: Record, deadline: float | None) -> None:
         attachment = from_record(record)
         run_all(
-            lambda: self.withdraw_device_info(record),
+            lambda: self.withdraw_device_info(record, POD),
             lambda: self._withdraw_annotations(record, attachment, deadline),
         )
 
@@ -68,34 +72,49 @@ class Removal(removal.Removal):
             self._log.warning(f"the pod is gone, its annotations are not looked after: {error}")
 
     def _unplug(self, record: Record, deadline: float | None) -> None:
-        if is_promise(record):
+        if self.is_promise(record):
             self.delete_unrecorded(record.key, record.wanted["remote"], record.wanted["vhost"], deadline)
             return
         attachment = from_record(record)
         seconds = within(deadline, UNPLUG_SECONDS)
-        run_all(
-            lambda: self._world.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner),
-            lambda: self._remove_socket(record, attachment),
-        )
+        unplugged: list[str] = []
 
-    def _remove_socket(self, record: Record, attachment: PortAttachment) -> None:
+        def unplug() -> None:
+            self._world.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner)
+            unplugged.append(attachment.port.name)
+
+        run_all(unplug, lambda: self._remove_socket(record, attachment, bool(unplugged)))
+
+    def _remove_socket(self, record: Record, attachment: PortAttachment, unplugged: bool) -> None:
         """Removes the socket with its directory, but for what another attachment uses by now.
 
         A socket that is named by the configuration, or after the interface, has that name in the pod's next sandbox, too.
         """
-        directory, beside = attachment.directory, self.in_directory(record.key, attachment)
-        shared = any(other.wanted["socket"] == attachment.socket for other in beside)
-        names = tuple(name for name in ("" if shared else attachment.socket, attachment.config_file) if name)
-        if beside:
-            self._world.sockets.remove(directory.replace(absent=False), names)
-        else:
-            self._world.sockets.remove(directory, names, found=record.found)
+        directory = attachment.directory
+        with self.locked_directory(directory):
+            beside = self.in_directory(record.key, attachment)
+            shared = any(other.wanted["socket"] == attachment.socket for other in beside)
+            names = tuple(name for name in ("" if shared else attachment.socket, attachment.config_file) if name)
+            wanting = [other for other in beside if ownership.is_wanted(directory_of(other))]
+            left = directory.replace(absent=False) if beside else directory
+            self._world.sockets.remove(left, names, found=None if wanting else record.found)
+            if beside and unplugged:
+                # Whoever looks next must not take us for one that still needs the directory.
+                self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
+
+    def locked_directory(self, directory: SocketDirectory) -> Lock:
+        """Lock on who uses a directory. A port's lock may be held; none is asked for while this one is held."""
+        return self._attachments.locked(f"directory-{zlib.crc32(directory.path.encode()):08x}")
 
     def in_directory(self, key: Key, attachment: PortAttachment) -> list[Record]:
         """The other attachments whose sockets are in this one's directory."""
         path = attachment.directory.path
         found = self._attachments.others_with(key, path)
-        return [one for one in found if (one.wanted.get("directory") or {}).get("path") == path]
+        return [one for one in found if DEVICE in one.left and (one.wanted.get("directory") or {}).get("path") == path]
+
+    def is_promise(self, record: Record, /) -> bool:
+        """A record of `promise`."""
+        return "port" in record.wanted and record.wanted["port"] is None
 
     def delete_unrecorded(self, key: Key, remote: str, vhost: str, deadline: float | None = None) -> None:
         """Removes the ports that bear the attachment's mark, with their short folders in `vhost`, if no record has them."""
@@ -103,7 +122,7 @@ class Removal(removal.Removal):
         vswitch = self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS))
         sockets = {port_name(key): "", **{seen.port.name: seen.port.path for seen in vswitch.show(owner=owner)}}
         for name, path in sockets.items():
-            with self._attachments.locked(name):
+            with self._attachments.locked(name, None if deadline is None else within(deadline, LOCK_SECONDS)):
                 if self._attachments.of_device(name) is None:
                     if path:
                         self._log.warning(f"port {name} of {key} has no record, only its mark: removing it")
@@ -124,7 +143,7 @@ class Removal(removal.Removal):
             wanted={"port": None, "remote": remote, "vhost": vhost},
             removing=True,
         )
-        if self._attachments.promises() >= MOST_PROMISES:
+        if sum(map(self.is_promise, self._attachments.pending())) >= MOST_PROMISES:
             self._log.warning(
                 f"{MOST_PROMISES} removals wait for a vswitch already: no other is noted, GC finds the port"
             )
@@ -134,7 +153,7 @@ class Removal(removal.Removal):
                 try:
                     self._attachments.claim(promised)
                 except (DeviceBusy, TryAgainLater):
-                    return  # The attachment is another plugin's, so it has no port.
+                    return  # The attachment is another plugin's, so it has no port; or an ADD was faster.
                 self._attachments.keep_pending(promised)
 
     def clean_orphans(self, network: str, valid: set[tuple[str, str]], remote: str, vhost: str) -> None:
@@ -171,9 +190,9 @@ class Removal(removal.Removal):
         self._world.sockets.remove(own(name), names)
 
 
-def is_promise(record: Record) -> bool:
-    """Whether the record only promises to look for ports (see `Removal.promise`)."""
-    return "port" in record.wanted and record.wanted["port"] is None
+def directory_of(record: Record) -> SocketDirectory:
+    """The directory of a recorded attachment's socket."""
+    return SocketDirectory.from_document(record.wanted["directory"])
 
 
 def _key(seen: Seen) -> Key:

@@ -66,7 +66,7 @@ def other(etcd, prefix, tmp_path) -> Node:
 
 
 def keys(etcd: EtcdServer, prefix: str) -> list[str]:
-    found = etcd.keys()
+    found = etcd.all_keys()
     return [key.removeprefix(prefix) for key in found if key.startswith(f"{prefix}/")]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from cni.host import acl
-from tests.ovs.node import changes
+from cni.host.files import LOCK_SECONDS
+from tests.ovs.node import STATE, changes
 
 VOLUME = "shared-dir"
 SET_LIST = "import os, sys; os.setxattr(sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3]))"
@@ -100,6 +103,103 @@ def test_the_directory_stays_as_wanted_while_another_interface_of_the_pod_needs_
     assert node.run("stat", "-c", "%a", pod.volume(VOLUME)).stdout == "750\n"
     node.call("CHECK", conf, pod, "net2").required()
     node.delete(conf, pod, "net2")
-    # The second one found what the first one had made of it.
-    node.run("chmod", "0777", pod.volume(VOLUME))
     assert changes(before, node.snapshot()) == []
+
+
+# One that has nothing left but addresses uses nothing any more.
+
+STUBBORN = """#!/bin/sh
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.9/24"}]}' ;;
+DEL) [ -e "$0.well" ] || { echo '{"code": 11, "msg": "later"}'; exit 1; } ;;
+esac
+"""
+
+
+class Stubborn:
+    """An IPAM plugin that releases nothing until it is well."""
+
+    def __init__(self, folder):
+        self.path = folder / "stubborn"
+        self.path.write_text(STUBBORN)
+        self.path.chmod(0o755)
+        self.conf = {"ipam": {"type": "stubborn"}}
+        self.variables = {"CNI_PATH": str(folder)}
+
+    def get_well(self):
+        self.path.with_name("stubborn.well").touch()
+
+
+@pytest.fixture
+def stubborn(tmp_path):
+    return Stubborn(tmp_path)
+
+
+def test_an_earlier_sandbox_whose_addresses_wait_keeps_neither_socket_nor_device_info_nor_permissions(node, stubborn):
+    old, new = sandboxes(node)
+    before, other = node.snapshot(), node.pod()
+    conf = node.conf(
+        runtimeConfig={"CNIDeviceInfoFile": DEVICE_INFO}, socketNaming="interface", socketDirectory={"mode": "0750"}
+    )
+    node.call("ADD", {**conf, **stubborn.conf}, old, **stubborn.variables).required()
+    node.call("DEL", conf, old).required()
+    assert len(node.pending()) == 1
+    socket = node.add(conf, new)["interfaces"][0]["socketPath"]
+    node.put(socket, "a socket")
+    node.delete(conf, new)
+    assert in_volume(node, new) == []
+    assert not node.exists(DEVICE_INFO)
+    assert node.run("stat", "-c", "%a", new.volume(VOLUME)).stdout == "777\n"
+    stubborn.get_well()
+    node.delete(conf, other)
+    assert changes(before, node.snapshot()) == []
+
+
+def test_an_attachment_of_the_same_port_name_in_another_network_does_not_lock_itself_out(node, stubborn):
+    pod, conf = node.pod(VOLUME), node.conf(socketNaming="interface")
+    node.call("ADD", {**conf, **stubborn.conf}, pod, **stubborn.variables).required()
+    node.delete(conf, pod)
+    started = time.monotonic()
+    node.add({**conf, "name": "another"}, pod)
+    assert time.monotonic() - started < LOCK_SECONDS / 2
+    node.delete({**conf, "name": "another"}, pod)
+    stubborn.get_well()
+    node.delete(conf, pod)
+    node.run("rm", "-rf", f"{STATE}/another")
+
+
+def test_odd_entries_of_the_state_directory_stop_nobody(node):
+    pod, conf = node.pod(VOLUME), node.conf(runtimeConfig={"CNIDeviceInfoFile": DEVICE_INFO})
+    node.run("mkdir", "-p", f"{STATE}/another/folder.json")
+    node.put(f"{STATE}/README", "not ours")
+    node.run("ln", "-s", "/etc/passwd", f"{STATE}/another/link.json")
+    node.add(conf, pod)
+    node.delete(conf, pod)
+    node.run("rm", "-r", f"{STATE}/another", f"{STATE}/README")
+
+
+def test_the_last_of_several_that_go_at_once_gives_the_directory_back(node):
+    pod = node.pod(VOLUME)
+    before, conf = node.snapshot(), node.conf(socketDirectory={"mode": "0750", "owner": 1000})
+    interfaces = [f"net{number}" for number in range(6)]
+    for ifname in interfaces:
+        node.add(conf, pod, ifname)
+    running = [node.start("DEL", conf, pod, ifname) for ifname in interfaces]
+    for process in running:
+        node.ended(process).required()
+    assert changes(before, node.snapshot()) == []
+
+
+def test_another_owner_for_a_directory_in_use_is_refused_and_changes_nothing(node):
+    pod = node.pod(VOLUME)
+    first = node.conf(socketDirectory={"mode": "0755"})
+    node.add(first, pod, "net1")
+    before = node.snapshot()
+    refused = node.call("ADD", node.conf(socketDirectory={"mode": "0700", "owner": 4242}), pod, "net2")
+    assert refused.document["code"] == 115
+    assert "other permissions" in refused.document["msg"]
+    assert changes(before, node.snapshot()) == []
+    # Who wants nothing is welcome.
+    node.add(node.conf(), pod, "net2")
+    node.delete(first, pod, "net1")
+    node.delete(node.conf(), pod, "net2")

@@ -73,6 +73,37 @@ def test_promises_have_a_bound(own_node):
     assert own_node.pending() == []
 
 
+def test_what_waits_for_something_else_is_not_counted_as_a_promise(own_node):
+    pod, others = own_node.pod(), [own_node.pod() for _ in range(2)]
+    own_node.add(own_node.conf(), pod)
+    own_node.run("rm", "-rf", STATE)
+    own_node.run("mkdir", "-p", "-m", "0700", STATE, f"{STATE}/net", f"{STATE}/.pending")
+    for number in range(MOST_PROMISES):
+        write_record(own_node, others[0]._replace(container_id=f"{number:064x}"), plugin="sriov", left=["ipam"])
+        own_node.run("ln", "-s", f"../net/{number:064x}:net1.json", f"{STATE}/.pending/net:{number:064x}:net1")
+    own_node.daemon.kill("ovsdb-server")
+    own_node.delete(own_node.conf(), pod)
+    own_node.daemon.start_database()
+    own_node.daemon.await_vswitchd()
+    own_node.delete(own_node.conf(), others[1])
+    assert own_node.ports() == {}
+
+
+def test_a_promise_does_not_make_del_forget_the_addresses(own_node, tmp_path):
+    pod, plugin = own_node.pod(), tmp_path / "ipam"
+    plugin.write_text(
+        '#!/bin/sh\n[ -e "$0.well" ] || { echo \'{"code": 11, "msg": "later"}\'; exit 1; }\ntouch "$0.asked"\n'
+    )
+    plugin.chmod(0o755)
+    conf, variables = own_node.conf(ipam={"type": "ipam"}), {"CNI_PATH": str(tmp_path)}
+    own_node.daemon.kill("ovsdb-server")
+    assert own_node.call("DEL", conf, pod, **variables).err.count("IPAM DEL without a record: later")
+    assert len(own_node.pending()) == 1
+    (tmp_path / "ipam.well").touch()
+    own_node.call("DEL", conf, pod, **variables).required()
+    assert (tmp_path / "ipam.asked").exists()
+
+
 def test_check_of_an_attachment_that_is_being_removed_says_so(own_node):
     pod = own_node.pod()
     own_node.add(own_node.conf(), pod)
