@@ -7,7 +7,7 @@ place of what the process would have printed.
 from __future__ import annotations
 
 from cni.delegate import DelegatedIpam, DelegateRefusal
-from cni.errors import CniError
+from cni.errors import CniError, InternalError, IoFailure, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,5 +31,9 @@ class EmbeddedIpam(DelegatedIpam):
 
         try:
             return answer(call.environment(command), call.stdin, seconds)
+        except (TryAgainLater, IoFailure):
+            raise  # As with a process that was killed nobody knows what has happened.
         except CniError as error:
             raise DelegateRefusal(call.type, error.code, error.msg, error.details) from error
+        except Exception as error:
+            raise InternalError(f"{TYPE}: internal error: {type(error).__name__}: {error}") from error

@@ -29,41 +29,57 @@ class Allocation:
         self._owner = owner
         self._found = still_there(directory, index.entries(owner.container_id))
         self._made: list[Entry] = []
+        self._given: list[str] = []
+        self._signed = False
         self._last: dict[int, Address] = {}
 
     def claim(self, place: int, ranges: RangeSet, requested: Address | None) -> Claim:
         """An address of the range set at `place`. Raises `AddressesExhausted`, `AddressTaken`."""
         claim = self._present(ranges, requested)
         if claim is not None:
+            self._given.append(str(claim.address))
             return claim
         found = self._take(place, ranges) if requested is None else self._take_requested(ranges, requested)
         self._last[place] = found.address
         return found
 
     def finish(self) -> None:
-        # Only now: an ADD that gets nothing leaves the next one where it was.
+        # Only now: an ADD that gets nothing leaves the next one where it was, and keeps what it had.
         for place, last in self._last.items():
             self._directory.keep_last(place, last)
-        self._tell(self._found + self._made)
+        stale = [entry for entry in self._found if entry[2] == self._owner.ifname and entry[0] not in self._given]
+        remove(self._directory, stale)
+        kept = [entry for entry in self._found if entry not in stale]
+        self._tell(kept + self._made, changed=bool(stale))
 
     def undo(self) -> None:
         remove(self._directory, self._made)
         self._tell(self._found)
 
-    def _tell(self, entries: list[Entry]) -> None:
-        if self._made:
+    def _tell(self, entries: list[Entry], *, changed: bool = False) -> None:
+        if self._made or self._signed or changed:
             self._index.replace(self._owner.container_id, entries)
         else:
             self._index.settle()
 
     def _present(self, ranges: RangeSet, requested: Address | None) -> Claim | None:
-        """What the owner has of the ranges already."""
-        for name, _id, ifname in self._found:
-            held = address.parse(name, "")
-            home = range_of(ranges, held)
-            if home is not None and ifname in (self._owner.ifname, "") and requested in (None, held):
-                return Claim(range=home, address=held)
+        """What the owner has of the ranges already; of what has no interface's name, which old versions made, the first."""
+        for wanted in (self._owner.ifname, ""):
+            for entry in self._found:
+                held = address.parse(entry[0], "")
+                home = range_of(ranges, held)
+                if home is not None and entry[2] == wanted and requested in (None, held):
+                    self._own(entry)
+                    return Claim(range=home, address=held)
         return None
+
+    def _own(self, entry: Entry) -> None:
+        """Writes the interface's name where there is none: else the container's next interface would get it, too."""
+        if not entry[2]:
+            mine = (entry[0], entry[1], self._owner.ifname)
+            self._directory.sign(mine)
+            self._found[self._found.index(entry)] = mine
+            self._signed = True
 
     def _take(self, place: int, ranges: RangeSet) -> Claim:
         tried: list[Claim] = []

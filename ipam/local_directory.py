@@ -130,6 +130,11 @@ class Directory:
         except OSError as error:
             raise _failure("make", path, error) from error
 
+    def sign(self, entry: Entry) -> None:
+        """Writes the interface's name into a file that holds the container's alone: what is there stays as it begins."""
+        name, container_id, ifname = entry
+        self._write(name, 0, f"{container_id}{SEPARATOR}{ifname}".encode())
+
     def _require_private(self) -> None:
         stat = os.fstat(self.fd)
         if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
@@ -229,13 +234,13 @@ def _is_empty(fd: int) -> bool:
 
 
 def _make_directory(path: str) -> None:
+    # Not by what mkdir says: in the place of a parent there can be a symlink that leads nowhere, for ever.
+    if not os.path.isdir(os.path.dirname(path)):
+        _make_directory(os.path.dirname(path))
     try:
         os.mkdir(path, _DIRECTORY_MODE)
     except FileExistsError:
         return
-    except FileNotFoundError:
-        _make_directory(os.path.dirname(path))
-        _make_directory(path)
 
 
 def _failure(verb: str, path: str, error: OSError) -> IoFailure:

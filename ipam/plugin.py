@@ -47,8 +47,9 @@ class IpamPlugin:
         held = set(self._stores.open(place(request)).addresses(owner(request))) if wanted.sets else set()
         problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
         if previous is not None:
-            told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips}
-            leasable = {one for one in told if any(range_of(ranges, one) for ranges in wanted.sets)}
+            told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
+            fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in wanted.fixed}
+            leasable = {one for one in told - fixed if any(range_of(ranges, one) for ranges in wanted.sets)}
             problems += [f"{one} is not leased to this interface" for one in sorted(map(str, leasable - held))]
             problems += [f"{one} is leased, and prevResult has it not" for one in sorted(map(str, held - told))]
             problems += _fixed_differences(wanted, previous)
@@ -90,6 +91,14 @@ def _configured(claim: Claim) -> IpConfig:
         address=f"{claim.address}/{claim.range.prefix}",
         gateway="" if gateway is None else str(claim.range.address(gateway)),
     )
+
+
+def _is_ours(ip: IpConfig, previous: Result, request: Request) -> bool:
+    """In a chain others may have addresses of the same subnet, on interfaces of theirs."""
+    if ip.interface is None or not 0 <= ip.interface < len(previous.interfaces):
+        return True
+    interface = previous.interfaces[ip.interface]
+    return (interface.name, interface.sandbox) == (request.ifname, request.netns)
 
 
 def _name_service(wanted: Asked) -> Dns:

@@ -45,5 +45,7 @@ def _content(path: str) -> bytes:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InvalidConfig(f"ipam.resolvConf: {path} is not a file")
         return os.read(fd, LARGEST)
+    except OSError as error:
+        raise InvalidConfig(f"ipam.resolvConf: cannot read {path}: {os.strerror(error.errno or 0)}") from error
     finally:
         os.close(fd)

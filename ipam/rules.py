@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _SINGLE = ("subnet", "rangeStart", "rangeEnd")
 _SCHEMES = ("http://", "https://")
 
+MOST_SETS, MOST_RANGES, MOST_EXCLUSIONS = 32, 1000, 10_000
+"""etcd takes 128 operations in a transaction, three for each address of an interface."""
+
+TOLD_OVERLAPS = 3
+
 
 def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> Problems:
     """Problems, as (JSON path, text), of what the fields say together; a rule that reads a `refused` one says nothing."""
@@ -98,13 +103,45 @@ def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
 def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, ...]:
     """The sets, in the order in which a result has their addresses: the runtime's, host-local's, whereabouts'."""
     section, runtime = conf.get("ipam") or {}, conf.get("runtimeConfig") or {}
+    if _too_many(section, runtime, problems):
+        return ()
     sets = [
         *_host_local_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges", problems),
         *_single(section, problems),
         *_host_local_sets(section.get("ranges"), "ipam.ranges", problems),
         *_whereabouts(section, problems),
     ]
-    return tuple(tuple(_with_exclusions(one, section, problems) for one in ranges) for ranges in sets)
+    held_back = spans.stretches([*(section.get("exclude") or ()), *_fixed_texts(section)], "ipam.exclude", problems)
+    return tuple(tuple(_without(one, held_back) for one in ranges) for ranges in sets)
+
+
+def _fixed_texts(section: Mapping[str, Any]) -> list[str]:
+    """The fixed addresses: every pod of the network is told to use them, so they are leased to none."""
+    return [text.partition("/")[0] for text, _gateway in _fixed(section, []) if text]
+
+
+def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: Problems) -> bool:
+    """A configuration is anybody's who may write one, and what it costs must be bounded before it is looked at."""
+    lists = [found for found in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(found, list)]
+    more = section.get("ipRanges")
+    others = more if isinstance(more, list) else []
+    exclusions = [section, *others, *(one for sets in lists for some in sets if isinstance(some, list) for one in some)]
+    counts = (
+        ("sets of ranges", sum(map(len, lists)) + len(others), MOST_SETS),
+        (
+            "ranges",
+            sum(len(some) for sets in lists for some in sets if isinstance(some, list)) + len(others),
+            MOST_RANGES,
+        ),
+        (
+            "exclusions",
+            sum(len(one.get("exclude") or ()) for one in exclusions if isinstance(one, dict)),
+            MOST_EXCLUSIONS,
+        ),
+    )
+    told = [("ipam", f"has {count} {what}; {most} are the most") for what, count, most in counts if count > most]
+    problems += told
+    return bool(told)
 
 
 def fixed_addresses(section: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -172,22 +209,31 @@ def _with_gateway(one: Range, section: Mapping[str, Any], problems: Problems) ->
     return one if number is None else one.replace(gateway=number)
 
 
-def _with_exclusions(one: Range, section: Mapping[str, Any], problems: Problems) -> Range:
-    told = section.get("exclude")
-    if not told:
-        return one
-    more = spans.excluded(told, one, "ipam.exclude", problems)
-    return one.replace(excluded=spans.joined([*one.excluded, *more]))
+def _without(one: Range, held_back: dict[int, tuple[tuple[int, int], ...]]) -> Range:
+    more = spans.clipped(held_back, one)
+    return one.replace(excluded=spans.joined([*one.excluded, *more])) if more else one
 
 
 def _overlaps(sets: tuple[RangeSet, ...]) -> Problems:
-    flat = [(place, one) for place, ranges in enumerate(sets) for one in ranges]
-    return [
-        ("ipam", f"ranges {one} and {other} overlap" if place == there else f"range set {place} overlaps with {there}")
-        for i, (place, one) in enumerate(flat)
-        for there, other in flat[i + 1 :]
-        if spans.overlap(one, other)
-    ]
+    """The first few overlaps, each range with the one before it that reaches furthest."""
+    flat = [(one.subnet.version, one.first, place, one) for place, ranges in enumerate(sets) for one in ranges]
+    flat.sort(key=lambda entry: entry[:3])
+    problems: Problems = []
+    reaching: tuple[int, Range] | None = None
+    for version, first, place, one in flat:
+        if reaching is not None and reaching[1].subnet.version == version and first <= reaching[1].last:
+            problems.append(("ipam", _overlap(*reaching, place, one)))
+            if len(problems) == TOLD_OVERLAPS:
+                break
+        if reaching is None or reaching[1].subnet.version != version or one.last > reaching[1].last:
+            reaching = place, one
+    return problems
+
+
+def _overlap(place: int, one: Range, there: int, other: Range) -> str:
+    if place == there:
+        return f"ranges {one} and {other} overlap"
+    return f"range set {min(place, there)} overlaps with {max(place, there)}"
 
 
 def _fixed(section: Mapping[str, Any], problems: Problems) -> list[tuple[str, str]]:
@@ -207,9 +253,8 @@ def _fixed_one(entry: Mapping[str, Any], path: str, problems: Problems) -> tuple
     except CniError:
         problems.append((f"{path}.address", f"{text!r} is not in CIDR notation"))
         return "", ""
-    if gateway:
-        spans.gateway(gateway, f"{path}.gateway", address, problems)
-    return f"{address}/{prefix}", gateway
+    number = spans.gateway(gateway, f"{path}.gateway", address, problems) if gateway else None
+    return f"{address}/{prefix}", "" if number is None else str(address.replace(number=number))
 
 
 def _routes(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:

@@ -74,13 +74,31 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
 
 
 def excluded(texts: Any, one: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
-    """Stretches that nobody gets, of those of the texts that are of the range's IP version, in order and joined."""
-    pairs: list[Pair] = []
+    """Stretches of the range that nobody gets, in order and joined."""
+    return clipped(stretches(texts, path, problems), one)
+
+
+def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair, ...]]:
+    """What addresses and CIDRs cover, by IP version, in order and joined."""
+    pairs: dict[int, list[Pair]] = {}
     for place, text in enumerate(texts or ()):
         found = _cidr(text if "/" in text else f"{text}/{BITS[6 if ':' in text else 4]}", f"{path}[{place}]", problems)
-        if found is not None and found[0].version == one.subnet.version:
-            pairs.append((_masked(*found).number, _last(*found)))
-    return joined(pair for pair in pairs if pair[1] >= one.first and pair[0] <= one.last)
+        if found is not None:
+            pairs.setdefault(found[0].version, []).append((_masked(*found).number, _last(*found)))
+    return {version: joined(some) for version, some in pairs.items()}
+
+
+def clipped(covered: dict[int, tuple[Pair, ...]], one: Range) -> tuple[Pair, ...]:
+    """Those stretches that touch the range: found by halving, since a configuration may have thousands of both."""
+    pairs = covered.get(one.subnet.version, ())
+    low, high = 0, len(pairs)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if pairs[middle][1] >= one.first else (middle + 1, high)
+    end = low
+    while end < len(pairs) and pairs[end][0] <= one.last:
+        end += 1
+    return pairs[low:end]
 
 
 def joined(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
@@ -94,10 +112,6 @@ def joined(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
     return tuple(found)
 
 
-def overlap(one: Range, other: Range) -> bool:
-    return one.subnet.version == other.subnet.version and one.first <= other.last and other.first <= one.last
-
-
 def _network(text: str | None, path: str, problems: Problems) -> tuple[Address, int] | None:
     if not text:
         problems.append((path, "missing"))
@@ -105,6 +119,9 @@ def _network(text: str | None, path: str, problems: Problems) -> tuple[Address, 
     found = _cidr(text, path, problems)
     if found is not None and _masked(*found) != found[0]:
         problems.append((path, f"{text} has host bits set: the network is {_masked(*found)}/{found[1]}"))
+        return None
+    if found is not None and found[1] == 0:
+        problems.append((path, f"{text} holds all addresses that there are"))
         return None
     return found
 

@@ -51,9 +51,11 @@ class Stores:
 
     def of_network(self, place: Place) -> list[Store]:
         """The configured store, and the journal, if another one was configured before. Nothing need be told well."""
+        found: list[Store] = []
+        if place.backend == LOCAL or os.path.isdir(place.directory):
+            found.append(self._local(place))
         if place.backend != LOCAL:
-            return [self._journaled(place)]
-        found = [self._local(place)]
+            return [*found, self._journaled(place)]
         if os.path.isdir(f"{self._folder}/{place.network}"):
             found.append(self._journaled(place))
         return found

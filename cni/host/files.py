@@ -26,9 +26,19 @@ def make_directory(path: str) -> None:
     except FileExistsError:
         return
     except FileNotFoundError:
-        make_directory(os.path.dirname(path))
-        make_directory(path)
+        _make_with_parents(path)
     except OSError as error:
+        raise _failure("make directory", path, error) from error
+
+
+def _make_with_parents(path: str) -> None:
+    make_directory(os.path.dirname(path))
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except OSError as error:
+        # A parent can be a symlink that leads nowhere: it exists, and nothing can be made in it.
         raise _failure("make directory", path, error) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 
 import pytest
 from hypothesis import given, strategies as st
@@ -19,6 +20,9 @@ from ipam.conf import IpamConf
 from ipam.conf_table import REQUIRED, TABLE
 from ipam.ranges import walk
 from ipam.rules import cross_check, range_sets
+
+LONG = 10.0
+"""Seconds: what it takes is a twentieth of that, and what grows with the square would take minutes."""
 
 GOOD = [
     {"subnet": "10.0.0.0/24"},
@@ -104,6 +108,10 @@ BAD = [
     ({"subnet": "10.0.0.0/24", "etcd": {"endpoints": ["http://x:1"]}}, "ipam.etcd", "the backend is local"),
     ({"range": "10.0.0.0/24"}, "ipam.backend", "say local, etcd or kubernetes"),
     ({"subnet": "10.0.0.0/24", "backend": "redis"}, "ipam.backend", "is not one of"),
+    ({"subnet": "::ffff:0.0.0.0/96"}, "ipam.subnet", "all addresses"),
+    ({"ranges": [[{"subnet": f"10.0.{number}.0/24"}] for number in range(33)]}, "ipam", "has 33 sets of ranges"),
+    ({"ranges": [[{"subnet": "10.0.0.0/24"}] * 1001]}, "ipam", "has 1001 ranges"),
+    ({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.1"] * 10001}, "ipam", "10001 exclusions"),
     ({"subnet": "10.0.0.0/24", "node_slice_size": "/22"}, "ipam.node_slice_size", "not supported"),
 ]
 
@@ -242,6 +250,24 @@ def test_a_misspelt_key_is_refused_and_the_known_one_is_named_and_keys_of_the_ma
 def test_a_configuration_means_these_addresses(section, addresses):
     table_says(section)
     assert leased(section) == addresses
+
+
+def test_a_large_configuration_is_understood_at_once_and_tells_a_few_overlaps_only():
+    ranges = [{"subnet": f"10.{number >> 8}.{number & 255}.0/24"} for number in range(1000)]
+    holes = [f"10.{number >> 8}.{number & 255}.7" for number in range(10000)]
+    started = time.process_time()
+    sets = wanted({"ranges": [ranges], "exclude": holes}).sets
+    assert [one.excluded for one in sets[0][:2]] == [((n, n),) for n in (0x0A000007, 0x0A000107)]
+    with pytest.raises(InvalidConfig) as caught:
+        wanted({"ranges": [[{"subnet": "10.0.0.0/24"}] * 1000]})
+    assert caught.value.msg.count("overlap") == 1
+    assert time.process_time() - started < LONG
+
+
+def test_fixed_addresses_are_leased_to_none():
+    section = {"subnet": "10.0.0.0/29", "addresses": [{"address": "10.0.0.3/29", "gateway": "::ffff:10.0.0.1"}]}
+    assert leased(section) == [["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6"]]
+    assert wanted(section).fixed == (IpConfig(address="10.0.0.3/29", gateway="10.0.0.1"),)
 
 
 def test_an_ipv6_subnet_is_used_beyond_its_first_half():

@@ -13,7 +13,9 @@ from cni.errors import (
     CheckFailed,
     CniError,
     DelegateFailed,
+    InternalError,
     InvalidConfig,
+    IoFailure,
     NotAvailable,
     TryAgainLater,
 )
@@ -137,7 +139,7 @@ def test_status_does_not_ask_for_addresses_that_only_the_runtime_can_tell(node):
 def test_gc_works_with_a_configuration_that_add_refuses(node, broken):
     node.add(DUAL)
     node.plugin.gc(node.request(broken, "GC", **{"cni.dev/valid-attachments": []}))
-    assert node.files() == (["10.0.0.2", "fd00::2"] if broken.get("backend") == "etcd" else [])
+    assert node.files() == []
 
 
 def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
@@ -150,6 +152,52 @@ def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
     with pytest.raises(TryAgainLater, match="net/c1/net1 are not released yet"):
         node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": []}))
     assert [entry.phase for entry in journal.of_network("net")] == ["tombstone"]
+
+
+def test_check_leaves_fixed_addresses_and_those_of_other_interfaces_alone(node):
+    section = {"subnet": "10.0.0.0/29", "addresses": [{"address": "10.0.0.3/29"}]}
+    result = node.add(section)
+    assert [ip.address for ip in result.ips] == ["10.0.0.2/29", "10.0.0.3/29"]
+    assert [ip.address for ip in node.add(section, container="c2").ips] == ["10.0.0.4/29", "10.0.0.3/29"]
+    others = {
+        "cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": "/n"}, {"name": "net1", "sandbox": "/n"}],
+        "ips": [{"address": "10.0.0.6/29", "interface": 0}, *({"address": ip.address, "interface": 1} for ip in result.ips)],
+    }  # fmt: skip
+    node.plugin.check(node.request(section, "CHECK", prevResult=others))
+
+
+def test_a_repeated_add_that_asks_for_another_address_gives_the_first_one_back(node):
+    node.add({"subnet": "10.0.0.0/29"})
+    again = node.add({"subnet": "10.0.0.0/29"}, runtimeConfig={"ips": ["10.0.0.5"]})
+    assert ips(again) == [("10.0.0.5/29", "10.0.0.1")]
+    assert node.files() == ["10.0.0.5"]
+    node.add({"subnet": "10.1.0.0/29"})
+    assert node.files() == ["10.1.0.2"]
+    node.plugin.delete(node.request({"subnet": "10.1.0.0/29"}, "DEL"))
+    assert node.files() == []
+
+
+def test_a_file_without_an_interface_is_not_given_to_two(node):
+    (node.folder / "data" / "net").mkdir(parents=True)
+    (node.folder / "data" / "net" / "10.0.0.3").write_text("c1")
+    for _ in range(2):
+        found = [ips(node.add({"subnet": "10.0.0.0/29"}, ifname=ifname))[0][0] for ifname in ("net1", "net2")]
+        assert found == ["10.0.0.3/29", "10.0.0.2/29"]
+    assert (node.folder / "data" / "net" / "10.0.0.3").read_bytes() == b"c1\r\nnet1"
+
+
+def test_a_directory_that_leads_nowhere_ends_in_one_error(node, tmp_path):
+    (tmp_path / "data").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(IoFailure, match="cannot make"):
+        node.add({"subnet": "10.0.0.0/29"})
+
+
+def test_gc_frees_on_the_node_also_when_a_clusters_backend_is_configured_by_now(node):
+    node.add({"subnet": "10.0.0.0/29"})
+    elsewhere = {"subnet": "10.0.0.0/29", "backend": "etcd", "etcd": {"endpoints": ["http://127.0.0.1:1"]}}
+    with pytest.raises(TryAgainLater):
+        node.plugin.gc(node.request(elsewhere, "GC", **{"cni.dev/valid-attachments": []}))
+    assert node.files() == []
 
 
 def test_gc_frees_what_the_runtime_does_not_know(node):
@@ -217,6 +265,26 @@ def test_its_errors_keep_their_codes_and_words_and_nothing_stays(node, ipam):
     assert "10.0.0.1-10.0.0.2" in caught.value.msg
     ipam.release(call)
     assert node.files() == ["10.0.0.2"]
+
+
+def test_a_defect_after_leasing_leaves_nothing_and_is_told_as_one(node, ipam, monkeypatch):
+    def broken(*_arguments):
+        raise ValueError("no result")
+
+    monkeypatch.setattr("cni.result.encode", broken)
+    call = IpamCall.of(node.request(DUAL))
+    with pytest.raises(InternalError, match="ValueError: no result"):
+        ipam.lease(call)
+    assert node.files() == []
+
+
+def test_what_is_locked_is_told_as_something_that_passes(node, ipam, monkeypatch):
+    def locked(*_arguments):
+        raise TryAgainLater("locked")
+
+    monkeypatch.setattr(IpamPlugin, "status", locked)
+    with pytest.raises(NotAvailable):
+        ipam.status(IpamCall.of(node.request(DUAL)))
 
 
 def test_other_types_are_delegated(node, ipam):
