@@ -45,9 +45,9 @@ PARTS = 64
 
 
 def open_etcd(document: Mapping[str, Any], network: str, seconds: float) -> Etcd:
-    """The document: endpoints, node, and where they are wanted prefix, caFile, certFile, keyFile. `seconds` bound a call.
+    """The document: endpoints, node, and where they are wanted machine, prefix, caFile, certFile, keyFile.
 
-    Raises `InvalidConfig`.
+    `seconds` bound a call. Raises `InvalidConfig`.
     """
     keys = keys_of(document, network)
     return Etcd(Gateway(servers(document), seconds), keys, seconds)
@@ -62,7 +62,8 @@ def keys_of(document: Mapping[str, Any], network: str) -> Keys:
     for what, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
             raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
-    return Keys(prefix=prefix.rstrip("/"), network=network, node=node)
+    machine = str(document.get("machine") or "")
+    return Keys(prefix=prefix.rstrip("/"), network=network, node=node, machine=machine)
 
 
 class Etcd:

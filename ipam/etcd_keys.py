@@ -24,7 +24,7 @@ class Found(Value):
 
 
 class Keys(Value):
-    """The places of one network below the prefix, for a node.
+    """The places of one network below the prefix, for a node. `machine` tells nodes of the same name apart.
 
     `<prefix>/<network>/ip/<4|6><hex>` holds a lease; so does its index,
     `<prefix>/<network>/node/<node>/<container ID>/<interface>/<4|6><hex>`, from which nothing is decided but where to look.
@@ -33,6 +33,7 @@ class Keys(Value):
     prefix: str
     network: str
     node: str
+    machine: str = ""
 
     def ip(self, address: Address) -> bytes:
         return f"{self.prefix}/{self.network}/ip/{_place(address)}".encode()
@@ -54,6 +55,7 @@ class Keys(Value):
         document = {
             "container": owner.container_id,
             "ifname": owner.ifname,
+            "machine": self.machine,
             "node": self.node,
             "network": owner.network,
             "pod": owner.pod,
@@ -117,6 +119,7 @@ def _lease(value: str, address: Address) -> Lease | None:
             pod=str(document.get("pod", "")),
             pod_uid=str(document.get("uid", "")),
         )
-        return Lease(address=address, owner=owner, node=str(document.get("node", "")))
+        told = {key: str(document.get(key, "")) for key in ("node", "machine")}
+        return Lease(address=address, owner=owner, **told)
     except (DecodeFailure, KeyError, TypeError, AttributeError, ValueError):
         return None

@@ -89,11 +89,14 @@ class Journaled:
         entry = self._journal.find(owner)
         if entry is None or entry.phase != HELD or not entry.claims:
             return ()
-        cluster = self._open_cluster(entry.document, entry.shared, self._seconds)
+        cluster = self._opened(entry.document, entry.shared, self._seconds)
         return tuple(claim.address for claim in cluster.held(entry.claims, entry.owner))
 
     def gc(self, valid: Valid) -> None:
-        """See `Store`. Frees also what bears this node's name in the cluster while no entry tells of it."""
+        """See `Store`. Frees also what bears this node's name and identity in the cluster while no entry tells of it.
+
+        Two machines that were cloned with their machine ID, and have one name, free each other's living addresses.
+        """
         self._journal.sweep(self._network)
         self.drain()
         settling = self._settling(self._seconds / 2)
@@ -177,7 +180,8 @@ class Journaled:
         if self._document is None:
             return
         for lease in self._cluster(self._seconds).of_node():
-            if lease.owner.network == self._network:
+            # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
+            if lease.owner.network == self._network and lease.machine == self._journal.machine:
                 yield lease
 
     def _free_lost(self, lease: Lease, valid: Valid) -> None:
@@ -197,7 +201,10 @@ class Journaled:
         return self._document
 
     def _cluster(self, seconds: float) -> Cluster:
-        return self._open_cluster(self._configured(), self._shared, seconds)
+        return self._opened(self._configured(), self._shared, seconds)
+
+    def _opened(self, document: dict[str, Any], shared: str, seconds: float) -> Cluster:
+        return self._open_cluster({**document, "machine": self._journal.machine}, shared, seconds)
 
     def _settling(self, seconds: float) -> Settling:
         return Settling(self._journal, self._open_cluster, seconds)

@@ -11,7 +11,7 @@ import errno
 import os
 
 from cni.errors import IoFailure
-from cni.host.files import Lock, make_directory, read_file, remove_file, require_private, write_file
+from cni.host.files import Lock, create_file, make_directory, read_file, remove_file, require_private, write_file
 from ipam.journal_entry import TOMBSTONE, decode
 from ipam.store import Owner
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 RUN_DIRECTORY = "/run/barewire"
+MACHINE_ID = "/etc/machine-id"
 LOCK_SECONDS = 10.0
 
 
@@ -30,13 +31,30 @@ class Journal:
     """Whoever changes what is here about an owner holds the owner's lock. All raise `IoFailure`."""
 
     def __init__(
-        self, folder: str, run: str = RUN_DIRECTORY, *, warn: Callable[[str], None] = lambda _text: None
+        self,
+        folder: str,
+        run: str = RUN_DIRECTORY,
+        *,
+        warn: Callable[[str], None] = lambda _text: None,
+        machine_id: str = MACHINE_ID,
     ) -> None:
         require_private(folder)
         require_private(run)
         self._folder = folder
         self._run = run
+        self._machine_id = machine_id
+        self._machine = ""
         self.warn = warn
+
+    @property
+    def machine(self) -> str:
+        """The node's identity: names may be the same, as the "localhost" of machines that were made from one image.
+
+        It is the machine ID, and where there is none a random one that the journal keeps. Machines that were cloned
+        together with their machine ID cannot be told apart.
+        """
+        self._machine = self._machine or _machine_id(self._machine_id) or self._random_id()
+        return self._machine
 
     def locked(self, owner: Owner, seconds: float = LOCK_SECONDS) -> Lock:
         """The owner's lock. Raises `TryAgainLater` when another call holds it for longer."""
@@ -114,6 +132,14 @@ class Journal:
         write_file(probe, b"")
         remove_file(probe)
 
+    def _random_id(self) -> str:
+        path = f"{self._folder}/.machine"
+        made = f"barewire-{os.urandom(16).hex()}"
+        if not os.path.exists(path):
+            make_directory(self._folder)
+            create_file(path, f"{made}\n".encode())  # Another call may be faster: then its ID is the one.
+        return (read_file(path) or b"").decode(errors="replace").strip() or made
+
     def _load(self, path: str) -> Entry | None:
         content = read_file(path)
         try:
@@ -129,6 +155,16 @@ class Journal:
 
     def _mark(self, owner: Owner) -> str:
         return f"{self._folder}/.tombstones/{owner.network}:{owner.container_id}:{owner.ifname}"
+
+
+def _machine_id(path: str) -> str:
+    """Empty where there is none: an image's can be empty or "uninitialized" until its first start is over."""
+    try:
+        content = read_file(path) or b""
+    except IoFailure:
+        return ""
+    text = content.decode(errors="replace").strip()
+    return text if len(text) == 32 and text.isalnum() and text.strip("0") else ""
 
 
 def _append(path: str, line: bytes, *, lasting: bool) -> None:

@@ -38,11 +38,12 @@ def claim_on(address: Address) -> Claim:
 
 
 class Lease(Value):
-    """An address in use. `node` is the node whose it is, empty where the store does not tell."""
+    """An address in use. `node` is the node whose it is, and `machine` its identity; empty where the store does not tell."""
 
     address: Address
     owner: Owner
     node: str = ""
+    machine: str = ""
 
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ class Shared:
 class FakeCluster:
     """One node's view."""
 
-    def __init__(self, shared: Shared, node: str) -> None:
+    def __init__(self, shared: Shared, node: str, machine: str = "") -> None:
         self._shared = shared
         self._node = node
+        self._machine = machine
 
     def taken(self, one: Range) -> set[int] | None:
         with self._call("taken"):
@@ -44,7 +45,7 @@ class FakeCluster:
             refused = tuple(claim for claim, lease in found if lease is not None and not self._is(lease, owner))
             if not refused:
                 for claim in claims:
-                    lease = Lease(address=claim.address, owner=owner, node=self._node)
+                    lease = Lease(address=claim.address, owner=owner, node=self._node, machine=self._machine)
                     self._shared.leases.setdefault(claim.address, lease)
         self._answered("take")
         return refused

@@ -21,6 +21,7 @@ class Node:
     def __init__(self, folder: Path, name: str, clusters: dict[str, Shared]) -> None:
         self.folder = folder / name
         self.name = name
+        self.machine = name.encode().hex().ljust(32, "f")[:32]
         self.warnings: list[str] = []
         self._clusters = clusters
         self.folder.mkdir(parents=True, mode=0o700)
@@ -29,11 +30,15 @@ class Node:
         return Journaled(self.journal(), self.name, network, document, self.open, **how)
 
     def journal(self) -> Journal:
-        return Journal(str(self.folder / "journal"), str(self.folder / "run"), warn=self.warnings.append)
+        (self.folder.parent / f"{self.folder.name}.id").write_text(f"{self.machine}\n")
+        machine_id = f"{self.folder}.id"
+        return Journal(
+            str(self.folder / "journal"), str(self.folder / "run"), warn=self.warnings.append, machine_id=machine_id
+        )
 
     def open(self, document: dict[str, Any], network: str, seconds: float) -> FakeCluster:
         assert seconds >= 0
-        return FakeCluster(self._clusters[document["kind"]], document["node"])
+        return FakeCluster(self._clusters[document["kind"]], document["node"], document["machine"])
 
     def add(self, name: str, ifname: str = "net1", sets=SETS, **how) -> list[str]:
         who = Owner(network=how.get("network", NETWORK), container_id=name, ifname=ifname)

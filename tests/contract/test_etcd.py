@@ -67,9 +67,10 @@ def test_etcd_keeps_the_contract_over_tls(secure, prefix, name):
 
 
 def test_keys_and_values_are_as_documented(etcd, prefix):
-    cluster = opened(etcd, prefix, "node-a")
+    cluster = opened(etcd, prefix, "node-a", machine="1d")
     cluster.take((claim("10.9.0.5"), claim("fd00:9::5")), owner("c0ffee"))
-    lease = {"container": "c0ffee", "ifname": "net1", "network": NETWORK, "node": "node-a"}
+    assert {(lease.node, lease.machine) for lease in cluster.of_node()} == {("node-a", "1d")}
+    lease = {"container": "c0ffee", "ifname": "net1", "network": NETWORK, "node": "node-a", "machine": "1d"}
     lease |= {"pod": "default/c0ffee", "uid": "uid-c0ffee"}
     place, index = f"{prefix}/{NETWORK}/ip", f"{prefix}/{NETWORK}/node/node-a/c0ffee/net1"
     names = ("40a090005", "6fd000009000000000000000000000005")

@@ -10,6 +10,7 @@ import pytest
 
 from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, IoFailure, NotAvailable, TryAgainLater
 from ipam.address import parse
+from ipam.journal import Journal
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
 from tests.fake_cluster import FakeCluster, Shared
@@ -407,9 +408,34 @@ def test_gc_frees_what_no_entry_tells_of(node, other, shared):
     assert sorted(set(in_use(shared).values())) == ["b", "c"]
 
 
+def test_gc_leaves_what_another_machine_of_the_same_name_has(node, tmp_path, shared):
+    twin = Node(tmp_path / "twin", "node-a", {"fake": shared})
+    twin.machine = "0123456789abcdef" * 2
+    twin.add("b")
+    FakeCluster(shared, "node-a").take((claim("10.9.0.5"),), owner("old"))
+    node.add("a")
+    node.store().gc({("a", "net1")})
+    assert sorted(in_use(shared).values()) == ["a", "a", "b", "b", "old"]
+    twin.store().gc(set())
+    assert sorted(in_use(shared).values()) == ["a", "a", "old"]
+
+
+@pytest.mark.parametrize("content", [None, "", "uninitialized\n", "0" * 32])
+def test_without_a_machine_id_the_journal_keeps_a_random_one(tmp_path, content):
+    machine_id = tmp_path / "machine-id"
+    if content is not None:
+        machine_id.write_text(content)
+    found = [
+        Journal(str(tmp_path / folder), str(tmp_path / "run"), machine_id=str(machine_id)).machine
+        for folder in ("one", "one", "two")
+    ]
+    assert found[0] == found[1] != found[2]
+    assert all(len(one) > 32 for one in found)
+
+
 def test_gc_frees_an_address_that_came_to_an_owner_after_all_hope(node, shared):
     found = node.add("a")
-    FakeCluster(shared, "node-a").take((claim("10.9.0.5"),), owner("a"))
+    FakeCluster(shared, "node-a", node.machine).take((claim("10.9.0.5"),), owner("a"))
     node.store().gc({("a", "net1")})
     assert sorted(in_use(shared)) == sorted(found)
 
