@@ -11,7 +11,7 @@ import time
 from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, NotAvailable, TryAgainLater
 from cni.rollback import run_all
 from ipam.choice import Choice, fitting, has_room, seed_of
-from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry
+from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.journal_files import Journal, name_of
 from ipam.settling import DRAIN_SECONDS, Settling
 from ipam.store import claim_on
@@ -77,9 +77,7 @@ class Journaled:
     def release(self, owner: Owner) -> None:
         """See `Store`. What the cluster cannot be told now is kept as a tombstone, and a later call tells it."""
         with self._journal.locked(owner, self._seconds):
-            entry = self._journal.find(owner)
-            if entry is None and self._document is not None:
-                entry = self._entry(owner, TOMBSTONE, None)  # The journal may be lost: whatever the owner has.
+            entry = self._journal.find(owner) or self._unknown(owner)
             if entry is not None and not self._settling(self._seconds / 2).settle(entry):
                 return
         self.drain()
@@ -89,7 +87,7 @@ class Journaled:
         entry = self._journal.find(owner)
         if entry is None or entry.phase != HELD or not entry.claims:
             return ()
-        cluster = self._opened(entry.document, entry.shared, self._seconds)
+        cluster = self._settling(self._seconds).reached(entry)
         return tuple(claim.address for claim in cluster.held(entry.claims, entry.owner))
 
     def gc(self, valid: Valid) -> None:
@@ -164,10 +162,22 @@ class Journaled:
             claims = tuple(choice.next(claim) if claim in refused else claim for choice, claim in pairs)
             self._journal.add(intent.replace(claims=claims), lasting=True)
 
+    def _unknown(self, owner: Owner) -> Entry | None:
+        """Where there is no entry: whatever the owner has, since the journal may be lost."""
+        if self._document is None:
+            return None
+        try:
+            self._cluster(self._seconds)
+        except InvalidConfig as error:
+            # Most likely its ADD failed for the same reason. A tombstone could not be settled, and no GC would succeed.
+            self._journal.warn(f"nothing is released for {name_of(owner)}: {error}")
+            return None
+        return self._entry(owner, TOMBSTONE, None)
+
     def _collect(self, valid: Valid, settling: Settling) -> None:
-        """Releases this node's entries that are not valid, and its tombstones."""
-        entries = [entry for entry in self._journal.of_network(self._network) if entry.node == self._node]
-        gone = [entry.owner for entry in entries if not _stays(entry, valid)]
+        """Releases the entries that are not valid, and the tombstones."""
+        # Whatever node they name: the journal is this node's, which may have had another name.
+        gone = [entry.owner for entry in self._journal.of_network(self._network) if not _stays(entry, valid)]
         run_all(*[lambda one=one: self._collect_one(one, valid, settling) for one in gone])
 
     def _collect_one(self, owner: Owner, valid: Valid, settling: Settling) -> None:
@@ -207,7 +217,8 @@ class Journaled:
         return self._open_cluster({**document, "machine": self._journal.machine}, shared, seconds)
 
     def _settling(self, seconds: float) -> Settling:
-        return Settling(self._journal, self._open_cluster, seconds)
+        present = Present(network=self._network, document=self._document)
+        return Settling(self._journal, self._open_cluster, seconds, present)
 
 
 def _choices(

@@ -18,6 +18,11 @@ SCHEMA = 1
 INTENT, HELD, TOMBSTONE = "intent", "held", "tombstone"
 """Asked for, with an outcome that nobody has noted; the owner's; to be freed, which could not be done yet."""
 
+_PLACE = ("kind", "prefix", "namespace", "network_name")
+"""What of a document says where leases are; the rest says how one gets there, and may change while they are there."""
+
+_ACCESS = ("endpoints", "caFile", "certFile", "keyFile", "kubeconfig")
+
 
 class Entry(Value):
     """What a node wants of a cluster for an owner, or has there.
@@ -46,6 +51,44 @@ class Entry(Value):
         return jsontext.dumps(document).encode() + b"\n"
 
 
+class Present(Value):
+    """What a request's configuration says now of its network's cluster; `document` is None where it says nothing."""
+
+    network: str
+    document: dict[str, Any] | None
+
+    def is_place_of(self, entry: Entry) -> bool:
+        """Whether the entry's leases are where the configuration has the network's."""
+        if self.document is None or entry.owner.network != self.network:
+            return False
+        return _place(entry.document) == _place(self.document)
+
+    def documents(self, entry: Entry) -> list[dict[str, Any]]:
+        """The descriptions by which the entry's cluster may be reached, the best first."""
+        found = []
+        if self.is_place_of(entry):
+            found.append(self._with_access(entry.document))
+        if entry.document not in found:
+            found.append(entry.document)
+        if self.document is not None and self._is_guess(entry):
+            found.append({**self.document, "node": entry.node})
+        return found
+
+    def _is_guess(self, entry: Entry) -> bool:
+        """Whether nobody knows that the entry's document was ever right: it was noted for a DEL without an entry."""
+        kinds = entry.document.get("kind"), (self.document or {}).get("kind")
+        return entry.claims is None and entry.owner.network == self.network and kinds[0] == kinds[1]
+
+    def _with_access(self, document: dict[str, Any]) -> dict[str, Any]:
+        present = self.document or {}
+        found = {key: value for key, value in document.items() if key not in _ACCESS}
+        found |= {key: present[key] for key in _ACCESS if key in present}
+        if "subnets" in found:
+            # What an owner has is looked for in the pools of before, and in those of now.
+            found["subnets"] = list(dict.fromkeys((*found["subnets"], *present.get("subnets", ()))))
+        return found
+
+
 def decode(content: bytes) -> Entry:
     """Of the last line that is whole. Raises `ValueError` for a file that is none of ours, or of a later version's."""
     try:
@@ -63,6 +106,10 @@ def decode(content: bytes) -> Entry:
         )
     except (DecodeFailure, KeyError, TypeError) as error:
         raise ValueError(f"not an entry: {error}") from error
+
+
+def _place(document: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(document.get(key) or "").rstrip("/") for key in _PLACE)
 
 
 def _claim_document(claim: Claim) -> dict[str, Any]:

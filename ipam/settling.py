@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from cni.errors import CniError, TryAgainLater
-from ipam.journal_entry import TOMBSTONE
+from cni.errors import CniError, InvalidConfig, TryAgainLater
+from ipam.journal_entry import TOMBSTONE, Present
 from ipam.journal_files import name_of
 
 TYPE_CHECKING = False
@@ -25,12 +25,18 @@ DRAINED, DRAIN_SECONDS = 16, 2.0
 
 
 class Settling:
-    """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry."""
+    """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry.
 
-    def __init__(self, journal: Journal, open_cluster: OpenCluster, seconds: float) -> None:
+    `present` leads to the entries of its network by what is configured now: endpoints and files move, leases do not.
+    """
+
+    def __init__(
+        self, journal: Journal, open_cluster: OpenCluster, seconds: float, present: Present | None = None
+    ) -> None:
         self._journal = journal
         self._open = open_cluster
         self._seconds = seconds
+        self._present = Present(network="", document=None) if present is None else present
         self._opened: list[tuple[dict[str, Any], str, Cluster]] = []
         self._failed: list[tuple[dict[str, Any], CniError]] = []
 
@@ -46,16 +52,26 @@ class Settling:
         self._opened.append((document, shared, cluster))
         return cluster
 
+    def reached(self, entry: Entry) -> Cluster:
+        """Its cluster, by the first description that can be right."""
+        wrong: list[InvalidConfig] = []
+        for document in self._present.documents(entry):
+            try:
+                return self.cluster(document, entry.shared)
+            except InvalidConfig as error:
+                wrong.append(error)
+        raise wrong[0]
+
     def free(self, entry: Entry) -> None:
         """Gives back what the entry tells of, and raises what the cluster raises."""
-        cluster = self.cluster(entry.document, entry.shared)
+        cluster = self.reached(entry)
         try:
             if entry.claims is None:
                 cluster.give_back_all(entry.owner)
             else:
                 cluster.give_back(entry.claims, entry.owner)
         except CniError as error:
-            self._failed.append((entry.document, error))
+            self._failed += [(document, error) for document, _shared, known in self._opened if known is cluster]
             raise
 
     def settle(self, entry: Entry) -> bool:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cni.errors import InvalidConfig
 from ipam.journal import Journal, Journaled
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6
@@ -16,14 +17,14 @@ SETS = ((V4,), (V6,))
 
 
 class Node:
-    """One node: its journal is in `folder`. `clusters` are what its documents can mean, by their kind."""
+    """One node: its journal is in `folder`. `clusters` are what its documents can mean, by endpoint, or by kind."""
 
     def __init__(self, folder: Path, name: str, clusters: dict[str, Shared]) -> None:
         self.folder = folder / name
         self.name = name
         self.machine = name.encode().hex().ljust(32, "f")[:32]
         self.warnings: list[str] = []
-        self._clusters = clusters
+        self.clusters = clusters
         self.folder.mkdir(parents=True, mode=0o700)
 
     def store(self, network: str = NETWORK, document: dict[str, Any] | None = FAKE, **how) -> Journaled:
@@ -38,7 +39,10 @@ class Node:
 
     def open(self, document: dict[str, Any], network: str, seconds: float) -> FakeCluster:
         assert seconds >= 0
-        return FakeCluster(self._clusters[document["kind"]], document["node"], document["machine"])
+        (name,) = document.get("endpoints", [document["kind"]])
+        if name not in self.clusters:
+            raise InvalidConfig(f"{name}: there is no such file")
+        return FakeCluster(self.clusters[name], document["node"], document["machine"])
 
     def add(self, name: str, ifname: str = "net1", sets=SETS, **how) -> list[str]:
         who = Owner(network=how.get("network", NETWORK), container_id=name, ifname=ifname)

@@ -11,6 +11,7 @@ import pytest
 from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, IoFailure, NotAvailable, TryAgainLater
 from ipam.address import parse
 from ipam.journal import Journal
+from ipam.journal_entry import TOMBSTONE, Entry, Present
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
 from tests.fake_cluster import FakeCluster, Shared
@@ -379,6 +380,90 @@ def test_an_entry_is_flushed_at_the_cluster_that_it_tells_of(tmp_path, shared):
     assert second.leases == {}
 
 
+# A cluster that cannot be opened, or has moved
+
+BROKEN = {**FAKE, "endpoints": ["/none.pem"]}
+FIRST, SECOND = {**FAKE, "endpoints": ["first"]}, {**FAKE, "endpoints": ["second"]}
+
+
+@pytest.fixture
+def moving(tmp_path, shared) -> Node:
+    """A node whose one cluster has two names, of which the first can go away alone."""
+    found = Node(tmp_path, "moving", {"fake": shared, "first": Shared(), "second": shared})
+    found.clusters["first"].leases = shared.leases
+    return found
+
+
+def test_a_release_of_what_an_unusable_configuration_never_leased_leaves_no_tombstone(node, shared):
+    with pytest.raises(InvalidConfig):
+        node.add("a", document=BROKEN)
+    node.store(document=BROKEN).release(owner("a"))
+    assert node.files() == []
+    assert any("no such file" in warning for warning in node.warnings)
+    node.store().gc(set())
+
+
+@pytest.mark.parametrize("way", ["release", "drain", "gc"])
+def test_what_is_leased_in_a_cluster_that_moved_is_freed_where_it_is_now(moving, shared, way):
+    moving.add("a", document=FIRST)
+    moving.clusters["first"].away = True
+    if way != "release":
+        moving.store(document=FIRST).release(owner("a"))
+        assert moving.files() == [MARK, ENTRY]
+    calls = {
+        "release": lambda one: one.release(owner("a")),
+        "drain": lambda one: one.drain(),
+        "gc": lambda one: one.gc(set()),
+    }
+    calls[way](moving.store(document=SECOND))
+    assert in_use(shared) == {}
+    assert moving.files() == []
+
+
+def test_what_is_leased_at_another_prefix_is_not_looked_for_at_the_present_one(moving, shared):
+    moving.add("a", document={**FIRST, "prefix": "/old"})
+    moving.clusters["first"].away = True
+    moving.store(document={**SECOND, "prefix": "/new"}).release(owner("a"))
+    assert moving.files() == [MARK, ENTRY]
+
+
+def test_another_network_settles_by_what_the_entry_tells(moving, shared):
+    moving.add("a", document=FIRST)
+    moving.clusters["first"].away = True
+    moving.store(document=FIRST).release(owner("a"))
+    moving.store("elsewhere", SECOND).drain()
+    assert moving.files() == [MARK, ENTRY]
+    moving.clusters["first"].away = False
+    moving.store("elsewhere", SECOND).drain()
+    assert in_use(shared) == {}
+
+
+def test_where_the_present_configuration_is_unusable_the_entry_leads_to_its_cluster(moving, shared):
+    moving.add("a", document=FIRST)
+    moving.store(document=BROKEN).release(owner("a"))
+    assert in_use(shared) == {}
+    assert moving.files() == []
+
+
+def test_a_tombstone_of_an_unusable_configuration_is_settled_by_the_mended_one(node, shared):
+    document = {**BROKEN, "prefix": "bad", "node": "node-a"}
+    node.journal().bury(
+        Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, document=document, shared=NETWORK, node="node-a")
+    )
+    node.add("b")
+    node.store().gc({("b", "net1")})
+    assert set(in_use(shared).values()) == {"b"}
+    assert node.files() == ["journal/net/b:net1.json"]
+
+
+def test_the_pools_of_before_and_of_now_are_looked_at():
+    one = {"kind": "kubernetes", "kubeconfig": "/old", "namespace": "ns", "subnets": ["10.1.0.0/24"], "node": "n"}
+    present = {**one, "kubeconfig": "/new", "subnets": ["10.2.0.0/24"]}
+    entry = Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, document=one, shared=NETWORK, node="n")
+    first = Present(network=NETWORK, document=present).documents(entry)[0]
+    assert first == {**one, "kubeconfig": "/new", "subnets": ["10.1.0.0/24", "10.2.0.0/24"]}
+
+
 # GC
 
 
@@ -440,12 +525,13 @@ def test_gc_frees_an_address_that_came_to_an_owner_after_all_hope(node, shared):
     assert sorted(in_use(shared)) == sorted(found)
 
 
-def test_gc_leaves_entries_of_another_nodes_name_alone(node, shared):
+def test_gc_frees_what_its_node_leased_under_another_name(node, shared):
     node.add("a")
+    node.add("b")
     node.name = "renamed"
-    node.store().gc(set())
-    assert set(in_use(shared).values()) == {"a"}
-    node.store().release(owner("a"))
+    node.store().gc({("b", "net1")})
+    assert set(in_use(shared).values()) == {"b"}
+    node.store().release(owner("b"))
     assert in_use(shared) == {}
 
 

@@ -102,7 +102,7 @@ class MortalNode(Node):
         return journal
 
     def open(self, document, network, seconds) -> FakeCluster:
-        cluster = MortalCluster(self._clusters["fake"], document["node"], document["machine"])
+        cluster = MortalCluster(self.clusters["fake"], document["node"], document["machine"])
         cluster.fate = self.fate
         return cluster
 
