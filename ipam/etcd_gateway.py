@@ -23,7 +23,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.3
 """Seconds between two rounds through all endpoints: an election takes about a second."""
 
 SHARE = 3.0
-"""The longest that one endpoint is waited for, in seconds, while there is another one."""
+"""The longest that one endpoint is waited for, in seconds, while there is another one that was not asked yet."""
 
 _PORTS = {"http": False, "https": True}
 _LATER = frozenset((408, 429, 500, 502, 503, 504))
@@ -52,9 +52,9 @@ class Gateway:
         body = jsontext.dumps(question).encode()
         while True:
             failures = []
-            for connection in tuple(self._connections):
+            for place, connection in enumerate(tuple(self._connections)):
                 try:
-                    connection.extend(self._until(deadline))
+                    connection.extend(_until(deadline, len(self._connections) - place))
                     answer = _answer(connection, path, body)
                 except CniError as error:
                     failures.append(error)
@@ -65,9 +65,6 @@ class Gateway:
             self._give_up(failures, time.monotonic() + pause >= deadline)
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _until(self, deadline: float) -> float:
-        return deadline if len(self._connections) == 1 else min(deadline, time.monotonic() + SHARE)
 
     def _give_up(self, failures: list[CniError], is_late: bool) -> None:
         passing = [error for error in failures if isinstance(error, TryAgainLater)]
@@ -93,6 +90,12 @@ def servers(document: Mapping[str, Any]) -> tuple[Server, ...]:
     if bool(identity["certificate"]) != bool(identity["key"]):
         raise InvalidConfig("etcd: certFile and keyFile go together")
     return tuple(_server(endpoint, identity) for endpoint in endpoints)
+
+
+def _until(deadline: float, unasked: int) -> float:
+    """Where the time is short, whoever is asked last must get as much of it as a silent one that is asked first."""
+    now = time.monotonic()
+    return deadline if unasked == 1 else now + min(SHARE, max(deadline - now, 0.0) / unasked)
 
 
 def to_base64(content: bytes) -> str:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -220,6 +220,15 @@ def test_a_silent_endpoint_costs_its_share_once(etcd, prefix, monkeypatch):
         cluster.give_back((claim("10.9.0.5"),), owner("a"))
         assert connections == 1
         assert silent_connections(silent) == []
+
+
+@pytest.mark.parametrize("silent_ones", [1, 2])
+def test_silent_endpoints_leave_enough_of_a_short_time_to_the_one_that_answers(etcd, prefix, silent_ones):
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(silent_ones)]
+        endpoints = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in silent]
+        cluster = opened(etcd, prefix, "node-a", 2.0, endpoints=[*endpoints, etcd.endpoint])
+        assert cluster.take((claim("10.9.0.5"),), owner("a")) == ()
 
 
 def silent_connections(server: socket.socket) -> list[object]:
