@@ -89,17 +89,17 @@ class Choice:
 
 def fitting(
     claims: tuple[Claim, ...], sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
-) -> tuple[Claim, ...] | None:
-    """The claims, with the ranges as they are configured now; None if they are not one of each set, as requested."""
-    if len(claims) != len(sets):
-        return None
-    fitting = []
-    for claim, ranges, wanted in zip(claims, sets, requested, strict=True):
-        home = range_of(ranges, claim.address)
-        if home is None or not home.leases(claim.address) or wanted not in (None, claim.address):
-            return None
-        fitting.append(Claim(range=home, address=claim.address))
-    return tuple(fitting)
+) -> tuple[Claim | None, ...]:
+    """For each set one of the claims that fits it, as requested, with its range as it is configured now; or None."""
+    left = [claim.address for claim in claims]
+    found: list[Claim | None] = []
+    for ranges, wanted in zip(sets, requested, strict=True):
+        fits = (_fit(address, ranges) for address in left if wanted in (None, address))
+        first = next((claim for claim in fits if claim is not None), None)
+        if first is not None:
+            left.remove(first.address)
+        found.append(first)
+    return tuple(found)
 
 
 def has_room(cluster: Cluster, one: Range) -> bool:
@@ -107,6 +107,11 @@ def has_room(cluster: Cluster, one: Range) -> bool:
     if taken is None:
         return cluster.gap(one, one.first) is not None
     return any(number not in taken for number in one.walk(one.first, one.last))
+
+
+def _fit(address: Address, ranges: RangeSet) -> Claim | None:
+    home = range_of(ranges, address)
+    return None if home is None or not home.leases(address) else Claim(range=home, address=address)
 
 
 def _around(one: Range, start: int) -> Iterator[int]:

@@ -69,10 +69,16 @@ class Journaled:
         with self._journal.locked(owner, _left(deadline)):
             # The last call begins at half of the time, and takes the other half at most.
             bound = _left(deadline) / 2
-            cluster = self._cluster(bound)
-            return self._again(cluster, owner, sets, requested) or self._anew(
-                cluster, self._entry(owner, INTENT, ()), _choices(cluster, owner, sets, requested), deadline - bound
-            )
+            entry = self._journal.find(owner)
+            kept = self._kept(entry, sets, requested)
+            # What the owner keeps bears the name that the node had then, and what it gets beside it must bear the same.
+            intent = self._entry(owner, INTENT, (), node=entry.node if entry is not None and any(kept) else self._node)
+            cluster = self._opened(intent.document, self._shared, bound)
+            self._give_back_rest(entry, kept)
+            if None not in kept and not cluster.take(_known(kept), owner):
+                return self._held(intent, _known(kept), entry)
+            choices = _choices(cluster, owner, sets, requested)
+            return self._anew(cluster, intent, choices, kept, deadline - bound)
 
     def release(self, owner: Owner) -> None:
         """See `Store`. What the cluster cannot be told now is kept as a tombstone, and a later call tells it."""
@@ -123,34 +129,64 @@ class Journaled:
         """Tells clusters, of any network, what they could not be told: a few tombstones, for a short time."""
         self._settling(DRAIN_SECONDS / 2).drain()
 
-    def _again(
-        self, cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
-    ) -> tuple[Claim, ...] | None:
-        """What the owner has already, if that is what is wanted, and the cluster agrees; else it is given back."""
-        entry = self._journal.find(owner)
-        if entry is None:
-            return None
-        claims = fitting(entry.claims or (), sets, requested)
-        is_here = (entry.document, entry.shared) == (self._document, self._shared)
-        if entry.phase == HELD and is_here and claims is not None and not cluster.take(claims, owner):
-            return claims
-        self._settling(self._seconds / 2).free(entry)
-        return None
+    def _kept(
+        self, entry: Entry | None, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+    ) -> tuple[Claim | None, ...]:
+        """What the owner has already, for each set: of access, other sets, or the node's name, it does not depend."""
+        claims: tuple[Claim, ...] = ()
+        if entry is not None and entry.phase == HELD and self._is_here(entry):
+            claims = entry.claims or ()
+        return fitting(claims, sets, requested)
 
-    def _anew(self, cluster: Cluster, intent: Entry, choices: list[Choice], latest: float) -> tuple[Claim, ...]:
+    def _is_here(self, entry: Entry) -> bool:
+        return entry.shared == self._shared and self._present().is_place_of(entry)
+
+    def _give_back_rest(self, entry: Entry | None, kept: tuple[Claim | None, ...]) -> None:
+        """What the entry tells of and is not kept."""
+        if entry is None:
+            return
+        addresses = {claim.address for claim in _known(kept)}
+        rest = entry.claims and tuple(claim for claim in entry.claims if claim.address not in addresses)
+        if rest is None or rest:
+            self._settling(self._seconds / 2).free(entry.replace(claims=rest))
+
+    def _held(self, intent: Entry, claims: tuple[Claim, ...], known: Entry | None) -> tuple[Claim, ...]:
+        held = intent.replace(phase=HELD, claims=claims)
+        if held != known:
+            self._journal.save(held)
+        return claims
+
+    def _anew(
+        self,
+        cluster: Cluster,
+        intent: Entry,
+        choices: list[Choice],
+        kept: tuple[Claim | None, ...],
+        latest: float,
+    ) -> tuple[Claim, ...]:
         try:
-            claims = self._tried(cluster, intent, choices, latest)
+            claims = self._tried(cluster, intent, choices, kept, latest)
         except (AddressesExhausted, AddressTaken):
-            # The cluster has said no to every try, so nothing is left of them.
-            self._journal.forget(intent.owner)
+            # The cluster has said no to every try, so nothing is left of them but what the owner had before.
+            if any(kept):
+                self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
+            else:
+                self._journal.forget(intent.owner)
             raise
         # Where the power fails before this is on disk, no container is left that could miss the address.
         self._journal.add(intent.replace(phase=HELD, claims=claims), lasting=False)
         return claims
 
-    def _tried(self, cluster: Cluster, intent: Entry, choices: list[Choice], latest: float) -> tuple[Claim, ...]:
+    def _tried(
+        self,
+        cluster: Cluster,
+        intent: Entry,
+        choices: list[Choice],
+        kept: tuple[Claim | None, ...],
+        latest: float,
+    ) -> tuple[Claim, ...]:
         """What the cluster has given: each try is noted before it is made."""
-        claims = tuple(choice.first() for choice in choices)
+        claims = tuple(known or choice.first() for known, choice in zip(kept, choices, strict=True))
         self._journal.save(intent.replace(claims=claims))
         while True:
             refused = cluster.take(claims, intent.owner)
@@ -201,9 +237,10 @@ class Journaled:
             if not _tells(entry, lease, valid):
                 self._cluster(self._seconds).give_back((claim_on(lease.address),), lease.owner)
 
-    def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None) -> Entry:
-        document = self._configured()
-        return Entry(owner=owner, phase=phase, claims=claims, document=document, shared=self._shared, node=self._node)
+    def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None, node: str = "") -> Entry:
+        node = node or self._node
+        document = {**self._configured(), "node": node}
+        return Entry(owner=owner, phase=phase, claims=claims, document=document, shared=self._shared, node=node)
 
     def _configured(self) -> dict[str, Any]:
         if self._document is None:
@@ -217,8 +254,10 @@ class Journaled:
         return self._open_cluster({**document, "machine": self._journal.machine}, shared, seconds)
 
     def _settling(self, seconds: float) -> Settling:
-        present = Present(network=self._network, document=self._document)
-        return Settling(self._journal, self._open_cluster, seconds, present)
+        return Settling(self._journal, self._open_cluster, seconds, self._present())
+
+    def _present(self) -> Present:
+        return Present(network=self._network, document=self._document)
 
 
 def _choices(
@@ -226,6 +265,10 @@ def _choices(
 ) -> list[Choice]:
     seed = seed_of(owner)
     return [Choice(cluster, ranges, wanted, seed) for ranges, wanted in zip(sets, requested, strict=True)]
+
+
+def _known(kept: tuple[Claim | None, ...]) -> tuple[Claim, ...]:
+    return tuple(claim for claim in kept if claim is not None)
 
 
 def _stays(entry: Entry, valid: Valid) -> bool:

@@ -18,6 +18,7 @@ from tests.fake_cluster import FakeCluster, Shared
 from tests.journalled import FAKE, SETS, Node
 
 TINY = ((range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.3"),),)
+V6_TINY = range_of("fd00:8::", 126, "fd00:8::1", "fd00:8::2")
 ENTRY, MARK = "journal/net/a:net1.json", "journal/.tombstones/net:a:net1"
 
 
@@ -141,6 +142,36 @@ def test_what_does_not_fit_the_ranges_any_more_is_given_back(node, shared):
     node.store().allocate(*asked("10.9.0.200"))
     assert node.add("a", sets=TINY)[0] in {"10.9.0.1", "10.9.0.2", "10.9.0.3"}
     assert len(shared.leases) == 1
+
+
+def test_an_owner_keeps_its_address_when_the_access_and_the_nodes_name_change(moving, shared):
+    first = moving.add("a", document=FIRST)
+    moving.name = "renamed"
+    assert moving.add("a", document=SECOND) == first
+    assert sorted(in_use(shared)) == sorted(first)
+    moving.clusters["first"].away = True
+    moving.store("elsewhere", None).release(owner("x"))
+    moving.store(document=None).release(owner("a"))
+    assert (in_use(shared), moving.files()) == ({}, [])
+
+
+def test_an_owner_keeps_what_fits_when_sets_come_and_go(node, shared):
+    (four,) = node.add("a", sets=((V4,),))
+    assert node.add("a")[0] == four
+    both = node.add("a", sets=((V6,), (V4,)))
+    assert both[1] == four
+    assert node.add("a", sets=((V6,),)) == both[:1]
+    assert list(in_use(shared)) == both[:1]
+
+
+def test_an_owner_that_cannot_have_more_keeps_what_it_has(node, shared):
+    first = node.add("a", sets=((V4,),))
+    fill(shared, (V6_TINY,))
+    with pytest.raises(AddressesExhausted):
+        node.add("a", sets=((V4,), (V6_TINY,)))
+    assert [str(one) for one in node.store().addresses(owner("a"))] == first
+    node.store().release(owner("a"))
+    assert set(first).isdisjoint(in_use(shared))
 
 
 def test_what_somebody_else_has_by_now_is_not_given_again(node, shared):
