@@ -122,7 +122,7 @@ class Journal:
         """Removes the temporary files of killed calls."""
         for folder in (f"{self._folder}/{network}", f"{self._folder}/.tombstones"):
             for name in _entries(folder):
-                if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
+                if _is_temporary(name) and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
                     remove_file(f"{folder}/{name}")
 
     def writable(self) -> None:
@@ -189,7 +189,13 @@ def _owner(mark: str) -> Owner:
 
 
 def _names(folder: str) -> list[str]:
-    return [name for name in _entries(folder) if not name.endswith((".tmp", ".damaged"))]
+    return [name for name in _entries(folder) if not (_is_temporary(name) or name.endswith(".json.damaged"))]
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether it is `write_file`'s: a mark ends with an interface's name, which may end with ".tmp", too."""
+    words = name.split(".")
+    return len(words) > 2 and words[-1] == "tmp" and words[-2].isdecimal()
 
 
 def _entries(folder: str) -> list[str]:

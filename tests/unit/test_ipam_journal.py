@@ -576,6 +576,17 @@ def test_gc_out_of_reach_fails_and_what_it_knew_is_flushed_later(node, shared):
     assert in_use(shared) == {}
 
 
+@pytest.mark.parametrize("ifname", ["a.tmp", "b.damaged"])
+def test_a_tombstone_of_an_interface_that_is_called_like_a_temporary_file_is_found(node, shared, ifname):
+    node.add("a", ifname)
+    shared.away = True
+    node.store().release(owner("a", ifname))
+    node.journal().sweep(NETWORK)
+    shared.away = False
+    node.store().drain()
+    assert (in_use(shared), node.files()) == ({}, [])
+
+
 def test_gc_removes_temporary_files_of_killed_calls_only(node):
     node.add("a")
     dead = f"{node.folder}/{ENTRY}.999999999.tmp"
