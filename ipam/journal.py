@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, NotAvailable, TryAgainLater
+from cni.errors import AddressesExhausted, AddressTaken, CniError, InvalidConfig, NotAvailable, TryAgainLater
 from cni.rollback import run_all
 from ipam.choice import Choice, fitting, has_room, seed_of
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
@@ -101,15 +101,16 @@ class Journaled:
 
         Two machines that were cloned with their machine ID, and have one name, free each other's living addresses.
         """
+        deadline = time.monotonic() + self._seconds
         self._journal.sweep(self._network)
         self.drain()
-        settling = self._settling(self._seconds / 2)
+        settling = self._settling(_left(deadline) / 2)
         # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
         ours: list[Lease] = []
         run_all(
-            lambda: ours.extend(self._of_node()),
-            lambda: self._collect(valid, settling),
-            lambda: run_all(*[lambda one=one: self._free_lost(one, valid) for one in ours]),
+            lambda: ours.extend(self._of_node(settling)),
+            lambda: self._collect(valid, settling, deadline),
+            lambda: run_all(*[lambda one=one: self._free_lost(one, valid, settling, deadline) for one in ours]),
         )
 
     def status(self, sets: tuple[RangeSet, ...]) -> None:
@@ -210,32 +211,37 @@ class Journaled:
             return None
         return self._entry(owner, TOMBSTONE, None)
 
-    def _collect(self, valid: Valid, settling: Settling) -> None:
+    def _collect(self, valid: Valid, settling: Settling, deadline: float) -> None:
         """Releases the entries that are not valid, and the tombstones."""
         # Whatever node they name: the journal is this node's, which may have had another name.
         gone = [entry.owner for entry in self._journal.of_network(self._network) if not _stays(entry, valid)]
-        run_all(*[lambda one=one: self._collect_one(one, valid, settling) for one in gone])
+        run_all(*[lambda one=one: self._collect_one(one, valid, settling, deadline) for one in gone])
 
-    def _collect_one(self, owner: Owner, valid: Valid, settling: Settling) -> None:
-        with self._journal.locked(owner, self._seconds):
+    def _collect_one(self, owner: Owner, valid: Valid, settling: Settling, deadline: float) -> None:
+        with self._journal.locked(owner, _some_left(deadline)):
             entry = self._journal.find(owner)
             if entry is not None and not _stays(entry, valid) and not settling.settle(entry):
                 raise TryAgainLater(f"the addresses of {name_of(owner)} are not released yet")
 
-    def _of_node(self) -> Iterator[Lease]:
+    def _of_node(self, settling: Settling) -> list[Lease]:
         if self._document is None:
-            return
-        for lease in self._cluster(self._seconds).of_node():
-            # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
-            if lease.owner.network == self._network and lease.machine == self._journal.machine:
-                yield lease
+            return []
+        cluster = settling.cluster(self._document, self._shared)
+        try:
+            leases = list(cluster.of_node())
+        except CniError as error:
+            settling.give_up(cluster, error)
+            raise
+        # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
+        ours = (self._network, self._journal.machine)
+        return [lease for lease in leases if (lease.owner.network, lease.machine) == ours]
 
-    def _free_lost(self, lease: Lease, valid: Valid) -> None:
+    def _free_lost(self, lease: Lease, valid: Valid, settling: Settling, deadline: float) -> None:
         """Frees an address of which no entry tells: the journal was lost, or a request arrived after all hope."""
-        with self._journal.locked(lease.owner, self._seconds):
+        with self._journal.locked(lease.owner, _some_left(deadline)):
             entry = self._journal.find(lease.owner)
             if not _tells(entry, lease, valid):
-                self._cluster(self._seconds).give_back((claim_on(lease.address),), lease.owner)
+                settling.free(self._entry(lease.owner, TOMBSTONE, (claim_on(lease.address),)))
 
     def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None, node: str = "") -> Entry:
         node = node or self._node
@@ -284,6 +290,13 @@ def _tells(entry: Entry | None, lease: Lease, valid: Valid) -> bool:
 
 def _key(owner: Owner) -> tuple[str, str]:
     return owner.container_id, owner.ifname
+
+
+def _some_left(deadline: float) -> float:
+    left = _left(deadline)
+    if not left:
+        raise TryAgainLater("the time was too short for all that is to be freed; the next GC goes on")
+    return left
 
 
 def _left(deadline: float) -> float:

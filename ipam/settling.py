@@ -71,8 +71,12 @@ class Settling:
             else:
                 cluster.give_back(entry.claims, entry.owner)
         except CniError as error:
-            self._failed += [(document, error) for document, _shared, known in self._opened if known is cluster]
+            self.give_up(cluster, error)
             raise
+
+    def give_up(self, cluster: Cluster, error: CniError) -> None:
+        """It has failed, and is not asked again."""
+        self._failed += [(document, error) for document, _shared, known in self._opened if known is cluster]
 
     def settle(self, entry: Entry) -> bool:
         """Whether the cluster has been told, and the entry is gone; else it is a tombstone. The owner's lock is held."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -585,6 +586,27 @@ def test_a_tombstone_of_an_interface_that_is_called_like_a_temporary_file_is_fou
     shared.away = False
     node.store().drain()
     assert (in_use(shared), node.files()) == ({}, [])
+
+
+def test_gc_asks_a_cluster_out_of_reach_once_beside_the_tombstones(node, shared):
+    for name in "abc":
+        node.add(name)
+    shared.away = True
+    shared.calls.clear()
+    with pytest.raises(TryAgainLater):
+        node.store().gc(set())
+    assert shared.calls == ["leases"]
+
+
+def test_gc_has_one_bound_for_all_locks(node, shared):
+    node.add("a")
+    node.add("b")
+    with node.journal().locked(owner("a")), node.journal().locked(owner("b")):
+        started = time.monotonic()
+        with pytest.raises(TryAgainLater):
+            node.store(seconds=0.3).gc(set())
+        assert time.monotonic() - started < 0.5
+    assert set(in_use(shared).values()) == {"a", "b"}
 
 
 def test_gc_removes_temporary_files_of_killed_calls_only(node):
