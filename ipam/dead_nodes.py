@@ -91,7 +91,7 @@ class DeadNode:
         for document in self._kubernetes:
             cluster = self._opened(document)
             for lease in self._of_gone_pods(cluster, document):
-                cluster.evict((claim_on(lease.address),), lease.owner)
+                cluster.give_back((claim_on(lease.address),), lease.owner)
                 yield Freed(cluster=place_of(document), lease=lease)
 
     def _of_gone_pods(self, cluster: Kubernetes, document: Document) -> Iterator[Lease]:

@@ -90,8 +90,7 @@ class Kubernetes:
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
         self._api.begin()
-        placed = whereabouts.placed(claims, self._place.subnets)
-        self._free(placed, claims, owner)
+        self._free(self._placed(claims), claims, owner)
 
     def give_back_all(self, owner: Owner) -> None:
         self._api.begin()
@@ -135,13 +134,6 @@ class Kubernetes:
         found = self._api.pod(namespace, name)
         return None if found is None else str((found.get("spec") or {}).get("nodeName") or "")
 
-    def evict(self, claims: Claims, owner: Owner) -> None:
-        """As `give_back`, for an owner that is gone: what whereabouts has reserved for its pod's interface goes, too."""
-        self._api.begin()
-        if self._reservations:
-            self._reservations.remove(claims, owner, unsigned=True)
-        self._pools.remove(whereabouts.placed(claims, self._place.subnets), owner)
-
     def _reserve(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
         others = self._reservations.add(claims, owner, made) if self._reservations else ()
         for claim in others:
@@ -151,8 +143,11 @@ class Kubernetes:
     def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
         # The allocation goes last: it tells who it was, if this breaks off.
         if self._reservations:
-            self._reservations.remove(reserved, owner)
+            self._reservations.remove(reserved, owner, lambda one: self._pools.pod_of(self._placed((one,)), owner))
         self._pools.remove(allocated, owner)
+
+    def _placed(self, claims: Claims) -> Claims:
+        return whereabouts.placed(claims, self._place.subnets)
 
     def _undo(self, allocated: list[Claim], reserved: list[Claim], owner: Owner) -> None:
         self._free(tuple(allocated), tuple(reserved), owner)

@@ -56,6 +56,15 @@ class Pools:
             found += some if self._is_held(cidr, some, owner) else self._ours(cidr, some, owner)
         return found
 
+    def pod_of(self, claims: Claims, owner: Owner) -> str:
+        """The pod that is named where one of them is the owner's; empty when none is, or no pod is named."""
+        for cidr, some in _by_subnet(claims).items():
+            entries = whereabouts.allocations(self.find(cidr) or {})
+            for claim in some:
+                if _is_ours(entries, claim, owner):
+                    return str(entries[whereabouts.offset(claim)].get("podref") or "")
+        return ""
+
     def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
         # Far less to send than a pool of thousands of leases.
         return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200

@@ -8,6 +8,7 @@ from ipam.whereabouts import RESERVATIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ipam.kubernetes_api import Api
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
+    PodOf = Callable[[Claim], str]
+    """The pod (namespace/name) that the owner's allocation of the claim's address names; empty without one."""
 
 TRIES = 8
 """Of a reservation that comes and goes."""
@@ -31,10 +34,10 @@ class Reservations:
         """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's."""
         return next(((claim,) for claim in claims if not self._added(claim, owner, made)), ())
 
-    def remove(self, claims: Claims, owner: Owner, *, unsigned: bool = False) -> None:
-        """Removes those that name the owner's container; `unsigned`: also whereabouts' for the same interface of the pod."""
+    def remove(self, claims: Claims, owner: Owner, pod_of: PodOf) -> None:
+        """Removes those that name the owner's container, and whereabouts' for what it allocated to the owner."""
         for claim in claims:
-            self._removed(self._name(claim), owner, unsigned=unsigned)
+            self._removed(claim, owner, pod_of)
 
     def rehearse(self) -> None:
         """Returns if the server would take a reservation."""
@@ -65,16 +68,22 @@ class Reservations:
         self._api.delete(RESERVATIONS, found)
         return True
 
-    def _removed(self, name: str, owner: Owner, *, unsigned: bool) -> None:
+    def _removed(self, claim: Claim, owner: Owner, pod_of: PodOf) -> None:
+        name = self._name(claim)
         for _ in range(TRIES):
             found = self._api.get(RESERVATIONS, name)
             if found is None:
                 return
-            if not whereabouts.is_signed(found, owner) and not (unsigned and whereabouts.is_forerunners(found, owner)):
+            if not whereabouts.is_signed(found, owner) and not self._came_with_allocation(found, claim, owner, pod_of):
                 return
             if self._api.delete(RESERVATIONS, found).status != 409:
                 return
         raise TryAgainLater(f"the reservation {name} is changed by others all the time")
+
+    def _came_with_allocation(self, found: Document, claim: Claim, owner: Owner, pod_of: PodOf) -> bool:
+        """Whether whereabouts made a reservation along with the owner's allocation."""
+        # Only the allocation tells the container of a pod, and a DEL may come without the pod's name.
+        return whereabouts.is_unsigned(found) and whereabouts.is_forerunners(found, owner.replace(pod=pod_of(claim)))
 
     def _name(self, claim: Claim) -> str:
         return whereabouts.reservation_name(claim.address, self._network_name)

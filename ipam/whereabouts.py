@@ -90,8 +90,13 @@ def reservation(name: str, owner: Owner) -> Document:
 def is_forerunners(found: Document, owner: Owner) -> bool:
     """Whether a reservation is whereabouts' for the same interface of the same pod; it does not tell the container."""
     spec = _spec(found)
-    unsigned = bool(owner.pod) and not spec.get("containerid")
-    return unsigned and (spec.get("podref"), spec.get("ifname")) == (owner.pod, owner.ifname)
+    known = bool(owner.pod) and is_unsigned(found)
+    return known and (spec.get("podref"), spec.get("ifname")) == (owner.pod, owner.ifname)
+
+
+def is_unsigned(found: Document) -> bool:
+    """Whether a reservation names no container, as all of whereabouts' own."""
+    return not _spec(found).get("containerid")
 
 
 def is_signed(found: Document, owner: Owner) -> bool:

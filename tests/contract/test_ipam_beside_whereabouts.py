@@ -13,6 +13,8 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from ipam import whereabouts
 from ipam.kubernetes import open_kubernetes
 from ipam.ranges import walk
@@ -178,3 +180,19 @@ def test_they_share_pools_without_a_duplicate_and_without_a_loss(tmp_path):
         assert api.resources.names(RESERVATIONS, "kube-system") == sorted(reserved)
     assert len(held.owners) == 2 * THREADS * KEPT
     assert retried, "they have not met"
+
+
+@pytest.mark.parametrize("pod", ("default/moved", ""))
+def test_ours_frees_all_that_theirs_leased_and_theirs_gets_it_again(tmp_path, pod):
+    with ApiServer(secure=False) as api:
+        api.rights = RIGHTS
+        place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=(SUBNET,))
+        theirs = Whereabouts(api, threading.Lock(), "theirs")
+        number = theirs.add("moved")
+        moved = owner("id-moved").replace(pod=pod)
+        # Nothing of ours tells of the lease: whereabouts was the plugin when the pod was started.
+        open_kubernetes(whereabouts.document(place), NETWORK, SECONDS).give_back_all(moved)
+        assert api.resources.get(POOLS, "kube-system", POOL)["spec"]["allocations"] == {}
+        assert api.resources.names(RESERVATIONS, "kube-system") == []
+        assert theirs.add("next") == number
+        theirs.close()

@@ -229,6 +229,44 @@ def test_the_reservation_of_a_pod_s_earlier_sandbox_stays_as_long_as_the_address
     assert reservations(api) == ["10.9.0.5"]
 
 
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("known", ("range", "address", "nothing"))
+def test_what_whereabouts_leased_is_given_back_with_its_reservation_without_a_pod_s_name(api, cluster, known, number):
+    put_pool(api, {"allocations": {"5": {"id": "a", "podref": "default/a", "ifname": "net1"}}})
+    put_reservation(api, "10.9.0.5", podref="default/a", ifname="net1")
+    api.faults = fault("loses_answer", number) if number else Faults()
+    if known == "nothing":
+        cluster.give_back_all(A.replace(pod=""))
+    else:
+        cluster.give_back(BOTH if known == "range" else (claim_on(BOTH[0].address),), A.replace(pod=""))
+    assert kept(api) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "spec"),
+    [
+        ({"id": "a", "podref": "default/a", "ifname": "net1"}, {"podref": "default/b", "ifname": "net1"}),
+        ({"id": "a", "podref": "default/a", "ifname": "net1"}, {"podref": "default/a", "ifname": "net2"}),
+        ({"id": "a", "podref": "", "ifname": "net1"}, {"podref": "", "ifname": "net1"}),
+        ({"id": "later", "podref": "default/a", "ifname": "net1"}, {"podref": "default/a", "ifname": "net1"}),
+        ({"id": "a", "podref": "default/a", "ifname": "net2"}, {"podref": "default/a", "ifname": "net1"}),
+    ],
+)
+def test_a_reservation_that_whereabouts_made_for_somebody_else_s_allocation_stays(api, cluster, entry, spec):
+    put_pool(api, {"allocations": {"5": entry}})
+    put_reservation(api, "10.9.0.5", **spec)
+    cluster.give_back(BOTH, A)
+    cluster.give_back_all(A)
+    assert reservations(api) == ["10.9.0.5"]
+
+
+def test_a_lease_of_ours_is_given_back_without_reading_its_pool(api, cluster):
+    cluster.take(BOTH[:1], A)
+    api.requests.clear()
+    cluster.give_back(BOTH[:1], A)
+    assert [request.method for request in api.requests] == ["GET", "DELETE", "PATCH"]
+
+
 @pytest.mark.parametrize("spec", ({}, {"containerid": "", "podref": ""}, {"podref": "default/b", "ifname": "net1"}))
 def test_a_reservation_of_nobody_or_of_somebody_else_is_left_alone(api, cluster, spec):
     put_reservation(api, "10.9.0.5", **spec)
