@@ -46,6 +46,7 @@ MERGE_PATCH = "application/merge-patch+json"
 _POD = re.compile(r"/api/v1/namespaces/([a-z0-9-]+)/pods/([a-z0-9.-]+)(/status)?")
 _VERBS = {"GET": "get", "PATCH": "patch", "PUT": "update", "DELETE": "delete", "POST": "create"}
 _END_SECONDS = 30.0
+MOST_LINE_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,15 @@ class Request:
     path: str
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-    body: Any = None
+    text: bytes = b""
     connection: int = 0
+
+    @property
+    def body(self) -> Any:
+        """The document, or the text where it is none."""
+        with contextlib.suppress(ValueError):
+            return json.loads(self.text) if self.text else None
+        return self.text
 
 
 class ApiServer:
@@ -236,6 +244,7 @@ class ApiServer:
         context.load_cert_chain(*self._identity)
         context.load_verify_locations(certificates().authority.certificate)
         context.verify_mode = ssl.CERT_OPTIONAL
+        context.num_tickets = 1  # As Go's servers; OpenSSL would send two.
         return context
 
 
@@ -295,15 +304,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _Server
+    fields: dict[str, str]
+    """The headers, by their names in lower case."""
     answers: ClassVar[dict[int, str]] = {}
 
     def log_message(self, *_arguments: Any) -> None:
         """The tests read `requests`."""
 
+    def parse_request(self) -> bool:
+        """In place of http.server's, which takes headers for those of a mail: that was a third of a request's time."""
+        self.command, self.request_version, self.close_connection = "", self.protocol_version, True
+        self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
+        self.fields = {}
+        words = self.requestline.split(" ")
+        while len(words) == 3 and words[2] == self.protocol_version:
+            line = self.rfile.readline(MOST_LINE_BYTES).decode("latin-1")
+            if line == "\r\n":
+                self.command, self.path, _ = words
+                self.close_connection = self.fields.get("connection", "").lower() == "close"
+                return True
+            name, colon, value = line.partition(":")
+            if not colon or not line.endswith("\r\n") or not name.isascii() or name.split() != [name]:
+                break
+            self.fields[name.lower()] = value.strip()
+        self.send_error(400)
+        return False
+
     def do_GET(self) -> None:
         api = self.server.api
         number, faults = api.count()
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        text = self.rfile.read(int(self.fields.get("content-length") or 0))
         fault = faults if faults.meets(number, self.command) else None
         api.closing.wait(faults.delay)
         if fault and (fault.silent or fault.hangs_up or fault.raw):
@@ -335,11 +365,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(fault.raw)
 
     def _note(self, status: int, text: bytes) -> None:
-        body: Any = text
-        with contextlib.suppress(ValueError):
-            body = json.loads(text) if text else None
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.api.note(Request(self.command, self.path, status, headers, body, self.server.connections))
+        self.server.api.note(Request(self.command, self.path, status, self.fields, text, self.server.connections))
 
     def _answer(self, status: int, text: bytes) -> tuple[int, Document]:
         try:
@@ -358,7 +384,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = path.removeprefix(api.prefix)
         found = _POD.fullmatch(path)
         if found is None:
-            asked = Asked(self.command, path, query, self.headers, text)  # type: ignore[arg-type]  # it is a mapping
+            asked = Asked(self.command, path, query, self.fields, text)
             return answer(api.resources, api.rights, asked)
         return 200, self._asked_pod(found, text)
 
@@ -380,14 +406,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _authenticate(self) -> None:
         certified = isinstance(self.connection, ssl.SSLSocket) and _is_certified(self.connection)
-        told = self.headers.get("Authorization")
+        told = self.fields.get("authorization")
         if told != f"Bearer {self.server.api.token}" and (told is not None or not certified):
             raise Refused(401, "Unauthorized", "Unauthorized")
-        if self.headers.get_all("Host") is None:
+        if "host" not in self.fields:
             raise Refused(400, "BadRequest", "missing required Host header")
 
     def _patch(self, key: Key, text: bytes, *, status: bool) -> Document:
-        if self.headers.get("Content-Type") != MERGE_PATCH:
+        if self.fields.get("content-type") != MERGE_PATCH:
             raise Refused(
                 415,
                 "UnsupportedMediaType",

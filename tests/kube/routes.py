@@ -28,7 +28,7 @@ _DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
 
 
 class Asked(NamedTuple):
-    """A request. `path` is without prefix and query."""
+    """A request. `path` is without prefix and query, `headers` are by their names in lower case."""
 
     method: str
     path: str
@@ -51,7 +51,7 @@ def answer(resources: Resources, rights: frozenset[tuple[str, str]], asked: Aske
             raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         return 200, resources.listed(kind, namespace)
     found = _done(resources, (kind, namespace, name), asked.method, body, rehearsal="dryRun" in options)
-    return (201 if asked.method == "POST" else 200), _in_form(found, asked.headers.get("Accept") or "")
+    return (201 if asked.method == "POST" else 200), _in_form(found, asked.headers.get("accept") or "")
 
 
 def _done(resources: Resources, place: tuple[Kind, str, str], method: str, body: Any, *, rehearsal: bool) -> Document:
@@ -89,7 +89,7 @@ def _options(query: str) -> dict[str, list[str]]:
 def _body(asked: Asked) -> Any:
     if asked.method == "GET" or (asked.method == "DELETE" and not asked.text):
         return {}
-    if asked.headers.get("Content-Type") != _MEDIA[asked.method]:
+    if asked.headers.get("content-type") != _MEDIA[asked.method]:
         words = f"the body of the request was in an unknown format - accepted: {_MEDIA[asked.method]}"
         raise Refused(415, "UnsupportedMediaType", words)
     try:
