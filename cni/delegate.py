@@ -21,7 +21,6 @@ from cni.errors import (
     NotAvailable,
     TryAgainLater,
 )
-from cni.host.program import OUTPUT_BYTES, Finished, Overdue, TooMuchOutput, run
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from cni.host.program import Finished
     from cni.request import Request
     from cni.result import Result
 
@@ -207,6 +207,8 @@ def delegate(
     Raises `DelegateRefusal` (the plugin's own error), `DelegateFailed` (not found, or no proper answer),
     `InvalidConfig` (not a name) and `TryAgainLater` (no answer in time; nothing of it runs any more).
     """
+    from cni.host.program import OUTPUT_BYTES, Overdue, TooMuchOutput, run  # noqa: PLC0415 - our own IPAM runs none
+
     program = find(kind, path)
     began = time.monotonic()
     try:
