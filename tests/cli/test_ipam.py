@@ -77,6 +77,21 @@ def test_a_runtime_gets_addresses_checks_and_frees_them():
 
 
 @alone
+def test_it_is_a_command_for_people_too():
+    host = Host()
+    host.call(program(), "ADD", host.conf(), container="c1")
+    environment = {"PATH": os.environ["PATH"]}
+    told = subprocess.run(
+        [program(), "list", "--json"], env=environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert "10.77.0.2" in told
+    assert json.loads(told)
+    wrong = subprocess.run([program(), "lsit"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+@alone
 def test_a_failure_is_one_error_object_with_a_hint():
     host = Host()
     for ipam, code in (({"subnet": "10.0.0.1/24"}, 7), ({"subnet": "10.0.0.0/30", "exclude": ["10.0.0.0/24"]}, 116)):
