@@ -9,6 +9,7 @@ from __future__ import annotations
 from cni.value import Value
 from ipam.inventory import age
 from ipam.journal_entry import HELD, TOMBSTONE
+from ipam.journal_files import known_machine
 from ipam.store import Owner
 
 TYPE_CHECKING = False
@@ -112,7 +113,10 @@ class Judgement:
         told = {_holder(entry.owner): entry for entry in self._inventory.entries}
         # Other networks of the place have journals that were not looked at.
         ours = (holding.network.node, holding.network.name)
-        for owner, addresses in _by_owner(one for one in holding.leases if (one.node, one.owner.network) == ours):
+        leases = [one for one in holding.leases if (one.node, one.owner.network) == ours]
+        # Two nodes can have one name; of what tells no machine, from an older version, the name is all there is.
+        machine = known_machine(self._folders.journal)
+        for owner, addresses in _by_owner(one for one in leases if one.machine in ("", machine)):
             entry = told.get(_holder(owner))
             if entry is not None and entry.phase != HELD:
                 continue

@@ -157,6 +157,11 @@ class Journal:
         return f"{self._folder}/.tombstones/{owner.network}:{owner.container_id}:{owner.ifname}"
 
 
+def known_machine(folder: str) -> str:
+    """The identity that `Journal.machine` has, without making one where there is none."""
+    return _machine_id(MACHINE_ID) or _machine_id(f"{folder}/.machine")
+
+
 def _machine_id(path: str) -> str:
     """Empty where there is none: an image's can be empty or "uninitialized" until its first start is over."""
     try:

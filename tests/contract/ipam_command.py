@@ -47,6 +47,12 @@ class Namespace:
         subprocess.run(["ip", "netns", "del", self.name], check=True)
 
 
+def last_of(path: Path) -> dict[str, Any]:
+    """An entry of the journal: the last line of its file counts."""
+    found: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
+    return found
+
+
 class Node:
     """`document` describes its cluster, None for backend local."""
 
@@ -114,7 +120,7 @@ class Node:
         """The journal: name of the file, and phase."""
         found = {}
         for path in sorted(Path(self.folders.journal).glob("*/*.json")):
-            found[path.name] = json.loads(path.read_text())["phase"]
+            found[path.name] = last_of(path)["phase"]
         return found
 
     def files(self) -> dict[str, bytes]:

@@ -26,7 +26,7 @@ from ipam.kubernetes import open_kubernetes
 from ipam.store import Claim, claim_on
 from ipam.stores import Stores
 from ipam.whereabouts import Place
-from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node, owner
+from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node, last_of, owner
 from tests.etcd.server import EtcdServer
 from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS
@@ -206,7 +206,7 @@ def test_two_entries_of_the_journal_about_one_address_are_a_duplicate(member, ca
     member.attach("a")
     member.attach("b")
     entry = Path(member.folders.journal, NETWORK, "a:net1.json")
-    told = json.loads(entry.read_text())
+    told = last_of(entry)
     told["owner"]["container_id"] = "b"
     entry.with_name("b:net1.json").write_text(json.dumps(told))
     assert member.fsck() == 1
@@ -250,6 +250,14 @@ def test_a_living_owners_lease_gets_its_entry_again(member, capsys):
     assert member.entries() == {"a:net1.json": "held"}
     member.delete("a", configured=False)
     assert member.leases() == {}
+
+
+def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd, prefix, capsys):
+    theirs = {**etcd.document(prefix=prefix), "node": member.name, "machine": "f" * 32}
+    claim = claim_on(parse("10.0.0.77", ""))
+    open_etcd(theirs, NETWORK, SECONDS).take((claim,), owner("theirs"))
+    assert member.fsck("--config", configuration(member), "--repair") == 0
+    assert str(claim.address) in member.leases()
 
 
 def test_a_living_owner_gets_the_lease_again_that_only_the_journal_knows(member, etcd, prefix, capsys):
