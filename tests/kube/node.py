@@ -56,7 +56,10 @@ class Node:
         """What this node believes to have, by container."""
         found: dict[str, list[Path]] = {}
         for path in self._held.iterdir():
-            node, _, container = path.read_text().partition(" ")
+            try:
+                node, _, container = path.read_text().partition(" ")
+            except FileNotFoundError:
+                continue  # Another node's, which is freed just now.
             if node == self.name:
                 found.setdefault(container, []).append(path)
         return found
