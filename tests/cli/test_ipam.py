@@ -86,7 +86,9 @@ def test_it_is_a_command_for_people_too():
     ).stdout
     assert "10.77.0.2" in told
     assert json.loads(told)
-    wrong = subprocess.run([program(), "lsit"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    wrong = subprocess.run(
+        [program(), "lsit"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 

@@ -208,7 +208,7 @@ def test_two_entries_of_the_journal_about_one_address_are_a_duplicate(member, ca
     entry = Path(member.folders.journal, NETWORK, "a:net1.json")
     told = last_of(entry)
     told["owner"]["container_id"] = "b"
-    entry.with_name("b:net1.json").write_text(json.dumps(told))
+    entry.with_name("b:net1.json").write_text(json.dumps(told) + "\n")
     assert member.fsck() == 1
     assert f"duplicate: {address} of {NETWORK} has 2 owners" in capsys.readouterr().out
 
