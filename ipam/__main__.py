@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
     from cni.log import open_log
-    from ipam.asked import PLUGIN
+    from ipam.place import PLUGIN
     from ipam.plugin import IpamPlugin
     from ipam.stores import Stores
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cni import jsontext, result
 from cni.log import open_log
 from cni.request import parse, parse_environment
-from ipam.asked import PLUGIN
+from ipam.place import PLUGIN
 from ipam.plugin import IpamPlugin
 from ipam.stores import Stores
 

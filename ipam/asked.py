@@ -1,17 +1,16 @@
-"""What a request asks of the plugin: ranges, addresses, and the place where leases are kept. Nothing of the host is read."""
+"""What a request asks of the plugin: ranges and addresses. Nothing of the host is read."""
 
 from __future__ import annotations
 
 from cni import conf as configuration
 from cni.cniargs import cni_arguments
-from cni.errors import AddressTaken, CniError, InvalidConfig
+from cni.errors import AddressTaken, InvalidConfig
 from cni.result import LEGACY_VERSIONS, IpConfig, Result
 from cni.value import Value
 from ipam.address import Address, parse, parse_cidr
 from ipam.conf_table import REQUIRED, TABLE
 from ipam.ranges import range_of
-from ipam.rules import cross_check, fixed_addresses, is_plain_path, passed_on, range_sets
-from ipam.store import Owner
+from ipam.rules import cross_check, fixed_addresses, passed_on, range_sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,27 +19,6 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.request import Request
     from ipam.ranges import RangeSet
-
-DATA_DIRECTORY = "/var/lib/cni/networks"
-"""host-local's."""
-
-PLUGIN = "barewire-ipam"
-LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
-
-
-class Place(Value):
-    """Where a network's leases are kept.
-
-    `directory` is host-local's, for backend local; `document` describes a cluster, None where it is not told well enough.
-    `shared` is what a cluster calls the network. `node` is empty for the host's own name.
-    """
-
-    backend: str
-    network: str
-    directory: str
-    shared: str = ""
-    document: dict[str, Any] | None = None
-    node: str = ""
 
 
 class Asked(Value):
@@ -55,7 +33,7 @@ class Asked(Value):
 
 def asked(request: Request, log: Log) -> Asked:
     """The request, validated. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
-    parsed = configuration.parse(TABLE, REQUIRED, _ours(request), cross_check)
+    parsed = configuration.parse(TABLE, REQUIRED, parts(request), cross_check)
     for warning in parsed.warnings:
         log.warning(warning)
     conf = parsed.values
@@ -84,40 +62,7 @@ def asked(request: Request, log: Log) -> Asked:
     )
 
 
-def place(request: Request) -> Place:
-    """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
-    section = configuration.canonical(TABLE, request.config).get("ipam")
-    told = section if isinstance(section, dict) else {}
-    backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
-    data = _text(told, "dataDir")
-    shared = _text(told, "network_name")
-    return Place(
-        backend=str(backend),
-        network=request.network,
-        directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{request.network}",
-        shared=shared or request.network,
-        document=_documents[backend](request, told) if backend in _documents else None,
-        node=_text(told, "nodeName"),
-    )
-
-
-def owner(request: Request) -> Owner:
-    """The attachment, and what CNI_ARGS tell of its pod."""
-    try:
-        arguments = cni_arguments(request.args)
-    except CniError:
-        arguments = {}  # ADD refuses them; a DEL has to do with what there is.
-    namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
-    return Owner(
-        network=request.network,
-        container_id=request.container_id,
-        ifname=request.ifname,
-        pod=f"{namespace}/{name}" if namespace and name else "",
-        pod_uid=arguments.get("K8S_POD_UID", ""),
-    )
-
-
-def _ours(request: Request) -> dict[str, Any]:
+def parts(request: Request) -> dict[str, Any]:
     """The parts of the configuration that we read: the others are the main plugin's."""
     named = configuration.canonical(TABLE, request.config)
     return {key: named[key] for key in TABLE if key in named}
@@ -186,40 +131,3 @@ def _require_expressible(version: str, sets: tuple[RangeSet, ...], fixed: list[t
             f"CNI version {version} does not support more than 1 address per family",
             hint="use cniVersion 0.3.0 or newer",
         )
-
-
-def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
-    section = told.get("etcd")
-    if not isinstance(section, dict):
-        return None
-    endpoints = section.get("endpoints")
-    if not isinstance(endpoints, list) or not endpoints or not all(isinstance(one, str) for one in endpoints):
-        return None
-    told_more = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
-    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
-
-
-def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
-    section = told.get("kubernetes")
-    access = section if isinstance(section, dict) else {}
-    try:
-        sets = range_sets({**_ours(request), "ipam": told}, [])
-    except (AttributeError, TypeError):
-        sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
-    subnets = dict.fromkeys(f"{one.subnet}/{one.prefix}" for ranges in sets for one in ranges)
-    return {
-        "kind": KUBERNETES,
-        "kubeconfig": _text(access, "kubeconfig"),
-        "namespace": _text(access, "namespace"),
-        "network_name": _text(told, "network_name"),
-        "overlapping": told.get("enable_overlapping_ranges") is not False,
-        "subnets": list(subnets),
-    }
-
-
-_documents = {ETCD: _etcd, KUBERNETES: _kubernetes}
-
-
-def _text(section: dict[str, Any], key: str) -> str:
-    value = section.get(key)
-    return value if isinstance(value, str) else ""

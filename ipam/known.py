@@ -12,8 +12,9 @@ from cni.record import decode as decode_record
 from cni.request import Request
 from cni.value import Value
 from ipam import journal_entry
-from ipam.asked import DATA_DIRECTORY, LOCAL, PLUGIN, asked, place
+from ipam.asked import asked
 from ipam.journal_files import RUN_DIRECTORY
+from ipam.place import DATA_DIRECTORY, LOCAL, PLUGIN, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from cni.errors import CheckFailed
 from cni.result import IpConfig, Result
 from cni.rollback import bound, run_all
 from ipam.address import parse_cidr
-from ipam.asked import asked, owner, place
+from ipam.place import owner, place
 from ipam.ranges import range_of
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ class IpamPlugin:
 
     def add(self, request: Request) -> Result:
         """Leases an address of each range set, all or none; those that the interface has already are given again."""
-        wanted = asked(request, self._log)
+        wanted = self._asked(request)
         # Before an address is leased: the file may not be there.
         dns = _name_service(wanted)
         ips = [*self._leased(request, wanted), *wanted.fixed]
@@ -43,7 +43,7 @@ class IpamPlugin:
 
     def check(self, request: Request) -> None:
         """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
-        wanted, previous = asked(request, self._log), request.prev_result()
+        wanted, previous = self._asked(request), request.prev_result()
         held = set(self._stores.open(place(request)).addresses(owner(request))) if wanted.sets else set()
         problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
         if previous is not None:
@@ -63,9 +63,14 @@ class IpamPlugin:
 
     def status(self, request: Request) -> None:
         """Whether an ADD can be served. Raises `NotAvailable`, also when no address is free."""
-        wanted = asked(request, self._log)
+        wanted = self._asked(request)
         if wanted.sets:
             self._stores.open(place(request)).status(wanted.sets)
+
+    def _asked(self, request: Request) -> Asked:
+        from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges
+
+        return asked(request, self._log)
 
     def _leased(self, request: Request, wanted: Asked) -> list[IpConfig]:
         if not wanted.sets:

@@ -10,6 +10,7 @@ from cni.request import is_identifier
 from cni.result import decode
 from ipam import spans
 from ipam.address import parse, parse_cidr
+from ipam.place import is_plain_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,10 +300,6 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
         if section.get(name) and backend != name:
             problems.append((f"ipam.{name}", f"is for backend {name}, and the backend is {backend}"))
     return problems
-
-
-def is_plain_path(text: str) -> bool:
-    return text.startswith("/") and "\0" not in text and not {".", ".."} & set(text.split("/"))
 
 
 _OF_RANGES = (

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 
 from cni.errors import InvalidConfig
-from ipam.asked import LOCAL
+from ipam.place import LOCAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from cni.log import Log
-    from ipam.asked import Place
     from ipam.journal import Journal
+    from ipam.place import Place
     from ipam.store import Cluster, Owner, Store
 
 JOURNAL = "/var/lib/cni/barewire/.ipam"

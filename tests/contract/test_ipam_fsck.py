@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cni.log import Log
-from ipam import asked, etcd_dead, whereabouts
+from ipam import etcd_dead, place as ipam_place, whereabouts
 from ipam.address import parse
 from ipam.etcd import keys_of, open_etcd
 from ipam.etcd_alive import LASTS, Alive
@@ -378,7 +378,7 @@ def test_each_call_leaves_a_sign_of_life_that_expires(member, etcd, prefix, name
 
 def test_the_plugins_stores_leave_the_sign(member, etcd, prefix):
     stores = Stores(Log({}), journal=member.folders.journal, run=member.folders.index)
-    place = asked.Place(
+    place = ipam_place.Place(
         backend="etcd", network=NETWORK, directory="", shared=NETWORK, document=member.document, node="node-s"
     )
     stores.open(place).status(member.sets)

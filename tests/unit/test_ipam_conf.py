@@ -15,9 +15,10 @@ from cni.log import Log
 from cni.request import parse as parse_request, parse_environment
 from cni.result import Dns, IpConfig, Route
 from cni.schema import reference
-from ipam.asked import asked, owner, place
+from ipam.asked import asked
 from ipam.conf import IpamConf
 from ipam.conf_table import REQUIRED, TABLE
+from ipam.place import owner, place
 from ipam.ranges import walk
 from ipam.rules import cross_check, range_sets
 

@@ -1,0 +1,127 @@
+"""Where a network's leases are, and whose: all that a DEL has to know of a configuration, however broken the rest. Pure."""
+
+from __future__ import annotations
+
+from cni.cniargs import cni_arguments
+from cni.conf import canonical
+from cni.errors import CniError
+from cni.value import Value
+from ipam.store import Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.request import Request
+
+DATA_DIRECTORY = "/var/lib/cni/networks"
+"""host-local's."""
+
+PLUGIN = "barewire-ipam"
+LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
+
+
+class Place(Value):
+    """Where a network's leases are kept.
+
+    `directory` is host-local's, for backend local; `document` describes a cluster, None where it is not told well enough.
+    `shared` is what a cluster calls the network. `node` is empty for the host's own name.
+    """
+
+    backend: str
+    network: str
+    directory: str
+    shared: str = ""
+    document: dict[str, Any] | None = None
+    node: str = ""
+
+
+_ANY = ("any",)
+_ACCESS = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "kubeconfig", "namespace"]
+_KEYS: dict[str, tuple[Any, ...]] = {
+    "ipam": (
+        "section",
+        {
+            **dict.fromkeys(["backend", "dataDir", "network_name", "nodeName", "enable_overlapping_ranges"], _ANY),
+            **dict.fromkeys(("etcd", "kubernetes"), ("section", dict.fromkeys(_ACCESS, _ANY))),
+        },
+    )
+}
+"""Those of the table's keys that are read here: to load it takes a DEL longer than all that it does with it."""
+
+
+def place(request: Request) -> Place:
+    """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
+    section = canonical(_KEYS, request.config).get("ipam")
+    told = section if isinstance(section, dict) else {}
+    backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
+    data = _text(told, "dataDir")
+    shared = _text(told, "network_name")
+    return Place(
+        backend=str(backend),
+        network=request.network,
+        directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{request.network}",
+        shared=shared or request.network,
+        document=_documents[backend](request, told) if backend in _documents else None,
+        node=_text(told, "nodeName"),
+    )
+
+
+def owner(request: Request) -> Owner:
+    """The attachment, and what CNI_ARGS tell of its pod."""
+    try:
+        arguments = cni_arguments(request.args)
+    except CniError:
+        arguments = {}  # ADD refuses them; a DEL has to do with what there is.
+    namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
+    return Owner(
+        network=request.network,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        pod=f"{namespace}/{name}" if namespace and name else "",
+        pod_uid=arguments.get("K8S_POD_UID", ""),
+    )
+
+
+def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
+    section = told.get("etcd")
+    if not isinstance(section, dict):
+        return None
+    endpoints = section.get("endpoints")
+    if not isinstance(endpoints, list) or not endpoints or not all(isinstance(one, str) for one in endpoints):
+        return None
+    told_more = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
+    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
+
+
+def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
+    from ipam.asked import parts  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
+    from ipam.rules import range_sets  # noqa: PLC0415 - (the same)
+
+    section = told.get("kubernetes")
+    access = section if isinstance(section, dict) else {}
+    try:
+        sets = range_sets({**parts(request), "ipam": told}, [])
+    except (AttributeError, TypeError):
+        sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
+    subnets = dict.fromkeys(f"{one.subnet}/{one.prefix}" for ranges in sets for one in ranges)
+    return {
+        "kind": KUBERNETES,
+        "kubeconfig": _text(access, "kubeconfig"),
+        "namespace": _text(access, "namespace"),
+        "network_name": _text(told, "network_name"),
+        "overlapping": told.get("enable_overlapping_ranges") is not False,
+        "subnets": list(subnets),
+    }
+
+
+_documents = {ETCD: _etcd, KUBERNETES: _kubernetes}
+
+
+def _text(section: dict[str, Any], key: str) -> str:
+    value = section.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def is_plain_path(text: str) -> bool:
+    return text.startswith("/") and "\0" not in text and not {".", ".."} & set(text.split("/"))
