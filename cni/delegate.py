@@ -128,6 +128,9 @@ class DelegatedIpam:
         self._cleanup_seconds = cleanup_seconds
         self._cleaned_up: dict[IpamCall, CniError | None] = {}
 
+    def expect(self, _call: IpamCall, /) -> None:
+        """A program cannot be started halfway."""
+
     def lease(self, call: IpamCall) -> Result:
         """ADD. When it fails the delegate has been called with DEL before the error is raised.
 

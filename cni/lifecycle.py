@@ -116,6 +116,8 @@ class Lifecycle(ABC):
         """The record of an attachment of which everything is still to be undone. `parts` are the plugin's own fields."""
         call = self.ipam_call(request)
         left = {DEVICE, *parts.pop("left", ()), *([IPAM] if call else ())}
+        if call is not None:
+            self._ipam.expect(call)
         return Record(
             key=Key.of(request),
             netns=request.netns,

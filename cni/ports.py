@@ -78,6 +78,9 @@ if TYPE_CHECKING:
     class Ipam(Protocol):
         """The plugin that gives addresses."""
 
+        def expect(self, call: IpamCall) -> None:
+            """Says that a lease will be asked for soon: what takes time can begin."""
+
         def lease(self, call: IpamCall) -> Result: ...
 
         def release(self, call: IpamCall, *, seconds: float | None = None) -> None: ...

@@ -6,6 +6,8 @@ place of what the process would have printed.
 
 from __future__ import annotations
 
+import _thread
+
 from cni.delegate import DelegatedIpam, DelegateRefusal
 from cni.errors import CniError, InternalError, IoFailure, TryAgainLater
 
@@ -19,6 +21,11 @@ TYPE = "barewire-ipam"
 
 class EmbeddedIpam(DelegatedIpam):
     """The port `Ipam`: our own plugin in this process, others in theirs."""
+
+    def expect(self, call: IpamCall, /) -> None:
+        """Loads our plugin while the kernel, or the vswitch, works on the device: both take longer than that."""
+        if call.type == TYPE:
+            _thread.start_new_thread(_load, ())
 
     def _find(self, call: IpamCall) -> None:
         if call.type != TYPE:
@@ -37,3 +44,12 @@ class EmbeddedIpam(DelegatedIpam):
             raise DelegateRefusal(call.type, error.code, error.msg, error.details) from error
         except Exception as error:
             raise InternalError(f"{TYPE}: internal error: {type(error).__name__}: {error}") from error
+
+
+def _load() -> None:
+    try:
+        import ipam.answer  # noqa: PLC0415
+        import ipam.asked  # noqa: PLC0415
+        import ipam.local  # noqa: F401, PLC0415
+    except Exception:  # noqa: BLE001 - the lease itself will meet it again, where it can be told
+        return

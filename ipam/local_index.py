@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 
 from cni.errors import IoFailure
 from cni.host.files import make_directory
 from ipam.local_directory import write_over
-from ipam.local_used import Used, checksum
+from ipam.local_used import Used
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Index:
             self.rewrite(self._all)
 
     def _number(self, container_id: str) -> int:
-        return checksum(os.fsencode(container_id)) % self._shards
+        return zlib.crc32(os.fsencode(container_id)) % self._shards
 
     def _shard(self, container_id: str) -> list[str] | None:
         """The lines of the shard that has the container's; None without a sealed index."""
@@ -162,4 +163,4 @@ def _entry(line: str) -> Entry:
 
 
 def _check(content: bytes) -> bytes:
-    return b"%08x" % checksum(content)
+    return b"%08x" % zlib.crc32(content)

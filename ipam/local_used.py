@@ -7,6 +7,7 @@ whether an address is free is known only when its file could be made.
 from __future__ import annotations
 
 import os
+import zlib
 
 from ipam import address
 from ipam.local_directory import write_over
@@ -94,13 +95,8 @@ class Used:
 
 
 def _check(packed: bytes) -> bytes:
-    return checksum(packed).to_bytes(_CHECK, "little")
+    return zlib.crc32(packed).to_bytes(_CHECK, "little")
 
 
 def _block(version: int, number: int) -> str:
     return f"used{version}-{number >> _BITS:x}"
-
-
-def checksum(content: bytes) -> int:
-    """Of 32 bits. Not zlib's: to load that library takes a call as long as half of its work."""
-    return int.from_bytes(b"\1" + content, "big") % 4294967291

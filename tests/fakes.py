@@ -409,6 +409,9 @@ class FakeIpam:
         self.leases: dict[tuple[str, str], str] = {}
         self.fail: set[str] = set()
 
+    def expect(self, call: IpamCall) -> None:
+        assert "expect" not in self.fail
+
     def lease(self, call: IpamCall) -> Result:
         self._refuse("lease")
         address = f"10.0.0.{len(self.leases) + 2}/24"

@@ -77,6 +77,26 @@ def test_a_module_of_the_fast_path_imports_light_modules_only(module):
     assert not heavy, f"{module} imports {', '.join(heavy)}\n{costs(module, heavy)}"
 
 
+EXPECTING = """
+import sys, time
+sys.path.insert(0, {root!r})
+from cni.delegate import IpamCall
+from ipam.embedded import EmbeddedIpam
+call = IpamCall(type={type!r}, stdin=b"{{}}", container_id="c", netns="/n", ifname="net1", args="", path=())
+EmbeddedIpam({{}}).expect(call)
+deadline = time.monotonic() + 10
+while {type!r} == "barewire-ipam" and "ipam.local" not in sys.modules and time.monotonic() < deadline:
+    time.sleep(0.001)
+print("ipam.local" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("kind", "loaded"), [("barewire-ipam", "True"), ("host-local", "False")])
+def test_an_expected_lease_of_our_own_is_loaded_while_something_else_goes_on(kind, loaded):
+    done = python("-c", EXPECTING.format(root=str(ROOT), type=kind))
+    assert (done.returncode, done.stdout.strip()) == (0, loaded), done.stderr
+
+
 @pytest.mark.parametrize(
     "name",
     "dataclasses typing enum re json pathlib socket subprocess logging inspect asyncio ipaddress collections functools contextlib"
