@@ -70,6 +70,13 @@ class Attachments:
         bound = self._lock_seconds if seconds is None else seconds
         return Lock(f"{self._run}/lock/{_flat(record.key)}", str(record.key), bound, lasting=False)
 
+    def locked_directories(self) -> Lock:
+        """Lock on which attachments share a directory, which is held for milliseconds.
+
+        It is one for all, and stays: of one for each directory a killed call would leave a file that nobody asks for again.
+        """
+        return Lock(f"{self._run}/lock/.directories", "the directories of sockets", self._lock_seconds)
+
     def find(self, key: Key) -> Record | None:
         """The record of an attachment, or None."""
         return self._own(self._load(self._path(key)))

@@ -56,7 +56,7 @@ class UserspacePlugin(Lifecycle):
             self._collect_users(key, attachment)
             self._remove_orphan(attachment)
             # From here on a DEL sees that the directory is used; meanwhile none takes it away.
-            with self._removal.locked_directory(attachment.directory):
+            with self._removal.locked_directories():
                 attachment, found = self._among_others(key, attachment)
                 record = self.begun(
                     request,

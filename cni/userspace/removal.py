@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 
 from cni import removal
 from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater
@@ -91,7 +90,7 @@ class Removal(removal.Removal):
         A socket that is named by the configuration, or after the interface, has that name in the pod's next sandbox, too.
         """
         directory = attachment.directory
-        with self.locked_directory(directory):
+        with self.locked_directories():
             beside = self.in_directory(record.key, attachment)
             shared = any(other.wanted["socket"] == attachment.socket for other in beside)
             names = tuple(name for name in ("" if shared else attachment.socket, attachment.config_file) if name)
@@ -102,9 +101,9 @@ class Removal(removal.Removal):
                 # Whoever looks next must not take us for one that still needs the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
 
-    def locked_directory(self, directory: SocketDirectory) -> Lock:
-        """Lock on who uses a directory. A port's lock may be held; none is asked for while this one is held."""
-        return self._attachments.locked(f"directory-{zlib.crc32(directory.path.encode()):08x}")
+    def locked_directories(self) -> Lock:
+        """Lock on who uses which directory. A port's lock may be held; none is asked for while this one is held."""
+        return self._attachments.locked_directories()
 
     def in_directory(self, key: Key, attachment: PortAttachment) -> list[Record]:
         """The other attachments whose sockets are in this one's directory."""
