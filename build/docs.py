@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cni import errors, schema  # noqa: E402 - found through the line above
+from cni.node.conf import NodeFile  # noqa: E402
 from cni.sriov.conf import SriovConf  # noqa: E402
 from cni.userspace.conf import UserspaceConf  # noqa: E402
 from ipam.conf import IpamConf  # noqa: E402
@@ -45,6 +46,7 @@ def pages() -> dict[Path, str]:
     """Every generated page, by its path."""
     return {
         ROOT / "docs" / "errors.md": errors_page(),
+        **schema.generated("node", "cni/node", NodeFile),
         **schema.generated("sriov", "cni/sriov", SriovConf),
         **schema.generated("userspace", "cni/userspace", UserspaceConf),
         **schema.generated("barewire-ipam", "ipam", IpamConf),

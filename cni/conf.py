@@ -64,15 +64,20 @@ def parse(
     required: tuple[str, ...],
     config: dict[str, Any],
     cross_check: Callable[[dict[str, Any], frozenset[str]], list[Problem]],
+    *,
+    strict: bool = False,
 ) -> Parsed:
-    """The valid configuration. Raises `InvalidConfig` with all problems, or `UnsupportedField` (strictConfig)."""
+    """The valid configuration. Raises `InvalidConfig` with all problems, or `UnsupportedField` for an unknown key.
+
+    Unknown keys are refused if `strict`, or if the configuration has `strictConfig`.
+    """
     named = canonical(table, config)
     unknown = unknown_keys(table, named)
     values: dict[str, Any] = {}
     problems = _validate(table, named, "", values)
     problems += [(key, MISSING) for key in required if is_absent(table[key], named.get(key))]
     problems += cross_check(values, frozenset(path for path, _ in problems))
-    strict = values.get("strictConfig") is True
+    strict = strict or values.get("strictConfig") is True
     if problems or (unknown.misspelt and not strict):
         problems += [(key, f"unknown key, did you mean {unknown.nearest[key]}?") for key in unknown.misspelt]
         if strict:
@@ -82,7 +87,9 @@ def parse(
     if strict and unknown.nearest:
         raise UnsupportedField(
             _joined(_told(unknown, lambda key: f" with value {unknown.values[key]!r}; the nearest known one is")),
-            hint="strictConfig refuses unknown keys",
+            hint="correct or remove them"
+            if values.get("strictConfig") is not True
+            else "strictConfig refuses unknown keys",
         )
     ignored = _told(unknown, lambda _: ", ignored; the nearest known one is", "unknown, ignored")
     return Parsed(values=values, warnings=tuple(_joined([problem]) for problem in ignored))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
     from cni.log import open_log
+    from cni.node.load import load_for
     from ipam.place import PLUGIN
     from ipam.plugin import IpamPlugin
     from ipam.stores import Stores
@@ -27,7 +28,7 @@ def load(request: Request) -> Plugin:
         container_id=request.container_id,
         ifname=request.ifname,
     )
-    return IpamPlugin(Stores(log), log)
+    return IpamPlugin(Stores(log, node=load_for(request.command, log.warning)), log)
 
 
 if __name__ == "__main__":

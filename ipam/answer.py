@@ -13,14 +13,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni.node.node import NodeConf
 
-def answer(environment: Mapping[str, str], stdin: bytes, seconds: float) -> bytes:
+
+def answer(environment: Mapping[str, str], stdin: bytes, seconds: float, node: NodeConf) -> bytes:
     """The result of ADD, nothing for other commands. Raises what the plugin raises."""
     request = parse(parse_environment(environment), stdin)
     log = open_log(
         request.config, plugin=PLUGIN, command=request.command, container_id=request.container_id, ifname=request.ifname
     )
-    plugin = IpamPlugin(Stores(log, seconds=seconds), log)
+    plugin = IpamPlugin(Stores(log, seconds=seconds, node=node), log)
     if request.command == "ADD":
         return jsontext.dumps(result.encode(plugin.add(request), request.cni_version)).encode()
     {"DEL": plugin.delete, "CHECK": plugin.check, "GC": plugin.gc, "STATUS": plugin.status}[request.command](request)

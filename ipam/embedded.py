@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import _thread
 
-from cni.delegate import DelegatedIpam, DelegateRefusal
+from cni.delegate import DELEGATE_SECONDS, DelegatedIpam, DelegateRefusal
 from cni.errors import CniError, InternalError, IoFailure, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cni.delegate import IpamCall
+    from cni.node.node import NodeConf
 
 TYPE = "barewire-ipam"
 """What `ipam.type` says of us."""
@@ -21,6 +24,10 @@ TYPE = "barewire-ipam"
 
 class EmbeddedIpam(DelegatedIpam):
     """The port `Ipam`: our own plugin in this process, others in theirs."""
+
+    def __init__(self, environment: Mapping[str, str], node: NodeConf) -> None:
+        super().__init__(environment, seconds=node.delegate_seconds or DELEGATE_SECONDS)
+        self._node = node
 
     def expect(self, call: IpamCall, /) -> None:
         """Loads our plugin while the kernel, or the vswitch, works on the device: both take longer than that."""
@@ -37,7 +44,7 @@ class EmbeddedIpam(DelegatedIpam):
         from ipam.answer import answer  # noqa: PLC0415 - other IPAM plugins do not pay for ours
 
         try:
-            return answer(call.environment(command), call.stdin, seconds)
+            return answer(call.environment(command), call.stdin, seconds, self._node)
         except (TryAgainLater, IoFailure):
             raise  # As with a process that was killed nobody knows what has happened.
         except CniError as error:

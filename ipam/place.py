@@ -5,6 +5,7 @@ from __future__ import annotations
 from cni.cniargs import cni_arguments
 from cni.conf import canonical
 from cni.errors import CniError
+from cni.paths import is_plain_path
 from cni.value import Value
 from ipam.store import Owner
 
@@ -121,7 +122,3 @@ _documents = {ETCD: _etcd, KUBERNETES: _kubernetes}
 def _text(section: dict[str, Any], key: str) -> str:
     value = section.get(key)
     return value if isinstance(value, str) else ""
-
-
-def is_plain_path(text: str) -> bool:
-    return text.startswith("/") and "\0" not in text and not {".", ".."} & set(text.split("/"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cni.errors import InvalidConfig
+from cni.node.node import NodeConf
 from ipam.place import LOCAL
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ RUN = "/run/barewire/ipam"
 SECONDS = 10.0
 """Bound of a call of a cluster's backend."""
 
+DEFAULTS = NodeConf()
 LOCK_SECONDS = 50.0
 """Bound for the lock of a network's directory, which a call holds for milliseconds."""
 
@@ -28,8 +30,17 @@ LOCK_SECONDS = 50.0
 class Stores:
     """The stores of this node. `seconds` bounds each call of one, None: its own bound."""
 
-    def __init__(self, log: Log, *, journal: str = JOURNAL, run: str = RUN, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        node: NodeConf = DEFAULTS,
+        journal: str = JOURNAL,
+        run: str = RUN,
+        seconds: float | None = None,
+    ) -> None:
         self._log = log
+        self._node = node
         self._folder = journal
         self._run = run
         self._seconds = seconds
@@ -70,7 +81,7 @@ class Stores:
 
         return Journaled(
             self._journal(),
-            place.node or os.uname().nodename,
+            place.node or self._node.node_name or os.uname().nodename,
             place.network,
             place.document,
             self._open_cluster,

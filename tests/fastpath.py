@@ -26,7 +26,9 @@ STAND_INS = frozenset() if hasattr(os, "setns") else frozenset("ctypes ctypes._e
 
 ALLOWED = INTERPRETER | LIGHT | STAND_INS
 
-MODELS = frozenset(("cni.fields", "cni.schema", "cni.sriov.conf", "cni.userspace.conf", "ipam.conf", "ipam.tool"))
+MODELS = frozenset(
+    ("cni.fields", "cni.node.conf", "cni.schema", "cni.sriov.conf", "cni.userspace.conf", "ipam.conf", "ipam.tool")
+)
 """Ours, but they import pydantic."""
 
 

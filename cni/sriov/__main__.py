@@ -18,6 +18,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from cni.attachments import Attachments
     from cni.host.kernel import HostKernel
     from cni.log import open_log
+    from cni.node.load import load_for
     from cni.sriov.model import PLUGIN
     from cni.sriov.plugin import SriovPlugin
     from cni.sriov.predecessor import Predecessor
@@ -32,8 +33,9 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         ifname=request.ifname,
         device=str(request.config.get("deviceID", "")),
     )
+    node = load_for(request.command, log.warning)
     host, attachments = (kernel or HostKernel)(log), Attachments(plugin=PLUGIN, warn=log.warning)
-    ipam = EmbeddedIpam(request.env)
+    ipam = EmbeddedIpam(request.env, node)
     return SriovPlugin(
         kernel=host,
         attachments=attachments,

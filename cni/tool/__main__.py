@@ -13,6 +13,7 @@ from cni.host.kernel import HostKernel
 from cni.host.netns import Namespaces
 from cni.kube.pods import open_pods
 from cni.log import Log
+from cni.node.load import load_node
 from cni.sriov import model as device, removal as device_removal
 from cni.tool.gc import Collection, Devices, Ports
 from cni.userspace import attachment as port, removal as port_removal
@@ -74,7 +75,7 @@ def _gc(*, apply: bool) -> int:
 
 def _devices(log: Log) -> Collection:
     kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
-    ipam = EmbeddedIpam(os.environ)
+    ipam = EmbeddedIpam(os.environ, load_node())
     removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log)
     return Devices(kernel, attachments, removal)
 
@@ -83,7 +84,9 @@ def _ports(log: Log) -> Collection:
     attachments, sockets = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning), Sockets(log)
     publisher = Publisher(sockets, open_pods, log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    removal = port_removal.Removal(world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ), log=log)
+    removal = port_removal.Removal(
+        world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, load_node()), log=log
+    )
     return Ports(world, attachments, removal, remote=REMOTE, vhost=VHOST_DIRECTORY)
 
 

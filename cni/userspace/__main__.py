@@ -16,6 +16,7 @@ def load(request: Request) -> Plugin:
     from cni.attachments import Attachments
     from cni.host.netns import Namespaces
     from cni.log import open_log
+    from cni.node.load import load_for
     from cni.userspace.attachment import PLUGIN
     from cni.userspace.ovs import OvsDpdk
     from cni.userspace.plugin import UserspacePlugin
@@ -32,9 +33,10 @@ def load(request: Request) -> Plugin:
         container_id=request.container_id,
         ifname=request.ifname,
     )
+    node = load_for(request.command, log.warning)
     # Ports are named after their pods: there is no end of names.
     attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
-    ipam, sockets = EmbeddedIpam(request.env), Sockets(log)
+    ipam, sockets = EmbeddedIpam(request.env, node), Sockets(log)
     world = World(
         namespaces=Namespaces(),
         vswitch=OvsDpdk,

@@ -6,11 +6,12 @@ from cni import conf as configuration, deviceinfo
 from cni.cniargs import cni_arguments, wanted_mac
 from cni.delegate import IpamCall
 from cni.errors import InvalidConfig
+from cni.paths import is_plain_path
 from cni.result import LEGACY_VERSIONS, inexpressible
 from cni.userspace.attachment import PodName
 from cni.userspace.conf_table import REQUIRED, TABLE
 from cni.userspace.remote import REMOTE, parse_remote
-from cni.userspace.rules import BRIDGE, cross_check, is_below_run, is_plain_path
+from cni.userspace.rules import BRIDGE, cross_check, is_below_run
 from cni.value import Value
 
 TYPE_CHECKING = False

@@ -6,6 +6,7 @@ The pydantic model and the fast path's table call the same functions, so the rul
 from __future__ import annotations
 
 from cni.errors import InvalidConfig
+from cni.paths import is_plain_path
 from cni.userspace.directory import ROOTS, acl_entry, allowed_root, permissions
 from cni.userspace.remote import parse_remote
 
@@ -172,11 +173,6 @@ def is_volume_name(text: str) -> bool:
     """DNS-1123 label, as Kubernetes demands."""
     inner = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
     return 0 < len(text) <= 63 and inner.issuperset(text) and text[0] != "-" and text[-1] != "-"
-
-
-def is_plain_path(text: str) -> bool:
-    parts = text.split("/")[1:]
-    return text.startswith("/") and "\0" not in text and not {".", ".."} & set(parts)
 
 
 def is_below_run(path: str) -> bool:

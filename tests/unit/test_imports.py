@@ -81,9 +81,10 @@ EXPECTING = """
 import sys, time
 sys.path.insert(0, {root!r})
 from cni.delegate import IpamCall
+from cni.node.node import NodeConf
 from ipam.embedded import EmbeddedIpam
 call = IpamCall(type={type!r}, stdin=b"{{}}", container_id="c", netns="/n", ifname="net1", args="", path=())
-EmbeddedIpam({{}}).expect(call)
+EmbeddedIpam({{}}, NodeConf()).expect(call)
 deadline = time.monotonic() + 10
 while {type!r} == "barewire-ipam" and "ipam.local" not in sys.modules and time.monotonic() < deadline:
     time.sleep(0.001)

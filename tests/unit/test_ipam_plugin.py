@@ -20,6 +20,7 @@ from cni.errors import (
     TryAgainLater,
 )
 from cni.log import Log
+from cni.node.node import NodeConf
 from cni.request import parse, parse_environment
 from ipam import answer as answering
 from ipam.embedded import EmbeddedIpam
@@ -236,7 +237,7 @@ def ipam(node, monkeypatch):
         return Stores(log, journal=str(node.folder / "journal"), run=str(node.folder / "run"), **more)
 
     monkeypatch.setattr(answering, "Stores", stores)
-    return EmbeddedIpam({})
+    return EmbeddedIpam({}, NodeConf())
 
 
 def test_our_own_type_needs_no_executable(node, ipam):

@@ -1,0 +1,1 @@
+"""The node's configuration: its model, its values, and how a call reads it."""

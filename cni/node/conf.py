@@ -1,0 +1,119 @@
+"""The node's configuration: the model from which table, JSON Schema and reference are generated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cni.fields import Section
+from cni.node.rules import cross_check
+
+
+class Devices(Section):
+    """Limits on what networks may request of `sriov`."""
+
+    drivers: list[str] | None = Field(
+        None,
+        description="Drivers that `driver` may name. Default: drivers for user space, and network drivers for the devices that they support; `[]` allows none.",
+    )
+    pfs: list[str] | None = Field(
+        None, description="PFs, by name or PCI address, whose devices may be attached. Default: all."
+    )
+    pfOnly: bool | None = Field(None, description="Whether a network may attach a whole PF (`pfOnly`). Default true.")
+    master: bool | None = Field(
+        None, description="Whether a network may choose a VF by `master`, without a device plugin. Default true."
+    )
+    promisc: bool | None = Field(
+        None, description="Whether a network may set `promisc` and `allmulticast`. Default true."
+    )
+
+
+class Sockets(Section):
+    """Limits on what networks may request of `userspace`."""
+
+    ovsdb: list[str] | None = Field(
+        None, description="Databases that a network may name (`unix:PATH`, `tcp:IP:PORT`), besides the usual sockets."
+    )
+    roots: list[str] | None = Field(
+        None, description="Directories for sockets (`sharedDir`, hostPath volumes), besides the usual ones."
+    )
+    kubeletRoots: list[str] | None = Field(
+        None, description="Directories of kubelets that a network may name, besides `kubeletRoot`."
+    )
+    vhostDir: str | None = Field(
+        None, description="Directory where the vswitch finds the sockets. Default /run/barewire/vhost."
+    )
+
+
+class Kubernetes(Section):
+    """Access to API servers."""
+
+    kubeconfig: str | None = Field(None, description="The kubeconfig of networks that need one and name none.")
+    kubeconfigs: list[str] | None = Field(
+        None, description="Kubeconfigs, or directories of them, that a network may name, besides the usual ones."
+    )
+
+
+class Etcd(Section):
+    """Access to an etcd for networks with backend etcd that name none."""
+
+    endpoints: list[str] | None = Field(None, description="Endpoints, http:// or https://.")
+    prefix: str | None = Field(None, description="Prefix of all keys. Default: that of `barewire-ipam`.")
+    caFile: str | None = Field(None, description="Certificate authority that signed etcd's certificate.")
+    certFile: str | None = Field(None, description="The client's certificate; goes together with `keyFile`.")
+    keyFile: str | None = Field(None, description="The client's key.")
+
+
+class Addresses(Section):
+    """Defaults and limits of `barewire-ipam`."""
+
+    backend: Literal["local", "etcd", "kubernetes"] | None = Field(
+        None, description="Backend of networks that name none. Default: `local`, as host-local."
+    )
+    etcd: Etcd | None = Field(None, description="Access to etcd for networks that name none.")
+    networkEtcd: bool | None = Field(
+        None, description="Whether a network may name an etcd of its own (`ipam.etcd`). Default true."
+    )
+    dataDirs: list[str] | None = Field(
+        None, description="Directories below which a network may keep leases (`dataDir`), besides the usual ones."
+    )
+    resolvConfs: list[str] | None = Field(
+        None, description="Files, or directories of them, that `resolvConf` may name, besides the usual ones."
+    )
+    credentials: list[str] | None = Field(
+        None,
+        description="Directories of certificates, keys and tokens that a network may name, besides the usual ones.",
+    )
+
+
+class NodeFile(Section):
+    """Configuration of the node (`/etc/barewire/node.json`)."""
+
+    nodeName: str | None = Field(
+        None, description="Name of this node in cluster backends. Default: the kubelet's, then the host's."
+    )
+    kubeletRoot: str | None = Field(None, description="Directory of the kubelet. Default /var/lib/kubelet.")
+    cniConfDirs: list[str] | None = Field(
+        None, description="Directories of network configurations. Default /etc/cni/net.d, /etc/cni/multus/net.d."
+    )
+    cniBinDirs: list[str] | None = Field(
+        None, description="Directories of CNI plugins. Default /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni."
+    )
+    logDirs: list[str] | None = Field(
+        None, description="Directories below which `logFile` may be; `[]` allows no log file. Default /var/log."
+    )
+    delegateSeconds: Annotated[int, Field(ge=1, le=200)] | None = Field(
+        None, description="Bound of a call of another IPAM plugin, in seconds. Default: the plugin's own bound."
+    )
+    devices: Devices | None = Field(None, description="Limits on what networks may request of `sriov`.")
+    sockets: Sockets | None = Field(None, description="Limits on what networks may request of `userspace`.")
+    kubernetes: Kubernetes | None = Field(None, description="Access to API servers.")
+    addresses: Addresses | None = Field(None, description="Defaults and limits of `barewire-ipam`.")
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> NodeFile:
+        problems = cross_check(self.model_dump(exclude_none=True))
+        if problems:
+            raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
+        return self
