@@ -1,0 +1,270 @@
+"""Files and directories that a configuration names, opened so that nobody but root decides where the path leads.
+
+The author of a configuration is not trusted with the host. So a path is walked component by component, each is judged
+before it is entered, and what it leads to is looked at (O_PATH) before it is opened: opening a device can arm a watchdog,
+and opening a FIFO waits for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cni.errors import InvalidConfig
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, Self
+
+LARGEST = 1 << 20
+"""Bytes of a file, unless the caller says otherwise."""
+
+NODE_CONFIGURATION = "/etc/barewire/node.json"
+
+_MOST_LINKS, _MOST_COMPONENTS = 16, 64
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OTHERS_WRITE = 0o022
+
+
+class NotThere(InvalidConfig):
+    """The path, or a part of it, does not exist."""
+
+
+class Roots(Value):
+    """The places that may be named: directories with all that is below them, or single files.
+
+    `key` is the key of the node configuration that allows more. `start` is the directory where judging begins; it is
+    taken as it is, and no path leads out of it.
+
+    Every method takes the path and `what` it is for, which begins each message, and raises `InvalidConfig`. A symlink is
+    followed if root owns it and nobody else writes to its directory.
+    """
+
+    allowed: tuple[str, ...]
+    key: str = ""
+    start: str = "/"
+
+    def content(self, path: str, what: str, largest: int = LARGEST) -> bytes:
+        """The content of a regular file. Raises `NotThere` when there is none."""
+        with _Walk(self, path, what) as walk:
+            return walk.content(largest)
+
+    def opened(self, path: str, what: str, *, make: int = 0) -> int:
+        """A descriptor of a directory, which the caller closes. `make` is the mode of what is missing; 0 makes nothing."""
+        with _Walk(self, path, what) as walk:
+            return walk.directory(make)
+
+    def resolved(self, path: str, what: str, *, make: int = 0) -> str:
+        """The path of a directory without symlinks. Only root can change where it leads. `make` as in `opened`."""
+        with _Walk(self, path, what) as walk:
+            os.close(walk.directory(make))
+            return walk.place
+
+
+class _Walk:
+    """One way down. `place` is where it has come to."""
+
+    def __init__(self, roots: Roots, path: str, what: str) -> None:
+        self._roots = roots
+        self._path = path
+        self._what = what
+        self._start = os.path.realpath(roots.start)
+        self._names: list[str] = []
+        self._links = 0
+        if not path.startswith("/") or "\0" in path:
+            self._refuse(f"{path!r} is not an absolute path")
+        self._todo = self._parts(path)
+        self._fd = os.open(self._start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self._fd)
+
+    @property
+    def place(self) -> str:
+        return os.path.join(self._start, *self._names)
+
+    def content(self, largest: int) -> bytes:
+        self._go(0)
+        self._require_allowed(self.place)
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            self._refuse(f"{self.place} is not a regular file")
+        if found.st_size > largest:
+            self._refuse(f"{self.place} is larger than {largest} bytes")
+        # By its descriptor, the file that was looked at is opened, whatever has its name now.
+        with self._reporting(), _Closing(os.open(f"/proc/self/fd/{self._fd}", _READ)) as fd:
+            content = _read(fd, largest + 1)
+        if len(content) > largest:
+            self._refuse(f"{self.place} is larger than {largest} bytes")
+        return content
+
+    def directory(self, make: int) -> int:
+        self._go(make)
+        self._require_allowed(self.place)
+        if not stat.S_ISDIR(os.fstat(self._fd).st_mode):
+            self._refuse(f"{self.place} is not a directory")
+        with self._reporting():
+            return os.open(".", _DIRECTORY, dir_fd=self._fd)
+
+    def _go(self, make: int) -> None:
+        while self._todo:
+            name = self._todo.pop()
+            if name == "..":
+                self._up()
+            elif name not in ("", "."):
+                self._down(name, make)
+
+    def _down(self, name: str, make: int) -> None:
+        place = f"{self.place.rstrip('/')}/{name}"
+        below = self._looked_at(name, place, make)
+        try:
+            found = os.fstat(below)
+            self._judge(found, place)
+            if stat.S_ISLNK(found.st_mode):
+                self._follow(os.readlink("", dir_fd=below), place)
+                return
+            if self._todo and not stat.S_ISDIR(found.st_mode):
+                self._refuse(f"{place} is not a directory")
+            self._fd, below = below, self._fd
+        finally:
+            os.close(below)
+        self._names.append(name)
+        if len(self._names) > _MOST_COMPONENTS:
+            self._refuse("the path has too many components")
+
+    def _looked_at(self, name: str, place: str, make: int) -> int:
+        """A descriptor (O_PATH) of an entry of the directory, which is made if it is missing and may be made."""
+        try:
+            return os.open(name, _LOOK, dir_fd=self._fd)
+        except FileNotFoundError as error:
+            if not make:
+                raise NotThere(f"{self._what}: {place} does not exist{self._from(place)}") from error
+        except OSError as error:
+            self._refuse(f"{place}: {os.strerror(error.errno or 0)}")
+        # Nothing is there, so no symlink can lead elsewhere from here on.
+        if ".." in self._todo:
+            self._refuse(f"{place} does not exist")
+        self._require_allowed("/".join((place, *reversed(self._todo))))
+        with self._reporting():
+            _mkdir(name, make, self._fd)
+            return os.open(name, _LOOK, dir_fd=self._fd)
+
+    def _judge(self, found: os.stat_result, place: str) -> None:
+        """Refuses what somebody else owns or may change. Nobody can write to a symlink, whatever its mode says."""
+        if found.st_uid not in (0, os.geteuid()):
+            self._refuse(
+                f"{place} belongs to user {found.st_uid}{self._from(place)}",
+                f"only what root owns is trusted: chown root {place}",
+            )
+        if found.st_mode & _OTHERS_WRITE and not stat.S_ISLNK(found.st_mode):
+            self._refuse(
+                f"others may write to {place}{self._from(place)} (mode {found.st_mode & 0o7777:04o})",
+                f"chmod go-w {place}, or use another directory",
+            )
+
+    def _follow(self, target: str, place: str) -> None:
+        self._links += 1
+        if self._links > _MOST_LINKS:
+            self._refuse(f"too many symbolic links at {place}")
+        if target.startswith("/"):
+            self._restart()
+            self._todo += self._parts(target)
+        else:
+            self._todo += reversed(target.split("/"))
+
+    def _restart(self) -> None:
+        self._names = []
+        top = os.open(self._start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(self._fd)
+        self._fd = top
+
+    def _up(self) -> None:
+        if not self._names:
+            return
+        parent = os.open("..", _LOOK | os.O_DIRECTORY, dir_fd=self._fd)
+        os.close(self._fd)
+        self._fd = parent
+        self._names.pop()
+
+    def _parts(self, path: str) -> list[str]:
+        """The components of an absolute path behind the start, the first one last."""
+        tops = (self._start.rstrip("/"), self._roots.start.rstrip("/"))
+        top = next((top for top in tops if f"{path}/".startswith(f"{top}/")), None)
+        if top is None:
+            self._refuse(f"{path} is not below {self._start}")
+        return path[len(top) :].split("/")[::-1]
+
+    def _require_allowed(self, place: str) -> None:
+        if any(_is_below(place, os.path.realpath(root)) for root in self._roots.allowed):
+            return
+        allowed = ", ".join(self._roots.allowed) or "no directory"
+        self._refuse(
+            f"{place}{self._from(place)} is not below {allowed}",
+            f"the node's administrator can allow it: {self._roots.key} in {NODE_CONFIGURATION}"
+            if self._roots.key
+            else "",
+        )
+
+    def _from(self, place: str) -> str:
+        """The path as it was named, where it is another one than the place."""
+        return "" if place == self._path else f" (on the way to {self._path})"
+
+    def _refuse(self, reason: str, hint: str = "") -> NoReturn:
+        raise InvalidConfig(f"{self._what}: {reason}", hint=hint)
+
+    def _reporting(self) -> _Reporting:
+        return _Reporting(f"{self._what}: {self.place}")
+
+
+class _Closing:
+    """The context of a descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self._fd)
+
+
+class _Reporting:
+    """Turns an `OSError` of the body into `InvalidConfig`."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OSError):
+            raise InvalidConfig(f"{self._place}: {os.strerror(error.errno or 0)}") from error
+
+
+def _mkdir(name: str, mode: int, parent: int) -> None:
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+    except FileExistsError:
+        return  # Another call has just made it; it is judged like any other.
+
+
+def _is_below(place: str, root: str) -> bool:
+    return place == root or place.startswith(f"{root.rstrip('/')}/")
+
+
+def _read(fd: int, most: int) -> bytes:
+    found = bytearray()
+    while len(found) < most:
+        piece = os.read(fd, most - len(found))
+        if not piece:
+            break
+        found += piece
+    return bytes(found)
