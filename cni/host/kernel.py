@@ -13,7 +13,7 @@ from cni.host.announce import announce
 from cni.host.binding import Drivers
 from cni.host.files import glance
 from cni.host.netns import find_netns, is_inhabited, named_namespaces, open_netns
-from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket
+from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
 from cni.host.sysfs import Sysfs
 
 TYPE_CHECKING = False
@@ -402,6 +402,10 @@ class _refusals:  # noqa: N801 - reads as a statement: `with _refusals("what was
         if isinstance(error, TimeoutError):
             raise TryAgainLater(
                 f"{self._what} to answer in time", hint="a driver holds the RTNL lock; see dmesg"
+            ) from error
+        if isinstance(error, Unsettled):
+            raise TryAgainLater(
+                f"{self._what} a consistent answer: {error.words}", hint="something adds or removes links all the time"
             ) from error
         if isinstance(error, NetlinkError):
             refused = KernelRefused(f"{self._what}: {error.reason}", hint=_UNUSUAL.get(error.errno or 0, ""))

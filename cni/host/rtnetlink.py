@@ -1,4 +1,7 @@
-"""A route netlink socket: sends requests, awaits their answers within a bound, and turns refusals into exceptions."""
+"""A route netlink socket: sends requests, awaits their answers within a bound, and turns refusals into exceptions.
+
+Only the kernel is believed. In a pod's namespace any process with CAP_NET_ADMIN may send to our socket.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ REPLY_SECONDS = 20.0
 RECEIVE_BYTES = 1 << 20
 """The largest answer that is read: that of a PF with 5000 VFs, of 196 bytes each (236 with InfiniBand GUIDs)."""
 
-_DUMP_TRIES = 5
+_DUMP_TRIES = 10
+_KERNEL = 0
+_SEQUENCES = 0xFFFFFFFF
 
 
 class NetlinkError(OSError):
@@ -43,6 +48,13 @@ class NetlinkError(OSError):
         return f"{name} ({os.strerror(self.errno or 0)})" + (f": {self.words}" if self.words else "")
 
 
+class Unsettled(NetlinkError):
+    """A list changed each time while the kernel told it: it may lack entries that were there all the time."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, f"the list changed {_DUMP_TRIES} times while it was read")
+
+
 class RouteSocket:
     """One AF_NETLINK socket; it belongs to the namespace in which it was made, for all its life."""
 
@@ -52,11 +64,13 @@ class RouteSocket:
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         _enlarge(self._socket)
-        # An unbound socket has port 0, the kernel's own, and never hears what the kernel multicasts.
+        # An unbound socket has port 0, the kernel's own, and never hears what the kernel multicasts. To a connected one
+        # nobody else can send: a flood would fill its buffer, and the kernel would drop the answer.
         self._socket.bind((0, 0))
+        self._socket.connect((_KERNEL, 0))
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-        self._sequence = 0
+        self._sequence = int.from_bytes(os.urandom(4), "little")
 
     def __enter__(self) -> Self:
         return self
@@ -74,27 +88,41 @@ class RouteSocket:
 
     def get(self, kind: int, body: bytes) -> bytes:
         """The body of the one answer to a request without dump. Raises `NetlinkError`."""
-        return self._exchange(kind, nl.NLM_F_ACK, body)[0].body
+        answer, *end = self._exchange(kind, nl.NLM_F_ACK, body)
+        if not end:
+            raise NetlinkError(errno.ENODATA, "the kernel acknowledged the request without an answer")
+        return answer.body
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """The bodies of all answers to a dump; repeated when the kernel says that it was inconsistent."""
+        """The bodies of all answers to a dump; repeated while the kernel says that it was inconsistent.
+
+        Raises `Unsettled` when it is so each time.
+        """
         for _ in range(_DUMP_TRIES):
             answers = self._exchange(kind, nl.NLM_F_DUMP, body)
             if not any(answer.flags & nl.NLM_F_DUMP_INTR for answer in answers):
-                break
-        return [answer.body for answer in answers]
+                return [answer.body for answer in answers[:-1]]
+        raise Unsettled
 
     def await_event(self, wanted: Callable[[nl.Message], bool], deadline: float) -> bool:
-        """Awaits a multicast message that `wanted` accepts; False when `deadline` (monotonic seconds) passes first."""
+        """Awaits a multicast message that `wanted` accepts; False when `deadline` (monotonic seconds) passes first.
+
+        True also when messages were lost: it may have been among them, so the caller has to look.
+        """
         while True:
             try:
                 if any(wanted(message) for message in self._receive(deadline)):
                     return True
             except TimeoutError:
                 return False
+            except NetlinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                return True
 
     def _exchange(self, kind: int, flags: int, body: bytes) -> list[nl.Message]:
-        self._sequence += 1
+        """The answers, and behind them the message that ends them."""
+        self._sequence = self._sequence + 1 & _SEQUENCES
         deadline = time.monotonic() + REPLY_SECONDS
         self._socket.send(nl.message(kind, flags, self._sequence, body))
         answers: list[nl.Message] = []
@@ -102,24 +130,27 @@ class RouteSocket:
             for message in self._receive(deadline):
                 if message.sequence != self._sequence:
                     continue
+                answers.append(message)
                 if message.kind in (nl.NLMSG_ERROR, nl.NLMSG_DONE):
                     _raise_refusal(message)
                     return answers
-                answers.append(message)
 
     def _receive(self, deadline: float) -> list[nl.Message]:
+        """The messages of the next datagram; none when it is not the kernel's."""
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError(errno.ETIMEDOUT, "the kernel did not answer a netlink request")
         self._socket.settimeout(remaining)
         try:
-            datagram, _, flags, _ = self._socket.recvmsg(self._receive_bytes)
+            datagram, _, flags, sender = self._socket.recvmsg(self._receive_bytes)
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
             raise NetlinkError(
                 errno.ENOBUFS, "the socket's buffer was full, and the kernel dropped a message"
             ) from error
+        if sender[0] != _KERNEL:
+            return []
         if flags & _socket.MSG_TRUNC:
             raise NetlinkError(errno.EMSGSIZE, f"the kernel's answer is longer than {self._receive_bytes} bytes")
         return nl.messages(datagram)

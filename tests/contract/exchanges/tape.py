@@ -15,6 +15,7 @@ from cni.host.rtnetlink import RouteSocket
 
 FOLDER = Path(__file__).parent
 LONGEST_HEX = 4096
+KERNEL = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class _Player:
         self._replies = list(exchange.replies)
         return len(request)
 
-    def recvmsg(self, size: int) -> tuple[bytes, list[Any], int, None]:
+    def recvmsg(self, size: int) -> tuple[bytes, list[Any], int, tuple[int, int]]:
         assert len(self._replies[0]) <= size
-        return self._replies.pop(0), [], 0, None
+        return self._replies.pop(0), [], 0, KERNEL
 
     def settimeout(self, seconds: float) -> None:
         pass
@@ -91,7 +92,7 @@ def taped(taken: list[Exchange]) -> Iterator[RouteSocket]:
     """A socket to this kernel; what it exchanges is in `taken` afterwards."""
     with RouteSocket() as socket:
         tape = _Tape(socket._socket)
-        socket._socket = tape  # type: ignore[assignment]
+        socket._socket, socket._sequence = tape, 0  # type: ignore[assignment]
         yield socket
         taken += [Exchange(request, tuple(replies)) for request, replies in tape.taken]
 
@@ -102,7 +103,7 @@ def played(exchanges: tuple[Exchange, ...]) -> Iterator[RouteSocket]:
     socket = RouteSocket()
     socket.close()
     player = _Player(exchanges)
-    socket._socket = player  # type: ignore[assignment]
+    socket._socket, socket._sequence = player, 0  # type: ignore[assignment]
     yield socket
     player.close()
 
