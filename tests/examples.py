@@ -41,8 +41,10 @@ def _networks() -> list[Path]:
 
 
 def _config(path: Path) -> str:
-    """The text of a network's configuration; empty for pods, rights and the like."""
-    if path.suffix != ".yaml":
+    """The text of a network's configuration; empty for pods, rights, the node's configuration."""
+    if path.suffix in (".conf", ".conflist"):
         return path.read_text()
+    if path.suffix != ".yaml":
+        return ""
     found = manifest(path)
     return found["spec"]["config"] if found["kind"] == "NetworkAttachmentDefinition" else ""
