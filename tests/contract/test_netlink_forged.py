@@ -97,13 +97,23 @@ def test_what_a_pod_multicasts_is_no_event_and_the_wait_for_one_still_ends(netns
     with netns.entered():
         events = RouteSocket(RTNLGRP_LINK)
     with events, forging(netns, MULTICAST, 1 << RTNLGRP_LINK - 1):
-        seen = []
+        seen: list[nl.Message] = []
+
+        def sees(message):
+            seen.append(message)
+            return False
+
         deadline = time.monotonic() + 0.5
         # A flood can make the kernel drop messages, which is told as a reason to look; nothing of it is read.
-        while events.await_event(lambda message: bool(seen.append(message)), deadline):
+        while events.await_event(sees, deadline):
             assert time.monotonic() < deadline + 1
         assert time.monotonic() < deadline + 1
         assert seen == []
+
+
+def assert_nothing_comes(socket, seconds):
+    while True:
+        assert socket._receive(time.monotonic() + seconds) == []
 
 
 def test_a_pods_answers_are_not_believed_in_the_moment_before_the_socket_is_connected(netns):
@@ -115,8 +125,7 @@ def test_a_pods_answers_are_not_believed_in_the_moment_before_the_socket_is_conn
         forger._socket.connect((port_of(socket), 0))
         forger._socket.send(nl.message(nl.RTM_NEWLINK, 0, socket._sequence + 1 & 0xFFFFFFFF, FORGED))
         with pytest.raises(TimeoutError):
-            while True:
-                assert socket._receive(time.monotonic() + 0.1) == []
+            assert_nothing_comes(socket, 0.1)
 
 
 def test_the_first_sequence_number_cannot_be_guessed(netns):
