@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 from cni.attachments import Replay
 from cni.delegate import IpamCall
-from cni.errors import CheckFailed, DelegateFailed, InvalidConfig, IoFailure, NotAvailable
+from cni.errors import CheckFailed, DelegateFailed, InvalidConfig, IoFailure, LimitedConnectivity, NotAvailable
 from cni.record import DEVICE, IPAM, Key, Record
 from cni.result import Result
 from cni.rollback import bound, run_all
@@ -32,11 +32,14 @@ if TYPE_CHECKING:
 class Lifecycle(ABC):
     """One call of a plugin, but for its ADD. DEL and the rollback of ADD share one way back, `removal`."""
 
-    def __init__(self, *, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal) -> None:
+    def __init__(
+        self, *, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal, strict_status: bool = False
+    ) -> None:
         self._attachments = attachments
         self._ipam = ipam
         self._log = log
         self._removal = removal
+        self._strict_status = strict_status
 
     @abstractmethod
     def ipam_call(self, request: Request) -> IpamCall | None:
@@ -55,8 +58,15 @@ class Lifecycle(ABC):
         """What GC does about what this network has without a record and without a right to."""
 
     @abstractmethod
-    def require_ready(self, request: Request) -> None:
-        """Raises `NotAvailable` or `LimitedConnectivity` when an ADD could not be served."""
+    def require_node(self, request: Request) -> None:
+        """Raises `NotAvailable` when the node itself cannot serve any ADD."""
+
+    @abstractmethod
+    def require_network(self, request: Request) -> None:
+        """Raises `NotAvailable` or `LimitedConnectivity` when this network lacks something that an ADD needs.
+
+        Asks nothing beyond the node, and answers within seconds.
+        """
 
     def delete(self, request: Request) -> None:
         """Undoes what the record tells of; without a record, what the attachment's own marks tell of."""
@@ -102,12 +112,22 @@ class Lifecycle(ABC):
         )
 
     def status(self, request: Request) -> None:
-        """Whether an ADD can be served: records can be written, the host is ready, and so is IPAM."""
+        """Raises `NotAvailable` when the node cannot serve any ADD. A lack of this network is a warning in the log.
+
+        containerd, CRI-O and the kubelet make the whole node NotReady when STATUS fails, and its healthy pods are then
+        evicted: the lack of one network must not do that, unless the administrator wants it (`strict_status`).
+        """
         try:
             self._attachments.writable()
         except IoFailure as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
-        self.require_ready(request)
+        self.require_node(request)
+        try:
+            self.require_network(request)
+        except (NotAvailable, LimitedConnectivity) as error:
+            if self._strict_status:
+                raise
+            self._log.warning(f"STATUS: {error.msg}")
         self._with_ipam(request, self._ipam.status)
 
     # What ADDs have in common.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from cni.errors import AddressesExhausted, AddressTaken, CniError, InvalidConfig, NotAvailable, TryAgainLater
+from cni.errors import AddressesExhausted, AddressTaken, CniError, InvalidConfig, IoFailure, NotAvailable, TryAgainLater
 from cni.rollback import run_all
 from ipam.choice import Choice, fitting, has_room, seed_of
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
@@ -113,9 +113,16 @@ class Journaled:
             lambda: run_all(*[lambda one=one: self._free_lost(one, valid, settling, deadline) for one in ours]),
         )
 
+    def require_writable(self) -> None:
+        """See `Store`."""
+        try:
+            self._journal.writable()
+        except IoFailure as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+
     def status(self, sets: tuple[RangeSet, ...]) -> None:
         """See `Store`."""
-        self._journal.writable()
+        self.require_writable()
         cluster = self._cluster(self._seconds)
         cluster.reach()
         for ranges in sets:

@@ -88,13 +88,18 @@ class Local:
             remove(directory, freed)
             index.rewrite(kept)
 
-    def status(self, sets: tuple[RangeSet, ...]) -> None:
+    def require_writable(self) -> None:
+        """See `Store`."""
         place = self._path
         while not os.path.lexists(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
             raise NotAvailable(f"{self._path} cannot be written", hint=f"look at permissions and the mount of {place}")
-        names = os.listdir(self._path) if place == self._path else []
+
+    def status(self, sets: tuple[RangeSet, ...]) -> None:
+        """See `Store`."""
+        self.require_writable()
+        names = os.listdir(self._path) if os.path.isdir(self._path) else []
         full = [text(one) for one in sets if next(free(one, names), None) is None]
         if full:
             raise NotAvailable(f"no address is free in {'; '.join(full)}", hint=AddressesExhausted.remedy)

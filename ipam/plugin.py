@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cni.errors import CheckFailed
+from cni.errors import CheckFailed, NotAvailable
 from cni.result import IpConfig, Result
 from cni.rollback import bound, run_all
 from ipam.address import parse_cidr
-from ipam.place import owner, place
+from ipam.place import LOCAL, owner, place
 from ipam.ranges import range_of
 
 TYPE_CHECKING = False
@@ -62,10 +62,25 @@ class IpamPlugin:
         run_all(*[bound(store.gc, valid) for store in self._stores.of_network(place(request))])
 
     def status(self, request: Request) -> None:
-        """Whether an ADD can be served. Raises `NotAvailable`, also when no address is free."""
-        wanted = self._asked(request)
-        if wanted.sets:
-            self._stores.open(place(request)).status(wanted.sets)
+        """Raises `NotAvailable` when this node cannot serve any ADD: its state cannot be written.
+
+        A full range is a warning in the log, and a cluster is not contacted: runtimes make the whole node NotReady when
+        STATUS fails, and a range of a cluster is full on all nodes at once. `strict_status` of the node's configuration
+        makes both an error.
+        """
+        wanted, where = self._asked(request), place(request)
+        if not wanted.sets:
+            return
+        store = self._stores.open(where)
+        store.require_writable()
+        if not self._stores.strict_status and where.backend != LOCAL:
+            return
+        try:
+            store.status(wanted.sets)
+        except NotAvailable as error:
+            if self._stores.strict_status:
+                raise
+            self._log.warning(f"STATUS: {error.msg}")
 
     def _asked(self, request: Request) -> Asked:
         from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges

@@ -68,6 +68,9 @@ if TYPE_CHECKING:
         def gc(self, valid: set[tuple[str, str]]) -> None:
             """Frees what this node has in this network for no (container ID, ifname) of `valid`."""
 
+        def require_writable(self) -> None:
+            """Returns if this node's own files can be written. Raises `NotAvailable`; contacts nothing."""
+
         def status(self, sets: tuple[RangeSet, ...]) -> None:
             """Returns if `allocate` can work. Raises `NotAvailable`, also when a set has no free address."""
 

@@ -41,6 +41,7 @@ class Stores:
     ) -> None:
         self._log = log
         self._node = node
+        self.strict_status = node.strict_status
         self._folder = journal
         self._run = run
         self._seconds = seconds

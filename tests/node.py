@@ -37,6 +37,8 @@ class Node:
         self.ipam = FakeIpam()
         self.pod("a")
         self.pod("b")
+        self.strict_status = False
+        self.log = Log({}, level="panic")
         self.before = self.kernel.snapshot()
 
     def pod(self, name: str) -> str:
@@ -46,7 +48,7 @@ class Node:
         return path
 
     def plugin(self, **how) -> SriovPlugin:
-        attachments, log = Attachments(self.state, self.run, plugin=PLUGIN, **how), Log({}, level="panic")
+        attachments, log = Attachments(self.state, self.run, plugin=PLUGIN, **how), self.log
         return SriovPlugin(
             kernel=self.kernel,
             attachments=attachments,
@@ -54,6 +56,7 @@ class Node:
             log=log,
             removal=Removal(kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=log),
             predecessor=Predecessor(self.kernel, attachments, log, self.former),
+            strict_status=self.strict_status,
         )
 
     def request(self, command, container="a", device=VF0, ifname="net1", netns=None, version="1.0.0", args="", **conf):

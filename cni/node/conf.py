@@ -106,6 +106,10 @@ class NodeFile(Section):
     delegateSeconds: Annotated[int, Field(ge=1, le=200)] | None = Field(
         None, description="Bound of a call of another IPAM plugin, in seconds. Default: the plugin's own bound."
     )
+    strictStatus: bool | None = Field(
+        None,
+        description="true: STATUS fails also for a full range, a store or vswitch that does not answer, a missing bridge or PF. Runtimes then report the node as NotReady. Default false: these are log lines.",
+    )
     devices: Devices | None = Field(None, description="Limits on what networks may request of `sriov`.")
     sockets: Sockets | None = Field(None, description="Limits on what networks may request of `userspace`.")
     kubernetes: Kubernetes | None = Field(None, description="Access to API servers.")

@@ -11,6 +11,7 @@ TABLE = {
     "cniBinDirs": ("strings",),
     "logDirs": ("strings",),
     "delegateSeconds": ("integer", 1, 200),
+    "strictStatus": ("boolean",),
     "devices": (
         "section",
         {

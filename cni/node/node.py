@@ -73,7 +73,8 @@ class AddressPolicy(Value):
 class NodeConf(Value):
     """The whole configuration. An empty `node_name` stands for the name that the kubelet or the host has.
 
-    `delegate_seconds` bounds a call of another IPAM plugin; 0 stands for the default.
+    `delegate_seconds` bounds a call of another IPAM plugin; 0 stands for the default. `strict_status`: STATUS fails also
+    for the lacks of a single network.
     """
 
     node_name: str = ""
@@ -82,6 +83,7 @@ class NodeConf(Value):
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
     log_roots: tuple[str, ...] = ("/var/log",)
     delegate_seconds: int = 0
+    strict_status: bool = False
     devices: DevicePolicy = DevicePolicy()
     sockets: SocketPolicy = SocketPolicy()
     kubernetes: CredentialPolicy = CredentialPolicy()

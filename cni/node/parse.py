@@ -19,6 +19,7 @@ _NODE = {
     "cniBinDirs": "cni_bin_dirs",
     "logDirs": "log_roots",
     "delegateSeconds": "delegate_seconds",
+    "strictStatus": "strict_status",
 }
 _DEVICES = {"drivers": "drivers", "pfs": "pfs", "pfOnly": "pf_only", "master": "by_pf", "promisc": "promisc"}
 _SOCKETS = {"ovsdb": "ovsdb", "roots": "roots", "kubeletRoots": "kubelet_roots", "vhostDir": "vhost_dir"}

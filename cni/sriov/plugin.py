@@ -48,8 +48,9 @@ class SriovPlugin(Lifecycle):
         log: Log,
         removal: Removal,
         predecessor: Predecessor,
+        strict_status: bool = False,
     ) -> None:
-        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal)
+        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=strict_status)
         self._kernel = kernel
         self._predecessor = predecessor
 
@@ -108,11 +109,16 @@ class SriovPlugin(Lifecycle):
             ],
         ]
 
-    def require_ready(self, request: Request) -> None:
-        """The kernel lets us, and the configuration's PF is there; `LimitedConnectivity` when a used PF is down."""
-        from cni.sriov.status import require_host, require_pf, require_pfs_up  # noqa: PLC0415 - as in `drift`
+    def require_node(self, _request: Request) -> None:
+        """See `Lifecycle`: the kernel answers, and the plugin may administrate the network."""
+        from cni.sriov.status import require_host  # noqa: PLC0415 - as in `drift`
 
         require_host(self._kernel)
+
+    def require_network(self, request: Request) -> None:
+        """See `Lifecycle`: the configured PF exists; `LimitedConnectivity` when a PF with attached VFs is down."""
+        from cni.sriov.status import require_pf, require_pfs_up  # noqa: PLC0415 - as in `drift`
+
         require_pf(self._kernel, configuration.canonical(TABLE, request.config))
         records = self._attachments.of_network(request.network)
         require_pfs_up(self._kernel, {record.found["pf"] for record in records} - {""})

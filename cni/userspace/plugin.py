@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cni.errors import DeviceBusy, InvalidConfig, SocketDirUnfit, TryAgainLater, VswitchRefused
+import os
+
+from cni.errors import DeviceBusy, InvalidConfig, NotAvailable, SocketDirUnfit, TryAgainLater, VswitchRefused
 from cni.lifecycle import Lifecycle
 from cni.record import POD, Key
 from cni.result import Interface, Result
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from cni.userspace.world import World
 
 
-STATUS_SECONDS = 5.0
-"""Bound for the vswitch's sign of life, which takes milliseconds; a runtime asks again and again."""
+STATUS_SECONDS = 2.0
+"""Bound for the vswitch's sign of life, which takes milliseconds; the kubelet calls STATUS every 5 s."""
 
 
 class UserspacePlugin(Lifecycle):
@@ -39,8 +41,17 @@ class UserspacePlugin(Lifecycle):
 
     _removal: Removal
 
-    def __init__(self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal) -> None:
-        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal)
+    def __init__(
+        self,
+        *,
+        world: World,
+        attachments: Attachments,
+        ipam: Ipam,
+        log: Log,
+        removal: Removal,
+        strict_status: bool = False,
+    ) -> None:
+        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=strict_status)
         self._world = world
 
     def add(self, request: Request) -> Result:
@@ -95,10 +106,24 @@ class UserspacePlugin(Lifecycle):
             return []
         return [lambda: self._removal.clean_orphans(request.network, valid, remote, vhost)]
 
-    def require_ready(self, request: Request) -> None:
-        """ovs-vswitchd answers, and can make such ports on the bridge; `LimitedConnectivity`: only its database answers."""
+    def require_node(self, request: Request) -> None:
+        """See `Lifecycle`: Open vSwitch is installed. A database that is stopped leaves its directory behind."""
+        kind, _, place = remote_of(request).partition(":")
+        if kind == "unix" and not os.path.isdir(os.path.dirname(place)):
+            raise NotAvailable(
+                f"{os.path.dirname(place)} does not exist: Open vSwitch is not installed, or was never started",
+                hint="install Open vSwitch with DPDK on the node, or name its database (ovsdb)",
+            )
+
+    def require_network(self, request: Request) -> None:
+        """See `Lifecycle`: ovs-vswitchd can make ports on the bridge; `LimitedConnectivity`: only its database answers.
+
+        A database on another host is asked only if the administrator wants it: STATUS costs the network nothing.
+        """
         bridge, creates = bridge_of(request)
-        self._world.vswitch(remote_of(request), seconds=STATUS_SECONDS).status(bridge, create_bridge=creates)
+        remote = remote_of(request)
+        if self._strict_status or remote.startswith("unix:"):
+            self._world.vswitch(remote, seconds=STATUS_SECONDS).status(bridge, create_bridge=creates)
 
     # Steps of ADD.
 

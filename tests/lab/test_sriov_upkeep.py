@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -217,11 +218,21 @@ def test_after_a_reboot_with_kept_records_add_works_at_once_and_gc_cleans(lab):
 # STATUS.
 
 
+@contextmanager
+def strict_status(lab):
+    lab.vm.sh("mkdir -p -m 0755 /etc/barewire && echo '{\"strictStatus\": true}' >/etc/barewire/node.json")
+    yield
+    lab.vm.sh("rm -r /etc/barewire")
+
+
 def test_status_tells_what_is_missing(lab):
     document = conf(lab.vfs[0])
     document["cniVersion"] = "1.1.0"
     lab.runtime.status(document).required()
-    missing = lab.runtime.status({**document, "deviceID": "", "master": "eth77"}).error
+    lacking = {**document, "deviceID": "", "master": "eth77"}
+    assert "eth77" in lab.runtime.status(lacking).required().stderr
+    with strict_status(lab):
+        missing = lab.runtime.status(lacking).error
     assert (missing["code"], "eth77" in missing["msg"]) == (50, True)
     unwritable = lab.vm.run(
         "unshare", "--mount", "bash", "-c", f"mount -t tmpfs -o ro none /var/lib/cni; exec {lab.runtime.bin_dir}/sriov",
@@ -239,7 +250,9 @@ def test_status_tells_that_the_pf_of_attached_vfs_is_down(lab):
     pod, document = attached(lab, 0)
     lab.runtime.status(document).required()
     lab.vm.sh(f"ip link set {lab.pf.netdev} down")
-    error = lab.runtime.status(document).error
+    assert f"PF {lab.pf.netdev} is down" in lab.runtime.status(document).required().stderr
+    with strict_status(lab):
+        error = lab.runtime.status(document).error
     assert (error["code"], f"PF {lab.pf.netdev} is down" in error["msg"]) == (51, True)
     lab.vm.sh(f"ip link set {lab.pf.netdev} up")
     carrier = f"/sys/class/net/{lab.pf.netdev}/carrier"

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 from tests.cli.program import SECONDS, Program
@@ -16,7 +18,7 @@ from tests.ovs.daemon import LEASH, Daemon
 PLUGINS = "/usr/lib/cni"
 """Debian's containernetworking-plugins: host-local, for addresses."""
 
-OWN = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log")
+OWN = ("/etc/barewire", "/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log")
 STATE = "/var/lib/cni/barewire"
 KUBELET = "/var/lib/kubelet"
 _LOOK = r"""
@@ -92,7 +94,7 @@ class Node:
         self._names: list[str] = []
 
     def __enter__(self) -> Self:
-        mounts = "; ".join(f"mkdir -p {path} && mount -t tmpfs tmpfs {path}" for path in OWN)
+        mounts = "; ".join(f"mkdir -p {path} && mount -t tmpfs -o mode=0755 tmpfs {path}" for path in OWN)
         script = f"{mounts}; mkdir -p /run/netns /run/lock; echo ready; exec sleep infinity"
         self._holder = subprocess.Popen(
             [*LEASH, "unshare", "-m", "--propagation", "private", "sh", "-ec", script], stdout=subprocess.PIPE
@@ -118,6 +120,13 @@ class Node:
 
     def add_bridge(self, name: str, datapath: str = "netdev") -> None:
         self.daemon.add_bridge(name, datapath)
+
+    @contextmanager
+    def administered(self, **conf: object) -> Iterator[None]:
+        """The node with a configuration of its administrator."""
+        self.run("sh", "-c", "cat >/etc/barewire/node.json", stdin=json.dumps(conf))
+        yield
+        self.run("rm", "/etc/barewire/node.json")
 
     def run(self, *argv: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """A program in the node's mount namespace."""

@@ -653,7 +653,9 @@ def test_status_tells_of_a_full_set_and_of_a_cluster_out_of_reach(node, shared, 
 
 def test_status_tells_that_the_journal_cannot_be_written(node):
     (node.folder / "journal").write_text("in the way")
-    with pytest.raises(IoFailure):
+    with pytest.raises(NotAvailable, match="journal"):
+        node.store().require_writable()
+    with pytest.raises(NotAvailable, match="journal"):
         node.store().status(SETS)
 
 

@@ -19,16 +19,16 @@ from cni.errors import (
     NotAvailable,
     TryAgainLater,
 )
-from cni.log import Log
 from cni.node.node import NodeConf
 from cni.request import parse, parse_environment
-from ipam import answer as answering
+from ipam import answer as answering, stores
 from ipam.embedded import EmbeddedIpam
 from ipam.journal import Journal
 from ipam.journal_entry import Entry
 from ipam.plugin import IpamPlugin
 from ipam.store import Owner
 from ipam.stores import Stores
+from tests.recording_log import RecordingLog
 
 DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}
 
@@ -39,8 +39,12 @@ class Node:
     def __init__(self, folder):
         self.folder = folder
         (folder / "run").mkdir(mode=0o700)
-        self.stores = Stores(Log({}, level="panic"), journal=str(folder / "journal"), run=str(folder / "run"))
-        self.plugin = IpamPlugin(self.stores, Log({}, level="panic"))
+        self.log = RecordingLog()
+        self.plugin = self.with_conf(NodeConf())
+
+    def with_conf(self, conf):
+        journal, run = str(self.folder / "journal"), str(self.folder / "run")
+        return IpamPlugin(Stores(self.log, node=conf, journal=journal, run=run), self.log)
 
     def request(self, section, command="ADD", container="c1", ifname="net1", version="1.1.0", **more):
         env = {
@@ -94,10 +98,55 @@ def test_an_add_that_cannot_have_all_has_none(node):
     with pytest.raises(AddressesExhausted, match=r"10\.1\.0\.1-10\.1\.0\.2"):
         node.add(section, container="c2")
     assert node.files() == ["10.0.0.2", "10.1.0.2"]
-    with pytest.raises(NotAvailable):
-        node.plugin.status(node.request(section, "STATUS"))
-    node.plugin.delete(node.request(section, "DEL"))
-    node.plugin.status(node.request(section, "STATUS"))
+
+
+FULL = {"ranges": [[{"subnet": "10.1.0.0/30"}]]}
+
+
+def test_status_of_a_full_range_is_a_warning_because_an_error_would_make_the_node_not_ready(node):
+    node.add(FULL)
+    node.plugin.status(node.request(FULL, "STATUS"))
+    assert [text for text in node.log.messages if "10.1.0.1-10.1.0.2" in text]
+
+
+def test_status_of_a_full_range_is_an_error_where_the_administrator_wants_it(node):
+    strict = node.with_conf(NodeConf(strict_status=True))
+    strict.status(node.request(FULL, "STATUS"))
+    node.add(FULL)
+    with pytest.raises(NotAvailable, match=r"10\.1\.0\.1-10\.1\.0\.2"):
+        strict.status(node.request(FULL, "STATUS"))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_status_fails_where_the_node_cannot_write_its_leases(node, strict):
+    (node.folder / "data").write_text("in the way")
+    with pytest.raises(NotAvailable, match="cannot be written"):
+        node.with_conf(NodeConf(strict_status=strict)).status(node.request(FULL, "STATUS"))
+
+
+AWAY = {"subnet": "10.1.0.0/30", "backend": "etcd", "etcd": {"endpoints": ["http://127.0.0.1:1"]}}
+
+
+def test_status_contacts_no_cluster_unless_the_administrator_wants_it(node, monkeypatch):
+    contacted = []
+
+    def open_cluster(document, *_more):
+        contacted.append(document)
+        raise TryAgainLater("away")
+
+    monkeypatch.setattr(stores, "open_living_cluster", open_cluster)
+    node.plugin.status(node.request(AWAY, "STATUS"))
+    assert contacted == []
+    with pytest.raises(TryAgainLater):
+        node.with_conf(NodeConf(strict_status=True)).status(node.request(AWAY, "STATUS"))
+    assert len(contacted) == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_status_fails_where_the_node_cannot_write_its_journal(node, strict):
+    (node.folder / "journal").write_text("in the way")
+    with pytest.raises(NotAvailable, match="journal"):
+        node.with_conf(NodeConf(strict_status=strict)).status(node.request(AWAY, "STATUS"))
 
 
 def test_check_compares_prev_result_with_the_leases(node):

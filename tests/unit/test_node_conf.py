@@ -22,6 +22,7 @@ WHOLE = {
     "cniBinDirs": ["/opt/cni/bin"],
     "logDirs": ["/var/log/cni"],
     "delegateSeconds": 130,
+    "strictStatus": True,
     "devices": {
         "drivers": ["vfio-pci"],
         "pfs": ["ens1f0", "0000:3b:00.1"],

@@ -24,6 +24,7 @@ from cni.errors import (
 from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC, IFF_UP
 from tests.fakes import NIC, PF
 from tests.node import VF0, VF1, Node
+from tests.recording_log import RecordingLog
 
 MAC = "02:00:00:00:00:42"
 BY_PF = {"device": None, "master": "eth0"}
@@ -410,28 +411,44 @@ def status(node, **conf):
     node.plugin().status(node.request("STATUS", version="1.1.0", **conf))
 
 
-def test_status_tells_what_an_add_would_miss(node):
+@pytest.fixture(params=[True, False], ids=["strict", "lenient"])
+def lacks(request, node):
+    """Whether STATUS reports a lack: as an error where the administrator wants it, else as a warning and no error."""
+    node.strict_status = request.param
+
+    def reports(error, text, **conf):
+        node.log = RecordingLog()
+        if node.strict_status:
+            with pytest.raises(error, match=text):
+                status(node, **conf)
+        else:
+            status(node, **conf)
+            assert [message for message in node.log.messages if text in message]
+
+    return reports
+
+
+def test_status_reports_what_an_add_of_the_network_would_miss(node, lacks):
     status(node)
     status(node, **BY_PF)
-    with pytest.raises(NotAvailable, match="eth7"):
-        status(node, device=None, master="eth7")
+    lacks(NotAvailable, "eth7", device=None, master="eth7")
+    without_vfs(node)
+    lacks(NotAvailable, "has no VFs", **BY_PF)
+
+
+def test_status_fails_where_the_node_can_serve_no_add(node):
     node.kernel.privileged = False
     with pytest.raises(NotAvailable, match="may not administrate"):
         status(node)
-    node.kernel.privileged = True
-    without_vfs(node)
-    with pytest.raises(NotAvailable, match="has no VFs"):
-        status(node, **BY_PF)
 
 
-def test_status_tells_that_the_pf_of_attached_vfs_is_down(node):
+def test_status_reports_that_the_pf_of_attached_vfs_is_down(node, lacks):
     pf = node.kernel.devices[PF]
     pf.link = pf.link.replace(flags=pf.link.flags | IFF_UP)
     node.add()
     status(node)
     pf.link = pf.link.replace(flags=pf.link.flags & ~IFF_UP)
-    with pytest.raises(LimitedConnectivity, match="PF eth0 is down"):
-        status(node)
+    lacks(LimitedConnectivity, "PF eth0 is down")
     node.delete()
     status(node)
 

@@ -35,7 +35,9 @@ def test_a_vswitch_that_cannot_make_the_port_is_quoted_and_nothing_stays():
         assert outcome.document["code"] == 110
         assert "Address family not supported by protocol" in outcome.document["msg"]
         assert changes(before, node.snapshot()) == []
-        assert node.call("STATUS", node.conf(), pod).document["code"] == 50
+        assert "knows no ports of type" in node.call("STATUS", node.conf(), pod).required().err
+        with node.administered(strictStatus=True):
+            assert node.call("STATUS", node.conf(), pod).document["code"] == 50
 
 
 def test_with_vswitchd_gone_add_ends_in_time_and_nothing_stays_when_it_is_back(own_node):
@@ -43,7 +45,9 @@ def test_with_vswitchd_gone_add_ends_in_time_and_nothing_stays_when_it_is_back(o
     own_node.daemon.kill("ovs-vswitchd")
     outcome = bounded(lambda: own_node.call("ADD", own_node.conf(), pod))
     assert outcome.document["code"] == 11
-    assert own_node.call("STATUS", own_node.conf(), pod).document["code"] == 51
+    own_node.call("STATUS", own_node.conf(), pod).required()
+    with own_node.administered(strictStatus=True):
+        assert own_node.call("STATUS", own_node.conf(), pod).document["code"] == 51
     bounded(lambda: own_node.delete(own_node.conf(), pod))
     own_node.daemon.start_vswitchd()
     assert changes(before, own_node.snapshot()) == []
