@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,11 @@ from cni.delegate import IpamCall
 from cni.device import Device, VfSettings
 from cni.drivers import gives_to_user_space
 from cni.errors import DelegateFailed, DeviceNotFound, DriverUnfit, InvalidNetns, KernelRefused, TryAgainLater
+from cni.host import netlink as nl
 from cni.host.addressing import network
 from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, InterfaceRoute, Link, VfInfo
 from cni.host.netns import Netns
+from cni.host.rtnetlink import NetlinkError
 from cni.pci import PciAddress
 from cni.result import IpConfig, Result, Route
 
@@ -400,6 +403,48 @@ class FakeKernel:
     def _refuse_if_counted(self) -> None:
         if self._counted():
             raise refused(errno.EIO, "refused by the test")
+
+
+class FakeClock:
+    """Monotonic seconds that pass only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class ResettingPf:
+    """A PF's netlink socket, whose driver resets the VF for `seconds` after each setting that it takes, as i40e does.
+
+    Meanwhile it refuses every setting with `number`, and the VF is not among those that it reports. `taken` are the
+    bodies of the requests that it took.
+    """
+
+    def __init__(self, clock: FakeClock, seconds: float, *, number: int = errno.EAGAIN, vf: int = 0) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.number = number
+        self.vf = vf
+        self.taken: list[bytes] = []
+        self.ready = 0.0
+
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        if self.clock.now < self.ready:
+            raise NetlinkError(self.number, "VF still in reset. Try again.")
+        self.taken.append(body)
+        self.ready = self.clock.now + self.seconds
+
+    def get(self, kind: int, body: bytes) -> bytes:
+        number, vlan = nl.attribute(nl.IFLA_VF_MAC, struct.pack("=I32s", self.vf, b"\x02")), (self.vf, 7, 0)
+        reported = nl.nested(nl.IFLA_VF_INFO, number, nl.attribute(nl.IFLA_VF_VLAN, struct.pack("=III", *vlan)))
+        vfs = nl.nested(nl.IFLA_VFINFO_LIST, *([reported] if self.clock.now >= self.ready else []))
+        parent = nl.text(nl.IFLA_PARENT_DEV_NAME, PF) + nl.text(nl.IFLA_PARENT_DEV_BUS_NAME, "pci")
+        return nl.link_body(2, nl.text(nl.IFLA_IFNAME, "eth0"), parent, nl.u32(nl.IFLA_NUM_VF, 1), vfs)
 
 
 class FakeIpam:

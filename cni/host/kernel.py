@@ -13,6 +13,7 @@ from cni.host.announce import announce
 from cni.host.binding import Drivers
 from cni.host.files import glance
 from cni.host.netns import find_netns, is_inhabited, named_namespaces, open_netns
+from cni.host.resets import Resets, is_passing
 from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
 from cni.host.sysfs import Sysfs
 
@@ -40,8 +41,9 @@ _UNUSUAL = {
 class HostKernel:
     """The kernel that the plugin runs on. One netlink socket per namespace is opened when first needed."""
 
-    def __init__(self, log: Log, sysfs: Sysfs | None = None) -> None:
+    def __init__(self, log: Log, sysfs: Sysfs | None = None, resets: Resets | None = None) -> None:
         self._log = log
+        self._resets = resets or Resets()
         self._sysfs = sysfs or Sysfs()
         self._drivers = Drivers(self._sysfs)
         self._sockets: dict[str, RouteSocket] = {}
@@ -73,10 +75,14 @@ class HostKernel:
         return self._sysfs.exists(device)
 
     def set_vf(self, device: Device, setting: str, wanted: VfSettings) -> None:
-        """Sends one setting of the VF to the PF. Raises `KernelRefused`, naming field, value, driver and reason."""
+        """Sends one setting of the VF to the PF; the driver may be resetting the VF.
+
+        Raises `KernelRefused`, naming field, value, driver and reason, and `TryAgainLater` when a reset does not end.
+        """
         what, body, plain = _vf_request(device, setting, wanted)
         socket = self._socket(None)
-        with _refusals(f"{what} of VF {device.index}: driver {device.pf_driver} of PF {device.pf_name} refused"):
+
+        def send() -> None:
             try:
                 socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, body))
             except NetlinkError as error:
@@ -84,7 +90,23 @@ class HostKernel:
                 if error.errno != errno.EPROTONOSUPPORT or not plain:
                     raise
                 socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, plain))
+
+        told = f"{what} of VF {device.index}: driver {device.pf_driver} of PF {device.pf_name} refused"
+        with _refusals(told):
+            self._outlasting_resets(told, send)
         self._log.debug(f"PF {device.pf_name} VF {device.index}: {what}")
+
+    def _outlasting_resets(self, told: str, action: Callable[[], None]) -> None:
+        """Repeats what a driver refuses while it resets the VF. Raises `TryAgainLater` when that does not end."""
+        reason = ""
+        for _ in self._resets.tries():
+            try:
+                return action()
+            except NetlinkError as error:
+                if not is_passing(error.errno):
+                    raise
+                reason = error.reason
+        raise TryAgainLater(f"{told}: {reason}", hint="it resets the VF, or has another operation pending; see dmesg")
 
     def pf_of_name(self, name: str) -> PciAddress:
         """The PF whose network device has that name. Raises `DeviceNotFound`."""
@@ -139,12 +161,16 @@ class HostKernel:
             raise DeviceNotFound(
                 f"PF {pf} does not list {address}", hint="the VFs were perhaps created anew this moment"
             )
-        link = self._pf_link(pf)
-        info = next((vf for vf in link.vfs if vf.index == index), None)
-        if info is None:
-            raise DeviceNotFound(
+        # The kernel leaves out a VF whose settings the driver does not tell, as i40e does not while it resets the VF.
+        for _ in self._resets.tries():
+            link = self._pf_link(pf)
+            info = next((vf for vf in link.vfs if vf.index == index), None)
+            if info is not None:
+                break
+        else:
+            raise TryAgainLater(
                 f"PF {link.name} ({pf}) does not report VF {index} ({address})",
-                hint="the PF's driver was perhaps reloaded; compare: ip link show " + link.name,
+                hint="its driver resets the VF, or was reloaded; compare: ip link show " + link.name,
             )
         return {
             "settings": info,
@@ -237,7 +263,15 @@ class HostKernel:
     def change(self, link: nl.Link, netns: Netns | None, **attributes: Any) -> None:
         """Changes attributes of the link (see `links.change`). Raises `KernelRefused`."""
         with _refusals(f"{_described(attributes)} of {link.name}: the kernel refused"):
-            links.change(self._socket(netns), link.index, **attributes)
+            if attributes == {"up": True}:
+                self._open(link, netns)
+            else:
+                links.change(self._socket(netns), link.index, **attributes)
+
+    def _open(self, link: nl.Link, netns: Netns | None) -> None:
+        # The VF's own driver refuses that, too, while the VF is reset.
+        told = f"link up of {link.name}: the kernel refused"
+        self._outlasting_resets(told, lambda: links.change(self._socket(netns), link.index, up=True))
 
     def remove_stacked(self, link: nl.Link, netns: Netns) -> None:
         """Deletes what a pod stacked on the link (VLANs, macvlans): it would follow the link home. `KernelRefused`."""
@@ -263,7 +297,7 @@ class HostKernel:
                 for family, names in (("ipv4", ("arp_notify",)), ("ipv6", ("ndisc_notify", "optimistic_dad"))):
                     for name in names:
                         self._sysctl(f"net/{family}/conf/{link.name}/{name}", "1")
-            links.change(self._socket(netns), link.index, up=True)
+            self._open(link, netns)
 
     def configure(self, link: nl.Link, netns: Netns, ips: tuple[IpConfig, ...], routes: tuple[Route, ...]) -> None:
         """Adds addresses, awaits carrier and duplicate address detection, adds routes. Raises `KernelRefused`, ..."""
