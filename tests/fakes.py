@@ -256,10 +256,10 @@ class FakeKernel:
     def named(self, name: str, netns: Netns | None) -> Link | None:
         return next((link for link in self.everywhere(netns) if name in (link.name, *link.altnames)), None)
 
-    def everywhere(self, netns: Netns | None) -> list[Link]:
+    def everywhere(self, netns: Netns | None, alias: str = "") -> list[Link]:
         place = _identity(netns)
         mine = [one.home for one in self.devices.values() if one.home is not None and one.place == place]
-        return [*mine, *self.others.get(place, {}).values()]
+        return [link for link in (*mine, *self.others.get(place, {}).values()) if alias in link.alias]
 
     def move(self, link: Link, source: Netns | None, target: Netns | None, **attributes: Any) -> None:
         fake = self._there(link, source)

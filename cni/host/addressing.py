@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cni.result import IpConfig, Route
 
 AF_INET, AF_INET6 = 2, 10
+_LINK_LOCAL = b"\xa9\xfe"  # 169.254
 SETTLE_SECONDS = 5.0
 """Bound for duplicate address detection; it takes one to two seconds once the link has a carrier."""
 
@@ -88,24 +89,27 @@ def gateways(ips: tuple[IpConfig, ...]) -> dict[int, bytes]:
 
 def addresses(socket: RouteSocket, index: int) -> list[nl.InterfaceAddress]:
     """All addresses of the interface."""
-    found = [nl.address(body) for body in socket.dump(nl.RTM_GETADDR, nl.address_dump_body())]
+    found = [nl.address(body) for body in socket.dump(nl.RTM_GETADDR, nl.address_dump_body(index=index))]
     return [address for address in found if address.index == index]
 
 
 def routes(socket: RouteSocket, index: int) -> list[nl.InterfaceRoute]:
     """All routes that go through the interface, of all tables and both families."""
     bodies = [
-        body for family in (AF_INET, AF_INET6) for body in socket.dump(nl.RTM_GETROUTE, nl.route_dump_body(family))
+        body
+        for family in (AF_INET, AF_INET6)
+        for body in socket.dump(nl.RTM_GETROUTE, nl.route_dump_body(family, index))
     ]
     return [route for body in bodies for route in nl.routes(body) if route.index == index]
 
 
 def is_own(route: nl.InterfaceRoute) -> bool:
-    """Whether somebody made the route: every interface that is up has some for IPv6 link-local and multicast."""
+    """Whether somebody needs the route: an interface that is up has some for link-local and multicast by itself."""
     return (
         route.kind == nl.RTN_UNICAST
         and route.table != nl.RT_TABLE_LOCAL
         and not (route.family == AF_INET6 and route.destination[:1] in (b"\xfe", b"\xff"))
+        and not (route.family == AF_INET and route.prefix >= 16 and route.destination[:2] == _LINK_LOCAL)
     )
 
 

@@ -8,7 +8,7 @@ import time
 
 from cni.device import Device
 from cni.errors import DeviceNotFound, KernelRefused, TryAgainLater
-from cni.host import addressing, links, netlink as nl
+from cni.host import addressing, links, netlink as nl, stacked
 from cni.host.announce import announce
 from cni.host.binding import Drivers
 from cni.host.files import glance
@@ -16,6 +16,7 @@ from cni.host.netns import find_netns, is_inhabited, named_namespaces, open_netn
 from cni.host.resets import Resets, is_passing
 from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
 from cni.host.sysfs import Sysfs
+from cni.pci import PciAddress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from cni.device import VfSettings
     from cni.host.netns import Netns
     from cni.log import Log
-    from cni.pci import PciAddress
     from cni.result import IpConfig, Route
 
 _RENAME_TRIES = 5
@@ -47,6 +47,7 @@ class HostKernel:
         self._sysfs = sysfs or Sysfs()
         self._drivers = Drivers(self._sysfs)
         self._sockets: dict[str, RouteSocket] = {}
+        self._indexes: dict[tuple[str, PciAddress], int] = {}
 
     # PCI devices, their drivers, and what a PF says and does about its VFs.
 
@@ -142,18 +143,41 @@ class HostKernel:
         return self._drivers.in_use(device)
 
     def uses(self, link: nl.Link) -> list[str]:
-        """What the host itself uses a link of it for; empty when nobody would miss it."""
+        """What the host itself uses a link of it for, also through links in other namespaces; empty when for nothing."""
         socket, found = self._socket(None), []
         with _refusals(f"look at the use of {link.name}: the kernel refused"):
             if link.master:
                 found.append("it is enslaved to a bridge, bond or VRF")
             found += [f"{upper} is stacked on it" for upper in self._sysfs.uppers(link.name)]
+            if link.xdp:
+                found.append("an XDP program is attached to it")
             scopes = [address.scope for address in addressing.addresses(socket, link.index)]
             if any(scope < nl.SCOPE_LINK for scope in scopes):
                 found.append("it has a global address")
-            if any(addressing.is_own(route) for route in addressing.routes(socket, link.index)):
+            # The kernel removes the routes of a link that goes down.
+            if link.up and any(addressing.is_own(route) for route in addressing.routes(socket, link.index)):
                 found.append("a route goes through it")
+            if not found and self._may_carry_others(link):
+                found += self._stacked_elsewhere(link)
         return found
+
+    def _may_carry_others(self, link: nl.Link) -> bool:
+        """Whether links in other namespaces can be stacked on it that somebody would miss.
+
+        To look costs milliseconds. A VF that is down carries no traffic of such a link; one that stays on it shows as
+        promiscuous, where the driver has no filter for addresses.
+        """
+        return link.up or link.promiscuity > 0 or self._sysfs.physfn(PciAddress(link.parent)) is None
+
+    def _stacked_elsewhere(self, link: nl.Link) -> list[str]:
+        look = stacked.look(link.index)
+        if not look.complete and not look.found:
+            raise TryAgainLater(
+                f"whether links in other network namespaces are stacked on {link.name} cannot be seen in "
+                f"{stacked.LOOK_SECONDS:g} s",
+                hint="the node is overloaded, has very many network namespaces, or links come and go all the time in one",
+            )
+        return [f"{one} is stacked on it" for one in look.found]
 
     def _told_by_pf(self, pf: PciAddress, address: PciAddress) -> dict[str, Any]:
         index = self._sysfs.vf_index(pf, address)
@@ -219,7 +243,7 @@ class HostKernel:
         """The device's link in that namespace, or None."""
         with _refusals(f"look for {device}: the kernel refused"):
             if netns is not None:
-                return links.by_parent(self._socket(netns), device)
+                return self._in_namespace(device, netns)
             for _ in range(_RENAME_TRIES):
                 names = self._sysfs.netdevs(device)
                 if not names:
@@ -231,6 +255,16 @@ class HostKernel:
                 if link is not None and link.parent == device:
                     return link
         raise TryAgainLater(f"the network device of {device} is being renamed", hint="see: udevadm monitor")
+
+    def _in_namespace(self, device: PciAddress, netns: Netns) -> nl.Link | None:
+        """Where it was the last time, or else among all: of these a pod can make tens of thousands."""
+        socket, key = self._socket(netns), (netns.identity, device)
+        link = links.by_index(socket, self._indexes[key]) if key in self._indexes else None
+        if link is None or link.parent != device:
+            link = links.by_parent(socket, device)
+        if link is not None:
+            self._indexes[key] = link.index
+        return link
 
     def await_home(self, device: PciAddress, seconds: float) -> bool:
         """Whether the device's link is on the host; awaits it for at most `seconds`.
@@ -249,10 +283,11 @@ class HostKernel:
         with _refusals(f"look for {name}: the kernel refused"):
             return links.by_name(self._socket(netns), name)
 
-    def everywhere(self, netns: Netns | None) -> list[nl.Link]:
-        """All links of the namespace."""
+    def everywhere(self, netns: Netns | None, alias: str = "") -> list[nl.Link]:
+        """All links of the namespace, or those whose alias contains a text."""
         with _refusals("list the links: the kernel refused"):
-            return links.every(self._socket(netns))
+            found = links.every(self._socket(netns), alias.encode())
+        return [link for link in found if alias in link.alias]
 
     def move(self, link: nl.Link, source: Netns | None, target: Netns | None, **attributes: Any) -> None:
         """Moves the link, and changes name, mtu and alias on the way. Raises `KernelRefused`: it may have moved then."""
@@ -275,7 +310,9 @@ class HostKernel:
 
     def remove_stacked(self, link: nl.Link, netns: Netns) -> None:
         """Deletes what a pod stacked on the link (VLANs, macvlans): it would follow the link home. `KernelRefused`."""
-        for other in self.everywhere(netns):
+        with _refusals("list the links: the kernel refused"):
+            others = links.every(self._socket(netns), nl.lower_attribute(link.index))
+        for other in others:
             if other.lower == link.index and other.index != link.index:
                 self._log.info(f"deleting {other.name}, which the pod stacked on {link.name}")
                 with _refusals(f"deletion of {other.name}: the kernel refused"):

@@ -32,18 +32,20 @@ def by_index(socket: RouteSocket, index: int, *, with_vfs: bool = False) -> nl.L
     return _get(socket, nl.link_body(index), with_vfs=with_vfs)
 
 
-def every(socket: RouteSocket) -> list[nl.Link]:
-    """All links of the namespace."""
+def every(socket: RouteSocket, having: bytes = b"") -> list[nl.Link]:
+    """All links of the namespace; with `having` those whose message contains these bytes, which is a fast first look."""
+    return [nl.link(body) for body in bodies(socket, having)]
+
+
+def bodies(socket: RouteSocket, having: bytes) -> list[bytes]:
+    """The messages about all links of the namespace that contain these bytes."""
     mask = nl.u32(nl.IFLA_EXT_MASK, nl.RTEXT_FILTER_SKIP_STATS)
-    return [nl.link(body) for body in socket.dump(nl.RTM_GETLINK, nl.link_body(0, mask))]
+    return socket.dump(nl.RTM_GETLINK, nl.link_body(0, mask), having)
 
 
 def by_parent(socket: RouteSocket, device: str) -> nl.Link | None:
     """The link whose parent is the PCI device. Names say nothing about that: a pod can change them."""
-    for link in every(socket):
-        if link.parent == device:
-            return link
-    return None
+    return next((link for link in every(socket, device.encode()) if link.parent == device), None)
 
 
 def change(  # noqa: PLR0913 - one parameter per attribute of a link

@@ -16,6 +16,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWNSID, RTM_GETNSID = 88, 90
 RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
 NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x300, 0x200, 0x400
@@ -23,7 +24,9 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 
 # Link attributes.
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_TXQLEN, IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 13, 20, 27, 28, 29
+IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 13, 18, 20, 27, 28, 29
+IFLA_PROMISCUITY, IFLA_XDP = 30, 43
+IFLA_INFO_KIND, IFLA_XDP_ATTACHED = 1, 2
 IFLA_NUM_VF, IFLA_VFINFO_LIST = 21, 22
 IFLA_LINK_NETNSID, IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS = 37, 52, 53, 54
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
@@ -43,6 +46,10 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_TAB
 RTAX_MTU, RTAX_ADVMSS = 2, 8
 RT_TABLE_UNSPEC, RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_BOOT, RTN_UNICAST = 0, 254, 255, 3, 1
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
+
+# Attributes of messages about the numbers that a namespace has for others.
+NETNSA_NSID, NETNSA_FD = 1, 3
+NSID_NONE = 0xFFFFFFFF
 
 # Attributes of an acknowledgement (extended acks).
 NLMSGERR_ATTR_MSG = 1
@@ -93,6 +100,7 @@ class Link(Value):
 
     `parent` is its PCI address, `permanent` the driver's own MAC address, `lower` the index of the link that it is
     stacked on, as a VLAN or macvlan is (0: none in this namespace), `queue` the transmit queue's length in packets.
+    `promiscuity` counts who wants it promiscuous; `xdp` is how an XDP program is attached (0: none is).
     """
 
     index: int
@@ -108,6 +116,8 @@ class Link(Value):
     queue: int = 0
     group: int = 0
     parent: str = ""
+    promiscuity: int = 0
+    xdp: int = 0
     vfs: tuple[VfInfo, ...] = ()
 
     @property
@@ -207,6 +217,34 @@ def link_body(index: int, *attrs: bytes, flags: int = 0, change: int = 0) -> byt
     return _IFINFO.pack(0, 0, index, flags, change) + b"".join(attrs)
 
 
+def lower_attribute(index: int) -> bytes:
+    """What a message about a link contains when the link is stacked on the one with that index."""
+    return u32(IFLA_LINK, index)
+
+
+def lower(body: bytes) -> tuple[int, int | None, str, str]:
+    """(index of the link below, number of its namespace or None for the link's own, name, kind) of an RTM_NEWLINK."""
+    attrs = dict(attributes(body, _IFINFO.size))
+    kind = dict(attributes(attrs.get(IFLA_LINKINFO, b""))).get(IFLA_INFO_KIND, b"")
+    netnsid = attrs.get(IFLA_LINK_NETNSID)
+    return (
+        _number(attrs.get(IFLA_LINK)),
+        None if netnsid is None else _number(netnsid),
+        _text(attrs.get(IFLA_IFNAME, b"")),
+        _text(kind),
+    )
+
+
+def nsid_body(fd: int) -> bytes:
+    """Body of RTM_GETNSID about the namespace of a descriptor."""
+    return bytes(4) + u32(NETNSA_FD, fd)
+
+
+def nsid(body: bytes) -> int:
+    """The number of an RTM_NEWNSID; `NSID_NONE` when the namespace has none."""
+    return _number(dict(attributes(body, 4)).get(NETNSA_NSID))
+
+
 def vf_body(pf_index: int, setting: bytes) -> bytes:
     """Body of RTM_SETLINK on a PF that changes one VF; `setting` comes from a `vf_*` function."""
     return link_body(pf_index, nested(IFLA_VFINFO_LIST, nested(IFLA_VF_INFO, setting)))
@@ -271,6 +309,8 @@ def link(body: bytes) -> Link:
             parent=_text(attrs.get(IFLA_PARENT_DEV_NAME, b""))
             if attrs.get(IFLA_PARENT_DEV_BUS_NAME) == b"pci\0"
             else "",
+            promiscuity=_number(attrs.get(IFLA_PROMISCUITY)),
+            xdp=dict(attributes(attrs.get(IFLA_XDP, b""))).get(IFLA_XDP_ATTACHED, b"\0")[0],
             vfs=tuple(map(_vf_info, vfs)),
         )
     except (struct_error, UnicodeDecodeError, LookupError) as error:
@@ -349,7 +389,7 @@ def address_body(index: int, family: int, packed: bytes, prefix: int, broadcast:
 
 
 def address_dump_body(family: int = 0, index: int = 0) -> bytes:
-    """Body of an RTM_GETADDR dump."""
+    """Body of an RTM_GETADDR dump, of all interfaces or of one."""
     return _IFADDR.pack(family, 0, 0, 0, index)
 
 
@@ -399,9 +439,9 @@ def route_body(  # noqa: PLR0913 - one parameter per field of a route
     return header + attrs
 
 
-def route_dump_body(family: int = 0) -> bytes:
-    """Body of an RTM_GETROUTE dump, of all tables."""
-    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+def route_dump_body(family: int = 0, index: int = 0) -> bytes:
+    """Body of an RTM_GETROUTE dump, of all tables; with an index, of the routes through that interface."""
+    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + (u32(RTA_OIF, index) if index else b"")
 
 
 def routes(body: bytes) -> list[InterfaceRoute]:

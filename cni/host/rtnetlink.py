@@ -31,6 +31,8 @@ RECEIVE_BYTES = 1 << 20
 _DUMP_TRIES = 10
 _KERNEL = 0
 _SEQUENCES = 0xFFFFFFFF
+_DROPPED = nl.Message(kind=nl.NLMSG_DONE, flags=nl.NLM_F_DUMP_INTR, sequence=0, body=b"")
+"""Stands for a message that nobody wants, but that says that the dump was inconsistent."""
 
 
 class NetlinkError(OSError):
@@ -93,13 +95,14 @@ class RouteSocket:
             raise NetlinkError(errno.ENODATA, "the kernel acknowledged the request without an answer")
         return answer.body
 
-    def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """The bodies of all answers to a dump; repeated while the kernel says that it was inconsistent.
+    def dump(self, kind: int, body: bytes, having: bytes = b"") -> list[bytes]:
+        """The bodies of all answers to a dump that contain `having`; repeated while the kernel says that it was inconsistent.
 
-        Raises `Unsettled` when it is so each time.
+        The others are dropped as they come: a pod can have any number of links. Raises `Unsettled` when the dump is
+        inconsistent each time.
         """
         for _ in range(_DUMP_TRIES):
-            answers = self._exchange(kind, nl.NLM_F_DUMP, body)
+            answers = self._exchange(kind, nl.NLM_F_DUMP, body, having)
             if not any(answer.flags & nl.NLM_F_DUMP_INTR for answer in answers):
                 return [answer.body for answer in answers[:-1]]
         raise Unsettled
@@ -120,8 +123,8 @@ class RouteSocket:
                     raise
                 return True
 
-    def _exchange(self, kind: int, flags: int, body: bytes) -> list[nl.Message]:
-        """The answers, and behind them the message that ends them."""
+    def _exchange(self, kind: int, flags: int, body: bytes, having: bytes = b"") -> list[nl.Message]:
+        """The answers that contain `having`, and behind them the message that ends them."""
         self._sequence = self._sequence + 1 & _SEQUENCES
         deadline = time.monotonic() + REPLY_SECONDS
         self._socket.send(nl.message(kind, flags, self._sequence, body))
@@ -130,10 +133,13 @@ class RouteSocket:
             for message in self._receive(deadline):
                 if message.sequence != self._sequence:
                     continue
-                answers.append(message)
                 if message.kind in (nl.NLMSG_ERROR, nl.NLMSG_DONE):
                     _raise_refusal(message)
-                    return answers
+                    return [*answers, message]
+                if having in message.body:
+                    answers.append(message)
+                elif message.flags & nl.NLM_F_DUMP_INTR:
+                    answers.append(_DROPPED)
 
     def _receive(self, deadline: float) -> list[nl.Message]:
         """The messages of the next datagram; none when it is not the kernel's."""

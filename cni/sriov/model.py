@@ -65,18 +65,21 @@ class DeviceAttachment(Value):
         return self.wanted_driver or self.driver
 
 
-_MARK, _ALIAS_BYTES = "barewire", 255
+MARK = "barewire"
+"""The word that a mark begins with."""
+
+_ALIAS_BYTES = 255
 
 
 def mark(device: str, host_name: str, key: Key) -> str:
     """The owner's mark as an interface alias: at most 255 bytes, so that a very long container ID is cut."""
-    return f"{_MARK} {device} {host_name} {key}"[:_ALIAS_BYTES]
+    return f"{MARK} {device} {host_name} {key}"[:_ALIAS_BYTES]
 
 
 def marked(alias: str) -> tuple[str, str, str] | None:
     """(device, host name, owner) of a mark; None for any other alias."""
     parts = alias.split(" ")
-    return (parts[1], parts[2], parts[3]) if len(parts) == 4 and parts[0] == _MARK else None
+    return (parts[1], parts[2], parts[3]) if len(parts) == 4 and parts[0] == MARK else None
 
 
 def names_owner(alias: str, key: Key) -> bool:

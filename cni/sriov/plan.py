@@ -60,18 +60,12 @@ def plan(
             f"{device.kind} {device.address} is open in a process (driver: {device.driver})",
             hint="it is free when that virtual machine or DPDK program has ended",
         )
-    if not device.pf:
-        _require_unused(device, uses)
+    _require_unused(device, uses)
     if driver:
         _require_viable(device, driver, hindrances)
     if not device.userspace and (device.driver or not driver):
         # With a driver and no network device here, it is in somebody else's namespace: binding would take it from there.
         _require_at_home(device)
-    if device.link is not None and device.link.master:
-        raise DeviceBusy(
-            f"the network device {device.link.name} of {device.kind} {device.address} is enslaved on the host",
-            hint=f"take it out of its bridge, bond or VRF first: ip link set {device.link.name} nomaster",
-        )
     return model.DeviceAttachment(
         key=key,
         device=device.address,
@@ -158,20 +152,26 @@ def _require_trust(conf: dict[str, Any], device: Device, settings: VfSettings) -
 
 
 def _require_unused(device: Device, uses: Sequence[str]) -> None:
-    if device.vfs:
+    if device.link is not None and device.link.master:
+        raise DeviceBusy(
+            f"the network device {device.link.name} of {device.kind} {device.address} is enslaved to a bridge, bond or VRF on the host",
+            hint=f"take it out of its bridge, bond or VRF first: ip link set {device.link.name} nomaster",
+        )
+    if device.vfs and not device.pf:
         raise DeviceBusy(
             f"PF {device.address} has {device.vfs} VFs, which would be lost to the host",
             hint=f"remove them first: echo 0 >/sys/bus/pci/devices/{device.address}/sriov_numvfs",
         )
-    if device.netdevs > 1:
+    if device.netdevs > 1 and not device.pf:
         raise DeviceBusy(
             f"{device.kind} {device.address} has {device.netdevs} network devices",
             hint="a function with several ports is not given away whole",
         )
     if uses:
+        name = device.link.name if device.link is not None else ""
         raise DeviceBusy(
-            f"the host itself uses {device.kind} {device.address}: {', '.join(uses)}",
-            hint="a device that the node needs is not given to a pod",
+            f"the host itself uses {device.kind} {device.address} ({name}): {', '.join(uses)}",
+            hint="a device that the node needs is not given to a pod; if the node does not need it, end these uses first",
         )
 
 

@@ -126,7 +126,7 @@ class SriovPlugin(Lifecycle):
     # Steps of ADD.
 
     def _planned(self, key: Key, conf: dict[str, Any], mac: str | None, device: Device) -> model.DeviceAttachment:
-        uses = self._kernel.uses(device.link) if device.link is not None and not device.pf else []
+        uses = self._kernel.uses(device.link) if device.link is not None else []
         grouped = needs_iommu_group(plan.wanted_driver(conf, device))
         hindrances = self._kernel.hindrances(device.address) if grouped else []
         in_use = device.userspace and self._kernel.in_use(device.address)

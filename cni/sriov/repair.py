@@ -40,7 +40,7 @@ def orphans(kernel: Kernel, network: str | None = None) -> list[PciAddress]:
 
 def marked_links(kernel: Kernel, netns: Netns | None) -> list[Link]:
     """The links in that namespace whose mark names their own PCI address."""
-    return [link for link in kernel.everywhere(netns) if link.parent and _marked_for(link, link.parent)]
+    return [link for link in kernel.everywhere(netns, model.MARK) if link.parent and _marked_for(link, link.parent)]
 
 
 def marked_key(link: Link) -> Key:

@@ -6,36 +6,14 @@ import errno
 import os
 import socket
 import subprocess
-import uuid
+import tracemalloc
 
 import pytest
-from pyroute2 import NetNS
 
 from cni.host import links
-from cni.host.netns import open_netns
-from cni.host.rtnetlink import NetlinkError, RouteSocket
-
-
-class Place:
-    """A namespace with pyroute2's and our socket in it."""
-
-    def __init__(self) -> None:
-        self.name = f"bw-{uuid.uuid4().hex[:8]}"
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
-        self.netns = open_netns(f"/run/netns/{self.name}")
-        self.oracle = NetNS(self.name)
-        with self.netns.entered():
-            self.ours = RouteSocket()
-
-    def seen_by_oracle(self, name: str):
-        (link,) = self.oracle.get_links(ifname=name)
-        return link
-
-    def close(self) -> None:
-        self.ours.close()
-        self.oracle.close()
-        self.netns.close()
-        subprocess.run(["ip", "netns", "del", self.name], check=True)
+from cni.host.netlink import Link, link
+from cni.host.rtnetlink import RECEIVE_BYTES, NetlinkError, RouteSocket
+from tests.contract.place import Place
 
 
 @pytest.fixture
@@ -150,6 +128,30 @@ def _fallback_tunnels(place) -> set[str]:
     # Modules such as ip6_tunnel or sit put a device of theirs into each new namespace.
     names = {link.get_attr("IFLA_IFNAME") for link in place.oracle.get_links()}
     return names - {"lo", "first", "second"}
+
+
+def test_one_link_among_thousands_is_found_without_keeping_the_others(place, veth, monkeypatch):
+    commands = "".join(f"link add many{number} type ifb\n" for number in range(1500))
+    subprocess.run(["ip", "-n", place.name, "-batch", "-"], input=commands, text=True, check=True)
+    links.change(place.ours, veth.index, alias="0000:ff:1f.7")
+    links.every(place.ours, b"0000:ff:1f.7")
+    tracemalloc.start()
+    try:
+        (found,) = links.every(place.ours, b"0000:ff:1f.7")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.index == veth.index
+    assert most < 2 * RECEIVE_BYTES
+    decoded = []
+
+    def counted(body: bytes) -> Link:
+        decoded.append(body)
+        return link(body)
+
+    monkeypatch.setattr("cni.host.netlink.link", counted)
+    assert links.by_parent(place.ours, "0000:ff:1f.7") is None  # it is an alias here
+    assert len(decoded) == 1
 
 
 def test_a_socket_stays_in_its_namespace(place):

@@ -251,10 +251,14 @@ def test_a_pf_is_given_away_only_when_asked_for_and_without_vfs(node):
     node.assert_as_before()
 
 
-@pytest.mark.parametrize("conf", [WHOLE_PF, PLAIN], ids=["pf", "plain"])
+@pytest.mark.parametrize(
+    "conf",
+    [WHOLE_PF, PLAIN, {"device": VF0}, {"device": VF0, "driver": "vfio-pci"}, {**BY_PF, "vf": 0}],
+    ids=["pf", "plain", "vf", "vf to bind", "vf by number"],
+)
 def test_a_device_that_the_host_uses_is_not_given_away(tmp_path, conf):
     node = prepared(tmp_path, conf)
-    node.kernel.used[conf["device"]] = ["a route goes through it"]
+    node.kernel.used[conf["device"] or VF0] = ["a route goes through it"]
     with pytest.raises(DeviceBusy, match="a route goes through it"):
         node.add(**conf)
     node.assert_as_before()
