@@ -15,7 +15,7 @@ from cni.device import Device, VfSettings
 from cni.drivers import gives_to_user_space
 from cni.errors import DelegateFailed, DeviceNotFound, DriverUnfit, InvalidNetns, KernelRefused, TryAgainLater
 from cni.host import netlink as nl
-from cni.host.addressing import network
+from cni.host.addressing import gateways, network, resolved
 from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, InterfaceRoute, Link, VfInfo
 from cni.host.netns import Netns
 from cni.host.rtnetlink import NetlinkError
@@ -308,20 +308,19 @@ class FakeKernel:
 
     def routes(self, link: Link, netns: Netns) -> list[InterfaceRoute]:
         self._there(link, netns)
-        _, routes = self.configured.get(netns.identity, ((), ()))
-        parsed = [network(route.dst, "routes") for route in routes]
+        ips, routes = self.configured.get(netns.identity, ((), ()))
         return [
             InterfaceRoute(
                 index=link.index,
-                family=family,
-                destination=packed if prefix else b"",
-                prefix=prefix,
-                gateway=b"",
-                table=254,
+                family=one.family,
+                destination=one.destination if one.prefix else b"",
+                prefix=one.prefix,
+                gateway=one.gateway,
+                table=route.table or nl.RT_TABLE_MAIN,
                 priority=0,
-                kind=1,
+                kind=nl.RTN_UNICAST,
             )
-            for family, packed, prefix in parsed
+            for route, one in ((route, resolved(route, gateways(ips))) for route in routes)
         ]
 
     def announce(self, link: Link, netns: Netns, ips: tuple[IpConfig, ...]) -> None:
@@ -448,11 +447,12 @@ class ResettingPf:
 
 
 class FakeIpam:
-    """An IPAM plugin with one address per attachment; `fail` names the calls that it refuses ("lease", "release")."""
+    """An IPAM plugin with one address per attachment, and `routes`; `fail` names the calls that it refuses ("lease", "release")."""
 
     def __init__(self) -> None:
         self.leases: dict[tuple[str, str], str] = {}
         self.fail: set[str] = set()
+        self.routes: tuple[Route, ...] = ()
 
     def expect(self, call: IpamCall) -> None:
         assert "expect" not in self.fail
@@ -461,7 +461,7 @@ class FakeIpam:
         self._refuse("lease")
         address = f"10.0.0.{len(self.leases) + 2}/24"
         self.leases[call.container_id, call.ifname] = address
-        return Result(ips=(IpConfig(address=address),))
+        return Result(ips=(IpConfig(address=address),), routes=self.routes)
 
     def release(self, call: IpamCall, *, seconds: float | None = None) -> None:
         self._refuse("release")

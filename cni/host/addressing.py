@@ -9,6 +9,7 @@ import time
 from cni.errors import AddressConflict, InvalidConfig
 from cni.host import netlink as nl
 from cni.host.rtnetlink import NetlinkError
+from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,18 +57,35 @@ def add_address(socket: RouteSocket, index: int, ip: IpConfig) -> None:
     _tolerating_present(socket, nl.RTM_NEWADDR, nl.address_body(index, family, binary, prefix, broadcast))
 
 
-def add_route(socket: RouteSocket, index: int, route: Route, gateways: dict[int, bytes]) -> None:
-    """Adds a route through the interface; without a gateway of its own it takes the one of its family's address."""
+class ResolvedRoute(Value):
+    """A route as the kernel has it: packed destination without host bits, packed gateway (empty: on the link)."""
+
+    family: int
+    destination: bytes
+    prefix: int
+    gateway: bytes
+
+
+def resolved(route: Route, gateways: dict[int, bytes]) -> ResolvedRoute:
+    """What ADD configures for a result's route, and CHECK looks for. Raises `InvalidConfig`.
+
+    Without a gateway of its own a route takes that of its family's address, unless it is a route on the link.
+    """
     family, destination, prefix = network(route.dst, "routes")
-    gateway = packed(route.gw, "routes")[1] if route.gw else gateways.get(family, b"")
-    if route.scope is not None and route.scope >= nl.SCOPE_LINK:
-        gateway = packed(route.gw, "routes")[1] if route.gw else b""
+    on_link = route.scope is not None and route.scope >= nl.SCOPE_LINK
+    gateway = packed(route.gw, "routes")[1] if route.gw else b"" if on_link else gateways.get(family, b"")
+    return ResolvedRoute(family=family, destination=masked(destination, prefix), prefix=prefix, gateway=gateway)
+
+
+def add_route(socket: RouteSocket, index: int, route: Route, gateways: dict[int, bytes]) -> None:
+    """Adds a route through the interface, as `resolved` has it."""
+    wanted = resolved(route, gateways)
     body = nl.route_body(
         index=index,
-        family=family,
-        destination=masked(destination, prefix),
-        prefix=prefix,
-        gateway=gateway,
+        family=wanted.family,
+        destination=wanted.destination,
+        prefix=wanted.prefix,
+        gateway=wanted.gateway,
         table=route.table,
         scope=route.scope,
         priority=route.priority or 0,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from cni import deviceinfo
-from cni.host.addressing import gateways, network, packed
-from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC, RT_TABLE_MAIN, SCOPE_LINK
+from cni.host.addressing import gateways, network, resolved
+from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
 from cni.sriov import model, plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cni.device import VfSettings
     from cni.host.netlink import InterfaceRoute, Link
     from cni.host.netns import Netns
     from cni.ports import Kernel
@@ -22,15 +23,19 @@ _FLAGS = {IFF_PROMISC: "promisc", IFF_ALLMULTI: "allmulticast"}
 
 
 def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> list[str]:
-    """Every difference between the kernel's state and what ADD made of it, as prevResult tells it now.
+    """Every difference between the kernel's state and what ADD made of it, as prevResult reports it now.
 
-    prevResult decides about address, MTU, IP addresses and routes, since later plugins of a chain may change these.
+    The specification wants a CHECK to allow for later plugins of the chain. So prevResult decides about MAC address, IP
+    addresses and routes; routes may be in any table (sbr, vrf), and the MTU is not compared: tuning changes it and leaves
+    the old value in prevResult.
     """
     attachment = model.from_record(record)
     if not kernel.exists(attachment.device):
         return [f"the host has no device {attachment.device} any more"]
     device = kernel.device(attachment.device)
-    problems = plan.differences(attachment.settings, device.settings)
+    here = netns.identity == record.netns_identity and not attachment.userspace
+    link = kernel.link(attachment.device, netns) if here else None
+    problems = plan.differences(_own_settings(request, attachment, link), device.settings)
     if record.device_info:
         document = deviceinfo.pci(attachment.device, attachment.pf)
         problems += deviceinfo.difference(record.device_info, document)
@@ -38,12 +43,19 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
         return [*problems, f"the driver is {device.driver or 'none'}, not {attachment.expected_driver}"]
     if attachment.userspace:
         return problems
-    if netns.identity != record.netns_identity:
+    if not here:
         return [*problems, f"{request.netns} is not the network namespace that the device was put into"]
-    link = kernel.link(attachment.device, netns)
     if link is None:
         return [*problems, f"{device.kind} {attachment.device} is not in the pod"]
     return [*problems, *_link_drift(kernel, request, attachment, link, netns)]
+
+
+def _own_settings(request: Request, attachment: model.DeviceAttachment, link: Link | None) -> VfSettings:
+    """The settings that no later plugin has changed: a PF follows the MAC address that its VF takes, also in a bond."""
+    mine = request.previous_interface()
+    changed = mine is not None and mine.mac and mine.mac.lower() != attachment.mac
+    enslaved = link is not None and link.master
+    return attachment.settings.replace(mac=None) if changed or enslaved else attachment.settings
 
 
 def _link_drift(
@@ -64,11 +76,9 @@ def _link_drift(
         if attachment.flags & flag and not link.flags & flag:
             yield f"{name} is off, not on"
     mac = (mine.mac if mine else "") or attachment.mac
-    if mac and link.mac != mac.lower():
+    # A bond gives its members a MAC address, and its plugin has no result of theirs to change.
+    if mac and link.mac != mac.lower() and not link.master:
         yield f"mac is {link.mac}, not {mac}"
-    mtu = (mine.mtu if mine else 0) or attachment.mtu
-    if mtu and link.mtu != mtu:
-        yield f"mtu is {link.mtu}, not {mtu}"
     if previous is not None and mine is not None:
         yield from _missing_addresses(kernel, previous, mine, link, netns)
         # A link that is down has no routes: that is one difference, not several.
@@ -97,14 +107,11 @@ def _missing_routes(kernel: Kernel, previous: Result, mine: Interface, link: Lin
 
 
 def _is_same(route: Route, present: InterfaceRoute, defaults: dict[int, bytes]) -> bool:
-    family, destination, prefix = network(route.dst, "prevResult.routes")
-    if (family, prefix) != (present.family, present.prefix):
+    wanted = resolved(route, defaults)
+    if (wanted.family, wanted.prefix) != (present.family, present.prefix):
         return False
-    if prefix and destination != present.destination:
+    if wanted.prefix and wanted.destination != present.destination:
         return False
-    # As ADD does: without a gateway of its own a route takes that of its family's address, but not one on the link.
-    on_link = route.scope is not None and route.scope >= SCOPE_LINK
-    gateway = packed(route.gw, "prevResult.routes")[1] if route.gw else b"" if on_link else defaults.get(family, b"")
-    if gateway and gateway != present.gateway:
+    if wanted.gateway and wanted.gateway != present.gateway:
         return False
-    return present.table == (RT_TABLE_MAIN if route.table is None else route.table)
+    return route.table is None or route.table == present.table

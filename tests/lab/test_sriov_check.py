@@ -45,7 +45,6 @@ DRIFTS = (
         # igb's PF follows what its VF says.
         [f"the MAC address at the PF is {OTHER_MAC}, not {MAC}", f"mac is {OTHER_MAC}, not {MAC}"],
     ),
-    ("pod", "ip link set net1 mtu 1300", "ip link set net1 mtu 1400", ["mtu is 1300, not 1400"]),
     ("pod", "ip link set net1 promisc off", "ip link set net1 promisc on", ["promisc is off, not on"]),
     ("pod", "ip link set net1 allmulticast off", "ip link set net1 allmulticast on", ["allmulticast is off, not on"]),
     (
