@@ -14,9 +14,11 @@ import os
 
 from cni import jsontext
 from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
+from cni.host import folders
 from cni.host.files import (
     LOCK_SECONDS,
     Lock,
+    component,
     create_file,
     make_directory,
     read_file,
@@ -24,6 +26,7 @@ from cni.host.files import (
     require_private,
     write_file,
 )
+from cni.names import is_identifier
 from cni.record import DEVICE, DamagedRecord, Key, Record, decode
 from cni.rollback import on_failure
 
@@ -52,6 +55,7 @@ class Attachments:
         require_private(run)
         self._state = state
         self._run = run
+        self._roots: tuple[str, ...] = ()
         self._plugin = plugin
         self._lasting_locks = lasting_locks
         self._lock_seconds = lock_seconds
@@ -61,14 +65,14 @@ class Attachments:
     def locked(self, device: str, seconds: float | None = None) -> Lock:
         """Lock on a device (or on any other name); everything about its record happens under it."""
         bound = self._lock_seconds if seconds is None else seconds
-        return Lock(f"{self._run}/lock/{device}", device, bound, lasting=self._lasting_locks)
+        return Lock(f"{self._run}/lock/{component(device)}", device, bound, lasting=self._lasting_locks)
 
     def locked_record(self, record: Record, seconds: float | None = None) -> Lock:
         """Lock on what a record is about: its device, or where it has none itself."""
         if record.device:
             return self.locked(record.device, seconds)
         bound = self._lock_seconds if seconds is None else seconds
-        return Lock(f"{self._run}/lock/{_flat(record.key)}", str(record.key), bound, lasting=False)
+        return Lock(f"{self._run}/lock/{component(_flat(record.key))}", str(record.key), bound, lasting=False)
 
     def locked_directories(self) -> Lock:
         """Lock on which attachments share a directory, which is held for milliseconds.
@@ -100,7 +104,7 @@ class Attachments:
         """
         make_directory(os.path.dirname(self._path(record.key)))
         if record.device:
-            _link(f"../{record.key.network}/{_file_name(record.key)}", self._device_link(record.device))
+            _link(_target(record.key), self._device_link(record.device))
         with on_failure(self._unclaim, record):
             if not create_file(self._path(record.key), record.encoded()):
                 raise _attached_already(self._load(self._path(record.key)) or record)
@@ -122,7 +126,7 @@ class Attachments:
         """Keeps a record whose removal is not finished, so that any later call can finish it."""
         kept = record.replace(removing=True)
         self.save(kept)
-        _link(f"../{kept.key.network}/{_file_name(kept.key)}", self._pending_link(kept.key))
+        _link(_target(kept.key), self._pending_link(kept.key))
         if DEVICE not in kept.left:
             self._drop_spare(kept)
             self._release_device(kept)
@@ -146,8 +150,9 @@ class Attachments:
 
     def _pending(self) -> Iterator[tuple[float, Record]]:
         folder = f"{self._state}/.pending"
-        for name in _names(folder):
-            tried, record = _changed(f"{folder}/{name}"), self._readable(f"{folder}/{name}")
+        for name in folders.keys(folder):
+            # keep_pending makes the link anew each time, so its age is the time since the last try.
+            tried, record = folders.changed(f"{folder}/{name}"), self._readable(f"{folder}/{name}")
             if record is not None and record.removing and self._own(record) is not None:
                 yield tried, record
             elif record is None and not os.path.exists(f"{folder}/{name}"):
@@ -155,7 +160,7 @@ class Attachments:
 
     def recover(self) -> None:
         """Brings back lost records that have a second copy."""
-        for device in _names(f"{self._run}/spare"):
+        for device in folders.keys(f"{self._run}/spare", plain=True):
             if self._lost(device) is None:
                 continue
             try:
@@ -164,14 +169,15 @@ class Attachments:
                     lost = self._lost(device)
                     if lost is not None:
                         self._warn(f"the record of {lost.key} was lost; its copy takes its place")
-                        _link(f"../{lost.key.network}/{_file_name(lost.key)}", self._device_link(device))
+                        _link(_target(lost.key), self._device_link(device))
                         self.save(lost)
             except TryAgainLater:
                 continue
 
     def _lost(self, device: str) -> Record | None:
         spare = self._load(self._spare(device))
-        return spare if spare is not None and not os.path.exists(self._path(spare.key)) else None
+        is_its = spare is not None and spare.device == device
+        return spare if spare is not None and is_its and not os.path.exists(self._path(spare.key)) else None
 
     def _drop_spare(self, record: Record) -> None:
         path = self._spare(record.device)
@@ -182,11 +188,12 @@ class Attachments:
     def sweep(self, network: str) -> None:
         """Removes what killed calls left behind: temporary files, and device links that lead to no record."""
         devices = f"{self._state}/.devices"
-        for folder in (f"{self._state}/{network}", devices, f"{self._state}/.pending", f"{self._run}/spare"):
-            for name in _entries(folder):
-                if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
-                    remove_file(f"{folder}/{name}")
-        for device in _names(devices):
+        # A record's name ends in .json, a copy's is that of a PCI device. Those of links end with an interface's name.
+        for folder in (f"{self._state}/{component(network)}", f"{self._run}/spare"):
+            folders.sweep(folder, plain=True)
+        for folder in (devices, f"{self._state}/.pending", self._state):
+            folders.sweep(folder)
+        for device in folders.keys(devices):
             if not os.path.exists(f"{devices}/{device}"):
                 self._remove_dangling(device)
 
@@ -201,12 +208,12 @@ class Attachments:
 
     def networks(self) -> list[str]:
         """The names of all networks that have had records."""
-        return [name for name in _names(self._state) if not name.startswith(".")]
+        return [name for name in folders.keys(self._state) if is_identifier(name)]
 
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
-        folder = f"{self._state}/{network}"
-        records = [self._own(self._readable(f"{folder}/{name}")) for name in _names(folder)]
+        folder = f"{self._state}/{component(network)}"
+        records = [self._own(self._readable(f"{folder}/{name}")) for name in folders.documents(folder)]
         return [record for record in records if record is not None]
 
     def others_with(self, key: Key, text: str) -> list[Record]:
@@ -215,7 +222,7 @@ class Attachments:
         paths = [
             f"{self._state}/{network}/{name}"
             for network in self.networks()
-            for name in _names(f"{self._state}/{network}")
+            for name in folders.documents(f"{self._state}/{network}")
         ]
         found = [self._own(self._readable(path)) for path in paths if needle in _content(path)]
         return [one for one in found if one is not None and one.key != key]
@@ -238,18 +245,21 @@ class Attachments:
             return None
 
     def _load(self, path: str) -> Record | None:
+        """The record that a path leads to, None where it leads to none of ours."""
         path = os.path.realpath(path)
-        content = read_file(path)
+        content = read_file(path) if self._is_ours(path) else None
         try:
             return None if content is None else decode(content, path)
         except DamagedRecord as error:
             # What it told is lost; its attachment is treated as one without a record, by the device's own mark.
-            try:
-                os.replace(path, f"{path}.damaged")
-            except FileNotFoundError:
-                return None  # Another call was faster.
-            self._warn(f"{error}; kept as {path}.damaged")
+            if folders.set_aside(path):
+                self._warn(f"{error}; kept as {path}{folders.DAMAGED}")
             return None
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether it is in our folders: a link of ours leads nowhere else, and what it leads to may be renamed."""
+        self._roots = self._roots or tuple(f"{os.path.realpath(root)}/" for root in (self._state, self._run))
+        return path.startswith(self._roots)
 
     def _release_device(self, record: Record) -> None:
         # Only the link that leads to this record: the device can have the next owner's already.
@@ -258,16 +268,16 @@ class Attachments:
             remove_file(link)
 
     def _path(self, key: Key) -> str:
-        return f"{self._state}/{key.network}/{_file_name(key)}"
+        return f"{self._state}/{component(key.network)}/{component(_file_name(key))}"
 
     def _device_link(self, device: str) -> str:
-        return f"{self._state}/.devices/{device}"
+        return f"{self._state}/.devices/{component(device)}"
 
     def _spare(self, device: str) -> str:
-        return f"{self._run}/spare/{device}"
+        return f"{self._run}/spare/{component(device)}"
 
     def _pending_link(self, key: Key) -> str:
-        return f"{self._state}/.pending/{_flat(key)}"
+        return f"{self._state}/.pending/{component(_flat(key))}"
 
 
 class Replay:
@@ -322,39 +332,25 @@ def _content(path: str) -> bytes:
 
 def _link(target: str, path: str) -> None:
     make_directory(os.path.dirname(path))
-    temporary = f"{path}.{os.getpid()}.tmp"
+    made = folders.temporary(path)
     try:
-        remove_file(temporary)
-        os.symlink(target, temporary)
-        os.replace(temporary, path)
+        remove_file(made)
+        os.symlink(target, made)
+        os.replace(made, path)
     except OSError as error:
-        remove_file(temporary)
+        remove_file(made)
         raise IoFailure(
             f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"look at the mount of {path}"
         ) from error
 
 
-def _names(folder: str) -> list[str]:
-    return [name for name in _entries(folder) if not name.endswith((".tmp", ".damaged"))]
-
-
-def _entries(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _changed(path: str) -> float:
-    # keep_pending makes the link anew each time, so its age is the time since the last try.
-    try:
-        return os.lstat(path).st_mtime
-    except OSError:
-        return 0.0
-
-
 def _file_name(key: Key) -> str:
     return f"{key.container_id}:{key.ifname}.json"
+
+
+def _target(key: Key) -> str:
+    """Where a link beside the networks' folders leads to."""
+    return f"../{component(key.network)}/{component(_file_name(key))}"
 
 
 def _flat(key: Key) -> str:

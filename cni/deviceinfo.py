@@ -11,6 +11,7 @@ import os
 from cni import jsontext
 from cni.errors import InvalidConfig, IoFailure
 from cni.host.files import read_file, remove_file, write_file
+from cni.host.folders import sweep_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,10 +65,4 @@ def remove(path: str) -> None:
     if not path:
         return
     remove_file(path)
-    folder, name = os.path.split(path)
-    try:
-        left = [entry for entry in os.listdir(folder) if entry.startswith(f"{name}.") and entry.endswith(".tmp")]
-    except OSError:
-        return
-    for entry in left:
-        remove_file(f"{folder}/{entry}")
+    sweep_of(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cni import jsontext
 from cni.errors import CniError, IoFailure
+from cni.names import attachment_fault, is_file_name
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -17,6 +18,10 @@ SCHEMA = 2
 
 DEVICE, IPAM, POD = "device", "ipam", "pod"
 """What can be left to undo: the device (or port), the addresses, what the pod was told outside of its containers."""
+
+
+_TEXTS = ("plugin", "device", "netns", "netns_identity", "boot_id", "device_info")
+_OBJECTS: dict[str, tuple[type, ...]] = {"found": (dict,), "wanted": (dict,), "ipam": (dict, type(None))}
 
 
 class Key(Value):
@@ -72,6 +77,8 @@ def decode(content: bytes, path: str) -> Record:
     """Reads a record file's content. Raises `DamagedRecord`, and `IoFailure` when it is of a newer schema."""
     try:
         document = jsontext.loads(content)
+        if b"\\u0000" in content and _has_nul(document):
+            raise DamagedRecord(f"the record {path} is damaged: it has a text with NUL")
         schema = document.pop("schema")
         if schema > SCHEMA:
             raise IoFailure(
@@ -79,10 +86,35 @@ def decode(content: bytes, path: str) -> Record:
                 hint="it was written by a newer version: install that version again",
             )
         record = Record(**{**document, "key": Key(**document["key"]), "left": tuple(document["left"])})
+        fault = _fault(record)
     except IoFailure:
         raise
     except (CniError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecord(f"the record {path} is damaged: {error}") from error
-    if not {DEVICE, IPAM, POD}.issuperset(record.left):
-        raise DamagedRecord(f"the record {path} is damaged: left is {record.left}")
+    if fault:
+        raise DamagedRecord(f"the record {path} is damaged: {fault}")
     return record
+
+
+def _has_nul(value: object) -> bool:
+    """Whether there is a NUL in a text, which no path can have."""
+    if isinstance(value, dict):
+        return any(map(_has_nul, value.values()))
+    return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
+
+
+def _fault(record: Record) -> str:
+    """Why a record cannot be one that we wrote; empty when it can. What a plugin put into it, the plugin judges."""
+    key = record.key
+    fault = attachment_fault(key.network, key.container_id, key.ifname)
+    if fault:
+        return fault
+    for name in _TEXTS:
+        if not isinstance(getattr(record, name), str):
+            return f"{name} is no text"
+    for name, kinds in _OBJECTS.items():
+        if not isinstance(getattr(record, name), kinds):
+            return f"{name} is no object"
+    if record.device and not is_file_name(record.device):
+        return f"device is {record.device!r}"
+    return "" if {DEVICE, IPAM, POD}.issuperset(record.left) else f"left is {record.left}"

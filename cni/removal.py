@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from cni import deviceinfo
 from cni.attachments import Replay
 from cni.delegate import IpamCall
-from cni.errors import CniError
+from cni.errors import CniError, InvalidConfig
 from cni.record import IPAM
 from cni.rollback import bound, on_failure, run_all
 
@@ -135,9 +135,16 @@ class Removal(ABC):
 
         Multus names it after the pod: where a new sandbox of the pod has been attached already, the file is that one's.
         """
-        others = self._attachments.others_with(record.key, record.device_info) if record.device_info else []
-        if record.device_info and not any(part in other.left for other in others):
-            deviceinfo.remove(record.device_info)
+        if not record.device_info:
+            return
+        try:
+            path = deviceinfo.checked(record.device_info)
+        except InvalidConfig as error:
+            self._log.warning(f"the record of {record.key} is damaged, nothing is removed: {error}")
+            return
+        others = self._attachments.others_with(record.key, path)
+        if not any(part in other.left for other in others):
+            deviceinfo.remove(path)
 
 
 def within(deadline: float | None, seconds: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cni import jsontext
 from cni.errors import DecodeFailure, IncompatibleVersion, InvalidConfig, InvalidEnvironment
+from cni.names import ifname_fault, is_identifier
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -30,8 +31,6 @@ _NEEDED = (
 COMMANDS = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0", "VERSION": "0.1.0"}
 """The commands, and the oldest cniVersion whose configurations know each."""
 
-_IDENTIFIER = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-_IFNAME_BYTES = 15
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 
 
@@ -159,27 +158,16 @@ def parse(environment: Environment, stdin: bytes) -> Request:
     )
 
 
-def is_identifier(text: str) -> bool:
-    """Whether the text may be a container ID or a network name; it is safe as a file name then."""
-    return bool(text) and text[0] not in "_.-" and _IDENTIFIER.issuperset(text)
-
-
 def _validate_container_id(text: str) -> None:
     if not is_identifier(text):
         raise InvalidEnvironment("invalid characters in containerID", hint=text)
 
 
 def _validate_ifname(text: str) -> None:
-    if len(text.encode(errors="surrogateescape")) > _IFNAME_BYTES:
-        raise InvalidEnvironment("interface name is too long", hint="interface name should be less than 16 characters")
-    if text in (".", ".."):
-        raise InvalidEnvironment("interface name is . or ..")
-    if any(char in "/:" or char.isspace() for char in text):
-        raise InvalidEnvironment("interface name contains / or : or whitespace characters")
-    if "%" in text:
-        raise InvalidEnvironment("interface name contains %", hint="the kernel takes % for the place of a number")
-    if not text.isprintable():
-        raise InvalidEnvironment("interface name contains unprintable characters")
+    fault = ifname_fault(text)
+    if fault is not None:
+        message, hint = fault
+        raise InvalidEnvironment(message, hint=hint)
 
 
 def _decoded(stdin: bytes) -> dict[str, Any]:

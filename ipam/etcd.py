@@ -12,7 +12,7 @@ import time
 from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
 from ipam.etcd_gateway import Gateway, from_base64, servers, to_base64
 from ipam.etcd_keys import Keys, after, found, number_of
-from ipam.store import claim_on
+from ipam.store import claim_on, ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.etcd_keys import Found
     from ipam.ranges import Range
-    from ipam.store import Claim, Lease, Owner
+    from ipam.store import Claim, Lease, Owner, Tell
 
     Step = dict[str, Any]
 
 PREFIX = "/barewire/ipam"
 PAGE = 1000
 """Keys that are read at once; one with its lease takes about 400 bytes."""
+
+ALL_SECONDS = 60.0
+"""Bound for reading all leases: a million take a tenth of it."""
 
 SMALL = 256
 """Addresses whose use one question tells."""
@@ -144,10 +147,13 @@ class Etcd:
         except TryAgainLater as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
 
-    def leases(self, network: str) -> Iterator[Lease]:
+    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
         """See `Cluster`."""
-        prefix = self._keys.replace(network=network).ips()
-        return (one.lease for one in self._all(prefix) if one.lease is not None)
+        for one in self._all(self._keys.replace(network=network).ips()):
+            if one.lease is not None:
+                yield one.lease
+            else:
+                damaged(f"the lease of {one.address}: {one.fault}")
 
     def _unchanged(self, address: Address, known: Mapping[Address, Found]) -> Step:
         key = self._keys.ip(address)
@@ -243,13 +249,15 @@ class Etcd:
     def _all(self, prefix: bytes) -> Iterator[Found]:
         """What the keys with this prefix hold, in their order, page by page."""
         key, end = prefix, to_base64(after(prefix))
-        while True:
+        deadline = time.monotonic() + ALL_SECONDS
+        while time.monotonic() < deadline:
             question = _get(key, range_end=end, limit=PAGE)["request_range"]
             entries = self._gateway.ask("/v3/kv/range", question).get("kvs", [])
             yield from (one for one in map(found, entries) if one is not None)
             if len(entries) < PAGE:
                 return
             key = from_base64(entries[-1]["key"]) + b"\0"
+        raise TryAgainLater(f"etcd has more leases than it tells in {ALL_SECONDS:g} s")
 
     def _transaction(self, compare: list[Step], success: list[Step], failure: list[Step]) -> tuple[bool, list[Step]]:
         """Whether all compared equal, and of each step what its reading found."""

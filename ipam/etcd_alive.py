@@ -14,6 +14,7 @@ import zlib
 from cni import jsontext
 from cni.errors import CniError, NotAvailable, TryAgainLater
 from cni.host.files import make_directory
+from cni.host.folders import changed
 from ipam.etcd import Etcd, keys_of
 from ipam.etcd_gateway import Gateway, servers, to_base64
 
@@ -52,7 +53,8 @@ def left(gateway: Gateway, keys: Keys) -> int | None:
     if not entries:
         return None
     answer = gateway.ask("/v3/lease/timetolive", {"ID": entries[0].get("lease", "0")})
-    return max(int(answer.get("TTL") or 0), 0)
+    seconds = str(answer.get("TTL") or 0)
+    return int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 10 else 0
 
 
 class LivingEtcd(Etcd):
@@ -86,20 +88,13 @@ class LivingEtcd(Etcd):
 
     def _live(self) -> None:
         """Raises what the gateway raises."""
-        if 0 <= time.time() - _changed(self._mark) < RENEWED:
+        if 0 <= time.time() - changed(self._mark) < RENEWED:
             return
         granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
         value = jsontext.dumps({"node": self._keys.node, "time": int(time.time())}).encode()
-        sign = {"key": to_base64(sign_of(self._keys)), "value": to_base64(value), "lease": granted["ID"]}
+        sign = {"key": to_base64(sign_of(self._keys)), "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
         self._gateway.ask("/v3/kv/put", sign)
         _touch(self._mark)
-
-
-def _changed(path: str) -> float:
-    try:
-        return os.lstat(path).st_mtime
-    except OSError:
-        return 0.0
 
 
 def _touch(path: str) -> None:

@@ -119,7 +119,35 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
         raise TryAgainLater(f"the {connection.server} cannot answer: {status} {_words(content)}")
     if not isinstance(answer, dict):
         raise NotAvailable(f"the {connection.server} refuses: {status} {_words(content)}", hint=_GONE_BAD)
+    if not _has_form(answer):
+        raise NotAvailable(f"the {connection.server} does not answer as etcd's gateway does", hint=_GONE_BAD)
     return answer
+
+
+def _has_form(answer: dict[str, Any]) -> bool:
+    """Whether what is taken out of an answer is where it is looked for: a network's author may have named the server."""
+    answers = answer.get("responses", [])
+    if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
+        return False
+    ranges = [answer, *(one.get("response_range", {}) for one in answers)]
+    return all(isinstance(one, dict) and _has_entries(one.get("kvs", [])) for one in ranges)
+
+
+def _has_entries(entries: object) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("value", ""), str)
+        and isinstance(one.get("mod_revision", ""), str)
+        and _is_base64(one.get("key"))
+        for one in entries
+    )
+
+
+def _is_base64(text: object) -> bool:
+    try:
+        return isinstance(text, str) and bool(binascii.a2b_base64(text))
+    except ValueError:
+        return False
 
 
 def _words(content: bytes) -> str:

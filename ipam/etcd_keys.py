@@ -8,19 +8,26 @@ from cni import jsontext
 from cni.errors import DecodeFailure
 from cni.value import Value
 from ipam.address import BITS, Address
-from ipam.store import Lease, Owner
+from ipam.store import Lease, Owner, owner_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
+_HEX = frozenset("0123456789abcdef")
+
+
 class Found(Value):
-    """A lease as it is in etcd, and the revision of its last change. `lease` is None for a value that is none of ours."""
+    """A lease as it is in etcd, and the revision of its last change.
+
+    `lease` is None for a value that is none of ours, or that names an owner whom nobody can be: `fault` says why.
+    """
 
     lease: Lease | None
     address: Address
     revision: str
+    fault: str = ""
 
 
 class Keys(Value):
@@ -76,19 +83,22 @@ def found(entry: dict[str, Any]) -> Found | None:
     address = address_of(entry)
     if address is None:
         return None
-    return Found(lease=_lease(entry.get("value", ""), address), address=address, revision=entry["mod_revision"])
+    revision = str(entry.get("mod_revision", ""))
+    try:
+        lease = _lease(entry.get("value", ""), address)
+        fault = owner_fault(lease.owner)
+    except (DecodeFailure, KeyError, TypeError, AttributeError, ValueError):
+        return Found(lease=None, address=address, revision=revision, fault="the value is none of Barewire's")
+    return Found(lease=None if fault else lease, address=address, revision=revision, fault=fault)
 
 
 def address_of(entry: dict[str, Any]) -> Address | None:
     """The address that the last part of the key tells."""
     place = binascii.a2b_base64(entry["key"]).rpartition(b"/")[2].decode("ascii", "replace")
     version = {"4": 4, "6": 6}.get(place[:1], 0)
-    if not version or len(place) != 1 + BITS[version] // 4:
+    if not version or len(place) != 1 + BITS[version] // 4 or not _HEX.issuperset(place[1:]):
         return None
-    try:
-        return Address(version=version, number=int(place[1:], 16))
-    except ValueError:
-        return None
+    return Address(version=version, number=int(place[1:], 16))
 
 
 def number_of(key: str) -> int:
@@ -109,17 +119,14 @@ def _place(address: Address) -> str:
     return f"{address.version}{address.number:0{BITS[address.version] // 4}x}"
 
 
-def _lease(value: str, address: Address) -> Lease | None:
-    try:
-        document = jsontext.loads(binascii.a2b_base64(value))
-        owner = Owner(
-            network=str(document["network"]),
-            container_id=str(document["container"]),
-            ifname=str(document["ifname"]),
-            pod=str(document.get("pod", "")),
-            pod_uid=str(document.get("uid", "")),
-        )
-        told = {key: str(document.get(key, "")) for key in ("node", "machine")}
-        return Lease(address=address, owner=owner, **told)
-    except (DecodeFailure, KeyError, TypeError, AttributeError, ValueError):
-        return None
+def _lease(value: str, address: Address) -> Lease:
+    document = jsontext.loads(binascii.a2b_base64(value))
+    owner = Owner(
+        network=document["network"],
+        container_id=document["container"],
+        ifname=document["ifname"],
+        pod=str(document.get("pod", "")),
+        pod_uid=str(document.get("uid", "")),
+    )
+    told = {key: str(document.get(key, "")) for key in ("node", "machine")}
+    return Lease(address=address, owner=owner, **told)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cni.value import Value
 from ipam.inventory import age
 from ipam.journal_entry import HELD, TOMBSTONE
-from ipam.journal_files import known_machine
+from ipam.journal_files import known_machine, path_in
 from ipam.store import Owner
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class Judgement:
     def findings(self) -> list[Finding]:
         found = [one for holding in self._inventory.holdings for one in self._of(holding)]
         found += self._duplicates()
-        return found + [Finding(kind=DAMAGED, text=f"{path} cannot be read") for path in self._inventory.damaged]
+        return found + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
 
     def _of(self, holding: Holding) -> Iterator[Finding]:
         if holding.failure:
@@ -180,7 +180,7 @@ def confirmed(first: list[Finding], second: list[Finding]) -> list[Finding]:
 
 def path_of(folders: Folders, owner: Owner) -> str:
     """The file of an owner's entry."""
-    return f"{folders.journal}/{owner.network}/{owner.container_id}:{owner.ifname}.json"
+    return path_in(folders.journal, owner)
 
 
 def _leak(network: Network, owner: Owner, addresses: tuple[Address, ...], entry: Entry | None = None) -> Finding:

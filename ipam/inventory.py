@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from cni.errors import CniError
+from cni.host.folders import changed
 from cni.value import Value
 from ipam.journal_entry import Entry
-from ipam.known import entries
+from ipam.known import damaged_records, entries
 from ipam.local import Local
 from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.known import Folders, Network
     from ipam.ranges import Range
-    from ipam.store import Lease
+    from ipam.store import Lease, Tell
 
 
 class Holding(Value):
-    """The leases of one network in one place; `failure` says why they are not known."""
+    """The leases of one network in one place; `failure` says why they are not known, `damaged` what is no lease there."""
 
     network: Network
     leases: tuple[Lease, ...] = ()
     failure: str = ""
+    damaged: tuple[str, ...] = ()
 
     def of(self, container_id: str, ifname: str) -> tuple[Address, ...]:
         """What a container's interface has."""
@@ -36,7 +37,7 @@ class Holding(Value):
 
 
 class Inventory(Value):
-    """`entries` are those of the networks' names; `damaged` the paths of files of the journal that cannot be read."""
+    """`entries` are those of the networks' names; `damaged` tells of files, and of what else names nobody."""
 
     holdings: tuple[Holding, ...]
     entries: tuple[Entry, ...]
@@ -52,19 +53,18 @@ def take(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS
     # The clusters before the journal, in which every lease of this node is noted before it is taken.
     holdings = tuple(_holding(folders, network, seconds) for network in networks)
     told = list(entries(folders, (one.network.name for one in holdings)))
+    unread = [one for one in told if isinstance(one, str)] + damaged_records(folders)
     return Inventory(
         holdings=holdings,
         entries=tuple(one for one in told if isinstance(one, Entry)),
-        damaged=tuple(one for one in told if isinstance(one, str)),
+        damaged=(*(text for one in holdings for text in one.damaged), *(f"{path} cannot be read" for path in unread)),
     )
 
 
 def age(path: str) -> float:
     """Seconds since the file was written; endless when there is none."""
-    try:
-        return time.time() - os.lstat(path).st_mtime
-    except OSError:
-        return float("inf")
+    written = changed(path)
+    return time.time() - written if written else float("inf")
 
 
 def used(one: Range, leases: Iterable[Lease]) -> int:
@@ -78,13 +78,16 @@ def room(one: Range) -> int:
 
 
 def _holding(folders: Folders, network: Network, seconds: float) -> Holding:
+    damaged: list[str] = []
     try:
-        return Holding(network=network, leases=tuple(_leases(folders, network, seconds)))
+        leases = tuple(_leases(folders, network, seconds, damaged.append))
+        texts = tuple(text if network.document is None else f"{network}: {text}" for text in damaged)
+        return Holding(network=network, leases=leases, damaged=texts)
     except CniError as error:
         return Holding(network=network, failure=": ".join(part for part in (error.msg, error.hint) if part))
 
 
-def _leases(folders: Folders, network: Network, seconds: float) -> Iterable[Lease]:
+def _leases(folders: Folders, network: Network, seconds: float, damaged: Tell) -> Iterable[Lease]:
     if network.document is None:
-        return Local(network.directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS)).leases()
-    return open_cluster(network.document, network.shared, seconds).leases(network.shared)
+        return Local(network.directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS)).leases(damaged)
+    return open_cluster(network.document, network.shared, seconds).leases(network.shared, damaged)

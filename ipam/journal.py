@@ -14,7 +14,7 @@ from ipam.choice import Choice, fitting, has_room, seed_of
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.journal_files import Journal, name_of
 from ipam.settling import DRAIN_SECONDS, Settling
-from ipam.store import claim_on
+from ipam.store import claim_on, ignore, owner_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.ranges import RangeSet
     from ipam.settling import OpenCluster
-    from ipam.store import Claim, Cluster, Lease, Owner
+    from ipam.store import Claim, Cluster, Lease, Owner, Tell
 
     Valid = set[tuple[str, str]]
 
@@ -129,9 +129,9 @@ class Journaled:
             if not any(has_room(cluster, one) for one in ranges):
                 raise NotAvailable(f"every address of {', '.join(map(str, ranges))} is in use")
 
-    def leases(self) -> Iterator[Lease]:
+    def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
         """Those of all nodes."""
-        return self._cluster(self._seconds).leases(self._shared)
+        return self._cluster(self._seconds).leases(self._shared, damaged)
 
     def drain(self) -> None:
         """Tells clusters, of any network, what they could not be told: a few tombstones, for a short time."""
@@ -241,7 +241,9 @@ class Journaled:
             raise
         # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
         ours = (self._network, self._journal.machine)
-        return [lease for lease in leases if (lease.owner.network, lease.machine) == ours]
+        mine = [lease for lease in leases if (lease.owner.network, lease.machine) == ours]
+        # Whatever a cluster says: locks and files are named after owners.
+        return [lease for lease in mine if not owner_fault(lease.owner)]
 
     def _free_lost(self, lease: Lease, valid: Valid, settling: Settling, deadline: float) -> None:
         """Frees an address of which no entry tells: the journal was lost, or a request arrived after all hope."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cni import jsontext
 from cni.errors import DecodeFailure
+from cni.names import attachment_fault, shown
 from cni.value import Value
-from ipam.address import Address
+from ipam.address import BITS, Address
 from ipam.ranges import Range
 from ipam.store import Claim, Owner
 
@@ -96,7 +97,7 @@ def decode(content: bytes) -> Entry:
         if document["schema"] != SCHEMA:
             raise ValueError(f"its schema is {document['schema']}")
         claims = document["claims"]
-        return Entry(
+        found = Entry(
             owner=Owner(**document["owner"]),
             phase=document["phase"],
             claims=None if claims is None else tuple(_claim(one) for one in claims),
@@ -104,8 +105,27 @@ def decode(content: bytes) -> Entry:
             shared=document["clusterNetwork"],
             node=document["node"],
         )
-    except (DecodeFailure, KeyError, TypeError) as error:
+    except (DecodeFailure, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an entry: {error}") from error
+    fault = _fault(found)
+    if fault:
+        raise ValueError(f"not an entry: {fault}")
+    return found
+
+
+def _fault(entry: Entry) -> str:
+    """Why an entry cannot be one that we wrote; empty when it can."""
+    owner = entry.owner
+    fault = attachment_fault(owner.network, owner.container_id, owner.ifname)
+    if fault:
+        return fault
+    if entry.phase not in (INTENT, HELD, TOMBSTONE):
+        return f"its phase is {shown(entry.phase)}"
+    cluster: object = entry.document
+    if not isinstance(cluster, dict):
+        return "its cluster is no object"
+    texts = (owner.pod, owner.pod_uid, entry.shared, entry.node)
+    return "" if all(isinstance(one, str) for one in texts) else "a name in it is no text"
 
 
 def _place(document: dict[str, Any]) -> tuple[str, ...]:
@@ -127,11 +147,12 @@ def _claim_document(claim: Claim) -> dict[str, Any]:
 
 
 def _claim(document: dict[str, Any]) -> Claim:
-    version = document["version"]
-    one = Range(
-        subnet=Address(version=version, number=document["subnet"]),
-        prefix=document["prefix"],
-        first=document["first"],
-        last=document["last"],
-    )
-    return Claim(range=one, address=one.address(document["address"]))
+    version, prefix = document["version"], document["prefix"]
+    numbers = [document[name] for name in ("subnet", "first", "last", "address")]
+    if not all(isinstance(one, int) and 0 <= one < 1 << BITS[version] for one in numbers):
+        raise ValueError("not an entry: a number in it is no address")
+    if not isinstance(prefix, int) or not 0 <= prefix <= BITS[version]:
+        raise ValueError("not an entry: a prefix in it is none")
+    subnet, first, last, address = numbers
+    one = Range(subnet=Address(version=version, number=subnet), prefix=prefix, first=first, last=last)
+    return Claim(range=one, address=one.address(address))

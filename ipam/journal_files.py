@@ -11,7 +11,18 @@ import errno
 import os
 
 from cni.errors import IoFailure
-from cni.host.files import Lock, create_file, make_directory, read_file, remove_file, require_private, write_file
+from cni.host import folders
+from cni.host.files import (
+    Lock,
+    component,
+    create_file,
+    make_directory,
+    read_file,
+    remove_file,
+    require_private,
+    write_file,
+)
+from cni.names import attachment_fault
 from ipam.journal_entry import TOMBSTONE, decode
 from ipam.store import Owner
 
@@ -58,7 +69,7 @@ class Journal:
 
     def locked(self, owner: Owner, seconds: float = LOCK_SECONDS) -> Lock:
         """The owner's lock. Raises `TryAgainLater` when another call holds it for longer."""
-        path = f"{self._run}/lock/ipam:{owner.network}:{owner.container_id}:{owner.ifname}"
+        path = f"{self._run}/lock/{component(f'ipam:{_flat(owner)}')}"
         return Lock(path, f"the address of {name_of(owner)}", seconds, lasting=False)
 
     def find(self, owner: Owner) -> Entry | None:
@@ -109,26 +120,27 @@ class Journal:
     def buried(self) -> list[Owner]:
         """The owners that are marked, the one whose last try is the longest ago first."""
         folder = f"{self._folder}/.tombstones"
-        marks = [(_age(f"{folder}/{name}"), name) for name in _names(folder)]
-        return [_owner(name) for _changed, name in sorted(marks)]
+        marks = [(folders.changed(f"{folder}/{name}"), name) for name in folders.keys(folder)]
+        # What names nobody is not ours, or what an older version left under a temporary name.
+        owners = (_owner(name) for _changed, name in sorted(marks))
+        return [owner for owner in owners if owner is not None]
 
     def of_network(self, network: str) -> list[Entry]:
         """All readable entries of a network."""
-        folder = f"{self._folder}/{network}"
-        entries = [self._load(f"{folder}/{name}") for name in _names(folder)]
+        folder = f"{self._folder}/{component(network)}"
+        entries = [self._load(f"{folder}/{name}") for name in folders.documents(folder)]
         return [entry for entry in entries if entry is not None]
 
     def sweep(self, network: str) -> None:
         """Removes the temporary files of killed calls."""
-        for folder in (f"{self._folder}/{network}", f"{self._folder}/.tombstones"):
-            for name in _entries(folder):
-                if _is_temporary(name) and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
-                    remove_file(f"{folder}/{name}")
+        folders.sweep(f"{self._folder}/{component(network)}", plain=True)
+        for folder in (f"{self._folder}/.tombstones", self._folder):
+            folders.sweep(folder)
 
     def writable(self) -> None:
         """Proves that entries can be written."""
         make_directory(self._folder)
-        probe = f"{self._folder}/.probe.{os.getpid()}.tmp"
+        probe = folders.temporary(f"{self._folder}/probe")
         write_file(probe, b"")
         remove_file(probe)
 
@@ -146,15 +158,20 @@ class Journal:
             return None if content is None else decode(content)
         except ValueError as error:
             # What it told is lost. Its addresses stay with their owner until a GC finds them in the cluster.
-            os.replace(path, f"{path}.damaged")
-            self.warn(f"{path}: {error}; kept as {path}.damaged")
+            if folders.set_aside(path):
+                self.warn(f"{path}: {error}; kept as {path}{folders.DAMAGED}")
             return None
 
     def _path(self, owner: Owner) -> str:
-        return f"{self._folder}/{owner.network}/{owner.container_id}:{owner.ifname}.json"
+        return path_in(self._folder, owner)
 
     def _mark(self, owner: Owner) -> str:
-        return f"{self._folder}/.tombstones/{owner.network}:{owner.container_id}:{owner.ifname}"
+        return f"{self._folder}/.tombstones/{component(_flat(owner))}"
+
+
+def path_in(folder: str, owner: Owner) -> str:
+    """The file of an owner's entry. Raises `IoFailure` for an owner who can have none."""
+    return f"{folder}/{component(owner.network)}/{component(f'{owner.container_id}:{owner.ifname}.json')}"
 
 
 def known_machine(folder: str) -> str:
@@ -188,32 +205,14 @@ def name_of(owner: Owner) -> str:
     return f"{owner.network}/{owner.container_id}/{owner.ifname}"
 
 
-def _owner(mark: str) -> Owner:
-    network, container_id, ifname = mark.split(":", 2)
+def _flat(owner: Owner) -> str:
+    return f"{owner.network}:{owner.container_id}:{owner.ifname}"
+
+
+def _owner(mark: str) -> Owner | None:
+    """Whom a mark names; None for what is no mark."""
+    network, _, rest = mark.partition(":")
+    container_id, _, ifname = rest.partition(":")
+    if attachment_fault(network, container_id, ifname):
+        return None
     return Owner(network=network, container_id=container_id, ifname=ifname)
-
-
-def _names(folder: str) -> list[str]:
-    return [name for name in _entries(folder) if not (_is_temporary(name) or name.endswith(".json.damaged"))]
-
-
-def _is_temporary(name: str) -> bool:
-    """Whether it is `write_file`'s: a mark ends with an interface's name, which may end with ".tmp", too."""
-    words = name.split(".")
-    return len(words) > 2 and words[-1] == "tmp" and words[-2].isdecimal()
-
-
-def _entries(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise IoFailure(f"cannot list {folder}: {os.strerror(error.errno or 0)}") from error
-
-
-def _age(path: str) -> float:
-    try:
-        return os.lstat(path).st_mtime
-    except OSError:
-        return 0.0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from cni import jsontext
-from cni.errors import CniError, DecodeFailure, InvalidConfig, IoFailure
+from cni.errors import CniError, DecodeFailure, InvalidConfig
 from cni.host.files import read_file
+from cni.host.folders import DOCUMENT, documents, keys
 from cni.log import Log
-from cni.record import decode as decode_record
+from cni.names import attachment_fault, is_identifier
+from cni.record import DamagedRecord, Key, decode as decode_record
 from cni.request import Request
 from cni.value import Value
 from ipam import journal_entry
@@ -123,25 +125,50 @@ def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator
     names = _names(folders.journal) if networks is None else sorted(set(networks))
     for name in names:
         folder = f"{folders.journal}/{name}"
-        for file in _names(folder):
+        for file in documents(folder):
             content = _content(f"{folder}/{file}")
             try:
-                yield from () if content is None else (journal_entry.decode(content),)
+                yield from () if content is None else (_entry_of(content, name, file),)
             except ValueError:
                 yield f"{folder}/{file}"
 
 
-def records(folders: Folders) -> Iterator[Record]:
-    """The attachments that `sriov` and `userspace` have on this node. Raises `IoFailure` for one that cannot be read.
+def records(folders: Folders) -> Iterator[Record | str]:
+    """The attachments that `sriov` and `userspace` have on this node: where a file is no record, its path.
 
-    Without it nobody knows who is alive.
+    Raises `IoFailure` for one that cannot be read.
     """
     for network in _names(folders.state):
-        for file in _names(f"{folders.state}/{network}"):
+        for file in documents(f"{folders.state}/{network}"):
             path = f"{folders.state}/{network}/{file}"
             content = _content(path)
-            if content is not None:
-                yield decode_record(content, path)
+            try:
+                yield from () if content is None else (decode_record(content, path),)
+            except DamagedRecord:
+                yield path
+
+
+def damaged_records(folders: Folders) -> list[str]:
+    """The paths of the files that are no records."""
+    return [one for one in records(folders) if isinstance(one, str)]
+
+
+def attached(folders: Folders) -> Iterator[Key]:
+    """Whose records there are, by the files' names alone: who is alive is known also where what is in a file is lost."""
+    for network in _names(folders.state):
+        for file in documents(f"{folders.state}/{network}"):
+            container_id, _, ifname = file.removesuffix(DOCUMENT).partition(":")
+            if not attachment_fault(network, container_id, ifname):
+                yield Key(network=network, container_id=container_id, ifname=ifname)
+
+
+def _entry_of(content: bytes, network: str, file: str) -> Entry:
+    """Raises `ValueError` for what is no entry of the network and file."""
+    entry = journal_entry.decode(content)
+    owner = entry.owner
+    if (owner.network, f"{owner.container_id}:{owner.ifname}{DOCUMENT}") != (network, file):
+        raise ValueError("it is another owner's")
+    return entry
 
 
 def _content(path: str) -> bytes | None:
@@ -157,6 +184,8 @@ def _of_directories(folders: Folders) -> Iterator[Network]:
 def _of_records(folders: Folders) -> Iterator[Network]:
     """What the delegate calls of records tell: they have the whole configuration."""
     for record in records(folders):
+        if isinstance(record, str):
+            continue
         try:
             conf = jsontext.loads(str((record.ipam or {}).get("stdin") or "{}").encode())
             if isinstance(conf, dict) and _type(conf) in _SERVED:
@@ -188,7 +217,7 @@ def _network(conf: dict[str, Any]) -> Network:
 
 def _request(conf: dict[str, Any]) -> Request:
     name = conf.get("name")
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+    if not is_identifier(name):
         raise InvalidConfig("missing network name")
     return Request(
         command="",
@@ -206,11 +235,5 @@ def _request(conf: dict[str, Any]) -> Request:
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder, without what only its keeper looks at."""
-    try:
-        names = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise IoFailure(f"cannot list {folder}: {os.strerror(error.errno or 0)}", hint="run it as root") from error
-    return [name for name in names if not name.startswith(".") and not name.endswith((".tmp", ".damaged"))]
+    """The networks that have a folder in this one."""
+    return [name for name in keys(folder) if is_identifier(name)]

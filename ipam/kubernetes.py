@@ -15,6 +15,7 @@ from ipam import whereabouts
 from ipam.kubernetes_api import Api
 from ipam.kubernetes_pools import Pools
 from ipam.kubernetes_reservations import Reservations
+from ipam.store import ignore
 from ipam.whereabouts import POOLS
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from cni.kube.config import Cluster
     from ipam.ranges import Range
-    from ipam.store import Claim, Lease, Owner
+    from ipam.store import Claim, Lease, Owner, Tell
     from ipam.whereabouts import Place
 
     Document = dict[str, Any]
@@ -112,27 +113,30 @@ class Kubernetes:
         except (KubeRefused, TryAgainLater) as error:
             raise NotAvailable(error.msg, hint=error.details) from error
 
-    def leases(self, network: str) -> Iterator[Lease]:
+    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
         """See `ipam.store.Cluster`. Whereabouts' pools do not tell networks apart: all that is in them is listed."""
         self._api.begin()
         for cidr in self._place.subnets:
             found = self._pools.find(cidr)
             if found is not None:
-                yield from whereabouts.leases(found, network)
+                yield from whereabouts.leases(found, network, damaged)
 
     def node_is_alive(self, name: str) -> bool:
         """Whether the node exists and its kubelet reports it ready. Raises `KubeRefused`, `TryAgainLater`."""
         self._api.begin()
         node = self._api.node(name) or {}
-        conditions = (node.get("status") or {}).get("conditions") or []
-        return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+        status = node.get("status")
+        conditions = status.get("conditions") if isinstance(status, dict) else None
+        told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
+        return any(one.get("type") == "Ready" and one.get("status") == "True" for one in told)
 
     def node_of(self, pod: str) -> str | None:
         """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
         self._api.begin()
         namespace, _, name = pod.partition("/")
         found = self._api.pod(namespace, name)
-        return None if found is None else str((found.get("spec") or {}).get("nodeName") or "")
+        spec = None if found is None else found.get("spec")
+        return None if found is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
 
     def _reserve(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
         others = self._reservations.add(claims, owner, made) if self._reservations else ()

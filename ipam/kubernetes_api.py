@@ -77,11 +77,12 @@ class Api:
 
     def delete(self, resource: str, found: Document) -> Answer:
         """Status 200, 404 when the object is gone, or 409 when it is not as it was found any more."""
-        metadata = found["metadata"]
+        metadata = found.get("metadata")
+        told = metadata if isinstance(metadata, dict) else {}
         # Whereabouts updates reservations in place: the uid alone would not tell.
-        as_found = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        as_found = {"uid": str(told.get("uid")), "resourceVersion": str(told.get("resourceVersion"))}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": as_found}
-        return self._ask("DELETE", resource, metadata["name"], (200, 404, 409), jsontext.dumps(body).encode())
+        return self._ask("DELETE", resource, str(told.get("name")), (200, 404, 409), jsontext.dumps(body).encode())
 
     def node(self, name: str) -> Document | None:
         """The object of a node, or None where there is none."""

@@ -15,7 +15,7 @@ from ipam import address
 from ipam.local_allocation import Allocation, free, remove, still_there, text
 from ipam.local_directory import Directory
 from ipam.local_index import Index
-from ipam.store import Lease, Owner
+from ipam.store import Lease, Owner, ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.local_directory import Entry
     from ipam.ranges import RangeSet
-    from ipam.store import Claim
+    from ipam.store import Claim, Tell
 
 
 class Local:
@@ -104,11 +104,11 @@ class Local:
         if full:
             raise NotAvailable(f"no address is free in {'; '.join(full)}", hint=AddressesExhausted.remedy)
 
-    def leases(self) -> Iterator[Lease]:
+    def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
         if not self._open().exists():
             return iter(())
         with self._open() as directory:
-            entries = list(directory.entries())
+            entries = list(directory.judged(damaged))
         network = os.path.basename(self._path)
         found = [
             Lease(

@@ -11,6 +11,7 @@ import os
 from cni.errors import InvalidConfig, IoFailure
 from cni.host.files import Lock
 from ipam import address
+from ipam.store import holder_fault, ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ipam.address import Address
+    from ipam.store import Tell
 
     Entry = tuple[str, str, str]
     """Name of the file, container ID, interface name. Old releases of host-local left the last one out: empty.
@@ -73,11 +75,17 @@ class Directory:
 
     def entries(self) -> Iterator[Entry]:
         """Those of all addresses; what is no regular file, or was not written by a host-local, is passed over."""
+        return self.judged(ignore)
+
+    def judged(self, damaged: Tell) -> Iterator[Entry]:
+        """The same; `damaged` is told what is passed over."""
         for name in self.names():
             if is_address(name):
                 entry = self.entry(name)
                 if entry is not None:
                     yield entry
+                else:
+                    damaged(f"{self.path}/{name} names nobody who can have the address")
 
     def names(self) -> list[str]:
         try:
@@ -223,7 +231,7 @@ def is_address(name: str) -> bool:
 
 def _parsed(name: str, content: str) -> Entry | None:
     container_id, _separator, ifname = content.strip(_WHITE).partition(SEPARATOR)
-    if any(character in container_id + ifname for character in _WHITE + "/"):
+    if (container_id or ifname) and holder_fault(container_id, ifname):
         return None
     return name, container_id, ifname
 

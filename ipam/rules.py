@@ -6,8 +6,8 @@ The pydantic model and the fast path's table call the same functions, so the rul
 from __future__ import annotations
 
 from cni.errors import CniError
+from cni.names import is_identifier
 from cni.paths import is_plain_path
-from cni.request import is_identifier
 from cni.result import decode
 from ipam import spans
 from ipam.address import parse, parse_cidr

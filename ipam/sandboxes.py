@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from cni import jsontext
-from cni.errors import CniError, DecodeFailure, InvalidNetns, IoFailure, KernelRefused
+from cni.errors import CniError, DecodeFailure, InvalidNetns, KernelRefused
 from cni.host import netlink as nl
 from cni.host.files import read_file
+from cni.host.folders import entries
 from cni.host.netns import open_netns
 from cni.host.processes import pids
 from cni.host.rtnetlink import RouteSocket
+from cni.names import is_identifier, is_ifname
 from cni.value import Value
 from ipam.address import Address
-from ipam.known import Folders, records
+from ipam.known import Folders, attached as of_records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Sandboxes(Value):
 def look(folders: Folders) -> Sandboxes:
     """Raises `KernelRefused` and `IoFailure` when something cannot be seen: nobody can be said to be dead then."""
     attached = dict(_cached(folders))
-    attached |= {(one.key.container_id, one.key.ifname): f"record of {one.key}" for one in records(folders)}
+    attached |= {(one.container_id, one.ifname): f"record of {one}" for one in of_records(folders)}
     places: dict[Address, list[str]] = {}
     for netns in _namespaces():
         with netns:
@@ -62,39 +65,31 @@ def look(folders: Folders) -> Sandboxes:
 def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
     """What libcni keeps of each ADD until DEL: other plugins than ours have no record, and with DPDK no address, either."""
     for folder in folders.results:
-        for name in _listed(folder):
+        for name in entries(folder):
             path = f"{folder}/{name}"
             found = _document(path)
-            holder = (str(found.get("containerId") or ""), str(found.get("ifName") or ""))
-            if found.get("kind") == _KEPT and all(holder) and _is_there(found):
-                yield holder, f"result {path}"
+            container_id, ifname = found.get("containerId"), found.get("ifName")
+            if found.get("kind") == _KEPT and is_identifier(container_id) and is_ifname(ifname) and _is_there(found):
+                yield (container_id, ifname), f"result {path}"
 
 
 def _is_there(found: dict[str, Any]) -> bool:
     """False when all sandboxes that the result tells of are gone: it was left over, by a reboot for example."""
     result = found.get("result")
     interfaces = result.get("interfaces") if isinstance(result, dict) else None
-    told = {one.get("sandbox") for one in interfaces or () if isinstance(one, dict)} | {found.get("netns")}
-    paths = [one for one in told if isinstance(one, str) and one]
+    told = [one.get("sandbox") for one in interfaces if isinstance(one, dict)] if isinstance(interfaces, list) else []
+    paths = [one for one in (*told, found.get("netns")) if isinstance(one, str) and one and "\0" not in one]
     return not paths or any(map(os.path.lexists, paths))
 
 
 def _document(path: str) -> dict[str, Any]:
     try:
-        found = jsontext.loads((read_file(path) if os.path.isfile(path) else None) or b"")
+        found = jsontext.loads((read_file(path) if stat.S_ISREG(os.lstat(path).st_mode) else None) or b"")
+    except FileNotFoundError:
+        return {}
     except DecodeFailure:
         return {}  # It is of an older libcni, which kept the bare result, or none at all.
     return found if isinstance(found, dict) else {}
-
-
-def _listed(folder: str) -> list[str]:
-    """Sorted. What is not there is empty."""
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise IoFailure(f"cannot list {folder}: {error.strerror}", hint="run it as root") from error
 
 
 def _namespaces() -> Iterator[Netns]:
@@ -122,7 +117,7 @@ def _opened(path: str) -> Netns | None:
 
 def _paths() -> Iterator[str]:
     for folder in NAMED:
-        yield from (f"{folder}/{name}" for name in _listed(folder))
+        yield from (f"{folder}/{name}" for name in entries(folder))
     # Init is in the node's own namespace, which we are in or see by others; it can have more rights than we, and hide.
     yield from (f"/proc/{pid}/ns/net" for pid in ("self", *pids()) if pid != "1")
 

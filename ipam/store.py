@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from cni.names import attachment_fault, is_identifier, shown
 from cni.value import Value
 from ipam.address import BITS, Address
 from ipam.ranges import Range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Protocol
 
     from ipam.ranges import RangeSet
+
+    Tell = Callable[[str], None]
 
 
 class Owner(Value):
@@ -22,6 +25,29 @@ class Owner(Value):
     ifname: str
     pod: str = ""
     pod_uid: str = ""
+
+
+MOST_BYTES = 240
+"""Of an owner's names together: a file is called by them. A file system takes 255, and a temporary name is longer."""
+
+
+def owner_fault(owner: Owner) -> str:
+    """Why nobody can be the owner, whoever says so; empty when its names are such that a runtime can have given them."""
+    names = (owner.network, owner.container_id, owner.ifname)
+    fault = attachment_fault(*names)
+    return fault or _length_fault(names)
+
+
+def holder_fault(container_id: object, ifname: object) -> str:
+    """The same where the interface may be unknown, as in what older programs wrote."""
+    if ifname == "":
+        return "" if is_identifier(container_id) else f"{shown(container_id)} is no container ID"
+    return attachment_fault("any", container_id, ifname) or _length_fault((container_id, ifname))
+
+
+def _length_fault(names: tuple[object, ...]) -> str:
+    text = ":".join(map(str, names))
+    return f"{shown(text)} is longer than a file's name" if len(text.encode()) > MOST_BYTES else ""
 
 
 class Claim(Value):
@@ -44,6 +70,10 @@ class Lease(Value):
     owner: Owner
     node: str = ""
     machine: str = ""
+
+
+def ignore(_text: str) -> None:
+    """For who does not want to be told."""
 
 
 if TYPE_CHECKING:
@@ -74,8 +104,8 @@ if TYPE_CHECKING:
         def status(self, sets: tuple[RangeSet, ...]) -> None:
             """Returns if `allocate` can work. Raises `NotAvailable`, also when a set has no free address."""
 
-        def leases(self) -> Iterator[Lease]:
-            """All addresses of the network that are in use, in the order of their numbers."""
+        def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
+            """All addresses of the network that are in use, in the order of their numbers; `damaged` as in `Cluster`."""
 
     class Cluster(Protocol):
         """A store that all nodes share, as `ipam.journal` uses it: what changes is journalled before it is asked for.
@@ -114,5 +144,8 @@ if TYPE_CHECKING:
         def reach(self) -> None:
             """Returns if the store answers and lets us write. Raises `NotAvailable`."""
 
-        def leases(self, network: str) -> Iterator[Lease]:
-            """All addresses of the network that are in use, of every node."""
+        def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+            """All addresses of the network that are in use, of every node.
+
+            `damaged` is told what is no lease, as text: a value that nobody can have written, or a name that no owner has.
+            """

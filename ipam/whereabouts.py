@@ -11,7 +11,7 @@ from cni.errors import InvalidConfig
 from cni.value import Value
 from ipam.address import BITS, Address, parse_cidr
 from ipam.ranges import Range
-from ipam.store import Claim, Lease, Owner
+from ipam.store import Claim, Lease, Owner, holder_fault, ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.ranges import RangeSet
+    from ipam.store import Tell
 
     Claims = tuple[Claim, ...]
     Document = dict[str, Any]
@@ -178,19 +179,31 @@ def allocations(found: Document) -> dict[str, Document]:
 def claims_of(found: Document, owner: Owner) -> Claims:
     """What the owner has of a pool."""
     whole = _whole(_cidr(found), _named_pool(found))
-    mine = (int(key) for key, entry in allocations(found).items() if allocated_to(entry, owner))
-    return tuple(Claim(range=whole, address=whole.address(whole.first + distance)) for distance in mine)
+    mine = (
+        whole.address(whole.first + int(key)) for key, one in allocations(found).items() if allocated_to(one, owner)
+    )
+    return tuple(Claim(range=whole, address=one) for one in mine if one in whole)
 
 
-def leases(found: Document, network: str) -> Iterator[Lease]:
-    """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none."""
-    start, _ = parse_cidr(_cidr(found), _named_pool(found))
+def leases(found: Document, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+    """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none.
+
+    `damaged` is told of allocations that name an owner whom nobody can be, or an address that is not the pool's.
+    """
+    whole = _whole(_cidr(found), _named_pool(found))
     entries = allocations(found)
     for key in sorted(entries, key=int):
-        entry = entries[key]
-        told = [str(entry.get(name) or "") for name in ("id", "ifname", "podref")]
-        owner = Owner(network=network, container_id=told[0], ifname=told[1], pod=told[2])
-        yield Lease(address=Address(version=start.version, number=start.number + int(key)), owner=owner)
+        number, entry = whole.first + int(key), entries[key]
+        holder = [entry.get(name) or "" for name in ("id", "ifname")]
+        fault = holder_fault(*holder) if number <= whole.last else f"{key} is outside of {whole}"
+        if fault:
+            damaged(f"allocation {key} of IPPool {_name(found)}: {fault}")
+            continue
+        pod = entry.get("podref")
+        owner = Owner(
+            network=network, container_id=holder[0], ifname=holder[1], pod=pod if isinstance(pod, str) else ""
+        )
+        yield Lease(address=whole.address(number), owner=owner)
 
 
 def _spec(found: Document) -> Document:
@@ -209,7 +222,12 @@ def _cidr(found: Document) -> str:
 
 
 def _named_pool(found: Document) -> str:
-    return f"IPPool {found['metadata']['name']}: range"
+    return f"IPPool {_name(found)}: range"
+
+
+def _name(found: Document) -> str:
+    metadata = found.get("metadata")
+    return str(metadata.get("name") if isinstance(metadata, dict) else None)
 
 
 def _named(text: str, network_name: str) -> str:

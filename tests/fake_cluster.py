@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cni.errors import NotAvailable, TryAgainLater
-from ipam.store import Lease
+from ipam.store import Lease, ignore
 
 if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.ranges import Range
-    from ipam.store import Claim, Owner
+    from ipam.store import Claim, Owner, Tell
 
 
 class Shared:
@@ -82,7 +82,7 @@ class FakeCluster:
         if self._shared.away:
             raise NotAvailable("the fake is away")
 
-    def leases(self, network: str) -> Iterator[Lease]:
+    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
         with self._call("leases"):
             found = sorted(
                 self._shared.leases.values(), key=lambda lease: (lease.address.version, lease.address.number)

@@ -8,6 +8,8 @@ import os
 import time
 
 from cni.errors import IoFailure, TryAgainLater
+from cni.host.folders import temporary
+from cni.names import is_file_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ LOCK_SECONDS = 60.0
 """Bound for a lock: kubelet gives a sandbox four minutes, and an ADD that holds the lock takes at most about one."""
 
 _LONGEST_PAUSE = 0.02
+
+
+def component(name: str) -> str:
+    """The name, if in a path it can only mean something inside its folder. Raises `IoFailure`.
+
+    Whoever makes a path of a name calls this, also where the name has been judged already: root acts on the path.
+    """
+    if not is_file_name(name):
+        raise IoFailure(f"{name!a} is no file's name", hint="it comes from a damaged record, or from another program")
+    return name
 
 
 def make_directory(path: str) -> None:
@@ -87,28 +99,28 @@ def glance(path: str) -> bytes:
 
 def write_file(path: str, content: bytes) -> None:
     """Writes the file so that a crash leaves the old content or the new, mode 0600. Raises `IoFailure`."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+    written = temporary(path)
     try:
-        _write_synced(temporary, content)
-        os.replace(temporary, path)
+        _write_synced(written, content)
+        os.replace(written, path)
         _sync_directory(os.path.dirname(path))
     except OSError as error:
-        remove_file(temporary)
+        remove_file(written)
         raise _failure("write", path, error) from error
 
 
 def create_file(path: str, content: bytes) -> bool:
     """Like `write_file`, but only where there is no file yet: False, and nothing changed, when there is one."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+    written = temporary(path)
     try:
-        _write_synced(temporary, content)
-        os.link(temporary, path)
+        _write_synced(written, content)
+        os.link(written, path)
     except FileExistsError:
         return False
     except OSError as error:
         raise _failure("write", path, error) from error
     finally:
-        remove_file(temporary)
+        remove_file(written)
     try:
         _sync_directory(os.path.dirname(path))
     except OSError as error:
@@ -128,7 +140,13 @@ def remove_file(path: str) -> None:
 
 
 def _write_synced(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError:
+        # A killed process with our number left it. It is not opened: in a folder of others it could be anything.
+        os.unlink(path)
+        fd = os.open(path, flags, 0o600)
     try:
         remaining = memoryview(content)
         while remaining:

@@ -10,7 +10,7 @@ from cni.errors import InvalidConfig, KubeRefused, PodNotFound, TryAgainLater
 from cni.kube.answers import document, is_name, is_namespace, refusal, words
 from cni.kube.config import from_kubeconfig, in_cluster
 from cni.kube.connection import Connection
-from cni.kube.podspec import uids
+from cni.kube.podspec import has_form, uids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _get(connection: Connection, path: str) -> dict[str, Any]:
         raise _refusal(connection, "get", "pods", path, status, content)
     pod = document(content)
     metadata = pod.get("metadata")
-    if not isinstance(metadata, dict) or not _is_of(metadata, path):
+    if not has_form(pod) or not isinstance(metadata, dict) or not _is_of(metadata, path):
         raise KubeRefused(f"the {connection.server} answered with something that is not the pod {path}")
     if not isinstance(metadata.get("resourceVersion"), str) or not metadata["resourceVersion"]:
         raise KubeRefused(f"the {connection.server} gives no resourceVersion: a patch could undo another's change")

@@ -13,6 +13,35 @@ _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 _MIRROR = "kubernetes.io/config.mirror"
 
 
+def has_form(pod: Mapping[str, Any]) -> bool:
+    """Whether what is read of a pod is where it is looked for: a network's author may have named the server."""
+    spec, metadata = pod.get("spec") or {}, pod.get("metadata") or {}
+    if not isinstance(spec, dict) or not isinstance(metadata, dict):
+        return False
+    texts = metadata.get("annotations") or {}
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        return False
+    containers = [one for kind in _CONTAINERS for one in _objects(spec.get(kind))]
+    volumes, mounts = _objects(spec.get("volumes")), [one for held in containers for one in _objects(_mounted(held))]
+    if None in (*containers, *volumes, *mounts):
+        return False
+    paths = [one.get("hostPath") or {} for one in volumes if one]
+    named = [one for one in (*volumes, *mounts, *paths) if isinstance(one, dict)]
+    texts_of = [one.get(name) or "" for one in named for name in ("name", "path", "mountPath")]
+    return all(isinstance(one, dict) for one in paths) and all(isinstance(one, str) for one in texts_of)
+
+
+def _mounted(container: dict[str, Any] | None) -> object:
+    return None if container is None else container.get("volumeMounts")
+
+
+def _objects(value: object) -> list[dict[str, Any] | None]:
+    """The objects of a list that may be missing; None for what is none."""
+    if not value:
+        return []
+    return [one if isinstance(one, dict) else None for one in value] if isinstance(value, list) else [None]
+
+
 def uids(pod: Mapping[str, Any]) -> tuple[str, ...]:
     """What may be told as the pod's UID.
 

@@ -5,8 +5,8 @@ The pydantic model and the fast path's table call the same functions, so the rul
 
 from __future__ import annotations
 
+from cni.names import is_identifier
 from cni.paths import is_plain_path
-from cni.request import is_identifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import os
 from cni import jsontext, pci
 from cni.device import VfSettings
 from cni.errors import CniError, DeviceBusy, IoFailure
-from cni.host.files import read_file, remove_file
+from cni.host.files import component, read_file, remove_file
 from cni.host.netlink import ETH_P_8021AD, IFF_MULTICAST, LINK_STATES, VfInfo
 from cni.host.netns import Optional
+from cni.names import is_ifname
 from cni.sriov.attach import NO_MAC, DeviceNotClean, detach, random_mac
 from cni.sriov.model import DeviceAttachment, Netdev
 from cni.value import Value
@@ -78,7 +79,7 @@ class Predecessor:
 
         `path` is that of the pod's network namespace, or empty.
         """
-        former = self._read(f"{self._folder}/{key.container_id}-{key.ifname}")
+        former = self._read(f"{self._folder}/{component(f'{key.container_id}-{key.ifname}')}")
         if former is None:
             return
         with self._attachments.locked(former.device):
@@ -121,10 +122,11 @@ class Predecessor:
     def _owner(self, device: PciAddress) -> str:
         """The path of the network namespace that it gave the device to, or empty."""
         content = read_file(self._allocation(device))
-        return content.decode(errors="replace").strip() if content else ""
+        path = content.decode(errors="replace").strip() if content else ""
+        return path if path.startswith("/") and "\0" not in path else ""
 
     def _allocation(self, device: PciAddress) -> str:
-        return f"{self._folder}/pci/{device}"
+        return f"{self._folder}/pci/{component(device)}"
 
     def _read(self, path: str) -> Former | None:
         try:
@@ -156,7 +158,7 @@ def attachment(former: Former, key: Key, device: Device, link: Link | None) -> D
             found=_found(state, device),
             netdev=None if device.userspace else _netdev(state, document, link),
             settings=_settings(document),
-            mac=jsontext.member(document, "mac") or None,
+            mac=_mac(document, "mac") or None,
             userspace=device.userspace,
         )
     except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -176,28 +178,29 @@ def _found(state: dict[str, Any], device: Device) -> VfInfo:
     value = jsontext.member
     present = device.settings
     return present.replace(
-        mac=value(state, "AdminMAC") or present.mac,
-        vlan=value(state, "Vlan") or 0,
-        qos=value(state, "VlanQoS") or 0,
+        mac=_mac(state, "AdminMAC") or present.mac,
+        vlan=_number(state, "Vlan"),
+        qos=_number(state, "VlanQoS"),
         proto="802.1ad" if value(state, "VlanProto") == ETH_P_8021AD else "802.1q",
         spoofchk=None if present.spoofchk is None else bool(value(state, "SpoofChk")),
         trust=None if present.trust is None else bool(value(state, "Trust")),
-        min_tx_rate=value(state, "MinTxRate") or 0,
-        max_tx_rate=value(state, "MaxTxRate") or 0,
-        link_state=None if present.link_state is None else LINK_STATES[value(state, "LinkState") or 0],
+        min_tx_rate=_number(state, "MinTxRate"),
+        max_tx_rate=_number(state, "MaxTxRate"),
+        link_state=None if present.link_state is None else LINK_STATES[_number(state, "LinkState")],
     )
 
 
 def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> Netdev:
     value = jsontext.member
-    name = value(state, "HostIFName") or (link.name if link else "")
+    kept = value(state, "HostIFName")
+    name = kept if is_ifname(kept) else link.name if link else ""
     mac = _address(state, document, link) or random_mac()
     return Netdev(
-        name=str(name),
+        name=name,
         mac=mac,
         # igbvf takes over the pod's as its own; for drivers with a fixed one this changes nothing.
         permanent=mac,
-        mtu=value(state, "MTU") or 0,
+        mtu=_number(state, "MTU"),
         queue=1000,
         group=0,
         flags=IFF_MULTICAST,
@@ -207,29 +210,45 @@ def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) 
 def _address(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> str:
     """The VF's own address: as kept; as it is, where it was not changed; else as the PF saw it."""
     value = jsontext.member
-    kept = str(value(state, "EffectiveMAC") or "")
+    kept = _mac(state, "EffectiveMAC")
     if not kept and link is not None and not value(document, "mac"):
         kept = link.permanent or link.mac
-    kept = kept or str(value(state, "AdminMAC") or "")
+    kept = kept or _mac(state, "AdminMAC")
     return "" if kept == NO_MAC else kept
 
 
 def _settings(document: dict[str, Any]) -> VfSettings:
     value = jsontext.member
-    vlan = value(document, "vlan")
-    tagged = vlan is not None
+    tagged = value(document, "vlan") is not None
     rated = value(document, "min_tx_rate") is not None or value(document, "max_tx_rate") is not None
     return VfSettings(
-        vlan=vlan,
-        qos=(value(document, "vlanQoS") or 0) if tagged else None,
+        vlan=_number(document, "vlan") if tagged else None,
+        qos=_number(document, "vlanQoS") if tagged else None,
         proto=str(value(document, "vlanProto") or "802.1q").lower() if tagged else None,
-        mac=value(document, "mac") or None,
+        mac=_mac(document, "mac") or None,
         spoofchk=_SWITCH.get(str(value(document, "spoofchk"))),
         trust=_SWITCH.get(str(value(document, "trust"))),
-        min_tx_rate=(value(document, "min_tx_rate") or 0) if rated else None,
-        max_tx_rate=(value(document, "max_tx_rate") or 0) if rated else None,
+        min_tx_rate=_number(document, "min_tx_rate") if rated else None,
+        max_tx_rate=_number(document, "max_tx_rate") if rated else None,
         link_state=value(document, "link_state") or None,
     )
+
+
+def _number(document: dict[str, Any], name: str) -> int:
+    """The number; 0 where there is none. Raises `TypeError`, `ValueError`."""
+    found = jsontext.member(document, name) or 0
+    if not isinstance(found, int) or not 0 <= found < 1 << 32:
+        raise ValueError(f"{name} is no number")
+    return found
+
+
+def _mac(document: dict[str, Any], name: str) -> str:
+    """The address; empty where there is none. Raises `ValueError`."""
+    found = jsontext.member(document, name) or ""
+    packed = bytes.fromhex("".join(char for char in str(found) if char not in ":-."))
+    if not isinstance(found, str) or len(packed) not in (0, 6):
+        raise ValueError(f"{name} is no MAC address")
+    return packed.hex(":")
 
 
 def _files(folder: str) -> list[str]:

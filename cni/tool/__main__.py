@@ -55,11 +55,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _gc(*, apply: bool) -> int:
     log = Log({"plugin": "barewire"}, level="warning")
-    found = [
-        (collection, leftover) for collection in (_devices(log), _ports(log)) for leftover in collection.leftovers()
-    ]
+    collections = (_devices(log), _ports(log))
+    found = [(collection, leftover) for collection in collections for leftover in collection.leftovers()]
     for _collection, leftover in found:
         print(leftover)
+    for text in [text for collection in collections for text in collection.damaged()]:
+        print(text)
     if not found:
         print("nothing is left behind")
     elif not apply:

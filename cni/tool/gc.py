@@ -14,6 +14,7 @@ from cni.errors import CniError, TryAgainLater
 from cni.pci import parse
 from cni.sriov import repair
 from cni.userspace.model import NOBODY
+from cni.userspace.plan import is_port_name
 from cni.value import Value
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Collection(ABC):
         """What is left behind, attachments first. Nothing is changed, but that lost records are brought back."""
         self._attachments.recover()
         return [*self._attachments_left(), *self.unrecorded()]
+
+    def damaged(self) -> list[str]:
+        """What has a mark of ours and cannot be ours, for a person to look at: one line each. Nothing is done about it."""
+        return []
 
     def remove(self, leftovers: Iterable[Leftover]) -> list[str]:
         """Removes them, each looked at again under its lock. Returns what failed, one line each."""
@@ -130,9 +135,17 @@ class Ports(Collection):
         except TryAgainLater:
             return  # Most nodes have no vswitch. Where one is down, the records that need it are told of.
         named = {seen.port.name for seen in ports if seen.port.owner != NOBODY}
-        for name in sorted(named.union(self._removal.places(self._vhost))):
+        ours = {name for name in named if is_port_name(name)}
+        for name in sorted(ours.union(self._removal.places(self._vhost))):
             if not self._attachments.has_owner(name):
                 yield Leftover(device=name, reason="it is a port of ours, or its folder, without a record")
+
+    def damaged(self) -> list[str]:
+        try:
+            names = self._removal.damaged(self._remote)
+        except TryAgainLater:
+            return []
+        return [f"damaged: port {name!a} at {self._remote} has our mark, and no name of ours" for name in names]
 
     def remove_unrecorded(self, device: str) -> None:
         self._removal.remove_orphan(device, self._remote, self._vhost)

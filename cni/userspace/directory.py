@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.errors import InvalidEnvironment, SocketDirUnfit
+from cni.names import is_file_name
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -60,12 +61,7 @@ class SocketDirectory(Value):
 
 def entry(name: str) -> str:
     """The name, if it is one that can only mean something inside its directory. Raises `SocketDirUnfit`."""
-    if (
-        name in ("", ".", "..")
-        or "/" in name
-        or "\0" in name
-        or len(name.encode(errors="surrogateescape")) > NAME_BYTES
-    ):
+    if not is_file_name(name) or len(name.encode(errors="surrogateescape")) > NAME_BYTES:
         raise SocketDirUnfit(
             f"{name!r} is no file's name", hint="it comes from the configuration or from a damaged record"
         )

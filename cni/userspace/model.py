@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cni.names import attachment_fault
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -96,11 +97,11 @@ def key(owner: Owner) -> dict[str, str]:
 
 
 def owner_of(ids: Mapping[str, str]) -> Owner:
-    """The owner that a mark names; `NOBODY` when it is not ours."""
+    """The owner that a mark names; `NOBODY` when it is not ours, or names what cannot be the names of an attachment."""
     if ids.get("owner") != MARK:
         return NOBODY
-    names = {field: ids.get(field.replace("_", "-"), "") for field in Owner._fields}
-    return Owner(**names)
+    found = Owner(**{field: str(ids.get(field.replace("_", "-"), "")) for field in Owner._fields})
+    return NOBODY if attachment_fault(found.network, found.container_id, found.ifname) else found
 
 
 def differences(wanted: Port, seen: Port) -> list[str]:

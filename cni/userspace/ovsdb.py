@@ -46,8 +46,11 @@ class Database:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.close()
+        # Who takes an answer apart does so in here. A server that a network's author named can say anything.
+        if isinstance(error, (AttributeError, IndexError, KeyError, TypeError, ValueError)):
+            raise self._lost("the answer is not OVSDB's") from error
 
     def close(self) -> None:
         """Closes the connection; a transaction that still waits in the server is cancelled by that."""

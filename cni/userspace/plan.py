@@ -6,6 +6,7 @@ import zlib
 
 from cni.conf import is_hex
 from cni.errors import SocketDirUnfit
+from cni.names import is_ifname
 from cni.userspace.attachment import PortAttachment, owner_of
 from cni.userspace.directory import KUBELET_ROOT, kubelet_folder
 from cni.userspace.model import DEFAULT_BURST_KBIT, Port, Rate
@@ -34,7 +35,7 @@ def port_name(key: Key) -> str:
 def is_port_name(name: str) -> bool:
     """Whether `port_name` can have made it."""
     container, dash, ifname = name[:_SHORT], name[_SHORT : _SHORT + 1], name[_SHORT + 1 :]
-    return len(container) == _SHORT and is_hex(container) and dash == "-" and bool(ifname)
+    return len(container) == _SHORT and is_hex(container) and dash == "-" and is_ifname(ifname)
 
 
 def container_name(container_id: str) -> str:

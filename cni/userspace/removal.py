@@ -7,6 +7,7 @@ import os
 from cni import removal
 from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater
 from cni.host.files import LOCK_SECONDS
+from cni.names import is_file_name
 from cni.record import DEVICE, POD, Key, Record
 from cni.removal import within
 from cni.rollback import bound, run_all
@@ -119,14 +120,19 @@ class Removal(removal.Removal):
         """Removes the ports that bear the attachment's mark, with their short folders in `vhost`, if no record has them."""
         owner = owner_of(key)
         vswitch = self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS))
-        sockets = {port_name(key): "", **{seen.port.name: seen.port.path for seen in vswitch.show(owner=owner)}}
-        for name, path in sockets.items():
+        shown = {seen.port.name: seen.port.path for seen in vswitch.show(owner=owner)}
+        for name, path in {port_name(key): "", **shown}.items():
+            if not is_port_name(name):
+                # Whoever can write to the database, or is it, chose the name: it is to be no path, and no lock.
+                self._log.warning(f"{remote}: the port {name!a} of {key} has no name of ours: it is left alone")
+                continue
             with self._attachments.locked(name, None if deadline is None else within(deadline, LOCK_SECONDS)):
                 if self._attachments.of_device(name) is None:
-                    if path:
+                    if name in shown:
                         self._log.warning(f"port {name} of {key} has no record, only its mark: removing it")
                         self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS)).unplug(owner, name=name)
-                    self._remove_places(vhost, name, path.rpartition("/")[2])
+                    socket = path.rpartition("/")[2]
+                    self._remove_places(vhost, name, socket if is_file_name(socket) else "")
 
     def promise(self, key: Key, remote: str, vhost: str) -> None:
         """Leaves a record to do `delete_unrecorded` later."""
@@ -166,6 +172,11 @@ class Removal(removal.Removal):
             *[bound(self._remove_orphaned_places, vhost, name) for name in self.places(vhost) if name not in ports],
         )
 
+    def damaged(self, remote: str) -> list[str]:
+        """The ports that bear our mark, and cannot be ours: their names, or those of their owners, are none."""
+        seen = self._world.vswitch(remote).show()
+        return [one.port.name for one in seen if one.port.owner == NOBODY or not is_port_name(one.port.name)]
+
     def places(self, vhost: str) -> list[str]:
         """The names of ports that have a short folder in `vhost`, or a directory of our own."""
         names = {*self._world.sockets.folders(vhost), *self._world.sockets.own_directories()}
@@ -173,6 +184,8 @@ class Removal(removal.Removal):
 
     def remove_orphan(self, name: str, remote: str, vhost: str) -> None:
         """Removes the port of that name if it bears a mark and has no record, and the folders of that name."""
+        if not is_port_name(name):
+            return
         for seen in self._world.vswitch(remote).show(name=name):
             if seen.port.owner != NOBODY:
                 self.delete_unrecorded(_key(seen), remote, vhost)

@@ -76,11 +76,11 @@ def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> Seen:
     """What the rows say; `interface` is None for a port that has none of its own name, such as a bond."""
     mode, tag = from_set(row["vlan_mode"]), from_set(row["tag"])
     port = Port(
-        name=row["name"],
+        name=_text(row["name"]),
         bridge=bridge,
         path="",
         owner=owner_of(from_map(row["external_ids"])),
-        socket=from_map(row["external_ids"]).get(SOCKET, ""),
+        socket=_text(from_map(row["external_ids"]).get(SOCKET, "")),
         vlan_mode=mode[0] if mode else "",
         tag=tag[0] if tag else None,
         trunks=tuple(from_set(row["trunks"])),
@@ -106,7 +106,7 @@ def _options(port: Port) -> dict[str, str]:
 def _interface_settings(row: Row) -> dict[str, Any]:
     options, rate = from_map(row["options"]), row["ingress_policing_rate"]
     return {
-        "path": options.get(PATH, ""),
+        "path": _text(options.get(PATH, "")),
         "tx_retries": _number(options.get(RETRIES)),
         "tx_steering": from_map(row["other_config"]).get(STEERING, ""),
         "mtu": _only(row["mtu_request"]),
@@ -120,6 +120,13 @@ def _egress(row: Row | None) -> Rate | None:
     limits = from_map(row["other_config"])
     kbit, burst = (_number(limits.get(name)) or 0 for name in ("cir", "cbs"))
     return Rate(kbit=kbit // BYTES_PER_KBIT, burst_kbit=burst // BYTES_PER_KBIT)
+
+
+def _text(value: Any) -> str:
+    """Raises `TypeError` for what is no text: a server that is none of Open vSwitch's can answer anything."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in the place of a text")
+    return value
 
 
 def _only(value: Any) -> Any:

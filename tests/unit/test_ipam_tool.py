@@ -148,8 +148,8 @@ def test_a_range_too_large_to_count_is_measured():
 
 def test_the_networks_of_records_the_journal_and_directories_are_known(folders):
     lease_file(folders, "10.8.0.2", network="old")
-    Path(folders.journal, "far").mkdir(parents=True)
-    Path(folders.journal, "far", "a:net1.json").write_bytes(entry("10.9.0.2").encoded())
+    Path(folders.journal, "net").mkdir(parents=True)
+    Path(folders.journal, "net", "a:net1.json").write_bytes(entry("10.9.0.2").encoded())
     call = {"type": "barewire-ipam", "stdin": json.dumps({**CONF, "name": "recorded"})}
     record = Record(
         key=Key(network="recorded", container_id="a", ifname="net1"),

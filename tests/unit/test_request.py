@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cni.errors import CniError, DecodeFailure, IncompatibleVersion, InvalidConfig, InvalidEnvironment
-from cni.request import VERSIONS, is_identifier, parse, parse_environment
+from cni.names import is_identifier
+from cni.request import VERSIONS, parse, parse_environment
 from cni.result import Interface
 
 FULL = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -531,14 +532,17 @@ def test_a_state_directory_that_others_may_write_to_is_refused(node):
 def test_the_litter_of_killed_calls_is_swept_away_but_not_a_living_ones(node):
     node.add()
     node.delete()
-    devices = os.path.join(node.state, ".devices")
-    os.symlink("../net/gone:net1.json", os.path.join(devices, VF1))
-    for folder in (devices, os.path.join(node.state, "net")):
-        for pid in (os.getpid(), 2**22 + 1):
-            with open(os.path.join(folder, f"x.json.{pid}.tmp"), "w"):
-                pass
+    gone, living = 2**22 + 1, os.getpid()
+    litter = [f"{folder}/.x.{{}}.tmp" for folder in (".", "net", ".devices", ".pending")] + ["net/c:net1.json.{}.tmp"]
+    for name in litter:
+        for pid in (gone, living):
+            Path(node.state, name.format(pid)).parent.mkdir(exist_ok=True)
+            Path(node.state, name.format(pid)).touch()
+    for name in (VF1, f"{VF1}.{gone}.tmp"):  # the second one as older versions made it
+        os.symlink("../net/gone:net1.json", os.path.join(node.state, ".devices", name))
     node.delete("never-attached")
-    assert sorted(map(os.path.basename, node.files())) == [f"x.json.{os.getpid()}.tmp"] * 2
+    left = sorted(os.path.relpath(path, node.state) for path in node.files())
+    assert left == sorted(os.path.normpath(name.format(living)) for name in litter)
 
 
 def test_a_device_link_that_an_add_has_just_made_is_not_swept_away(node):

@@ -1,0 +1,110 @@
+"""Temporary names: no key has one, and a key may look like an older version's."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cni import deviceinfo
+from cni.attachments import Attachments
+from cni.errors import IoFailure
+from cni.host import files, folders
+from cni.record import DEVICE, IPAM, Key, Record
+from ipam.known import Folders, attached, entries, records
+
+GONE = 2**22 + 1
+"""No process has this number."""
+
+LIKE_TEMPORARY = ["x.tmp", "x.damaged", "x.json.damaged", "x.123.tmp", f"x.{GONE}.tmp", ".x", ".x.1.tmp"]
+
+
+@pytest.fixture
+def attachments(tmp_path):
+    return Attachments(str(tmp_path / "state"), str(tmp_path / "run"), plugin="userspace")
+
+
+def record(ifname: str, network: str = "net", device: str = "", **fields) -> Record:
+    return Record(
+        **{
+            "key": Key(network=network, container_id="a", ifname=ifname),
+            "plugin": "userspace",
+            "device": device,
+            "netns": "",
+            "netns_identity": "",
+            "boot_id": "",
+            "left": (DEVICE, IPAM),
+            "found": {},
+            "wanted": {},
+            **fields,
+        }
+    )
+
+
+@pytest.mark.parametrize("ifname", LIKE_TEMPORARY)
+def test_an_unfinished_removal_of_an_interface_that_is_called_like_a_temporary_file_is_kept(attachments, ifname):
+    attachments.claim(record(ifname))
+    attachments.keep_pending(record(ifname))
+    attachments.sweep("net")
+    assert [one.key.ifname for one in attachments.pending()] == [ifname]
+
+
+@pytest.mark.parametrize("ifname", LIKE_TEMPORARY)
+def test_a_port_of_an_interface_that_is_called_like_a_temporary_file_keeps_its_owner(attachments, ifname):
+    device = f"0123456789ab-{ifname}"
+    attachments.claim(record(ifname, device=device))
+    attachments.sweep("net")
+    assert attachments.of_device(device) is not None
+    assert [one.key.ifname for one in attachments.of_network("net")] == [ifname]
+
+
+@pytest.mark.parametrize("network", ["x.tmp", "x.damaged", "x.1.tmp"])
+def test_a_network_that_is_called_like_a_temporary_file_is_a_network(attachments, network, tmp_path):
+    attachments.claim(record("net1", network))
+    assert attachments.networks() == [network]
+    assert [
+        one.key.network for one in attachments.others_with(Key(network="n", container_id="b", ifname="i"), "a")
+    ] == [network]
+    known = Folders(state=str(tmp_path / "state"), data=str(tmp_path / "data"), run=str(tmp_path / "run"))
+    assert [one.network for one in attached(known)] == [network]
+    assert len(list(records(known))) == 1
+    assert list(entries(known)) == []
+
+
+def test_a_file_is_written_under_a_name_that_no_key_has(tmp_path, monkeypatch):
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "fsync", lambda _fd: seen.append(os.listdir(tmp_path)))
+    files.write_file(str(tmp_path / "a"), b"")
+    assert seen[0] == [f".a.{os.getpid()}.tmp"]
+    assert folders.keys(str(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "fifo"])
+def test_what_is_in_the_place_of_a_temporary_file_is_not_opened(tmp_path, kind):
+    victim, taken = tmp_path / "victim", tmp_path / f".a.{os.getpid()}.tmp"
+    victim.write_text("kept")
+    {
+        "file": lambda: os.link(victim, taken),
+        "link": lambda: taken.symlink_to(victim),
+        "fifo": lambda: os.mkfifo(taken),
+    }[kind]()
+    files.write_file(str(tmp_path / "a"), b"new")
+    assert victim.read_text() == "kept"
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert not os.path.lexists(taken)
+
+
+def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path):
+    os.symlink("loop", tmp_path / "loop")
+    with pytest.raises(IoFailure, match="cannot list"):
+        folders.keys(str(tmp_path / "loop"))
+    assert folders.keys(str(tmp_path / "nothing")) == []
+
+
+def test_only_what_was_left_of_the_very_file_is_swept_with_it(tmp_path):
+    path = tmp_path / "a-net1-device.json"
+    others = [f"{path.name}.x.{GONE}.tmp", f"{path.name}.tmp", f"b.{GONE}.tmp", f".{path.name}", f".b.{GONE}.tmp"]
+    for name in (*others, path.name, f"{path.name}.{GONE}.tmp", f".{path.name}.{GONE}.tmp"):
+        (tmp_path / name).touch()
+    deviceinfo.remove(str(path))
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
