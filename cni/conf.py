@@ -11,7 +11,7 @@ The tables are generated from the pydantic models (`make docs`); importing pydan
 
 from __future__ import annotations
 
-from cni import pci
+from cni import jsontext, pci
 from cni.errors import InvalidConfig, UnsupportedField
 from cni.value import Value
 
@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+    from cni.unknown_keys import Unknown
 
     Rule = tuple[Any, ...]
     Table = dict[str, Rule]
@@ -28,16 +30,29 @@ MISSING = "missing"
 _NESTED = ("open", "section")
 _LISTS = {"sections": "section", "section-lists": "sections"}
 """Rules of lists, and the rule of their elements."""
-_COMPARED = 64
-"""Characters of a key that are compared with the known ones: the cost grows with them, and any user may write keys."""
-_COMPARED_KEYS = 20
-"""Unknown keys that are compared with the known ones, for the same reason: thousands of them would cost seconds."""
+MAIN_PLUGINS = frozenset(
+    (
+        "bridge",
+        "host-device",
+        "ipvlan",
+        "macvlan",
+        "ptp",
+        "sriov",
+        "userspace",
+        "vlan",
+        "bandwidth",
+        "sbr",
+        "tuning",
+        "vrf",
+    )
+)
+"""Plugins that are not for IPAM. Called as one, they would work on the pod's interface for as long as a call may last."""
+
+_SHOWN = 200
+"""Characters of a value that a message shows."""
 
 TEXTUAL = frozenset(("string", "choice", "folded", "mac", "pci"))
 """Rules of strings: of those, and of nothing else, the Go plugins cannot tell an empty one from an absent key."""
-
-_LEGACY = {"vlanid": "vlan", "macaddr": "mac", "macaddress": "mac"}
-"""Spellings that users bring from other plugins, without case, dashes and underscores, and the key that they mean."""
 
 
 class Parsed(Value):
@@ -45,18 +60,6 @@ class Parsed(Value):
 
     values: dict[str, Any]
     warnings: tuple[str, ...]
-
-
-class Unknown(Value):
-    """The unknown keys by their paths: nearest known one of each, the misspelt ones, their values.
-
-    `more` were not compared.
-    """
-
-    nearest: dict[str, str]
-    misspelt: frozenset[str]
-    values: dict[str, Any]
-    more: int
 
 
 def parse(
@@ -72,27 +75,57 @@ def parse(
     Unknown keys are refused if `strict`, or if the configuration has `strictConfig`.
     """
     named = canonical(table, config)
-    unknown = unknown_keys(table, named)
     values: dict[str, Any] = {}
     problems = _validate(table, named, "", values)
     problems += [(key, MISSING) for key in required if is_absent(table[key], named.get(key))]
     problems += cross_check(values, frozenset(path for path, _ in problems))
     strict = strict or values.get("strictConfig") is True
+    unknown = _unknown(table, named)
+    if unknown is None:
+        if problems:
+            raise InvalidConfig(_joined(sorted(set(problems))))
+        return Parsed(values=values, warnings=())
     if problems or (unknown.misspelt and not strict):
-        problems += [(key, f"unknown key, did you mean {unknown.nearest[key]}?") for key in unknown.misspelt]
-        if strict:
-            told = _told(unknown, lambda _: ", the nearest known one is")
-            problems += [problem for problem in told if problem[0] not in unknown.misspelt]
+        problems += unknown.all() if strict else unknown.misspellings()
         raise InvalidConfig(_joined(sorted(set(problems))))
-    if strict and unknown.nearest:
-        raise UnsupportedField(
-            _joined(_told(unknown, lambda key: f" with value {unknown.values[key]!r}; the nearest known one is")),
-            hint="correct or remove them"
-            if values.get("strictConfig") is not True
-            else "strictConfig refuses unknown keys",
-        )
-    ignored = _told(unknown, lambda _: ", ignored; the nearest known one is", "unknown, ignored")
-    return Parsed(values=values, warnings=tuple(_joined([problem]) for problem in ignored))
+    if strict:
+        hint = "strictConfig refuses unknown keys" if "strictConfig" in values else "correct or remove them"
+        raise UnsupportedField(_joined(unknown.with_values()), hint=hint)
+    return Parsed(values=values, warnings=tuple(_joined([problem]) for problem in unknown.ignored()))
+
+
+def _unknown(table: Table, named: dict[str, Any]) -> Unknown | None:
+    """The unknown keys, those in sections included; None without any, which is the rule."""
+    if not _has_unknown(table, named):
+        return None
+    from cni.unknown_keys import unknown_keys  # noqa: PLC0415 - only for configurations that have some
+
+    return unknown_keys(table, named)
+
+
+def _has_unknown(table: Table, named: dict[str, Any]) -> bool:
+    if any(key not in table and not is_foreign(key) for key in named):
+        return True
+    return any(
+        _has_unknown(rule[1], section)
+        for key, rule in table.items()
+        if key in named
+        for _path, section in sections(rule, named[key], key)
+    )
+
+
+def is_foreign(key: str) -> bool:
+    """Namespaced keys (cni.dev/..., and those of orchestrators) are addressed to whoever knows them."""
+    return "/" in key
+
+
+def sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each section in the value of a key, with its path."""
+    if rule[0] == "section" and isinstance(value, dict):
+        yield path, value
+    elif rule[0] in _LISTS and isinstance(value, list):
+        for place, entry in enumerate(value):
+            yield from sections((_LISTS[rule[0]], rule[1]), entry, f"{path}[{place}]")
 
 
 def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
@@ -114,65 +147,6 @@ def _canonical_below(rule: Rule, value: Any) -> Any:
     return value
 
 
-def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
-    """What there is to tell about keys that the table does not have, those in its sections included."""
-    found = _unknown_here(table, named)
-    for key, rule in table.items():
-        for path, section in _sections(rule, named.get(key), key):
-            found = _together(found, path, unknown_keys(rule[1], section))
-    return found
-
-
-def _sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each section in the value of a key, with its path."""
-    if rule[0] == "section" and isinstance(value, dict):
-        yield path, value
-    elif rule[0] in _LISTS and isinstance(value, list):
-        for place, entry in enumerate(value):
-            yield from _sections((_LISTS[rule[0]], rule[1]), entry, f"{path}[{place}]")
-
-
-def _together(outer: Unknown, section: str, inner: Unknown) -> Unknown:
-    return Unknown(
-        nearest={**outer.nearest, **{f"{section}.{key}": f"{section}.{known}" for key, known in inner.nearest.items()}},
-        misspelt=outer.misspelt | {f"{section}.{key}" for key in inner.misspelt},
-        values={**outer.values, **{f"{section}.{key}": value for key, value in inner.values.items()}},
-        more=outer.more + inner.more,
-    )
-
-
-def _unknown_here(table: Table, named: dict[str, Any]) -> Unknown:
-    unknown = [key for key in named if key not in table and not _foreign(key)]
-    respelt = _respelt(table, unknown)
-    compared = [key for key in unknown if key not in respelt][:_COMPARED_KEYS]
-    nearest = {key: respelt.get(key) or _nearest(key, table) for key in unknown if key in respelt or key in compared}
-    misspelt = frozenset(key for key, known in nearest.items() if key in respelt or _is_slip(key, known))
-    values = {key: named[key] for key in nearest}
-    return Unknown(nearest=nearest, misspelt=misspelt, values=values, more=len(unknown) - len(nearest))
-
-
-def _respelt(table: Table, unknown: list[str]) -> dict[str, str]:
-    """Those of the keys that are a known one but for case, dashes and underscores, or a legacy spelling of one."""
-    known = {spelling: key for spelling, key in _LEGACY.items() if key in table} | {_plain(key): key for key in table}
-    return {key: known[plain] for key in unknown if (plain := _plain(key)) in known}
-
-
-def _is_slip(key: str, known: str) -> bool:
-    # Short words are one slip away from too many others; trunk is no trust.
-    allowed = 0 if len(known) < 4 else 1 if len(known) < 8 else 2
-    return _distance(_plain(key), _plain(known)) <= allowed
-
-
-def _nearest(key: str, table: Table) -> str:
-    """The known key with the fewest slips between it and this one."""
-    return min(table, key=lambda known: (_distance(_plain(key), _plain(known)), known))
-
-
-def _told(unknown: Unknown, how: Callable[[str], str], rest: str = "unknown") -> list[Problem]:
-    told = [(key, f"unknown key{how(key)} {known}") for key, known in unknown.nearest.items()]
-    return told + [(f"{unknown.more} more keys", rest)] * bool(unknown.more)
-
-
 def _joined(problems: list[Problem]) -> str:
     return "; ".join(f"{path}: {text}" for path, text in problems)
 
@@ -190,9 +164,9 @@ def canonical_mac(text: object) -> str:
             if len(parts) == groups and all(len(part) == digits and is_hex(part) for part in parts):
                 packed = bytes.fromhex("".join(parts))
                 if not any(packed) or packed[0] & 1:
-                    raise ValueError(f"{_shown(text)} is not a unicast MAC address")
+                    raise ValueError(f"{shown(text)} is not a unicast MAC address")
                 return packed.hex(":")
-    raise ValueError(f"{_shown(text)} is not a MAC address")
+    raise ValueError(f"{shown(text)} is not a MAC address")
 
 
 def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[str, Any]) -> list[Problem]:
@@ -225,7 +199,7 @@ def _validate_value(rule: Rule, value: object, path: str, found: list[Any]) -> l
 
 def _validate_section(rule: Rule, value: object, path: str, found: list[Any]) -> list[Problem]:
     if not isinstance(value, dict):
-        return [(path, f"{_shown(value)} is not an object")]
+        return [(path, f"{shown(value)} is not an object")]
     inner: dict[str, Any] = {}
     problems = _validate(rule[1], value, f"{path}.", inner)
     found.append({**value, **inner} if rule[0] == "open" else inner)
@@ -234,7 +208,7 @@ def _validate_section(rule: Rule, value: object, path: str, found: list[Any]) ->
 
 def _validate_list(rule: Rule, value: object, path: str, found: list[Any]) -> list[Problem]:
     if not isinstance(value, list):
-        return [(path, f"{_shown(value)} is not a list")]
+        return [(path, f"{shown(value)} is not a list")]
     inner: list[Any] = []
     problems = [
         problem
@@ -256,13 +230,13 @@ class ProblemBelow(Exception):
 
 def _string(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is not a string")
+        raise ValueError(f"{shown(value)} is not a string")
     return value
 
 
 def _integer(value: object, low: int, high: int) -> object:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{_shown(value)} is not an integer")
+        raise ValueError(f"{shown(value)} is not an integer")
     if not low <= value <= high:
         raise ValueError(f"{value} is not in {low}..{high}")
     return value
@@ -270,13 +244,13 @@ def _integer(value: object, low: int, high: int) -> object:
 
 def _boolean(value: object) -> object:
     if not isinstance(value, bool):
-        raise ValueError(f"{_shown(value)} is not true or false")
+        raise ValueError(f"{shown(value)} is not true or false")
     return value
 
 
 def _choice(value: object, values: tuple[str, ...]) -> object:
     if value not in values or not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is not one of {', '.join(map(_shown, values))}")
+        raise ValueError(f"{shown(value)} is not one of {', '.join(map(shown, values))}")
     return value
 
 
@@ -290,13 +264,13 @@ def _pci(value: object) -> object:
 
 def _strings(value: object) -> object:
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise ValueError(f"{_shown(value)} is not a list of strings")
+        raise ValueError(f"{shown(value)} is not a list of strings")
     return value
 
 
 def _integers(value: object, low: int, high: int) -> object:
     if not isinstance(value, list):
-        raise ValueError(f"{_shown(value)} is not a list of integers")
+        raise ValueError(f"{shown(value)} is not a list of integers")
     for place, entry in enumerate(value):
         try:
             _integer(entry, low, high)
@@ -307,14 +281,16 @@ def _integers(value: object, low: int, high: int) -> object:
 
 def ipam_section(value: object) -> object:
     if not isinstance(value, dict):
-        raise ValueError(f"{_shown(value)} is not an object")
+        raise ValueError(f"{shown(value)} is not an object")
     kind = value.get("type")
     if not value or kind == "":
         return {}
     if kind is None:
         raise ProblemBelow(".type", MISSING)
     if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
-        raise ProblemBelow(".type", f"{_shown(kind)} is not the name of a plugin")
+        raise ProblemBelow(".type", f"{shown(kind)} is not the name of a plugin")
+    if kind in MAIN_PLUGINS:
+        raise ProblemBelow(".type", f"{shown(kind)} attaches interfaces and gives no addresses")
     return value
 
 
@@ -333,35 +309,11 @@ _CHECKS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _foreign(key: str) -> bool:
-    # Namespaced keys (cni.dev/..., and those of orchestrators) are addressed to whoever knows them.
-    return "/" in key
-
-
-def _plain(key: str) -> str:
-    return key[:_COMPARED].lower().replace("-", "").replace("_", "")
-
-
-def _distance(left: str, right: str) -> int:
-    """Slips (a letter more, less, other, or two swapped) between two words: Damerau and Levenshtein's."""
-    before: list[int] = []
-    above = list(range(len(right) + 1))
-    for row, char in enumerate(left, 1):
-        line = [row]
-        for column, other in enumerate(right, 1):
-            best = min(above[column] + 1, line[-1] + 1, above[column - 1] + (char != other))
-            if row > 1 and column > 1 and char == right[column - 2] and left[row - 2] == other:
-                best = min(best, before[column - 2] + 1)
-            line.append(best)
-        before, above = above, line
-    return above[-1]
-
-
 def is_hex(text: str) -> bool:
     return all(char in "0123456789abcdefABCDEF" for char in text)
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+def shown(value: object) -> str:
+    """The value as the configuration's author wrote it, in JSON; a long one is cut."""
+    text = f'"{value}"' if isinstance(value, str) else jsontext.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -148,7 +148,7 @@ REFUSALS: list[tuple[str, object, str, dict[str, str], int, str, str]] = [
     ),
     (
         "ADD", {**CONF, "strictConfig": True, "trunk": "1-9"}, "", {},
-        2, "trunk: unknown key with value '1-9'; the nearest known one is trust", "strictConfig refuses unknown keys",
+        2, 'trunk: unknown key with value "1-9"', "strictConfig refuses unknown keys",
     ),
     ("ADD", None, "", {"CNI_ARGS": "MAC"}, 4, 'CNI_ARGS: invalid pair "MAC"', "pairs are KEY=value, separated by semicolons"),
     ("ADD", None, "", {"CNI_ARGS": "IgnoreUnknown=1;MAC=x"}, 7, 'CNI_ARGS MAC: "x" is not a MAC address', ""),
@@ -200,7 +200,7 @@ def test_an_error_speaks_the_configurations_version(executable: Program) -> None
 def test_an_unknown_key_is_warned_about_on_stderr_only(executable: Program) -> None:
     done = call(executable, "ADD", {**CONF, "bandwidth": {}})
     refusal(done)
-    assert b"bandwidth: unknown key, ignored; the nearest known one is " in done.err
+    assert b"bandwidth: unknown key, ignored" in done.err
     assert b"bandwidth" not in done.out
 
 

@@ -397,3 +397,12 @@ def test_where_leases_are_is_told_by_any_configuration_however_broken(section, b
 def test_the_owner_is_told_with_its_pod_also_where_cni_args_are_broken():
     assert owner(request({}, cni_args="K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;K8S_POD_UID=u")).pod == "a/b"
     assert owner(request({}, cni_args="nonsense")).pod == ""
+
+
+WHEREABOUTS_OWN = ("datastore", "etcd_host", "etcd_username", "etcd_password", "etcd_ca_cert_file", "sleep_for_race")
+
+
+@pytest.mark.parametrize("key", WHEREABOUTS_OWN)
+def test_whereabouts_own_keys_are_known_also_to_a_strict_configuration(key):
+    section = {"range": "10.0.0.0/24", "backend": "local", key: "kubernetes"}
+    assert table_says(section, strictConfig=True).warnings == ()
