@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# Not virtio-pci: its network devices belong to the virtio device below the PCI device, and are not found by a PCI address.
 _KERNEL = frozenset(
     [
         "bnx2x",
@@ -34,7 +35,6 @@ _KERNEL = frozenset(
         "sfc_ef100",
         "txgbevf",
         "ngbevf",
-        "virtio-pci",
     ]
 )
 _USER = frozenset(("vfio-pci", "uio_pci_generic", "igb_uio"))

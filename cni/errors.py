@@ -109,8 +109,11 @@ class DeviceNotFound(CniError):
 
 class DriverUnfit(CniError):
     code = 102
-    cause = "The device cannot be bound to the driver: it is not there, or the IOMMU group is not viable."
-    remedy = "Load the driver, or free the member of the IOMMU group that the message names."
+    cause = (
+        "The device cannot be bound to the driver: the driver is not loaded, does not support the device, or the IOMMU "
+        "group is not viable."
+    )
+    remedy = "Load the driver, name one that supports the device, or free the member of the IOMMU group that the message names."
 
 
 class InterfaceExists(CniError):

@@ -109,7 +109,7 @@ class FakeKernel:
         self.knows_zero_mac = True
         self.group_hindrances: list[str] = []
         self.used: dict[str, list[str]] = {}
-        self.loaded = {"igbvf", "igb", "e1000e", "vfio-pci"}
+        self.loaded = {"igbvf", "igb", "e1000e", "vfio-pci", "sfc"}
         self.privileged = True
         self._numbers = 100
         self._refused: Callable[[int], bool] = lambda _change: False
@@ -223,12 +223,19 @@ class FakeKernel:
                 raise DriverUnfit(f"driver {driver} for {device} is not loaded")
             if fake.open:
                 raise TryAgainLater(f"{device} is still open in a process")
+            forced = bool(driver) and (gives_to_user_space(driver) or driver == override)
             self._refuse_if_counted()
-            fake.override = driver
+            fake.override = driver if forced else ""
+            unfit = DriverUnfit(f"driver {driver} does not support {device}")
+            fits = not driver or forced or driver == fake.network_driver
+            if not fits and fake.driver and not gives_to_user_space(fake.driver):
+                raise unfit
             self._refuse_if_counted()
             self._unbind(fake)
             # A refusal here leaves the device without a driver, as in the kernel.
             self._refuse_if_counted()
+            if not fits:
+                raise unfit
             self._probe(fake, driver)
         fake.override = override
 
@@ -341,6 +348,8 @@ class FakeKernel:
 
     def _probe(self, fake: FakeDevice, driver: str) -> None:
         """A new network device has a new name; a VF adopts the address that its PF has for it."""
+        if driver and not gives_to_user_space(driver):
+            assert driver == fake.network_driver, f"Oops: {driver} has crashed the kernel on {fake.address}"
         fake.driver = driver
         if not driver or gives_to_user_space(driver):
             return

@@ -1,19 +1,24 @@
-"""Binds PCI devices to drivers, through driver_override and drivers_probe of sysfs."""
+"""Binds PCI devices to drivers.
+
+A network driver gets only devices that its ID table has: the kernel compares when the address is written to the driver's
+`bind`. With driver_override it does not compare, and a driver that probes foreign hardware can crash the kernel. So the
+override serves for VFIO and UIO, whose tables are empty, and for giving back what an administrator bound with it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import time
 
 from cni.drivers import gives_to_user_space, needs_iommu_group
-from cni.errors import DriverUnfit, IoFailure, KernelRefused, TryAgainLater
+from cni.errors import DriverUnfit, KernelRefused, TryAgainLater
 from cni.host.processes import has_open
+from cni.host.sysfs_write import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable
 
     from cni.host.sysfs import Sysfs
     from cni.pci import PciAddress
@@ -25,39 +30,78 @@ PROBE_SECONDS = 1.0
 """Bound for a driver to begin: the kernel probes at once, or as soon as a worker is free."""
 
 _PAUSE = 0.01
-_SIGKILL = 9  # the module `signal` costs an import of `enum`
 _HARMLESS = ("pci-stub",)
 
 
 class Drivers:
     """The drivers of the host's PCI devices. `dev` is where device nodes are."""
 
-    def __init__(self, sysfs: Sysfs, dev: str = "/dev") -> None:
+    def __init__(self, sysfs: Sysfs, dev: str = "/dev", write: Callable[[str, str, float], None] = write) -> None:
         self._sysfs = sysfs
+        self._writer = write
         self._bus = f"{sysfs.root}/bus/pci"
         self._dev = dev
 
     def bind(self, device: PciAddress, driver: str, override: str) -> None:
         """Makes `driver` the device's driver (empty: none), and leaves `override` as its driver_override.
 
+        A network driver is bound through the override only where `override` names it: that is as it was found.
+
         Returns when the driver's network device or device node is there. Repeating it is harmless, and so is starting
         from a device that an interrupted call left without a driver. Raises `DriverUnfit`, `KernelRefused`,
         `TryAgainLater`.
         """
         deadline = time.monotonic() + BIND_SECONDS
-        present = self._sysfs.driver(device)
-        if present != driver:
+        if self._sysfs.driver(device) != driver:
             if driver and not os.path.isdir(f"{self._bus}/drivers/{driver}"):
                 raise DriverUnfit(f"driver {driver} for {device} is not loaded", hint=f"modprobe {driver}")
             self._require_idle(device)
-            # With the override set no other driver whose ID table has the device can get it.
-            self._override(device, driver, deadline)
-            if present:
-                self._write(f"devices/{device}/driver/unbind", device, deadline)
-            if driver:
-                self._write("drivers_probe", device, deadline)
-                self._await(device, driver, deadline)
+            if driver and (gives_to_user_space(driver) or driver == override):
+                self._replace(device, driver, deadline)
+            else:
+                self._replace_by_own(device, driver, deadline)
         self._override(device, override, deadline)
+
+    def _replace(self, device: PciAddress, driver: str, deadline: float) -> None:
+        """Binds the driver whether its ID table has the device or not; with the override set no other can get it."""
+        self._override(device, driver, deadline)
+        self._unbind(device, deadline)
+        self._write("drivers_probe", device, deadline)
+        self._await(device, driver, deadline)
+
+    def _replace_by_own(self, device: PciAddress, driver: str, deadline: float) -> None:
+        """Binds the driver if its ID table has the device, else leaves the network device. An empty name is no driver."""
+        self._override(device, "", deadline)
+        present = self._sysfs.driver(device)
+        if driver and present and not gives_to_user_space(present):
+            self._require_match(device, driver, deadline)
+        self._unbind(device, deadline)
+        if driver:
+            self._bind_own(device, driver, deadline)
+            self._await(device, driver, deadline)
+
+    def _unbind(self, device: PciAddress, deadline: float) -> None:
+        if self._sysfs.driver(device):
+            self._write(f"devices/{device}/driver/unbind", device, deadline)
+
+    def _require_match(self, device: PciAddress, driver: str, deadline: float) -> None:
+        """Changes nothing: the kernel compares first, and refuses a device that has a driver (EBUSY) after that."""
+        try:
+            self._bind_own(device, driver, deadline)
+        except KernelRefused as refusal:
+            if refusal.number != errno.EBUSY:
+                raise
+
+    def _bind_own(self, device: PciAddress, driver: str, deadline: float) -> None:
+        try:
+            self._write(f"drivers/{driver}/bind", device, deadline)
+        except KernelRefused as refusal:
+            if refusal.number != errno.ENODEV:
+                raise
+            raise DriverUnfit(
+                f"driver {driver} does not support {device} (PCI ID {self._sysfs.pci_id(device)})",
+                hint=f"drivers for it: modprobe -R $(cat /sys/bus/pci/devices/{device}/modalias)",
+            ) from refusal
 
     def hindrances(self, device: PciAddress) -> list[str]:
         """Why VFIO would not give the device to user space: an IOMMU group that is missing or not viable."""
@@ -115,26 +159,7 @@ class Drivers:
         return [f"{self._dev}/vfio/{group}", f"{self._dev}/vfio/noiommu-{group}"] if group else []
 
     def _write(self, file: str, text: str, deadline: float) -> None:
-        """Writes in a child: a driver can take any time, and nothing else gives the write a bound."""
-        path = f"{self._bus}/{file}"
-        try:
-            child = os.fork()
-        except OSError as error:
-            raise IoFailure(f"cannot start a process to write {path}: {os.strerror(error.errno or 0)}") from error
-        if child == 0:
-            _write_and_exit(path, text)
-        if not _ends(child, deadline):
-            os.kill(child, _SIGKILL)
-            raise TryAgainLater(
-                f"writing {text.strip()!r} to {path} takes more than {BIND_SECONDS:g} s", hint="see dmesg"
-            )
-        number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if number:
-            refused = KernelRefused(
-                f"write of {text.strip()!r} to {path}: the kernel refused: {os.strerror(abs(number))}"
-            )
-            refused.number = number
-            raise refused
+        self._writer(f"{self._bus}/{file}", text, deadline)
 
 
 def _is_busy(node: str) -> bool:
@@ -144,34 +169,3 @@ def _is_busy(node: str) -> bool:
     except OSError as error:
         return error.errno == errno.EBUSY
     return False
-
-
-def _ends(child: int, deadline: float) -> bool:
-    """Whether the child ends before the deadline (monotonic seconds)."""
-    ended = os.pidfd_open(child)
-    try:
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-    finally:
-        os.close(ended)
-
-
-def _write_and_exit(path: str, text: str) -> NoReturn:
-    """The child: writes, and ends with the errno of that, or 0.
-
-    It keeps the lock's descriptor: while a driver holds it up, nobody else begins with this device. It does not keep the
-    runtime's pipes: the runtime awaits their end, and a child in the kernel cannot be killed.
-    """
-    number = errno.EIO
-    try:
-        nowhere = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(nowhere, fd)
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        os.write(fd, text.encode())
-        number = 0
-    except OSError as error:
-        number = error.errno or errno.EIO
-    finally:
-        os._exit(number)

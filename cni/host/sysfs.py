@@ -79,6 +79,11 @@ class Sysfs:
         text = glance(f"{self._devices}/{device}/driver_override").decode(errors="replace").strip()
         return "" if text == "(null)" else text
 
+    def pci_id(self, device: PciAddress) -> str:
+        """Vendor and device as `lspci -n` shows them, such as 8086:10ca."""
+        numbers = [glance(f"{self._devices}/{device}/{name}").decode().strip() for name in ("vendor", "device")]
+        return ":".join(number.removeprefix("0x") for number in numbers)
+
     def is_network(self, device: PciAddress) -> bool:
         """Whether the device's PCI class is 02, network controller."""
         return glance(f"{self._devices}/{device}/class").startswith(b"0x02")

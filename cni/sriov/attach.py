@@ -6,7 +6,7 @@ import os
 import time
 
 from cni.device import VfSettings
-from cni.errors import CniError, KernelRefused, TryAgainLater
+from cni.errors import CniError, DriverUnfit, KernelRefused, TryAgainLater
 from cni.host.netlink import KEPT_FLAGS
 from cni.sriov import model, plan
 
@@ -42,7 +42,9 @@ def attach(kernel: Kernel, attachment: DeviceAttachment, device: Device, netns: 
     None for a device that is given to user space: it stays where it is.
     """
     if attachment.wanted_driver:
-        kernel.bind(attachment.device, attachment.wanted_driver, attachment.wanted_driver)
+        # Without an override the kernel binds only what the driver's ID table has.
+        override = attachment.wanted_driver if attachment.userspace else ""
+        kernel.bind(attachment.device, attachment.wanted_driver, override)
         device = kernel.device(attachment.device)
     for setting in plan.changes(attachment.settings, device.settings):
         kernel.set_vf(device, setting, attachment.settings)
@@ -156,7 +158,7 @@ def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str],
     found = attachment.netdev
     # A device that somebody gave another driver has no network device to bring home.
     away = found is not None and device.link is None and device.driver == attachment.driver
-    bound = device.driver != attachment.driver and _is_ours(attachment, device)
+    bound = device.driver not in attachment.drivers_at_home and _is_ours(attachment, device)
     left = _differences(attachment, device)
     for hindrance in hindrances:
         log.warning(f"on the way home: {hindrance}")
@@ -197,10 +199,15 @@ def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns 
     device = kernel.device(attachment.device)
     if not _is_ours(attachment, device):
         return  # Somebody gave it another driver meanwhile, on purpose.
-    if attachment.wanted_driver:
-        kernel.bind(attachment.device, attachment.driver, attachment.override)
-    elif device.driver != attachment.driver:
-        kernel.bind(attachment.device, attachment.driver, device.override)
+    override = attachment.override if attachment.wanted_driver else device.override
+    if attachment.wanted_driver or device.driver != attachment.driver:
+        try:
+            kernel.bind(attachment.device, attachment.driver, override)
+        except DriverUnfit:
+            if not attachment.had_no_driver:
+                raise
+            kernel.bind(attachment.device, "", override)
+            raise
 
 
 def _restore_settings(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:

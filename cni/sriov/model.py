@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.device import VfSettings
+from cni.drivers import gives_to_user_space
 from cni.errors import IoFailure
 from cni.host.netlink import Link, VfInfo
 from cni.pci import PciAddress
@@ -63,6 +64,16 @@ class DeviceAttachment(Value):
     def expected_driver(self) -> str:
         """The driver of the device while it is attached."""
         return self.wanted_driver or self.driver
+
+    @property
+    def had_no_driver(self) -> bool:
+        """Whether the device was found without a driver, and `driver` is the one that the configuration promises it."""
+        return bool(self.driver) and self.netdev is None and not gives_to_user_space(self.driver)
+
+    @property
+    def drivers_at_home(self) -> tuple[str, ...]:
+        """The drivers with which the device is back; without any where it had none, and does not take the promised one."""
+        return (self.driver, "") if self.had_no_driver else (self.driver,)
 
 
 MARK = "barewire"

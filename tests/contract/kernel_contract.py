@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cni.device import VfSettings
-from cni.errors import KernelRefused
+from cni.errors import DriverUnfit, KernelRefused
 from cni.host.netlink import Link
 from cni.host.netns import Netns
 from cni.pci import PciAddress
@@ -158,6 +158,21 @@ def flags_and_queue_length_are_changed_and_kept_over_a_move(world: World) -> Non
     assert not world.at(None).kept_flags & 0x100
 
 
+def a_network_driver_is_bound_only_to_what_its_id_table_has(world: World) -> None:
+    """The PF's driver is loaded, and its table has no VF. With driver_override it would probe the VF all the same."""
+    before = world.at(None)
+    for override in ("", "vfio-pci"):
+        try:
+            world.kernel.bind(world.device, world.kernel.device(world.device).pf_driver, override)
+        except DriverUnfit:
+            pass
+        else:
+            raise AssertionError("it was bound")
+    assert world.at(None) == before
+    world.kernel.bind(world.device, world.kernel.driver(world.device), "")
+    assert world.kernel.device(world.device).override == ""
+
+
 CONTRACT: dict[str, Callable[[World], None]] = {
     function.__name__: function
     for function in (
@@ -171,5 +186,6 @@ CONTRACT: dict[str, Callable[[World], None]] = {
         a_mac_that_the_pf_set_bars_the_vfs_own_until_the_zero_one_frees_it,
         a_vf_that_goes_down_adopts_the_pfs_mac,
         flags_and_queue_length_are_changed_and_kept_over_a_move,
+        a_network_driver_is_bound_only_to_what_its_id_table_has,
     )
 }

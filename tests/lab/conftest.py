@@ -51,11 +51,13 @@ def lab_vm(machines: Machines) -> Vm:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, machines: Machines) -> Iterator[Lab]:
-    """The machine, pods, plugins and wires; after the test the host must be as before."""
+    """The machine, pods, plugins and wires; after the test the host must be as before, and its kernel well."""
     wanted = request.node.get_closest_marker("pfs")
     lab = Lab(machines.machine(wanted.args[0] if wanted else 1), machines)
     yield lab
     left = lab.clean_up()
+    if lab.crashed:
+        pytest.fail("the kernel crashed:\n" + "\n".join(lab.crashed), pytrace=False)
     if left and not request.node.get_closest_marker("leaves_traces"):
         pytest.fail("the host is not as it was before the test:\n" + "\n".join(left), pytrace=False)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tests.lab.errors import LabError
 from tests.lab.topology import Pf, pfs
 from tests.lab.vm import Vm
+
+# What the kernel prints when a driver has crashed, or it has noticed damage; `quiet` leaves that on the console.
+_CRASH = re.compile(r"BUG:|\bOops\b|general protection fault|Kernel panic|Unable to handle|soft lockup|hung task")
 
 FOUR_GIB = 1 << 32
 # Up, carrier within 10 s, and down again. Prints the carrier.
@@ -31,6 +35,11 @@ def require_health(vm: Vm) -> None:
         problems.append("the driver vfio-pci is not there")
     if problems:
         raise LabError("the lab is not healthy: " + "; ".join(problems))
+
+
+def crashes(console: str) -> list[str]:
+    """The lines that tell of a crash of the kernel."""
+    return [line.strip() for line in console.splitlines() if _CRASH.search(line)]
 
 
 def _problems(vm: Vm, pf: Pf) -> Iterator[str]:

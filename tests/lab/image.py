@@ -30,7 +30,7 @@ CACHE = REPOSITORY / ".cache" / "lab"
 BOOT_MODULES = ("virtio_blk", "erofs", "overlay")
 # NICs and VFIO, what pods' networks are made of, and what the CNI plugins of Debian ask for.
 GUEST_MODULES = (
-    *("igb", "igbvf", "e1000", "vfio-pci", "vfio_iommu_type1"),
+    *("igb", "igbvf", "e1000", "iavf", "sfc", "vfio-pci", "vfio_iommu_type1"),
     *("8021q", "veth", "dummy", "bonding", "bridge", "br_netfilter", "macvlan", "ipvlan", "tun", "vrf", "vxlan", "ifb"),
     *("virtio_net", "af_packet", "nf_tables", "nft_chain_nat", "nft_compat", "ip_tables", "iptable_nat", "sch_tbf"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from tests.lab.cni import Pod, Runtime
+from tests.lab.health import crashes
 from tests.lab.session import Machines
 from tests.lab.snapshot import Tree, difference, host_snapshot
 from tests.lab.topology import Pf, Vf, pfs
@@ -30,6 +31,8 @@ class Lab:
         self.vm = vm
         self._machines = machines
         self._pods: list[Pod] = []
+        self._console = vm.console()
+        self.crashed: list[str] = []
         self.before: Tree = host_snapshot(vm)
 
     @cached_property
@@ -69,6 +72,10 @@ class Lab:
         """What is not as it was before the test, one line each."""
         return difference(self.before, host_snapshot(self.vm))
 
+    def crashes(self) -> list[str]:
+        """What the kernel printed of crashes since the test began, or booted the machine again."""
+        return crashes(self.vm.console().removeprefix(self._console))
+
     def wait_until_home(self) -> str:
         """Waits until VFs of namespaces that went away are back; returns the addresses of those that are still not."""
         return self.vm.python(_VFS_AT_HOME).out.strip()
@@ -81,12 +88,16 @@ class Lab:
         self.before = host_snapshot(self.vm)
 
     def clean_up(self) -> list[str]:
-        """Takes the pods away. Returns what the test left otherwise; the machine is as new for the next one."""
+        """Takes the pods away. Returns what the test left otherwise; the machine is as new for the next one.
+
+        `crashed` tells then what the kernel printed of crashes during the test.
+        """
         for pod in self._pods:
             pod.delete()
         if self._pods:
             self.wait_until_home()
         left = self.changes()
-        if left:
+        self.crashed = self.crashes()
+        if left or self.crashed:
             self._machines.renew(self.vm)
         return left

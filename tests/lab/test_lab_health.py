@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.attaching import wait_for
 from tests.lab.errors import GuestFailed, GuestTimeout, LabError, VmGone
 from tests.lab.health import require_health
 from tests.lab.image import REPOSITORY
@@ -238,6 +239,16 @@ def test_a_test_that_leaves_traces_is_cleaned_up_after(lab: Lab) -> None:
     assert "/var/lib/cni/stray" in left
     assert lab.vm.run("test", "-e", "/var/lib/cni/stray", check=False).rc == 1
     lab.before = host_snapshot(lab.vm)
+
+
+def test_a_crash_of_the_kernel_is_seen_and_told(lab: Lab) -> None:
+    words = "BUG: kernel NULL pointer dereference, address: 0"
+    lab.vm.sh(f"echo '<1>{words}' >/dev/kmsg")
+    wait_for(lab.crashes, "the line on the console")
+    (told,) = lab.crashes()
+    assert told.endswith(words)
+    lab._console = lab.vm.console()
+    assert lab.crashes() == []
 
 
 def test_a_machine_that_is_gone_is_replaced_for_the_next_test(lab: Lab, machines: Machines) -> None:

@@ -120,6 +120,17 @@ def test_a_driver_that_is_not_loaded_is_refused_with_the_way_out(lab):
     assert changes(lab) == []
 
 
+@pytest.mark.parametrize("driver", ["sfc", "iavf"])
+def test_a_network_driver_that_does_not_support_the_vf_is_refused_and_never_probes_it(lab, driver):
+    """With driver_override the kernel lets it probe: sfc and iavf crash the kernel then, which the lab looks for."""
+    vf, pod = lab.vfs[4], lab.pod()
+    lab.vm.run("modprobe", driver)
+    error = lab.runtime.add(conf(vf, driver=driver), pod).error
+    assert error["code"] == 102
+    assert f"driver {driver} does not support {vf.address} (PCI ID 8086:10ca)" in error["msg"]
+    assert changes(lab) == []
+
+
 def test_a_vf_that_a_process_still_has_open_is_taken_back_by_a_later_del(lab):
     vf, pod = lab.vfs[4], lab.pod()
     document = conf(vf, driver="vfio-pci")

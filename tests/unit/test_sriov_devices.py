@@ -198,6 +198,43 @@ def test_a_vf_whose_driver_cannot_be_bound_again_keeps_its_record(node):
     node.assert_as_before()
 
 
+@pytest.mark.parametrize("driver", ["vfio-pci", "igbvf", ""])
+@pytest.mark.parametrize("override", ["", "sfc"])
+def test_a_network_driver_that_does_not_support_the_vf_is_refused_and_the_vf_is_as_before(node, driver, override):
+    """FakeKernel crashes, as the kernel does, when such a driver is bound all the same."""
+    fake = node.kernel.devices[VF0]
+    if driver != "igbvf":
+        fake.driver, fake.home = driver, None
+    fake.override = override
+    node.before = node.kernel.snapshot()
+    with pytest.raises(DriverUnfit, match="sfc does not support"):
+        node.add(driver="sfc")
+    node.assert_as_before()
+
+
+def test_a_network_driver_is_bound_to_a_vf_of_user_space_and_leaves_with_the_attachment(node):
+    user_space(node)
+    fake = node.kernel.devices[VF0]
+    fake.override = "vfio-pci"
+    node.add(driver="igbvf")
+    assert (fake.driver, fake.override) == ("igbvf", "")
+    node.delete(driver="igbvf")
+    assert (fake.driver, fake.override) == ("vfio-pci", "vfio-pci")
+    assert node.files() == []
+
+
+@pytest.mark.parametrize(("promised", "driver"), [("igbvf", "igbvf"), ("sfc", "")])
+def test_a_vf_without_a_driver_gets_the_promised_one_at_del_if_that_supports_it(node, promised, driver):
+    fake = node.kernel.devices[VF0]
+    fake.driver, fake.home = "", None
+    conf = {"dpdk": {"dpdk_driver": "vfio-pci", "kernel_driver": promised}}
+    node.add(**conf)
+    assert fake.driver == "vfio-pci"
+    node.delete(**conf)
+    assert (fake.driver, fake.override) == (driver, "")
+    assert node.files() == []
+
+
 @pytest.mark.parametrize("command", ["DEL", "GC", "ADD of another"])
 def test_a_device_for_user_space_is_put_right_although_its_record_is_lost(node, command):
     node.add(**BOUND)
