@@ -7,6 +7,7 @@ import os
 
 from cni.attachments import Attachments
 from cni.log import Log
+from cni.node.node import DevicePolicy, NodeConf
 from cni.request import parse, parse_environment
 from cni.sriov.model import PLUGIN
 from cni.sriov.plugin import SriovPlugin
@@ -35,6 +36,7 @@ class Node:
         self.former = str(tmp_path / "sriov")
         self.kernel = FakeKernel()
         self.ipam = FakeIpam()
+        self.policy = DevicePolicy()
         self.pod("a")
         self.pod("b")
         self.strict_status = False
@@ -56,7 +58,7 @@ class Node:
             log=log,
             removal=Removal(kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=log),
             predecessor=Predecessor(self.kernel, attachments, log, self.former),
-            strict_status=self.strict_status,
+            node=NodeConf(devices=self.policy, strict_status=self.strict_status),
         )
 
     def request(self, command, container="a", device=VF0, ifname="net1", netns=None, version="1.0.0", args="", **conf):

@@ -43,7 +43,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         log=log,
         removal=Removal(kernel=host, attachments=attachments, ipam=ipam, log=log),
         predecessor=Predecessor(host, attachments, log),
-        strict_status=node.strict_status,
+        node=node,
     )
 
 

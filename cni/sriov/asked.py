@@ -5,7 +5,9 @@ from __future__ import annotations
 from cni import conf as configuration, deviceinfo
 from cni.cniargs import cni_arguments, wanted_mac
 from cni.delegate import IpamCall
+from cni.errors import InvalidConfig
 from cni.result import LEGACY_VERSIONS, inexpressible
+from cni.sriov import allowed
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.legacy import modern
 from cni.sriov.rules import cross_check
@@ -15,12 +17,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.log import Log
+    from cni.node.node import DevicePolicy
     from cni.request import Request
 
 
-def configuration_of(request: Request, log: Log) -> tuple[dict[str, Any], str | None]:
-    """The validated configuration, and the MAC address that is asked for. Raises with every problem at once."""
-    parsed = configuration.parse(TABLE, REQUIRED, _with_device(request.config), cross_check)
+def configuration_of(request: Request, policy: DevicePolicy, log: Log) -> tuple[dict[str, Any], str | None]:
+    """The configuration, validated also by the node's policy, and the requested MAC address, or None.
+
+    Raises with every problem at once.
+    """
+    forbidden: list[tuple[str, str]] = []
+
+    def judged(conf: dict[str, Any], refused: frozenset[str]) -> list[tuple[str, str]]:
+        forbidden.extend(allowed.problems(conf, policy))
+        return [*cross_check(conf, refused), *forbidden]
+
+    try:
+        parsed = configuration.parse(TABLE, REQUIRED, _with_device(request.config), judged)
+    except InvalidConfig as error:
+        error.hint = error.hint or (allowed.REMEDY if forbidden else "")
+        raise
     conf, deprecations = modern(parsed.values)
     for warning in (*parsed.warnings, *deprecations):
         log.warning(warning)

@@ -62,7 +62,8 @@ class SriovConf(Model):
         None, description="true: the pod gets the PF itself, if it has no VFs and the host does not use it."
     )
     driver: str | None = Field(
-        None, description="Driver that the VF is bound to for the pod, such as vfio-pci, or a network driver that supports it; DEL gives it its own back."
+        None,
+        description="Driver that the VF is bound to for the pod, such as vfio-pci, or a network driver that supports it; DEL gives it its own back.",
     )
     vlan: Vlan | None = Field(None, description="VLAN ID that the PF adds and strips; 0 removes one, absent leaves it.")
     vlanQoS: Qos | None = Field(None, description="VLAN priority, 0 to 7; needs `vlan`. Default 0.")

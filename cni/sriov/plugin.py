@@ -6,10 +6,12 @@ from cni import conf as configuration, deviceinfo
 from cni.drivers import needs_iommu_group
 from cni.errors import DeviceBusy, InterfaceExists
 from cni.lifecycle import Lifecycle
+from cni.pci import parse
 from cni.record import Key
 from cni.result import Interface, Result
 from cni.rollback import bound, on_failure
 from cni.sriov import model, plan
+from cni.sriov.allowed import require_pf
 from cni.sriov.asked import configuration_of, device_info_file, ipam_call
 from cni.sriov.attach import NO_MAC, attach
 from cni.sriov.conf_table import TABLE
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from cni.host.netns import Netns
     from cni.lifecycle import Steps
     from cni.log import Log
+    from cni.node.node import NodeConf
     from cni.pci import PciAddress
     from cni.ports import Ipam, Kernel
     from cni.record import Record
@@ -48,15 +51,17 @@ class SriovPlugin(Lifecycle):
         log: Log,
         removal: Removal,
         predecessor: Predecessor,
-        strict_status: bool = False,
+        node: NodeConf,
     ) -> None:
-        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=strict_status)
+        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=node.strict_status)
         self._kernel = kernel
         self._predecessor = predecessor
+        self._policy = node.devices
 
     def add(self, request: Request) -> Result:
         """Moves the device into the pod and configures it; a device for user space stays where it is."""
-        conf, mac = configuration_of(request, self._log)
+        conf, mac = configuration_of(request, self._policy, self._log)
+        self._require_allowed(conf)
         previous, key = request.prev_result() or Result(), Key.of(request)
         self._removal.drain(request.network)
         # An earlier life of the same container may have left something, on whatever device.
@@ -124,6 +129,13 @@ class SriovPlugin(Lifecycle):
         require_pfs_up(self._kernel, {record.found["pf"] for record in records} - {""})
 
     # Steps of ADD.
+
+    def _require_allowed(self, conf: dict[str, Any]) -> None:
+        """Only where the node has such limits: it costs a look at the PF."""
+        if self._policy.pfs is not None:
+            named = conf.get("deviceID")
+            address = parse(named) if named else self._kernel.pf_of_name(conf["master"])
+            require_pf(self._kernel.device(address), self._policy)
 
     def _planned(self, key: Key, conf: dict[str, Any], mac: str | None, device: Device) -> model.DeviceAttachment:
         uses = self._kernel.uses(device.link) if device.link is not None else []
