@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from cni import jsontext
-from cni.errors import InvalidConfig, IoFailure
+from cni.errors import DecodeFailure, InvalidConfig, IoFailure
 from cni.host.files import read_file, remove_file, write_file
 from cni.host.folders import sweep_of
 
@@ -43,12 +43,16 @@ def vhost_user(path: str) -> dict[str, Any]:
 
 
 def write(path: str, document: dict[str, Any]) -> None:
-    """Writes the file, in one step in place of the device plugin's that Multus may have put there. Raises `IoFailure`."""
+    """Writes the file in one step. Raises `IoFailure`.
+
+    Multus may have put the device plugin's document of the same device there. What that has besides, such as
+    `rdma-device` and `vhost-net`, stays.
+    """
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     except OSError as error:
         raise IoFailure(f"cannot make {os.path.dirname(path)}: {os.strerror(error.errno or 0)}") from error
-    write_file(path, jsontext.dumps(document).encode() + b"\n")
+    write_file(path, jsontext.dumps(_merged(read_file(path), document)).encode() + b"\n")
 
 
 def difference(path: str, document: dict[str, Any]) -> list[str]:
@@ -56,8 +60,27 @@ def difference(path: str, document: dict[str, Any]) -> list[str]:
     content = read_file(path)
     if content is None:
         return [f"the device-info file {path} is missing"]
-    wanted = jsontext.dumps(document).encode() + b"\n"
-    return [] if content == wanted else [f"the device-info file {path} was changed"]
+    return [] if _merged(content, document) == _parsed(content) else [f"the device-info file {path} was changed"]
+
+
+def _merged(content: bytes | None, document: dict[str, Any]) -> dict[str, Any]:
+    """Our document, with what the file has besides about the same device."""
+    present, kind = _parsed(content or b""), document["type"]
+    theirs, ours = present.get(kind), document[kind]
+    if present.get("type") != kind or not isinstance(theirs, dict):
+        return document
+    if theirs.get("pci-address") != ours.get("pci-address"):
+        return document
+    return {**present, **document, kind: {**theirs, **ours}}
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """The document in a file; empty when it is no JSON object."""
+    try:
+        found = jsontext.loads(content)
+    except DecodeFailure:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remove(path: str) -> None:

@@ -11,6 +11,7 @@ from cni.attachments import Replay
 from cni.delegate import IpamCall
 from cni.errors import CheckFailed, DelegateFailed, InvalidConfig, IoFailure, LimitedConnectivity, NotAvailable
 from cni.record import DEVICE, IPAM, Key, Record
+from cni.request import NO_LIST
 from cni.result import Result
 from cni.rollback import bound, run_all
 
@@ -101,8 +102,12 @@ class Lifecycle(ABC):
 
     def gc(self, request: Request) -> None:
         """Removes this network's attachments that the runtime does not know any more, and what has no record."""
-        valid = set(request.valid_attachments)
+        listed = request.valid_attachments
         self._removal.drain(request.network)
+        if listed is None:
+            self._log.warning(NO_LIST)
+            return
+        valid = set(listed)
         keys = [record.key for record in self._attachments.of_network(request.network)]
         stale = [key for key in keys if (key.container_id, key.ifname) not in valid]
         run_all(

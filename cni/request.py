@@ -32,6 +32,7 @@ COMMANDS = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "GC": "1.1.0", "ST
 """The commands, and the oldest cniVersion whose configurations know each."""
 
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+NO_LIST = f"GC: {VALID_ATTACHMENTS} is missing, so nothing is removed; an empty list removes all"
 
 
 class Environment(Value):
@@ -82,15 +83,14 @@ class Request(Value):
         return None
 
     @property
-    def valid_attachments(self) -> list[tuple[str, str]]:
-        """GC's list of (container ID, ifname). Raises `InvalidConfig` when it is missing or malformed.
+    def valid_attachments(self) -> list[tuple[str, str]] | None:
+        """GC's list of (container ID, ifname); None without a list. Raises `InvalidConfig` when it is malformed.
 
-        libcni sends null for an empty list. A missing key is refused: forgetting it must not wipe a node.
+        libcni sends null for an empty list. A missing key stands for no list, as `cnitool gc` sends it: it must not wipe
+        a node.
         """
         if VALID_ATTACHMENTS not in self.config:
-            raise InvalidConfig(
-                f"{VALID_ATTACHMENTS} is missing: nothing is removed", hint="pass a list; an empty one removes all"
-            )
+            return None
         entries = self.config[VALID_ATTACHMENTS]
         if entries is None:
             return []

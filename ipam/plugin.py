@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.errors import CheckFailed, NotAvailable
+from cni.request import NO_LIST
 from cni.result import IpConfig, Result
 from cni.rollback import bound, run_all
 from ipam.address import parse_cidr
@@ -58,7 +59,11 @@ class IpamPlugin:
 
     def gc(self, request: Request) -> None:
         """Frees what this node has leased in this network for attachments that the runtime does not know any more."""
-        valid = set(request.valid_attachments)
+        listed = request.valid_attachments
+        if listed is None:
+            self._log.warning(NO_LIST)
+            return
+        valid = set(listed)
         run_all(*[bound(store.gc, valid) for store in self._stores.of_network(place(request))])
 
     def status(self, request: Request) -> None:

@@ -57,7 +57,13 @@ def refusal(connection: Connection, asked: tuple[str, str, str], status: int, an
         401: f"the credentials of {origin} are not valid, or not any more",
         403: f"grant the verb {verb} on {resource} to the user of {origin}",
     }
-    hint = hints.get(status, f"is the server of {origin} an API server? redirects are not followed")
+    is_answer_of_api_server = answer.get("kind") == "Status" and status >= 400
+    other = (
+        f"the API server's reason is {answer.get('reason') or 'not given'}: change the object or the policy that it names"
+        if is_answer_of_api_server
+        else f"is the server of {origin} an API server? redirects are not followed"
+    )
+    hint = hints.get(status, other)
     return KubeRefused(f"the {connection.server} refused to {verb} {path}: {status} {said}", hint=hint)
 
 

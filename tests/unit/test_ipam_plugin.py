@@ -340,3 +340,11 @@ def test_what_is_locked_is_told_as_something_that_passes(node, ipam, monkeypatch
 def test_other_types_are_delegated(node, ipam):
     with pytest.raises(DelegateFailed, match="none-such was not found"):
         ipam.lease(IpamCall.of(node.request({"type": "none-such"})))
+
+
+def test_gc_without_a_list_warns_and_frees_nothing(node):
+    node.add(DUAL)
+    before = node.files()
+    node.plugin.gc(node.request(DUAL, "GC"))
+    assert node.files() == before
+    assert [text for text in node.log.messages if "valid-attachments is missing" in text]

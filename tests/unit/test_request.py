@@ -338,9 +338,8 @@ def test_the_list_of_valid_attachments_is_read(entries, pairs):
     assert request("GC", **{KEY: entries}).valid_attachments == pairs
 
 
-def test_a_missing_list_of_valid_attachments_is_refused():
-    with pytest.raises(InvalidConfig, match="valid-attachments is missing: nothing is removed"):
-        _ = request("GC").valid_attachments
+def test_a_missing_list_of_valid_attachments_is_not_an_empty_one():
+    assert request("GC").valid_attachments is None
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from cni.record import Key
 from cni.sriov.model import PLUGIN
 from tests.fakes import FakeKernel
 from tests.node import EVERYTHING, VF0, VF1, Node
+from tests.recording_log import RecordingLog
 
 
 @pytest.fixture
@@ -553,3 +554,12 @@ def test_a_device_link_that_an_add_has_just_made_is_not_swept_away(node):
     with Attachments(node.state, node.run, plugin=PLUGIN).locked(VF1):
         node.delete("never-attached")
         assert os.path.islink(link)
+
+
+def test_gc_without_a_list_warns_and_removes_nothing(node):
+    node.log = RecordingLog()
+    node.add()
+    before = node.kernel.snapshot()
+    node.plugin().gc(node.request("GC", version="1.1.0"))
+    assert node.kernel.snapshot() == before
+    assert [text for text in node.log.messages if "valid-attachments is missing" in text]
