@@ -95,7 +95,7 @@ class Daemon:
         listen = [f"--remote={remote}" for remote in (f"p{self.remote}", *remotes)]
         control = f"--unixctl={self.folder / 'ovsdb.ctl'}"
         self._start("ovsdb-server", ["ovsdb-server", str(self.folder / "conf.db"), *listen, control])
-        until("ovsdb-server's answer", self._connects)
+        until("ovsdb-server's answer", lambda: self._connects(*remotes))
 
     def start_vswitchd(self) -> None:
         # Beside the database's socket, where distributions have it, too.
@@ -162,8 +162,14 @@ class Daemon:
     def _settings(self) -> list[str]:
         return [f"other_config:{name}={value}" for name, value in SETTINGS.items()]
 
-    def _connects(self) -> bool:
+    def _connects(self, *remotes: str) -> bool:
+        """Whether it listens on its own socket and on those remotes (`ptcp:PORT:ADDRESS`): it opens them one by one."""
         assert self._processes["ovsdb-server"].poll() is None, (self.folder / "ovsdb-server.log").read_text()
+        for remote in remotes:
+            _ptcp, number, address = remote.split(":")
+            with socket.socket() as probe:
+                if probe.connect_ex((address, int(number))):
+                    return False
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket)) == 0
 

@@ -4,12 +4,15 @@ real Open vSwitch in it. The plugin runs there as a fresh process, as a runtime 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from tests.cli.program import SECONDS, Program
@@ -21,27 +24,6 @@ PLUGINS = "/usr/lib/cni"
 OWN = ("/etc/barewire", "/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log")
 STATE = "/var/lib/cni/barewire"
 KUBELET = "/var/lib/kubelet"
-_LOOK = r"""
-import hashlib, json, os, stat, sys
-found = {}
-for top in sys.argv[1:]:
-    for folder, names, files in os.walk(top):
-        names[:] = [name for name in names if os.path.join(folder, name) != "/run/netns"]
-        for name in names + files:
-            path = os.path.join(folder, name)
-            look = os.lstat(path)
-            kind = stat.filemode(look.st_mode)
-            if stat.S_ISREG(look.st_mode):
-                what = hashlib.sha256(open(path, "rb").read()).hexdigest()[:16]
-            else:
-                what = os.readlink(path) if stat.S_ISLNK(look.st_mode) else ""
-            names_of = lambda path: os.listxattr(path, follow_symlinks=False)
-            more = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names_of(path)}
-            found[path] = [kind, look.st_uid, look.st_gid, what, more]
-lines = [line.split() for line in open("/proc/self/mountinfo")]
-found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
-json.dump(found, sys.stdout)
-"""
 _LITTER = ("/run/barewire/lock", "/run/barewire/ipam", "/run/netns", "/var/lib/cni/networks")
 
 
@@ -103,6 +85,7 @@ class Node:
         with self._holder.stdout as ready:
             assert ready.readline() == b"ready\n"
         self.within = ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--wdns=/")
+        self.root = f"/proc/{self._holder.pid}/root"
         self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else ())
         self.daemon.__enter__()
         # Where configurations that name no database look for it.
@@ -225,7 +208,10 @@ class Node:
 
     def files(self) -> dict[str, Any]:
         """Everything below the node's own folders, and its mounts."""
-        found: dict[str, Any] = json.loads(self.run("python3", "-c", _LOOK, *OWN).stdout)
+        found: dict[str, Any] = dict(entry for top in OWN for entry in _tree(self.root, top))
+        mounts = Path(f"/proc/{self._holder.pid}/mountinfo").read_text().splitlines()
+        lines = [line.split() for line in mounts]
+        found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
         # Folders that stay for the next pod: where records, sockets and short folders are kept.
         kept = {STATE, f"{STATE}/net", f"{STATE}/.devices", f"{STATE}/.pending"}
         kept |= {"/run/barewire", "/run/barewire/sockets", "/run/barewire/vhost"}
@@ -260,6 +246,26 @@ class Node:
 
     def link_up(self, port: str) -> bool:
         return self.daemon.vsctl("get", "Interface", port, "link_state").strip('"') == "up"
+
+
+def _tree(root: str, top: str) -> Iterator[tuple[str, list[Any]]]:
+    """What is below `top` of a process's root folder: path, and type, owner, contents and extended attributes.
+
+    Without a program in the node's namespace: the fault matrices look some thousand times.
+    """
+    for folder, names, files in os.walk(root + top):
+        names[:] = [name for name in names if os.path.join(folder, name) != f"{root}/run/netns"]
+        for name in names + files:
+            path = os.path.join(folder, name)
+            look = os.lstat(path)
+            kind = stat.filemode(look.st_mode)
+            if stat.S_ISREG(look.st_mode):
+                what = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+            else:
+                what = os.readlink(path) if stat.S_ISLNK(look.st_mode) else ""
+            named = os.listxattr(path, follow_symlinks=False)
+            more = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in named}
+            yield path.removeprefix(root), [kind, look.st_uid, look.st_gid, what, more]
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

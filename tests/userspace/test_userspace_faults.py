@@ -55,9 +55,11 @@ class Stage:
         return self.pod
 
     def seen(self):
-        leases = self.node.run("sh", "-c", "ls /var/lib/cni/networks/net | grep ^192 || true").stdout
+        leases = [
+            name for name in sorted(os.listdir(f"{self.node.root}/var/lib/cni/networks/net")) if name[:3] == "192"
+        ]
         annotations = self.api.annotations("default", self.pod.name) if self.api else {}
-        litter = self.node.run("ls", "/run/barewire/lock").stdout
+        litter = sorted(os.listdir(f"{self.node.root}/run/barewire/lock"))
         return {**self.node.snapshot(), "leases": leases, "litter": litter, "annotations": annotations}
 
     def left(self):
