@@ -14,7 +14,8 @@ class Device(Value):
     """A VF with its PF, a PF, or a device without either: inside a virtual machine a VF's PF cannot be seen.
 
     Without a PF here `pf` and its fields are empty and `settings` says nothing. `link` is None while the network device
-    is in another namespace, or there is none. `override` is the kernel's driver_override, `userspace` whether the
+    is in another namespace, or there is none. `instance` is another number when the
+    device was made anew. `override` is the kernel's driver_override, `userspace` whether the
     driver gives the device to user space (VFIO, UIO). `netdevs` counts its network
     devices on the host; `vfs` and `most_vfs` are what it has as a PF.
     """
@@ -23,6 +24,7 @@ class Device(Value):
     driver: str
     settings: VfInfo
     link: Link | None
+    instance: int = 0
     override: str = ""
     userspace: bool = False
     is_network: bool = True

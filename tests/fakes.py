@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Callable
@@ -51,7 +52,8 @@ PF, NIC = "0000:01:00.0", "0000:03:00.0"
 class FakeDevice:
     """A VF, the PF, or a NIC without either: what the PF holds of it, where its link is, and its driver.
 
-    `mac_set_by_pf` is igb's hidden flag that the PF has set the VF's address.
+    `mac_set_by_pf` is igb's hidden flag that the PF has set the VF's address, `enslaving_mac` what a bond gives it back
+    when the link leaves it, `instance` another number when the device is made anew.
     """
 
     def __init__(self, address: str, number: int, name: str, mac: str, driver: str, info: VfInfo | None) -> None:
@@ -71,6 +73,8 @@ class FakeDevice:
             parent=address,
         )
         self.place = HOST
+        self.instance = 7000 + number
+        self.enslaving_mac = ""
         self.mac_set_by_pf = False
         self.open = False
 
@@ -105,6 +109,7 @@ class FakeKernel:
         self.configured: dict[str, tuple[tuple[IpConfig, ...], tuple[Route, ...]]] = {}
         self.namespaces: dict[str, str] = {}
         self.changes = 0
+        self.awaited = 0
         self.refused_settings: set[str] = set()
         self.knows_zero_mac = True
         self.group_hindrances: list[str] = []
@@ -148,6 +153,30 @@ class FakeKernel:
                 one.place = HOST
                 one.link = one.link.replace(flags=one.link.flags & ~IFF_UP)
 
+    def hide(self, device: str) -> None:
+        """What a pod does that gives its link to another namespace, which nobody knows."""
+        self.devices[device].place = "hidden"
+
+    def reveal(self, device: str, place: Netns | None = None) -> None:
+        """The end of that; on the host it is what the kernel does when that namespace is gone."""
+        fake = self.devices[device]
+        fake.place = _identity(place)
+        self._go_down(fake)
+
+    def make_anew(self, device: str) -> None:
+        """What `sriov_numvfs` 0 and then another number do to a VF."""
+        old = self.devices[device]
+        assert old.info is not None
+        self._numbers += 1
+        self.devices[device] = self.functions[device] = _vf(old.info.index)
+        self.devices[device].instance = 7000 + self._numbers
+
+    def enslave(self, link: Link, netns: Netns) -> None:
+        """What a pod's bond does to a link: it is down meanwhile, and the bond remembers its address."""
+        fake = self._there(link, netns)
+        fake.enslaving_mac = fake.link.mac
+        fake.link = fake.link.replace(master=99)
+
     # The port.
 
     def netns(self, path: str) -> FakeNetns:
@@ -173,6 +202,9 @@ class FakeKernel:
     def exists(self, device: PciAddress) -> bool:
         return device in self.devices
 
+    def instance(self, device: PciAddress) -> int:
+        return self.devices[device].instance if device in self.devices else 0
+
     def device(self, address: PciAddress) -> Device:
         if address not in self.devices:
             raise DeviceNotFound(f"the host has no PCI device {address}")
@@ -183,6 +215,7 @@ class FakeKernel:
             with_pf = {"settings": fake.info, "index": fake.info.index, **pf}
         return Device(
             address=fake.address,
+            instance=fake.instance,
             driver=fake.driver,
             override=fake.override,
             userspace=gives_to_user_space(fake.driver),
@@ -258,6 +291,7 @@ class FakeKernel:
         return fake.home if fake is not None and fake.place == _identity(netns) else None
 
     def await_home(self, device: PciAddress, seconds: float) -> bool:
+        self.awaited += 1
         return self.link(device, None) is not None
 
     def named(self, name: str, netns: Netns | None) -> Link | None:
@@ -277,6 +311,10 @@ class FakeKernel:
         if any(self.named(taken, target) for taken in (name, *link.altnames)):
             raise refused(errno.EEXIST)
         self._go_down(fake)
+        if fake.enslaving_mac:
+            with contextlib.suppress(KernelRefused):
+                self._apply(fake, {"mac": fake.enslaving_mac})
+            fake.link, fake.enslaving_mac = fake.link.replace(master=0), ""
         fake.place = _identity(target)
         fake.link = fake.link.replace(name=name)
         # As in the kernel, the move stays when one of these is refused.

@@ -60,6 +60,7 @@ class HostKernel:
         pf = self._sysfs.physfn(address)
         return Device(
             address=address,
+            instance=self._sysfs.instance(address),
             driver=self._sysfs.driver(address),
             override=self._sysfs.override(address),
             userspace=self._sysfs.in_user_space(address),
@@ -74,6 +75,10 @@ class HostKernel:
     def exists(self, device: PciAddress) -> bool:
         """Whether the host has the device at all."""
         return self._sysfs.exists(device)
+
+    def instance(self, device: PciAddress) -> int:
+        """Which device it is that has this address now, for the time of a boot; 0 when there is none."""
+        return self._sysfs.instance(device)
 
     def set_vf(self, device: Device, setting: str, wanted: VfSettings) -> None:
         """Sends one setting of the VF to the PF; the driver may be resetting the VF.

@@ -25,6 +25,17 @@ class Sysfs:
         """Whether the host has the PCI device."""
         return os.path.isdir(f"{self._devices}/{device}")
 
+    def instance(self, device: PciAddress) -> int:
+        """Which device it is that has this address: another number when it was made anew; 0 when there is none.
+
+        It is the number of its directory, which lives as long as the device, whatever driver it has; the kernel counts
+        on for each new one, and begins again with a boot.
+        """
+        try:
+            return os.stat(f"{self._devices}/{device}").st_ino
+        except OSError:
+            return 0
+
     def physfn(self, device: PciAddress) -> PciAddress | None:
         """The PF of a VF; None when the device is no VF (or the PF is not visible, as inside a virtual machine)."""
         target = _link(f"{self._devices}/{device}/physfn")

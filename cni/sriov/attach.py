@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cni.ports import Kernel
     from cni.sriov.model import DeviceAttachment, Netdev
 
+    _Step = Callable[[Kernel, DeviceAttachment, Netns | None], None]
+
 NO_MAC = "00:00:00:00:00:00"
 MAC_SECONDS = 3.0
 """Bound for a driver to take a MAC address: i40e and its kin reset the VF first, which takes up to two seconds."""
@@ -132,8 +134,9 @@ def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
 
 
 def detach(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, log: Log) -> None:
-    """Brings the device home and restores what was found, whatever of it is changed.
+    """Brings the device home, then restores what was found, whatever of it is changed.
 
+    The settings that the PF holds of a VF keep its pod in the pod's network: they stay until the device is home.
     Every step runs, also after a failure, and only the final look decides.
 
     Raises `TryAgainLater` when the device is not home, and `DeviceNotClean` when it is home with other attributes than
@@ -144,29 +147,46 @@ def detach(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, lo
         raise TryAgainLater(
             f"{attachment.device} is still open in a process", hint="it ends with its virtual machine or DPDK program"
         )
-    hindrances: list[str] = []
-    for step in (_restore_settings, _restore_driver, _restore_macs, _bring_home, _restore_netdev):
-        try:
-            step(kernel, attachment, netns)
-        except CniError as failure:
-            hindrances.append(failure.msg)
+    hindrances = _hindrances(kernel, attachment, netns, _HOMEWARD, log)
+    device = kernel.device(attachment.device)
+    if elsewhere := _elsewhere(attachment, device):
+        what = f"{device.kind} {attachment.device} is {elsewhere}"
+        keeps = "; its settings at the PF stay until it is home" if device.pf else ""
+        raise _unfinished(TryAgainLater, f"{what}{keeps}", hindrances)
+    hindrances += _hindrances(kernel, attachment, netns, _AT_HOME, log)
     _verify(kernel, attachment, hindrances, log)
 
 
-def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str], log: Log) -> None:
-    device = kernel.device(attachment.device)
-    found = attachment.netdev
+def _hindrances(
+    kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, steps: tuple[_Step, ...], log: Log
+) -> list[str]:
+    """Runs every step; what hindered any of them."""
+    found = []
+    for step in steps:
+        try:
+            step(kernel, attachment, netns)
+        except CniError as failure:
+            log.warning(f"on the way home: {failure.msg}")
+            found.append(failure.msg)
+    return found
+
+
+def _elsewhere(attachment: DeviceAttachment, device: Device) -> str:
+    """Where the device is when it is not home; empty when it is."""
+    if device.driver not in attachment.drivers_at_home and _is_ours(attachment, device):
+        return f"still bound to {device.driver or 'no driver'}"
     # A device that somebody gave another driver has no network device to bring home.
-    away = found is not None and device.link is None and device.driver == attachment.driver
-    bound = device.driver not in attachment.drivers_at_home and _is_ours(attachment, device)
-    left = _differences(attachment, device)
-    for hindrance in hindrances:
-        log.warning(f"on the way home: {hindrance}")
+    if attachment.netdev is not None and device.link is None and device.driver == attachment.driver:
+        return "not back on the host"
+    return ""
+
+
+def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str], log: Log) -> None:
+    device, found = kernel.device(attachment.device), attachment.netdev
     what = f"{device.kind} {attachment.device}"
-    if away or bound:
-        where = f"still bound to {device.driver or 'no driver'}" if bound else "not back on the host"
-        raise _unfinished(TryAgainLater, f"{what} is {where}", [*left, *hindrances])
-    if left:
+    if elsewhere := _elsewhere(attachment, device):
+        raise _unfinished(TryAgainLater, f"{what} is {elsewhere}", hindrances)
+    if left := _differences(attachment, device):
         raise _unfinished(DeviceNotClean, f"{what} is not as it was before the attachment", [*left, *hindrances])
     if device.link is not None and found is not None and device.link.name != found.name:
         log.warning(f"{attachment.device} is back as {device.link.name}: {found.name} is another device's name now")
@@ -191,7 +211,7 @@ def _differences(attachment: DeviceAttachment, device: Device) -> list[str]:
     for name in plan.VERIFIED if device.link is not None and found is not None else ():
         now, then = getattr(device.link, name), getattr(found, name)
         if now != then and (then or name != "mtu"):
-            left.append(f"{name} is {now}, was {then}")
+            left.append(f"{name} is {now!r}, was {then!r}" if name == "alias" else f"{name} is {now}, was {then}")
     return left
 
 
@@ -231,30 +251,34 @@ def _every(*steps: Callable[[], None]) -> None:
         raise TryAgainLater("; ".join(failures))
 
 
-def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None) -> None:
+def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
     """Restores the PF's, the effective and the permanent MAC address, where any of them is not as found.
 
-    This happens where the device is: in the pod it may go up and down without anything on the host taking notice.
+    An address that the PF sets is a pin: an untrusted VF cannot change it any more, and nothing tells whether a VF is
+    pinned. So where the PF had to set one for the pod, it sets the one that was found at the end, also when that is
+    what it reports already; elsewhere the VF's own way is tried, which leaves a VF pinned or not, as it was.
     """
-    device, found, place = kernel.device(attachment.device), attachment.netdev, None
-    link = device.link
-    if link is None and netns is not None:
-        place, link = netns, kernel.link(attachment.device, netns)
+    device, found = kernel.device(attachment.device), attachment.netdev
     if not device.pf:
-        _restore_own_mac(kernel, attachment, link, place)
+        _restore_own_mac(kernel, attachment, device.link, None)
         return
-    admin = device.settings.mac
-    wanted = attachment.found.mac or admin
+    admin, asked = device.settings.mac, attachment.settings.mac is not None
+    link = device.link
     if link is None or found is None:
-        if attachment.settings.mac and admin != wanted:
+        wanted = attachment.found.mac or admin
+        if asked and (wanted, admin) != (NO_MAC, NO_MAC):
             kernel.set_vf(device, "mac", VfSettings(mac=wanted))
         return
-    if (admin, link.mac) == (wanted, found.mac) and found.permanent in ("", link.permanent):
-        return
-    _down(kernel, link, place)
-    _free_admin_mac(kernel, device)
-    _restore_netdev_macs(kernel, attachment, found, place, device)
-    if attachment.found.mac and kernel.device(attachment.device).settings.mac != wanted:
+    # Where nothing tells what the PF said before, it is not to go on with the pod's address.
+    wanted = attachment.found.mac or found.mac
+    if (admin, link.mac) != (wanted, found.mac) or found.permanent not in ("", link.permanent):
+        _down(kernel, link, None)
+        if asked:
+            _free_admin_mac(kernel, device)
+        _restore_netdev_macs(kernel, attachment, found, None, device)
+        admin = kernel.device(attachment.device).settings.mac
+    pinned = asked and wanted != NO_MAC
+    if pinned or (admin != wanted and (attachment.found.mac or admin != NO_MAC)):
         kernel.set_vf(device, "mac", VfSettings(mac=wanted))
 
 
@@ -272,7 +296,7 @@ def _free_admin_mac(kernel: Kernel, device: Device) -> None:
     try:
         kernel.set_vf(device, "mac", VfSettings(mac=NO_MAC))
     except KernelRefused:
-        return
+        return  # A driver that is only busy is waited for, and then a `TryAgainLater`.
 
 
 def _restore_netdev_macs(
@@ -321,8 +345,9 @@ def _bring_home(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | Non
     free = kernel.named(found.name, None) is None
     name = found.name if free else "dev%d"
     try:
-        # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then.
-        kernel.move(link, netns, None, name=name, mtu=found.mtu or link.mtu, alias=found.alias)
+        # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then. It also takes it
+        # out of a bond, which gives it the address that it had before. The mark stays while the PF's settings are the pod's.
+        kernel.move(link, netns, None, name=name, mtu=found.mtu or link.mtu)
     except KernelRefused:
         waiting = kernel.link(attachment.device, netns)
         if waiting is not None:
@@ -333,10 +358,23 @@ def _restore_netdev(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns 
     link, found = kernel.link(attachment.device, None), attachment.netdev
     if link is None or found is None:
         return
+    _every(
+        lambda: _restore_name(kernel, link, found.name),
+        # A link goes down to be renamed: look again.
+        lambda: _restore_attributes(kernel, _present(kernel, attachment, None), found),
+    )
+
+
+def _restore_name(kernel: Kernel, link: Link, name: str) -> None:
+    if link.name == name:
+        return
+    holder = kernel.named(name, None)
+    if holder is None or holder.index == link.index:
+        _rename(kernel, link, name)
+
+
+def _restore_attributes(kernel: Kernel, link: Link, found: Netdev) -> None:
     steps: list[Callable[[], None]] = []
-    holder = kernel.named(found.name, None)
-    if link.name != found.name and (holder is None or holder.index == link.index):
-        steps.append(lambda: _rename(kernel, link, found.name))
     changed = {name: getattr(found, name) for name in plan.RESTORED if getattr(link, name) != getattr(found, name)}
     if not found.mtu:
         changed.pop("mtu", None)
@@ -365,3 +403,7 @@ def _rename(kernel: Kernel, link: Link, name: str) -> None:
 def _down(kernel: Kernel, link: Link, place: Netns | None) -> None:
     if link.up:
         kernel.change(link, place, up=False)
+
+
+_HOMEWARD: tuple[_Step, ...] = (_restore_driver, _bring_home)
+_AT_HOME: tuple[_Step, ...] = (_restore_settings, _restore_macs, _restore_netdev)

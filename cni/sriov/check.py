@@ -30,8 +30,10 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
     the old value in prevResult.
     """
     attachment = model.from_record(record)
-    if not kernel.exists(attachment.device):
-        return [f"the host has no device {attachment.device} any more"]
+    present = kernel.instance(attachment.device)
+    if not present or attachment.instance not in (0, present):
+        new = ", but another one at its address" if present else ""
+        return [f"the host has no device {attachment.device} any more{new}"]
     device = kernel.device(attachment.device)
     here = netns.identity == record.netns_identity and not attachment.userspace
     link = kernel.link(attachment.device, netns) if here else None

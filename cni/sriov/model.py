@@ -42,6 +42,7 @@ class DeviceAttachment(Value):
 
     `netdev` is None where the device had no network device: its driver gives it to user space. `wanted_driver` is the
     driver that it gets for the attachment; empty: it keeps its own. `userspace`: nothing is moved into the pod.
+    `instance` is which device had the address then; 0 in records that do not say.
     `mac` is the effective MAC address in the pod. `flags` are those of `netlink.KEPT_FLAGS` that are set in the pod. Without a PF `pf` is empty.
     """
 
@@ -53,6 +54,7 @@ class DeviceAttachment(Value):
     found: VfInfo
     netdev: Netdev | None
     settings: VfSettings
+    instance: int = 0
     mac: str | None = None
     mtu: int | None = None
     override: str = ""
@@ -122,6 +124,7 @@ def found_document(attachment: DeviceAttachment) -> dict[str, Any]:
         "index": attachment.index,
         "pf": attachment.pf,
         "driver": attachment.driver,
+        "instance": attachment.instance,
         "override": attachment.override,
         "settings": attachment.found.as_dict(),
         "netdev": {**link.as_dict(), "altnames": list(link.altnames)} if link else None,
@@ -154,6 +157,7 @@ def from_record(record: Record) -> DeviceAttachment:
             found=VfInfo(**found["settings"]),
             netdev=Netdev(**{**link, "altnames": tuple(link["altnames"])}) if link else None,
             settings=VfSettings(**wanted["settings"]),
+            instance=found.get("instance", 0),
             mtu=wanted["mtu"],
             # Records of schema 1 come from a time when every device was a VF and kept its driver.
             mac=wanted.get("mac", wanted["settings"]["mac"]),

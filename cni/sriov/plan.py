@@ -23,9 +23,12 @@ SETTINGS = ("vlan", "rate", "spoofchk", "trust", "link_state", "mac")
 RESTORED = ("mtu", "alias", "queue", "group")
 """Attributes of the network device that one message each puts back."""
 
-VERIFIED = ("mac", "mtu", "up")
-"""Attributes of the network device without which it is not clean. The name is not among them: another device may have
-it. Nor is the permanent address: most drivers have a fixed one, and only igbvf's can be put back."""
+VERIFIED = ("mac", "mtu", "up", "alias")
+"""Attributes of the network device without which it is not clean; a mark would say that it is somebody's.
+
+The name is not among them: another device may have it. Nor is the permanent address: most drivers have a fixed one, and
+only igbvf's can be put back.
+"""
 
 _FLAGS = {"promisc": IFF_PROMISC, "allmulticast": IFF_ALLMULTI}
 
@@ -69,6 +72,7 @@ def plan(
     return model.DeviceAttachment(
         key=key,
         device=device.address,
+        instance=device.instance,
         index=device.index,
         pf=device.pf,
         driver=device.driver or (conf.get("dpdk") or {}).get("kernel_driver", ""),
@@ -193,8 +197,11 @@ def _require_at_home(device: Device) -> None:
 
 
 def changes(settings: VfSettings, present: VfInfo) -> list[str]:
-    """Which settings are asked for and are not so already, in the order in which to send them."""
-    return [name for name in SETTINGS if _differs(name, settings, present)]
+    """Which settings are asked for and are not so already, in the order in which to send them.
+
+    A MAC address is always sent: only an address that the PF has set is one that an untrusted VF cannot change.
+    """
+    return [name for name in SETTINGS if _differs(name, settings, present) or (name == "mac" and settings.mac)]
 
 
 def restoration(attachment: model.DeviceAttachment) -> VfSettings:

@@ -54,7 +54,7 @@ class Removal(removal.Removal):
 
     def _bring_home(self, record: Record, deadline: float | None) -> None:
         attachment = model.from_record(record)
-        if record.boot_id != self._attachments.boot_id or not self._kernel.exists(attachment.device):
+        if record.boot_id != self._attachments.boot_id or not self._is_there(attachment):
             return  # The VF that the record tells of ended with its boot, or with its PF's VFs.
         owner = self._attachments.of_device(attachment.device)
         if owner is not None and owner.key != record.key:
@@ -63,13 +63,23 @@ class Removal(removal.Removal):
         with Optional(self._place(record, attachment, deadline)) as netns:
             detach(self._kernel, attachment, netns, self._log)
 
+    def _is_there(self, attachment: model.DeviceAttachment) -> bool:
+        """Whether the host has the very device, and not another that was made at its address since."""
+        present = self._kernel.instance(attachment.device)
+        if present and attachment.instance not in (0, present):
+            self._log.warning(f"{attachment.device} was made anew since it was attached: the new one is left as it is")
+            return False
+        return present != 0
+
     def _place(self, record: Record, attachment: model.DeviceAttachment, deadline: float | None) -> Netns | None:
         """The namespace that the device is to be fetched from; None when it is at home, or on its way there."""
         if attachment.userspace or self._kernel.link(attachment.device, None) is not None:
             return None
         netns = self._kernel.find_netns(record.netns, record.netns_identity)
-        if netns is None and self._kernel.device(attachment.device).driver == attachment.expected_driver:
-            self._kernel.await_home(attachment.device, removal.within(deadline, HOME_SECONDS))
+        # Work on the side does not wait: a pod can hide its VF for ever, and every other pod would wait each time.
+        waits = netns is None and deadline is None
+        if waits and self._kernel.device(attachment.device).driver == attachment.expected_driver:
+            self._kernel.await_home(attachment.device, HOME_SECONDS)
         return netns
 
     def clean_orphans(self, network: str) -> None:

@@ -7,13 +7,14 @@ import contextlib
 import pytest
 from hypothesis import given, strategies as st
 
-from cni.errors import CniError, DeviceBusy, KernelRefused
+from cni.device import VfSettings
+from cni.errors import CniError, DeviceBusy, KernelRefused, TryAgainLater
 from cni.log import Log
 from cni.pci import PciAddress
 from cni.record import Key
 from cni.sriov import plan
 from cni.sriov.attach import attach, detach
-from tests.fakes import FakeKernel
+from tests.fakes import HOST, FakeKernel
 
 DEVICE = PciAddress("0000:01:10.0")
 POD = "/run/netns/pod"
@@ -52,6 +53,12 @@ def test_the_mac_is_set_although_the_driver_refuses_the_vfs_own_change(kernel):
     _, link = attached(kernel, {}, MAC)
     assert link.mac == MAC
     assert kernel.devices[DEVICE].mac_set_by_pf
+
+
+def test_the_pf_sets_the_mac_that_the_vf_has_already_so_that_the_pod_cannot_change_it(kernel):
+    _, link = attached(kernel, {}, kernel.device(DEVICE).settings.mac)
+    with pytest.raises(KernelRefused):
+        kernel.change(link, kernel.netns(POD), mac="02:00:00:00:00:99")
 
 
 def test_settings_that_are_so_already_are_not_sent(kernel):
@@ -122,6 +129,115 @@ def test_a_refused_mtu_is_named_although_the_link_has_moved(kernel):
     assert kernel.snapshot() == before
 
 
+# The order of the way back.
+
+
+def info(kernel):
+    return kernel.device(DEVICE).settings
+
+
+@pytest.mark.parametrize("mac", [None, MAC])
+def test_a_vf_that_the_pod_has_hidden_keeps_everything_that_isolates_it_until_it_is_back(kernel, mac):
+    before = kernel.snapshot()
+    attachment, _ = attached(kernel, EVERYTHING, mac)
+    inside, pinned = info(kernel), kernel.devices[DEVICE].mac_set_by_pf
+    kernel.hide(DEVICE)
+    for _ in range(2):
+        with pytest.raises(TryAgainLater, match="is not back on the host; its settings at the PF stay") as caught:
+            detached(kernel, attachment)
+        assert type(caught.value) is TryAgainLater
+        assert (info(kernel), kernel.devices[DEVICE].mac_set_by_pf) == (inside, pinned)
+    kernel.reveal(DEVICE)
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def test_the_settings_are_those_of_the_pod_as_long_as_the_vf_is_in_it(kernel):
+    """Also in each moment of a removal that succeeds."""
+    attachment, _ = attached(kernel, EVERYTHING, MAC)
+    inside, seen = info(kernel), []
+    for change in range(1, 30):
+        kernel.refuse_from(change)
+        with contextlib.suppress(CniError):
+            detached(kernel, attachment)
+        seen.append(kernel.devices[DEVICE].place != HOST)
+        assert not seen[-1] or info(kernel) == inside, f"change {change}"
+    assert seen[0]
+    assert not seen[-1]
+
+
+def test_a_vf_whose_driver_could_not_be_given_back_keeps_its_settings(kernel):
+    before = kernel.snapshot()
+    attachment, _ = attached(kernel, {"driver": "vfio-pci", "vlan": 100})
+    kernel.loaded.remove("igbvf")
+    with pytest.raises(TryAgainLater, match="still bound to vfio-pci; its settings at the PF stay"):
+        detached(kernel, attachment)
+    assert info(kernel).vlan == 100
+    kernel.loaded.add("igbvf")
+    with contextlib.suppress(CniError):  # a new network device has a new address
+        detached(kernel, attachment)
+    assert kernel.device(DEVICE).settings.vlan == before[DEVICE][0].vlan
+
+
+def test_the_mark_stays_on_the_vf_while_the_pf_has_settings_of_the_pods(kernel):
+    attachment, _ = attached(kernel, EVERYTHING, MAC)
+    for change in range(1, 30):
+        kernel.refuse_from(change)
+        with contextlib.suppress(CniError):
+            detached(kernel, attachment)
+        marked = (kernel.devices[DEVICE].home.alias or "").startswith("barewire")
+        assert marked or info(kernel).vlan == 0, f"change {change}"
+
+
+@pytest.mark.parametrize("mac", [None, MAC])
+@pytest.mark.parametrize("trust", ["on", "off"])
+def test_a_vf_that_a_bond_of_the_pod_has_comes_back_as_it_was(kernel, mac, trust):
+    before = kernel.snapshot()
+    attachment, link = attached(kernel, {"trust": trust}, mac)
+    kernel.enslave(link, kernel.netns(POD))
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+def test_a_vf_that_the_host_keeps_up_is_clean_after_the_first_removal_when_its_namespace_is_gone(kernel):
+    kernel.change(kernel.link(DEVICE, None), None, up=True)
+    before = kernel.snapshot()
+    attachment, _ = attached(kernel, EVERYTHING, MAC)
+    kernel.delete_netns(POD)
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+
+
+# The PF's pin of a MAC address.
+
+
+def pin(kernel):
+    kernel.set_vf(kernel.device(DEVICE), "mac", VfSettings(mac=info(kernel).mac))
+
+
+@pytest.mark.parametrize("own", [None, "02:00:00:00:00:99"], ids=["as it was", "the pod's own"])
+@pytest.mark.parametrize("mac", [None, MAC, "aa:00:00:00:00:00"], ids=["none", "another", "the same"])
+def test_a_vf_that_its_pf_pinned_is_pinned_after_every_attachment(kernel, mac, own):
+    pin(kernel)
+    before = kernel.snapshot()
+    attachment, link = attached(kernel, {"trust": "on"}, mac)
+    if own:
+        kernel.change(link, kernel.netns(POD), mac=own)
+    detached(kernel, attachment)
+    assert kernel.snapshot() == before
+    with pytest.raises(KernelRefused):
+        kernel.change(kernel.link(DEVICE, None), None, mac="02:00:00:00:00:98")
+
+
+@pytest.mark.parametrize("own", [None, "02:00:00:00:00:99"], ids=["as it was", "the pod's own"])
+def test_a_vf_that_no_pf_pinned_is_free_after_an_attachment_without_mac(kernel, own):
+    attachment, link = attached(kernel, {"trust": "on"})
+    if own:
+        kernel.change(link, kernel.netns(POD), mac=own)
+    detached(kernel, attachment)
+    kernel.change(kernel.link(DEVICE, None), None, mac="02:00:00:00:00:98")
+
+
 def changes_of(action) -> int:
     kernel = FakeKernel()
     kernel.add_netns(POD)
@@ -153,6 +269,7 @@ def test_after_a_failure_at_any_change_of_detach_the_next_detach_finishes():
     for change in range(1, changes_of(whole) + 1):
         kernel = FakeKernel()
         kernel.add_netns(POD)
+        pin(kernel)
         before = kernel.snapshot()
         attachment, _ = attached(kernel, EVERYTHING, MAC)
         kernel.refuse_from(change)
@@ -162,6 +279,7 @@ def test_after_a_failure_at_any_change_of_detach_the_next_detach_finishes():
             kernel.refuse_nothing()
             detached(kernel, attachment)
         assert kernel.snapshot() == before, f"change {change}"
+        assert kernel.devices[DEVICE].mac_set_by_pf, f"change {change}"
 
 
 CONFS = st.fixed_dictionaries(
@@ -176,18 +294,23 @@ CONFS = st.fixed_dictionaries(
 )
 
 
-@given(conf=CONFS, mac=st.sampled_from([None, MAC]), refused=st.integers(1, 12))
-def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf, mac, refused):
+@given(conf=CONFS, mac=st.sampled_from([None, MAC]), refused=st.integers(1, 24), pinned=st.booleans())
+def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf, mac, refused, pinned):
     kernel = FakeKernel()
     kernel.add_netns(POD)
+    if pinned:
+        pin(kernel)
     before = kernel.snapshot()
     attachment = plan.plan(KEY, conf, mac, kernel.device(DEVICE))
     kernel.refuse(refused)
     with contextlib.suppress(CniError):
         attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
+    with contextlib.suppress(CniError):
+        detached(kernel, attachment)
     kernel.refuse_nothing()
     detached(kernel, attachment)
     assert kernel.snapshot() == before
+    assert kernel.devices[DEVICE].mac_set_by_pf or not pinned
 
 
 def test_a_vf_that_the_host_uses_is_refused(kernel):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cni.attachments import Attachments
+from cni.device import VfSettings
 from cni.errors import (
     CheckFailed,
     CniError,
@@ -563,3 +564,76 @@ def test_gc_without_a_list_warns_and_removes_nothing(node):
     node.plugin().gc(node.request("GC", version="1.1.0"))
     assert node.kernel.snapshot() == before
     assert [text for text in node.log.messages if "valid-attachments is missing" in text]
+
+
+# A VF that was made anew at the same address.
+
+
+def made_anew(node, **conf):
+    """What the administrator does to the VF while the pod lives; the new VF's state."""
+    node.add(**conf)
+    node.kernel.make_anew(VF0)
+    node.kernel.set_vf(node.kernel.device(VF0), "vlan", VfSettings(vlan=55, qos=0, proto="802.1q"))
+    node.kernel.set_vf(node.kernel.device(VF0), "mac", VfSettings(mac="02:aa:aa:aa:aa:02"))
+    return node.kernel.snapshot()
+
+
+@pytest.mark.parametrize("conf", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_the_late_del_of_a_vf_that_was_made_anew_succeeds_and_leaves_the_new_one_as_it_is(node, conf):
+    present = made_anew(node, **conf)
+    node.delete(**conf)
+    assert node.kernel.snapshot() == present
+    assert node.files() == []
+    assert node.ipam.leases == {}
+
+
+def test_a_vf_that_was_made_anew_after_its_pod_had_gone_is_given_to_the_next_as_it_is(node):
+    made_anew(node, **EVERYTHING)
+    node.kernel.delete_netns("/run/netns/a")
+    node.add("b")
+    assert node.kernel.device(VF0).settings.vlan == 55
+
+
+def test_check_tells_that_the_vf_was_made_anew(node):
+    node.add()
+    node.kernel.make_anew(VF0)
+    with pytest.raises(CheckFailed, match=r"has no device .* any more, but another one at its address"):
+        node.plugin().check(node.request("CHECK"))
+
+
+def test_a_record_of_an_older_version_that_does_not_say_which_vf_it_was_is_undone(node):
+    node.add(**EVERYTHING)
+    (path,) = [file for file in node.files() if file.endswith(".json") and not os.path.islink(file)]
+    with open(path) as file:
+        document = json.load(file)
+    del document["found"]["instance"]
+    with open(path, "w") as file:
+        json.dump(document, file)
+    node.delete(**EVERYTHING)
+    node.assert_as_before()
+
+
+def test_while_the_pod_hides_its_vf_del_fails_the_record_stays_and_a_later_call_ends_it(node):
+    node.add(**EVERYTHING)
+    node.kernel.hide(VF0)
+    for _ in range(2):
+        with pytest.raises(TryAgainLater, match="not back on the host"):
+            node.delete(**EVERYTHING)
+        assert node.kernel.device(VF0).settings.vlan == 100
+        assert node.files()
+    node.kernel.reveal(VF0)
+    node.add("b", VF1)
+    node.delete("b", VF1)
+    node.assert_as_before()
+
+
+def test_a_vf_that_is_hidden_for_ever_is_awaited_by_its_own_del_only(node):
+    node.add(**EVERYTHING)
+    node.kernel.hide(VF0)
+    node.kernel.delete_netns("/run/netns/a")
+    with pytest.raises(TryAgainLater):
+        node.delete(**EVERYTHING)
+    assert node.kernel.awaited == 1
+    node.add("b", VF1)
+    node.delete("b", VF1)
+    assert node.kernel.awaited == 1
