@@ -40,6 +40,8 @@ done
 cp build/install.sh LICENSE "$work/dist/barewire/"
 "$python" build/bundle_info.py "$work/dist/barewire" "$build" >"$work/bundle.info"
 mv "$work/bundle.info" "$work/dist/barewire/bundle.info"
+(cd "$work/dist/barewire" && find . -type f | LC_ALL=C sort | xargs sha256sum) >"$work/SHA256SUMS"
+mv "$work/SHA256SUMS" "$work/dist/barewire/SHA256SUMS"
 
 # A test that runs from the old bundle must not meet half a new one.
 mkdir -p dist
