@@ -68,6 +68,12 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
     return busybox_node(tmp_path) if request.param == "busybox" else system_node(tmp_path)
 
 
+@pytest.fixture
+def system(tmp_path: Path) -> Node:
+    """Where it does not depend on the tools."""
+    return system_node(tmp_path)
+
+
 def system_node(tmp_path: Path) -> Node:
     return Node(tmp_path / "opt" / "cni" / "bin", Path("/bin"), small(tmp_path))
 
@@ -152,32 +158,32 @@ def test_the_directory_may_be_spelt_in_another_way(node: Node) -> None:
         subprocess.run(script, env={"PATH": str(node.tools)}, check=True, capture_output=True, timeout=60)
 
 
-def test_an_entry_works_through_a_link_that_is_elsewhere(node: Node, tmp_path: Path) -> None:
-    node.installed()
-    (tmp_path / "sriov").symlink_to(node.bin_dir / "sriov")
-    assert node._replace(bin_dir=tmp_path).answers()
+def test_an_entry_works_through_a_link_that_is_elsewhere(system: Node, tmp_path: Path) -> None:
+    system.installed()
+    (tmp_path / "sriov").symlink_to(system.bin_dir / "sriov")
+    assert system._replace(bin_dir=tmp_path).answers()
 
 
-def test_an_entry_passes_arguments_on(node: Node) -> None:
-    node.installed()
-    done = Program((str(node.bin_dir / "barewire"), "gc", "two words", "*")).run({})
+def test_an_entry_passes_arguments_on(system: Node) -> None:
+    system.installed()
+    done = Program((str(system.bin_dir / "barewire"), "gc", "two words", "*")).run({})
     assert done.err == b"arguments: gc two words *\n"
 
 
-def test_an_entry_without_its_bundle_answers_with_a_cni_error(node: Node) -> None:
-    node.installed()
-    shutil.rmtree(node.used())
-    done = Program((str(node.bin_dir / "sriov"),)).run({"CNI_COMMAND": "VERSION"})
+def test_an_entry_without_its_bundle_answers_with_a_cni_error(system: Node) -> None:
+    system.installed()
+    shutil.rmtree(system.used())
+    done = Program((str(system.bin_dir / "sriov"),)).run({"CNI_COMMAND": "VERSION"})
     assert (done.code, done.json["code"]) == (1, 5)
     assert "run install.sh" in done.json["details"]
 
 
-def test_the_node_may_be_seen_under_another_root(node: Node, tmp_path: Path) -> None:
-    node.installed(BUNDLE)
+def test_the_node_may_be_seen_under_another_root(system: Node, tmp_path: Path) -> None:
+    system.installed(BUNDLE)
     elsewhere = tmp_path / "host" / "opt"
     elsewhere.parent.mkdir()
     (tmp_path / "opt").rename(elsewhere)
-    assert node._replace(bin_dir=elsewhere / "cni" / "bin").answers()
+    assert system._replace(bin_dir=elsewhere / "cni" / "bin").answers()
 
 
 def test_installing_twice_changes_nothing(node: Node) -> None:
@@ -202,12 +208,12 @@ def test_a_replaced_plugin_comes_back_when_ours_is_removed(node: Node) -> None:
     assert [path.name for path in node.bin_dir.iterdir()] == ["sriov"]
 
 
-def test_removing_leaves_the_plugins_of_others(node: Node) -> None:
-    node.installed()
-    (node.bin_dir / "host-local").write_text("of somebody else")
-    (node.bin_dir / "macvlan").symlink_to("../elsewhere/macvlan")
-    assert node.install(node.bundle, "--uninstall").returncode == 0
-    assert sorted(path.name for path in node.bin_dir.iterdir()) == ["host-local", "macvlan"]
+def test_removing_leaves_the_plugins_of_others(system: Node) -> None:
+    system.installed()
+    (system.bin_dir / "host-local").write_text("of somebody else")
+    (system.bin_dir / "macvlan").symlink_to("../elsewhere/macvlan")
+    assert system.install(system.bundle, "--uninstall").returncode == 0
+    assert sorted(path.name for path in system.bin_dir.iterdir()) == ["host-local", "macvlan"]
 
 
 def test_an_upgrade_keeps_the_bundle_before_it_and_no_older_one(node: Node, tmp_path: Path) -> None:
@@ -245,11 +251,11 @@ def test_plugins_that_run_or_start_during_an_upgrade_end_as_they_would_have(tmp_
     assert b'"code"' in out, err
 
 
-def test_refuses_a_host_with_an_older_glibc_and_touches_nothing(node: Node, tmp_path: Path) -> None:
-    done = node.install(small(tmp_path, glibc="9.99"))
+def test_refuses_a_host_with_an_older_glibc_and_touches_nothing(system: Node, tmp_path: Path) -> None:
+    done = system.install(small(tmp_path, glibc="9.99"))
     assert done.returncode == 1
     assert "the bundle needs 9.99 or later" in done.stderr
-    assert not node.bin_dir.exists()
+    assert not system.bin_dir.exists()
 
 
 @pytest.mark.parametrize(
@@ -262,21 +268,23 @@ def test_refuses_a_host_with_an_older_glibc_and_touches_nothing(node: Node, tmp_
         ("2.36", "3.0", False),
     ],
 )
-def test_compares_glibc_versions_as_numbers(node: Node, tmp_path: Path, host: str, needed: str, accepted: bool) -> None:
+def test_compares_glibc_versions_as_numbers(
+    system: Node, tmp_path: Path, host: str, needed: str, accepted: bool
+) -> None:
     root = tmp_path / "host"
     (root / "lib64").mkdir(parents=True)
     (root / "lib64" / "libc.so.6").write_bytes(
         b"\0\x7fGNU C Library (Some 1) stable release version %s.\n\0" % host.encode()
     )
-    done = node.install(small(tmp_path, glibc=needed), "--host-root", str(root))
+    done = system.install(small(tmp_path, glibc=needed), "--host-root", str(root))
     assert done.returncode == 1  # there is nothing in that root to run the plugin with
     assert ("does not run on this host" in done.stderr) == accepted, done
     assert ("or later" in done.stderr) != accepted, done
 
 
-def test_refuses_a_host_without_glibc(node: Node, tmp_path: Path) -> None:
+def test_refuses_a_host_without_glibc(system: Node, tmp_path: Path) -> None:
     (tmp_path / "host").mkdir()
-    done = node.install(node.bundle, "--host-root", str(tmp_path / "host"))
+    done = system.install(system.bundle, "--host-root", str(tmp_path / "host"))
     assert (done.returncode, "no glibc found" in done.stderr) == (1, True)
 
 
@@ -292,9 +300,9 @@ def test_a_bundle_that_does_not_run_here_replaces_nothing(node: Node, tmp_path: 
     assert node.answers()
 
 
-def test_does_not_replace_a_directory(node: Node) -> None:
-    (node.bin_dir / "sriov").mkdir(parents=True)
-    done = node.install(node.bundle)
+def test_does_not_replace_a_directory(system: Node) -> None:
+    (system.bin_dir / "sriov").mkdir(parents=True)
+    done = system.install(system.bundle)
     assert (done.returncode, "is a directory" in done.stderr) == (1, True)
 
 
@@ -320,10 +328,10 @@ def test_links_of_the_node_are_followed_within_its_root(node: Node, tmp_path: Pa
     assert Program(("/usr/sbin/chroot", str(root), "/opt/current/bin/sriov")).run({"CNI_COMMAND": "VERSION"}).code == 0
 
 
-def test_a_loop_of_links_ends_with_a_message(node: Node, tmp_path: Path) -> None:
+def test_a_loop_of_links_ends_with_a_message(system: Node, tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    done = node._replace(bin_dir=tmp_path / "a" / "bin").install(node.bundle)
+    done = system._replace(bin_dir=tmp_path / "a" / "bin").install(system.bundle)
     assert (done.returncode, "too many symbolic links" in done.stderr) == (1, True)
 
 
@@ -343,11 +351,11 @@ def test_another_installers_copy_reaches_no_file_of_the_bundle_and_is_undone(nod
     assert (node.bin_dir / "sriov").read_text() == GO_PLUGIN
 
 
-def test_removing_leaves_what_another_installer_has_put_over_an_entry(node: Node) -> None:
-    node.installed()
-    foreign_installer(node, "sriov")
-    assert node.install(node.bundle, "--uninstall").returncode == 0
-    assert [path.name for path in node.bin_dir.iterdir()] == ["sriov"]
+def test_removing_leaves_what_another_installer_has_put_over_an_entry(system: Node) -> None:
+    system.installed()
+    foreign_installer(system, "sriov")
+    assert system.install(system.bundle, "--uninstall").returncode == 0
+    assert [path.name for path in system.bin_dir.iterdir()] == ["sriov"]
 
 
 @pytest.mark.parametrize("damage", ["emptied", "changed", "removed", "added", "sums"])
@@ -382,12 +390,12 @@ def test_a_damaged_bundle_is_replaced_by_a_fresh_copy(tmp_path: Path, damage: st
     assert node.files() == settled
 
 
-def test_a_damaged_source_installs_nothing(node: Node, tmp_path: Path) -> None:
+def test_a_damaged_source_installs_nothing(system: Node, tmp_path: Path) -> None:
     source = small(tmp_path, build="b")
     os.truncate(source / MODULE, 0)
-    done = node.install(source)
+    done = system.install(source)
     assert (done.returncode, MODULE in done.stderr) == (1, True)
-    assert not node.bin_dir.exists()
+    assert not system.bin_dir.exists()
 
 
 def test_no_entry_leads_to_what_is_not_on_the_disk_yet(tmp_path: Path) -> None:
@@ -417,12 +425,12 @@ def test_installers_at_the_same_time_all_succeed_and_leave_one_good_state(node: 
     assert names == {*node.bundles(), "sriov", "userspace", "barewire", "barewire-ipam"}
 
 
-def test_installers_of_two_versions_at_the_same_time_leave_one_of_them_whole(node: Node, tmp_path: Path) -> None:
+def test_installers_of_two_versions_at_the_same_time_leave_one_of_them_whole(system: Node, tmp_path: Path) -> None:
     releases = [small(tmp_path, version=version, build="b") for version in ("1", "2")]
-    running = [node.start(bundle) for bundle in releases]
+    running = [system.start(bundle) for bundle in releases]
     assert [(process.communicate(timeout=60), process.returncode)[1] for process in running] == [0, 0]
-    assert sum(node.install(bundle, "--verify").returncode == 0 for bundle in releases) == 1
-    assert node.answers()
+    assert sum(system.install(bundle, "--verify").returncode == 0 for bundle in releases) == 1
+    assert system.answers()
 
 
 @pytest.mark.parametrize("holder", ["before a reboot", "ended"])
@@ -481,9 +489,9 @@ def test_verify_changes_nothing_and_names_what_is_wrong(node: Node) -> None:
     assert f"{node.bin_dir}/barewire is missing" in wrong[1]
 
 
-def test_verify_tells_another_version(node: Node, tmp_path: Path) -> None:
-    node.installed(small(tmp_path, version="1", build="b"))
-    done = node.install(node.bundle, "--verify")
+def test_verify_tells_another_version(system: Node, tmp_path: Path) -> None:
+    system.installed(small(tmp_path, version="1", build="b"))
+    done = system.install(system.bundle, "--verify")
     assert (done.returncode, "another version" in done.stdout) == (1, True)
 
 
