@@ -84,9 +84,10 @@ def read_file(path: str) -> bytes | None:
 
 
 def glance(path: str) -> bytes:
-    """The first 4096 bytes of a file of /proc or /sys; empty when it is gone or does not answer."""
+    """The first 4096 bytes of a file of /proc or /sys, or of a pidfile; empty when it is gone or does not answer."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A FIFO in the place of a pidfile would be waited for.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
     try:

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 DATABASE = "Open_vSwitch"
 RECEIVE_BYTES = 1 << 18
-LARGEST_ANSWER = 64 << 20
-"""Bytes of one answer; 10000 ports with their interfaces need a tenth."""
+LARGEST_ANSWER = 16 << 20
+"""Bytes of one answer; 10000 ports with their interfaces need half. What is parsed can take twenty times as much memory."""
 
 
 class Database:
     """One connection; `deadline` is in monotonic seconds everywhere.
 
-    Raises `TryAgainLater` when the server is not there, hangs up, or does not answer in time: what was asked may have
-    happened then, or may still happen.
+    Raises `TryAgainLater` when the server is not there, hangs up, does not answer in time, or gives answers without the
+    form of OVSDB's, also when the body of its context finds that out: what was asked may have happened then, or may still
+    happen.
     """
 
     def __init__(self, remote: str, deadline: float) -> None:
@@ -64,8 +65,10 @@ class Database:
         results = self._reply(deadline)
         for place, result in enumerate(results):
             # A commit that is refused has its error behind the results of all operations.
-            if result and "error" in result:
+            if isinstance(result, dict) and "error" in result:
                 raise _refusal(place, result)
+        if len(results) != len(operations) or not all(isinstance(result, dict) for result in results):
+            raise self._lost("the answer is not OVSDB's")
         return results
 
     def _connect(self, address: Any, deadline: float) -> None:
@@ -105,6 +108,8 @@ class Database:
 
     def _message(self, deadline: float) -> dict[str, Any]:
         while True:
+            # Also for messages that are here already: a server can send more of them than there is time to pass over.
+            self._remaining(deadline)
             found = jsontext.first(self._received) if self._received.endswith((b"}", b"\n")) else None
             if found is None:
                 self._receive(deadline)

@@ -28,6 +28,15 @@ def test_a_missing_file_reads_as_none(tmp_path):
     assert files.read_file(str(tmp_path / "nothing")) is None
 
 
+def test_a_glance_at_a_fifo_waits_for_nobody(tmp_path):
+    os.mkfifo(tmp_path / "pidfile")
+    seen = []
+    looking = threading.Thread(target=lambda: seen.append(files.glance(str(tmp_path / "pidfile"))), daemon=True)
+    looking.start()
+    looking.join(5)
+    assert seen == [b""]
+
+
 def test_create_leaves_a_present_file_alone(tmp_path):
     path = str(tmp_path / "record")
     assert files.create_file(path, b"first")

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,9 @@ def test_probes_are_answered_and_other_messages_passed_over(serve):
         (b'{"id":1,', "hung up"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not OVSDB's"),
         (b'{"id":1,"error":null,"result":{}}', "not OVSDB's"),
+        (b'{"id":1,"error":null,"result":[]}', "not OVSDB's"),
+        (b'{"id":1,"error":null,"result":[5]}', "not OVSDB's"),
+        (b'{"id":1,"error":null,"result":[{},{}]}', "not OVSDB's"),
     ],
 )
 def test_a_server_that_hangs_up_or_is_none_is_tried_again_later(serve, said, why):
@@ -381,6 +385,33 @@ def test_an_error_that_comes_without_results_is_a_refusal_and_not_waited_out(ser
 
     with pytest.raises(VswitchRefused, match="unknown database"):
         ask(serve(treat))
+
+
+def test_very_many_small_messages_do_not_outlast_the_deadline(serve):
+    """Each is passed over by a look at all that follow: 200000 of them would take minutes."""
+
+    def treat(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        with suppress(OSError):
+            connection.sendall(b"{}" * 200_000)
+            connection.recv(1)
+
+    started = time.monotonic()
+    with pytest.raises(TryAgainLater):
+        ask(serve(treat), 0.3)
+    assert time.monotonic() - started < SECONDS / 2
+
+
+@pytest.mark.parametrize("rows", ["5", "[5]", '[{"other":1}]', '[{"name":["set"]}]', '[{"name":["map",[5]]}]'])
+def test_rows_of_another_form_are_no_answer_and_no_defect_of_ours(serve, rows):
+    def treat(connection: socket.socket) -> None:
+        while request := connection.recv(1 << 16):
+            results = [f'{{"rows":{rows}}}'] * request.count(b'"op"')
+            number = json.loads(request)["id"]
+            connection.sendall(f'{{"id":{number},"error":null,"result":[{",".join(results)}]}}'.encode())
+
+    with pytest.raises(TryAgainLater, match="not OVSDB's"):
+        OvsDpdk(serve(treat)).show()
 
 
 def test_a_silent_server_ends_the_wait_in_time(serve):
