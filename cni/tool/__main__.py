@@ -17,7 +17,7 @@ from cni.node.load import load_node
 from cni.sriov import model as device, removal as device_removal
 from cni.tool.gc import Collection, Devices, Ports
 from cni.userspace import attachment as port, removal as port_removal
-from cni.userspace.asked import VHOST_DIRECTORY
+from cni.userspace.allowed import default_vhost_directory
 from cni.userspace.ovs import OvsDpdk
 from cni.userspace.publish import Publisher
 from cni.userspace.remote import REMOTE
@@ -85,10 +85,9 @@ def _ports(log: Log) -> Collection:
     attachments, sockets = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning), Sockets(log)
     publisher = Publisher(sockets, open_pods, log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    removal = port_removal.Removal(
-        world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, load_node()), log=log
-    )
-    return Ports(world, attachments, removal, remote=REMOTE, vhost=VHOST_DIRECTORY)
+    node = load_node()
+    removal = port_removal.Removal(world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log)
+    return Ports(world, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))
 
 
 if __name__ == "__main__":

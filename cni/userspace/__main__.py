@@ -44,14 +44,7 @@ def load(request: Request) -> Plugin:
         publisher=Publisher(sockets, _pods, log),
     )
     removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log)
-    return UserspacePlugin(
-        world=world,
-        attachments=attachments,
-        ipam=ipam,
-        log=log,
-        removal=removal,
-        strict_status=node.strict_status,
-    )
+    return UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
 
 
 def _pods(kubeconfig: str, seconds: float) -> Pods:

@@ -6,12 +6,12 @@ from cni import conf as configuration, deviceinfo
 from cni.cniargs import cni_arguments, wanted_mac
 from cni.delegate import IpamCall
 from cni.errors import InvalidConfig
-from cni.paths import is_plain_path
 from cni.result import LEGACY_VERSIONS, inexpressible
+from cni.userspace import allowed
 from cni.userspace.attachment import PodName
 from cni.userspace.conf_table import REQUIRED, TABLE
 from cni.userspace.remote import REMOTE, parse_remote
-from cni.userspace.rules import BRIDGE, cross_check, is_below_run
+from cni.userspace.rules import BRIDGE, cross_check
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -19,17 +19,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.log import Log
+    from cni.node.node import NodeConf
     from cni.request import Request
-
-
-VHOST_DIRECTORY = "/run/barewire/vhost"
-"""Where the vswitch finds the sockets, each in a short folder of its own."""
 
 
 class Asked(Value):
     """A validated request: `conf` by the table's keys, the MAC address that is asked for or None, the pod or None.
 
-    `pod_uid` is told by some runtimes that do not tell the pod.
+    `pod_uid` is told by some runtimes that do not tell the pod. `kubelet_root` and `vhost_directory` are the kubelet's
+    directory and the folder of the short folders, as the network or the node has them.
     """
 
     conf: dict[str, Any]
@@ -37,11 +35,19 @@ class Asked(Value):
     pod: PodName | None
     pod_uid: str
     device_info: str
+    kubelet_root: str
+    vhost_directory: str
 
 
-def asked(request: Request, log: Log) -> Asked:
-    """The request, validated. Raises with every problem at once."""
-    parsed = configuration.parse(TABLE, REQUIRED, request.config, cross_check)
+def asked(request: Request, node: NodeConf, log: Log) -> Asked:
+    """The request, validated, also by what the node allows. Raises with every problem at once."""
+
+    def judged(conf: dict[str, Any], refused: frozenset[str]) -> list[tuple[str, str]]:
+        found = cross_check(conf, refused)
+        known = refused.union(path for path, _text in found)
+        return found + [problem for problem in allowed.problems(conf, node) if problem[0] not in known]
+
+    parsed = configuration.parse(TABLE, REQUIRED, request.config, judged)
     for warning in parsed.warnings:
         log.warning(warning)
     arguments = cni_arguments(request.args)
@@ -58,17 +64,21 @@ def asked(request: Request, log: Log) -> Asked:
         pod=_pod(arguments),
         pod_uid=arguments.get("K8S_POD_UID", ""),
         device_info=deviceinfo.checked(path) if path else "",
+        kubelet_root=allowed.kubelet_root(parsed.values, node),
+        vhost_directory=allowed.vhost_directory(parsed.values.get("vhostDir"), node),
     )
 
 
-def remote_of(request: Request) -> str:
+def remote_of(request: Request, node: NodeConf) -> str:
     """The vswitch's database, also where the rest of the configuration is not valid: DEL may have nothing else.
 
-    Raises `InvalidConfig` when it cannot be one: no ADD has got past that, either.
+    Raises `InvalidConfig` when it cannot be one, or may not be named: no ADD has got past that, either.
     """
     named = configuration.canonical(TABLE, request.config).get("ovsdb")
     remote = named if isinstance(named, str) and named else REMOTE
     parse_remote(remote)
+    for path, text in allowed.problems({"ovsdb": remote}, node):
+        raise InvalidConfig(f"{path}: {text}")
     return remote
 
 
@@ -81,11 +91,9 @@ def bridge_of(request: Request) -> tuple[str, bool]:
     return name if isinstance(name, str) else "", conf.get("createBridge") is True
 
 
-def vhost_directory(request: Request) -> str:
-    """The folder of the short folders, likewise."""
-    named = configuration.canonical(TABLE, request.config).get("vhostDir")
-    fit = isinstance(named, str) and is_plain_path(named) and is_below_run(named)
-    return str(named).rstrip("/") if fit else VHOST_DIRECTORY
+def vhost_directory(request: Request, node: NodeConf) -> str:
+    """The folder of the short folders, likewise; the default when the configuration names none that may be."""
+    return allowed.vhost_directory(configuration.canonical(TABLE, request.config).get("vhostDir"), node)
 
 
 def ipam_call(request: Request) -> IpamCall | None:

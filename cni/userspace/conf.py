@@ -129,7 +129,8 @@ class UserspaceConf(Model):
     )
     ovsdb: str | None = Field(
         None,
-        description="Database of Open vSwitch, unix:PATH or tcp:IP:PORT. Default unix:/var/run/openvswitch/db.sock.",
+        description="Database of Open vSwitch, unix:PATH in /run/openvswitch, or one that the node allows (unix:PATH, "
+        "tcp:IP:PORT). Default unix:/var/run/openvswitch/db.sock.",
     )
     volume: str | None = Field(
         None, description="Name of the pod's volume (emptyDir or hostPath) for the socket. Default shared-dir."
@@ -139,7 +140,9 @@ class UserspaceConf(Model):
         description="Where containers see the socket's directory; else the pod's volumeMounts tell, or the default.",
     )
     sharedDir: str | None = Field(
-        None, description="Directory on the host for pods without that volume; each interface has a folder in it."
+        None,
+        description="Directory on the host for pods without that volume, in a place for sockets; each interface has a "
+        "folder in it.",
     )
     socketNaming: Literal["attachment", "interface"] | None = Field(
         None,
@@ -151,9 +154,13 @@ class UserspaceConf(Model):
         description="true: the vswitch gets the pod's directory itself, whose symlinks it follows. See docs/userspace.md.",
     )
     vhostDir: str | None = Field(
-        None, description="Where the vswitch finds the sockets, below /run. Default /run/barewire/vhost."
+        None,
+        description="Where the vswitch finds the sockets, in a place for sockets. Default: the node's, or "
+        "/run/barewire/vhost.",
     )
-    kubeletRoot: str | None = Field(None, description="Directory of the kubelet. Default /var/lib/kubelet.")
+    kubeletRoot: str | None = Field(
+        None, description="Directory of the kubelet, if the node allows it. Default: the node's, or /var/lib/kubelet."
+    )
     kubeconfig: str | None = Field(None, description="Access to the API server, to read the pod and to annotate it.")
     annotations: bool | None = Field(
         None,

@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-ROOTS = ("/run", "/var/run", "/var/lib/cni", "/var/lib/vhost_sockets", "/usr/local/var/run")
-"""Below these a configuration, or a pod's hostPath, may have sockets. Elsewhere root would act where it is told to."""
-
-KUBELET_ROOT = "/var/lib/kubelet"
-
 OWN_DIRECTORIES = "/run/barewire/sockets"
 """Of pods that have no volume for a socket, where no other place is configured."""
 
@@ -30,18 +25,22 @@ _LARGEST_ID = (1 << 32) - 2
 class SocketDirectory(Value):
     """Where an application makes its socket, and the vswitch finds it.
 
-    Whatever is below `root` may be the pod's, and no symbolic link in it is followed. `made`: ADD makes the directory
-    and DEL removes it with all that is in it. `absent`: ADD makes it, too, but it is the pod's: DEL removes it if it is
-    empty. `mount` is the short folder through which the vswitch reaches it, empty where it gets `path`
-    itself. The rest is applied to the directory: IDs and permission bits, None or empty leaves them; `acl` has entries
-    such as user:107:rwx.
+    `root` is in the hands of root alone. Whatever is below it may be the pod's, and no symbolic link in it is followed.
+    `made`: ADD makes the directory and DEL removes it with all that is in it. `absent`: ADD makes it, too, but it is the
+    pod's: DEL removes it if it is empty. `of_pod`: no other pod, and nothing of the host's, has anything in it. `mount`
+    is the short folder through which the vswitch reaches it, empty where it gets `path` itself. `since` is the time of
+    the ADD, in seconds: what is older was there before, and is not ours; 0 in records of versions that did not note it.
+    The rest is applied to the directory: IDs and permission bits, None or empty leaves them; `acl` has entries such as
+    user:107:rwx.
     """
 
     root: str
     path: str
     made: bool = False
     absent: bool = False
+    of_pod: bool = False
     mount: str = ""
+    since: int = 0
     owner: int | None = None
     group: str = ""
     mode: int | None = None
@@ -50,8 +49,14 @@ class SocketDirectory(Value):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> SocketDirectory:
-        """What `as_dict` gave, after a round through JSON."""
-        return cls(**{**document, "acl": tuple(document["acl"])})
+        """What `as_dict` gave, after a round through JSON, also that of an earlier version.
+
+        Earlier ones noted a root that a pod could write to; its parent is root's.
+        """
+        fields = {**document, "acl": tuple(document["acl"])}
+        if "since" not in document:
+            fields["root"] = document["root"].rstrip("/").rpartition("/")[0] or "/"
+        return cls(**fields)
 
     @property
     def below(self) -> list[str]:
@@ -85,11 +90,6 @@ def ownership(conf: Mapping[str, Any]) -> dict[str, Any]:
         "acl": tuple(section.get("acl") or ()),
         "selinux_label": section.get("selinuxLabel") or "",
     }
-
-
-def allowed_root(path: str) -> str:
-    """The allowed place that the path is below; empty when it is elsewhere."""
-    return next((root for root in ROOTS if path.rstrip("/").startswith(f"{root}/")), "")
 
 
 def kubelet_folder(kubelet_root: str, uid: str) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 
 from cni.errors import InvalidConfig
+from cni.host.trusted import NotThere, Roots
 from cni.kube.podspec import mount_path, volume_of
-from cni.userspace import plan
-from cni.userspace.asked import VHOST_DIRECTORY
-from cni.userspace.directory import KUBELET_ROOT, ROOTS, SocketDirectory, allowed_root, kubelet_volumes, own, ownership
+from cni.userspace import allowed, plan
+from cni.userspace.directory import SocketDirectory, kubelet_volumes, own, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.node.node import NodeConf
     from cni.record import Key
     from cni.userspace.asked import Asked
 
@@ -25,13 +26,13 @@ SEEN_BY_CONTAINERS = {DEFAULT_VOLUME: "/var/lib/cni/usrspcni", "sockets": "/var/
 """Where the volumes are mounted by custom: userspace-cni's, and KubeVirt's in each virt-launcher."""
 
 
-def locate(key: Key, asked: Asked, pod: dict[str, Any] | None) -> tuple[SocketDirectory, str]:
+def locate(key: Key, asked: Asked, pod: dict[str, Any] | None, node: NodeConf) -> tuple[SocketDirectory, str]:
     """The directory, and how the pod's containers see it. `pod` is the pod's object, None without API access.
 
     Raises `InvalidConfig` when the pod lacks the volume that the configuration names.
     """
     volume = asked.conf.get("volume") or DEFAULT_VOLUME
-    directory = _of_pod(asked, pod, volume)
+    directory = _of_pod(asked, pod, volume, node)
     if directory is None and asked.conf.get("volume"):
         raise InvalidConfig(
             f"volume: the pod has no volume {volume} that can hold a socket",
@@ -39,46 +40,57 @@ def locate(key: Key, asked: Asked, pod: dict[str, Any] | None) -> tuple[SocketDi
         )
     seen = "" if directory is None else _seen(pod, volume)
     if directory is None:
-        directory = _shared(key, asked.conf) or own(plan.port_name(key))
-    directory = directory.replace(mount=_short_folder(key, asked.conf), **ownership(asked.conf))
+        directory = _shared(key, asked.conf, node) or own(plan.port_name(key))
+    directory = directory.replace(mount=_short_folder(key, asked), **ownership(asked.conf))
     return directory, asked.conf.get("containerDir") or seen or directory.path
 
 
-def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str) -> SocketDirectory | None:
-    kubelet = asked.conf.get("kubeletRoot") or KUBELET_ROOT
+def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str, node: NodeConf) -> SocketDirectory | None:
     uid = asked.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
     if uid:
-        root = kubelet_volumes(kubelet, uid)
+        root = kubelet_volumes(asked.kubelet_root, uid)
         if os.path.isdir(f"{root}/{volume}"):
-            return SocketDirectory(root=root, path=f"{root}/{volume}")
+            return SocketDirectory(root=root, path=f"{root}/{volume}", of_pod=True)
     host_path = volume_of(pod, volume).get("hostPath") if pod else None
     if not host_path:
         return None
-    path = os.path.normpath(host_path.get("path") or "/")
-    root = allowed_root(path)
-    if not root:
+    named = os.path.normpath(host_path.get("path") or "/")
+    if not allowed.socket_root(named, node):
         raise InvalidConfig(
-            f"volume: the pod's {volume} is {path} of the host, where no sockets are put",
-            hint=f"make it an emptyDir, or a hostPath below one of {', '.join(ROOTS)}",
+            f"volume: the pod's {volume} is {named} of the host, where no sockets are put",
+            hint=f"make it an emptyDir, or a hostPath in one of {allowed.places(node)}; "
+            "the node's administrator can allow more (sockets.roots in /etc/barewire/node.json)",
         )
-    # The root is reached by whatever name; two pods that share the directory must see that they do.
-    real = os.path.realpath(root)
-    path = real + path[len(root) :]
-    return SocketDirectory(root=real, path=path, absent=not os.path.isdir(path))
+    root, path = _placed(named, f"volume {volume}", node)
+    return SocketDirectory(root=root, path=path, absent=not os.path.isdir(path))
 
 
-def _shared(key: Key, conf: dict[str, Any]) -> SocketDirectory | None:
+def _shared(key: Key, conf: dict[str, Any], node: NodeConf) -> SocketDirectory | None:
     shared = conf.get("sharedDir")
     if not shared:
         return None
-    shared = shared.rstrip("/")
-    return SocketDirectory(root=shared, path=f"{shared}/{plan.port_name(key)}", made=True)
+    root, path = _placed(shared.rstrip("/"), "sharedDir", node)
+    return SocketDirectory(root=root, path=f"{path}/{plan.port_name(key)}", made=True)
 
 
-def _short_folder(key: Key, conf: dict[str, Any]) -> str:
-    if conf.get("allowUnsafeSocketDir"):
+def _placed(named: str, what: str, node: NodeConf) -> tuple[str, str]:
+    """The folder that a place for sockets is in, and the path that was named in that place; both without symlinks.
+
+    A place for sockets may be writable for pods. The folder that it is in may not: root's alone is followed there, and
+    two pods that share a directory by two names must see that they do.
+    """
+    parent = os.path.dirname(allowed.socket_root(named, node))
+    try:
+        root = Roots(allowed=(parent,)).resolved(parent, what)
+    except NotThere:
+        root = parent  # What is missing is made, and judged then.
+    return root, os.path.join(root, named[len(parent) :].strip("/"))
+
+
+def _short_folder(key: Key, asked: Asked) -> str:
+    if asked.conf.get("allowUnsafeSocketDir"):
         return ""
-    return f"{(conf.get('vhostDir') or VHOST_DIRECTORY).rstrip('/')}/{plan.port_name(key)}"
+    return f"{asked.vhost_directory}/{plan.port_name(key)}"
 
 
 def _seen(pod: dict[str, Any] | None, volume: str) -> str:

@@ -32,10 +32,26 @@ def agree(one: SocketDirectory, other: SocketDirectory) -> bool:
 
 
 def found(fd: int) -> dict[str, Any]:
-    """All that `give` can change, as JSON values. Raises `OSError`."""
+    """All that `give` can change, as JSON values, and of which directory. Raises `OSError`."""
     look = os.fstat(fd)
     lists = {name: _attribute(fd, name) for name in (acl.ACCESS, acl.DEFAULT, _LABEL)}
-    return {"owner": look.st_uid, "group": look.st_gid, "mode": look.st_mode & 0o7777, "attributes": lists}
+    return {
+        "owner": look.st_uid,
+        "group": look.st_gid,
+        "mode": look.st_mode & 0o7777,
+        "attributes": lists,
+        "identity": _identity(look),
+    }
+
+
+def is_of(fd: int, document: dict[str, Any]) -> bool:
+    """Whether `found` told that of this very directory; records of earlier versions do not say of which."""
+    identity = document.get("identity")
+    return identity is None or identity == _identity(os.fstat(fd))
+
+
+def _identity(look: os.stat_result) -> str:
+    return f"{look.st_dev}:{look.st_ino}"
 
 
 def give(fd: int, directory: SocketDirectory, log: Log) -> None:

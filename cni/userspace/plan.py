@@ -8,7 +8,7 @@ from cni.conf import is_hex
 from cni.errors import SocketDirUnfit
 from cni.names import is_ifname
 from cni.userspace.attachment import PortAttachment, owner_of
-from cni.userspace.directory import KUBELET_ROOT, kubelet_folder
+from cni.userspace.directory import kubelet_folder
 from cni.userspace.model import DEFAULT_BURST_KBIT, Port, Rate
 from cni.userspace.remote import LONGEST_SOCKET_PATH, REMOTE
 from cni.userspace.rules import BRIDGE
@@ -81,7 +81,7 @@ def plan(key: Key, asked: Asked, directory: SocketDirectory, container_dir: str)
         config_file="" if annotates else config_file_name(port_name(key)),
         pod=asked.pod if annotates else None,
         kubeconfig=conf.get("kubeconfig") or "",
-        pod_folder=kubelet_folder(conf.get("kubeletRoot") or KUBELET_ROOT, asked.pod_uid) if asked.pod_uid else "",
+        pod_folder=kubelet_folder(asked.kubelet_root, asked.pod_uid) if asked.pod_uid else "",
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cni.delegate import IpamCall
     from cni.lifecycle import Steps
     from cni.log import Log
+    from cni.node.node import NodeConf
     from cni.ports import Ipam
     from cni.record import Record
     from cni.request import Request
@@ -42,21 +43,15 @@ class UserspacePlugin(Lifecycle):
     _removal: Removal
 
     def __init__(
-        self,
-        *,
-        world: World,
-        attachments: Attachments,
-        ipam: Ipam,
-        log: Log,
-        removal: Removal,
-        strict_status: bool = False,
+        self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal, node: NodeConf
     ) -> None:
-        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=strict_status)
+        super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=node.strict_status)
         self._world = world
+        self._node = node
 
     def add(self, request: Request) -> Result:
         """Makes the port, and tells the pod where its socket is to be."""
-        wanted, key = asked(request, self._log), Key.of(request)
+        wanted, key = asked(request, self._node, self._log), Key.of(request)
         previous = request.prev_result() or Result()
         self._removal.drain(request.network)
         # An earlier life of the same container may have left something.
@@ -81,7 +76,7 @@ class UserspacePlugin(Lifecycle):
                 )
                 self._attachments.claim(record)
             with on_failure(self._removal.remove, record):
-                self._plug(attachment)
+                self._plug(attachment, found)
                 leased = self.lease(record)
                 result = previous.extended(_interface(request, attachment), leased)
                 self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.conf, result))
@@ -101,14 +96,14 @@ class UserspacePlugin(Lifecycle):
         return drift(vswitch, self._world.sockets, record, self._log)
 
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
-        remote, vhost = self._remote(request), vhost_directory(request)
+        remote, vhost = self._remote(request), vhost_directory(request, self._node)
         if remote is None:
             return []
         return [lambda: self._removal.clean_orphans(request.network, valid, remote, vhost)]
 
     def require_node(self, request: Request) -> None:
         """See `Lifecycle`: Open vSwitch is installed. A database that is stopped leaves its directory behind."""
-        kind, _, place = remote_of(request).partition(":")
+        kind, _, place = remote_of(request, self._node).partition(":")
         if kind == "unix" and not os.path.isdir(os.path.dirname(place)):
             raise NotAvailable(
                 f"{os.path.dirname(place)} does not exist: Open vSwitch is not installed, or was never started",
@@ -121,7 +116,7 @@ class UserspacePlugin(Lifecycle):
         A database on another host is asked only if the administrator wants it: STATUS costs the network nothing.
         """
         bridge, creates = bridge_of(request)
-        remote = remote_of(request)
+        remote = remote_of(request, self._node)
         if self._strict_status or remote.startswith("unix:"):
             self._world.vswitch(remote, seconds=STATUS_SECONDS).status(bridge, create_bridge=creates)
 
@@ -152,7 +147,7 @@ class UserspacePlugin(Lifecycle):
         """The attachment among those in its directory, and how the directory was before the first of them.
 
         A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
-        wants it to be of another owner, or with other permissions.
+        wants it to be of another owner, or with other permissions, and when something has the socket's name already.
         """
         directory, beside = attachment.directory, self._removal.in_directory(key, attachment)
         wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
@@ -162,9 +157,12 @@ class UserspacePlugin(Lifecycle):
                     f"{directory.path} is used by {other.key}, with another owner or other permissions",
                     hint="give both networks the same socketDirectory, or the pod two volumes",
                 )
+        sockets, taken = self._world.sockets, any(one.wanted["socket"] == attachment.socket for one in beside)
+        # The vswitch refuses a second port on the socket of an attachment that lives.
+        sockets.require_free(directory, "" if taken else attachment.socket, attachment.config_file)
         absent = directory.absent or any(directory_of(one).absent for one in beside)
-        found = wanting[0].found if wanting else self._world.sockets.found(directory)
-        return attachment.replace(directory=directory.replace(absent=absent)), found
+        found = wanting[0].found if wanting else sockets.found(directory)
+        return attachment.replace(directory=directory.replace(absent=absent, since=sockets.now())), found
 
     def _remove_orphan(self, attachment: PortAttachment) -> None:
         """A port with the attachment's mark, which has no record yet, is what a lost record told of.
@@ -172,19 +170,22 @@ class UserspacePlugin(Lifecycle):
         It is also the first look at the vswitch's database: where that does not answer, nothing has been changed.
         """
         vswitch, owner = self._world.vswitch(attachment.remote), attachment.port.owner
-        if vswitch.show(owner=owner):
+        left = vswitch.show(owner=owner)
+        if left:
             self._log.warning(f"a port of {owner.container_id} has no record, only its mark: removing it")
             vswitch.unplug(owner)
+        if any(one.port.socket == attachment.port.socket for one in left):
+            self._world.sockets.remove(attachment.directory, attachment.socket, attachment.config_file)
 
     def _planned(self, key: Key, wanted: Asked) -> PortAttachment:
         pod = None
         if wanted.pod is not None and (wanted.conf.get("kubeconfig") or wanted.conf.get("annotations")):
             pod = self._world.publisher.pod(wanted.pod, wanted.conf.get("kubeconfig") or "")
-        directory, container_dir = locate(key, wanted, pod)
+        directory, container_dir = locate(key, wanted, pod, self._node)
         return plan.plan(key, wanted, directory, container_dir)
 
-    def _plug(self, attachment: PortAttachment) -> None:
-        self._world.sockets.prepare(attachment.directory)
+    def _plug(self, attachment: PortAttachment, found: dict[str, Any]) -> None:
+        self._world.sockets.prepare(attachment.directory, found)
         self._world.vswitch(attachment.remote).plug(attachment.port, create_bridge=attachment.create_bridge)
         self._world.sockets.require_seen(attachment.directory, attachment.remote)
 
@@ -193,13 +194,13 @@ class UserspacePlugin(Lifecycle):
     def _remote(self, request: Request) -> str | None:
         """The vswitch's database, None for one that nothing can have been attached with."""
         try:
-            return remote_of(request)
+            return remote_of(request, self._node)
         except InvalidConfig as error:
             self._log.warning(f"ports are not looked for: {error}")
             return None
 
     def _delete_unrecorded(self, request: Request, remote: str) -> None:
-        key, vhost = Key.of(request), vhost_directory(request)
+        key, vhost = Key.of(request), vhost_directory(request, self._node)
         try:
             self._removal.delete_unrecorded(key, remote, vhost)
         except (TryAgainLater, VswitchRefused) as error:

@@ -94,10 +94,11 @@ class Removal(removal.Removal):
         with self.locked_directories():
             beside = self.in_directory(record.key, attachment)
             shared = any(other.wanted["socket"] == attachment.socket for other in beside)
-            names = tuple(name for name in ("" if shared else attachment.socket, attachment.config_file) if name)
+            socket = "" if shared else attachment.socket
             wanting = [other for other in beside if ownership.is_wanted(directory_of(other))]
             left = directory.replace(absent=False) if beside else directory
-            self._world.sockets.remove(left, names, found=None if wanting else record.found)
+            found = None if wanting else record.found
+            self._world.sockets.remove(left, socket, attachment.config_file, found=found)
             if beside and unplugged:
                 # Whoever looks next must not take us for one that still needs the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
@@ -197,9 +198,8 @@ class Removal(removal.Removal):
                 self._remove_places(vhost, name, "")
 
     def _remove_places(self, vhost: str, name: str, socket: str) -> None:
-        names = tuple(one for one in (socket, config_file_name(name)) if one)
-        self._world.sockets.remove_folder(f"{vhost}/{name}", names)
-        self._world.sockets.remove(own(name), names)
+        self._world.sockets.remove_folder(f"{vhost}/{name}", socket, config_file_name(name))
+        self._world.sockets.remove(own(name), socket, config_file_name(name))
 
 
 def directory_of(record: Record) -> SocketDirectory:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cni.errors import InvalidConfig
 from cni.paths import is_plain_path
-from cni.userspace.directory import ROOTS, acl_entry, allowed_root, permissions
+from cni.userspace.directory import acl_entry, permissions
 from cni.userspace.remote import parse_remote
 
 TYPE_CHECKING = False
@@ -125,12 +125,6 @@ def _places(conf: Mapping[str, Any]) -> list[Problem]:
         path = conf.get(key)
         if path is not None and not is_plain_path(path):
             problems.append((key, f"{path!r} is not an absolute path without . and .."))
-    shared = conf.get("sharedDir")
-    if shared is not None and is_plain_path(shared) and not allowed_root(shared):
-        problems.append(("sharedDir", f"{shared!r} is not in a place for sockets: {', '.join(ROOTS)}"))
-    vhost = conf.get("vhostDir")
-    if vhost is not None and is_plain_path(vhost) and not is_below_run(vhost):
-        problems.append(("vhostDir", f"{vhost!r} is not below /run"))
     return problems
 
 
@@ -173,10 +167,6 @@ def is_volume_name(text: str) -> bool:
     """DNS-1123 label, as Kubernetes demands."""
     inner = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
     return 0 < len(text) <= 63 and inner.issuperset(text) and text[0] != "-" and text[-1] != "-"
-
-
-def is_below_run(path: str) -> bool:
-    return path.rstrip("/").startswith(("/run/", "/var/run/"))
 
 
 def _inside(conf: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

@@ -1,18 +1,22 @@
 """The directories of sockets on the host: made, given to the vswitch by a mount that follows no symlinks, taken back.
 
 A pod owns its directory and is not trusted: what is below the directory's root is opened name by name without following
-links, and then used through its descriptor. All steps can be repeated, after a kill at any point, too.
+links, and then used through its descriptor. Nothing is removed that was there before the ADD. All steps can be repeated,
+after a kill at any point, too.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+import time
 
 from cni.attachments import RUN_DIRECTORY
-from cni.errors import SocketDirUnfit
+from cni.errors import InvalidConfig, SocketDirUnfit
 from cni.host import mounts
-from cni.host.files import make_directory, require_private
+from cni.host.files import make_directory
+from cni.host.trusted import Roots
 from cni.rollback import on_failure, run_all
 from cni.userspace import ownership, sight
 from cni.userspace.directory import OWN_DIRECTORIES, entry
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
     from cni.log import Log
     from cni.userspace.directory import SocketDirectory
+
+    Kind = Callable[[os.stat_result], bool]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,6 +50,9 @@ _MOUNT_HINT = (
     "it needs CAP_SYS_ADMIN, and Linux 5.14 for mounts that follow no symlinks; with allowUnsafeSocketDir there is none"
 )
 
+_CLOCK_REALTIME_COARSE = 5
+"""The clock of a file's times, in <linux/time.h>. It is up to some milliseconds behind the other one."""
+
 _NOT_OURS = (errno.EBUSY, errno.ENOTDIR, errno.ENOTEMPTY)
 """Why a folder is not removed that somebody else has put something in, or in the place of."""
 
@@ -61,14 +70,37 @@ class Sockets:
         with _Closing(_opened(directory)) as fd, _telling(directory.path, "look at it"):
             return ownership.found(fd)
 
-    def prepare(self, directory: SocketDirectory) -> None:
+    def require_free(self, directory: SocketDirectory, socket: str, file: str) -> None:
+        """Refuses what is there already under the names of the socket and of the file, or of a directory to be made.
+
+        What the pod has in a directory of its own is its own, and stays: an earlier sandbox's application may have left a
+        socket. An empty name is not looked at. Raises `SocketDirUnfit`.
+        """
+        try:
+            fd = _opened(directory)
+        except SocketDirUnfit:
+            return  # It is not there yet, or `prepare` tells what is in its place.
+        with _Closing(fd):
+            if directory.made and directory.root != OWN_DIRECTORIES:
+                raise _taken(directory.path)
+            if not directory.made:
+                _require_names_free(fd, directory, socket, file)
+
+    @staticmethod
+    def now() -> int:
+        """The time, in seconds, of which a file that is made from now on is never older."""
+        return int(time.clock_gettime(_CLOCK_REALTIME_COARSE))
+
+    def prepare(self, directory: SocketDirectory, found: dict[str, Any] | None = None) -> None:
         """Makes the directory if it is ours, gives it its owner, and mounts it where the vswitch finds it.
 
-        Raises `SocketDirUnfit`.
+        `found` is what is to be put back later. Raises `SocketDirUnfit`.
         """
         if directory.made or directory.absent:
             _make_below(directory)
         with _Closing(_opened(directory)) as fd:
+            if found and ownership.is_wanted(directory) and not ownership.is_of(fd, found):
+                raise SocketDirUnfit(f"socket directory {directory.path} has been replaced by another one", hint=_HINT)
             with _telling(directory.path, "give it its owner and permissions"):
                 ownership.give(fd, directory, self._log)
             if directory.mount:
@@ -89,29 +121,45 @@ class Sockets:
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
 
     def remove(
-        self, directory: SocketDirectory, names: tuple[str, ...], *, found: dict[str, Any] | None = None
+        self, directory: SocketDirectory, socket: str, file: str, *, found: dict[str, Any] | None = None
     ) -> None:
-        """Removes these names, the mount, and the directory if it is ours; puts back what `found` told.
+        """Removes the socket, the file, the mount, and the directory if it is ours; puts back what `found` told.
 
-        What is gone is no error. What the pod has put in the place of a name or of the directory is left.
-        Raises `SocketDirUnfit`: for a name that is none at once, otherwise when all the rest has been done.
+        What is gone is no error. What was there before, and what has been put in the place of a socket, a file, or the
+        directory, is left. An empty name is none. Raises `SocketDirUnfit`: for another name that is none at once,
+        otherwise when all the rest has been done.
         """
-        both = [name for one in names for name in (entry(one), _temporary(one))]
-        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, both, found or {})]
+        names = _names_of(socket, file)
+        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found or {})]
         if directory.mount:
             steps.append(lambda: self._unmount(directory.mount))
         if directory.made or directory.absent:
             steps.append(lambda: self._remove_made(directory))
         run_all(*steps)
 
-    def _remove_names(self, directory: SocketDirectory, names: list[str], found: dict[str, Any]) -> None:
+    def _remove_names(self, directory: SocketDirectory, names: dict[str, Kind], found: dict[str, Any]) -> None:
         try:
             fd = self._reached(directory)
         except SocketDirUnfit as error:
             self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
             return
         with _Closing(fd):
-            run_all(lambda: _unlink_all(fd, directory, names), lambda: _put_back(fd, directory, found))
+            run_all(lambda: self._unlink_all(fd, directory, names), lambda: self._put_back(fd, directory, found))
+
+    def _unlink_all(self, fd: int, directory: SocketDirectory, names: dict[str, Kind]) -> None:
+        with _telling(directory.path, "remove the socket"):
+            if directory.made:
+                names = dict.fromkeys(_files(fd), _is_no_folder)
+            left = [name for name, kind in names.items() if not _unlinked(fd, name, kind, directory.since)]
+        if left:
+            self._log.warning(f"not ours, and left in {directory.path}: {', '.join(map(repr, left))}")
+
+    def _put_back(self, fd: int, directory: SocketDirectory, found: dict[str, Any]) -> None:
+        with _telling(directory.path, "give it back its owner and permissions"):
+            if found and ownership.is_of(fd, found):
+                ownership.put_back(fd, found)
+            elif found:
+                self._log.warning(f"{directory.path} has been replaced by another directory, which is left as it is")
 
     def require_seen(self, directory: SocketDirectory, remote: str) -> None:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
@@ -135,29 +183,30 @@ class Sockets:
 
     def folders(self, parent: str) -> list[str]:
         """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
-        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")]
+        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")] if _is_trusted(parent) else []
 
     def own_directories(self) -> list[str]:
         """The names of the directories of our own, one per port."""
         return _names(OWN_DIRECTORIES)
 
-    def remove_folder(self, folder: str, names: tuple[str, ...]) -> None:
-        """Removes a short folder of which nothing else is known, and through it these names.
+    def remove_folder(self, folder: str, socket: str, file: str) -> None:
+        """Removes a short folder of which nothing else is known, and through it the socket and the file.
 
         What is not as we make short folders is somebody else's, and left. Raises `SocketDirUnfit`.
         """
+        if not _is_trusted(os.path.dirname(folder)):
+            return
         if _is_mounted(folder):
+            names = _names_of(socket, file)
             with _telling(folder, "remove the socket"), _Closing(os.open(folder, _DIRECTORY)) as fd:
-                for name in names:
-                    _unlink(fd, entry(name))
+                for name, kind in names.items():
+                    _unlinked(fd, name, kind)
             self._unmount(folder)
         elif _is_ours(folder):
             self._unmount(folder)
 
     def _mount(self, fd: int, directory: SocketDirectory) -> None:
-        parent = os.path.dirname(directory.mount)
-        _make_passable(parent)
-        require_private(parent)
+        os.close(_trusted(os.path.dirname(directory.mount), make=True))
         make_directory(directory.mount)
         self._unmount(directory.mount, keep=True)
         with (
@@ -238,29 +287,53 @@ class _telling:  # noqa: N801 - reads as a statement
 def _opened(directory: SocketDirectory, up_to: int | None = None) -> int:
     """A descriptor of the directory, or of one on the way to it. Raises `SocketDirUnfit`."""
     names = directory.below[:up_to]
-    # The root is the administrator's, and may be reached by symlinks, as /var/run is.
-    with _telling(directory.path, f"open {directory.root}"):
-        fd = os.open(directory.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = _trusted(directory.root)
     for name in names:
-        with _Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
-            fd = os.open(name, _DIRECTORY, dir_fd=fd)
+        fd = _entered(fd, name, directory)
     return fd
 
 
+def _entered(fd: int, name: str, directory: SocketDirectory) -> int:
+    """The folder of that name, in place of the descriptor of the one that it is in."""
+    with _Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
+        return os.open(name, _DIRECTORY, dir_fd=fd)
+
+
 def _make_below(directory: SocketDirectory) -> None:
-    _make_passable(directory.root)
-    with _Closing(_opened(directory, up_to=-1)) as parent, _telling(directory.path, "make it"):
-        _mkdir(directory.below[-1], 0o755, parent)
+    *passed, last = directory.below
+    fd = _trusted(directory.root, make=True)
+    for name in passed:
+        with on_failure(os.close, fd), _telling(directory.path, f"make {name!r} in it"):
+            _mkdir(name, _PASSABLE, fd)
+        fd = _entered(fd, name, directory)
+    with _Closing(fd), _telling(directory.path, "make it"):
+        _mkdir(last, 0o755, fd)
 
 
-def _make_passable(path: str) -> None:
-    """Makes a folder of ours or the administrator's, and its missing parents, for others to pass through."""
-    if not os.path.isdir(path):
-        _make_passable(os.path.dirname(path))
-        with _telling(path, "make it"):
-            _mkdir(path, _PASSABLE)
-    if path.startswith(f"{RUN_DIRECTORY}/"):
-        _open_passage()
+def _trusted(path: str, *, make: bool = False) -> int:
+    """A descriptor of a folder where nobody but root decides what is on the way. `make`: others may pass what is made.
+
+    Raises `SocketDirUnfit`.
+    """
+    previous = os.umask(0)
+    try:
+        fd = Roots(allowed=(path,)).opened(path, "socket directory", make=_PASSABLE if make else 0)
+    except InvalidConfig as error:
+        raise SocketDirUnfit(error.msg, hint=error.hint) from error
+    finally:
+        os.umask(previous)
+    if make and path.startswith(f"{RUN_DIRECTORY}/"):
+        with on_failure(os.close, fd):
+            _open_passage()
+    return fd
+
+
+def _is_trusted(path: str) -> bool:
+    try:
+        os.close(_trusted(path))
+    except SocketDirUnfit:
+        return False
+    return True
 
 
 def _open_passage() -> None:
@@ -281,16 +354,53 @@ def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
         os.umask(previous)
 
 
-def _unlink_all(fd: int, directory: SocketDirectory, names: list[str]) -> None:
-    with _telling(directory.path, "remove the socket"):
-        for name in names + (_files(fd) if directory.made else []):
-            _unlink(fd, name)
+def _names_of(socket: str, file: str) -> dict[str, Kind]:
+    """The names that an attachment can have in a directory, and what bears each."""
+    sockets = {entry(socket): _is_socket} if socket else {}
+    return {**sockets, **(dict.fromkeys((entry(file), _temporary(file)), _is_file) if file else {})}
 
 
-def _put_back(fd: int, directory: SocketDirectory, found: dict[str, Any]) -> None:
-    with _telling(directory.path, "give it back its owner and permissions"):
-        if found:
-            ownership.put_back(fd, found)
+def _is_socket(look: os.stat_result) -> bool:
+    return stat.S_ISSOCK(look.st_mode)
+
+
+def _is_file(look: os.stat_result) -> bool:
+    return stat.S_ISREG(look.st_mode) and look.st_uid == os.geteuid()
+
+
+def _is_no_folder(look: os.stat_result) -> bool:
+    return not stat.S_ISDIR(look.st_mode)
+
+
+def _require_names_free(fd: int, directory: SocketDirectory, socket: str, file: str) -> None:
+    with _telling(directory.path, "look at it"):
+        for name, kind in _names_of(socket, file).items():
+            look = _look(fd, name)
+            if look is not None and not (directory.of_pod and kind(look)):
+                raise _taken(f"{directory.path}/{name}")
+
+
+def _taken(path: str) -> SocketDirUnfit:
+    return SocketDirUnfit(
+        f"{path} is there already, and no attachment of ours left it",
+        hint="remove it if nothing uses it, or give the socket another name (socketNaming, host.vhost.socketfile) or place",
+    )
+
+
+def _look(fd: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _unlinked(fd: int, name: str, kind: Kind, since: int = 0) -> bool:
+    """Removes the name, if that kind of thing bears it, and has done so not before `since`. Whether it is gone."""
+    look = _look(fd, name)
+    if look is not None and kind(look) and int(look.st_ctime) >= since:
+        _unlink(fd, name)
+        return True
+    return look is None
 
 
 def _temporary(name: str) -> str:

@@ -51,7 +51,11 @@ class Host:
 
     def made(self) -> SocketDirectory:
         """A directory of ours in a folder that the pod may write to, as a shared directory is."""
-        return self.directory.replace(path=str(self.volume / PORT), root=str(self.volume), made=True)
+        return self.directory.replace(path=str(self.volume / PORT), made=True)
+
+    def older(self, directory: SocketDirectory) -> SocketDirectory:
+        """The directory as an ADD that comes later has it: whatever is there now was there before."""
+        return directory.replace(since=self.sockets.now() + 3600)
 
     def prepared(self) -> SocketDirectory:
         """The pod's directory, ready for use."""

@@ -84,7 +84,7 @@ def test_a_mount_in_a_shared_folder_comes_and_goes_in_a_container_that_gets_the_
     there = Path(f"/proc/{container.pid}/root{MOUNT}")
     host.prepared()
     assert os.path.samestat(there.stat(), host.volume.stat())
-    host.sockets.remove(host.directory, NAMES)
+    host.sockets.remove(host.directory, *NAMES)
     assert not there.exists()
     container.communicate(timeout=10)
 
@@ -114,8 +114,8 @@ def test_in_a_run_that_follows_no_symlinks_itself_it_works_all_the_same():
     for _ in range(2):
         host.sockets.prepare(host.made())
         assert len(mounted()) == 1
-        host.sockets.remove(host.made(), NAMES)
-        host.sockets.remove(host.made(), NAMES)
+        host.sockets.remove(host.made(), *NAMES)
+        host.sockets.remove(host.made(), *NAMES)
         assert mounted() == []
     assert list(host.volume.iterdir()) == []
 
@@ -132,7 +132,7 @@ def test_a_directory_of_ours_is_made_and_removed():
     with listening(Path(directory.path) / SOCKET):
         connect(MOUNT / SOCKET)
     host.sockets.write(directory, CONFIG, b"{}")
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     assert not Path(directory.path).exists()
     assert list(VHOST.iterdir()) == []
     assert mounted() == []
@@ -146,7 +146,7 @@ def test_a_directory_of_the_pod_stays_with_all_that_is_not_ours():
     for name in others:
         (host.volume / name).write_text("")
     host.sockets.write(host.directory, CONFIG, b"{}")
-    host.sockets.remove(host.directory, NAMES)
+    host.sockets.remove(host.directory, *NAMES)
     assert sorted(os.listdir(host.volume)) == sorted(others)
 
 
@@ -156,9 +156,9 @@ def test_prepare_and_remove_can_be_repeated():
     host.sockets.prepare(host.made())
     host.sockets.prepare(host.made())
     assert [point for _root, point, _options in mounted()] == [str(MOUNT)]
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     before = host_snapshot()
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     assert host_snapshot() == before
 
 
@@ -171,7 +171,7 @@ def test_mounts_on_one_another_are_all_taken_off():
         mounts.bind(target, target)
         os.close(target)
     assert len(mounted()) == 4
-    host.sockets.remove(host.directory, NAMES)
+    host.sockets.remove(host.directory, *NAMES)
     assert mounted() == []
     assert list(VHOST.iterdir()) == []
 
@@ -184,7 +184,7 @@ def test_without_a_short_folder_nothing_is_mounted():
     assert mounted() == []
     host.sockets.write(directory, CONFIG, b"{}")
     assert host.sockets.differences(directory) == []
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     assert list(host.volume.iterdir()) == []
 
 
@@ -197,7 +197,7 @@ def test_after_a_reboot_the_socket_and_the_directory_are_removed_without_the_mou
     mounts.unmount(str(MOUNT))
     MOUNT.rmdir()
     VHOST.rmdir()
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     assert list(host.volume.iterdir()) == []
     assert not VHOST.exists()
 
@@ -209,9 +209,9 @@ def test_a_socket_that_cannot_be_removed_does_not_keep_the_mount():
     listening(MOUNT / SOCKET)
     subprocess.run(["mount", "-o", "remount,ro,nosymfollow", "--bind", str(MOUNT)], check=True)
     with pytest.raises(SocketDirUnfit, match="Read-only file system"):
-        host.sockets.remove(directory, NAMES)
+        host.sockets.remove(directory, *NAMES)
     assert mounted() == []
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     assert list(host.volume.iterdir()) == []
 
 
@@ -220,7 +220,7 @@ def test_removing_from_a_volume_that_is_gone_takes_off_the_mount():
     host = Host()
     host.prepared()
     host.volume.rmdir()
-    host.sockets.remove(host.directory, NAMES)
+    host.sockets.remove(host.directory, *NAMES)
     assert mounted() == []
     assert list(VHOST.iterdir()) == []
 
@@ -254,7 +254,7 @@ def test_no_descriptor_stays_open():
         host.sockets.prepare(host.made())
         host.sockets.write(host.made(), CONFIG, b"{}")
         assert host.sockets.differences(host.made()) == []
-        host.sockets.remove(host.made(), NAMES)
+        host.sockets.remove(host.made(), *NAMES)
         with pytest.raises(SocketDirUnfit):
             host.sockets.write(host.made(), CONFIG, b"{}")
 
@@ -510,7 +510,7 @@ def test_short_folders_are_listed_and_taken_away_with_the_sockets_that_they_lead
     (host.volume / "other").write_text("")
     with listening(host.volume / SOCKET):
         assert host.sockets.folders(str(VHOST)) == [PORT]
-        host.sockets.remove_folder(str(MOUNT), (SOCKET,))
+        host.sockets.remove_folder(str(MOUNT), SOCKET, "")
     assert os.listdir(host.volume) == ["other"]
     assert host.sockets.folders(str(VHOST)) == []
     assert mounted() == []
@@ -547,7 +547,7 @@ def test_what_is_beside_the_short_folders_and_not_ours_is_left(make):
     configured.mkdir()
     make(configured / "foreign")
     before = host_snapshot()
-    host.sockets.remove_folder(str(configured / "foreign"), (SOCKET,))
+    host.sockets.remove_folder(str(configured / "foreign"), SOCKET, "")
     assert host_snapshot() == before
 
 
@@ -558,7 +558,7 @@ def test_what_is_in_our_own_place_and_not_empty_is_left_without_an_error(make):
     VHOST.mkdir(parents=True)
     make(VHOST / "foreign")
     before = host_snapshot()
-    host.sockets.remove_folder(str(VHOST / "foreign"), (SOCKET,))
+    host.sockets.remove_folder(str(VHOST / "foreign"), SOCKET, "")
     assert host_snapshot() == before
 
 
@@ -567,6 +567,6 @@ def test_what_is_in_our_own_place_and_not_empty_is_left_without_an_error(make):
 def test_a_short_folder_that_was_never_mounted_on_is_removed(place):
     host = Host()
     make_directory(f"{place}/{PORT}")
-    host.sockets.remove_folder(f"{place}/{PORT}", (SOCKET,))
+    host.sockets.remove_folder(f"{place}/{PORT}", SOCKET, "")
     assert os.listdir(place) == []
-    host.sockets.remove_folder(f"{place}/gone", (SOCKET,))
+    host.sockets.remove_folder(f"{place}/gone", SOCKET, "")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cni.errors import SocketDirUnfit
+from cni.userspace.directory import SocketDirectory
 from tests.alone import alone
 from tests.contract.pod_directory import (
     CONFIG,
@@ -24,6 +25,7 @@ from tests.contract.pod_directory import (
     PORT,
     SOCKET,
     VHOST,
+    VOLUMES,
     Host,
     child,
     connect,
@@ -71,6 +73,15 @@ def a_hard_link(path: Path) -> None:
     path.hardlink_to(OUTSIDE / SOCKET)
 
 
+def a_file_of_somebody_else(path: Path) -> None:
+    path.write_text("the pod's")
+    os.chown(path, 1000, 1000)
+
+
+def a_socket(path: Path) -> None:
+    listening(path).close()
+
+
 NO_FOLDERS = [a_symlink, a_dangling_symlink, a_symlink_to_itself, a_fifo, a_device, a_file, a_hard_link]
 
 
@@ -87,7 +98,7 @@ def test_what_is_no_folder_is_refused_in_the_place_of_a_folder(plant, place):
         host.sockets.prepare(host.directory)
     with pytest.raises(SocketDirUnfit):
         host.sockets.write(host.directory, CONFIG, b"ours")
-    host.sockets.remove(host.directory, NAMES)
+    host.sockets.remove(host.directory, *NAMES)
     assert host_snapshot() == before
 
 
@@ -99,7 +110,7 @@ def test_what_is_no_folder_is_left_in_the_place_of_a_folder_of_ours(plant):
     before = tree(host.volume, OUTSIDE)
     with pytest.raises(SocketDirUnfit):
         host.sockets.prepare(host.made())
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     assert tree(host.volume, OUTSIDE) == before
     assert mounted() == []
 
@@ -114,7 +125,7 @@ def test_a_path_does_not_lead_up(path):
             host.sockets.prepare(directory)
         with pytest.raises(SocketDirUnfit):
             host.sockets.write(directory, CONFIG, b"ours")
-        host.sockets.remove(directory, NAMES)
+        host.sockets.remove(directory, *NAMES)
     assert host_snapshot() == before
 
 
@@ -126,31 +137,212 @@ def a_folder(path: Path) -> None:
     (path / SOCKET).write_text("the pod's")
 
 
-@pytest.mark.parametrize("plant", NO_FOLDERS)
+@pytest.mark.parametrize("plant", [*NO_FOLDERS, a_folder])
 @alone
-def test_what_the_pod_plants_under_our_names_is_removed_and_what_it_leads_to_is_not(plant):
+def test_what_the_pod_plants_under_the_sockets_name_is_left_with_what_it_leads_to(plant):
     host = Host()
-    before = host_snapshot()[0]
     host.prepared()
-    for name in NAMES:
+    plant(host.volume / SOCKET)
+    before = tree(host.volume, OUTSIDE)
+    host.sockets.remove(host.directory, *NAMES)
+    assert tree(host.volume, OUTSIDE) == before
+    assert mounted() == []
+
+
+@pytest.mark.parametrize("plant", [a_symlink, a_fifo, a_device, a_folder, a_file_of_somebody_else])
+@alone
+def test_what_the_pod_plants_under_the_files_name_is_left_with_what_it_leads_to(plant):
+    host = Host()
+    host.prepared()
+    for name in (CONFIG, f".{CONFIG}.tmp"):
         plant(host.volume / name)
-    host.sockets.remove(host.directory, NAMES)
-    assert os.listdir(host.volume) == []
-    VHOST.rmdir()
-    VHOST.parent.rmdir()
-    assert host_snapshot() == (before, [])
+    before = tree(host.volume, OUTSIDE)
+    host.sockets.remove(host.directory, *NAMES)
+    assert tree(host.volume, OUTSIDE) == before
+    assert mounted() == []
+
+
+# What was there before.
+
+
+@pytest.mark.parametrize("plant", [*NO_FOLDERS, a_folder, a_socket])
+@pytest.mark.parametrize("name", [*NAMES, f".{CONFIG}.tmp"])
+@alone
+def test_a_name_that_is_taken_is_refused_and_what_bears_it_is_left(plant, name):
+    host = Host()
+    plant(host.volume / name)
+    before = host_snapshot()
+    with pytest.raises(SocketDirUnfit, match=f"{host.volume}/{name} is there already"):
+        host.sockets.require_free(host.directory, *NAMES)
+    assert host_snapshot() == before
 
 
 @alone
-def test_a_folder_under_our_names_is_left():
+def test_names_that_are_free_or_not_of_interest_are_not_refused():
     host = Host()
-    host.prepared()
-    for name in NAMES:
-        a_folder(host.volume / name)
+    a_socket(host.volume / "another")
+    host.sockets.require_free(host.directory, *NAMES)
+    host.sockets.require_free(host.made(), *NAMES)
+    a_socket(host.volume / SOCKET)
+    host.sockets.require_free(host.directory, "", CONFIG)
+
+
+@alone
+def test_in_a_directory_of_the_pods_own_a_socket_and_a_file_of_earlier_are_not_in_the_way():
+    host = Host()
+    own = host.directory.replace(of_pod=True)
+    a_socket(host.volume / SOCKET)
+    a_file(host.volume / CONFIG)
+    host.sockets.require_free(own, *NAMES)
+    (host.volume / SOCKET).unlink()
+    a_symlink(host.volume / SOCKET)
+    with pytest.raises(SocketDirUnfit, match="is there already"):
+        host.sockets.require_free(own, *NAMES)
+
+
+@alone
+def test_a_folder_that_is_there_is_not_taken_for_one_that_is_to_be_made():
+    host = Host()
+    a_folder(host.volume / PORT)
+    with pytest.raises(SocketDirUnfit, match=f"{host.volume}/{PORT} is there already"):
+        host.sockets.require_free(host.made(), *NAMES)
+
+
+@pytest.mark.parametrize("mounted_before", [True, False])
+@alone
+def test_a_socket_and_a_file_from_before_the_add_are_never_removed(mounted_before):
+    host = Host()
+    a_socket(host.volume / SOCKET)
+    a_file(host.volume / CONFIG)
     before = tree(host.volume)
-    host.sockets.remove(host.directory, NAMES)
+    directory = host.older(host.directory)
+    if mounted_before:
+        host.sockets.prepare(directory)
+    host.sockets.remove(directory, *NAMES)
     assert tree(host.volume) == before
     assert mounted() == []
+
+
+@alone
+def test_in_a_folder_that_somebody_else_made_nothing_is_removed_but_what_came_later():
+    host = Host()
+    (host.volume / PORT).mkdir()
+    a_file(host.volume / PORT / "theirs")
+    host.sockets.remove(host.older(host.made()), *NAMES)
+    assert os.listdir(host.volume / PORT) == ["theirs"]
+
+
+@alone
+def test_a_socket_that_the_application_makes_again_is_removed():
+    host = Host()
+    host.directory = host.directory.replace(since=host.sockets.now())
+    host.prepared()
+    for _ in range(2):
+        with suppress(FileNotFoundError):
+            (host.volume / SOCKET).unlink()
+        a_socket(host.volume / SOCKET)
+    host.sockets.remove(host.directory, *NAMES)
+    assert os.listdir(host.volume) == []
+
+
+@alone
+def test_of_a_record_that_tells_no_time_only_sockets_and_our_file_are_removed():
+    """And its root, which a pod could write to, is reached from where root alone decides."""
+    host = Host()
+    document = host.directory.as_dict()
+    del document["since"], document["of_pod"]
+    document["root"] = str(host.volume)
+    host.volume.chmod(0o777)
+    directory = SocketDirectory.from_document(document)
+    a_socket(host.volume / SOCKET)
+    a_file(host.volume / CONFIG)
+    host.sockets.remove(directory, *NAMES)
+    assert os.listdir(host.volume) == []
+    a_file(host.volume / SOCKET)
+    host.sockets.remove(directory, *NAMES)
+    assert os.listdir(host.volume) == [SOCKET]
+
+
+# Where root is not alone.
+
+
+def owned_by_a_user(path: Path) -> None:
+    os.chown(path, 1000, 1000)
+
+
+def writable_for_others(path: Path) -> None:
+    path.chmod(0o1777)
+
+
+def a_users_link(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+    path.symlink_to(path.with_name("aside"))
+    os.lchown(path, 1000, 1000)
+
+
+@pytest.mark.parametrize("spoil", [owned_by_a_user, writable_for_others, a_users_link])
+@alone
+def test_a_root_that_is_not_roots_alone_is_not_entered(spoil):
+    """As with a kubelet's directory that a network's author names in the volume of a pod."""
+    host = Host()
+    wanted = host.directory.replace(owner=1000, mode=0o777)
+    a_socket(host.volume / SOCKET)
+    before = tree(OUTSIDE), os.stat(host.volume).st_uid
+    spoil(VOLUMES)
+    for directory in (wanted, wanted.replace(path=f"{host.volume}/{PORT}", made=True)):
+        with pytest.raises(SocketDirUnfit):
+            host.sockets.prepare(directory)
+        with pytest.raises(SocketDirUnfit):
+            host.sockets.write(directory, CONFIG, b"ours")
+        host.sockets.remove(directory, *NAMES)
+    assert (tree(OUTSIDE), os.stat(host.volume).st_uid) == before
+    assert os.listdir(host.volume) == [SOCKET]
+    assert mounted() == []
+
+
+@alone
+def test_short_folders_in_a_place_that_a_pod_can_write_to_are_nobodys():
+    """A link there would lead to another pod's."""
+    host = Host()
+    host.prepared()
+    planted = host.volume / "vhost"
+    planted.symlink_to(VHOST)
+    host.volume.chmod(0o777)
+    with listening(host.volume / SOCKET):
+        before = host_snapshot()
+        assert host.sockets.folders(str(planted)) == []
+        host.sockets.remove_folder(f"{planted}/{PORT}", SOCKET, CONFIG)
+        assert host_snapshot() == before
+
+
+# Owner and permissions.
+
+
+@alone
+def test_a_directory_that_took_the_place_of_the_one_that_was_looked_at_gets_no_owner():
+    host = Host()
+    directory = host.directory.replace(owner=1000, mode=0o700)
+    found = host.sockets.found(directory)
+    host.volume.rename(host.volume.with_name("old"))
+    host.volume.mkdir()
+    before = tree(host.volume.parent)
+    with pytest.raises(SocketDirUnfit, match="replaced"):
+        host.sockets.prepare(directory, found)
+    host.sockets.remove(directory, *NAMES, found=found)
+    assert tree(host.volume.parent) == before
+
+
+@alone
+def test_the_owner_is_not_given_back_to_another_directory():
+    host = Host()
+    directory = host.directory.replace(owner=1000, mode=0o700, mount="")
+    found = host.sockets.found(directory)
+    host.sockets.prepare(directory, found)
+    host.volume.rename(host.volume.with_name("old"))
+    host.volume.mkdir(mode=0o711)
+    before = tree(host.volume.parent)
+    host.sockets.remove(directory, *NAMES, found=found)
+    assert tree(host.volume.parent) == before
 
 
 @pytest.mark.parametrize("plant", NO_FOLDERS)
@@ -178,11 +370,11 @@ def test_a_folder_in_the_place_of_the_file_is_an_error_that_leaves_nothing_of_ou
     before = tree(host.volume)
     with pytest.raises(SocketDirUnfit, match="cannot write"):
         host.sockets.write(host.directory, CONFIG, b"ours")
-    host.sockets.remove(host.directory, NAMES)
+    host.sockets.remove(host.directory, *NAMES)
     assert tree(host.volume) == before
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/run/x", "a/b", "a\0b", "n" * 300])
+@pytest.mark.parametrize("name", [".", "..", "../x", "/run/x", "a/b", "a\0b", "n" * 300])
 @alone
 def test_a_name_that_is_none_is_refused(name):
     host = Host()
@@ -190,8 +382,9 @@ def test_a_name_that_is_none_is_refused(name):
     before = host_snapshot()
     with pytest.raises(SocketDirUnfit):
         host.sockets.write(host.directory, name, b"ours")
-    with pytest.raises(SocketDirUnfit):
-        host.sockets.remove(host.directory, (name,))
+    for names in ((name, ""), ("", name)):
+        with pytest.raises(SocketDirUnfit):
+            host.sockets.remove(host.directory, *names)
     assert host_snapshot() == before
 
 
@@ -201,7 +394,7 @@ def test_a_name_with_a_newline_is_one_file():
     host.prepared()
     host.sockets.write(host.directory, "one\ntwo", b"ours")
     assert os.listdir(host.volume) == ["one\ntwo"]
-    host.sockets.remove(host.directory, ("one\ntwo",))
+    host.sockets.remove(host.directory, "", "one\ntwo")
     assert os.listdir(host.volume) == []
 
 
@@ -218,7 +411,7 @@ def test_a_directory_that_was_renamed_is_cleaned_where_it_is_now_and_its_success
         host.volume.mkdir()
         (host.volume / SOCKET).write_text("the pod's")
         connect(MOUNT / SOCKET)
-        host.sockets.remove(host.directory, NAMES)
+        host.sockets.remove(host.directory, *NAMES)
     assert os.listdir(OUTSIDE / "taken") == []
     assert os.listdir(host.volume) == [SOCKET]
     assert mounted() == []
@@ -244,7 +437,7 @@ def test_a_directory_of_ours_that_the_pod_filled_does_not_keep_its_del_from_endi
     plant(filled / "the pod's")
     (filled / "link").symlink_to(OUTSIDE)
     before = tree(OUTSIDE)
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     assert tree(OUTSIDE) == before
     assert mounted() == []
     assert filled.exists() == (plant is a_folder)
@@ -257,10 +450,10 @@ def test_a_directory_of_ours_with_very_many_files_does_not_make_its_del_last_for
     filled = Path(host.made().path)
     for number in range(11_000):
         (filled / str(number)).touch()
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     assert mounted() == []
     assert len(os.listdir(filled)) == 1_000
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     assert not filled.exists()
 
 
@@ -271,7 +464,7 @@ def test_another_directory_in_the_place_of_ours_is_not_emptied():
     ours = Path(host.made().path)
     ours.rename(host.volume / "aside")
     a_folder(ours)
-    host.sockets.remove(host.made(), NAMES)
+    host.sockets.remove(host.made(), *NAMES)
     assert os.listdir(ours) == [SOCKET]
     assert os.listdir(host.volume / "aside") == []
 
@@ -288,9 +481,14 @@ def swapping(host: Host, what: str):
         return lambda: exchange(real, link)
 
     def two_renames() -> None:
-        real.rename(aside)
-        link.rename(real)
-        real.rename(link)
+        with suppress(OSError):
+            real.rename(aside)
+        # A call may have made a folder of this name in between.
+        with suppress(OSError):
+            real.rmdir()
+        with suppress(OSError):
+            link.rename(real)
+            real.rename(link)
         aside.rename(real)
 
     return two_renames
@@ -325,7 +523,7 @@ def test_a_directory_that_is_swapped_with_a_symlink_all_the_time_never_leads_out
             if prepared and not made:
                 assert MOUNT.stat().st_ino == identity
             written = tried(lambda: host.sockets.write(directory, CONFIG, b"ours"))
-            host.sockets.remove(directory, NAMES)
+            host.sockets.remove(directory, *NAMES)
             outcomes += [prepared, written]
             assert tree(OUTSIDE) == outside
             assert mounted() == []
@@ -349,7 +547,7 @@ def test_names_that_become_symlinks_all_the_time_are_never_written_through_nor_t
         outcomes = [tried(lambda: host.sockets.write(host.directory, CONFIG, b"ours")) for _ in range(ROUNDS)]
         assert tree(OUTSIDE) == outside
         for _ in range(ROUNDS):
-            host.sockets.remove(host.directory, NAMES)
+            host.sockets.remove(host.directory, *NAMES)
             host.prepared()
         assert tree(OUTSIDE) == outside
     assert True in outcomes
@@ -408,7 +606,7 @@ def test_fifty_attachments_in_one_directory_do_not_touch_one_another():
                 connect(Path(directory.mount) / names[0])
             assert host.sockets.differences(directory) == []
             assert (Path(directory.path) / names[1]).read_text() == str(number)
-            host.sockets.remove(directory, names)
+            host.sockets.remove(directory, *names)
 
     failed = [pid for pid in [in_child(lambda number=number: live(number)) for number in range(PARALLEL)] if ended(pid)]
     assert failed == []

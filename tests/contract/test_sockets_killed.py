@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.alone import alone
-from tests.contract.pod_directory import CONFIG, NAMES, SOCKET, VHOST, Host, host_snapshot, mounted
+from tests.contract.pod_directory import CONFIG, NAMES, SOCKET, VHOST, Host, host_snapshot, listening, mounted
 
 if TYPE_CHECKING:
     from cni.userspace.directory import SocketDirectory
@@ -39,7 +39,7 @@ try:
         sockets.prepare(directory)
         sockets.write(directory, sys.argv[2], b"{}")
     if "remove" in sys.argv:
-        sockets.remove(directory, tuple(sys.argv[2:4]))
+        sockets.remove(directory, sys.argv[3], sys.argv[2])
 except CniError as error:
     print(error.code, error.msg, error.hint, sep="; ")
 """
@@ -98,15 +98,15 @@ def test_after_a_kill_at_any_change_of_prepare_remove_leaves_the_host_as_before(
     # Owner and permissions of a pod's own directory stay: another attachment may need them, and it goes with the pod.
     directory = wanted(host, kind) if kind == "ours" else host.directory
     host.sockets.prepare(directory)
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     before = host_snapshot()
     killed = points(directory, "prepare")
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     assert kinds(killed) >= {"mkdir", "open_tree", "mount_setattr", "move_mount", "rename"}
     assert kind == "the pod's" or kinds(killed) >= {"fchown", "fchmod", "fsetxattr"}
     for point in killed:
         kill_at(directory, "prepare", point)
-        host.sockets.remove(directory, NAMES)
+        host.sockets.remove(directory, *NAMES)
         assert host_snapshot() == before, point
 
 
@@ -133,7 +133,7 @@ def test_after_a_kill_at_any_change_of_remove_the_next_one_finishes_it(kind):
     def fill() -> None:
         host.sockets.prepare(directory)
         host.sockets.write(directory, CONFIG, b"{}")
-        (Path(directory.path) / SOCKET).touch()
+        listening(Path(directory.path) / SOCKET).close()
 
     fill()
     killed = points(directory, "remove")
@@ -143,7 +143,7 @@ def test_after_a_kill_at_any_change_of_remove_the_next_one_finishes_it(kind):
     for point in killed:
         fill()
         kill_at(directory, "remove", point)
-        host.sockets.remove(directory, NAMES)
+        host.sockets.remove(directory, *NAMES)
         assert host_snapshot() == goal, point
 
 
@@ -161,19 +161,19 @@ def test_a_refused_change_is_told_of_with_its_reason_and_remove_leaves_the_host_
     host = Host()
     directory = wanted(host, "ours")
     host.sockets.prepare(directory)
-    host.sockets.remove(directory, NAMES)
+    host.sockets.remove(directory, *NAMES)
     before = host_snapshot()
     if step == "remove":
         host.sockets.prepare(directory)
     refused = points(directory, step)
     for point in refused:
-        host.sockets.remove(directory, NAMES)
+        host.sockets.remove(directory, *NAMES)
         if step == "remove":
             host.sockets.prepare(directory)
         said = refuse(directory, step, point, "EIO")
         assert said.partition(";")[0] in ("5", "115"), (point, said)
         assert "Input/output error" in said, point
-        host.sockets.remove(directory, NAMES)
+        host.sockets.remove(directory, *NAMES)
         assert host_snapshot() == before, point
 
 
@@ -201,7 +201,7 @@ def test_calls_that_are_killed_again_and_again_leave_nothing_on_one_another():
     for _ in range(5):
         kill_at(wanted(host, "ours"), "prepare", before_the_file_has_its_name)
     assert len(mounted()) == 1
-    host.sockets.remove(wanted(host, "ours"), NAMES)
+    host.sockets.remove(wanted(host, "ours"), *NAMES)
     assert mounted() == []
     assert os.listdir(host.volume) == []
     assert list(VHOST.iterdir()) == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import stat
 import subprocess
 import uuid
@@ -90,7 +91,8 @@ class Node:
         self.daemon.__enter__()
         # Where configurations that name no database look for it.
         self.run("mkdir", "/run/openvswitch")
-        self.run("ln", "-s", str(self.daemon.socket), "/run/openvswitch/db.sock")
+        for name in ("db.sock", "ovs-vswitchd.pid"):
+            self.run("ln", "-s", f"{self.daemon.folder}/{name}", f"/run/openvswitch/{name}")
         self.add_bridge("br0")
         self.add_bridge("br1")
         return self
@@ -155,7 +157,6 @@ class Node:
             "name": "net",
             "type": "userspace",
             "host": host,
-            "ovsdb": self.daemon.remote,
             **settings,
         }
 
@@ -237,6 +238,14 @@ class Node:
 
     def put(self, path: str, text: str) -> None:
         self.run("sh", "-c", 'cat >"$0"', path, stdin=text)
+
+    def bind(self, path: str) -> None:
+        """Makes a socket, as an application does that listens; the path may be longer than a socket's."""
+        folder, name = os.path.split(f"{self.root}{path}")
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(f"/proc/self/fd/{fd}/{name}")
+        os.close(fd)
 
     def text(self, path: str) -> str:
         return self.run("cat", path).stdout

@@ -69,24 +69,58 @@ def test_the_vswitch_does_not_follow_a_planted_link_to_another_pods_socket(node,
     node.run("rm", "-r", "/run/victim")
 
 
-def test_links_in_the_place_of_our_names_are_neither_followed_nor_in_the_way(secret):
+@pytest.mark.parametrize("name", ["{0}", "configData-{0}.json", ".configData-{0}.json.tmp"])
+@pytest.mark.parametrize("command", [("ln", "-s", f"{SECRET}/file"), ("mkdir",)], ids=["a link", "a folder"])
+def test_what_the_pod_has_in_the_place_of_our_names_is_told_of_and_left(secret, name, command):
     pod = secret.pod("shared-dir")
-    volume = pod.volume("shared-dir")
-    for name in (name_of(pod), f"configData-{name_of(pod)}.json", f".configData-{name_of(pod)}.json.tmp"):
-        secret.run("ln", "-s", f"{SECRET}/file", f"{volume}/{name}")
-    secret.add(secret.conf(), pod)
-    secret.delete(secret.conf(), pod)
-    assert secret.run("ls", "-A", volume).stdout == ""
-
-
-def test_folders_in_the_place_of_our_names_are_told_of_and_left(secret):
-    pod = secret.pod("shared-dir")
-    volume = pod.volume("shared-dir")
-    secret.run("mkdir", "-p", f"{volume}/configData-{name_of(pod)}.json/inside")
+    planted = f"{pod.volume('shared-dir')}/{name.format(name_of(pod))}"
+    secret.run(*command, planted)
     before = secret.snapshot()
     refused = secret.call("ADD", secret.conf(), pod)
     assert refused.document["code"] == 115
+    assert f"{planted} is there already" in refused.document["msg"]
     assert changes(before, secret.snapshot()) == []
+
+
+def test_links_that_the_pod_plants_later_are_neither_followed_nor_removed(secret):
+    pod = secret.pod("shared-dir")
+    planted = f"{pod.volume('shared-dir')}/{name_of(pod)}"
+    secret.add(secret.conf(), pod)
+    secret.run("ln", "-s", f"{SECRET}/file", planted)
+    secret.delete(secret.conf(), pod)
+    assert secret.run("ls", "-A", pod.volume("shared-dir")).stdout == f"{name_of(pod)}\n"
+
+
+def test_a_kubelets_directory_in_a_pods_volume_leads_nowhere(secret):
+    """The pod's link there would lead to a directory of the host, whose owner a network's author would decide."""
+    pod, target = secret.pod("v"), secret.pod()
+    secret.run("mkdir", "-p", f"{pod.volume('v')}/pods/{target.uid}/volumes")
+    secret.run("ln", "-s", "/run", f"{pod.volume('v')}/pods/{target.uid}/volumes/kubernetes.io~empty-dir")
+    rights = {"owner": 1000, "mode": "0777"}
+    conf = secret.conf(kubeletRoot=pod.volume("v"), volume="secret", socketDirectory=rights)
+    conf["host"] = {**conf["host"], "vhost": {"mode": "client", "socketfile": "file"}}
+    before = secret.snapshot()
+    for node_allows, code in (([], 7), ([pod.volume("v")], 115)):
+        with secret.administered(sockets={"kubeletRoots": node_allows}):
+            assert secret.call("ADD", conf, target).document["code"] == code
+            secret.delete(conf, target)
+    assert changes(before, secret.snapshot()) == []
+
+
+def test_a_database_that_the_node_does_not_allow_hears_nothing_of_any_call(node):
+    pod, path = node.pod(), "/run/database"
+    conf = node.conf(ovsdb=f"unix:{path}")
+    with listening(node, path) as outcome:
+        for command in ("ADD", "DEL", "STATUS", "GC"):
+            done = node.call(command, {**conf, "cni.dev/valid-attachments": []}, pod)
+            assert (done.code == 0) == (command in ("DEL", "GC")), done
+        assert outcome() == "alone"
+    node.run("rm", path)
+    with node.administered(sockets={"ovsdb": [node.daemon.remote]}):
+        node.add(node.conf(ovsdb=node.daemon.remote), pod)
+    # The record knows where the port is, whatever is allowed by now.
+    node.delete(node.conf(ovsdb=node.daemon.remote), pod)
+    assert node.ports() == {}
 
 
 def test_a_volume_that_is_a_link_is_refused(secret):

@@ -29,14 +29,17 @@ def socket_of(result):
 
 def test_without_a_volume_the_socket_is_in_the_shared_directory_or_in_one_of_our_own(node):
     pod, before = node.pod(), node.snapshot()
-    for settings, place in (({}, "/run/barewire/sockets"), ({"sharedDir": "/run/shared"}, "/run/shared")):
+    for settings, place in (
+        ({}, "/run/barewire/sockets"),
+        ({"sharedDir": "/run/vhostuser/shared"}, "/run/vhostuser/shared"),
+    ):
         result = node.add(node.conf(**settings), pod)
         name = f"{pod.container_id[:12]}-net1"
-        node.put(socket_of(result), "a socket")
-        assert node.text(f"{place}/{name}/{name}") == "a socket"
+        node.bind(socket_of(result))
+        assert node.exists(f"{place}/{name}/{name}")
         node.delete(node.conf(**settings), pod)
         assert node.run("ls", place).stdout == ""
-    node.run("rmdir", "/run/shared")
+    node.run("rm", "-r", "/run/vhostuser")
     assert changes(before, node.snapshot()) == []
 
 
@@ -44,10 +47,17 @@ def test_the_kubelets_directory_may_be_elsewhere(node):
     pod = node.pod()
     volume = pod.volume("shared-dir").replace(KUBELET, "/run/kubelet")
     node.run("mkdir", "-p", volume)
-    result = node.add(node.conf(kubeletRoot="/run/kubelet"), pod)
-    node.put(socket_of(result), "a socket")
-    assert "net1" in node.run("ls", volume).stdout
-    node.delete(node.conf(), pod)
+    conf = node.conf(kubeletRoot="/run/kubelet")
+    assert node.call("ADD", conf, pod).document["code"] == 7
+    for named, settings in (
+        (conf, {"sockets": {"kubeletRoots": ["/run/kubelet"]}}),
+        (node.conf(), {"kubeletRoot": "/run/kubelet"}),
+    ):
+        with node.administered(**settings):
+            node.bind(socket_of(node.add(named, pod)))
+        assert "net1" in node.run("ls", volume).stdout
+        node.delete(named, pod)
+        assert node.run("ls", volume).stdout == ""
     node.run("rm", "-r", "/run/kubelet")
 
 
@@ -55,10 +65,10 @@ def test_a_pod_that_was_made_anew_under_its_name_keeps_its_socket_when_the_old_o
     old, new = node.pod("shared-dir", name="db-0"), node.pod("shared-dir", name="db-0")
     node.add(node.conf(), old)
     socket = socket_of(node.add(node.conf(), new))
-    node.put(socket, "a socket")
+    node.bind(socket)
     # What the runtime says of the pod is the new one's by now; the record knows better.
     node.call("DEL", node.conf(), old, CNI_ARGS=new.args).required()
-    assert node.text(socket) == "a socket"
+    assert node.exists(socket)
     assert list(node.ports()) == [f"{new.container_id[:12]}-net1"]
     node.delete(node.conf(), new)
 

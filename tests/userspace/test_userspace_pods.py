@@ -172,8 +172,8 @@ def test_a_pod_that_was_made_anew_is_not_annotated_for_the_old_ones_sandbox(clus
 
 def test_a_host_path_is_used_in_the_places_for_sockets_only(cluster):
     node, pod = cluster.node, cluster.node.pod()
-    node.run("mkdir", "/run/app")
-    for path, code in (("/etc", 7), ("/run/../etc", 7), ("/run/app", 0)):
+    node.run("mkdir", "-p", "/run/vhostuser/app")
+    for path, code in (("/etc", 7), ("/run/../etc", 7), ("/run/containerd", 7), ("/run/vhostuser/app", 0)):
         cluster.api.pods.pop(("default", pod.name), None)
         volumes = [{"name": "shared-dir", "hostPath": {"path": path}}]
         cluster.add(pod, spec={**SPEC, "volumes": volumes})
@@ -181,37 +181,71 @@ def test_a_host_path_is_used_in_the_places_for_sockets_only(cluster):
         assert outcome.code == bool(code), outcome
         if code:
             assert "where no sockets are put" in outcome.document["msg"]
-    node.put(outcome.document["interfaces"][0]["socketPath"], "a socket")
-    assert node.run("ls", "/run/app").stdout == f"{pod.container_id[:12]}-net1\n"
+    node.bind(outcome.document["interfaces"][0]["socketPath"])
+    assert node.run("ls", "/run/vhostuser/app").stdout == f"{pod.container_id[:12]}-net1\n"
     node.delete(cluster.conf(), pod)
-    node.run("rmdir", "/run/app")
+    node.run("rm", "-r", "/run/vhostuser")
 
 
 def test_a_host_path_that_is_not_there_yet_is_made_and_goes_when_it_is_empty(cluster):
     node, pods = cluster.node, [cluster.node.pod(), cluster.node.pod()]
+    node.run("mkdir", "/run/vhostuser")
     before = node.snapshot()
     for pod in pods:
-        volumes = [{"name": "shared-dir", "hostPath": {"path": "/var/run/app-sockets"}}]
+        volumes = [{"name": "shared-dir", "hostPath": {"path": "/var/run/vhostuser/app-sockets"}}]
         cluster.add(pod, spec={**SPEC, "volumes": volumes})
-        node.put(node.add(cluster.conf(), pod)["interfaces"][0]["socketPath"], "a socket")
+        node.bind(node.add(cluster.conf(), pod)["interfaces"][0]["socketPath"])
     node.delete(cluster.conf(), pods[0])
-    assert node.run("ls", "/run/app-sockets").stdout == f"{pods[1].container_id[:12]}-net1\n"
+    assert node.run("ls", "/run/vhostuser/app-sockets").stdout == f"{pods[1].container_id[:12]}-net1\n"
     node.delete(cluster.conf(), pods[1])
     assert changes(before, node.snapshot()) == []
+    node.run("rmdir", "/run/vhostuser")
+
+
+def test_a_socket_of_the_hosts_is_neither_taken_nor_removed_by_an_add_that_fails_nor_by_del(cluster):
+    node, pod = cluster.node, cluster.node.pod()
+    conf = cluster.conf()
+    conf["host"] = {**conf["host"], "vhost": {"mode": "client", "socketfile": "the.sock"}}
+    node.run("mkdir", "/run/vhostuser")
+    node.bind("/run/vhostuser/the.sock")
+    cluster.add(pod, spec={**SPEC, "volumes": [{"name": "shared-dir", "hostPath": {"path": "/run/vhostuser"}}]})
+    before = node.snapshot()
+    refused = node.call("ADD", conf, pod)
+    assert refused.document["code"] == 115
+    assert "/run/vhostuser/the.sock is there already" in refused.document["msg"]
+    node.delete(conf, pod)
+    assert changes(before, node.snapshot()) == []
+    node.run("rm", "-r", "/run/vhostuser")
+
+
+def test_a_socket_that_a_dead_sandbox_left_in_a_host_path_is_no_obstacle(cluster):
+    """Its runtime never called DEL; the record tells whose the socket is."""
+    node, old = cluster.node, cluster.node.pod()
+    other = node.pod()
+    new, conf = old.sandbox(other.container_id, other.netns), cluster.conf(socketNaming="interface")
+    node.run("mkdir", "/run/vhostuser")
+    cluster.add(old, spec={**SPEC, "volumes": [{"name": "shared-dir", "hostPath": {"path": "/run/vhostuser"}}]})
+    node.add(conf, old)
+    node.bind("/run/vhostuser/net1")
+    node.end_sandbox(old)
+    node.add(conf, new)
+    assert not node.exists("/run/vhostuser/net1")
+    node.delete(conf, new)
+    node.run("rmdir", "/run/vhostuser")
 
 
 def test_two_pods_that_share_a_host_path_cannot_have_one_socket_by_whatever_name_they_call_it(cluster):
     node, pods = cluster.node, [cluster.node.pod(), cluster.node.pod()]
-    node.run("mkdir", "/run/app")
+    node.run("mkdir", "-p", "/run/vhostuser/app")
     conf = cluster.conf(socketNaming="interface")
-    for pod, path in zip(pods, ("/run/app", "/var/run/app"), strict=True):
+    for pod, path in zip(pods, ("/run/vhostuser/app", "/var/run/vhostuser/app"), strict=True):
         cluster.add(pod, spec={**SPEC, "volumes": [{"name": "shared-dir", "hostPath": {"path": path}}]})
     node.add(conf, pods[0])
     assert node.call("ADD", conf, pods[1]).document["code"] == 112
     node.delete(conf, pods[0])
     node.add(conf, pods[1])
     node.delete(conf, pods[1])
-    node.run("rmdir", "/run/app")
+    node.run("rm", "-r", "/run/vhostuser")
 
 
 def test_a_static_pod_is_known_by_the_hash_that_its_mirror_notes(cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -33,7 +34,7 @@ def in_volume(node, pod):
 def test_two_interfaces_cannot_have_one_socket_and_the_first_one_keeps_it(node):
     pod, conf = node.pod(VOLUME), named(node, "same")
     node.add(conf, pod, "net1")
-    node.put(f"{pod.volume(VOLUME)}/same", "a socket")
+    node.bind(f"{pod.volume(VOLUME)}/same")
     before = node.snapshot()
     refused = node.call("ADD", conf, pod, "net2")
     assert refused.document["code"] == 112
@@ -54,10 +55,10 @@ def test_a_late_del_of_an_earlier_sandbox_leaves_the_new_ones_socket_and_device_
     node.add(conf, old)
     node.end_sandbox(old)
     socket = node.add(conf, new)["interfaces"][0]["socketPath"]
-    node.put(socket, "a socket")
+    node.bind(socket)
     before = node.snapshot() if settings else None
     node.delete(conf, old)
-    assert node.text(socket) == "a socket"
+    assert node.exists(socket)
     assert "vhost-user" in node.text(DEVICE_INFO)
     node.call("CHECK", conf, new).required()
     assert before is None or changes(before, node.snapshot()) == []
@@ -74,6 +75,33 @@ def test_an_earlier_sandbox_that_lives_keeps_its_socket(node):
     assert node.call("ADD", conf, new).document["code"] == 112
     assert changes(before, node.snapshot()) == []
     node.delete(conf, old)
+
+
+def test_a_socket_that_outlived_its_del_in_the_pods_own_volume_does_not_keep_the_next_sandbox_from_starting(node):
+    """An application that the DEL did not wait for has made it again. It is the pod's, and DEL leaves what is older."""
+    old, new = sandboxes(node)
+    conf, socket = node.conf(socketNaming="interface"), f"{old.volume(VOLUME)}/net1"
+    node.add(conf, old)
+    node.delete(conf, old)
+    node.bind(socket)
+    node.add(conf, new)
+    node.run("rm", socket)
+    node.bind(socket)
+    node.delete(conf, new)
+    assert in_volume(node, new) == []
+
+
+def test_a_record_of_an_earlier_version_is_undone(node):
+    pod = node.pod(VOLUME)
+    before = node.snapshot()
+    node.add(node.conf(), pod)
+    node.bind(f"{pod.volume(VOLUME)}/{pod.container_id[:12]}-net1")
+    path = f"{STATE}/net/{pod.container_id}:net1.json"
+    record = json.loads(node.text(path))
+    del record["wanted"]["directory"]["since"], record["wanted"]["directory"]["of_pod"]
+    node.put(path, json.dumps(record))
+    node.delete(node.conf(), pod)
+    assert changes(before, node.snapshot()) == []
 
 
 @pytest.mark.parametrize("bridge", ["none0", "br0"])
@@ -145,7 +173,7 @@ def test_an_earlier_sandbox_whose_addresses_wait_keeps_neither_socket_nor_device
     node.call("DEL", conf, old).required()
     assert len(node.pending()) == 1
     socket = node.add(conf, new)["interfaces"][0]["socketPath"]
-    node.put(socket, "a socket")
+    node.bind(socket)
     node.delete(conf, new)
     assert in_volume(node, new) == []
     assert not node.exists(DEVICE_INFO)

@@ -39,7 +39,7 @@ def write_record(node, pod, **changed):
     node.put(record_of(pod), json.dumps(document))
 
 
-@pytest.mark.parametrize("ovsdb", ["ssl:127.0.0.1:6640", "unix:relative", "tcp:name:6640"])
+@pytest.mark.parametrize("ovsdb", ["ssl:127.0.0.1:6640", "tcp:127.0.0.1:6640", "unix:relative", "tcp:name:6640"])
 def test_a_database_that_cannot_be_one_keeps_neither_del_nor_gc_from_ending(node, ovsdb):
     pod, conf = node.pod(), node.conf(ovsdb=ovsdb)
     told = node.call("DEL", conf, pod).required()
@@ -153,22 +153,22 @@ def test_del_is_no_success_when_what_is_left_cannot_be_noted(own_node):
 def test_gc_leaves_folders_beside_the_short_ones_that_no_port_can_have(node):
     pod = node.pod()
     for name in ("theirs", "0123456789ab", "sockets-of-net1"):
-        node.run("mkdir", "-p", "-m", "0700", f"/run/places/{name}")
-    node.run("mkdir", "-m", "0700", "/run/places/0123456789ab-net1")
-    node.call("GC", gc(node.conf(vhostDir="/run/places")), pod).required()
-    assert node.run("ls", "/run/places").stdout.split() == ["0123456789ab", "sockets-of-net1", "theirs"]
-    node.run("rm", "-r", "/run/places")
+        node.run("mkdir", "-p", "-m", "0700", f"/run/vhost/{name}")
+    node.run("mkdir", "-m", "0700", "/run/vhost/0123456789ab-net1")
+    node.call("GC", gc(node.conf(vhostDir="/run/vhost")), pod).required()
+    assert node.run("ls", "/run/vhost").stdout.split() == ["0123456789ab", "sockets-of-net1", "theirs"]
+    node.run("rm", "-r", "/run/vhost")
 
 
 def test_a_file_in_the_place_of_the_short_folders_parent_ends_in_one_error(node):
     pod = node.pod()
-    node.put("/run/places", "a file")
+    node.put("/run/vhost", "a file")
     before = node.snapshot()
-    node.call("GC", gc(node.conf(vhostDir="/run/places")), pod).required()
-    refused = node.call("ADD", node.conf(vhostDir="/run/places"), pod)
+    node.call("GC", gc(node.conf(vhostDir="/run/vhost")), pod).required()
+    refused = node.call("ADD", node.conf(vhostDir="/run/vhost"), pod)
     assert refused.document["code"] in (5, 115)
     assert changes(before, node.snapshot()) == []
-    node.run("rm", "/run/places")
+    node.run("rm", "/run/vhost")
 
 
 def test_status_tells_of_a_bridge_that_is_missing_unless_it_may_be_made(node):

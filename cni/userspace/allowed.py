@@ -1,0 +1,115 @@
+"""What networks may name: the usual places and databases, and what the node's administrator adds. Pure.
+
+The author of a network is not trusted with the host, so that places come from here and from the node's configuration.
+"""
+
+from __future__ import annotations
+
+from cni.paths import is_below, is_plain_path
+from cni.userspace.remote import REMOTE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cni.node.node import NodeConf
+
+    Problem = tuple[str, str]
+
+VHOST_DIRECTORY = "/run/barewire/vhost"
+"""Where the vswitch finds the sockets, each in a short folder of its own."""
+
+_RUN = ("/run", "/var/run")
+"""One directory, by its two names."""
+
+ROOTS = (
+    *(f"{run}/{name}" for run in _RUN for name in ("vhostuser", "vhost-user", "vhost", "vhost_sockets", "usrspcni")),
+    "/var/lib/cni/usrspcni",
+    "/var/lib/cni/vhostuser",
+    "/var/lib/vhost_sockets",
+    "/usr/local/var/run/openvswitch",
+)
+"""Directories for sockets: custom's in /run, and those of userspace-cni, its documentation and its examples."""
+
+DATABASES = tuple(f"{run}/openvswitch" for run in _RUN)
+"""Directories with sockets of OVSDB servers. Nobody puts sockets of pods there."""
+
+REMOTES = (REMOTE, "unix:/usr/local/var/run/openvswitch/db.sock")
+"""Distributions' database, and that of an Open vSwitch built from source, whose directory may hold pods' sockets, too."""
+
+_OURS = (*(f"{run}/barewire" for run in _RUN), "/var/lib/cni/barewire")
+"""Whatever the node's configuration allows: no place for a pod's sockets."""
+
+
+def problems(conf: Mapping[str, Any], node: NodeConf) -> list[Problem]:
+    """What a configuration names that it may not, as (JSON path, text)."""
+    shared, vhost, kubelet = conf.get("sharedDir"), conf.get("vhostDir"), conf.get("kubeletRoot")
+    ovsdb = conf.get("ovsdb")
+    found = []
+    if shared is not None and is_plain_path(shared) and not socket_root(shared, node):
+        found.append(("sharedDir", f"{shared!r} is not in a place for sockets: {places(node)}; {_widen('roots')}"))
+    if vhost is not None and is_plain_path(vhost) and not _is_vhost_directory(vhost, node):
+        text = f"{vhost!r} is neither {default_vhost_directory(node)} nor in a place for sockets: {places(node)}"
+        found.append(("vhostDir", f"{text}; {_widen('vhostDir')}"))
+    if kubelet is not None and is_plain_path(kubelet) and kubelet.rstrip("/") not in _kubelet_roots(node):
+        text = f"{kubelet!r} is not the kubelet's directory, {node.kubelet_root}"
+        found.append(("kubeletRoot", f"{text}; {_widen('kubeletRoots')}, or kubeletRoot for the whole node"))
+    if ovsdb and not is_remote(ovsdb, node):
+        usual = ", ".join((*(f"unix:{place}/..." for place in DATABASES), REMOTES[1]))
+        found.append(("ovsdb", f"{ovsdb!r} is not the usual database, {usual}; {_widen('ovsdb')}"))
+    return found
+
+
+def socket_root(path: str, node: NodeConf) -> str:
+    """The place for sockets that the path is, or is in; empty when it is elsewhere."""
+    if not is_plain_path(path) or is_below(path, _OURS):
+        return ""
+    return next((root for root in _roots(node) if is_below(path, (root,))), "")
+
+
+def places(node: NodeConf) -> str:
+    """The places for sockets, for messages."""
+    return ", ".join(root for root in _roots(node) if not root.startswith("/var/run/"))
+
+
+def is_remote(remote: str, node: NodeConf) -> bool:
+    """Whether networks may name that database. Its form is judged elsewhere."""
+    if remote in (*REMOTES, *node.sockets.ovsdb):
+        return True
+    path = remote.removeprefix("unix:")
+    return path != remote and is_plain_path(path) and path.rstrip("/") not in DATABASES and is_below(path, DATABASES)
+
+
+def default_vhost_directory(node: NodeConf) -> str:
+    """The folder of the short folders, of networks that name none."""
+    return node.sockets.vhost_dir.rstrip("/") or VHOST_DIRECTORY
+
+
+def vhost_directory(named: object, node: NodeConf) -> str:
+    """The folder of the short folders: as named, if that may be; else the default."""
+    if isinstance(named, str) and _is_vhost_directory(named, node):
+        return named.rstrip("/")
+    return default_vhost_directory(node)
+
+
+def kubelet_root(conf: Mapping[str, Any], node: NodeConf) -> str:
+    """The kubelet's directory, as the network or the node has it."""
+    return (conf.get("kubeletRoot") or node.kubelet_root).rstrip("/")
+
+
+def _is_vhost_directory(path: str, node: NodeConf) -> bool:
+    own = (default_vhost_directory(node), *(f"{run}/barewire/vhost" for run in _RUN))
+    return is_plain_path(path) and (is_below(path, own) or bool(socket_root(path, node)))
+
+
+def _roots(node: NodeConf) -> tuple[str, ...]:
+    return (*ROOTS, *(root.rstrip("/") for root in node.sockets.roots))
+
+
+def _kubelet_roots(node: NodeConf) -> tuple[str, ...]:
+    return tuple(root.rstrip("/") for root in (node.kubelet_root, *node.sockets.kubelet_roots))
+
+
+def _widen(key: str) -> str:
+    return f"the node's administrator can allow it (sockets.{key} in /etc/barewire/node.json)"
