@@ -1,7 +1,8 @@
 """The records: one JSON file per attachment, written before anything is changed and removed when all is undone.
 
 `<run>/spare/<device>` is a second copy of the record of a device that cannot carry a mark; it ends with the boot, as
-what was done to the device does.
+what was done to the device does. So does `<run>/marks/<device>`, a link whose text is a note of the plugin and the owner of a
+device that we have marked: a pod can write any mark onto its interface.
 
 `<state>/<network>/<container ID>:<ifname>.json` is the record. `<state>/.devices/<device>` links to the record that
 owns the device, `<state>/.pending/<network>:<container ID>:<ifname>` to a record whose removal could not finish.
@@ -29,6 +30,7 @@ from cni.host.files import (
 from cni.names import is_identifier
 from cni.record import DEVICE, DamagedRecord, Key, Record, decode
 from cni.rollback import on_failure
+from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = "/var/lib/cni/barewire"
 RUN_DIRECTORY = "/run/barewire"
+
+
+class Mark(Value):
+    """The mark that we set on a device: what the plugin noted of the device as found, and its owner."""
+
+    note: str
+    key: Key
 
 
 class Attachments:
@@ -94,10 +103,11 @@ class Attachments:
         """Whether a record owns the device, by a look that reads none: it may be wrong when a call was killed."""
         return os.path.lexists(self._device_link(device))
 
-    def claim(self, record: Record, *, spare: bool = False) -> None:
+    def claim(self, record: Record, *, spare: bool = False, note: str | None = None) -> None:
         """Saves a new record. Raises `DeviceBusy` when the attachment has one already, and changes nothing then.
 
         `spare`: keeps a second copy until the next boot, for a device that has nothing to carry a mark of its owner.
+        `note`: for a device that gets a mark, what to know of it until the next boot if the record is lost.
 
         The device's owner is checked by the caller, under the device's lock. Two devices for one attachment have two
         locks: which of them gets the attachment is decided by the exclusive creation of the record file.
@@ -112,6 +122,28 @@ class Attachments:
             with on_failure(self.forget, record):
                 make_directory(os.path.dirname(self._spare(record.device)))
                 write_file(self._spare(record.device), record.encoded())
+        if note is not None:
+            with on_failure(self.forget, record):
+                _link(f"{note} {record.key}", self._mark(record.device))
+
+    def marked(self, device: str) -> Mark | None:
+        """The mark that we have set on a device since the last boot, and have not taken away."""
+        try:
+            note, _, owner = os.readlink(self._mark(device)).rpartition(" ")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise IoFailure(f"cannot read {self._mark(device)}: {os.strerror(error.errno or 0)}") from error
+        names = owner.split("/")
+        return (
+            Mark(note=note, key=Key(network=names[0], container_id=names[1], ifname=names[2]))
+            if len(names) == 3
+            else None
+        )
+
+    def unmark(self, device: str) -> None:
+        """Forgets the mark of a device that does not carry it any more."""
+        remove_file(self._mark(device))
 
     def _unclaim(self, record: Record) -> None:
         if record.device:
@@ -129,6 +161,7 @@ class Attachments:
         _link(_target(kept.key), self._pending_link(kept.key))
         if DEVICE not in kept.left:
             self._drop_spare(kept)
+            self._drop_mark(kept)
             self._release_device(kept)
 
     def forget(self, record: Record) -> None:
@@ -138,6 +171,7 @@ class Attachments:
         """
         remove_file(self._pending_link(record.key))
         self._drop_spare(record)
+        self._drop_mark(record)
         remove_file(self._path(record.key))
         self._release_device(record)
 
@@ -185,13 +219,18 @@ class Attachments:
         if copy is not None and copy.key == record.key:
             remove_file(path)
 
+    def _drop_mark(self, record: Record) -> None:
+        mark = self.marked(record.device) if record.device else None
+        if mark is not None and mark.key == record.key:
+            self.unmark(record.device)
+
     def sweep(self, network: str) -> None:
         """Removes what killed calls left behind: temporary files, and device links that lead to no record."""
         devices = f"{self._state}/.devices"
         # A record's name ends in .json, a copy's is that of a PCI device. Those of links end with an interface's name.
         for folder in (f"{self._state}/{component(network)}", f"{self._run}/spare"):
             folders.sweep(folder, plain=True)
-        for folder in (devices, f"{self._state}/.pending", self._state):
+        for folder in (devices, f"{self._state}/.pending", self._state, f"{self._run}/marks"):
             folders.sweep(folder)
         for device in folders.keys(devices):
             if not os.path.exists(f"{devices}/{device}"):
@@ -275,6 +314,9 @@ class Attachments:
 
     def _spare(self, device: str) -> str:
         return f"{self._run}/spare/{component(device)}"
+
+    def _mark(self, device: str) -> str:
+        return f"{self._run}/marks/{component(device)}"
 
     def _pending_link(self, key: Key) -> str:
         return f"{self._state}/.pending/{component(_flat(key))}"

@@ -315,5 +315,8 @@ def is_hex(text: str) -> bool:
 
 def shown(value: object) -> str:
     """The value as the configuration's author wrote it, in JSON; a long one is cut."""
-    text = f'"{value}"' if isinstance(value, str) else jsontext.dumps(value)
+    try:
+        text = f'"{value}"' if isinstance(value, str) else jsontext.dumps(value)
+    except ValueError:
+        text = str(value)  # 1e999 is read as infinity, which JSON has no word for
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -84,7 +84,13 @@ class Node:
         folders = (self.state, f"{self.run}/spare")
         return [os.path.join(folder, name) for top in folders for folder, _, names in os.walk(top) for name in names]
 
+    def marks(self) -> list[str]:
+        """The devices that are remembered to carry a mark."""
+        folder = f"{self.run}/marks"
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
     def assert_as_before(self) -> None:
         assert self.kernel.snapshot() == self.before
         assert self.files() == []
+        assert self.marks() == []
         assert self.ipam.leases == {}

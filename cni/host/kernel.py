@@ -11,7 +11,7 @@ from cni.errors import DeviceNotFound, KernelRefused, TryAgainLater
 from cni.host import addressing, links, netlink as nl, stacked
 from cni.host.announce import announce
 from cni.host.binding import Drivers
-from cni.host.files import glance
+from cni.host.files import read_file
 from cni.host.netns import find_netns, is_inhabited, named_namespaces, open_netns
 from cni.host.resets import Resets, is_passing
 from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
@@ -382,7 +382,8 @@ class HostKernel:
     def may_administrate(self) -> bool:
         """Whether this process may change the host's network and enter other namespaces."""
         wanted = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
-        for line in glance("/proc/self/status").splitlines():
+        # Not only its beginning: the supplementary groups come first, and can be thousands.
+        for line in (read_file("/proc/self/status") or b"").splitlines():
             if line.startswith(b"CapEff:"):
                 return int(line.split()[1], 16) & wanted == wanted
         return False

@@ -84,9 +84,12 @@ MARK = "barewire"
 _ALIAS_BYTES = 255
 
 
+_SPOOFCHK = {True: "on", False: "off", None: ""}
+
+
 def mark(device: str, host_name: str, key: Key) -> str:
     """The owner's mark as an interface alias: at most 255 bytes, so that a very long container ID is cut."""
-    return f"{MARK} {device} {host_name} {key}"[:_ALIAS_BYTES]
+    return f"{MARK} {device} {host_name} {key}".encode()[:_ALIAS_BYTES].decode(errors="ignore")
 
 
 def marked(alias: str) -> tuple[str, str, str] | None:
@@ -99,6 +102,19 @@ def names_owner(alias: str, key: Key) -> bool:
     """Whether the alias is a mark of this attachment."""
     parts = marked(alias)
     return parts is not None and alias == mark(parts[0], parts[1], key)
+
+
+def note(attachment: DeviceAttachment) -> str:
+    """What repair has to know if the record is lost: the name on the host, and spoof check as found, where it changes."""
+    name = attachment.netdev.name if attachment.netdev is not None else ""
+    changes = attachment.settings.spoofchk is not None
+    return f"{name} {_SPOOFCHK[attachment.found.spoofchk]}" if changes else name
+
+
+def noted(text: str) -> tuple[str, bool | None]:
+    """(name on the host or empty, spoof check as found or None) of a note."""
+    name, _, word = text.partition(" ")
+    return name, {shown: value for value, shown in _SPOOFCHK.items()}.get(word)
 
 
 def netdev(link: Link) -> Netdev:

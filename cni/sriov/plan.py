@@ -232,10 +232,14 @@ def differences(settings: VfSettings, present: VfInfo) -> list[str]:
     return found
 
 
-def clean_settings() -> VfSettings:
-    """What a VF gets whose state before its attachment is not known any more: the kernel's defaults."""
+def clean_settings(spoofchk: bool | None) -> VfSettings:
+    """What a VF gets whose state before its attachment is not known any more: nothing of the pod's stays.
+
+    Spoof check becomes as it was, or stays as it is (None). Drivers have different defaults, and on mlx5 a VF whose
+    address the PF does not know is mute with it.
+    """
     return VfSettings(
-        vlan=0, qos=0, proto="802.1q", spoofchk=True, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto"
+        vlan=0, qos=0, proto="802.1q", spoofchk=spoofchk, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto"
     )
 
 

@@ -80,7 +80,11 @@ class SriovPlugin(Lifecycle):
                 wanted=model.wanted_document(attachment),
                 device_info=device_info_file(conf),
             )
-            self._attachments.claim(record, spare=attachment.userspace or bool(attachment.wanted_driver))
+            self._attachments.claim(
+                record,
+                spare=attachment.userspace or bool(attachment.wanted_driver),
+                note=None if attachment.userspace else model.note(attachment),
+            )
             with on_failure(self._removal.remove, record):
                 link = attach(self._kernel, attachment, device, netns)
                 leased = self._leased(record, link, netns)

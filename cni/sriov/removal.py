@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni import removal
+from cni.errors import DeviceBusy
 from cni.host.netns import Optional
 from cni.record import DEVICE
 from cni.rollback import bound, run_all
@@ -83,19 +84,48 @@ class Removal(removal.Removal):
         return netns
 
     def clean_orphans(self, network: str) -> None:
-        """Cleans every device that is home with a mark of that network, and that no record has."""
+        """Cleans every device that is home with a mark of that network, and that no record has.
+
+        A pod with CAP_NET_ADMIN can write a mark, and a device that another plugin gave it comes home with that.
+        """
         run_all(*[bound(self.clean_if_orphaned, device) for device in repair.orphans(self._kernel, network)])
 
     def clean_if_orphaned(self, device: PciAddress) -> None:
         """Cleans a device that is home with a mark, if no record has it."""
         with self._attachments.locked(device):
-            if self._attachments.of_device(device) is None:
-                self.clean_orphan(device)
+            if self._attachments.of_device(device) is None and self.is_orphan(device):
+                self._clean(device, None)
+
+    def is_orphan(self, device: PciAddress) -> bool:
+        """Whether the device is home with a mark that we set, and unused; a warning tells about other marks."""
+        link = repair.marked_at_home(self._kernel, device)
+        if link is None:
+            return False
+        objection = repair.objection(self._kernel, link, self._attachments.marked(device))
+        if objection:
+            self._log.warning(f"{device} carries the mark {link.alias!r}, and {objection}: it is left alone")
+        return not objection
 
     def clean_orphan(self, device: PciAddress) -> None:
-        """The same, with the device's lock held and the knowledge that no record has it."""
-        if repair.orphaned(self._kernel, device):
-            repair.clean(self._kernel, device, None, self._log)
+        """Cleans it for an ADD, with the device's lock held and the knowledge that no record has it.
+
+        Raises `DeviceBusy` when it carries a mark and may not be cleaned: nobody knows what the last pod left on it.
+        """
+        link = repair.marked_at_home(self._kernel, device)
+        if link is None:
+            return
+        objection = repair.objection(self._kernel, link, self._attachments.marked(device))
+        if objection:
+            raise DeviceBusy(
+                f"{device} ({link.name}) carries the mark {link.alias!r}, and {objection}",
+                hint=f"if it is free, and its settings are right: ip link set {link.name} alias ''",
+            )
+        self._clean(device, None)
+
+    def _clean(self, device: PciAddress, place: Netns | None) -> None:
+        mark = self._attachments.marked(device)
+        repair.clean(self._kernel, device, place, mark.note if mark is not None else "", self._log)
+        self._attachments.unmark(device)
 
     def delete_marked(self, key: Key, path: str) -> None:
         """Brings home, from the namespace at the path or on the host, what carries the mark of this attachment."""
@@ -119,5 +149,12 @@ class Removal(removal.Removal):
         with self._attachments.locked(device):
             # Looked at again under the lock: the device may have changed hands since.
             marked = device in repair.marked_devices(self._kernel, key, place)
-            if marked and self._attachments.of_device(device) is None:
-                repair.clean(self._kernel, device, place, self._log)
+            if not marked or self._attachments.of_device(device) is not None:
+                return
+            if place is None:
+                marked = self.is_orphan(device)
+            elif not repair.is_ours(key, self._attachments.marked(device)):
+                self._log.warning(f"{device} carries a mark of {key} that Barewire did not set: it is left alone")
+                marked = False
+            if marked:
+                self._clean(device, place)

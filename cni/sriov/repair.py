@@ -1,7 +1,7 @@
 """Devices whose record is lost: recognized by the mark on the device itself, and put into a clean state.
 
-A pod with NET_ADMIN can forge an alias. So the mark decides nothing but the name that the device gets on the host;
-whose device it is follows from its PCI parent and from the records, which the caller looks at under the lock.
+A pod with NET_ADMIN can forge an alias. So a mark counts only where we know that we set it (`Attachments.marked`), and on
+the host only while nothing there uses the device. The name that it gets is the one that we remember.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cni.sriov.attach import detach, random_mac
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni.attachments import Mark
     from cni.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
@@ -25,10 +26,23 @@ if TYPE_CHECKING:
 _DEFAULT_MTU = 1500
 
 
-def orphaned(kernel: Kernel, device: PciAddress) -> bool:
-    """Whether the VF is on the host and still carries an owner's mark for it."""
+def marked_at_home(kernel: Kernel, device: PciAddress) -> Link | None:
+    """The device's link, if it is on the host and carries an owner's mark for it."""
     link = kernel.link(device, None) if kernel.exists(device) else None
-    return link is not None and _marked_for(link, device)
+    return link if link is not None and _marked_for(link, device) else None
+
+
+def objection(kernel: Kernel, link: Link, mark: Mark | None) -> str:
+    """Why a marked link on the host is not to be cleaned; empty when it is. `mark` is the one that we set, if any."""
+    if mark is None or not model.names_owner(link.alias, mark.key):
+        return "Barewire did not set it since the last boot"
+    uses = kernel.uses(link)
+    return f"the host uses it: {', '.join(uses)}" if uses else ""
+
+
+def is_ours(key: Key, mark: Mark | None) -> bool:
+    """Whether we set the mark of that attachment."""
+    return mark is not None and mark.key == key
 
 
 def orphans(kernel: Kernel, network: str | None = None) -> list[PciAddress]:
@@ -55,13 +69,17 @@ def marked_devices(kernel: Kernel, key: Key, netns: Netns | None) -> list[PciAdd
     return [pci.parse(link.parent) for link in marked_links(kernel, netns) if model.names_owner(link.alias, key)]
 
 
-def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> None:
-    """Brings the VF home from `netns` and gives it the kernel's defaults, since nothing tells how it was."""
+def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, note: str, log: Log) -> None:
+    """Brings the VF home from `netns` and takes the pod's settings off it, since little tells how it was.
+
+    That little is in the `note` of its mark; without a name there it keeps the one that it has.
+    """
+    name, spoofchk = model.noted(note)
     present, link = kernel.device(device), kernel.link(device, netns)
     if link is None:
         return
     log.warning(f"{present.kind} {device} has no record, only its mark: {link.alias!r}; resetting it")
-    wanted = _reported_only(plan.clean_settings(), present.settings) if present.pf else VfSettings()
+    wanted = _reported_only(plan.clean_settings(spoofchk), present.settings) if present.pf else VfSettings()
     attachment = model.DeviceAttachment(
         key=Key(network="", container_id="", ifname=""),
         device=device,
@@ -72,7 +90,7 @@ def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, log: Log) -> 
         found=_as_found(present, wanted),
         # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
         netdev=model.netdev(link).replace(
-            name=_host_name(link),
+            name=name or link.name,
             mac=random_mac() if present.pf else link.permanent or link.mac,
             permanent="",
             mtu=_DEFAULT_MTU,
@@ -97,12 +115,3 @@ def _marked_for(link: Link, device: str) -> bool:
 def _reported_only(settings: VfSettings, present: VfInfo) -> VfSettings:
     unknown = {name: None for name in settings.as_dict() if getattr(present, name) is None}
     return settings.replace(**unknown)
-
-
-def _host_name(link: Link) -> str:
-    parts = model.marked(link.alias)
-    name = parts[1] if parts else ""
-    usable = (
-        0 < len(name.encode()) < 16 and name.isprintable() and not set(name) & set("/: %") and name not in (".", "..")
-    )
-    return name if usable else link.name

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cni import unknown_keys
 from cni.cniargs import wanted_mac
-from cni.conf import canonical, canonical_mac, parse
+from cni.conf import canonical, canonical_mac, parse, shown
 from cni.errors import InvalidConfig, UnsupportedField
 from cni.sriov.conf import SriovConf
 from cni.sriov.conf_table import REQUIRED, TABLE
@@ -438,6 +438,13 @@ def test_a_list_of_strings_is_checked_as_a_whole():
     for wrong in ("a", ["a", 5], {"a": 1}):
         with pytest.raises(InvalidConfig, match=r"names: .* is not a list of strings"):
             parse(table, (), {"names": wrong}, no_rules)
+
+
+def test_a_number_that_json_cannot_write_is_told_and_no_failure_of_ours():
+    """1e999 is JSON, and is read as infinity."""
+    with pytest.raises(InvalidConfig, match="inf"):
+        parse({"mtu": ("integer", 0, 9)}, (), {"mtu": float("inf")}, no_rules)
+    assert shown([float("-inf")]) == "[-inf]"
 
 
 # The table and the model give the same verdicts.
