@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-LOG_ROOT = "/var/log"
+LOG_ROOTS = ("/var/log",)
 """Whoever writes a config decides where root writes: below here it can only be a log."""
 
 LEVELS = ("panic", "error", "warning", "info", "debug")
@@ -23,9 +23,6 @@ _SYNONYMS = {"verbose": "debug"}  # userspace-cni's word
 DEFAULT_LEVEL = "info"
 
 _STDERR = 2
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO that nobody reads would hold the call for ever; a regular file does not care.
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -86,7 +83,7 @@ def open_log(
     container_id: str,
     ifname: str,
     device: str = "",
-    root: str = LOG_ROOT,
+    roots: tuple[str, ...] = LOG_ROOTS,
 ) -> Log:
     """The log that a config asks for with `logLevel` and `logFile`; never refuses, warns instead.
 
@@ -97,91 +94,16 @@ def open_log(
     problems = [problem] * bool(problem)
     fd, path = _STDERR, member(config, "logFile")
     if path:
+        from cni.logfile import Refused, open_below  # noqa: PLC0415 - most configurations name no file
+
         try:
-            fd = open_below(root, path)
-        except _Refused as refused:
+            fd = open_below(roots, path)
+        except Refused as refused:
             problems.append(f"logFile: {refused}; the log goes to stderr")
     log = Log(context, level=level, fd=fd)
     for text in problems:
         Log(context).warning(text)
     return log
-
-
-class _Refused(Exception):
-    """Why a file cannot be the log."""
-
-
-def open_below(root: str, path: object) -> int:
-    """Opens a log file below the directory `root` for appending. Raises `_Refused`.
-
-    The path is resolved first and then walked without following a symlink, so that one placed in between (some
-    directories in /var/log belong to services) leads nowhere. One missing directory is made.
-    """
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path or path.endswith("/"):
-        raise _Refused(f"{path!r} is not the absolute path of a file")
-    top = os.path.realpath(root)
-    resolved = os.path.realpath(path)
-    if not resolved.startswith(f"{top}/"):
-        raise _Refused(f"{path!r} is not below {root}")
-    *folders, name = resolved.removeprefix(f"{top}/").split("/")
-    try:
-        return _open_file(_Walk(top).into(folders), name)
-    except OSError as error:
-        raise _Refused(f"{path!r}: {os.strerror(error.errno) if error.errno else error}") from error
-
-
-class _Walk:
-    """Goes down a directory tree by descriptors, without following symlinks."""
-
-    def __init__(self, top: str) -> None:
-        self._fd = os.open(top, _DIRECTORY)
-        self._may_make = True
-
-    def into(self, folders: list[str]) -> int:
-        """Descriptor of the last folder; the caller closes it. Raises `OSError`."""
-        try:
-            for folder in folders:
-                below = self._step(folder)
-                os.close(self._fd)
-                self._fd = below
-        except OSError:
-            os.close(self._fd)
-            raise
-        return self._fd
-
-    def _step(self, folder: str) -> int:
-        try:
-            return os.open(folder, _DIRECTORY, dir_fd=self._fd)
-        except FileNotFoundError:
-            if not self._may_make:
-                raise
-        self._may_make = False
-        _ensure_directory(folder, self._fd)
-        return os.open(folder, _DIRECTORY, dir_fd=self._fd)
-
-
-def _ensure_directory(name: str, parent: int) -> None:
-    try:
-        os.mkdir(name, 0o700, dir_fd=parent)
-    except FileExistsError:
-        return  # Another call has just made it.
-
-
-def _open_file(folder: int, name: str) -> int:
-    try:
-        fd = os.open(name, _APPEND, 0o600, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not _is_plain_file(fd):
-        os.close(fd)
-        raise _Refused(f"{name!r} is not a regular file with one name")
-    return fd
-
-
-def _is_plain_file(fd: int) -> bool:
-    # A second name can be a hard link, placed by a directory's owner, to a file elsewhere.
-    stat = os.fstat(fd)
-    return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
 
 def _level(wanted: object) -> tuple[str, str]:

@@ -15,20 +15,14 @@ if TYPE_CHECKING:
 
 def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
-    from cni.log import open_log
-    from cni.node.load import load_for
+    from cni.node.start import begin
     from ipam.place import PLUGIN
     from ipam.plugin import IpamPlugin
+    from ipam.policy import Policy
     from ipam.stores import Stores
 
-    log = open_log(
-        request.config,
-        plugin=PLUGIN,
-        command=request.command,
-        container_id=request.container_id,
-        ifname=request.ifname,
-    )
-    return IpamPlugin(Stores(log, node=load_for(request.command, log.warning)), log)
+    node, log = begin(request, PLUGIN)
+    return IpamPlugin(Stores(log, policy=Policy(node=node)), log)
 
 
 if __name__ == "__main__":

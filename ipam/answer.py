@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cni import jsontext, result
-from cni.log import open_log
+from cni.node.start import log_of
 from cni.request import parse, parse_environment
 from ipam.place import PLUGIN
 from ipam.plugin import IpamPlugin
+from ipam.policy import Policy
 from ipam.stores import Stores
 
 TYPE_CHECKING = False
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 def answer(environment: Mapping[str, str], stdin: bytes, seconds: float, node: NodeConf) -> bytes:
     """The result of ADD, nothing for other commands. Raises what the plugin raises."""
     request = parse(parse_environment(environment), stdin)
-    log = open_log(
-        request.config, plugin=PLUGIN, command=request.command, container_id=request.container_id, ifname=request.ifname
-    )
-    plugin = IpamPlugin(Stores(log, seconds=seconds, node=node), log)
+    log = log_of(request, node, PLUGIN)
+    plugin = IpamPlugin(Stores(log, seconds=seconds, policy=Policy(node=node)), log)
     if request.command == "ADD":
         return jsontext.dumps(result.encode(plugin.add(request), request.cni_version)).encode()
     {"DEL": plugin.delete, "CHECK": plugin.check, "GC": plugin.gc, "STATUS": plugin.status}[request.command](request)

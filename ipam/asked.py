@@ -9,15 +9,18 @@ from cni.result import LEGACY_VERSIONS, IpConfig, Result
 from cni.value import Value
 from ipam.address import Address, parse, parse_cidr
 from ipam.conf_table import REQUIRED, TABLE
+from ipam.place import NONE
 from ipam.ranges import range_of
 from ipam.rules import cross_check, fixed_addresses, passed_on, range_sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from cni.log import Log
     from cni.request import Request
+    from ipam.place import Defaults
     from ipam.ranges import RangeSet
 
 
@@ -31,9 +34,16 @@ class Asked(Value):
     resolv_conf: str
 
 
-def asked(request: Request, log: Log) -> Asked:
+def asked(request: Request, log: Log, defaults: Defaults = NONE) -> Asked:
     """The request, validated. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
-    parsed = configuration.parse(TABLE, REQUIRED, parts(request), cross_check)
+    own = parts(request)
+    section = own.get("ipam")
+    whole = {**own, "ipam": defaults.applied(section)} if isinstance(section, dict) else own
+
+    def judged(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+        return cross_check(conf, refused) + defaults.problems(section)
+
+    parsed = configuration.parse(TABLE, REQUIRED, whole, judged)
     for warning in parsed.warnings:
         log.warning(warning)
     conf = parsed.values

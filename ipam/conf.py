@@ -66,16 +66,23 @@ class Etcd(Section):
     """How etcd is reached."""
 
     endpoints: list[str] | None = Field(None, description="URLs of its members, such as https://10.0.0.1:2379.")
-    prefix: str | None = Field(None, description="What our keys begin with. Default /barewire/ipam.")
-    caFile: str | None = Field(None, description="Certificates of the authority, in PEM.")
-    certFile: str | None = Field(None, description="Our certificate, in PEM.")
-    keyFile: str | None = Field(None, description="Its key, in PEM.")
+    prefix: str | None = Field(
+        None, description="What our keys begin with; not another program's, such as /registry. Default /barewire/ipam."
+    )
+    caFile: str | None = Field(
+        None, description="Certificates of the authority, in PEM, below /etc/barewire, /etc/cni or /etc/kubernetes/cni."
+    )
+    certFile: str | None = Field(None, description="Our certificate, in PEM, in one of these directories.")
+    keyFile: str | None = Field(None, description="Its key, in PEM, in one of these directories.")
 
 
 class Kubernetes(Section):
     """How the API server is reached."""
 
-    kubeconfig: str | None = Field(None, description="Access to the API server. Default: a pod's own credentials.")
+    kubeconfig: str | None = Field(
+        None,
+        description="Access to the API server; a file in a usual place, such as /etc/cni/net.d. Default: the node's, else a pod's own credentials.",
+    )
     namespace: str | None = Field(
         None, description="Where whereabouts' resources are. Default: the kubeconfig's, else kube-system."
     )
@@ -87,7 +94,8 @@ class Ipam(Section):
 
     type: str | None = Field(None, description="`barewire-ipam`.")
     backend: Literal["local", "etcd", "kubernetes"] | None = Field(
-        None, description="Where addresses are kept: on the node (the default), in etcd, or in whereabouts' resources."
+        None,
+        description="Where addresses are kept: on the node, in etcd, or in whereabouts' resources. Default: the node configuration's, else local.",
     )
     subnet: str | None = Field(None, description="Subnet of a single range, as CIDR.")
     rangeStart: str | None = Field(None, description="First address of it. Default: the subnet's first host.")
@@ -106,9 +114,13 @@ class Ipam(Section):
     )
     routes: list[RouteEntry] | None = Field(None, description="Routes, passed on.")
     dns: NameService | None = Field(None, description="Name service, passed on.")
-    resolvConf: str | None = Field(None, description="File with the name service, as resolv.conf, without `dns`.")
+    resolvConf: str | None = Field(
+        None,
+        description="File with the name service, as resolv.conf, without `dns`; a resolver's own, or below /etc/cni.",
+    )
     dataDir: str | None = Field(
-        None, description="Directory of backend local, with one for each network. Default /var/lib/cni/networks."
+        None,
+        description="Directory of backend local, with one for each network, below /var/lib/cni or /run. Default /var/lib/cni/networks.",
     )
     etcd: Etcd | None = Field(None, description="How backend etcd is reached.")
     kubernetes: Kubernetes | None = Field(None, description="How backend kubernetes is reached.")

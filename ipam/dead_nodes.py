@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from cni.errors import InvalidConfig
 from cni.value import Value
 from ipam import etcd_dead
@@ -51,7 +49,7 @@ class DeadNode:
         self._name = name
         self._seconds = seconds
         networks = [one for one in networks if one.document is not None]
-        self._own = {os.uname().nodename, *(one.node for one in networks)}
+        self._own = {folders.policy.node_name(), *(one.node for one in networks)}
         self._etcd = _each([_etcd_part(one.document or {}) for one in networks if one.backend == "etcd"])
         self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
 
@@ -114,10 +112,10 @@ class DeadNode:
 
     def _gateway(self, document: Document) -> tuple[Gateway, Keys]:
         keys = keys_of({**document, "node": self._name}, "any")
-        return Gateway(servers(document), self._seconds), keys
+        return Gateway(servers(document, self._folders.policy.certificates(document)), self._seconds), keys
 
     def _opened(self, document: Document) -> Kubernetes:
-        return open_kubernetes(document, "", self._seconds)
+        return open_kubernetes(document, "", self._seconds, self._folders.policy.api_servers())
 
 
 def _node_of(cluster: Kubernetes, pod: str) -> str | None:

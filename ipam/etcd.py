@@ -12,6 +12,7 @@ import time
 from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
 from ipam.etcd_gateway import Gateway, from_base64, servers, to_base64
 from ipam.etcd_keys import Keys, after, found, number_of
+from ipam.prefixes import problem_of
 from ipam.store import claim_on, ignore
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from cni.host.trusted import Roots
     from ipam.address import Address
     from ipam.etcd_keys import Found
     from ipam.ranges import Range
@@ -47,26 +49,28 @@ PARTS = 64
 """Stretches that are counted in one transaction, and claims in one; etcd takes 128 steps."""
 
 
-def open_etcd(document: Mapping[str, Any], network: str, seconds: float) -> Etcd:
+def open_etcd(document: Mapping[str, Any], network: str, seconds: float, certificates: Roots) -> Etcd:
     """The document: endpoints, node, and where they are wanted machine, prefix, caFile, certFile, keyFile.
 
-    `seconds` bound a call. Raises `InvalidConfig`.
+    `seconds` bound a call; `certificates` are the places of the files. Raises `InvalidConfig`.
     """
     keys = keys_of(document, network)
-    return Etcd(Gateway(servers(document), seconds), keys, seconds)
+    return Etcd(Gateway(servers(document, certificates), seconds), keys, seconds)
 
 
 def keys_of(document: Mapping[str, Any], network: str) -> Keys:
     """The names that a document and a network stand for. Raises `InvalidConfig`."""
     prefix = document.get("prefix") or PREFIX
     node = document.get("node") or ""
-    if not isinstance(prefix, str) or not prefix.startswith("/") or not prefix.isprintable():
-        raise InvalidConfig(f"etcd: prefix {prefix!r} does not begin with a slash")
     for what, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
             raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
+    # The rules refuse such a prefix, too; but a DEL, the journal and records bring documents that these have not seen.
+    problem = problem_of(str(prefix))
+    if problem:
+        raise InvalidConfig(f"etcd: prefix {prefix!r} {problem}", hint=f"the default is {PREFIX}")
     machine = str(document.get("machine") or "")
-    return Keys(prefix=prefix.rstrip("/"), network=network, node=node, machine=machine)
+    return Keys(prefix=str(prefix).rstrip("/"), network=network, node=node, machine=machine)
 
 
 class Etcd:

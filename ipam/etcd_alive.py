@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from cni.host.trusted import Roots
     from ipam.etcd_keys import Keys
     from ipam.store import Claim, Lease, Owner
 
@@ -34,10 +35,12 @@ class Alive(NotAvailable):
     """The node whose addresses were to be freed is alive."""
 
 
-def open_living_etcd(document: Mapping[str, Any], network: str, seconds: float, run: str) -> LivingEtcd:
+def open_living_etcd(
+    document: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str
+) -> LivingEtcd:
     """As `ipam.etcd.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time."""
     keys = keys_of(document, network)
-    gateway = Gateway(servers(document), seconds)
+    gateway = Gateway(servers(document, certificates), seconds)
     place = f"{document.get('endpoints')} {keys.prefix} {keys.node}"
     return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}")
 
@@ -101,7 +104,7 @@ def _touch(path: str) -> None:
     """What cannot be noted is done again by the next call."""
     try:
         make_directory(os.path.dirname(path))
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
         os.utime(path)
     except (CniError, OSError):
         return

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from cni.host.trusted import Roots
+
 PORT = 2379
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.3
 """Seconds between two rounds through all endpoints: an election takes about a second."""
@@ -77,15 +79,18 @@ class Gateway:
         raise last
 
 
-def servers(document: Mapping[str, Any]) -> tuple[Server, ...]:
-    """The endpoints of a document (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`."""
+def servers(document: Mapping[str, Any], certificates: Roots) -> tuple[Server, ...]:
+    """The endpoints of a document (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`.
+
+    `certificates` are the places of the files.
+    """
     endpoints = document.get("endpoints")
     if not isinstance(endpoints, (list, tuple)) or not endpoints:
         raise InvalidConfig("etcd: endpoints are missing")
     identity: dict[str, Any] = {
-        "authority": _pem(document, "caFile"),
-        "certificate": _pem(document, "certFile"),
-        "key": _pem(document, "keyFile"),
+        "authority": _pem(document, "caFile", certificates),
+        "certificate": _pem(document, "certFile", certificates),
+        "key": _pem(document, "keyFile", certificates),
     }
     if bool(identity["certificate"]) != bool(identity["key"]):
         raise InvalidConfig("etcd: certFile and keyFile go together")
@@ -173,15 +178,11 @@ def _is_host(text: str) -> bool:
     return bool(text) and text.isascii() and text.replace(".", "").replace("-", "").replace(":", "").isalnum()
 
 
-def _pem(document: Mapping[str, Any], key: str) -> bytes:
+def _pem(document: Mapping[str, Any], key: str, certificates: Roots) -> bytes:
     path = document.get(key)
     if not path:
         return b""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(1 << 20)
-    except (OSError, TypeError, ValueError) as error:
-        raise InvalidConfig(f"etcd: cannot read {key} {path!r}: {getattr(error, 'strerror', error)}") from error
+    content = certificates.content(str(path), f"etcd: {key}")
     if not content.strip():
         # Empty would mean that none is told, and any authority of the system's would do.
         raise InvalidConfig(f"etcd: {key} {path} holds nothing")

@@ -89,5 +89,6 @@ def _holding(folders: Folders, network: Network, seconds: float) -> Holding:
 
 def _leases(folders: Folders, network: Network, seconds: float, damaged: Tell) -> Iterable[Lease]:
     if network.document is None:
-        return Local(network.directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS)).leases(damaged)
-    return open_cluster(network.document, network.shared, seconds).leases(network.shared, damaged)
+        directory = folders.directory_of(network)
+        return Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS)).leases(damaged)
+    return open_cluster(network.document, network.shared, seconds, folders.policy).leases(network.shared, damaged)

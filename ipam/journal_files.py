@@ -190,7 +190,7 @@ def _machine_id(path: str) -> str:
 
 
 def _append(path: str, line: bytes, *, lasting: bool) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if os.write(fd, line) != len(line):
             raise OSError(errno.ENOSPC, "")

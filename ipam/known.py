@@ -17,6 +17,7 @@ from ipam import journal_entry
 from ipam.asked import asked
 from ipam.journal_files import RUN_DIRECTORY
 from ipam.place import DATA_DIRECTORY, LOCAL, PLUGIN, place
+from ipam.policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,13 +35,20 @@ _SERVED = (PLUGIN, "host-local")
 """What `ipam.type` says where the addresses are ours to list."""
 
 
+DEFAULTS = Policy()
+
+
 class Folders(Value):
-    """Where a node keeps what we look at; `results` are those in which runtimes, and Multus, keep what ADD answered."""
+    """Where a node keeps what we look at; `results` are those in which runtimes, and Multus, keep what ADD answered.
+
+    `policy` judges what configurations and records name.
+    """
 
     data: str = DATA_DIRECTORY
     state: str = STATE_DIRECTORY
     run: str = RUN_DIRECTORY
     results: tuple[str, ...] = ("/var/lib/cni/results", "/var/lib/cni/multus/results")
+    policy: Policy = DEFAULTS
 
     @property
     def journal(self) -> str:
@@ -49,6 +57,13 @@ class Folders(Value):
     @property
     def index(self) -> str:
         return f"{self.run}/ipam"
+
+    def directory_of(self, network: Network) -> str:
+        """The directory of a network of backend local. Raises `InvalidConfig` where none may be."""
+        # What is in the directory of all networks, the operator of the command has named.
+        if os.path.dirname(network.directory) == self.data:
+            return network.directory
+        return self.policy.data_directory(network.directory)
 
 
 class Network(Value):
@@ -86,7 +101,7 @@ def place_of(document: dict[str, Any]) -> str:
     return f"kubernetes {document.get('kubeconfig') or 'by the pod'}".rstrip()
 
 
-def configured(path: str) -> list[Network]:
+def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
     """Those of a configuration, or of a list of them. Raises `InvalidConfig`."""
     content = read_file(os.path.abspath(path))
     if content is None:
@@ -102,7 +117,7 @@ def configured(path: str) -> list[Network]:
     plugins = document.get("plugins", [document])
     shared = {key: document[key] for key in ("name", "cniVersion") if key in document}
     confs = [{**one, **shared} for one in plugins if isinstance(one, dict)] if isinstance(plugins, list) else []
-    found = [_network(one) for one in confs if _type(one) in _SERVED]
+    found = [_network(one, policy) for one in confs if _type(one) in _SERVED]
     if not found:
         raise InvalidConfig(f"{path}: no plugin has an ipam section of type {' or '.join(_SERVED)}")
     return found
@@ -189,7 +204,7 @@ def _of_records(folders: Folders) -> Iterator[Network]:
         try:
             conf = jsontext.loads(str((record.ipam or {}).get("stdin") or "{}").encode())
             if isinstance(conf, dict) and _type(conf) in _SERVED:
-                yield _network(conf)
+                yield _network(conf, folders.policy)
         except CniError:
             continue  # It was valid for the plugin of its day.
 
@@ -204,14 +219,15 @@ def _type(conf: dict[str, Any]) -> object:
     return section.get("type") if isinstance(section, dict) else None
 
 
-def _network(conf: dict[str, Any]) -> Network:
-    request = _request(conf)
-    where = place(request)
-    found = Network(name=where.network, backend=where.backend, sets=asked(request, Log({}, level="error")).sets)
+def _network(conf: dict[str, Any], policy: Policy) -> Network:
+    request, defaults = _request(conf), policy.defaults()
+    where = place(request, defaults)
+    sets = asked(request, Log({}, level="error"), defaults).sets
+    found = Network(name=where.network, backend=where.backend, sets=sets)
     if where.document is None:
         return found.replace(directory=where.directory)
     # As `ipam.journal` completes it.
-    document = {**where.document, "node": where.node or os.uname().nodename}
+    document = {**where.document, "node": where.node or policy.node_name()}
     return found.replace(document=document, shared=where.shared)
 
 

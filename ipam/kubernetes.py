@@ -6,10 +6,8 @@ so there is no lock, and whereabouts' own, which tests the version of the whole 
 
 from __future__ import annotations
 
-import os
-
 from cni.errors import KubeRefused, NotAvailable, TryAgainLater
-from cni.kube.config import from_kubeconfig, in_cluster
+from cni.kube.config import open_cluster
 from cni.rollback import on_failure
 from ipam import whereabouts
 from ipam.kubernetes_api import Api
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from cni.kube.access import Access
     from cni.kube.config import Cluster
     from ipam.ranges import Range
     from ipam.store import Claim, Lease, Owner, Tell
@@ -37,11 +36,10 @@ SECONDS = 10.0
 _DEFAULT_NAMESPACE = "kube-system"
 
 
-def open_kubernetes(document: Document, network: str, seconds: float = SECONDS) -> Kubernetes:
+def open_kubernetes(document: Document, network: str, seconds: float, access: Access) -> Kubernetes:
     """The backend of a description by `whereabouts.document`; `seconds` bound each call. Raises `InvalidConfig`."""
     place = whereabouts.place(document)
-    cluster = from_kubeconfig(place.kubeconfig) if place.kubeconfig else in_cluster(os.environ)
-    return Kubernetes(cluster, place, network, seconds)
+    return Kubernetes(open_cluster(place.kubeconfig, access), place, network, seconds)
 
 
 class Kubernetes:

@@ -38,7 +38,7 @@ _WHITE = " \t\r\n\v\f\0"
 
 # O_NONBLOCK: a FIFO that somebody left here would hold the call for ever.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Directory:
@@ -128,7 +128,7 @@ class Directory:
     def _make(self) -> None:
         """Directory and lock file, before `Lock` makes them with other modes than Go."""
         path = f"{self.path}/lock"
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             try:
                 os.close(os.open(path, flags, _LOCK_MODE))

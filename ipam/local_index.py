@@ -136,7 +136,7 @@ class Index:
     def _load(self, name: str) -> list[str] | None:
         """The lines of a file of the index; None unless it is whole."""
         try:
-            fd = os.open(f"{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(f"{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(fd, "rb") as file:
                 check, _newline, content = file.read().partition(b"\n")
         except OSError:

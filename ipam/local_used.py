@@ -85,7 +85,7 @@ class Used:
 
     def _read(self, block: str) -> int:
         try:
-            fd = os.open(f"{self._place}/{block}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(f"{self._place}/{block}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(fd, "rb") as file:
                 content = file.read()
         except OSError:

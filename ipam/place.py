@@ -37,6 +37,38 @@ class Place(Value):
     node: str = ""
 
 
+class Defaults(Value):
+    """What the node says for networks that say nothing: `etcd` is a whole section `etcd`.
+
+    `network_etcd` False: a network names no etcd of its own.
+    """
+
+    backend: str = ""
+    etcd: dict[str, Any] | None = None
+    kubeconfig: str = ""
+    network_etcd: bool = True
+
+    def applied(self, told: dict[str, Any]) -> dict[str, Any]:
+        """The section `ipam`, completed."""
+        found = dict(told)
+        if self.backend and not found.get("backend"):
+            found["backend"] = self.backend
+        if found.get("backend") == ETCD and self.etcd and not found.get("etcd"):
+            found["etcd"] = dict(self.etcd)
+        access = found.get("kubernetes") or {}
+        if found.get("backend") == KUBERNETES and self.kubeconfig and isinstance(access, dict):
+            found["kubernetes"] = {**access, "kubeconfig": access.get("kubeconfig") or self.kubeconfig}
+        return found
+
+    def problems(self, told: Any) -> list[tuple[str, str]]:
+        """What a section `ipam` names and may not, as (JSON path, text)."""
+        if self.network_etcd or not isinstance(told, dict) or not told.get("etcd"):
+            return []
+        return [("ipam.etcd", "a network may not name an etcd on this node (networkEtcd of the node configuration)")]
+
+
+NONE = Defaults()
+
 _ANY = ("any",)
 _ACCESS = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "kubeconfig", "namespace"]
 _KEYS: dict[str, tuple[Any, ...]] = {
@@ -51,10 +83,11 @@ _KEYS: dict[str, tuple[Any, ...]] = {
 """Those of the table's keys that are read here: to load it takes a DEL longer than all that it does with it."""
 
 
-def place(request: Request) -> Place:
+def place(request: Request, defaults: Defaults = NONE) -> Place:
     """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
     section = canonical(_KEYS, request.config).get("ipam")
-    told = section if isinstance(section, dict) else {}
+    own = section if isinstance(section, dict) else {}
+    told = defaults.applied(own)
     backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
     data = _text(told, "dataDir")
     shared = _text(told, "network_name")
@@ -63,9 +96,13 @@ def place(request: Request) -> Place:
         network=request.network,
         directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{request.network}",
         shared=shared or request.network,
-        document=_documents[backend](request, told) if backend in _documents else None,
+        document=None if defaults.problems(own) else _document(str(backend), request, told),
         node=_text(told, "nodeName"),
     )
+
+
+def _document(backend: str, request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
+    return _documents[backend](request, told) if backend in _documents else None
 
 
 def owner(request: Request) -> Owner:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cni.result import Dns
     from ipam.address import Address
     from ipam.asked import Asked
+    from ipam.place import Place
     from ipam.ranges import RangeSet
     from ipam.store import Claim
     from ipam.stores import Stores
@@ -27,25 +28,26 @@ class IpamPlugin:
 
     def __init__(self, stores: Stores, log: Log) -> None:
         self._stores = stores
+        self._defaults = stores.policy.defaults()
         self._log = log
 
     def add(self, request: Request) -> Result:
         """Leases an address of each range set, all or none; those that the interface has already are given again."""
         wanted = self._asked(request)
         # Before an address is leased: the file may not be there.
-        dns = _name_service(wanted)
+        dns = self._name_service(wanted)
         ips = [*self._leased(request, wanted), *wanted.fixed]
         return wanted.passed_on.replace(ips=tuple(ips), dns=dns)
 
     def delete(self, request: Request) -> None:
         """Frees what the interface has, in the configured store and in any other that this node knows of."""
         ours = owner(request)
-        run_all(*[bound(store.release, ours) for store in self._stores.all(place(request), ours)])
+        run_all(*[bound(store.release, ours) for store in self._stores.all(self._place(request), ours)])
 
     def check(self, request: Request) -> None:
         """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
         wanted, previous = self._asked(request), request.prev_result()
-        held = set(self._stores.open(place(request)).addresses(owner(request))) if wanted.sets else set()
+        held = set(self._stores.open(self._place(request)).addresses(owner(request))) if wanted.sets else set()
         problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
         if previous is not None:
             told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
@@ -64,7 +66,7 @@ class IpamPlugin:
             self._log.warning(NO_LIST)
             return
         valid = set(listed)
-        run_all(*[bound(store.gc, valid) for store in self._stores.of_network(place(request))])
+        run_all(*[bound(store.gc, valid) for store in self._stores.of_network(self._place(request))])
 
     def status(self, request: Request) -> None:
         """Raises `NotAvailable` when this node cannot serve any ADD: its state cannot be written.
@@ -73,7 +75,7 @@ class IpamPlugin:
         STATUS fails, and a range of a cluster is full on all nodes at once. `strict_status` of the node's configuration
         makes both an error.
         """
-        wanted, where = self._asked(request), place(request)
+        wanted, where = self._asked(request), self._place(request)
         if not wanted.sets:
             return
         store = self._stores.open(where)
@@ -90,12 +92,22 @@ class IpamPlugin:
     def _asked(self, request: Request) -> Asked:
         from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges
 
-        return asked(request, self._log)
+        return asked(request, self._log, self._defaults)
+
+    def _place(self, request: Request) -> Place:
+        return place(request, self._defaults)
+
+    def _name_service(self, wanted: Asked) -> Dns:
+        if not wanted.resolv_conf:
+            return wanted.passed_on.dns
+        from ipam.resolvconf import LARGEST, parse  # noqa: PLC0415 - hardly any configuration names a file
+
+        return parse(self._stores.policy.resolv_conf(wanted.resolv_conf, LARGEST))
 
     def _leased(self, request: Request, wanted: Asked) -> list[IpConfig]:
         if not wanted.sets:
             return []
-        store = self._stores.open(place(request))
+        store = self._stores.open(self._place(request))
         return [_configured(claim) for claim in store.allocate(owner(request), wanted.sets, wanted.requested)]
 
 
@@ -124,14 +136,6 @@ def _is_ours(ip: IpConfig, previous: Result, request: Request) -> bool:
         return True
     interface = previous.interfaces[ip.interface]
     return (interface.name, interface.sandbox) == (request.ifname, request.netns)
-
-
-def _name_service(wanted: Asked) -> Dns:
-    if not wanted.resolv_conf:
-        return wanted.passed_on.dns
-    from ipam.resolvconf import read  # noqa: PLC0415 - hardly any configuration names a file
-
-    return read(wanted.resolv_conf)
 
 
 def _any(ranges: RangeSet, held: set[Address]) -> bool:

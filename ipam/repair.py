@@ -28,10 +28,11 @@ class Repair:
     """Changes of one node. All raise `CniError` where they cannot be made, and `TryAgainLater` where things have changed."""
 
     def __init__(self, folders: Folders, warn: Callable[[str], None], *, seconds: float = SECONDS) -> None:
+        self._folders = folders
         self._journal = Journal(folders.journal, folders.run, warn=warn)
         self._seconds = seconds
         # What it takes for this node is protected as any ADD's.
-        open_living = partial(open_living_cluster, run=folders.index)
+        open_living = partial(open_living_cluster, run=folders.index, policy=folders.policy)
         self._settling = Settling(self._journal, open_living, seconds)
 
     def repair(self, finding: Finding) -> bool:
@@ -53,7 +54,7 @@ class Repair:
                 self._settle(entry)
                 return
             document = {**network.document, "node": node or network.node}
-            cluster = open_cluster(document, network.shared, self._seconds)
+            cluster = open_cluster(document, network.shared, self._seconds, self._folders.policy)
             cluster.give_back(tuple(map(claim_on, addresses)), owner)
 
     def free_leak(self, finding: Finding, network: Network, owner: Owner) -> None:
@@ -106,7 +107,7 @@ class Repair:
 
     def _free_files(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
         expected = (owner.container_id, owner.ifname)
-        with Directory(network.directory, min(self._seconds, LOCK_SECONDS)) as directory:
+        with Directory(self._folders.directory_of(network), min(self._seconds, LOCK_SECONDS)) as directory:
             for address in map(str, addresses):
                 entry = directory.entry(address)
                 if entry is not None and entry[1:] != expected:

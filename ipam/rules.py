@@ -11,6 +11,7 @@ from cni.paths import is_plain_path
 from cni.result import decode
 from ipam import spans
 from ipam.address import parse, parse_cidr
+from ipam.prefixes import problem_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -293,6 +294,8 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
             if not one.startswith(_SCHEMES)
         ]
         access = section.get("etcd") or {}
+        problem = problem_of(access["prefix"]) if access.get("prefix") else ""
+        problems += [("ipam.etcd.prefix", f"{access['prefix']!r} {problem}")] if problem else []
         if bool(access.get("certFile")) != bool(access.get("keyFile")):
             problems.append(("ipam.etcd.certFile", "goes together with keyFile"))
     for name in ("etcd", "kubernetes"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from cni.errors import InvalidConfig
-from cni.node.node import NodeConf
 from ipam.place import LOCAL
+from ipam.policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,26 +22,29 @@ RUN = "/run/barewire/ipam"
 SECONDS = 10.0
 """Bound of a call of a cluster's backend."""
 
-DEFAULTS = NodeConf()
+DEFAULTS = Policy()
 LOCK_SECONDS = 50.0
 """Bound for the lock of a network's directory, which a call holds for milliseconds."""
 
 
 class Stores:
-    """The stores of this node. `seconds` bounds each call of one, None: its own bound."""
+    """The stores of this node. `seconds` bounds each call of one, None: its own bound.
+
+    `policy` judges what places name.
+    """
 
     def __init__(
         self,
         log: Log,
         *,
-        node: NodeConf = DEFAULTS,
+        policy: Policy = DEFAULTS,
         journal: str = JOURNAL,
         run: str = RUN,
         seconds: float | None = None,
     ) -> None:
         self._log = log
-        self._node = node
-        self.strict_status = node.strict_status
+        self.policy = policy
+        self.strict_status = policy.node.strict_status
         self._folder = journal
         self._run = run
         self._seconds = seconds
@@ -57,32 +60,39 @@ class Stores:
         found = []
         if place.backend != LOCAL or (os.path.isdir(self._folder) and self._journal().find(owner) is not None):
             found.append(self._journaled(place))
-        if place.backend == LOCAL or os.path.isdir(place.directory):
-            found.append(self._local(place))
-        return found
+        return found + self._known_local(place)
 
     def of_network(self, place: Place) -> list[Store]:
         """The configured store, and the journal, if another one was configured before. Nothing need be told well."""
-        found: list[Store] = []
-        if place.backend == LOCAL or os.path.isdir(place.directory):
-            found.append(self._local(place))
+        found = self._known_local(place)
         if place.backend != LOCAL:
             return [*found, self._journaled(place)]
         if os.path.isdir(f"{self._folder}/{place.network}"):
             found.append(self._journaled(place))
         return found
 
+    def _known_local(self, place: Place) -> list[Store]:
+        """The directory of leases, if there can be any. A DEL must not fail where no ADD can have succeeded."""
+        if place.backend != LOCAL and not os.path.isdir(place.directory):
+            return []
+        try:
+            return [self._local(place)]
+        except InvalidConfig as error:
+            self._log.warning(f"no address is freed: {error.msg}")
+            return []
+
     def _local(self, place: Place) -> Store:
         from ipam.local import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
 
-        return Local(place.directory, self._run, lock_seconds=self._bound(LOCK_SECONDS))
+        directory = self.policy.data_directory(place.directory)
+        return Local(directory, self._run, lock_seconds=self._bound(LOCK_SECONDS))
 
     def _journaled(self, place: Place) -> Store:
         from ipam.journal import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses
 
         return Journaled(
             self._journal(),
-            place.node or self._node.node_name or os.uname().nodename,
+            place.node or self.policy.node_name(),
             place.network,
             place.document,
             self._open_cluster,
@@ -91,7 +101,7 @@ class Stores:
         )
 
     def _open_cluster(self, document: dict[str, Any], network: str, seconds: float) -> Cluster:
-        return open_living_cluster(document, network, seconds, self._run)
+        return open_living_cluster(document, network, seconds, self._run, self.policy)
 
     def _journal(self) -> Journal:
         from ipam.journal import Journal  # noqa: PLC0415 - as above
@@ -102,23 +112,23 @@ class Stores:
         return seconds if self._seconds is None else min(seconds, self._seconds)
 
 
-def open_cluster(document: dict[str, Any], network: str, seconds: float) -> Cluster:
+def open_cluster(document: dict[str, Any], network: str, seconds: float, policy: Policy) -> Cluster:
     """The cluster of a description. Raises `InvalidConfig`."""
     if document.get("kind") == "etcd":
         from ipam.etcd import open_etcd  # noqa: PLC0415 - it brings TLS along
 
-        return open_etcd(document, network, seconds)
+        return open_etcd(document, network, seconds, policy.certificates(document))
     if document.get("kind") == "kubernetes":
         from ipam.kubernetes import open_kubernetes  # noqa: PLC0415 - (the same)
 
-        return open_kubernetes(document, network, seconds)
+        return open_kubernetes(document, network, seconds, policy.api_servers())
     raise InvalidConfig(f"there is no backend {document.get('kind')!r}")
 
 
-def open_living_cluster(document: dict[str, Any], network: str, seconds: float, run: str) -> Cluster:
+def open_living_cluster(document: dict[str, Any], network: str, seconds: float, run: str, policy: Policy) -> Cluster:
     """The same for a call of the node itself: whoever frees the addresses of dead nodes learns that it is alive."""
     if document.get("kind") == "etcd":
         from ipam.etcd_alive import open_living_etcd  # noqa: PLC0415 - it brings TLS along
 
-        return open_living_etcd(document, network, seconds, run)
-    return open_cluster(document, network, seconds)
+        return open_living_etcd(document, network, seconds, policy.certificates(document), run)
+    return open_cluster(document, network, seconds, policy)

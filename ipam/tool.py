@@ -8,10 +8,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cni.errors import CniError, InternalError, InvalidConfig, NotAvailable
+from cni.node.load import load_node
 from cni.value import Value
 from ipam import inventory, listing
 from ipam.fsck import Finding, Judgement, confirmed
 from ipam.known import Folders, Network, configured, known
+from ipam.policy import Policy
 from ipam.repair import Repair, repaired
 from ipam.sandboxes import Sandboxes, look
 from ipam.tool_options import parser
@@ -50,7 +52,7 @@ def command(arguments: list[str], host: Host | None = None) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     try:
-        code = _COMMANDS[options.command](options, _host(options, host or Host()))
+        code = _COMMANDS[options.command](options, _host(options, host))
     except CniError as error:
         _complain(error)
         return USAGE if isinstance(error, InvalidConfig) else FOUND
@@ -156,16 +158,22 @@ def _free_node(options: Any, host: Host) -> int:
     return FINE
 
 
-def _host(options: Any, host: Host) -> Host:
-    if not options.data_dir:
-        return host
-    return host.replace(folders=host.folders.replace(data=os.path.abspath(options.data_dir)))
+def _host(options: Any, host: Host | None) -> Host:
+    found = host or Host(folders=Folders(policy=Policy(node=load_node())))
+    if options.data_dir:
+        found = found.replace(folders=found.folders.replace(data=os.path.abspath(options.data_dir)))
+    if getattr(options, "kubeconfig", ""):
+        # The operator names it, and is as trusted as the node configuration.
+        options.kubeconfig = os.path.abspath(options.kubeconfig)
+        policy = found.folders.policy.with_kubeconfig(options.kubeconfig)
+        found = found.replace(folders=found.folders.replace(policy=policy))
+    return found
 
 
 def _networks(options: Any, folders: Folders) -> list[Network]:
     found = known(folders)
     if options.config:
-        told = configured(options.config)
+        told = configured(options.config, folders.policy)
         names = {one.name for one in told}
         stores = [(one.name, one.store) for one in told]
         found = told + [one for one in found if one.name in names and (one.name, one.store) not in stores]

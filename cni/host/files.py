@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
 from cni.errors import IoFailure, TryAgainLater
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 60.0
 """Bound for a lock: kubelet gives a sandbox four minutes, and an ADD that holds the lock takes at most about one."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_LOCKED = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+LARGEST = 64 << 20
+"""Bytes of a file that is read whole: a record has thousands, and the allocations of sriov-cni have less."""
 
 _LONGEST_PAUSE = 0.02
 
@@ -57,37 +63,57 @@ def _make_with_parents(path: str) -> None:
 def require_private(path: str) -> None:
     """Refuses a directory in which somebody else could plant files that we act on as root. Raises `IoFailure`."""
     try:
-        stat = os.stat(path)
+        found = os.stat(path)
     except FileNotFoundError:
         return
     except OSError as error:
         raise _failure("look at", path, error) from error
-    if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise IoFailure(
             f"{path} belongs to another user, or others may write to it", hint=f"chown root {path}; chmod 0700 {path}"
         )
 
 
 def read_file(path: str) -> bytes | None:
-    """The whole file, or None when it does not exist. Raises `IoFailure`."""
+    """The whole regular file, or None when it does not exist. Raises `IoFailure`."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: a FIFO in its place would hold the call for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _failure("read", path, error) from error
     try:
         with open(fd, "rb") as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise IoFailure(f"cannot read {path}: not a regular file", hint=f"remove {path}")
+            if found.st_size > LARGEST:
+                raise IoFailure(f"cannot read {path}: larger than {LARGEST >> 20} MiB", hint=f"look at {path}")
             return file.read()
     except OSError as error:
         raise _failure("read", path, error) from error
 
 
-def glance(path: str) -> bytes:
-    """The first 4096 bytes of a file of /proc or /sys, or of a pidfile; empty when it is gone or does not answer."""
+def peek(path: str) -> bytes:
+    """The first 4096 bytes of a regular file in a directory that need not be ours; empty for everything else.
+
+    It is looked at before it is opened: a FIFO would wait, and opening a device can have an effect.
+    """
     try:
-        # A FIFO in the place of a pidfile would be waited for.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        look = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return glance(f"/proc/self/fd/{look}") if stat.S_ISREG(os.fstat(look).st_mode) else b""
+    finally:
+        os.close(look)
+
+
+def glance(path: str) -> bytes:
+    """The first 4096 bytes of a file of /proc or /sys; empty when it is gone or does not answer."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return b""
     try:
@@ -202,7 +228,7 @@ class Lock:
 
     def _open(self) -> None:
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = os.open(self._path, _LOCKED, 0o600)
         except OSError as error:
             raise _failure("open lock", self._path, error) from error
 

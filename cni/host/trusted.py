@@ -11,6 +11,7 @@ import os
 import stat
 
 from cni.errors import InvalidConfig
+from cni.paths import is_below
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -36,8 +37,9 @@ class NotThere(InvalidConfig):
 class Roots(Value):
     """The places that may be named: directories with all that is below them, or single files.
 
-    `key` is the key of the node configuration that allows more. `start` is the directory where judging begins; it is
-    taken as it is, and no path leads out of it.
+    `key` is the key of the node configuration that allows more. `reserved` are places below these that are others'.
+    `entrusted` are directories of programs that are not root's and are trusted with what is in them. `start` is the
+    directory where judging begins; it is taken as it is, and no path leads out of it.
 
     Every method takes the path and `what` it is for, which begins each message, and raises `InvalidConfig`. A symlink is
     followed if root owns it and nobody else writes to its directory.
@@ -45,6 +47,8 @@ class Roots(Value):
 
     allowed: tuple[str, ...]
     key: str = ""
+    reserved: tuple[str, ...] = ()
+    entrusted: tuple[str, ...] = ()
     start: str = "/"
 
     def content(self, path: str, what: str, largest: int = LARGEST) -> bytes:
@@ -63,6 +67,11 @@ class Roots(Value):
             os.close(walk.directory(make))
             return walk.place
 
+    def destination(self, path: str, what: str) -> str:
+        """As `resolved`, for a directory that need not exist yet: what is missing at the end is taken as it is."""
+        with _Walk(self, path, what) as walk:
+            return walk.destination()
+
 
 class _Walk:
     """One way down. `place` is where it has come to."""
@@ -77,7 +86,12 @@ class _Walk:
         if not path.startswith("/") or "\0" in path:
             self._refuse(f"{path!r} is not an absolute path")
         self._todo = self._parts(path)
-        self._fd = os.open(self._start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._own = len(self._todo)
+        self._is_own = True
+        try:
+            self._fd = os.open(self._start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NotThere(f"{what}: {roots.start} does not exist") from error
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +126,27 @@ class _Walk:
         with self._reporting():
             return os.open(".", _DIRECTORY, dir_fd=self._fd)
 
+    def destination(self) -> str:
+        try:
+            os.close(self.directory(0))
+        except NotThere:
+            missing = self._missing()
+            self._require_allowed(missing)
+            return missing
+        return self.place
+
+    def _missing(self) -> str:
+        """The whole path where its next component is missing: no symlink can lead elsewhere from there on."""
+        if ".." in self._todo:
+            self._refuse(f"{self._path} does not exist")
+        return os.path.join(self.place, *[name for name in reversed(self._todo) if name not in ("", ".")])
+
     def _go(self, make: int) -> None:
         while self._todo:
+            # A symlink puts its target in front of what is left of the path itself.
+            self._is_own = len(self._todo) <= self._own
             name = self._todo.pop()
+            self._own = min(self._own, len(self._todo)) if self._is_own else self._own
             if name == "..":
                 self._up()
             elif name not in ("", "."):
@@ -143,20 +175,24 @@ class _Walk:
         try:
             return os.open(name, _LOOK, dir_fd=self._fd)
         except FileNotFoundError as error:
+            if not self._is_own:
+                # Most likely something is not mounted: what is made there would be hidden by the mount later.
+                self._refuse(f"{self._path} leads by a symbolic link to {place}, which does not exist")
+            self._todo.append(name)
             if not make:
                 raise NotThere(f"{self._what}: {place} does not exist{self._from(place)}") from error
         except OSError as error:
             self._refuse(f"{place}: {os.strerror(error.errno or 0)}")
-        # Nothing is there, so no symlink can lead elsewhere from here on.
-        if ".." in self._todo:
-            self._refuse(f"{place} does not exist")
-        self._require_allowed("/".join((place, *reversed(self._todo))))
+        self._require_allowed(self._missing())
+        self._todo.pop()
         with self._reporting():
             _mkdir(name, make, self._fd)
             return os.open(name, _LOOK, dir_fd=self._fd)
 
     def _judge(self, found: os.stat_result, place: str) -> None:
         """Refuses what somebody else owns or may change. Nobody can write to a symlink, whatever its mode says."""
+        if is_below(place, self._roots.entrusted):
+            return
         if found.st_uid not in (0, os.geteuid()):
             self._refuse(
                 f"{place} belongs to user {found.st_uid}{self._from(place)}",
@@ -201,7 +237,9 @@ class _Walk:
         return path[len(top) :].split("/")[::-1]
 
     def _require_allowed(self, place: str) -> None:
-        if any(_is_below(place, os.path.realpath(root)) for root in self._roots.allowed):
+        if _is_in(place, self._roots.reserved):
+            self._refuse(f"{place}{self._from(place)} belongs to another program", "name another directory")
+        if _is_in(place, self._roots.allowed):
             return
         allowed = ", ".join(self._roots.allowed) or "no directory"
         self._refuse(
@@ -256,8 +294,8 @@ def _mkdir(name: str, mode: int, parent: int) -> None:
         return  # Another call has just made it; it is judged like any other.
 
 
-def _is_below(place: str, root: str) -> bool:
-    return place == root or place.startswith(f"{root.rstrip('/')}/")
+def _is_in(place: str, roots: tuple[str, ...]) -> bool:
+    return is_below(place, map(os.path.realpath, roots))
 
 
 def _read(fd: int, most: int) -> bytes:

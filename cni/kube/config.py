@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import binascii
 import os
-import stat
 
 from cni.errors import InvalidConfig
+from cni.host.trusted import Roots
+from cni.kube.access import SERVICE_ACCOUNT, of_service_account
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-LARGEST_FILE = 1 << 20
-"""Bytes of a kubeconfig, a certificate, a key or a token."""
+    from cni.kube.access import Access
 
 _MOST_NESTED = 2000
 """Characters that nest, in a file for libyaml. Its frames of so many levels fit into any stack."""
@@ -36,8 +35,8 @@ class Cluster(Value):
     """An API server, and how we prove who we are. Certificates and keys are PEM, empty where there are none.
 
     `verify` False trusts any server. `server_name` is whom the certificate must name, empty: the host. `token_file` is
-    read at each call and stands above `token`. `origin` is where all this comes from, for messages. `namespace` is the
-    one that the context names, or empty.
+    read at each call, from one of `token_places`, and stands above `token`. `origin` is where all this comes from, for
+    messages. `namespace` is the one that the context names, or empty.
     """
 
     host: str
@@ -51,22 +50,32 @@ class Cluster(Value):
     key: bytes = b""
     token: str = ""
     token_file: str = ""
+    token_places: Roots = Roots(allowed=())
     origin: str = ""
     namespace: str = ""
 
 
-def from_kubeconfig(path: str) -> Cluster:
+def open_cluster(kubeconfig: str, access: Access) -> Cluster:
+    """The cluster of that kubeconfig; without one that of the node's, or of a pod's credentials. Raises `InvalidConfig`."""
+    chosen = access.chosen(kubeconfig)
+    return from_kubeconfig(chosen, access) if chosen else in_cluster(os.environ)
+
+
+def from_kubeconfig(path: str, access: Access) -> Cluster:
     """The cluster and user of the file's current context. Raises `InvalidConfig`, which names the file."""
-    document = _yaml(path)
-    folder = os.path.dirname(os.path.abspath(path))
+    document = _yaml(path, access.kubeconfigs())
+    files = _Files(path, access.files(path))
     try:
         context = _named(document, "context", _text(document, "current-context", required=True))
         cluster = _named(document, "cluster", _text(context, "cluster", required=True))
         user = _named(document, "user", _text(context, "user")) if context.get("user") else {}
         namespace = _text(context, "namespace")
-        return Cluster(**_server(cluster, folder), **_identity(user, folder), origin=path, namespace=namespace)
+        found = Cluster(**_server(cluster, files), **_identity(user, files), origin=path, namespace=namespace)
+        if not found.secure and (found.token or found.token_file):
+            raise ValueError(f"server {found.host} is http://, which would show the token to others: use https://")
     except ValueError as error:
         raise InvalidConfig(f"kubeconfig {path}: {error}") from error
+    return found
 
 
 def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) -> Cluster:
@@ -74,26 +83,53 @@ def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) ->
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not _is_port(port) or not _HOST.issuperset(host):
         raise InvalidConfig("there is no API access", hint="set kubeconfig: no pod's credentials are here")
-    authority = _read(f"{folder}/ca.crt")
+    places = of_service_account(folder)
+    authority = places.content(f"{folder}/ca.crt", "the pod's credentials")
     if not authority.strip():
         raise InvalidConfig(f"{folder}/ca.crt holds nothing")
-    return Cluster(host=host, port=int(port), authority=authority, token_file=f"{folder}/token", origin=folder)
+    return Cluster(
+        host=host,
+        port=int(port),
+        authority=authority,
+        token_file=f"{folder}/token",
+        token_places=places,
+        origin=folder,
+    )
 
 
 def token_of(cluster: Cluster) -> str:
     """The bearer token as it is now; empty without one. Raises `InvalidConfig`, which does not show it."""
     if not cluster.token_file:
         return cluster.token
-    token = _read(cluster.token_file).decode("ascii", "replace").strip()
+    content = cluster.token_places.content(cluster.token_file, f"the token of {cluster.origin}")
+    token = content.decode("ascii", "replace").strip()
     if not token or not _is_token(token):
         raise InvalidConfig(f"{cluster.token_file} holds no token")
     return token
 
 
-def _yaml(path: str) -> dict[str, Any]:
+class _Files:
+    """The files that a kubeconfig names, by paths relative to it."""
+
+    def __init__(self, kubeconfig: str, places: Roots) -> None:
+        self._kubeconfig = kubeconfig
+        self._places = places
+
+    def path(self, name: str) -> str:
+        return os.path.join(os.path.dirname(self._kubeconfig), name)
+
+    def places(self, name: str) -> Roots:
+        in_pod = self.path(name).startswith(f"{SERVICE_ACCOUNT}/")
+        return of_service_account() if in_pod else self._places
+
+    def content(self, name: str, key: str) -> bytes:
+        return self.places(name).content(self.path(name), f"kubeconfig {self._kubeconfig}: {key}")
+
+
+def _yaml(path: str, places: Roots) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - in-cluster access does not pay for it
 
-    content = _read(path)
+    content = places.content(path, "kubeconfig")
     # libyaml reads it in a ninth of the time (1.1 ms in Python, measured). But it recurses without a bound, and would end
     # the process in a text of brackets only: each level of nesting takes one of these characters.
     nests = sum(map(content.count, (b"[", b"{", b"-", b"?", b":")))
@@ -128,7 +164,7 @@ def _usable(kind: str, name: str, body: Any) -> dict[str, Any]:
     return body
 
 
-def _server(cluster: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def _server(cluster: Mapping[str, Any], files: _Files) -> dict[str, Any]:
     """The fields of `Cluster` that tell about the server."""
     url = _text(cluster, "server", required=True)
     scheme, _, rest = url.partition("://")
@@ -137,7 +173,7 @@ def _server(cluster: Mapping[str, Any], folder: str) -> dict[str, Any]:
     place, slash, prefix = rest.partition("/")
     if not _PATH.issuperset(prefix) or ".." in prefix:
         raise ValueError(f"server: {slash + prefix!r} is not a path")
-    insecure, authority = cluster.get("insecure-skip-tls-verify"), _pem(cluster, "certificate-authority", folder)
+    insecure, authority = cluster.get("insecure-skip-tls-verify"), _pem(cluster, "certificate-authority", files)
     if insecure not in (None, True, False):
         raise ValueError("insecure-skip-tls-verify is neither true nor false")
     if insecure and authority:
@@ -154,20 +190,18 @@ def _server(cluster: Mapping[str, Any], folder: str) -> dict[str, Any]:
     }
 
 
-def _identity(user: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def _identity(user: Mapping[str, Any], files: _Files) -> dict[str, Any]:
     """The fields of `Cluster` that tell about us."""
-    certificate, key = _pem(user, "client-certificate", folder), _pem(user, "client-key", folder)
+    certificate, key = _pem(user, "client-certificate", files), _pem(user, "client-key", files)
     if bool(certificate) != bool(key):
         raise ValueError("client-certificate and client-key go together")
     token, token_file = _text(user, "token"), _text(user, "tokenFile")
     if not _is_token(token):
         raise ValueError("token holds characters that no token has")
-    return {
-        "certificate": certificate,
-        "key": key,
-        "token": token,
-        "token_file": os.path.join(folder, token_file) if token_file else "",
-    }
+    found = {"certificate": certificate, "key": key, "token": token}
+    if not token_file:
+        return found
+    return {**found, "token_file": files.path(token_file), "token_places": files.places(token_file)}
 
 
 def _host_and_port(place: str, port: str) -> tuple[str, int]:
@@ -203,12 +237,12 @@ def _text(section: Mapping[str, Any], key: str, *, required: bool = False) -> st
     return value
 
 
-def _pem(section: Mapping[str, Any], key: str, folder: str) -> bytes:
+def _pem(section: Mapping[str, Any], key: str, files: _Files) -> bytes:
     """What `<key>-data` holds, else the content of the file that `<key>` names; empty when neither is there."""
     data, path = _text(section, f"{key}-data"), _text(section, key)
     if not data and not path:
         return b""
-    content = _decoded(key, data) if data else _read(os.path.join(folder, path))
+    content = _decoded(key, data) if data else files.content(path, key)
     if not content.strip():
         # Empty would mean: none is told. Then any authority of the system's would do.
         raise ValueError(f"{key} holds nothing")
@@ -220,22 +254,3 @@ def _decoded(key: str, data: str) -> bytes:
         return binascii.a2b_base64("".join(data.split()), strict_mode=True)
     except ValueError as error:
         raise ValueError(f"{key}-data is not base64") from error
-
-
-def _read(path: str) -> bytes:
-    """The content of a plain file: nothing that blocks, and nothing without an end. Raises `InvalidConfig`."""
-    try:
-        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InvalidConfig(f"cannot read {path}: not a file")
-            content = file.read(LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:
-        words = os.strerror(getattr(error, "errno", 0) or 0) if isinstance(error, OSError) else "no such path"
-        raise InvalidConfig(f"cannot read {path}: {words}") from error
-    if len(content) > LARGEST_FILE:
-        raise InvalidConfig(f"cannot read {path}: larger than {LARGEST_FILE} bytes")
-    return content
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

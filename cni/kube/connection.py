@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 
-from cni.errors import KubeRefused, TryAgainLater
+from cni.errors import InvalidConfig, KubeRefused, TryAgainLater
 from cni.kube.config import token_of
 from cni.kube.tls import server_name, tls
 
@@ -63,6 +63,8 @@ class Connection:
         """
         headers = {"Accept": accept, "User-Agent": "barewire"}
         token = token_of(self.cluster)
+        if token and not self.cluster.secure:
+            raise InvalidConfig(f"the {self.server} is not asked over http, which would show the token to others")
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if media_type:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from cni import jsontext
 from cni.errors import InvalidConfig, KubeRefused, PodNotFound, TryAgainLater
 from cni.kube.answers import document, is_name, is_namespace, refusal, words
-from cni.kube.config import from_kubeconfig, in_cluster
+from cni.kube.config import open_cluster
 from cni.kube.connection import Connection
 from cni.kube.podspec import has_form, uids
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.errors import CniError
+    from cni.kube.access import Access
     from cni.kube.config import Cluster
 
     Change = Callable[[dict[str, Any]], dict[str, str | None]]
@@ -31,10 +31,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 _MERGE_PATCH = "application/merge-patch+json"
 
 
-def open_pods(kubeconfig: str, seconds: float = SECONDS) -> Pods:
-    """The pods behind a kubeconfig, or with "" behind the service account's credentials; `seconds` bound each call."""
-    cluster = from_kubeconfig(kubeconfig) if kubeconfig else in_cluster(os.environ)
-    return Pods(cluster, seconds)
+def open_pods(kubeconfig: str, access: Access, seconds: float = SECONDS) -> Pods:
+    """The pods behind a kubeconfig, or with "" behind the node's default access; `seconds` bound each call."""
+    return Pods(open_cluster(kubeconfig, access), seconds)
 
 
 class Pods:

@@ -17,23 +17,14 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     """The plugin for one call, on the host's kernel or another; VERSION and malformed requests are answered without."""
     from cni.attachments import Attachments
     from cni.host.kernel import HostKernel
-    from cni.log import open_log
-    from cni.node.load import load_for
+    from cni.node.start import begin
     from cni.sriov.model import PLUGIN
     from cni.sriov.plugin import SriovPlugin
     from cni.sriov.predecessor import Predecessor
     from cni.sriov.removal import Removal
     from ipam.embedded import EmbeddedIpam
 
-    log = open_log(
-        request.config,
-        plugin=PLUGIN,
-        command=request.command,
-        container_id=request.container_id,
-        ifname=request.ifname,
-        device=str(request.config.get("deviceID", "")),
-    )
-    node = load_for(request.command, log.warning)
+    node, log = begin(request, PLUGIN, str(request.config.get("deviceID", "")))
     host, attachments = (kernel or HostKernel)(log), Attachments(plugin=PLUGIN, warn=log.warning)
     ipam = EmbeddedIpam(request.env, node)
     return SriovPlugin(

@@ -83,7 +83,9 @@ class SriovConf(Model):
         None, description="Which plugin gives addresses, and its configuration. Without it: L2."
     )
     logLevel: str | None = Field(None, description="panic, error, warning, info or debug. Default info.")
-    logFile: str | None = Field(None, description="Log file below /var/log; elsewhere the log goes to stderr.")
+    logFile: str | None = Field(
+        None, description="Log file below /var/log: a new one, or a log of ours. Otherwise the log goes to stderr."
+    )
     strictConfig: bool | None = Field(None, description="true: refuse unknown keys instead of warning about them.")
     runtimeConfig: RuntimeConfig | None = Field(None, description="Filled in by the runtime.")
     args: Arguments | None = Field(None, description="Arguments of the invocation.")

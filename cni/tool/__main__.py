@@ -11,6 +11,7 @@ from cni.attachments import Attachments
 from cni.errors import CniError
 from cni.host.kernel import HostKernel
 from cni.host.netns import Namespaces
+from cni.kube.access import access_of
 from cni.kube.pods import open_pods
 from cni.log import Log
 from cni.node.load import load_node
@@ -83,9 +84,10 @@ def _devices(log: Log) -> Collection:
 
 def _ports(log: Log) -> Collection:
     attachments, sockets = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning), Sockets(log)
-    publisher = Publisher(sockets, open_pods, log)
-    world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
     node = load_node()
+    access = access_of(node)
+    publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, access, seconds), log)
+    world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
     removal = port_removal.Removal(world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log)
     return Ports(world, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))
 

@@ -6,6 +6,7 @@ from cni.serve import main
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni.node.node import NodeConf
     from cni.ports import Plugin
     from cni.request import Request
     from cni.userspace.publish import Pods
@@ -15,8 +16,7 @@ def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
     from cni.attachments import Attachments
     from cni.host.netns import Namespaces
-    from cni.log import open_log
-    from cni.node.load import load_for
+    from cni.node.start import begin
     from cni.userspace.attachment import PLUGIN
     from cni.userspace.ovs import OvsDpdk
     from cni.userspace.plugin import UserspacePlugin
@@ -26,14 +26,7 @@ def load(request: Request) -> Plugin:
     from cni.userspace.world import World
     from ipam.embedded import EmbeddedIpam
 
-    log = open_log(
-        request.config,
-        plugin=PLUGIN,
-        command=request.command,
-        container_id=request.container_id,
-        ifname=request.ifname,
-    )
-    node = load_for(request.command, log.warning)
+    node, log = begin(request, PLUGIN)
     # Ports are named after their pods: there is no end of names.
     attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
     ipam, sockets = EmbeddedIpam(request.env, node), Sockets(log)
@@ -41,17 +34,18 @@ def load(request: Request) -> Plugin:
         namespaces=Namespaces(),
         vswitch=OvsDpdk,
         sockets=sockets,
-        publisher=Publisher(sockets, _pods, log),
+        publisher=Publisher(sockets, lambda kubeconfig, seconds: _pods(kubeconfig, seconds, node), log),
     )
     removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log)
     return UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
 
 
-def _pods(kubeconfig: str, seconds: float) -> Pods:
+def _pods(kubeconfig: str, seconds: float, node: NodeConf) -> Pods:
     # http.client and ssl cost more than all the rest: only where the API server is asked.
+    from cni.kube.access import access_of
     from cni.kube.pods import open_pods
 
-    return open_pods(kubeconfig, seconds)
+    return open_pods(kubeconfig, access_of(node), seconds)
 
 
 if __name__ == "__main__":

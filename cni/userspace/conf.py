@@ -161,7 +161,10 @@ class UserspaceConf(Model):
     kubeletRoot: str | None = Field(
         None, description="Directory of the kubelet, if the node allows it. Default: the node's, or /var/lib/kubelet."
     )
-    kubeconfig: str | None = Field(None, description="Access to the API server, to read the pod and to annotate it.")
+    kubeconfig: str | None = Field(
+        None,
+        description="Access to the API server, to read the pod and to annotate it; a file in a usual place, such as /etc/cni/net.d.",
+    )
     annotations: bool | None = Field(
         None,
         description="Whether the pod is annotated. Default: with `kubeconfig`. true without it: in-cluster access.",
@@ -170,7 +173,9 @@ class UserspaceConf(Model):
         None, description="Which plugin gives addresses; they are reported and not configured. Without it: none."
     )
     logLevel: str | None = Field(None, description="panic, error, warning, info, debug or verbose. Default info.")
-    logFile: str | None = Field(None, description="Log file below /var/log; elsewhere the log goes to stderr.")
+    logFile: str | None = Field(
+        None, description="Log file below /var/log: a new one, or a log of ours. Otherwise the log goes to stderr."
+    )
     strictConfig: bool | None = Field(None, description="true: refuse unknown keys instead of warning about them.")
     runtimeConfig: RuntimeConfig | None = Field(None, description="Filled in by the runtime.")
     args: Arguments | None = Field(None, description="Arguments of the invocation.")

@@ -6,7 +6,7 @@ import os
 
 from cni.errors import SocketDirUnfit
 from cni.host import mounts
-from cni.host.files import glance
+from cni.host.files import glance, peek
 from cni.host.processes import pids
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ def _seen_by(pid: str, folder: str) -> str:
 
 def _vswitchds(remote: str) -> Iterator[str]:
     """The process that keeps a pidfile beside the database's socket, else all that bear its name."""
-    beside = glance(f"{os.path.dirname(remote.partition(':')[2])}/{_PIDFILE}") if remote.startswith("unix:") else b""
+    beside = peek(f"{os.path.dirname(remote.partition(':')[2])}/{_PIDFILE}") if remote.startswith("unix:") else b""
     # In a container the daemon writes the number that it has there, which can be anybody's here.
     if beside.strip().isdigit() and _is_vswitchd(str(int(beside))):
         yield str(int(beside))

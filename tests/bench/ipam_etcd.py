@@ -17,6 +17,7 @@ from tests.contract.ipam_cluster_contract import NETWORK, range_of
 from tests.etcd.filling import fill
 from tests.etcd.proxy import Proxy
 from tests.etcd.server import EtcdServer
+from tests.trusting import ROOTS, opened_etcd
 
 PODS, INTERFACES, PROCESSES = 128, 16, 16
 LATENCY = 0.005
@@ -33,7 +34,7 @@ def run() -> str:
 
 def _store(folder: Path, node: str, document: dict[str, object]) -> Journaled:
     journal = Journal(str(folder / node), str(folder / f"{node}-run"))
-    return Journaled(journal, node, NETWORK, document, open_etcd, seconds=SECONDS)
+    return Journaled(journal, node, NETWORK, document, opened_etcd, seconds=SECONDS)
 
 
 def _allocate(store: Journaled, name: str, ifname: str, one: Range) -> str:
@@ -96,7 +97,7 @@ def _large() -> str:
 def _filled(folder: Path, name: str, server: EtcdServer, used: list[int]) -> Journaled:
     place = name.replace(" ", "-")
     document = server.document(prefix=f"/bench/{place}")
-    fill(open_etcd({**document, "node": "others"}, NETWORK, SECONDS), LARGE, used)
+    fill(open_etcd({**document, "node": "others"}, NETWORK, SECONDS, ROOTS), LARGE, used)
     return _store(folder, place, document)
 
 

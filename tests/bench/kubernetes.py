@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ipam import whereabouts
 from ipam.journal import Journal, Journaled
-from ipam.kubernetes import open_kubernetes
 from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import NETWORK, owner, range_of
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS
 from tests.kube.routes import RIGHTS
+from tests.trusting import opened_kubernetes
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
@@ -45,7 +45,8 @@ def work(node: int, folder: Path, locks: str, document: dict[str, Any], barrier:
     """What a node's plugins do: all interfaces get their addresses, then give them back. `spent` is CPU seconds."""
     journal = Journal(str(folder / "journal"), f"{locks}/n{node}")
     stores = [
-        (one, Journaled(journal, f"n{node}", NETWORK, document, open_kubernetes, seconds=60.0)) for one in owners(node)
+        (one, Journaled(journal, f"n{node}", NETWORK, document, opened_kubernetes, seconds=60.0))
+        for one in owners(node)
     ]
     barrier.wait(WAIT)
     began = time.process_time()

@@ -28,7 +28,7 @@ class Host:
     def __init__(self) -> None:
         mounts.call("unshare", CLONE_NEWNET)
         for folder in ("/var/lib/cni", "/run"):
-            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder], check=True)
         subprocess.run(["ip", "netns", "add", "pod"], check=True)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 

@@ -19,6 +19,7 @@ from ipam.store import Owner
 from ipam.stores import open_living_cluster
 from ipam.tool import Host, command
 from tests.contract.ipam_cluster_contract import range_of
+from tests.trusting import POLICY
 
 SECONDS = 20.0
 NETWORK = "flat"
@@ -67,6 +68,7 @@ class Node:
             state=str(folder / "state"),
             run=str(folder / "run"),
             results=("/nowhere", self.results),
+            policy=POLICY,
         )
         for path in (self.folders.data, self.folders.state, self.folders.run, self.folders.journal, self.results):
             os.makedirs(path, mode=0o700)
@@ -80,7 +82,7 @@ class Node:
             self.name,
             network,
             self.document if configured else None,
-            partial(open_living_cluster, run=self.folders.index),
+            partial(open_living_cluster, run=self.folders.index, policy=POLICY),
             seconds=self.seconds,
         )
 

@@ -23,6 +23,7 @@ from tests.etcd.filling import fill
 from tests.etcd.proxy import Proxy
 from tests.etcd.server import EtcdServer, free_port, three_members
 from tests.kube.authority import certificates
+from tests.trusting import ROOTS
 
 LATEST = 5.0
 """Seconds after which a call with a bound of half a second has not kept it, on however busy a machine."""
@@ -50,7 +51,7 @@ def prefix() -> str:
 
 
 def opened(server: EtcdServer, prefix: str, node: str, seconds: float = SECONDS, **how) -> Etcd:
-    return open_etcd(server.document(prefix=prefix, node=node, **how), NETWORK, seconds)
+    return open_etcd(server.document(prefix=prefix, node=node, **how), NETWORK, seconds, ROOTS)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -81,7 +82,7 @@ def test_keys_and_values_are_as_documented(etcd, prefix):
 
 def test_networks_and_prefixes_are_apart(etcd, prefix):
     first = opened(etcd, prefix, "node-a")
-    second = open_etcd(etcd.document(prefix=prefix, node="node-a"), "net2", SECONDS)
+    second = open_etcd(etcd.document(prefix=prefix, node="node-a"), "net2", SECONDS, ROOTS)
     third = opened(etcd, f"{prefix}-other", "node-a")
     for cluster in (first, second, third):
         assert cluster.take((claim("10.9.0.5"),), owner("a")) == ()
@@ -247,7 +248,7 @@ def test_when_no_endpoint_answers_a_call_is_try_again_later_within_its_bound(pre
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = (silent.getsockname()[1], free_port())
         document = {"endpoints": [f"http://127.0.0.1:{port}" for port in ports], "node": "node-a"}
-        cluster = open_etcd(document, NETWORK, 0.5)
+        cluster = open_etcd(document, NETWORK, 0.5, ROOTS)
         started = time.monotonic()
         with pytest.raises(TryAgainLater):
             cluster.take((claim("10.9.0.5"),), owner("a"))
@@ -310,7 +311,9 @@ def test_something_that_is_no_etcd_is_not_available(prefix):
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         serving = threading.Thread(target=server.handle_request, daemon=True)
         serving.start()
-        cluster = open_etcd({"endpoints": [f"http://127.0.0.1:{server.server_port}"], "node": "a"}, NETWORK, SECONDS)
+        cluster = open_etcd(
+            {"endpoints": [f"http://127.0.0.1:{server.server_port}"], "node": "a"}, NETWORK, SECONDS, ROOTS
+        )
         with pytest.raises((NotAvailable, TryAgainLater), match="501"):
             cluster.held((claim("10.9.0.5"),), owner("a"))
         serving.join(SECONDS)
@@ -329,15 +332,19 @@ def test_something_that_is_no_etcd_is_not_available(prefix):
         ({"prefix": "no-slash"}, "prefix"),
         ({"node": ""}, "node"),
         ({"node": "a/b"}, "node"),
-        ({"caFile": "/nowhere/ca.crt"}, r"caFile.*No such file"),
-        ({"caFile": "/dev/null"}, "holds nothing"),
-        ({"certFile": "/etc/hostname"}, "go together"),
+        ({"caFile": "{folder}/absent"}, r"caFile: .*/absent does not exist"),
+        ({"caFile": "/dev/null"}, r"caFile: .*is not below"),
+        ({"caFile": "{folder}/empty"}, "holds nothing"),
+        ({"certFile": "{folder}/text"}, "go together"),
     ],
 )
-def test_a_document_that_cannot_be_right_is_refused(wrong, words):
-    document = {"endpoints": ["http://127.0.0.1:2379"], "node": "node-a", **wrong}
+def test_a_document_that_cannot_be_right_is_refused(wrong, words, tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "text").write_text("text")
+    found = {key: text.format(folder=tmp_path) if isinstance(text, str) else text for key, text in wrong.items()}
+    document = {"endpoints": ["http://127.0.0.1:2379"], "node": "node-a", **found}
     with pytest.raises(InvalidConfig, match=words):
-        open_etcd(document, NETWORK, 1.0)
+        open_etcd(document, NETWORK, 1.0, ROOTS)
 
 
 @pytest.mark.parametrize(
@@ -350,5 +357,5 @@ def test_a_document_that_cannot_be_right_is_refused(wrong, words):
     ],
 )
 def test_an_endpoint_is_understood(endpoint, host, port, secure):
-    (server,) = servers({"endpoints": [endpoint]})
+    (server,) = servers({"endpoints": [endpoint]}, ROOTS)
     assert (server.host, server.port, server.secure) == (host, port, secure)

@@ -114,3 +114,20 @@ def test_a_lock_is_freed_after_an_exception(tmp_path):
         raise RuntimeError
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_fifo_and_a_device_are_no_files_and_hold_no_call(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    os.mknod(tmp_path / "device", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    for name in ("fifo", "device"):
+        with pytest.raises(IoFailure, match="not a regular file"):
+            files.read_file(str(tmp_path / name))
+        assert files.peek(str(tmp_path / name)) == b""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert files.peek(str(tmp_path / "file")) == b"content"
+    assert files.peek(str(tmp_path / "link")) == b""
+
+
+def test_a_file_of_the_kernel_is_read_whole():
+    assert len(files.read_file("/proc/sys/kernel/random/boot_id") or b"") == 37

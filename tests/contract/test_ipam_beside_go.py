@@ -15,6 +15,7 @@ from cni.log import Log
 from cni.request import parse, parse_environment
 from ipam.plugin import IpamPlugin
 from ipam.stores import Stores
+from tests.trusting import POLICY
 
 PLUGINS = Path("/usr/lib/cni")
 S = "10.0.0.0/24"
@@ -103,7 +104,7 @@ def theirs(kind: str, section: dict[str, Any], folder: Path, arguments: str, ver
 def ours(section: dict[str, Any], folder: Path, arguments: str, version: str, more: dict[str, Any]) -> Any:
     (folder / "run").mkdir(mode=0o700)
     log = Log({}, level="panic")
-    stores = Stores(log, journal=str(folder / "journal"), run=str(folder / "run"))
+    stores = Stores(log, policy=POLICY, journal=str(folder / "journal"), run=str(folder / "run"))
     try:
         request = parse(
             parse_environment(environment(arguments)), config("barewire-ipam", section, folder, version, more)

@@ -24,6 +24,7 @@ from tests.contract.ipam_cluster_contract import NETWORK, V4, owner
 from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS
 from tests.kube.routes import JSON_PATCH, RIGHTS
+from tests.trusting import ACCESS
 
 SECONDS = 60.0
 THREADS = 3
@@ -146,7 +147,7 @@ def run_theirs(api, lease, held, name):
 
 
 def run_ours(document, held, name):
-    cluster = open_kubernetes(document, NETWORK, SECONDS)
+    cluster = open_kubernetes(document, NETWORK, SECONDS, ACCESS)
 
     def add(pod):
         # As whereabouts, from the lowest on: so both want the same addresses.
@@ -191,7 +192,7 @@ def test_ours_frees_all_that_theirs_leased_and_theirs_gets_it_again(tmp_path, po
         number = theirs.add("moved")
         moved = owner("id-moved").replace(pod=pod)
         # Nothing of ours tells of the lease: whereabouts was the plugin when the pod was started.
-        open_kubernetes(whereabouts.document(place), NETWORK, SECONDS).give_back_all(moved)
+        open_kubernetes(whereabouts.document(place), NETWORK, SECONDS, ACCESS).give_back_all(moved)
         assert api.resources.get(POOLS, "kube-system", POOL)["spec"]["allocations"] == {}
         assert api.resources.names(RESERVATIONS, "kube-system") == []
         assert theirs.add("next") == number

@@ -16,6 +16,7 @@ from ipam.stores import Stores
 from tests.etcd.server import EtcdServer
 from tests.examples import EXAMPLES, manifest, network, of_cluster
 from tests.kube.apiserver import ApiServer
+from tests.trusting import POLICY
 
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod;K8S_POD_UID=u"
 
@@ -47,7 +48,7 @@ def test_an_example_is_leased_checked_and_freed(path, tmp_path):
     (conf,) = conflist["plugins"]
     backend = conf["ipam"]["backend"]
     (tmp_path / "run").mkdir(mode=0o700)
-    stores = Stores(Log({}, level="panic"), journal=str(tmp_path / "journal"), run=str(tmp_path / "run"))
+    stores = Stores(Log({}, level="panic"), policy=POLICY, journal=str(tmp_path / "journal"), run=str(tmp_path / "run"))
     plugin = IpamPlugin(stores, Log({}, level="panic"))
     with STORES[backend](tmp_path) as access:
         document = {**conf, "name": conflist["name"], "ipam": {**conf["ipam"], backend: access}}

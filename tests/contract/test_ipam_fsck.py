@@ -31,6 +31,7 @@ from tests.etcd.server import EtcdServer
 from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS
 from tests.kube.routes import RIGHTS
+from tests.trusting import ACCESS, POLICY, ROOTS
 
 ROOT = Path(__file__).parents[2]
 _NUMBER = itertools.count()
@@ -257,7 +258,7 @@ def test_a_living_owners_lease_gets_its_entry_again(member, capsys):
 def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd, prefix, capsys):
     theirs = {**etcd.document(prefix=prefix), "node": member.name, "machine": "f" * 32}
     claim = claim_on(parse("10.0.0.77", ""))
-    open_etcd(theirs, NETWORK, SECONDS).take((claim,), owner("theirs"))
+    open_etcd(theirs, NETWORK, SECONDS, ROOTS).take((claim,), owner("theirs"))
     assert member.fsck("--config", configuration(member), "--repair") == 0
     assert str(claim.address) in member.leases()
 
@@ -379,7 +380,7 @@ def test_each_call_leaves_a_sign_of_life_that_expires(member, etcd, prefix, name
 
 
 def test_the_plugins_stores_leave_the_sign(member, etcd, prefix):
-    stores = Stores(Log({}), journal=member.folders.journal, run=member.folders.index)
+    stores = Stores(Log({}), policy=POLICY, journal=member.folders.journal, run=member.folders.index)
     place = ipam_place.Place(
         backend="etcd", network=NETWORK, directory="", shared=NETWORK, document=member.document, node="node-s"
     )
@@ -472,7 +473,7 @@ def test_a_node_that_comes_back_keeps_what_it_has_still(member, other, etcd, pre
     silence(etcd, prefix, "node-b")
     shutil.rmtree(other.folders.index)
     document = {**(other.document or {}), "node": "node-b"}
-    freeing = etcd_dead.free(Gateway(servers(document), SECONDS), keys_of(document, NETWORK), SECONDS)
+    freeing = etcd_dead.free(Gateway(servers(document, ROOTS), SECONDS), keys_of(document, NETWORK), SECONDS)
     gone = [next(freeing) for _ in range(etcd_dead.PAGE)]
     new = other.add("new")[0]
     with pytest.raises(Alive, match="node-b is alive"):
@@ -541,7 +542,7 @@ def pod_on(api: ApiServer, name: str, node: str) -> None:
 
 def lease(kubernetes: Node, *names: str) -> dict[str, str]:
     """What other nodes lease: pods and their addresses."""
-    cluster = open_kubernetes(kubernetes.document or {}, NETWORK, SECONDS)
+    cluster = open_kubernetes(kubernetes.document or {}, NETWORK, SECONDS, ACCESS)
     found = {}
     for number, name in enumerate(names, start=10):
         address = V4.address(V4.subnet.number + number)
@@ -642,5 +643,5 @@ def test_the_program_says_in_one_line_what_it_cannot_reach(member, etcd, prefix)
 
 def test_etcd_opened_for_looking_leaves_no_sign(etcd, prefix):
     document = {**etcd.document(prefix=prefix), "node": "looker"}
-    assert open_etcd(document, NETWORK, SECONDS).held((claim_on(V4.address(V4.first)),), owner("a")) == ()
+    assert open_etcd(document, NETWORK, SECONDS, ROOTS).held((claim_on(V4.address(V4.first)),), owner("a")) == ()
     assert sign(etcd, prefix, "looker") == {}

@@ -20,6 +20,7 @@ from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, everyth
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS
 from tests.kube.routes import RIGHTS
+from tests.trusting import ACCESS
 
 SECONDS = 20.0
 SHORT = 0.4
@@ -54,7 +55,7 @@ def open_one(api, tmp_path):
 
     def opened(seconds=SECONDS, **fields):
         place = Place(kubeconfig=path, subnets=whereabouts.subnets_of([(V4,), (V6,)])).replace(**fields)
-        return open_kubernetes(whereabouts.document(place), NETWORK, seconds)
+        return open_kubernetes(whereabouts.document(place), NETWORK, seconds, ACCESS)
 
     return opened
 

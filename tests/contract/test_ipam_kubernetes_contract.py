@@ -10,6 +10,7 @@ from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, V4, V6, World
 from tests.kube.apiserver import ApiServer
 from tests.kube.routes import RIGHTS
+from tests.trusting import ACCESS
 
 SECONDS = 30.0
 
@@ -27,6 +28,6 @@ def test_kubernetes_keeps_the_contract(promise, network_name, overlapping, tmp_p
             subnets=whereabouts.subnets_of([(V4,), (V6,)]),
         )
         world = World(
-            open=lambda _node: open_kubernetes(whereabouts.document(place), NETWORK, SECONDS), names_nodes=False
+            open=lambda _node: open_kubernetes(whereabouts.document(place), NETWORK, SECONDS, ACCESS), names_nodes=False
         )
         CONTRACT[promise](world)

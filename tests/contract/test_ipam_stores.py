@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipam.etcd import open_etcd
 from ipam.journal import Journal, Journaled
 from ipam.local import Local
 from tests.contract.ipam_store_contract import CONTRACT, NETWORK
 from tests.etcd.server import EtcdServer
 from tests.fake_cluster import Shared
 from tests.journalled import Node
+from tests.trusting import opened_etcd
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -41,4 +41,4 @@ def test_the_journal_before_etcd_keeps_the_contract(name, etcd, tmp_path):
     for made in (folder, run):
         made.mkdir(mode=0o700)
     document = {"kind": "etcd", "endpoints": [etcd.endpoint], "prefix": f"/{name}"}
-    CONTRACT[name](lambda: Journaled(Journal(str(folder), str(run)), "n1", NETWORK, document, open_etcd))
+    CONTRACT[name](lambda: Journaled(Journal(str(folder), str(run)), "n1", NETWORK, document, opened_etcd))

@@ -37,6 +37,7 @@ from tests.kube.resources import POOLS
 from tests.kube.routes import RIGHTS
 from tests.ovs.daemon import Daemon
 from tests.tree import differences, tree
+from tests.trusting import ACCESS
 
 
 @pytest.fixture
@@ -215,9 +216,8 @@ def removal(tmp_path, attachments, monkeypatch) -> Removal:
     monkeypatch.setattr("cni.userspace.ovs.SETTLE_SECONDS", 0.0)
     log = Log({}, level="error")
     sockets = Sockets(log)
-    world = World(
-        namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=Publisher(sockets, open_pods, log)
-    )
+    publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, ACCESS, seconds), log)
+    world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
     return Removal(world=world, attachments=attachments, ipam=FakeIpam(), log=log)
 
 

@@ -22,6 +22,7 @@ from cni.kube.pods import Pods, open_pods
 from cni.userspace.appnetutil import DATA, added, removed
 from tests.kube.apiserver import FOR_EVER, MERGE_PATCH, ApiServer, Faults
 from tests.kube.authority import certificates
+from tests.trusting import ACCESS
 
 SECONDS = 10.0
 SHORT = 0.3
@@ -43,13 +44,13 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def pods(api, tmp_path) -> Pods:
-    return open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SECONDS)
+    return open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SECONDS)
 
 
 @pytest.fixture
 def hasty(api, tmp_path) -> Pods:
     """The same, for servers that do not answer."""
-    return open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SHORT)
+    return open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SHORT)
 
 
 def put(**annotations):
@@ -248,14 +249,14 @@ def test_a_pod_that_is_not_there_is_not_found(api, pods):
 
 def test_a_gateway_that_knows_no_such_page_does_not_say_that_the_pod_is_gone(api, tmp_path):
     cluster = {"server": f"{api.url}/elsewhere"}
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), ACCESS, SECONDS)
     with pytest.raises(KubeRefused, match="404"):
         pods.get(*POD)
 
 
 def test_a_server_may_be_below_a_path(api, tmp_path):
     api.prefix = "/k8s/clusters/c-1"
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SECONDS)
     pods.change_annotations(*POD, UID, put(new="1"))
     assert api.requests[-1].path == f"/k8s/clusters/c-1{STATUS_PATH}"
 
@@ -282,7 +283,7 @@ def test_get_pods_and_patch_pods_status_are_all_the_rights_that_are_needed(api, 
 
 
 def test_a_token_that_is_not_valid_is_told_and_not_shown(api, tmp_path):
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user={"token": "s3cr3t"})), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user={"token": "s3cr3t"})), ACCESS, SECONDS)
     with pytest.raises(KubeRefused, match="401") as raised:
         pods.get(*POD)
     assert f"the credentials of {tmp_path}/kubeconfig are not valid" in raised.value.hint
@@ -473,7 +474,7 @@ def at(port: int, tmp_path: Path, **cluster: Any) -> Pods:
         "clusters": [{"name": "c", "cluster": described}],
     }
     path.write_text(json.dumps(document))
-    return open_pods(str(path), SHORT)
+    return open_pods(str(path), ACCESS, SHORT)
 
 
 def test_a_connection_that_is_not_taken_is_given_up_in_time(tmp_path):
@@ -566,7 +567,7 @@ def test_a_name_that_nobody_has_is_told(api, tmp_path):
 
 def test_a_server_is_found_by_name(api, tmp_path):
     cluster = {"server": f"https://localhost:{api.port}"}
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), ACCESS, SECONDS)
     assert pods.get(*POD)["metadata"]["uid"] == UID
     assert api.requests[0].headers["host"] == f"localhost:{api.port}"
 
@@ -574,15 +575,15 @@ def test_a_server_is_found_by_name(api, tmp_path):
 def test_a_server_may_have_an_ipv6_address(tmp_path):
     with ApiServer(host="::1") as api:
         api.add_pod(*POD, uid=UID)
-        pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SECONDS)
+        pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SECONDS)
         pods.change_annotations(*POD, UID, put(new="1"))
         assert api.requests[0].headers["host"] == f"[::1]:{api.port}"
 
 
-def test_a_server_without_tls_is_spoken_to_when_the_kubeconfig_says_so(tmp_path):
+def test_a_server_without_tls_is_spoken_to_when_the_kubeconfig_says_so_and_has_no_token(tmp_path):
     with ApiServer(secure=False) as api:
         api.add_pod(*POD, uid=UID)
-        pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SECONDS)
+        pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SECONDS)
         pods.change_annotations(*POD, UID, put(new="1"))
         assert api.annotations(*POD) == {"new": "1"}
 
@@ -614,7 +615,7 @@ def test_a_client_certificate_proves_who_we_are(api, tmp_path):
         {"client-certificate": str(certificate), "client-key": str(key)},
         {"client-certificate-data": base64_of(certificate), "client-key-data": base64_of(key)},
     ):
-        pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS)
+        pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS)
         pods.change_annotations(*POD, UID, put(new=str(len(user))))
         assert "authorization" not in api.requests[-1].headers
 
@@ -623,7 +624,7 @@ def test_one_file_may_hold_certificate_and_key_as_the_kubelet_s_does(api, tmp_pa
     certificate, key = certificates().client
     (tmp_path / "current.pem").write_bytes(certificate.read_bytes() + key.read_bytes())
     user = {"client-certificate": "current.pem", "client-key": "current.pem"}
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS)
     assert pods.get(*POD)["metadata"]["uid"] == UID
 
 
@@ -631,7 +632,7 @@ def test_an_authority_may_have_a_comment_in_any_language(api, tmp_path):
     text = "Autorité: Société Générale\n".encode() + certificates().authority.certificate.read_bytes()
     (tmp_path / "ca.pem").write_bytes(text)
     cluster = {"certificate-authority": "ca.pem", "certificate-authority-data": ""}
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), ACCESS, SECONDS)
     assert pods.get(*POD)["metadata"]["uid"] == UID
 
 
@@ -642,7 +643,7 @@ def base64_of(path: Path) -> str:
 def test_the_identity_is_never_a_file_and_no_descriptor_is_left(api, tmp_path):
     certificate, key = certificates().client
     user = {"client-certificate-data": base64_of(certificate), "client-key-data": base64_of(key)}
-    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS)
+    pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS)
     before = links(os.listdir("/proc/self/fd"))
     pods.get(*POD)
     assert [one for one in links(os.listdir("/proc/self/fd")) if "identity" in one] == []
@@ -662,7 +663,7 @@ def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(api, tmp
     )  # fmt: skip
     user = {"client-certificate": str(certificate), "client-key": str(locked)}
     with pytest.raises(InvalidConfig, match="no pair in PEM"):
-        open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS).get(*POD)
+        open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS).get(*POD)
 
 
 @pytest.mark.parametrize("key", ("server", "garbage"))
@@ -671,7 +672,7 @@ def test_a_key_of_another_certificate_is_refused(api, tmp_path, key):
     path = certificates().server.key if key == "server" else tmp_path / "garbage"
     user = {"client-certificate": str(certificates().client.certificate), "client-key": str(path)}
     with pytest.raises(InvalidConfig, match="no pair in PEM"):
-        open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), SECONDS).get(*POD)
+        open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS).get(*POD)
 
 
 @pytest.mark.parametrize("text", ("no PEM", "\u00fc", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"))
@@ -679,13 +680,13 @@ def test_an_authority_that_is_none_is_refused(api, tmp_path, text):
     (tmp_path / "ca.crt").write_text(text)
     cluster = {"certificate-authority-data": None, "certificate-authority": "ca.crt"}
     with pytest.raises(InvalidConfig, match="no certificate in PEM"):
-        open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), SECONDS).get(*POD)
+        open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=cluster)), ACCESS, SECONDS).get(*POD)
 
 
 def test_a_server_that_another_authority_signed_is_refused_and_gets_no_token(tmp_path):
     with ApiServer(identity=certificates().stranger) as api:
         with pytest.raises(KubeRefused, match=r"certificate of the API server .* is not valid") as raised:
-            open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SECONDS).get(*POD)
+            open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SECONDS).get(*POD)
         assert "certificate-authority" in raised.value.hint
         assert api.requests == []
 
@@ -694,22 +695,22 @@ def test_the_certificate_of_another_server_is_refused_unless_its_name_is_expecte
     with ApiServer(identity=certificates().authority.server("DNS:kubernetes.default.svc")) as api:
         api.add_pod(*POD, uid=UID)
         with pytest.raises(KubeRefused, match=r"mismatch.*127\.0\.0\.1"):
-            open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), SECONDS).get(*POD)
+            open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SECONDS).get(*POD)
         named = {"tls-server-name": "kubernetes.default.svc"}
-        assert open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=named)), SECONDS).get(*POD)
+        assert open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=named)), ACCESS, SECONDS).get(*POD)
 
 
 def test_without_an_authority_those_of_the_system_decide(api, tmp_path):
     path = api.kubeconfig(tmp_path / "kubeconfig", cluster={"certificate-authority-data": None})
     with pytest.raises(KubeRefused, match="is not valid"):
-        open_pods(str(path), SECONDS).get(*POD)
+        open_pods(str(path), ACCESS, SECONDS).get(*POD)
 
 
 def test_a_stranger_is_trusted_only_when_the_kubeconfig_says_to_trust_anybody(tmp_path):
     with ApiServer(identity=certificates().stranger) as api:
         api.add_pod(*POD, uid=UID)
         trusting = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
-        assert open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=trusting)), SECONDS).get(*POD)
+        assert open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", cluster=trusting)), ACCESS, SECONDS).get(*POD)
 
 
 def test_tls_with_a_server_that_has_none_is_refused(tmp_path):

@@ -112,6 +112,22 @@ def test_a_symlink_that_somebody_else_owns_is_not_followed(roots, tmp_path):
     assert "link belongs to user 65534" in refusal(roots, tmp_path / "conf" / "link").msg
 
 
+def test_what_is_entrusted_to_another_user_is_read_and_leads_nowhere_else(roots, tmp_path):
+    folder = tmp_path / "conf" / "resolver"
+    folder.mkdir()
+    for name, target in (("file", ""), ("out", "../../secret"), ("in", "file")):
+        (folder / name).symlink_to(target) if target else (folder / name).write_bytes(b"theirs")
+        os.chown(folder / name, NOBODY, NOBODY, follow_symlinks=False)
+    os.chown(folder, NOBODY, NOBODY)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "conf" / "way").symlink_to("resolver/file")
+    entrusted = roots.replace(entrusted=(str(folder),))
+    for name in ("resolver/file", "resolver/in", "way"):
+        assert entrusted.content(f"{tmp_path}/conf/{name}", "it") == b"theirs"
+        assert "belongs to user" in refusal(roots, tmp_path / "conf" / name).msg
+    assert "is not below" in refusal(entrusted, folder / "out").msg
+
+
 def test_links_without_an_end_are_refused(roots, tmp_path):
     (tmp_path / "conf" / "a").symlink_to("b")
     (tmp_path / "conf" / "b").symlink_to("a")
@@ -202,7 +218,7 @@ def test_the_start_is_not_judged_and_nothing_leads_out_of_it(tmp_path):
     (tmp_path / "start" / "up").symlink_to("../../../../../../../../etc/passwd")
     with pytest.raises(InvalidConfig, match="is not below"):
         roots.content(f"{tmp_path}/start/out", "it")
-    with pytest.raises(NotThere):
+    with pytest.raises(InvalidConfig, match=f"leads by a symbolic link to {tmp_path}/start/etc"):
         roots.content(f"{tmp_path}/start/up", "it")
 
 
@@ -217,3 +233,42 @@ def test_no_descriptor_is_left_open(roots, tmp_path):
             except InvalidConfig:
                 continue
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_destination_of_a_path_is_known_before_it_exists_and_nothing_is_made(roots, tmp_path):
+    assert roots.destination(f"{tmp_path}/conf", "it") == f"{tmp_path}/conf"
+    assert roots.destination(f"{tmp_path}/conf/a//b", "it") == f"{tmp_path}/conf/a/b"
+    (tmp_path / "conf" / "way").symlink_to("../elsewhere")
+    for path in ("elsewhere", "conf/way/b", "conf/a/../../elsewhere", "conf/file", "conf/file/b"):
+        with pytest.raises(InvalidConfig):
+            roots.destination(f"{tmp_path}/{path}", "it")
+    assert sorted(os.listdir(tmp_path / "conf")) == ["file", "way"]
+
+
+@pytest.mark.parametrize("target", ("gone", "gone/deeper", "{top}/conf/gone", "real/../gone"))
+def test_nothing_is_made_where_a_symlink_leads_nowhere(roots, tmp_path, target):
+    (tmp_path / "conf" / "real").mkdir()
+    (tmp_path / "conf" / "way").symlink_to(target.format(top=tmp_path))
+    (tmp_path / "conf" / "other").symlink_to("way")
+    for name in ("way", "way/a", "other", "other/a"):
+        for call in (roots.destination, lambda *said: roots.resolved(*said, make=0o700)):
+            with pytest.raises(InvalidConfig, match=r"leads by a symbolic link to .*/gone, which does not exist"):
+                call(f"{tmp_path}/conf/{name}", "it")
+    assert not (tmp_path / "conf" / "gone").exists()
+    (tmp_path / "conf" / "good").symlink_to("real")
+    assert roots.resolved(f"{tmp_path}/conf/good/a/b", "it", make=0o700) == f"{tmp_path}/conf/real/a/b"
+
+
+def test_what_belongs_to_another_program_is_refused_below_an_allowed_root(roots, tmp_path):
+    (tmp_path / "conf" / "theirs").mkdir()
+    (tmp_path / "conf" / "way").symlink_to("theirs")
+    others = roots.replace(reserved=(f"{tmp_path}/conf/theirs", f"{tmp_path}/conf/not-yet"))
+    for name in ("theirs", "theirs/x", "way", "not-yet", "not-yet/x"):
+        with pytest.raises(InvalidConfig, match="belongs to another program"):
+            others.destination(f"{tmp_path}/conf/{name}", "it")
+    assert others.destination(f"{tmp_path}/conf/theirs-not", "it")
+
+
+def test_a_missing_start_is_told_as_such(tmp_path):
+    with pytest.raises(NotThere):
+        Roots(allowed=("/",), start=f"{tmp_path}/absent").content(f"{tmp_path}/absent/token", "it")

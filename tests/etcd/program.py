@@ -16,10 +16,10 @@ import time
 from cni import jsontext
 from cni.errors import AddressesExhausted, CniError, TryAgainLater
 from ipam.address import parse
-from ipam.etcd import open_etcd
 from ipam.journal import Journal, Journaled
 from ipam.ranges import Range
 from ipam.store import Owner
+from tests.trusting import opened_etcd
 
 NETWORK, IFNAME = "net", "net1"
 AT_ONCE = 6
@@ -40,7 +40,7 @@ LARGE = ((pool("10.9.0.0", 16, "10.9.0.1", "10.9.255.254"),), (pool("fd00:9::", 
 
 def store(folder: str, node: str, document: str, seconds: float = 10.0) -> Journaled:
     journal = Journal(f"{folder}/{node}/journal", f"{folder}/{node}/run", warn=lambda _text: None)
-    return Journaled(journal, node, NETWORK, jsontext.loads(document.encode()), open_etcd, seconds=seconds)
+    return Journaled(journal, node, NETWORK, jsontext.loads(document.encode()), opened_etcd, seconds=seconds)
 
 
 def owner(name: str) -> Owner:

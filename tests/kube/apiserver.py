@@ -117,14 +117,16 @@ class Request:
 
 
 class ApiServer:
-    """Runs in threads of this process until the `with` ends. `rights` are (verb, resource) of every user."""
+    """Runs in threads of this process until the `with` ends. `rights` are (verb, resource) of every user; an empty `token`
+    lets everybody in."""
 
     def __init__(self, *, secure: bool = True, identity: Identity | None = None, host: str = "127.0.0.1") -> None:
         self.store = Store()
         self.resources = Resources()
         self.faults = Faults()
         self.rights: frozenset[tuple[str, str]] = ALL_RIGHTS
-        self.token = TOKEN
+        # Who speaks no TLS is shown no token.
+        self.token = TOKEN if secure else ""
         self.requests: list[Request] = []
         self.secure = secure
         self.prefix = ""
@@ -408,7 +410,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _authenticate(self) -> None:
         certified = isinstance(self.connection, ssl.SSLSocket) and _is_certified(self.connection)
         told = self.fields.get("authorization")
-        if told != f"Bearer {self.server.api.token}" and (told is not None or not certified):
+        is_known = certified or not self.server.api.token
+        if told != f"Bearer {self.server.api.token}" and (told is not None or not is_known):
             raise Refused(401, "Unauthorized", "Unauthorized")
         if "host" not in self.fields:
             raise Refused(400, "BadRequest", "missing required Host header")

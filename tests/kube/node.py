@@ -18,8 +18,8 @@ from typing import Any
 
 from cni.errors import AddressesExhausted, TryAgainLater
 from ipam.journal import Journal, Journaled
-from ipam.kubernetes import open_kubernetes
 from tests.contract.ipam_cluster_contract import NETWORK, V6, owner, range_of
+from tests.trusting import opened_kubernetes
 
 FEW = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.32")
 """So few that nodes want the same."""
@@ -40,7 +40,7 @@ class Node:
         for part in (held, folder / "journal", folder / "run"):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = Journal(str(folder / "journal"), str(folder / "run"))
-        self.store = Journaled(journal, name, NETWORK, document, open_kubernetes, seconds=seconds)
+        self.store = Journaled(journal, name, NETWORK, document, opened_kubernetes, seconds=seconds)
 
     def describe(self) -> Path:
         path = self._folder / "description.json"

@@ -121,6 +121,12 @@ class Node:
         assert done.returncode == 0 or not check, f"{argv}: {done.stderr}"
         return done
 
+    def kubeconfig(self, path: os.PathLike[str]) -> str:
+        """A kubeconfig of the tests, where networks of this node may name one."""
+        place = f"/run/multus/{os.path.basename(path)}"
+        self.run("install", "-D", "-m", "0600", str(path), place)
+        return place
+
     def pod(self, *volumes: str, container_id: str = "", name: str = "") -> Pod:
         """A new pod with these emptyDir volumes."""
         number = next(self._numbers)

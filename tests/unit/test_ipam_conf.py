@@ -101,6 +101,16 @@ BAD = [
         "keyFile",
     ),
     ({"backend": "kubernetes", "kubernetes": {"kubeconfig": "k"}}, "ipam.kubernetes.kubeconfig", "absolute path"),
+    (
+        {"subnet": "x", "backend": "etcd", "etcd": {"endpoints": ["https://x:1"], "prefix": "/registry/secrets"}},
+        "ipam.etcd.prefix",
+        "belongs to another program",
+    ),
+    (
+        {"subnet": "10.0.0.0/24", "backend": "etcd", "etcd": {"endpoints": ["https://x:1"], "prefix": "/"}},
+        "ipam.etcd.prefix",
+        "is not of the form",
+    ),
     ({"subnet": "10.0.0.0/24", "dataDir": "networks"}, "ipam.dataDir", "absolute path"),
     ({"subnet": "10.0.0.0/24", "dataDir": "/var/../etc"}, "ipam.dataDir", "absolute path"),
     ({"subnet": "10.0.0.0/24", "resolvConf": "resolv.conf"}, "ipam.resolvConf", "absolute path"),

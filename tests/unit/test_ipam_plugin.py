@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -15,20 +16,24 @@ from cni.errors import (
     DelegateFailed,
     InternalError,
     InvalidConfig,
-    IoFailure,
     NotAvailable,
     TryAgainLater,
 )
-from cni.node.node import NodeConf
+from cni.log import Log
+from cni.node.node import AddressPolicy, EtcdAccess, NodeConf
 from cni.request import parse, parse_environment
 from ipam import answer as answering, stores
+from ipam.asked import asked
 from ipam.embedded import EmbeddedIpam
 from ipam.journal import Journal
 from ipam.journal_entry import Entry
+from ipam.place import place
 from ipam.plugin import IpamPlugin
+from ipam.policy import Policy
 from ipam.store import Owner
 from ipam.stores import Stores
 from tests.recording_log import RecordingLog
+from tests.trusting import POLICY, TOP, node as trusting_node
 
 DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}
 
@@ -40,11 +45,12 @@ class Node:
         self.folder = folder
         (folder / "run").mkdir(mode=0o700)
         self.log = RecordingLog()
-        self.plugin = self.with_conf(NodeConf())
+        self.plugin = self.with_conf(POLICY.node)
 
     def with_conf(self, conf):
         journal, run = str(self.folder / "journal"), str(self.folder / "run")
-        return IpamPlugin(Stores(self.log, node=conf, journal=journal, run=run), self.log)
+        policy = Policy(node=conf, start=TOP)
+        return IpamPlugin(Stores(self.log, policy=policy, journal=journal, run=run), self.log)
 
     def request(self, section, command="ADD", container="c1", ifname="net1", version="1.1.0", **more):
         env = {
@@ -110,7 +116,7 @@ def test_status_of_a_full_range_is_a_warning_because_an_error_would_make_the_nod
 
 
 def test_status_of_a_full_range_is_an_error_where_the_administrator_wants_it(node):
-    strict = node.with_conf(NodeConf(strict_status=True))
+    strict = node.with_conf(trusting_node(strict_status=True))
     strict.status(node.request(FULL, "STATUS"))
     node.add(FULL)
     with pytest.raises(NotAvailable, match=r"10\.1\.0\.1-10\.1\.0\.2"):
@@ -120,8 +126,8 @@ def test_status_of_a_full_range_is_an_error_where_the_administrator_wants_it(nod
 @pytest.mark.parametrize("strict", [False, True])
 def test_status_fails_where_the_node_cannot_write_its_leases(node, strict):
     (node.folder / "data").write_text("in the way")
-    with pytest.raises(NotAvailable, match="cannot be written"):
-        node.with_conf(NodeConf(strict_status=strict)).status(node.request(FULL, "STATUS"))
+    with pytest.raises(InvalidConfig, match="data is not a directory"):
+        node.with_conf(trusting_node(strict_status=strict)).status(node.request(FULL, "STATUS"))
 
 
 AWAY = {"subnet": "10.1.0.0/30", "backend": "etcd", "etcd": {"endpoints": ["http://127.0.0.1:1"]}}
@@ -138,7 +144,7 @@ def test_status_contacts_no_cluster_unless_the_administrator_wants_it(node, monk
     node.plugin.status(node.request(AWAY, "STATUS"))
     assert contacted == []
     with pytest.raises(TryAgainLater):
-        node.with_conf(NodeConf(strict_status=True)).status(node.request(AWAY, "STATUS"))
+        node.with_conf(trusting_node(strict_status=True)).status(node.request(AWAY, "STATUS"))
     assert len(contacted) == 1
 
 
@@ -146,7 +152,7 @@ def test_status_contacts_no_cluster_unless_the_administrator_wants_it(node, monk
 def test_status_fails_where_the_node_cannot_write_its_journal(node, strict):
     (node.folder / "journal").write_text("in the way")
     with pytest.raises(NotAvailable, match="journal"):
-        node.with_conf(NodeConf(strict_status=strict)).status(node.request(AWAY, "STATUS"))
+        node.with_conf(trusting_node(strict_status=strict)).status(node.request(AWAY, "STATUS"))
 
 
 def test_check_compares_prev_result_with_the_leases(node):
@@ -238,7 +244,7 @@ def test_a_file_without_an_interface_is_not_given_to_two(node):
 
 def test_a_directory_that_leads_nowhere_ends_in_one_error(node, tmp_path):
     (tmp_path / "data").symlink_to(tmp_path / "unmounted")
-    with pytest.raises(IoFailure, match="cannot make"):
+    with pytest.raises(InvalidConfig, match=r"leads by a symbolic link to .*/unmounted, which does not exist"):
         node.add({"subnet": "10.0.0.0/29"})
 
 
@@ -261,7 +267,7 @@ def test_gc_frees_what_the_runtime_does_not_know(node):
 def test_name_service_comes_from_the_file_and_a_missing_one_is_told_before_anything_is_leased(node, tmp_path):
     conf = tmp_path / "resolv.conf"
     section = {**DUAL, "resolvConf": str(conf)}
-    with pytest.raises(InvalidConfig, match="cannot read"):
+    with pytest.raises(InvalidConfig, match="does not exist"):
         node.add(section)
     assert not (tmp_path / "data").exists()
     conf.write_text("# ours\nnameserver 10.0.0.53\nnameserver 10.0.0.54\ndomain a.b\nsearch a.b c.d\noptions ndots:5\n")
@@ -283,7 +289,9 @@ def test_after_a_change_of_the_backend_del_frees_where_the_address_is(node):
 @pytest.fixture
 def ipam(node, monkeypatch):
     def stores(log, **more):
-        return Stores(log, journal=str(node.folder / "journal"), run=str(node.folder / "run"), **more)
+        return Stores(
+            log, journal=str(node.folder / "journal"), run=str(node.folder / "run"), **{**more, "policy": POLICY}
+        )
 
     monkeypatch.setattr(answering, "Stores", stores)
     return EmbeddedIpam({}, NodeConf())
@@ -348,3 +356,96 @@ def test_gc_without_a_list_warns_and_frees_nothing(node):
     node.plugin.gc(node.request(DUAL, "GC"))
     assert node.files() == before
     assert [text for text in node.log.messages if "valid-attachments is missing" in text]
+
+
+# What the node's administrator has not allowed.
+
+
+def strict(node, **addresses):
+    """The same plugin on a node whose configuration says no more than that."""
+    policy = Policy(node=NodeConf(addresses=AddressPolicy(**addresses)), start="/")
+    log = RecordingLog()
+    stores = Stores(log, policy=policy, journal=str(node.folder / "journal"), run=str(node.folder / "run"))
+    return IpamPlugin(stores, log), log.messages
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("/etc/{name}", "is not below /var/lib/cni, /run"),
+        ("/var/lib/cni-{name}", "is not below"),
+        ("/run/systemd/{name}", "belongs to another program"),
+        ("/run/udev", "belongs to another program"),
+        ("/var/run/openvswitch", "belongs to another program"),
+        ("/var/lib/cni/barewire", "belongs to another program"),
+        ("/tmp/{name}", "others may write to /tmp"),
+    ],
+)
+def test_a_data_directory_elsewhere_is_refused_and_nothing_is_made(node, tmp_path, data, words):
+    plugin, warnings = strict(node)
+    folder = data.format(name=f"bw{os.getpid()}")
+    before = os.path.exists(folder)
+    for command in ("ADD", "CHECK", "STATUS"):
+        call = {"ADD": plugin.add, "CHECK": plugin.check, "STATUS": plugin.status}[command]
+        with pytest.raises(InvalidConfig, match=words) as raised:
+            call(node.request({**DUAL, "dataDir": folder}, command))
+        assert raised.value.msg.startswith("ipam.dataDir: ")
+    for command in ("DEL", "GC"):
+        more: dict[str, Any] = {"cni.dev/valid-attachments": []} if command == "GC" else {}
+        call = plugin.delete if command == "DEL" else plugin.gc
+        call(node.request({**DUAL, "dataDir": folder}, command, **more))
+        assert "no address is freed" in warnings.pop()
+    assert os.path.exists(folder) == before
+    assert not os.path.exists(f"{folder}/net")
+
+
+def test_a_network_named_like_another_program_s_directory_gets_no_directory(node):
+    plugin, _warnings = strict(node)
+    request = node.request({**DUAL, "dataDir": "/run"})
+    for name in ("nologin", "systemd", "barewire"):
+        with pytest.raises(InvalidConfig, match="belongs to another program"):
+            plugin.add(request.replace(network=name))
+
+
+@pytest.mark.parametrize("path", ("/etc/shadow", "/dev/watchdog", "/dev/null", "/proc/kmsg", "/var/lib/x/resolv.conf"))
+def test_a_name_service_is_read_from_places_of_name_services_only(node, path):
+    plugin, _warnings = strict(node)
+    with pytest.raises(InvalidConfig, match=r"ipam\.resolvConf: "):
+        plugin.add(node.request({**DUAL, "resolvConf": path, "dataDir": "/var/lib/cni/networks"}))
+
+
+def test_the_host_s_own_name_service_is_read():
+    assert Policy().resolv_conf("/etc/resolv.conf", 1 << 16)
+
+
+def test_networks_that_name_no_backend_use_the_node_s():
+    request = parse(
+        parse_environment(
+            {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/n", "CNI_IFNAME": "e", "CNI_PATH": "/x"}
+        ),
+        json.dumps(
+            {"cniVersion": "1.0.0", "name": "net", "type": "t", "ipam": {"type": "b", "range": "10.0.0.0/24"}}
+        ).encode(),
+    )
+    etcd = EtcdAccess(endpoints=("https://10.0.0.1:2379",), prefix="/ours", ca_file="/c")
+    policy = Policy(node=NodeConf(addresses=AddressPolicy(backend="etcd", etcd=etcd)))
+    found = place(request, policy.defaults())
+    assert found.backend == "etcd"
+    assert found.document == {
+        "kind": "etcd", "endpoints": ["https://10.0.0.1:2379"], "prefix": "/ours", "caFile": "/c",
+    }  # fmt: skip
+    assert asked(request, Log({}), policy.defaults()).sets
+    with pytest.raises(InvalidConfig, match=r"ipam\.backend"):
+        asked(request, Log({}))
+    own = request.replace(
+        config={
+            **request.config,
+            "ipam": {**request.config["ipam"], "backend": "etcd", "etcd": {"endpoints": ["https://10.9.9.9:1"]}},
+        }
+    )
+    assert (place(own, policy.defaults()).document or {})["endpoints"] == ["https://10.9.9.9:1"]
+    assert asked(own, Log({}), policy.defaults()).sets
+    closed = Policy(node=NodeConf(addresses=AddressPolicy(etcd=etcd, network_etcd=False))).defaults()
+    with pytest.raises(InvalidConfig, match=r"ipam\.etcd: a network may not name an etcd"):
+        asked(own, Log({}), closed)
+    assert place(own, closed).document is None

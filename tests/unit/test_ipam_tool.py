@@ -20,6 +20,7 @@ from ipam.sandboxes import Sandboxes
 from ipam.store import Lease, Owner, claim_on
 from ipam.tool import Host, command
 from tests.contract.ipam_cluster_contract import range_of
+from tests.trusting import POLICY
 
 NOBODY = Sandboxes(attached={}, places={})
 DOCUMENT = {"kind": "etcd", "endpoints": ["http://10.0.0.1:2379"], "node": "here"}
@@ -51,7 +52,9 @@ class FakeHost(Host):
 
 @pytest.fixture
 def folders(tmp_path) -> Folders:
-    found = Folders(data=str(tmp_path / "nets"), state=str(tmp_path / "state"), run=str(tmp_path / "run"), results=())
+    found = Folders(
+        data=str(tmp_path / "nets"), state=str(tmp_path / "state"), run=str(tmp_path / "run"), results=(), policy=POLICY
+    )
     for path in (found.data, found.state, found.run):
         os.mkdir(path, 0o700)
     return found

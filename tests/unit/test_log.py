@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -10,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, strategies as st
 
-from cni import log as module
-from cni.log import LEVELS, Log, open_below, open_log
+from cni import logfile as module
+from cni.log import LEVELS, Log, open_log
+from cni.logfile import open_below
+from cni.node.node import NodeConf
+from cni.node.start import log_of
+from cni.request import parse, parse_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def opened(config: dict[str, Any], root: Path) -> Log:
-    return open_log(config, plugin="sriov", command="ADD", container_id="c" * 64, ifname="net1", root=str(root))
+    return open_log(config, plugin="sriov", command="ADD", container_id="c" * 64, ifname="net1", roots=(str(root),))
 
 
 def lines_of(log_at: Callable[[int], None]) -> bytes:
@@ -186,7 +191,7 @@ def test_a_symlink_placed_after_the_path_was_resolved_is_not_followed(root: Path
     (root / "file").symlink_to(outside / "victim")
     with pytest.raises(NotADirectoryError):
         module._Walk(str(root)).into(["way"])
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(module.Refused, match="not a regular file"):
         module._open_file(os.open(root, os.O_RDONLY), "file")
     assert os.listdir(outside) == []
 
@@ -222,9 +227,92 @@ def test_refused_log_files_leave_no_descriptor_open(root: Path) -> None:
     os.mkfifo(root / "fifo")
     before = len(os.listdir("/proc/self/fd"))
     for name in ("folder", "folder/a/b/c", "fifo", "fifo/x"):
-        with pytest.raises(module._Refused):
-            open_below(str(root), f"{root}/{name}")
+        with pytest.raises(module.Refused):
+            open_below((str(root),), f"{root}/{name}")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+OURS = b'2026-11-30T09:39:23.123Z level=info plugin=sriov command=ADD msg="m"\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mode"),
+    (
+        ("cni.log", OURS, 0o600),
+        ("cni.log", OURS, 0o644),
+        ("cni.log", b"", 0o600),
+        ("sriov.log", b'time="2024-01-02T03:04:05Z" level="info" msg="x" cniName="sriov-cni"\n', 0o644),
+        ("userspace-cni.log", b"2024-01-02T03:04:05Z [info] x\n", 0o644),
+    ),
+)
+def test_a_log_of_ours_or_of_a_predecessor_is_continued(
+    name: str, content: bytes, mode: int, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / name).write_bytes(content)
+    (root / name).chmod(mode)
+    opened({"logFile": f"{root}/{name}"}, root).info("more")
+    assert (root / name).read_bytes().startswith(content)
+    assert b'msg="more"' in (root / name).read_bytes()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    (
+        (b"type=DAEMON_START msg=audit(1)\n", 0o600),
+        (b"2026-11-30T09:39:23.123456789Z stdout F a container's line\n", 0o640),
+        (b'time="2026-11-30T09:39:23Z" level=info plugin=x\n', 0o600),
+        (b"\0" * 384, 0o664),
+        (b"", 0o664),
+        (b"", 0o640),
+        (OURS[1:], 0o600),
+    ),
+)
+def test_a_file_of_another_program_is_not_written_to(
+    content: bytes, mode: int, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "x.log").write_bytes(content)
+    (root / "x.log").chmod(mode)
+    assert "no log of ours" in refused(f"{root}/x.log", root, capfd)
+    assert (root / "x.log").read_bytes() == content
+
+
+def test_a_log_file_that_belongs_to_another_user_is_not_written_to(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "sriov.log").write_bytes(OURS)
+    os.chown(root / "sriov.log", 1000, 1000)
+    assert "belongs to user 1000" in refused(f"{root}/sriov.log", root, capfd)
+    assert (root / "sriov.log").read_bytes() == OURS
+
+
+@pytest.mark.parametrize("folder", ("audit", "containers", "journal", "pods/default_pod_uid/app"))
+def test_no_log_is_made_among_those_of_other_programs(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = f"/var/log/{folder}/barewire-{os.getpid()}.log"
+    open_log({"logFile": path}, plugin="sriov", command="ADD", container_id="c", ifname="net1").info("m")
+    assert "among other programs' logs" in capfd.readouterr().err
+    assert not os.path.exists(path)
+
+
+def test_the_node_configuration_says_where_logs_may_be(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    other = root.parent / "other"
+    other.mkdir()
+    request = parse(
+        parse_environment(
+            {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c", "CNI_IFNAME": "net1", "CNI_PATH": "/x", "CNI_NETNS": "/n"}
+        ),
+        json.dumps({"cniVersion": "1.0.0", "name": "n", "type": "sriov", "logFile": f"{other}/x.log"}).encode(),
+    )
+    log_of(request, NodeConf(log_roots=(str(root), str(other))), "sriov").info("m")
+    assert 'msg="m"' in (other / "x.log").read_text()
+    log_of(request, NodeConf(log_roots=()), "sriov").info("again")
+    assert "again" not in (other / "x.log").read_text()
+    assert "logFile: " in capfd.readouterr().err
+
+
+def test_a_device_that_is_named_as_the_log_is_not_opened(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    os.mknod(root / "sriov", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    assert "regular file" in refused(f"{root}/sriov", root, capfd)
 
 
 def test_a_full_disk_moves_the_message_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ class Stage:
         self.conf = node.conf(**SETTINGS)
         self.conf["host"] = {**self.conf["host"], "bridge": {"bridgeName": "made0"}}
         if api:
-            self.conf["kubeconfig"] = str(api.kubeconfig(folder / "kubeconfig"))
+            self.conf["kubeconfig"] = node.kubeconfig(api.kubeconfig(folder / "kubeconfig"))
         # The first attachment makes folders and is left out: later ones make the same system calls each time.
         self.pod = self.new_pod()
         self.before = self.seen()

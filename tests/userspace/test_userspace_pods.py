@@ -26,7 +26,7 @@ class Cluster:
 
     def __init__(self, node, api, folder):
         self.node, self.api = node, api
-        self.kubeconfig = str(api.kubeconfig(folder / "kubeconfig"))
+        self.kubeconfig = node.kubeconfig(api.kubeconfig(folder / "kubeconfig"))
         self.pod = node.pod("shared-dir")
         self.add(self.pod)
         self.before = node.snapshot(), api.snapshot()
@@ -271,10 +271,9 @@ def test_without_a_pod_in_cni_args_a_file_tells_it_and_annotations_that_are_dema
 
 def test_annotations_whose_credentials_are_gone_are_given_up_with_the_pod_and_not_before(cluster, tmp_path):
     node, pod, other = cluster.node, cluster.pod, cluster.node.pod()
-    kubeconfig = tmp_path / "gone"
-    cluster.api.kubeconfig(kubeconfig)
-    node.add(node.conf(kubeconfig=str(kubeconfig)), pod)
-    kubeconfig.unlink()
+    kubeconfig = node.kubeconfig(cluster.api.kubeconfig(tmp_path / "gone"))
+    node.add(node.conf(kubeconfig=kubeconfig), pod)
+    node.run("rm", kubeconfig)
     for caller in (pod, other):
         node.delete(node.conf(), caller)
         assert len(node.pending()) == 1

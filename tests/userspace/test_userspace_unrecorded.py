@@ -52,7 +52,7 @@ def test_del_during_an_add_that_has_no_record_yet_removes_what_that_makes(node, 
         pod, before = node.pod(), node.snapshot()
         api.add_pod("default", pod.name, uid=pod.uid)
         api.faults = Faults(delay=1.0)
-        conf = node.conf(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")))
+        conf = node.conf(kubeconfig=node.kubeconfig(api.kubeconfig(tmp_path / "kubeconfig")))
         adding = node.start("ADD", conf, pod)
         until("the ADD's question", lambda: api.requests)
         node.delete(node.conf(), pod)

@@ -1,0 +1,33 @@
+"""What the node configuration of tests lets networks name: whatever the tests make in the directory of temporary files.
+
+That directory is writable for all, so judging begins there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from typing import Any
+
+from cni.host.trusted import Roots
+from cni.kube.access import Access
+from cni.node.node import AddressPolicy, NodeConf
+from ipam.etcd import open_etcd
+from ipam.kubernetes import open_kubernetes
+from ipam.policy import Policy
+
+TOP = tempfile.gettempdir()
+
+ROOTS = Roots(allowed=(TOP,), start=TOP)
+ACCESS = Access(usual=(TOP,), start=TOP)
+
+
+def node(**more: Any) -> NodeConf:
+    addresses = AddressPolicy(data_roots=(TOP,), resolv_confs=(TOP,), credentials=(TOP,))
+    return NodeConf(**{"addresses": addresses, "cni_conf_dirs": (TOP,), **more})
+
+
+POLICY = Policy(node=node(), start=TOP)
+
+opened_etcd = partial(open_etcd, certificates=ROOTS)
+opened_kubernetes = partial(open_kubernetes, access=ACCESS)
