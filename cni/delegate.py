@@ -21,6 +21,7 @@ from cni.errors import (
     NotAvailable,
     TryAgainLater,
 )
+from cni.record import fit
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -97,7 +98,7 @@ class IpamCall(Value):
         """Reads what `as_document` made. Raises `IoFailure` when the record does not hold such a call."""
         try:
             fields = {**document, "stdin": document["stdin"].encode(), "path": tuple(document["path"])}
-            return cls(**fields)
+            return fit(cls(**fields))
         except (KeyError, TypeError, AttributeError, UnicodeError) as error:
             raise IoFailure(f"the record's IPAM call is damaged: {error}", hint="free its addresses by hand") from error
 

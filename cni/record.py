@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from cni import jsontext
 from cni.errors import CniError, IoFailure
-from cni.names import attachment_fault, is_file_name
+from cni.names import attachment_fault, is_file_name, shown
 from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from cni.request import Request
+
+    V = TypeVar("V", bound="Value")
 
 SCHEMA = 2
 """Version of the record format; a reader refuses a newer one and keeps reading the older ones."""
@@ -94,6 +97,49 @@ def decode(content: bytes, path: str) -> Record:
     if fault:
         raise DamagedRecord(f"the record {path} is damaged: {fault}")
     return record
+
+
+def fit(value: V) -> V:
+    """The value, made of a document, if all of its fields have the types that they are declared with.
+
+    Raises `TypeError`. Types that are not simple are the maker's to look at.
+    """
+    kinds = type(value).__annotations__
+    for name, found in value.as_dict().items():
+        if isinstance(found, Value):
+            fit(found)
+        elif not _FITS.get(kinds.get(name, ""), _anything)(found):
+            raise TypeError(f"{name} is {shown(found)}")
+    return value
+
+
+def _anything(_value: object) -> bool:
+    return True
+
+
+def _is(*kinds: type) -> Callable[[object], bool]:
+    # True is no number here.
+    return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+def _is_tuple_of(kind: type) -> Callable[[object], bool]:
+    fits = _is(kind)
+    return lambda value: isinstance(value, tuple) and all(map(fits, value))
+
+
+_NONE = type(None)
+_FITS: dict[str, Callable[[object], bool]] = {
+    "str": _is(str),
+    "str | None": _is(str, _NONE),
+    "bytes": _is(bytes),
+    "int": _is(int),
+    "int | None": _is(int, _NONE),
+    "bool": _is(bool),
+    "bool | None": _is(bool, _NONE),
+    "tuple[str, ...]": _is_tuple_of(str),
+    "tuple[int, ...]": _is_tuple_of(int),
+}
+"""By the text of a field's annotation."""
 
 
 def _has_nul(value: object) -> bool:

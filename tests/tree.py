@@ -48,6 +48,9 @@ def _content(path: str, kind: int) -> str:
     if kind == stat.S_IFLNK:
         return f"-> {os.readlink(path)}"
     if kind == stat.S_IFREG:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()[:16]
+        try:
+            with open(path, "rb") as file:
+                return hashlib.sha256(file.read()).hexdigest()[:16]
+        except OSError as error:  # a namespace has no content
+            return os.strerror(error.errno or 0)
     return ""

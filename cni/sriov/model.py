@@ -6,8 +6,8 @@ from cni.device import VfSettings
 from cni.drivers import gives_to_user_space
 from cni.errors import IoFailure
 from cni.host.netlink import Link, VfInfo
-from cni.pci import PciAddress
-from cni.record import Key, Record
+from cni.pci import PciAddress, parse
+from cni.record import Key, Record, fit
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -164,9 +164,9 @@ def from_record(record: Record) -> DeviceAttachment:
     found, wanted = record.found, record.wanted
     try:
         link = found["netdev"]
-        return DeviceAttachment(
+        attachment = DeviceAttachment(
             key=record.key,
-            device=PciAddress(record.device),
+            device=parse(record.device),
             index=found["index"],
             pf=found["pf"],
             driver=found["driver"],
@@ -182,7 +182,8 @@ def from_record(record: Record) -> DeviceAttachment:
             userspace=wanted.get("userspace", False),
             flags=wanted.get("flags", 0),
         )
-    except (KeyError, TypeError) as error:
+        return fit(attachment)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IoFailure(
             f"the record of {record.key} is damaged: {error}",
             hint="move its file away; the next ADD repairs the device",

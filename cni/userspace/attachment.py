@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from cni.errors import IoFailure
+from cni.names import is_file_name, shown
+from cni.paths import is_plain_path
+from cni.record import fit
 from cni.userspace.directory import SocketDirectory
 from cni.userspace.model import Owner, Port, Rate
 from cni.value import Value
@@ -79,7 +82,7 @@ def from_record(record: Record) -> PortAttachment:
     wanted = record.wanted
     try:
         port, pod = wanted["port"], wanted["pod"]
-        return PortAttachment(
+        found = PortAttachment(
             **{
                 **wanted,
                 "port": Port(
@@ -95,7 +98,22 @@ def from_record(record: Record) -> PortAttachment:
                 "pod": PodName(**pod) if pod else None,
             }
         )
-    except (KeyError, TypeError) as error:
+        return _judged(fit(found))
+    except (KeyError, TypeError, ValueError) as error:
         raise IoFailure(
             f"the record of {record.key} is damaged: {error}", hint="move its file away; GC finds the port by its mark"
         ) from error
+
+
+def _judged(attachment: PortAttachment) -> PortAttachment:
+    """The attachment. Raises `ValueError` for names and paths that ADD would have refused."""
+    directory = attachment.directory
+    named = (attachment.socket, attachment.port.name, attachment.config_file or "none")
+    if not all(map(is_file_name, named)):
+        raise ValueError(f"one of {shown(named)} is no file's name")
+    paths = (directory.root, directory.path, directory.mount or "/", attachment.pod_folder or "/")
+    if not all(map(is_plain_path, paths)):
+        raise ValueError(f"one of {shown(paths)} is no path")
+    if not directory.path.startswith(f"{directory.root.rstrip('/')}/"):
+        raise ValueError(f"{shown(directory.path)} is not below {shown(directory.root)}")
+    return attachment

@@ -89,12 +89,13 @@ class OvsDpdk:
                 generation = _generation(database.transact(_bump(), deadline))
                 _await_generation(database, generation, deadline)
                 root = database.transact([select(_ROOT, [], ("iface_types",))], deadline)[0]["rows"][0]
+                types = from_set(root["iface_types"])
                 row = _bridge(database, bridge, deadline)
         except _VswitchSilent as error:
             raise LimitedConnectivity(error.msg, hint=error.hint) from error
         except TryAgainLater as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
-        if INTERFACE_TYPE not in from_set(root["iface_types"]):
+        if INTERFACE_TYPE not in types:
             raise NotAvailable(
                 f"ovs-vswitchd at {self._remote} knows no ports of type {INTERFACE_TYPE}",
                 hint="run the DPDK build of ovs-vswitchd, and set other_config:dpdk-init=true",
@@ -266,7 +267,7 @@ def _limits(database: Database, ports: list[dict[str, Any]], deadline: float) ->
 
 def _bridge(database: Database, name: str, deadline: float) -> dict[str, Any] | None:
     rows = database.transact([select("Bridge", [equals("name", name)], ("datapath_type",))], deadline)[0]["rows"]
-    return rows[0] if rows else None
+    return {"datapath_type": str(rows[0]["datapath_type"])} if rows else None
 
 
 def _remove_ports(database: Database, owner: Owner, name: str, deadline: float) -> int:
