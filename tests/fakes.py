@@ -49,11 +49,16 @@ class FakeNetns(Netns):
 PF, NIC = "0000:01:00.0", "0000:03:00.0"
 
 
+TUNING = {"xdp": "0", "promiscuity": "0", "gso_max_size": "65536", "features": "ff", "channels": "04"}
+"""The tuning of a new network device."""
+
+
 class FakeDevice:
     """A VF, the PF, or a NIC without either: what the PF holds of it, where its link is, and its driver.
 
     `mac_set_by_pf` is igb's hidden flag that the PF has set the VF's address, `enslaving_mac` what a bond gives it back
-    when the link leaves it, `instance` another number when the device is made anew.
+    when the link leaves it, `instance` another number when the device is made anew. `stacked` are links on it in other
+    namespaces, `tuning` what a pod can set on the network device; both end with the network device.
     """
 
     def __init__(self, address: str, number: int, name: str, mac: str, driver: str, info: VfInfo | None) -> None:
@@ -62,6 +67,7 @@ class FakeDevice:
         self.driver = driver
         self.network_driver = driver
         self.override = ""
+        self.address_of_its_own = mac
         self.home: Link | None = Link(
             index=number,
             name=name,
@@ -74,6 +80,9 @@ class FakeDevice:
         )
         self.place = HOST
         self.instance = 7000 + number
+        self.netdev_instance = f"n{number}"
+        self.tuning = dict(TUNING)
+        self.stacked: list[str] = []
         self.enslaving_mac = ""
         self.mac_set_by_pf = False
         self.open = False
@@ -111,6 +120,7 @@ class FakeKernel:
         self.changes = 0
         self.awaited = 0
         self.refused_settings: set[str] = set()
+        self.refused_tuning: set[str] = set()
         self.knows_zero_mac = True
         self.group_hindrances: list[str] = []
         self.used: dict[str, list[str]] = {}
@@ -134,7 +144,15 @@ class FakeKernel:
         """Everything a user can see of the devices."""
         return {
             # A network device that comes back with its driver has another index.
-            address: (one.info, one.home and one.home.replace(index=0), one.place, one.driver, one.override)
+            address: (
+                one.info,
+                one.home and one.home.replace(index=0),
+                one.place,
+                one.driver,
+                one.override,
+                dict(one.tuning) if one.home else None,
+                tuple(one.stacked),
+            )
             for address, one in self.devices.items()
         }
 
@@ -248,6 +266,23 @@ class FakeKernel:
 
     def uses(self, link: Link) -> list[str]:
         return self.used.get(link.parent, [])
+
+    def stacked(self, link: Link) -> list[str]:
+        return self._there(link, None).stacked
+
+    def netdev_instance(self, device: PciAddress) -> str:
+        return self.devices[device].netdev_instance
+
+    def tuning(self, link: Link) -> dict[str, str]:
+        return dict(self._there(link, None).tuning)
+
+    def tune(self, link: Link, wanted: dict[str, str]) -> None:
+        fake = self._there(link, None)
+        self._refuse_if_counted()
+        refused_ones = self.refused_tuning & set(wanted)
+        fake.tuning.update({name: value for name, value in wanted.items() if name not in refused_ones})
+        if refused_ones:
+            raise refused(errno.EINVAL, f"{refused_ones}")
 
     def bind(self, device: PciAddress, driver: str, override: str) -> None:
         fake = self.devices[device]
@@ -383,6 +418,7 @@ class FakeKernel:
         """The network device ends with its driver, wherever it is."""
         fake.driver = ""
         fake.home, fake.place = None, HOST
+        fake.stacked, fake.netdev_instance = [], ""
 
     def _probe(self, fake: FakeDevice, driver: str) -> None:
         """A new network device has a new name; a VF adopts the address that its PF has for it."""
@@ -392,9 +428,11 @@ class FakeKernel:
         if not driver or gives_to_user_space(driver):
             return
         self._numbers += 1
-        assert fake.info is not None, "only VFs are bound in these tests"
-        mac = fake.info.mac if fake.mac_set_by_pf else f"da:00:00:00:00:{self._numbers & 0xFF:02x}"
-        fake.info = fake.info.replace(mac=mac)
+        fake.tuning, fake.netdev_instance = dict(TUNING), f"n{self._numbers}"
+        mac = fake.address_of_its_own
+        if fake.info is not None:
+            mac = fake.info.mac if fake.mac_set_by_pf else f"da:00:00:00:00:{self._numbers & 0xFF:02x}"
+            fake.info = fake.info.replace(mac=mac)
         fake.home = Link(
             index=self._numbers,
             name=f"eth{self._numbers}",

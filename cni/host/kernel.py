@@ -8,7 +8,7 @@ import time
 
 from cni.device import Device
 from cni.errors import DeviceNotFound, KernelRefused, TryAgainLater
-from cni.host import addressing, links, netlink as nl, stacked
+from cni.host import addressing, links, netlink as nl, stacked, tuning
 from cni.host.announce import announce
 from cni.host.binding import Drivers
 from cni.host.files import read_file
@@ -165,6 +165,31 @@ class HostKernel:
             if not found and self._may_carry_others(link):
                 found += self._stacked_elsewhere(link)
         return found
+
+    def stacked(self, link: nl.Link) -> list[str]:
+        """What is stacked on a link of the host, in any namespace; that not all could be looked into, if so."""
+        with _refusals(f"look for what is stacked on {link.name}: the kernel refused"):
+            look = stacked.look(link.index)
+        found = [*self._sysfs.uppers(link.name), *map(str, look.found)]
+        return (
+            found if look.complete else [*found, "what cannot be seen: not all network namespaces could be looked into"]
+        )
+
+    def netdev_instance(self, device: PciAddress) -> str:
+        """What changes when the device gets a new network device; empty while it has none."""
+        return self._sysfs.netdev_instance(device)
+
+    def tuning(self, link: nl.Link) -> dict[str, str]:
+        """What a pod can set on a link, and a move does not take back; the link is on the host."""
+        with _refusals(f"look at the tuning of {link.name}: the kernel refused"):
+            return tuning.read(self._socket(None), link)
+
+    def tune(self, link: nl.Link, wanted: dict[str, str]) -> None:
+        """Puts these parts of the tuning back. Raises `KernelRefused`, which names all that failed."""
+        with _refusals(f"put back the tuning of {link.name}: the kernel refused"):
+            failures = tuning.put_back(self._socket(None), link, wanted)
+        if failures:
+            raise KernelRefused(f"tuning of {link.name}: the kernel refused: {'; '.join(failures)}")
 
     def _may_carry_others(self, link: nl.Link) -> bool:
         """Whether links in other namespaces can be stacked on it that somebody would miss.

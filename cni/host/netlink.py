@@ -224,7 +224,7 @@ def lower_attribute(index: int) -> bytes:
 
 def lower(body: bytes) -> tuple[int, int | None, str, str]:
     """(index of the link below, number of its namespace or None for the link's own, name, kind) of an RTM_NEWLINK."""
-    attrs = dict(attributes(body, _IFINFO.size))
+    attrs = link_attributes(body)
     kind = dict(attributes(attrs.get(IFLA_LINKINFO, b""))).get(IFLA_INFO_KIND, b"")
     netnsid = attrs.get(IFLA_LINK_NETNSID)
     return (
@@ -315,6 +315,11 @@ def link(body: bytes) -> Link:
         )
     except (struct_error, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"malformed link message: {error}") from error
+
+
+def link_attributes(body: bytes) -> dict[int, bytes]:
+    """The attributes of an RTM_NEWLINK without VFs."""
+    return dict(attributes(body, _IFINFO.size))
 
 
 def _link_attributes(body: bytes) -> tuple[dict[int, bytes], list[bytes]]:

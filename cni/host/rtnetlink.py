@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-AF_NETLINK, SOL_NETLINK, NETLINK_ROUTE = 16, 270, 0
+AF_NETLINK, SOL_NETLINK, NETLINK_ROUTE, NETLINK_GENERIC = 16, 270, 0, 16
 NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
 RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR = 1, 9
 SO_RCVBUFFORCE = 33
@@ -60,9 +60,9 @@ class Unsettled(NetlinkError):
 class RouteSocket:
     """One AF_NETLINK socket; it belongs to the namespace in which it was made, for all its life."""
 
-    def __init__(self, *groups: int, receive_bytes: int = RECEIVE_BYTES) -> None:
+    def __init__(self, *groups: int, receive_bytes: int = RECEIVE_BYTES, protocol: int = NETLINK_ROUTE) -> None:
         self._receive_bytes = receive_bytes
-        self._socket = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+        self._socket = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         _enlarge(self._socket)
@@ -94,6 +94,23 @@ class RouteSocket:
         if not end:
             raise NetlinkError(errno.ENODATA, "the kernel acknowledged the request without an answer")
         return answer.body
+
+    def get_each(self, kind: int, bodies: list[bytes], tolerated: tuple[int, ...]) -> list[bytes]:
+        """The bodies of the one answer to each request; the requests are sent together.
+
+        Empty where the kernel refuses with one of the `tolerated` error numbers. Raises `NetlinkError` for any other.
+        """
+        numbers = [self._sequence + one & _SEQUENCES for one in range(1, len(bodies) + 1)]
+        self._sequence = numbers[-1]
+        deadline = time.monotonic() + REPLY_SECONDS
+        requests = zip(numbers, bodies, strict=True)
+        self._socket.send(b"".join([_padded(nl.message(kind, 0, number, body)) for number, body in requests]))
+        answers: dict[int, bytes] = {}
+        while len(answers) < len(numbers):
+            for message in self._receive(deadline):
+                if message.sequence in numbers:
+                    answers[message.sequence] = b"" if _is_refusal(message, tolerated) else message.body
+        return [answers[number] for number in numbers]
 
     def dump(self, kind: int, body: bytes, having: bytes = b"") -> list[bytes]:
         """The bodies of all answers to a dump that contain `having`; repeated while the kernel says that it was inconsistent.
@@ -168,6 +185,21 @@ def _enlarge(socket: _socket.socket) -> None:
         socket.setsockopt(_socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
     except PermissionError:
         return  # who may not administer the network may still look at it
+
+
+def _padded(message: bytes) -> bytes:
+    return message + bytes(-len(message) % 4)
+
+
+def _is_refusal(message: nl.Message, tolerated: tuple[int, ...]) -> bool:
+    if message.kind != nl.NLMSG_ERROR:
+        return False
+    try:
+        _raise_refusal(message)
+    except NetlinkError as refusal:
+        if refusal.errno not in tolerated:
+            raise
+    return True
 
 
 def _raise_refusal(message: nl.Message) -> None:

@@ -73,6 +73,16 @@ class Sysfs:
         """Names of the device's network devices that are in the host's network namespace, sorted."""
         return sorted(_entries(f"{self._devices}/{device}/net"))
 
+    def netdev_instance(self, device: PciAddress) -> str:
+        """Which one of the network devices that it had since the boot the device has, wherever that is; empty: none.
+
+        The directory comes and goes with the network device, and stays while that moves to another namespace.
+        """
+        try:
+            return str(os.stat(f"{self._devices}/{device}/net").st_ino)
+        except OSError:
+            return ""
+
     def uplink(self, pf: PciAddress) -> str | None:
         """The PF's own network device. In switchdev mode the VFs' representors are its siblings: they are passed over."""
         for name in self.netdevs(pf):

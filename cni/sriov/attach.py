@@ -9,6 +9,7 @@ from cni.device import VfSettings
 from cni.errors import CniError, DriverUnfit, KernelRefused, TryAgainLater
 from cni.host.netlink import KEPT_FLAGS
 from cni.sriov import model, plan
+from cni.sriov.renewal import renew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,8 +134,13 @@ def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
 # And back.
 
 
-def detach(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, log: Log) -> None:
-    """Brings the device home, then restores what was found, whatever of it is changed.
+def detach(
+    kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, log: Log, *, untouched: bool = False
+) -> None:
+    """Brings the device home, rids it of what the pod left on it, then restores what was found, whatever of it is changed.
+
+    It is fetched from `netns`; None when it is at home, or came there when its namespace went: nobody has looked at it
+    then before anything could be hidden, except that it is `untouched` where nobody can have used it yet.
 
     The settings that the PF holds of a VF keep its pod in the pod's network: they stay until the device is home.
     Every step runs, also after a failure, and only the final look decides.
@@ -153,6 +159,11 @@ def detach(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, lo
         what = f"{device.kind} {attachment.device} is {elsewhere}"
         keeps = "; its settings at the PF stay until it is home" if device.pf else ""
         raise _unfinished(TryAgainLater, f"{what}{keeps}", hindrances)
+    try:
+        renew(kernel, attachment, log, alone=netns is None and not untouched)
+    except CniError as failure:
+        what = f"{device.kind} {attachment.device} is not rid of what its pod left on it"
+        raise _unfinished(DeviceNotClean, f"{what}: {failure.msg}", hindrances) from failure
     hindrances += _hindrances(kernel, attachment, netns, _AT_HOME, log)
     _verify(kernel, attachment, hindrances, log)
 

@@ -42,7 +42,8 @@ class DeviceAttachment(Value):
 
     `netdev` is None where the device had no network device: its driver gives it to user space. `wanted_driver` is the
     driver that it gets for the attachment; empty: it keeps its own. `userspace`: nothing is moved into the pod.
-    `instance` is which device had the address then; 0 in records that do not say.
+    `instance` is which device had the address then; 0 in records that do not say. `netdev_instance` and `tuning` are
+    those of its network device then, see `Kernel`; they are empty in records that do not say.
     `mac` is the effective MAC address in the pod. `flags` are those of `netlink.KEPT_FLAGS` that are set in the pod. Without a PF `pf` is empty.
     """
 
@@ -61,6 +62,8 @@ class DeviceAttachment(Value):
     wanted_driver: str = ""
     userspace: bool = False
     flags: int = 0
+    netdev_instance: str = ""
+    tuning: dict[str, str] = {}  # noqa: RUF012 - values are never changed
 
     @property
     def expected_driver(self) -> str:
@@ -144,6 +147,8 @@ def found_document(attachment: DeviceAttachment) -> dict[str, Any]:
         "override": attachment.override,
         "settings": attachment.found.as_dict(),
         "netdev": {**link.as_dict(), "altnames": list(link.altnames)} if link else None,
+        "netdev_instance": attachment.netdev_instance,
+        "tuning": attachment.tuning,
     }
 
 
@@ -181,6 +186,8 @@ def from_record(record: Record) -> DeviceAttachment:
             wanted_driver=wanted.get("driver", ""),
             userspace=wanted.get("userspace", False),
             flags=wanted.get("flags", 0),
+            netdev_instance=found.get("netdev_instance", ""),
+            tuning=found.get("tuning", {}),
         )
         return fit(attachment)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

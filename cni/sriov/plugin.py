@@ -85,7 +85,7 @@ class SriovPlugin(Lifecycle):
                 spare=attachment.userspace or bool(attachment.wanted_driver),
                 note=None if attachment.userspace else model.note(attachment),
             )
-            with on_failure(self._removal.remove, record):
+            with on_failure(self._removal.undo, record):
                 link = attach(self._kernel, attachment, device, netns)
                 leased = self._leased(record, link, netns)
                 if record.device_info:
@@ -146,7 +146,12 @@ class SriovPlugin(Lifecycle):
         grouped = needs_iommu_group(plan.wanted_driver(conf, device))
         hindrances = self._kernel.hindrances(device.address) if grouped else []
         in_use = device.userspace and self._kernel.in_use(device.address)
-        return plan.plan(key, conf, mac, device, uses, hindrances, in_use=in_use)
+        attachment = plan.plan(key, conf, mac, device, uses, hindrances, in_use=in_use)
+        if device.link is None:
+            return attachment
+        return attachment.replace(
+            netdev_instance=self._kernel.netdev_instance(device.address), tuning=self._kernel.tuning(device.link)
+        )
 
     def _make_free(self, device: PciAddress, key: Key) -> None:
         """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""

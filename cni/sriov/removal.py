@@ -31,6 +31,7 @@ class Removal(removal.Removal):
     def __init__(self, *, kernel: Kernel, attachments: Attachments, ipam: Ipam, log: Log) -> None:
         super().__init__(namespaces=kernel, attachments=attachments, ipam=ipam, log=log)
         self._kernel = kernel
+        self._untouched: set[Key] = set()
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         return {DEVICE: lambda: self._take_back(record, deadline), **super().steps(record, deadline)}
@@ -45,6 +46,11 @@ class Removal(removal.Removal):
             super().remove_or_keep(record)
         except DeviceNotClean as error:
             self._log.error(f"{error}; it is not given to another pod before it is clean")
+
+    def undo(self, record: Record) -> None:
+        """The way back of an ADD that failed: what is at home has not been in the pod, or was fetched from there."""
+        self._untouched.add(record.key)
+        self.remove(record)
 
     def remove_device(self, record: Record) -> None:
         """Removes; succeeds when the device is home and clean, also while addresses are still to be released."""
@@ -62,7 +68,7 @@ class Removal(removal.Removal):
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
         with Optional(self._place(record, attachment, deadline)) as netns:
-            detach(self._kernel, attachment, netns, self._log)
+            detach(self._kernel, attachment, netns, self._log, untouched=record.key in self._untouched)
 
     def _is_there(self, attachment: model.DeviceAttachment) -> bool:
         """Whether the host has the very device, and not another that was made at its address since."""

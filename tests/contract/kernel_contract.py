@@ -173,6 +173,30 @@ def a_network_driver_is_bound_only_to_what_its_id_table_has(world: World) -> Non
     assert world.kernel.device(world.device).override == ""
 
 
+def a_network_device_is_the_same_after_a_move_and_another_after_a_new_bind(world: World) -> None:
+    name, mac, instance = world.at(None).name, world.at(None).mac, world.kernel.netdev_instance(world.device)
+    with in_the_pod(world):
+        assert world.kernel.netdev_instance(world.device) == instance
+    driver = world.kernel.driver(world.device)
+    world.kernel.bind(world.device, "", "")
+    assert world.kernel.netdev_instance(world.device) == ""
+    world.kernel.bind(world.device, driver, "")
+    assert world.kernel.netdev_instance(world.device) not in ("", instance)
+    if world.at(None).name != name:
+        world.kernel.change(world.at(None), None, name=name)
+    world.kernel.change(world.at(None), None, mac=mac)
+
+
+def the_tuning_is_read_back(world: World) -> None:
+    before = world.kernel.tuning(world.at(None))
+    assert (before["xdp"], before["promiscuity"]) == ("0", "0")
+    world.kernel.tune(world.at(None), {"gso_max_size": "4096"})
+    assert world.kernel.tuning(world.at(None))["gso_max_size"] == "4096"
+    world.kernel.tune(world.at(None), {"gso_max_size": before["gso_max_size"]})
+    assert world.kernel.tuning(world.at(None))["gso_max_size"] == before["gso_max_size"]
+    assert world.kernel.stacked(world.at(None)) == []
+
+
 CONTRACT: dict[str, Callable[[World], None]] = {
     function.__name__: function
     for function in (

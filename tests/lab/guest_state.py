@@ -5,9 +5,14 @@ Prints one JSON object on stdout. `snapshot.py` and `topology.py` send this file
 
 from __future__ import annotations
 
+import array
+import ctypes
+import fcntl
 import hashlib
 import json
 import os
+import socket
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,10 @@ from typing import Any
 PCI = Path("/sys/bus/pci/devices")
 NETWORK_CLASS = "0x020000"
 SYSCTLS = ("ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh")
+ETHTOOL = {"coalescing": (0x0E, 23), "rings": (0x10, 9), "channels": (0x3C, 9), "features": (0x3A, 18)}
+"""Commands of SIOCETHTOOL that read, and how many 32-bit words they give."""
+
+QUEUES = ("gro_flush_timeout", "napi_defer_hard_irqs", "threaded", "queues/rx-0/rps_cpus", "queues/rx-0/rps_flow_cnt")
 FILES = (Path("/var/lib/cni"), Path("/run/barewire"))
 
 
@@ -78,6 +87,74 @@ def quick_text(path: str) -> str:
         os.close(fd)
 
 
+def ethtool(name: str) -> dict[str, str]:
+    """What SIOCETHTOOL says, as numbers; of what the driver does not have it says nothing."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for what, (command, words) in ETHTOOL.items():
+            # The features come in as many blocks of four words as the caller has room for.
+            data = array.array("I", [command, 4 if what == "features" else 0, *[0] * (words - 2)])
+            try:
+                fcntl.ioctl(
+                    any_socket, 0x8946, struct.pack("16sP", name.encode(), data.buffer_info()[0]).ljust(40, b"\0")
+                )
+            except OSError:
+                continue
+            found[what] = " ".join(map(str, data[1:]))
+    return found | {file: quick_text(f"/sys/class/net/{name}/{file}") for file in QUEUES}
+
+
+def stacked_elsewhere() -> list[str]:
+    """The links in all namespaces whose lower link is in another one, except for veths, which come in pairs."""
+    found, seen, home = [], set(), os.open("/proc/self/ns/net", os.O_RDONLY)
+    paths = [f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdigit()]
+    for path in [*paths, *(f"/run/netns/{name}" for name in os.listdir("/run/netns"))]:
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        if (inode := os.fstat(fd).st_ino) not in seen:
+            seen.add(inode)
+            enter(fd)
+            found += stacked_here()
+        os.close(fd)
+    enter(home)
+    os.close(home)
+    return sorted(found)
+
+
+def enter(namespace: int) -> None:
+    if ctypes.CDLL(None).setns(namespace, 0x40000000):
+        raise OSError("setns")
+
+
+def stacked_here() -> list[str]:
+    """The same of one namespace: IFLA_IFNAME 3, IFLA_LINK 5, IFLA_LINKINFO 18, IFLA_LINK_NETNSID 37."""
+    found: list[str] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.send(struct.pack("=IHHIIBxHiII", 32, 18, 0x301, 1, 0, 0, 0, 0, 0, 0))
+        while True:
+            buffer, at = kernel.recv(1 << 18), 0
+            while at < len(buffer):
+                length, kind = struct.unpack_from("=IH", buffer, at)
+                if kind == 3:
+                    return found
+                attrs = attributes(buffer[at + 32 : at + length])
+                info = attributes(attrs.get(18, b"")).get(1, b"").rstrip(b"\0")
+                if 5 in attrs and 37 in attrs and info != b"veth":
+                    found.append(f"{info.decode()} {attrs[3].rstrip(bytes(1)).decode()}")
+                at += length + 3 & ~3
+
+
+def attributes(buffer: bytes) -> dict[int, bytes]:
+    found, at = {}, 0
+    while at + 4 <= len(buffer):
+        length, kind = struct.unpack_from("=HH", buffer, at)
+        found[kind & 0x3FFF] = buffer[at + 4 : at + length]
+        at += max(length, 4) + 3 & ~3
+    return found
+
+
 def files() -> dict[str, str]:
     paths = sorted(path for top in FILES for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
     return {str(path): content(path) for path in paths}
@@ -101,6 +178,8 @@ def state() -> dict[str, Any]:
         },
         "rules": {"ipv4": ip("-4", "rule"), "ipv6": ip("-6", "rule")},
         "sysctls": sysctls([*(entry["ifname"] for entry in links), "all", "default"]),
+        "ethtool": {entry["ifname"]: ethtool(entry["ifname"]) for entry in links},
+        "stacked": stacked_elsewhere(),
         "netns": sorted(os.listdir("/run/netns")),
         "files": files(),
     }

@@ -32,7 +32,7 @@ LEFT_OUT = {
     "sysfs name_assign_type, addr_assign_type": "say that a name or MAC was ever set; nothing can take that back",
     "counters": "frames were sent",
     "neighbours": "expire in their own time, or go with the addresses",
-    "ethtool features and queues": "no plugin of ours touches them",
+    "ethtool RSS, flow rules, and queues behind the first": "the card has one queue, and no such rules",
 }
 """What a snapshot does not show, and why."""
 
@@ -43,8 +43,9 @@ _FILE_NOISE = re.compile(r"/run/barewire/(lock|ipam/).*|/var/lib/cni/networks/[^
 
 
 def host_snapshot(vm: Vm) -> Tree:
-    """One look at the root namespace, in one request: links (a PF's with its VFs' settings), addresses, routes, rules,
-    per-interface sysctls, PCI drivers and VF counts, named namespaces, and the files of CNI plugins."""
+    """One look at the root namespace, in one request: links (with XDP, link mode and limits of offloads; a PF's with its
+    VFs' settings), what ethtool shows of them, addresses, routes, rules, per-interface sysctls, PCI drivers and VF counts,
+    named namespaces, and the files of CNI plugins; and of all namespaces the links that are stacked on another's."""
     seen = json.loads(vm.python(GUEST_STATE.read_text()).out)
     names = {link["ifname"]: link.get("parentdev") or link["ifname"] for link in seen["links"]}
     return {
@@ -56,6 +57,8 @@ def host_snapshot(vm: Vm) -> Tree:
         "routes": {family: _by_text(map(_route, routes)) for family, routes in seen["routes"].items()},
         "rules": {family: _by_text(rules) for family, rules in seen["rules"].items()},
         "sysctls": {key: value for key, value in seen["sysctls"].items() if not key.endswith(".stable_secret")},
+        "ethtool": {names[name]: settings for name, settings in seen["ethtool"].items()},
+        "stacked": dict.fromkeys(seen["stacked"], "present"),
         "netns": dict.fromkeys(seen["netns"], "present"),
         "files": {path: text for path, text in seen["files"].items() if not _FILE_NOISE.fullmatch(path)},
     }

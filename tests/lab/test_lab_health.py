@@ -209,6 +209,29 @@ def test_a_snapshot_shows_a_change_and_its_undoing(lab: Lab, name: str) -> None:
     assert lab.changes() == []
 
 
+def test_a_snapshot_shows_what_a_pod_can_set_on_its_vf(lab: Lab) -> None:
+    vf, tamper = lab.vfs[2], (REPOSITORY / "tests/tamper.py").read_text()
+    name = vf.netdev
+    lab.vm.sh(
+        f"ip link set {name} mode dormant gso_max_size 4096; echo 7 >/sys/class/net/{name}/gro_flush_timeout;"
+        f"ip netns add stray; ip link add link {name} name st0 type macvlan; ip link set st0 netns stray"
+    )
+    lab.vm.python(f"{tamper}\nattach_xdp({name!r}); set_tso({name!r}, on=False); set_rx_ring({name!r}, 128)")
+    shown = "\n".join(lab.changes())
+    lab.vm.sh(
+        "ip -n stray link del st0; ip netns del stray;"
+        f"ip link set {name} mode default gso_max_size 65536; echo 0 >/sys/class/net/{name}/gro_flush_timeout;"
+        f"ip link set {name} xdpgeneric off"
+    )
+    lab.vm.python(f"{tamper}\nset_tso({name!r}, on=True); set_rx_ring({name!r}, 1024)")
+    assert lab.changes() == []
+    for part in ("linkmode", "gso_max_size", "xdp"):
+        assert f"links.{vf.address}.{part}" in shown
+    for part in ("features", "rings", "gro_flush_timeout"):
+        assert f"ethtool.{vf.address}.{part}" in shown
+    assert "stacked.macvlan st0" in shown
+
+
 def _fill(text: str, words: dict[str, str | None]) -> str:
     for key, value in words.items():
         text = text.replace("{" + key + "}", str(value))

@@ -1,0 +1,192 @@
+"""What a pod leaves on its device does not reach the next one: stacked links, XDP programs, limits, offloads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cni.errors import CniError, DeviceBusy
+from tests.fakes import TUNING
+from tests.node import EVERYTHING, VF0, VF1, Node
+
+NETNS = "/run/netns/a"
+
+
+@pytest.fixture
+def node(tmp_path) -> Node:
+    return Node(tmp_path)
+
+
+def vf(node: Node) -> Any:
+    return node.kernel.devices[VF0]
+
+
+def program(node: Node) -> None:
+    vf(node).tuning["xdp"] = "2"
+
+
+def listener(node: Node) -> None:
+    vf(node).tuning["promiscuity"] = "1"
+
+
+def macvlan(node: Node) -> None:
+    vf(node).stacked.append("st0 (macvlan) in the network namespace /run/netns/b")
+
+
+def namespace_that_goes(node: Node) -> None:
+    macvlan(node)
+    node.kernel.delete_netns(NETNS)
+
+
+TRACES = {"XDP": program, "promiscuity": listener, "macvlan": macvlan, "namespace that goes": namespace_that_goes}
+
+
+@pytest.mark.parametrize("trace", TRACES)
+def test_what_no_setting_takes_back_ends_with_the_network_device(node, trace):
+    node.add(**EVERYTHING)
+    TRACES[trace](node)
+    instance = vf(node).netdev_instance
+    node.delete(**EVERYTHING)
+    assert vf(node).netdev_instance != instance
+    node.assert_as_before()
+
+
+def test_a_pod_that_left_nothing_costs_no_new_network_device(node):
+    instance = vf(node).netdev_instance
+    node.add(**EVERYTHING)
+    node.delete(**EVERYTHING)
+    assert vf(node).netdev_instance == instance
+
+
+def test_limits_and_offloads_are_put_back_without_a_new_network_device(node):
+    vf(node).tuning["channels"] = "02"  # the administrator's
+    node.before, instance = node.kernel.snapshot(), vf(node).netdev_instance
+    node.add()
+    vf(node).tuning.update(gso_max_size="1400", features="00", channels="01")
+    node.delete()
+    assert vf(node).netdev_instance == instance
+    node.assert_as_before()
+
+
+def test_what_the_driver_does_not_take_back_ends_with_the_network_device(node):
+    node.kernel.refused_tuning = {"channels"}
+    node.add()
+    vf(node).tuning.update(channels="01", features="00")
+    node.delete()
+    node.assert_as_before()
+
+
+def test_a_device_is_not_held_back_for_what_a_new_network_device_does_not_have(node):
+    vf(node).tuning["channels"] = "02"
+    node.kernel.refused_tuning = {"channels"}
+    node.add()
+    program(node)
+    node.delete()
+    assert (vf(node).tuning["channels"], node.files()) == ("04", [])
+
+
+def test_a_failed_add_makes_no_new_network_device_wherever_it_fails(tmp_path):
+    counting = Node(tmp_path / "count")
+    counting.add(**EVERYTHING)
+    for change in range(1, counting.kernel.changes + 1):
+        node = Node(tmp_path / str(change))
+        instance = vf(node).netdev_instance
+        node.kernel.refuse(change)
+        try:
+            node.add(**EVERYTHING)
+        except CniError:
+            assert vf(node).netdev_instance == instance
+            node.assert_as_before()
+
+
+def test_a_vf_that_cannot_be_rid_of_it_keeps_its_vlan_and_goes_to_nobody(node):
+    node.add(vlan=100)
+    macvlan(node)
+    node.kernel.loaded.discard("igbvf")
+    node.kernel.devices[VF0].open = True
+    node.delete(vlan=100)
+    assert (vf(node).info.vlan, vf(node).stacked != []) == (100, True)
+    with pytest.raises(CniError, match="is not rid of what its pod left on it"):
+        node.add("b", vlan=7)
+    node.kernel.loaded.add("igbvf")
+    node.kernel.devices[VF0].open = False
+    node.add("b", vlan=7)
+    assert (vf(node).info.vlan, vf(node).stacked) == (7, [])
+    node.delete("b")
+    node.assert_as_before()
+
+
+def failing_deletes(tmp_path, trace: str) -> Iterator[Node]:
+    """Nodes on which a DEL failed at one of its changes, or from one of them on."""
+    counting = Node(tmp_path / "count")
+    counting.add(**EVERYTHING)
+    TRACES[trace](counting)
+    start = counting.kernel.changes
+    counting.delete(**EVERYTHING)
+    for change in range(1, counting.kernel.changes - start + 1):
+        for refuse in ("refuse", "refuse_from"):
+            node = Node(tmp_path / f"{refuse}{change}")
+            node.add(**EVERYTHING)
+            TRACES[trace](node)
+            getattr(node.kernel, refuse)(change)
+            try:
+                node.delete(**EVERYTHING)
+            except CniError:
+                assert node.files() != []
+            node.kernel.refuse_nothing()
+            yield node
+
+
+@pytest.mark.parametrize("trace", TRACES)
+def test_after_a_failure_anywhere_the_next_del_rids_the_device(tmp_path, trace):
+    for node in failing_deletes(tmp_path, trace):
+        node.delete(**EVERYTHING)
+        assert node.files() == []
+        assert (vf(node).tuning, vf(node).stacked, vf(node).place, vf(node).driver) == (TUNING, [], "", "igbvf")
+        found = Node(tmp_path / "found").kernel.devices[VF0]
+        assert (vf(node).info, vf(node).link.mac, vf(node).override) == (found.info, found.link.mac, "")
+
+
+def test_a_del_that_is_repeated_makes_no_second_network_device(tmp_path):
+    repeated = 0
+    for node in failing_deletes(tmp_path, "namespace that goes"):
+        instance = vf(node).netdev_instance
+        if node.files() and instance not in ("", "n10"):
+            node.delete(**EVERYTHING)
+            assert vf(node).netdev_instance == instance
+            repeated += 1
+    assert repeated > 3
+
+
+def test_a_record_of_an_earlier_version_says_nothing_of_the_tuning_and_is_fine(node):
+    node.add(vlan=7)
+    (path,) = [path for path in node.files() if path.startswith(node.state) and not os.path.islink(path)]
+    with open(path) as file:
+        document = json.load(file)
+    del document["found"]["tuning"], document["found"]["netdev_instance"]
+    with open(path, "w") as file:
+        json.dump(document, file)
+    program(node)
+    node.delete(vlan=7)
+    node.assert_as_before()
+
+
+def test_a_device_without_a_record_is_rid_of_everything(node):
+    node.add(vlan=7)
+    macvlan(node)
+    for path in node.files():
+        os.unlink(path)
+    node.kernel.delete_netns(NETNS)
+    node.add("b", vlan=8)
+    assert vf(node).stacked == []
+
+
+def test_a_vf_that_carries_something_is_not_given_away(node):
+    node.kernel.used[VF0] = ["an XDP program is attached to it"]
+    with pytest.raises(DeviceBusy, match="an XDP program is attached"):
+        node.add()
+    node.add(device=VF1)
