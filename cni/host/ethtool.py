@@ -32,8 +32,8 @@ _NUMBERS = (6, 7, 8, 9)
 # name: (command that reads it, whose successor changes it; attribute of its bits, or 0 when it is `_NUMBERS`)
 _SETTINGS = {"features": (11, 3), "private flags": (13, 2), "rings": (15, 0), "channels": (17, 0)}
 
-_UNKNOWN = (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL)
-"""The driver has no such setting, or the kernel no such command."""
+_ANY = range(1, 4096)
+"""The driver has no such setting, the kernel no such command, or the device does not answer: no reason to fail an ADD."""
 
 
 class Ethtool:
@@ -66,7 +66,7 @@ class Ethtool:
 
     def _read(self, index: int, *names: str) -> dict[str, bytes]:
         requests = [_request(_SETTINGS[name][0], index, _COMPACT_BITSETS) for name in names]
-        answers = self._socket.get_each(self._family, requests, _UNKNOWN)
+        answers = self._socket.get_each(self._family, requests, _ANY)
         return {name: _kept(answer, _SETTINGS[name][1]) for name, answer in zip(names, answers, strict=True)}
 
 

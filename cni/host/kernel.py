@@ -197,7 +197,8 @@ class HostKernel:
         To look costs milliseconds. A VF that is down carries no traffic of such a link; one that stays on it shows as
         promiscuous, where the driver has no filter for addresses.
         """
-        return link.up or link.promiscuity > 0 or self._sysfs.physfn(PciAddress(link.parent)) is None
+        is_vf = not link.parent or self._sysfs.physfn(PciAddress(link.parent)) is not None
+        return link.up or link.promiscuity > 0 or not is_vf
 
     def _stacked_elsewhere(self, link: nl.Link) -> list[str]:
         look = stacked.look(link.index)

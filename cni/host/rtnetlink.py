@@ -14,7 +14,7 @@ from cni.host import netlink as nl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from typing import Self
 
 AF_NETLINK, SOL_NETLINK, NETLINK_ROUTE, NETLINK_GENERIC = 16, 270, 0, 16
@@ -95,7 +95,7 @@ class RouteSocket:
             raise NetlinkError(errno.ENODATA, "the kernel acknowledged the request without an answer")
         return answer.body
 
-    def get_each(self, kind: int, bodies: list[bytes], tolerated: tuple[int, ...]) -> list[bytes]:
+    def get_each(self, kind: int, bodies: list[bytes], tolerated: Container[int]) -> list[bytes]:
         """The bodies of the one answer to each request; the requests are sent together.
 
         Empty where the kernel refuses with one of the `tolerated` error numbers. Raises `NetlinkError` for any other.
@@ -191,7 +191,7 @@ def _padded(message: bytes) -> bytes:
     return message + bytes(-len(message) % 4)
 
 
-def _is_refusal(message: nl.Message, tolerated: tuple[int, ...]) -> bool:
+def _is_refusal(message: nl.Message, tolerated: Container[int]) -> bool:
     if message.kind != nl.NLMSG_ERROR:
         return False
     try:
