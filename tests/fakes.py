@@ -264,8 +264,11 @@ class FakeKernel:
     def hindrances(self, device: PciAddress) -> list[str]:
         return self.group_hindrances
 
-    def uses(self, link: Link) -> list[str]:
-        return self.used.get(link.parent, [])
+    def uses(self, link: Link, *, leftovers: bool = True) -> list[str]:
+        fake = self._there(link, None)
+        program = ["an XDP program is attached to it"] if fake.tuning["xdp"] != "0" else []
+        stacked = [f"{one} is stacked on it" for one in fake.stacked]
+        return self.used.get(link.parent, []) + (program + stacked if leftovers else [])
 
     def stacked(self, link: Link) -> list[str]:
         return self._there(link, None).stacked

@@ -147,14 +147,17 @@ class HostKernel:
         """Whether a process has the device open."""
         return self._drivers.in_use(device)
 
-    def uses(self, link: nl.Link) -> list[str]:
-        """What the host itself uses a link of it for, also through links in other namespaces; empty when for nothing."""
+    def uses(self, link: nl.Link, *, leftovers: bool = True) -> list[str]:
+        """What the host itself uses a link of it for; empty when for nothing.
+
+        `leftovers`: also what a pod can have left there, and the host can need: XDP programs, links in other namespaces.
+        """
         socket, found = self._socket(None), []
         with _refusals(f"look at the use of {link.name}: the kernel refused"):
             if link.master:
                 found.append("it is enslaved to a bridge, bond or VRF")
             found += [f"{upper} is stacked on it" for upper in self._sysfs.uppers(link.name)]
-            if link.xdp:
+            if link.xdp and leftovers:
                 found.append("an XDP program is attached to it")
             scopes = [address.scope for address in addressing.addresses(socket, link.index)]
             if any(scope < nl.SCOPE_LINK for scope in scopes):
@@ -162,7 +165,7 @@ class HostKernel:
             # The kernel removes the routes of a link that goes down.
             if link.up and any(addressing.is_own(route) for route in addressing.routes(socket, link.index)):
                 found.append("a route goes through it")
-            if not found and self._may_carry_others(link):
+            if leftovers and not found and self._may_carry_others(link):
                 found += self._stacked_elsewhere(link)
         return found
 

@@ -36,7 +36,8 @@ def objection(kernel: Kernel, link: Link, mark: Mark | None) -> str:
     """Why a marked link on the host is not to be cleaned; empty when it is. `mark` is the one that we set, if any."""
     if mark is None or not model.names_owner(link.alias, mark.key):
         return "Barewire did not set it since the last boot"
-    uses = kernel.uses(link)
+    # What a pod left on it goes when it is cleaned.
+    uses = kernel.uses(link, leftovers=False)
     return f"the host uses it: {', '.join(uses)}" if uses else ""
 
 

@@ -185,8 +185,9 @@ def test_a_device_without_a_record_is_rid_of_everything(node):
     assert vf(node).stacked == []
 
 
-def test_a_vf_that_carries_something_is_not_given_away(node):
-    node.kernel.used[VF0] = ["an XDP program is attached to it"]
-    with pytest.raises(DeviceBusy, match="an XDP program is attached"):
+@pytest.mark.parametrize("trace", ["XDP", "macvlan"])
+def test_a_vf_that_carries_something_is_not_given_away(node, trace):
+    TRACES[trace](node)
+    with pytest.raises(DeviceBusy, match="is attached to it" if trace == "XDP" else "st0 .* is stacked on it"):
         node.add()
     node.add(device=VF1)
