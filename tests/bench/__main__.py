@@ -1,14 +1,21 @@
-"""`make bench`: all benchmarks, one after the other; `--native` leaves out those that need the lab."""
+"""`make bench`: all benchmarks, one after the other; `--native` leaves out those that need the lab.
+
+`--before DIST` compares only another `dist` with this one, interleaved in one run: what a change costs.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from tests.bench import ipam_etcd, ipam_local, kubernetes, veth
 
 
 def main() -> None:
     """Prints the reports."""
+    if "--before" in sys.argv:
+        print(veth.compared(Path(sys.argv[sys.argv.index("--before") + 1]).resolve()), flush=True)
+        return
     print(veth.run(), flush=True)
     print(ipam_local.run(), flush=True)
     print(ipam_etcd.run(), flush=True)

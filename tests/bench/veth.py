@@ -21,9 +21,9 @@ def common() -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": f"bench{uuid.uuid4().hex[:8]}"}
 
 
-def ours(name: str, **settings: Any) -> Contender:
+def ours(name: str, dist: Path = ROOT / "dist", **settings: Any) -> Contender:
     config = {**common(), "type": "sriov", "deviceID": "0000:ff:00.0", **settings}
-    return Contender(name, str(ROOT / "dist/bench/sriov-on-veth"), config)
+    return Contender(name, str(dist / "bench/sriov-on-veth"), config)
 
 
 def plain() -> list[Contender]:
@@ -50,10 +50,24 @@ def ip(*arguments: str) -> None:
 
 def run() -> str:
     """Measures and returns the reports."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
         reports = [
             measured(f"natively on a veth, {ROUNDS} rounds, medians", plain()),
             measured(f"`sriov` on a veth with an address, {ROUNDS} rounds, medians", with_addresses(folder)),
+        ]
+    return "\n\n".join(reports)
+
+
+def compared(before: Path) -> str:
+    """The same plugin from another `dist` and from this one: what a change costs."""
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        ipam = {"type": "barewire-ipam", "subnet": "10.99.0.0/16", "dataDir": folder}
+        reports = [
+            measured(f"before and after on a veth, {ROUNDS} rounds, medians", [ours("before", before), ours("after")]),
+            measured(
+                f"the same with barewire-ipam, {ROUNDS} rounds, medians",
+                [ours("before", before, ipam=ipam), ours("after", ipam=ipam)],
+            ),
         ]
     return "\n\n".join(reports)
 
