@@ -31,8 +31,8 @@ if not hasattr(os, "setns"):
     # ctypes stands in for os.setns, and the bootloader's scripts import it wherever it is bundled.
     BOOTLOADER |= {"_ctypes", "ctypes", "ctypes._endian", "types"}
 OURS_ON_VERSION = {
-    "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.request", "cni.result", "cni.serve", "cni.value", "cni.version",
-    "select",
+    "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.request", "cni.result", "cni.serve", "cni.value",
+    "cni.version", "select",
 }  # fmt: skip
 
 
