@@ -23,7 +23,7 @@ RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR = 1, 9
 SO_RCVBUFFORCE = 33
 
 REPLY_SECONDS = 20.0
-"""Bound for one answer: the kernel answers under its RTNL lock, which a driver can hold for seconds."""
+"""Bound for one answer, and for all tries of a dump: the kernel answers under its RTNL lock, which a driver can hold for seconds."""
 
 RECEIVE_BYTES = 1 << 20
 """The largest answer that is read: that of a PF with 5000 VFs, of 196 bytes each (236 with InfiniBand GUIDs)."""
@@ -118,8 +118,9 @@ class RouteSocket:
         The others are dropped as they come: a pod can have any number of links. Raises `Unsettled` when the dump is
         inconsistent each time.
         """
+        deadline = time.monotonic() + REPLY_SECONDS
         for _ in range(_DUMP_TRIES):
-            answers = self._exchange(kind, nl.NLM_F_DUMP, body, having)
+            answers = self._exchange(kind, nl.NLM_F_DUMP, body, having, deadline)
             if not any(answer.flags & nl.NLM_F_DUMP_INTR for answer in answers):
                 return [answer.body for answer in answers[:-1]]
         raise Unsettled
@@ -140,10 +141,15 @@ class RouteSocket:
                     raise
                 return True
 
-    def _exchange(self, kind: int, flags: int, body: bytes, having: bytes = b"") -> list[nl.Message]:
-        """The answers that contain `having`, and behind them the message that ends them."""
+    def _exchange(
+        self, kind: int, flags: int, body: bytes, having: bytes = b"", deadline: float = 0.0
+    ) -> list[nl.Message]:
+        """The answers that contain `having`, and behind them the message that ends them.
+
+        The bound is `deadline` (monotonic seconds), or that of one answer.
+        """
         self._sequence = self._sequence + 1 & _SEQUENCES
-        deadline = time.monotonic() + REPLY_SECONDS
+        deadline = deadline or time.monotonic() + REPLY_SECONDS
         self._socket.send(nl.message(kind, flags, self._sequence, body))
         answers: list[nl.Message] = []
         while True:

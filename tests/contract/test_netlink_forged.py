@@ -16,7 +16,7 @@ from cni.errors import TryAgainLater
 from cni.host import links, netlink as nl
 from cni.host.kernel import HostKernel
 from cni.host.netns import open_netns
-from cni.host.rtnetlink import RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
+from cni.host.rtnetlink import REPLY_SECONDS, RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
 from cni.log import Log
 
 DEVICE = "0000:ff:1f.7"
@@ -173,3 +173,27 @@ def test_an_acknowledgement_without_an_answer_is_an_error(netns):
         # RTM_SETLINK answers nothing.
         socket.get(nl.RTM_SETLINK, nl.link_body(1))
     assert failed.value.errno == errno.ENODATA
+
+
+class Slow(Inconsistent):
+    """One that takes three quarters of the bound for each answer, by a clock of its own."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def recvmsg(self, size: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
+        self.now += REPLY_SECONDS * 0.75
+        return super().recvmsg(size)
+
+
+def test_all_tries_of_a_dump_have_one_bound(netns, monkeypatch):
+    with netns.entered(), RouteSocket() as socket:
+        pass
+    slow = Slow()
+    socket._socket = slow  # type: ignore[assignment]
+    monkeypatch.setattr("cni.host.rtnetlink.time", slow)
+    with pytest.raises(TimeoutError):
+        socket.dump(nl.RTM_GETLINK, nl.link_body(0))
+    assert slow.asked == 3
