@@ -157,7 +157,9 @@ class Daemon:
         return {line.split()[0] for line in lines if line.startswith("    ")}
 
     def log(self) -> str:
-        return (self.folder / "ovs-vswitchd.log").read_text()
+        """What ovs-vswitchd has to say; nothing when it has been taken away."""
+        log = self.folder / "ovs-vswitchd.log"
+        return log.read_text() if log.exists() else ""
 
     def _settings(self) -> list[str]:
         return [f"other_config:{name}={value}" for name, value in SETTINGS.items()]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.cli.program import from_bundle
 from tests.ovs.node import Node, changes
+
+LOG_TAIL = 4000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    for node in getattr(item, "funcargs", {}).values():
+        if report.failed and isinstance(node, Node):
+            report.sections.append(("log of ovs-vswitchd", node.daemon.log()[-LOG_TAIL:]))
+    return report
 
 
 class Shared:
