@@ -32,7 +32,7 @@ POD_UID = "8a4e3c52-0000-4000-8000-000000000001"
 EMPTY_DIR = f"/var/lib/kubelet/pods/{POD_UID}/volumes/kubernetes.io~empty-dir/shared-dir"
 OURS = (
     "/var/lib/cni/barewire", "/var/lib/cni/networks", "/run/barewire", EMPTY_DIR,
-    "/var/lib/cni/results", "/var/lib/cni/sriov", "/run/pods",
+    "/var/lib/cni/results", "/var/lib/cni/sriov", "/run/vhostuser",
 )  # fmt: skip
 """Where we may do what we like, and the pod's volume. Each is there from the start, so that its folder does not change."""
 
