@@ -55,7 +55,7 @@ class SocketDirectory(Value):
         """
         fields = {**document, "acl": tuple(document["acl"])}
         if "since" not in document:
-            fields["root"] = document["root"].rstrip("/").rpartition("/")[0] or "/"
+            fields["root"] = str(document["root"]).rstrip("/").rpartition("/")[0] or "/"
         return cls(**fields)
 
     @property

@@ -81,7 +81,7 @@ class Sockets:
         except SocketDirUnfit:
             return  # It is not there yet, or `prepare` tells what is in its place.
         with _Closing(fd):
-            if directory.made and directory.root != OWN_DIRECTORIES:
+            if directory.made and not _is_own(directory):
                 raise _taken(directory.path)
             if not directory.made:
                 _require_names_free(fd, directory, socket, file)
@@ -150,7 +150,8 @@ class Sockets:
         with _telling(directory.path, "remove the socket"):
             if directory.made:
                 names = dict.fromkeys(_files(fd), _is_no_folder)
-            left = [name for name, kind in names.items() if not _unlinked(fd, name, kind, directory.since)]
+            since = 0 if _is_own(directory) else directory.since
+            left = [name for name, kind in names.items() if not _unlinked(fd, name, kind, since)]
         if left:
             self._log.warning(f"not ours, and left in {directory.path}: {', '.join(map(repr, left))}")
 
@@ -352,6 +353,11 @@ def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
         return
     finally:
         os.umask(previous)
+
+
+def _is_own(directory: SocketDirectory) -> bool:
+    """Whether nobody but we can have made it."""
+    return directory.made and directory.root == OWN_DIRECTORIES
 
 
 def _names_of(socket: str, file: str) -> dict[str, Kind]:

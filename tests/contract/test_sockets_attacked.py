@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cni.errors import SocketDirUnfit
-from cni.userspace.directory import SocketDirectory
+from cni.userspace.directory import SocketDirectory, own
 from tests.alone import alone
 from tests.contract.pod_directory import (
     CONFIG,
@@ -190,14 +190,14 @@ def test_names_that_are_free_or_not_of_interest_are_not_refused():
 @alone
 def test_in_a_directory_of_the_pods_own_a_socket_and_a_file_of_earlier_are_not_in_the_way():
     host = Host()
-    own = host.directory.replace(of_pod=True)
+    directory = host.directory.replace(of_pod=True)
     a_socket(host.volume / SOCKET)
     a_file(host.volume / CONFIG)
-    host.sockets.require_free(own, *NAMES)
+    host.sockets.require_free(directory, *NAMES)
     (host.volume / SOCKET).unlink()
     a_symlink(host.volume / SOCKET)
     with pytest.raises(SocketDirUnfit, match="is there already"):
-        host.sockets.require_free(own, *NAMES)
+        host.sockets.require_free(directory, *NAMES)
 
 
 @alone
@@ -230,6 +230,17 @@ def test_in_a_folder_that_somebody_else_made_nothing_is_removed_but_what_came_la
     a_file(host.volume / PORT / "theirs")
     host.sockets.remove(host.older(host.made()), *NAMES)
     assert os.listdir(host.volume / PORT) == ["theirs"]
+
+
+@alone
+def test_in_a_folder_where_only_we_make_folders_all_is_removed_also_of_an_earlier_life():
+    host = Host()
+    directory = own(PORT).replace(mount=str(MOUNT))
+    host.sockets.prepare(directory)
+    a_file(Path(directory.path) / "the pod's")
+    host.sockets.require_free(directory, *NAMES)
+    host.sockets.remove(host.older(directory), *NAMES)
+    assert not Path(directory.path).exists()
 
 
 @alone

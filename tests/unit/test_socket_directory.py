@@ -32,6 +32,7 @@ def test_the_root_of_an_older_record_is_the_folder_that_it_is_in():
     for root, parent in (("/run/shared", "/run"), ("/run", "/"), ("/k/pods/u/volumes/e/", "/k/pods/u/volumes")):
         read = SocketDirectory.from_document({**document, "root": root, "path": f"{root}/x"})
         assert (read.root, read.since) == (parent, 0)
+    assert SocketDirectory.from_document({**document, "root": 5}).root == "/"  # of a damaged one; its reader judges it
 
 
 @pytest.mark.parametrize(
