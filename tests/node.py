@@ -56,7 +56,9 @@ class Node:
             attachments=attachments,
             ipam=self.ipam,
             log=log,
-            removal=Removal(kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=log),
+            removal=Removal(
+                kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=log, rebind=self.policy.rebind
+            ),
             predecessor=Predecessor(self.kernel, attachments, log, self.former),
             node=NodeConf(devices=self.policy, strict_status=self.strict_status),
         )

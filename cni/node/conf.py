@@ -27,6 +27,10 @@ class Devices(Section):
     promisc: bool | None = Field(
         None, description="Whether a network may set `promisc` and `allmulticast`. Default true."
     )
+    rebind: bool | None = Field(
+        None,
+        description="Whether every DEL binds the device's driver anew, and not only one that sees that the pod left something which nothing else ends. Default false.",
+    )
 
 
 class Sockets(Section):

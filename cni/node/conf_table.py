@@ -20,6 +20,7 @@ TABLE = {
             "pfOnly": ("boolean",),
             "master": ("boolean",),
             "promisc": ("boolean",),
+            "rebind": ("boolean",),
         },
     ),
     "sockets": (

@@ -16,6 +16,7 @@ class DevicePolicy(Value):
 
     `drivers` are the drivers that `driver` may name; None allows drivers for user space, and network drivers for the
     devices that they support. `pfs` are the PFs (names or PCI addresses) whose devices may be attached; None allows all.
+    `rebind`: every DEL binds the device's driver anew.
     """
 
     drivers: tuple[str, ...] | None = None
@@ -23,6 +24,7 @@ class DevicePolicy(Value):
     pf_only: bool = True
     by_pf: bool = True
     promisc: bool = True
+    rebind: bool = False
 
 
 class SocketPolicy(Value):

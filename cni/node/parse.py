@@ -21,7 +21,14 @@ _NODE = {
     "delegateSeconds": "delegate_seconds",
     "strictStatus": "strict_status",
 }
-_DEVICES = {"drivers": "drivers", "pfs": "pfs", "pfOnly": "pf_only", "master": "by_pf", "promisc": "promisc"}
+_DEVICES = {
+    "drivers": "drivers",
+    "pfs": "pfs",
+    "pfOnly": "pf_only",
+    "master": "by_pf",
+    "promisc": "promisc",
+    "rebind": "rebind",
+}
 _SOCKETS = {"ovsdb": "ovsdb", "roots": "roots", "kubeletRoots": "kubelet_roots", "vhostDir": "vhost_dir"}
 _KUBERNETES = {"kubeconfig": "kubeconfig", "kubeconfigs": "kubeconfigs"}
 _ETCD = {

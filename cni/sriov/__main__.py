@@ -32,7 +32,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         attachments=attachments,
         ipam=ipam,
         log=log,
-        removal=Removal(kernel=host, attachments=attachments, ipam=ipam, log=log),
+        removal=Removal(kernel=host, attachments=attachments, ipam=ipam, log=log, rebind=node.devices.rebind),
         predecessor=Predecessor(host, attachments, log),
         node=node,
     )

@@ -135,12 +135,19 @@ def _up_and_down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
 
 
 def detach(
-    kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, log: Log, *, untouched: bool = False
+    kernel: Kernel,
+    attachment: DeviceAttachment,
+    netns: Netns | None,
+    log: Log,
+    *,
+    untouched: bool = False,
+    always: bool = False,
 ) -> None:
     """Brings the device home, rids it of what the pod left on it, then restores what was found, whatever of it is changed.
 
     It is fetched from `netns`; None when it is at home, or came there when its namespace went: nobody has looked at it
-    then before anything could be hidden, except that it is `untouched` where nobody can have used it yet.
+    then before anything could be hidden, except that it is `untouched` where nobody can have used it yet. `always`: it
+    gets a new network device whatever is found.
 
     The settings that the PF holds of a VF keep its pod in the pod's network: they stay until the device is home.
     Every step runs, also after a failure, and only the final look decides.
@@ -160,7 +167,7 @@ def detach(
         keeps = "; its settings at the PF stay until it is home" if device.pf else ""
         raise _unfinished(TryAgainLater, f"{what}{keeps}", hindrances)
     try:
-        renew(kernel, attachment, log, alone=netns is None and not untouched)
+        renew(kernel, attachment, log, alone=netns is None and not untouched, always=always and not untouched)
     except CniError as failure:
         what = f"{device.kind} {attachment.device} is not rid of what its pod left on it"
         raise _unfinished(DeviceNotClean, f"{what}: {failure.msg}", hindrances) from failure

@@ -26,11 +26,12 @@ HOME_SECONDS = 3.0
 
 
 class Removal(removal.Removal):
-    """Undoes attachments of devices."""
+    """Undoes attachments of devices. `rebind`: each gets a new network device then."""
 
-    def __init__(self, *, kernel: Kernel, attachments: Attachments, ipam: Ipam, log: Log) -> None:
+    def __init__(self, *, kernel: Kernel, attachments: Attachments, ipam: Ipam, log: Log, rebind: bool = False) -> None:
         super().__init__(namespaces=kernel, attachments=attachments, ipam=ipam, log=log)
         self._kernel = kernel
+        self._rebind = rebind
         self._untouched: set[Key] = set()
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
@@ -68,7 +69,8 @@ class Removal(removal.Removal):
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
         with Optional(self._place(record, attachment, deadline)) as netns:
-            detach(self._kernel, attachment, netns, self._log, untouched=record.key in self._untouched)
+            untouched = record.key in self._untouched
+            detach(self._kernel, attachment, netns, self._log, untouched=untouched, always=self._rebind)
 
     def _is_there(self, attachment: model.DeviceAttachment) -> bool:
         """Whether the host has the very device, and not another that was made at its address since."""

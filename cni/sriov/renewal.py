@@ -21,17 +21,17 @@ TENANTS = {"xdp": "an XDP program is attached to it", "promiscuity": "something 
 """Parts of a tuning that no setting takes back."""
 
 
-def renew(kernel: Kernel, attachment: DeviceAttachment, log: Log, *, alone: bool) -> None:
+def renew(kernel: Kernel, attachment: DeviceAttachment, log: Log, *, alone: bool, always: bool = False) -> None:
     """Rebinds the driver if it has to be, and puts back the tuning that was found. Repeating it is harmless.
 
-    `alone`: the device came home without us. The driver and the name, addresses and flags of the network device that it
+    `alone`: the device came home without us. `always`: the node's administrator trusts no look. The driver and the name, addresses and flags of the network device that it
     makes are for the caller to restore. Raises `CniError`.
     """
     device = attachment.device
     link = kernel.link(device, None)
     if link is None or attachment.netdev is None or kernel.driver(device) != attachment.driver:
         return
-    reasons = _reasons(kernel, attachment, link, alone)
+    reasons = _reasons(kernel, attachment, link, alone, always)
     if reasons:
         _rebind(kernel, attachment, log, reasons)
     try:
@@ -50,12 +50,14 @@ def different(found: dict[str, str], present: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if present.get(name) != value and name not in TENANTS}
 
 
-def _reasons(kernel: Kernel, attachment: DeviceAttachment, link: Link, alone: bool) -> list[str]:
+def _reasons(kernel: Kernel, attachment: DeviceAttachment, link: Link, alone: bool, always: bool) -> list[str]:
     """Why the device needs a new network device; empty when it does not."""
     if attachment.netdev_instance not in ("", kernel.netdev_instance(attachment.device)):
         return []  # It has got one since.
     if alone:
         return ["it came home by itself"]
+    if always:
+        return ["the node's configuration requires it"]
     present = kernel.tuning(link)
     found = [what for name, what in TENANTS.items() if int(present[name]) > int(attachment.tuning.get(name, "0"))]
     return found + [f"{one} is stacked on it" for one in kernel.stacked(link)]

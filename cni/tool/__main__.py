@@ -77,8 +77,9 @@ def _gc(*, apply: bool) -> int:
 
 def _devices(log: Log) -> Collection:
     kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
-    ipam = EmbeddedIpam(os.environ, load_node())
-    removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log)
+    node = load_node()
+    ipam, rebind = EmbeddedIpam(os.environ, node), node.devices.rebind
+    removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log, rebind=rebind)
     return Devices(kernel, attachments, removal)
 
 

@@ -29,6 +29,7 @@ WHOLE = {
         "pfOnly": False,
         "master": False,
         "promisc": False,
+        "rebind": True,
     },
     "sockets": {
         "ovsdb": ["tcp:127.0.0.1:6640"],

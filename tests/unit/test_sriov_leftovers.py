@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cni.errors import CniError, DeviceBusy
+from cni.node.node import DevicePolicy
 from tests.fakes import TUNING
 from tests.node import EVERYTHING, VF0, VF1, Node
 
@@ -60,6 +61,14 @@ def test_a_pod_that_left_nothing_costs_no_new_network_device(node):
     node.add(**EVERYTHING)
     node.delete(**EVERYTHING)
     assert vf(node).netdev_instance == instance
+
+
+def test_a_node_whose_administrator_trusts_no_look_makes_a_new_network_device_each_time(node):
+    node.policy, instance = DevicePolicy(rebind=True), vf(node).netdev_instance
+    node.add(**EVERYTHING)
+    node.delete(**EVERYTHING)
+    assert vf(node).netdev_instance != instance
+    node.assert_as_before()
 
 
 def test_limits_and_offloads_are_put_back_without_a_new_network_device(node):
