@@ -124,7 +124,10 @@ class Ipam(Section):
     )
     etcd: Etcd | None = Field(None, description="How backend etcd is reached.")
     kubernetes: Kubernetes | None = Field(None, description="How backend kubernetes is reached.")
-    nodeName: str | None = Field(None, description="This node's name for the cluster's backends. Default: the host's.")
+    nodeName: str | None = Field(
+        None,
+        description="This node's name for the cluster's backends. Default: the node configuration's, the kubelet's, the host's.",
+    )
     network_name: str | None = Field(
         None, description="Name of the network in the cluster's backends, where addresses of several are to be apart."
     )
@@ -132,7 +135,9 @@ class Ipam(Section):
         None, description="Whether backend kubernetes looks for the address in other pools, too. Default true."
     )
     node_slice_size: str | None = Field(None, description="whereabouts'; not supported.")
-    configuration_path: Any = Field(None, description="whereabouts'; ignored, there is no second file.")
+    configuration_path: Any = Field(
+        None, description="whereabouts' second file, for its kubeconfig. Default: whereabouts.conf in its usual places."
+    )
     datastore: Any = Field(None, description="whereabouts'; ignored, `backend` says it.")
     etcd_host: Any = Field(None, description="whereabouts'; ignored, `etcd` says it.")
     etcd_username: Any = Field(None, description="whereabouts'; ignored, client certificates give access to etcd.")

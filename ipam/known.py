@@ -220,7 +220,8 @@ def _type(conf: dict[str, Any]) -> object:
 
 
 def _network(conf: dict[str, Any], policy: Policy) -> Network:
-    request, defaults = _request(conf), policy.defaults()
+    request = _request(conf)
+    defaults = policy.defaults(request)
     where = place(request, defaults)
     sets = asked(request, Log({}, level="error"), defaults).sets
     found = Network(name=where.network, backend=where.backend, sets=sets)

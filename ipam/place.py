@@ -76,6 +76,7 @@ _KEYS: dict[str, tuple[Any, ...]] = {
         "section",
         {
             **dict.fromkeys(["backend", "dataDir", "network_name", "nodeName", "enable_overlapping_ranges"], _ANY),
+            **dict.fromkeys(["range", "range_start", "ipRanges", "configuration_path"], _ANY),
             **dict.fromkeys(("etcd", "kubernetes"), ("section", dict.fromkeys(_ACCESS, _ANY))),
         },
     )
@@ -83,10 +84,15 @@ _KEYS: dict[str, tuple[Any, ...]] = {
 """Those of the table's keys that are read here: to load it takes a DEL longer than all that it does with it."""
 
 
+def section_of(request: Request) -> dict[str, Any]:
+    """What the section `ipam` says about places, by its proper keys."""
+    section = canonical(_KEYS, request.config).get("ipam")
+    return section if isinstance(section, dict) else {}
+
+
 def place(request: Request, defaults: Defaults = NONE) -> Place:
     """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
-    section = canonical(_KEYS, request.config).get("ipam")
-    own = section if isinstance(section, dict) else {}
+    own = section_of(request)
     told = defaults.applied(own)
     backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
     data = _text(told, "dataDir")

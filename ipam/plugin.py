@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.errors import CheckFailed, NotAvailable
+from cni.errors import CheckFailed, InvalidConfig, NotAvailable
 from cni.request import NO_LIST
 from cni.result import IpConfig, Result
 from cni.rollback import bound, run_all
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.result import Dns
     from ipam.address import Address
     from ipam.asked import Asked
-    from ipam.place import Place
+    from ipam.place import Defaults, Place
     from ipam.ranges import RangeSet
     from ipam.store import Claim
     from ipam.stores import Stores
@@ -28,7 +28,6 @@ class IpamPlugin:
 
     def __init__(self, stores: Stores, log: Log) -> None:
         self._stores = stores
-        self._defaults = stores.policy.defaults()
         self._log = log
 
     def add(self, request: Request) -> Result:
@@ -92,10 +91,20 @@ class IpamPlugin:
     def _asked(self, request: Request) -> Asked:
         from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges
 
-        return asked(request, self._log, self._defaults)
+        return asked(request, self._log, self._defaults(request))
 
     def _place(self, request: Request) -> Place:
-        return place(request, self._defaults)
+        return place(request, self._defaults(request))
+
+    def _defaults(self, request: Request) -> Defaults:
+        policy = self._stores.policy
+        try:
+            return policy.defaults(request)
+        except InvalidConfig as error:
+            if request.command not in ("DEL", "GC"):
+                raise
+            self._log.warning(f"{request.command} goes on without it: {error.msg}")
+            return policy.defaults()
 
     def _name_service(self, wanted: Asked) -> Dns:
         if not wanted.resolv_conf:

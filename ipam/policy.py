@@ -7,7 +7,7 @@ import os
 from cni.host.trusted import Roots
 from cni.node.node import NodeConf
 from cni.value import Value
-from ipam.place import Defaults
+from ipam.place import KUBERNETES, Defaults, section_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cni.kube.access import Access
     from cni.node.node import EtcdAccess
+    from cni.request import Request
 
 DATA_ROOTS = ("/var/lib/cni", "/run", "/var/run")
 RESERVED = (
@@ -48,6 +49,9 @@ RESOLV_CONFS = (
 _RESOLVERS = ("/run/systemd/resolve",)
 """systemd's resolver runs as a user of its own, to which its files belong."""
 
+_WHEREABOUTS = ("range", "range_start", "ipRanges")
+"""Keys of whereabouts' ranges."""
+
 _ETCD = {
     "endpoints": "endpoints",
     "prefix": "prefix",
@@ -63,10 +67,14 @@ _CALICO = ("/etc/cni/net.d/calico-tls",)
 
 
 class Policy(Value):
-    """The node configuration, as judgement of what is named. `start` is where judging begins (`Roots.start`)."""
+    """The node configuration, as judgement of what is named. `start` is where judging begins (`Roots.start`).
+
+    `flat_files` are the places of whereabouts' second configuration file; None for the usual ones.
+    """
 
     node: NodeConf = NodeConf()
     start: str = "/"
+    flat_files: tuple[str, ...] | None = None
 
     def data_directory(self, path: str) -> str:
         """The directory of a network's leases, without symlinks; it need not exist. Raises `InvalidConfig`."""
@@ -90,20 +98,42 @@ class Policy(Value):
         The administrator's description may name any file that only root can change. No other one may name these: with
         another prefix or endpoint the certificates would serve a purpose that the administrator has not allowed.
         """
-        ours = self.defaults().etcd
+        ours = self.etcd()
         if ours and ours == {key: document[key] for key in _ETCD if document.get(key)}:
             return Roots(allowed=("/",), start=self.start)
         allowed = (*CREDENTIALS, *self.node.addresses.credentials)
         return Roots(allowed=allowed, key="addresses.credentials", reserved=_CALICO, start=self.start)
 
-    def defaults(self) -> Defaults:
-        """What networks that say nothing use."""
+    def etcd(self) -> dict[str, Any] | None:
+        """The node's own access to etcd, as a section `etcd`."""
+        access = self.node.addresses.etcd
+        return _section(access) if access.endpoints else None
+
+    def defaults(self, request: Request | None = None) -> Defaults:
+        """What networks that say nothing use. Raises `InvalidConfig` for a file of whereabouts that cannot be used.
+
+        The file is read for a network with ranges of whereabouts' kind only.
+        """
         addresses = self.node.addresses
+        kubeconfig = "" if request is None else self._whereabouts_kubeconfig(section_of(request))
         return Defaults(
-            backend=addresses.backend,
-            etcd=_section(addresses.etcd) if addresses.etcd.endpoints else None,
+            backend=addresses.backend or (KUBERNETES if kubeconfig else ""),
+            etcd=self.etcd(),
+            kubeconfig="" if self.node.kubernetes.kubeconfig else kubeconfig,
             network_etcd=addresses.network_etcd,
         )
+
+    def _whereabouts_kubeconfig(self, section: dict[str, Any]) -> str:
+        access = section.get("kubernetes")
+        has_access = isinstance(access, dict) and bool(access.get("kubeconfig"))
+        backend = section.get("backend") or self.node.addresses.backend
+        if has_access or backend not in (None, "", KUBERNETES) or not any(map(section.get, _WHEREABOUTS)):
+            return ""
+        from ipam.flat_file import PLACES, kubeconfig  # noqa: PLC0415 - other networks have no second file
+
+        path = section.get("configuration_path")
+        places = PLACES if self.flat_files is None else self.flat_files
+        return kubeconfig(path if isinstance(path, str) else "", places, self.api_servers().kubeconfigs())
 
     def api_servers(self) -> Access:
         from cni.kube.access import access_of  # noqa: PLC0415 - most calls ask no API server
@@ -118,7 +148,11 @@ class Policy(Value):
 
     def node_name(self) -> str:
         """What this node is called in a cluster."""
-        return self.node.node_name or os.uname().nodename
+        if self.node.node_name:
+            return self.node.node_name
+        from ipam.node_name import of_kubelet  # noqa: PLC0415 - only clusters of addresses know nodes by names
+
+        return of_kubelet(self.node.kubelet_root, self.start) or os.uname().nodename
 
 
 def _section(etcd: EtcdAccess) -> dict[str, Any]:

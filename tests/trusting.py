@@ -27,7 +27,7 @@ def node(**more: Any) -> NodeConf:
     return NodeConf(**{"addresses": addresses, "cni_conf_dirs": (TOP,), **more})
 
 
-POLICY = Policy(node=node(), start=TOP)
+POLICY = Policy(node=node(), start=TOP, flat_files=())
 
 opened_etcd = partial(open_etcd, certificates=ROOTS)
 opened_kubernetes = partial(open_kubernetes, access=ACCESS)

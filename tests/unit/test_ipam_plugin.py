@@ -33,7 +33,7 @@ from ipam.policy import Policy
 from ipam.store import Owner
 from ipam.stores import Stores
 from tests.recording_log import RecordingLog
-from tests.trusting import POLICY, TOP, node as trusting_node
+from tests.trusting import POLICY, node as trusting_node
 
 DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}
 
@@ -49,7 +49,7 @@ class Node:
 
     def with_conf(self, conf):
         journal, run = str(self.folder / "journal"), str(self.folder / "run")
-        policy = Policy(node=conf, start=TOP)
+        policy = POLICY.replace(node=conf)
         return IpamPlugin(Stores(self.log, policy=policy, journal=journal, run=run), self.log)
 
     def request(self, section, command="ADD", container="c1", ifname="net1", version="1.1.0", **more):

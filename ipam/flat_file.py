@@ -1,0 +1,52 @@
+"""whereabouts' second configuration file, once per node: access to the API server for networks that name none."""
+
+from __future__ import annotations
+
+from cni import jsontext
+from cni.errors import DecodeFailure, InvalidConfig
+from cni.host.trusted import NotThere
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.host.trusted import Roots
+
+PLACES = (
+    "/etc/kubernetes/cni/net.d/whereabouts.d/whereabouts.conf",
+    "/etc/cni/net.d/whereabouts.d/whereabouts.conf",
+)
+"""Where whereabouts looks for it, in this order, unless a network names another (`configuration_path`)."""
+
+_WHAT = "ipam.configuration_path"
+
+
+def kubeconfig(path: str, usual: tuple[str, ...], places: Roots) -> str:
+    """The kubeconfig that the file names, empty for none. Raises `InvalidConfig`.
+
+    `path` is a network's own, or empty for the first of the `usual` ones; all are in the places of kubeconfigs.
+    """
+    document = _loaded(path, places) if path else _first(usual, places)
+    access = document.get("kubernetes")
+    found = access.get("kubeconfig") if isinstance(access, dict) else None
+    is_ours = document.get("datastore") in (None, "", "kubernetes")
+    return found if is_ours and isinstance(found, str) else ""
+
+
+def _first(usual: tuple[str, ...], places: Roots) -> dict[str, Any]:
+    for path in usual:
+        try:
+            return _loaded(path, places)
+        except NotThere:
+            continue
+    return {}
+
+
+def _loaded(path: str, places: Roots) -> dict[str, Any]:
+    try:
+        document = jsontext.loads(places.content(path, _WHAT))
+    except DecodeFailure as error:
+        raise InvalidConfig(f"{_WHAT}: {path}: {error.msg}") from error
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"{_WHAT}: {path} is not an object")
+    return document

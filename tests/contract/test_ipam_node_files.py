@@ -1,0 +1,137 @@
+"""What the node itself says: its name, by the kubelet's certificate, and whereabouts' second configuration file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from cni.errors import InvalidConfig
+from cni.node.node import AddressPolicy, CredentialPolicy, NodeConf
+from cni.request import Request, parse, parse_environment
+from ipam.node_name import name_in, of_kubelet
+from ipam.place import place
+from ipam.plugin import IpamPlugin
+from ipam.policy import Policy
+from ipam.stores import Stores
+from tests.recording_log import RecordingLog
+from tests.trusting import TOP
+
+RANGE = {"type": "barewire-ipam", "range": "10.0.0.0/24"}
+
+
+def certificate(path, subject: str, *more: str) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", "/dev/null", "-out", str(path),
+         "-subj", subject, "-days", "1", *more],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("utf8", ((), ("-utf8",)))
+@pytest.mark.parametrize("name", ("worker-3", "ip-10-0-0-1.eu-west-1.compute.internal", "n" * 52))
+def test_the_node_s_name_is_that_of_the_kubelet_s_certificate(tmp_path, name, utf8):
+    (tmp_path / "pki").mkdir()
+    certificate(tmp_path / "pki" / "kubelet-client-2026.pem", f"/O=system:nodes/CN=system:node:{name}", *utf8)
+    (tmp_path / "pki" / "kubelet-client-current.pem").symlink_to("kubelet-client-2026.pem")
+    assert of_kubelet(str(tmp_path), TOP) == name
+    node = NodeConf(kubelet_root=str(tmp_path))
+    assert Policy(node=node, start=TOP).node_name() == name
+    assert Policy(node=node.replace(node_name="told"), start=TOP).node_name() == "told"
+
+
+@pytest.mark.parametrize("subject", ("/CN=somebody", "/CN=system:node:", "/CN=system:node:a\\/b", "/CN=system:node:.."))
+def test_a_certificate_that_names_no_node_gives_no_name(tmp_path, subject):
+    certificate(tmp_path / "crt", subject)
+    assert name_in((tmp_path / "crt").read_bytes()) == ""
+
+
+@pytest.mark.parametrize(
+    "content", (b"", b"-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n", b"system:node:x")
+)
+def test_what_is_no_certificate_gives_no_name(content):
+    assert name_in(content) == ""
+
+
+def test_without_a_kubelet_the_node_has_the_host_s_name(tmp_path):
+    import os
+
+    assert Policy(node=NodeConf(kubelet_root=str(tmp_path)), start=TOP).node_name() == os.uname().nodename
+
+
+# whereabouts.conf
+
+
+def request(section: dict[str, Any], command: str = "ADD") -> Request:
+    env = {
+        "CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/n", "CNI_IFNAME": "net1", "CNI_PATH": "/x",
+    }  # fmt: skip
+    config = {"cniVersion": "1.0.0", "name": "net", "type": "sriov", "ipam": section}
+    return parse(parse_environment(env), json.dumps(config).encode())
+
+
+@pytest.fixture
+def flat(tmp_path):
+    path = tmp_path / "whereabouts.conf"
+    path.write_text(
+        json.dumps({"datastore": "kubernetes", "kubernetes": {"kubeconfig": "/etc/cni/net.d/w.kubeconfig"}})
+    )
+    return path
+
+
+@pytest.fixture
+def policy(tmp_path, flat):
+    return Policy(node=NodeConf(cni_conf_dirs=(str(tmp_path),)), start=TOP, flat_files=(f"{tmp_path}/none", str(flat)))
+
+
+def found(policy: Policy, section: dict[str, Any]):
+    asked = request(section)
+    return place(asked, policy.defaults(asked))
+
+
+def test_a_network_with_whereabouts_ranges_needs_neither_backend_nor_kubeconfig(policy):
+    for section in (RANGE, {**RANGE, "backend": "kubernetes"}, {"ipRanges": [{"range": "10.0.0.0/24"}]}):
+        where = found(policy, section)
+        assert where.backend == "kubernetes"
+        assert (where.document or {})["kubeconfig"] == "/etc/cni/net.d/w.kubeconfig"
+
+
+def test_what_a_network_or_the_node_configuration_says_stands_above_whereabouts_file(policy):
+    own = {**RANGE, "backend": "kubernetes", "kubernetes": {"kubeconfig": "/etc/cni/own"}}
+    assert (found(policy, own).document or {})["kubeconfig"] == "/etc/cni/own"
+    assert found(policy, {**RANGE, "backend": "local"}).backend == "local"
+    assert found(policy, {"subnet": "10.0.0.0/24"}).backend == "local"
+    node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
+    assert (found(policy.replace(node=node), RANGE).document or {})["kubeconfig"] == ""
+    etcd = policy.node.replace(addresses=AddressPolicy(backend="etcd"))
+    assert found(policy.replace(node=etcd), RANGE).backend == "etcd"
+
+
+def test_a_network_may_name_the_file_itself_in_the_same_places(policy, tmp_path):
+    path = tmp_path / "other.conf"
+    path.write_text(json.dumps({"kubernetes": {"kubeconfig": "/etc/cni/other"}}))
+    where = found(policy, {**RANGE, "configuration_path": str(path)})
+    assert (where.document or {})["kubeconfig"] == "/etc/cni/other"
+
+
+@pytest.mark.parametrize("content", ("{", "[]", '{"datastore": "etcd"}', '{"kubernetes": 5}', '{"kubernetes": {}}'))
+def test_a_file_without_access_gives_none(policy, flat, content):
+    flat.write_text(content)
+    if content in ("{", "[]"):
+        with pytest.raises(InvalidConfig, match=r"ipam\.configuration_path: .*whereabouts\.conf"):
+            found(policy, RANGE)
+    else:
+        assert found(policy, RANGE).backend == "local"
+
+
+@pytest.mark.parametrize("path", ("/etc/shadow", "/dev/null", "/nowhere"))
+def test_a_file_elsewhere_is_refused_at_add_and_a_warning_at_del(tmp_path, path):
+    log = RecordingLog()
+    plugin = IpamPlugin(Stores(log, journal=f"{tmp_path}/journal", run=f"{tmp_path}/run", policy=Policy()), log)
+    section = {**RANGE, "configuration_path": path, "dataDir": "/var/lib/cni/networks-of-no-test"}
+    with pytest.raises(InvalidConfig, match=r"ipam\.configuration_path: "):
+        plugin.add(request(section))
+    plugin.delete(request(section, "DEL"))
+    assert [text for text in log.messages if "ipam.configuration_path" in text]
