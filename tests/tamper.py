@@ -19,7 +19,7 @@ _RTM_SETLINK, _REQUEST_ACK, _ERROR = 19, 5, 2
 _IFLA_XDP, _XDP_FD, _XDP_FLAGS, _SKB_MODE, _NESTED = 43, 1, 3, 2, 0x8000
 
 
-_SIOCETHTOOL, _SET_TSO, _GET_RINGS, _SET_RINGS = 0x8946, 0x1F, 0x10, 0x11
+_SIOCETHTOOL, _SET_GRO, _GET_RINGS, _SET_RINGS = 0x8946, 0x2C, 0x10, 0x11
 
 
 def enter(namespace: str) -> None:
@@ -29,9 +29,9 @@ def enter(namespace: str) -> None:
             raise OSError(f"setns to {namespace}")
 
 
-def set_tso(name: str, *, on: bool) -> None:
-    """`ethtool -K NAME tso on`."""
-    _ethtool(name, array.array("I", [_SET_TSO, on]))
+def set_gro(name: str, *, on: bool) -> None:
+    """`ethtool -K NAME gro on`."""
+    _ethtool(name, array.array("I", [_SET_GRO, on]))
 
 
 def set_rx_ring(name: str, size: int) -> None:

@@ -216,14 +216,14 @@ def test_a_snapshot_shows_what_a_pod_can_set_on_its_vf(lab: Lab) -> None:
         f"ip link set {name} mode dormant gso_max_size 4096; echo 7 >/sys/class/net/{name}/gro_flush_timeout;"
         f"ip netns add stray; ip link add link {name} name st0 type macvlan; ip link set st0 netns stray"
     )
-    lab.vm.python(f"{tamper}\nattach_xdp({name!r}); set_tso({name!r}, on=False); set_rx_ring({name!r}, 128)")
+    lab.vm.python(f"{tamper}\nattach_xdp({name!r}); set_gro({name!r}, on=False); set_rx_ring({name!r}, 128)")
     shown = "\n".join(lab.changes())
     lab.vm.sh(
         "ip -n stray link del st0; ip netns del stray;"
         f"ip link set {name} mode default gso_max_size 65536; echo 0 >/sys/class/net/{name}/gro_flush_timeout;"
         f"ip link set {name} xdpgeneric off"
     )
-    lab.vm.python(f"{tamper}\nset_tso({name!r}, on=True); set_rx_ring({name!r}, 1024)")
+    lab.vm.python(f"{tamper}\nset_gro({name!r}, on=True); set_rx_ring({name!r}, 1024)")
     assert lab.changes() == []
     for part in ("linkmode", "gso_max_size", "xdp"):
         assert f"links.{vf.address}.{part}" in shown

@@ -41,7 +41,7 @@ def test_a_macvlan_that_a_pod_moved_elsewhere_ends_with_the_pods_attachment(lab,
 def test_programs_limits_and_offloads_of_a_pod_do_not_stay_on_its_vf(lab):
     vf, pod = lab.vfs[1], lab.pod()
     lab.runtime.add(conf(vf), pod).required()
-    tamper(lab, pod, "attach_xdp('net1'); set_tso('net1', on=False); set_rx_ring('net1', 128)")
+    tamper(lab, pod, "attach_xdp('net1'); set_gro('net1', on=False); set_rx_ring('net1', 128)")
     pod.ip("link", "set", "net1", "mode", "dormant", "gso_max_size", "4096")
     lab.runtime.delete(conf(vf), pod).required()
     assert changes(lab) == []
@@ -50,7 +50,7 @@ def test_programs_limits_and_offloads_of_a_pod_do_not_stay_on_its_vf(lab):
 def test_what_can_be_put_back_costs_no_new_network_device(lab):
     vf, pod, before = lab.vfs[2], lab.pod(), index(lab, lab.vfs[2])
     lab.runtime.add(conf(vf), pod).required()
-    tamper(lab, pod, "set_tso('net1', on=False); set_rx_ring('net1', 128)")
+    tamper(lab, pod, "set_gro('net1', on=False); set_rx_ring('net1', 128)")
     pod.run("sh", "-c", "ip link set net1 mode dormant; echo 7 >/sys/class/net/net1/gro_flush_timeout")
     lab.runtime.delete(conf(vf), pod).required()
     assert changes(lab) == []
