@@ -410,8 +410,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _authenticate(self) -> None:
         certified = isinstance(self.connection, ssl.SSLSocket) and _is_certified(self.connection)
         told = self.fields.get("authorization")
-        is_known = certified or not self.server.api.token
-        if told != f"Bearer {self.server.api.token}" and (told is not None or not is_known):
+        token = self.server.api.token
+        if token and told != f"Bearer {token}" and (told is not None or not certified):
             raise Refused(401, "Unauthorized", "Unauthorized")
         if "host" not in self.fields:
             raise Refused(400, "BadRequest", "missing required Host header")
