@@ -138,6 +138,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
     "bool | None": _is(bool, _NONE),
     "tuple[str, ...]": _is_tuple_of(str),
     "tuple[int, ...]": _is_tuple_of(int),
+    "dict[str, str]": lambda value: isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
 }
 """By the text of a field's annotation."""
 

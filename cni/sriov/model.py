@@ -173,7 +173,7 @@ def from_record(record: Record) -> DeviceAttachment:
             key=record.key,
             device=parse(record.device),
             index=found["index"],
-            pf=found["pf"],
+            pf=parse(found["pf"]) if found["pf"] else "",
             driver=found["driver"],
             found=VfInfo(**found["settings"]),
             netdev=Netdev(**{**link, "altnames": tuple(link["altnames"])}) if link else None,
@@ -195,3 +195,11 @@ def from_record(record: Record) -> DeviceAttachment:
             f"the record of {record.key} is damaged: {error}",
             hint="move its file away; the next ADD repairs the device",
         ) from error
+
+
+def pf_of(record: Record) -> str:
+    """The PF of the attached device; empty without one, and where a damaged record does not tell."""
+    try:
+        return from_record(record).pf
+    except IoFailure:
+        return ""

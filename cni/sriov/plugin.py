@@ -130,7 +130,7 @@ class SriovPlugin(Lifecycle):
 
         require_pf(self._kernel, configuration.canonical(TABLE, request.config))
         records = self._attachments.of_network(request.network)
-        require_pfs_up(self._kernel, {record.found["pf"] for record in records} - {""})
+        require_pfs_up(self._kernel, {model.pf_of(record) for record in records} - {""})
 
     # Steps of ADD.
 

@@ -59,8 +59,15 @@ def _reasons(kernel: Kernel, attachment: DeviceAttachment, link: Link, alone: bo
     if always:
         return ["the node's configuration requires it"]
     present = kernel.tuning(link)
-    found = [what for name, what in TENANTS.items() if int(present[name]) > int(attachment.tuning.get(name, "0"))]
+    found = [
+        what for name, what in TENANTS.items() if _number(present[name]) > _number(attachment.tuning.get(name, ""))
+    ]
     return found + [f"{one} is stacked on it" for one in kernel.stacked(link)]
+
+
+def _number(text: str) -> int:
+    """0 for what a damaged record has in the place of a number."""
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _rebind(kernel: Kernel, attachment: DeviceAttachment, log: Log, reasons: list[str]) -> None:

@@ -43,7 +43,7 @@ from tests.fake_vswitch import FakeVswitch
 from tests.hostile import ODD, WRONG, climbing
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
-EXAMPLES, EXAMPLES_OF_A_KEY = (400, 100) if WHOLE else (15, 4)
+EXAMPLES, EXAMPLES_OF_A_KEY = (200, 50) if WHOLE else (15, 4)
 """Of each kind of source, and of each key, for which there are those of NAMED, too."""
 
 NAMES = tuple(name for victim in VICTIMS for name in climbing(victim)) + ODD
