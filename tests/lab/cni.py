@@ -135,6 +135,7 @@ class Runtime:
         self.vm = vm
         self.bin_dir = bin_dir
         self.cni_path = cni_path
+        self._programs: dict[str, str] = {}
 
     # One plugin
 
@@ -189,13 +190,15 @@ class Runtime:
         """The path of the plugin that the configuration names; `sriov` when it is not JSON or names none."""
         parsed = _object(conf) if isinstance(conf, str) else conf
         name = str((parsed or {}).get("type", "sriov"))
+        if name not in self._programs:
+            self._programs[name] = self._found(name)
+        return self._programs[name]
+
+    def _found(self, name: str) -> str:
         for folder in (self.bin_dir, *self.cni_path.split(":")):
-            if name in self._listing(folder):
+            if name in self.vm.run("ls", folder, check=False).out.split():
                 return f"{folder}/{name}"
         raise LabError(f"no plugin {name} in {self.bin_dir}:{self.cni_path}")
-
-    def _listing(self, folder: str) -> list[str]:
-        return self.vm.run("ls", folder, check=False).out.split()
 
     # A chain
 

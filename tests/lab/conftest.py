@@ -55,10 +55,11 @@ def lab(request: pytest.FixtureRequest, machines: Machines) -> Iterator[Lab]:
     wanted = request.node.get_closest_marker("pfs")
     lab = Lab(machines.machine(wanted.args[0] if wanted else 1), machines)
     yield lab
-    left = lab.clean_up()
+    may_leave_traces = request.node.get_closest_marker("leaves_traces") is not None
+    left = lab.clean_up(may_leave_traces=may_leave_traces)
     if lab.crashed:
         pytest.fail("the kernel crashed:\n" + "\n".join(lab.crashed), pytrace=False)
-    if left and not request.node.get_closest_marker("leaves_traces"):
+    if left and not may_leave_traces:
         pytest.fail("the host is not as it was before the test:\n" + "\n".join(left), pytrace=False)
 
 

@@ -99,7 +99,7 @@ class Call:
         return self._completed(running)
 
     def _start(self, traced: str, fault: str = "") -> Running:
-        self.lab.vm.run("rm", "-f", TRACE)
+        self.lab.vm.put(TRACE, "")
         prefix = strace.command(TRACE, traced, fault)
         return self.lab.runtime.start(self.command, self.document, self.pod, prefix=prefix)
 

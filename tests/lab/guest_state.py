@@ -27,9 +27,17 @@ QUEUES = ("gro_flush_timeout", "napi_defer_hard_irqs", "threaded", "queues/rx-0/
 FILES = (Path("/var/lib/cni"), Path("/run/barewire"))
 
 
-def ip(*arguments: str) -> list[dict[str, Any]]:
-    out = subprocess.run(["ip", "-d", "-j", *arguments], stdout=subprocess.PIPE, check=True).stdout
-    return [entry for entry in json.loads(out or "[]") if entry]
+def ip(*commands: str, family: str = "") -> list[list[dict[str, Any]]]:
+    """What each of the commands shows. One process: under emulation its start costs more than its work."""
+    argv = ["ip", "-d", "-j", *filter(None, [family]), "-batch", "-"]
+    text = subprocess.run(argv, input="\n".join(commands), stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+    found = []
+    while text:
+        entries, end = json.JSONDecoder().raw_decode(text)
+        found.append([entry for entry in entries if entry])
+        text = text[end:].lstrip()
+    assert len(found) == len(commands), f"{commands}: {len(found)} answers"
+    return found
 
 
 def text(path: Path) -> str | None:
@@ -167,16 +175,14 @@ def content(path: Path) -> str:
 
 
 def state() -> dict[str, Any]:
-    links = ip("link", "show")
+    links, addresses = ip("link show", "addr show")
+    inet, inet6 = (ip("route show table all", "rule show", family=family) for family in ("-4", "-6"))
     return {
         "pci": network_devices(),
         "links": links,
-        "addresses": ip("addr", "show"),
-        "routes": {
-            "ipv4": ip("-4", "route", "show", "table", "all"),
-            "ipv6": ip("-6", "route", "show", "table", "all"),
-        },
-        "rules": {"ipv4": ip("-4", "rule"), "ipv6": ip("-6", "rule")},
+        "addresses": addresses,
+        "routes": {"ipv4": inet[0], "ipv6": inet6[0]},
+        "rules": {"ipv4": inet[1], "ipv6": inet6[1]},
         "sysctls": sysctls([*(entry["ifname"] for entry in links), "all", "default"]),
         "ethtool": {entry["ifname"]: ethtool(entry["ifname"]) for entry in links},
         "stacked": stacked_elsewhere(),

@@ -69,18 +69,22 @@ def uplink_mac(pf: int) -> str:
     return f"52:54:00:ba:7e:{pf:02x}"
 
 
-def command(image: Image, folder: Path, *, pfs: int, vfs: int, memory: int, cpus: int, append: str) -> list[str]:
-    """The command line for a machine whose sockets `ctl`, `console` and `pfN.host` are in the folder already."""
+def command(
+    image: Image, folder: Path, *, pfs: int, vfs: int, memory: int, cpus: int, append: str, disk: Path | None = None
+) -> list[str]:
+    """The command line for a machine whose sockets `ctl`, `console` and `pfN.host` are in the folder already. `disk`: the
+    image of a second disk, /dev/vdb in the guest."""
     assert memory <= MOST_MEMORY, f"at most {MOST_MEMORY} MiB: above, the VFs do not work"
     options = f"lab.vfs={vfs} lab.python={image.python} {append}"
     return [
         *f"qemu-system-x86_64 {PLAIN} {MACHINE} -smp {cpus} -m {memory} {IOMMU}".split(),
         *(word for pf in range(pfs) for word in _pf(folder, pf)),
         *PLAIN_NICS.split(),
-        *_disk(image.root),
+        *_disk(image.root, "root"),
         *("-device", "virtio-serial-pci"),
         *_line(folder / "console", "console", "virtconsole"),
         *_line(folder / "ctl", "ctl", f"virtserialport,name={PORT}"),
+        *(_disk(disk, "more") if disk else ()),
         *("-qmp", f"unix:{folder / QMP},server=on,wait=off"),
         *("-kernel", str(image.vmlinux), "-initrd", str(image.initramfs), "-append", f"{KERNEL} {options}"),
     ]
@@ -93,8 +97,13 @@ def _pf(folder: Path, pf: int) -> list[str]:
     return ["-device", port, "-netdev", uplink, "-device", nic]
 
 
-def _disk(path: Path) -> list[str]:
-    return ["-drive", f"file={path},format=raw,if=none,id=root,readonly=on", "-device", "virtio-blk-pci,drive=root"]
+def _disk(path: Path, name: str) -> list[str]:
+    return [
+        "-drive",
+        f"file={path},format=raw,if=none,id={name},readonly=on",
+        "-device",
+        f"virtio-blk-pci,drive={name}",
+    ]
 
 
 def _line(path: Path, name: str, device: str) -> list[str]:

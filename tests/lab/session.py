@@ -14,14 +14,17 @@ from tests.lab.progress import Say
 from tests.lab.vm import Vm
 
 BUNDLE = REPOSITORY / "dist" / "barewire"
-GUEST_BUNDLE = "/opt/barewire"
+GUEST_BUNDLE = "/run/lab/bundle"
 
 
 def install_bundle(vm: Vm, bundle: Path = BUNDLE, bin_dir: str = BIN_DIR) -> None:
     """Installs the frozen plugins in the guest as an operator does. Raises LabError when they are not built."""
     if not (bundle / "install.sh").exists():
         raise LabError(f"there is no frozen bundle in {bundle}", hint="run make freeze")
-    vm.put_tree(bundle, GUEST_BUNDLE)
+    if vm.disk == bundle:
+        vm.mount_disk(GUEST_BUNDLE)
+    else:
+        vm.put_tree(bundle, GUEST_BUNDLE)
     vm.run(f"{GUEST_BUNDLE}/install.sh", bin_dir)
 
 
@@ -31,7 +34,7 @@ class Machines:
     def __init__(self, say: Say) -> None:
         self._say = say
         self._running: dict[int, Vm] = {}
-        self._with_bundle: set[int] = set()
+        self._with_bundle: dict[Vm, int] = {}
         self._ends = ExitStack()
 
     def machine(self, pfs: int = 1) -> Vm:
@@ -41,23 +44,25 @@ class Machines:
         vm = self._running[enough[0] if enough else pfs]
         if vm.gone:
             # One test has failed over it; the others get a machine.
-            self._with_bundle.discard(vm.pfs)
             self.renew(vm)
         return vm
 
     def ensure_bundle(self, vm: Vm) -> None:
-        if vm.pfs not in self._with_bundle:
+        """Installs the plugins unless that was done since the machine's last boot."""
+        if self._with_bundle.get(vm) != vm.boots:
             install_bundle(vm)
-            self._with_bundle.add(vm.pfs)
+            self._with_bundle[vm] = vm.boots
 
     def renew(self, vm: Vm) -> None:
-        """Takes away everything that a test left: boots the machine again. Only installed plugins stay."""
+        """Takes away everything that a test left: boots the machine again. Only plugins that were installed are again."""
         self._say("a test left traces: booting the machine again")
-        vm.reboot(keep=("/opt",))
+        vm.reboot(keep=())
         require_health(vm)
+        if vm in self._with_bundle:
+            self.ensure_bundle(vm)
 
     def _boot(self, pfs: int) -> Vm:
-        vm = self._ends.enter_context(Vm(pfs=pfs, say=self._say))
+        vm = self._ends.enter_context(Vm(pfs=pfs, disk=BUNDLE if BUNDLE.exists() else None, say=self._say))
         require_health(vm)
         return vm
 

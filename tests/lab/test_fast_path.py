@@ -23,10 +23,10 @@ CALLS = ("ADD", "CHECK", "DEL", "VERSION", "STATUS", "GC")
 def traced(lab):
     """The guest's folder with the program that reports its imports, beside the installed bundle's own modules."""
     lab.runtime.version({})
-    folder = f"{GUEST_BUNDLE}/traced"
+    folder = "/run/lab/traced"
     lab.vm.run("mkdir", "-p", folder)
     lab.vm.put(f"{folder}/sriov", (TRACED / "sriov").read_bytes(), 0o755)
-    lab.vm.run("ln", "-sfn", "../_internal", f"{folder}/_internal")
+    lab.vm.run("ln", "-sfn", f"{GUEST_BUNDLE}/_internal", f"{folder}/_internal")
     return folder
 
 

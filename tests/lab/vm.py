@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import tarfile
 import tempfile
 import threading
@@ -145,16 +146,27 @@ class Console:
 
 
 class Vm:
-    """The machine runs inside the `with` block. `say` gets its progress while it boots."""
+    """The machine runs inside the `with` block. `say` gets its progress while it boots. `disk` is a folder that it has on a
+    disk of its own, as it was when the block began: see `mount_disk`."""
 
     def __init__(
-        self, pfs: int = 1, vfs: int = 7, *, memory: int = 1024, cpus: int = 1, append: str = "", say: Say = silent
+        self,
+        pfs: int = 1,
+        vfs: int = 7,
+        *,
+        memory: int = 1024,
+        cpus: int = 1,
+        append: str = "",
+        disk: Path | None = None,
+        say: Say = silent,
     ) -> None:
         # With two emulated processors one in a hundred boots lost the second one's timer interrupts, and never ended.
         self.pfs, self.vfs = pfs, vfs
         self._shape = {"pfs": pfs, "vfs": vfs, "memory": memory, "cpus": cpus}
         self._append = append
+        self.disk = disk
         self._say = say
+        self.boots = 0
         self._folder: Path
         self._image: Image
         self._qemu: qemu.Qemu
@@ -167,6 +179,7 @@ class Vm:
     def __enter__(self) -> Self:
         self._image = current_image(self._say)
         self._folder = Path(tempfile.mkdtemp(prefix="lab-"))
+        self._disk_image = erofs(self.disk, self._folder / "disk.erofs") if self.disk else None
         self._boot()
         return self
 
@@ -188,9 +201,10 @@ class Vm:
 
     def _boot_once(self) -> None:
         folder = self._folder
+        self.boots += 1
         self.wires = tuple(Wire(folder, pf) for pf in range(self.pfs))
         with _listener(folder / "ctl") as control, _listener(folder / "console") as console:
-            argv = qemu.command(self._image, folder, append=self._append, **self._shape)
+            argv = qemu.command(self._image, folder, append=self._append, disk=self._disk_image, **self._shape)
             self._qemu = qemu.Qemu(argv, folder / "qemu.log")
             try:
                 self._console = Console(console.accept()[0], self._say)
@@ -230,7 +244,7 @@ class Vm:
 
         What was to be kept is lost where the machine is gone already.
         """
-        if self.gone:
+        if self.gone or not keep:
             self._halt()
             self._boot()
             return
@@ -327,6 +341,11 @@ class Vm:
         self.run("mkdir", "-p", guest_folder)
         self.run("tar", "-C", guest_folder, "-xf", "-", stdin=archive.getvalue())
 
+    def mount_disk(self, guest_folder: str) -> None:
+        """Makes the machine's disk appear there, read-only, until the next boot."""
+        self.run("mkdir", "-p", guest_folder)
+        self.run("mount", "-t", "erofs", "-o", "ro", "/dev/vdb", guest_folder)
+
     # The line to the agent
 
     def ask(self, op: str, body: bytes = b"", **arguments: object) -> Answer:
@@ -341,6 +360,12 @@ class Vm:
         if head["event"] == "refused":
             raise LabError(f"the guest refused: {head['error']}")
         return head, body
+
+
+def erofs(folder: Path, to: Path) -> Path:
+    """A disk image with a folder's contents, owned by root."""
+    subprocess.run(["mkfs.erofs", "--all-root", str(to), str(folder)], check=True, stdout=subprocess.DEVNULL)
+    return to
 
 
 def _listener(path: Path) -> socket.socket:
