@@ -50,7 +50,7 @@ def problems(conf: Mapping[str, Any], node: NodeConf) -> list[Problem]:
     if shared is not None and is_plain_path(shared) and not socket_root(shared, node):
         found.append(("sharedDir", f"{shared!r} is not in a place for sockets: {places(node)}; {_widen('roots')}"))
     if vhost is not None and is_plain_path(vhost) and not _is_vhost_directory(vhost, node):
-        text = f"{vhost!r} is neither {default_vhost_directory(node)} nor in a place for sockets: {places(node)}"
+        text = f"{vhost!r} is not in {default_vhost_directory(node)}"
         found.append(("vhostDir", f"{text}; {_widen('vhostDir')}"))
     if kubelet is not None and is_plain_path(kubelet) and kubelet.rstrip("/") not in _kubelet_roots(node):
         text = f"{kubelet!r} is not the kubelet's directory, {node.kubelet_root}"
@@ -66,6 +66,11 @@ def socket_root(path: str, node: NodeConf) -> str:
     if not is_plain_path(path) or is_below(path, _OURS):
         return ""
     return next((root for root in _roots(node) if is_below(path, (root,))), "")
+
+
+def is_shared_place(path: str, node: NodeConf) -> bool:
+    """Whether it is a place for sockets itself, which many pods use, and no directory in one."""
+    return path.rstrip("/") in _roots(node)
 
 
 def places(node: NodeConf) -> str:
@@ -100,7 +105,8 @@ def kubelet_root(conf: Mapping[str, Any], node: NodeConf) -> str:
 
 def _is_vhost_directory(path: str, node: NodeConf) -> bool:
     own = (default_vhost_directory(node), *(f"{run}/barewire/vhost" for run in _RUN))
-    return is_plain_path(path) and (is_below(path, own) or bool(socket_root(path, node)))
+    # Not in a place for sockets: a pod's root may place links there, and a short folder is made by its path.
+    return is_plain_path(path) and is_below(path, own)
 
 
 def _roots(node: NodeConf) -> tuple[str, ...]:

@@ -155,8 +155,7 @@ class UserspaceConf(Model):
     )
     vhostDir: str | None = Field(
         None,
-        description="Where the vswitch finds the sockets, in a place for sockets. Default: the node's, or "
-        "/run/barewire/vhost.",
+        description="Where the vswitch finds the sockets: the node's directory for them (default /run/barewire/vhost), or one in it.",
     )
     kubeletRoot: str | None = Field(
         None, description="Directory of the kubelet, if the node allows it. Default: the node's, or /var/lib/kubelet."

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cni.userspace.asked import Asked
 
 DEFAULT_VOLUME = "shared-dir"
+_OF_ONE_POD = frozenset(("owner", "mode", "acl", "selinuxLabel"))
+"""Keys of `socketDirectory` that would shut out, or let in, the other pods of a place that many use."""
 SEEN_BY_CONTAINERS = {DEFAULT_VOLUME: "/var/lib/cni/usrspcni", "sockets": "/var/run/kubevirt/sockets"}
 """Where the volumes are mounted by custom: userspace-cni's, and KubeVirt's in each virt-launcher."""
 
@@ -60,6 +62,12 @@ def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str, node: NodeCon
             f"volume: the pod's {volume} is {named} of the host, where no sockets are put",
             hint=f"make it an emptyDir, or a hostPath in one of {allowed.places(node)}; "
             "the node's administrator can allow more (sockets.roots in /etc/barewire/node.json)",
+        )
+    # The group of `host.vhost` is userspace-cni's key, and gives nobody more than the directory's mode does.
+    if allowed.is_shared_place(named, node) and _OF_ONE_POD & {*(asked.conf.get("socketDirectory") or {})}:
+        raise InvalidConfig(
+            f"socketDirectory: the pod's {volume} is {named} of the host, which many pods use",
+            hint="name a directory in it as hostPath, or set owner and permissions on the node",
         )
     root, path = _placed(named, f"volume {volume}", node)
     return SocketDirectory(root=root, path=path, absent=not os.path.isdir(path))

@@ -25,6 +25,9 @@ BRIDGE = "br0"
 BRIDGE_NAME_BYTES = 15
 """A bridge is a network device of the host, too."""
 
+_SOCKETS_OF_OVS = ("db.sock", ".ctl", ".mgmt", ".pid", ".snoop")
+"""Ends of names in Open vSwitch's run directory, which userspace-cni shares with pods."""
+
 _TAGGED_MODES = ("access", "native-tagged", "native-untagged")
 _LISTENER_IS_APPLICATION, _LISTENER_IS_VSWITCH = "client", "server"
 """userspace-cni's words for `host.vhost.mode`: they say what the vswitch is, and the other end listens."""
@@ -76,6 +79,8 @@ def _names(conf: Mapping[str, Any]) -> list[Problem]:
     socket = _inside(conf, "host", "vhost").get("socketfile")
     if socket is not None and not is_socket_name(socket):
         problems.append(("host.vhost.socketfile", f"{socket!r} is not a name of letters, digits, and _ . -"))
+    elif socket is not None and socket.endswith(_SOCKETS_OF_OVS):
+        problems.append(("host.vhost.socketfile", f"{socket!r} is a name that Open vSwitch gives to its own sockets"))
     bridge = _inside(conf, "host", "bridge").get("bridgeName")
     if bridge is not None and not is_bridge_name(bridge):
         problems.append(("host.bridge.bridgeName", f"{bridge!r} is not a name that a network device can have"))

@@ -435,7 +435,8 @@ def _files(fd: int) -> list[str]:
 def _is_mounted(folder: str) -> bool:
     """Whether something is mounted on our folder: ours alone has this flag. The folder's parent is root's alone."""
     try:
-        return bool(os.statvfs(folder).f_flag & mounts.ST_NOSYMFOLLOW)
+        with _Closing(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+            return bool(os.fstatvfs(fd).f_flag & mounts.ST_NOSYMFOLLOW)
     except OSError:
         return False
 

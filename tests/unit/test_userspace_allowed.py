@@ -7,6 +7,7 @@ import pytest
 from cni.errors import InvalidConfig
 from cni.log import Log
 from cni.node.node import NodeConf, SocketPolicy
+from cni.record import Key
 from cni.request import Request
 from cni.userspace.allowed import (
     default_vhost_directory,
@@ -17,6 +18,7 @@ from cni.userspace.allowed import (
     vhost_directory,
 )
 from cni.userspace.asked import asked, remote_of
+from cni.userspace.location import locate
 
 HOST = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
 BARE = NodeConf()
@@ -144,13 +146,24 @@ def test_the_kubelets_directory_is_the_nodes():
     assert kubelet_root({"kubeletRoot": "/var/lib/k0s/kubelet/"}, WIDE) == "/var/lib/k0s/kubelet"
 
 
-def test_the_short_folders_are_in_our_place_in_the_nodes_or_in_one_for_sockets():
+def test_the_short_folders_are_in_our_place_or_in_the_nodes_and_never_where_a_pod_may_place_links():
     assert default_vhost_directory(BARE) == "/run/barewire/vhost"
     assert default_vhost_directory(WIDE) == "/run/short"
-    for named in ("/run/barewire/vhost", "/run/barewire/vhost/deeper", "/run/vhostuser/short/"):
+    for named in ("/run/barewire/vhost", "/run/barewire/vhost/deeper/"):
         assert vhost_directory(named, BARE) == named.rstrip("/")
         assert problems({"vhostDir": named}, BARE) == []
-    for odd in ("/run", "/run/netns", "/run/barewire", "/run/barewire/lock", "/var/lib/x", "run/vhost", 5, None):
+    for odd in (
+        "/run",
+        "/run/netns",
+        "/run/vhostuser/short",
+        "/usr/local/var/run/openvswitch",
+        "/run/barewire",
+        "/run/barewire/lock",
+        "/var/lib/x",
+        "run/vhost",
+        5,
+        None,
+    ):
         assert vhost_directory(odd, BARE) == "/run/barewire/vhost"
     assert [path for path, _text in problems({"vhostDir": "/run/netns"}, BARE)] == ["vhostDir"]
 
@@ -177,3 +190,20 @@ def test_what_has_no_right_form_is_told_once():
 def test_a_request_has_the_nodes_directories():
     found = asked(request(), WIDE, Log({}, level="panic"))
     assert (found.kubelet_root, found.vhost_directory) == ("/data/kubelet", "/run/short")
+
+
+def on_host_path(path, **config):
+    volumes = [{"name": "shared-dir", "hostPath": {"path": path}}]
+    return locate(
+        Key(network="n", container_id="c", ifname="net1"),
+        asked(request(**config), BARE, Log({}, level="panic")),
+        {"spec": {"volumes": volumes}},
+        BARE,
+    )
+
+
+@pytest.mark.parametrize("place", ["/run/vhostuser", "/usr/local/var/run/openvswitch/", "/var/run/usrspcni"])
+@pytest.mark.parametrize("wanted", [{"owner": 1000}, {"mode": "0777"}, {"acl": ["user:107:rwx"]}])
+def test_a_place_that_many_pods_use_gets_no_other_owner_or_permissions(place, wanted):
+    with pytest.raises(InvalidConfig, match="which many pods use"):
+        on_host_path(place, socketDirectory=wanted)

@@ -46,6 +46,8 @@ BAD = [
     ({"host": {**HOST, "vhost": {"mode": "Client"}}}, "host.vhost.mode"),
     ({"host": {**HOST, "vhost": {"socketfile": "a/b"}}}, "host.vhost.socketfile"),
     ({"host": {**HOST, "vhost": {"socketfile": ".."}}}, "host.vhost.socketfile"),
+    ({"host": {**HOST, "vhost": {"socketfile": "br0.mgmt"}}}, "host.vhost.socketfile"),
+    ({"host": {**HOST, "vhost": {"socketfile": "db.sock"}}}, "host.vhost.socketfile"),
     ({"host": {**HOST, "bridge": {"bridgeName": "sixteen-letters-"}}}, "host.bridge.bridgeName"),
     ({"host": {**HOST, "bridge": {"vlanId": 4095}}}, "host.bridge.vlanId"),
     ({"container": {"vhost": {"mode": "client"}}}, "container.vhost.mode"),
