@@ -110,6 +110,8 @@ def test_a_pod_cannot_change_the_mac_that_it_was_given_even_if_the_vf_had_it_alr
 def test_a_vf_that_the_pod_has_in_a_bond_comes_back_clean_with_the_first_del(lab, settings):
     vf, pod = lab.vfs[0], lab.pod()
     document = conf(vf, vlan=100, trust="on", **settings)
+    # Loaded without this, the module makes a bond0 on the host.
+    lab.vm.run("modprobe", "bonding", "max_bonds=0")
     lab.runtime.add(document, pod).required()
     # The module, loaded by the line below, would make a bond0 on the host.
     lab.vm.run("modprobe", "bonding", "max_bonds=0")
