@@ -61,9 +61,11 @@ def test_del_does_not_take_a_pods_own_link_for_the_vf_when_the_pod_answers_for_t
 
 
 def seen(lab, vf):
+    """Name, address, alias and MTU; whether it is up; its IPv4 addresses."""
+    (alias,) = [one["ifalias"] for one in json.loads(lab.vm.run("ip", "-d", "-j", "link", "show", str(vf.netdev)).out)]
     (link,) = json.loads(lab.vm.run("ip", "-j", "addr", "show", "dev", str(vf.netdev)).out)
     addresses = [one["local"] for one in link["addr_info"] if one["family"] == "inet"]
-    return {key: link[key] for key in ("ifname", "address", "ifalias", "mtu")}, "UP" in link["flags"], addresses
+    return {key: link[key] for key in ("ifname", "address", "mtu")}, alias, "UP" in link["flags"], addresses
 
 
 def test_a_vf_of_the_host_with_a_forged_mark_is_left_alone_by_gc_and_refused_to_a_pod(lab):
