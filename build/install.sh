@@ -127,18 +127,25 @@ require_glibc() {
         "use a bundle frozen on an older distribution (make freeze there)"
 }
 
-require_working() { # BUNDLE in BIN_DIR, started as a runtime does: catches another architecture, a noexec mount, no shell
-    plugin=$(info plugins | cut -d ' ' -f 1)
-    write_entry "$plugin" "$1" .barewire-entry.trial
+require_working() { # BUNDLE in BIN_DIR
+    write_entry "$(first_plugin)" "$1" .barewire-entry.trial
+    require_answer .barewire-entry.trial
+    rm -f "$target/.barewire-entry.trial"
+}
+
+first_plugin() {
+    info plugins | cut -d ' ' -f 1
+}
+
+require_answer() { # ENTRY, started as a runtime does: catches another architecture, a noexec mount, no shell
     answer=$(
         export CNI_COMMAND=VERSION
-        printf '{"cniVersion":"1.0.0"}' | on_node "$bin_dir/.barewire-entry.trial" 2>&1
+        printf '{"cniVersion":"1.0.0"}' | on_node "$bin_dir/$1" 2>&1
     ) || {
         remove_leftovers
         die "the plugin does not run on this host: $answer" \
             "check that $bin_dir is not mounted noexec, that the host has /bin/sh, and that the bundle is for $(uname -m)"
     }
-    rm -f "$target/.barewire-entry.trial"
 }
 
 # Checksums
@@ -263,6 +270,12 @@ is_as_made() { # NAME BUNDLE: whether the entry is what `entry` says, to the let
     [ ! -L "$path" ] && [ -x "$path" ] && [ "$(leads_to "$path")" = "$2" ] && [ "$(cat "$path")" = "$(entry "$1" "$2")" ]
 }
 
+are_as_made() { # BUNDLE: all entries
+    for name in $(info plugins) $(info tools); do
+        is_as_made "$name" "$1" || return 1
+    done
+}
+
 current() { # the bundle that the entries start now
     for name in $(info plugins) $(info tools); do
         led=$(leads_to "$target/$name")
@@ -296,7 +309,10 @@ choose_bundle() { # sets `new`: an intact copy of this bundle that is there, pre
 copy_bundle() { # under another name first: a half-made copy is never taken for a bundle
     partial=.barewire-partial.$$
     mkdir "$target/$partial"
-    cp -R "$bundle/." "$target/$partial/"
+    cp -R "$bundle/." "$target/$partial/" || {
+        remove_leftovers # or a full disk would stay full
+        die "cannot copy the bundle to $bin_dir" "see the message above; the bundle needs $(du -sk "$bundle" | cut -f 1) KiB"
+    }
     wrong=$(damage "$target/$partial")
     [ -z "$wrong" ] || {
         remove_leftovers
@@ -362,7 +378,13 @@ install_plugins() {
     base=.barewire-$(info version)-$(info build)
     previous=$(current)
     choose_bundle
-    if [ -d "$target/$new" ]; then require_working "$new"; else copy_bundle; fi
+    if [ ! -d "$target/$new" ]; then
+        copy_bundle
+    elif are_as_made "$new"; then
+        require_answer "$(first_plugin)" # nothing is written, so that this works on a read-only file system
+    else
+        require_working "$new"
+    fi
     put_entries
     # Installing the same bundle twice must not count as a generation.
     [ "$previous" = "$new" ] || remove_bundles_except "$new" "$previous"

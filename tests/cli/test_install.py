@@ -194,6 +194,26 @@ def test_installing_twice_changes_nothing(node: Node) -> None:
     assert node.answers()
 
 
+def in_mount(node: Node, mount: str) -> subprocess.CompletedProcess[str]:
+    """The installer with a mount on the directory, which it alone sees; then the names that are there."""
+    script = f"{mount}; sh {node.bundle}/install.sh {node.bin_dir}; code=$?; ls -A {node.bin_dir}; exit $code"
+    return subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_what_is_installed_and_intact_needs_no_writable_file_system(system: Node) -> None:
+    system.installed()
+    done = in_mount(system, f"mount --bind -o ro {system.bin_dir} {system.bin_dir}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_copy_that_finds_no_space_is_removed_and_reported(system: Node) -> None:
+    system.bin_dir.mkdir(parents=True)
+    done = in_mount(system, f"mount -t tmpfs -o size=64k tmpfs {system.bin_dir}")
+    assert done.returncode != 0
+    assert "cannot copy the bundle" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_replaced_plugin_comes_back_when_ours_is_removed(node: Node) -> None:
     node.bin_dir.mkdir(parents=True)
     go_plugin = node.bin_dir / "sriov"
