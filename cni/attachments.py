@@ -214,8 +214,10 @@ class Attachments:
         return spare if spare is not None and is_its and not os.path.exists(self._path(spare.key)) else None
 
     def _drop_spare(self, record: Record) -> None:
+        if not record.device:
+            return
         path = self._spare(record.device)
-        copy = self._load(path) if record.device else None
+        copy = self._load(path)
         if copy is not None and copy.key == record.key:
             remove_file(path)
 
@@ -302,8 +304,10 @@ class Attachments:
 
     def _release_device(self, record: Record) -> None:
         # Only the link that leads to this record: the device can have the next owner's already.
+        if not record.device:
+            return
         link = self._device_link(record.device)
-        if record.device and os.path.realpath(link) == os.path.realpath(self._path(record.key)):
+        if os.path.realpath(link) == os.path.realpath(self._path(record.key)):
             remove_file(link)
 
     def _path(self, key: Key) -> str:

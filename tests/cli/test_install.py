@@ -197,7 +197,9 @@ def test_installing_twice_changes_nothing(node: Node) -> None:
 def in_mount(node: Node, mount: str) -> subprocess.CompletedProcess[str]:
     """The installer with a mount on the directory, which it alone sees; then the names that are there."""
     script = f"{mount}; sh {node.bundle}/install.sh {node.bin_dir}; code=$?; ls -A {node.bin_dir}; exit $code"
-    return subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_what_is_installed_and_intact_needs_no_writable_file_system(system: Node) -> None:

@@ -108,3 +108,13 @@ def test_only_what_was_left_of_the_very_file_is_swept_with_it(tmp_path):
         (tmp_path / name).touch()
     deviceinfo.remove(str(path))
     assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_a_record_without_a_device_is_kept_and_forgotten_like_any_other(attachments):
+    without = record("net1", left=(IPAM,))
+    attachments.save(without)
+    attachments.keep_pending(without)
+    assert [one.key for one in attachments.pending()] == [without.key]
+    attachments.forget(without)
+    assert attachments.pending() == []
+    assert attachments.of_network("net") == []
