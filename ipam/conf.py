@@ -138,7 +138,10 @@ class Ipam(Section):
     configuration_path: Any = Field(
         None, description="whereabouts' second file, for its kubeconfig. Default: whereabouts.conf in its usual places."
     )
-    datastore: Any = Field(None, description="whereabouts'; ignored, `backend` says it.")
+    datastore: Any = Field(
+        None,
+        description="whereabouts'; ignored beside `backend`. Without that, another one than `kubernetes` is not served.",
+    )
     etcd_host: Any = Field(None, description="whereabouts'; ignored, `etcd` says it.")
     etcd_username: Any = Field(None, description="whereabouts'; ignored, client certificates give access to etcd.")
     etcd_password: Any = Field(None, description="whereabouts'; ignored, client certificates give access to etcd.")

@@ -24,17 +24,18 @@ _WHAT = "ipam.configuration_path"
 def kubeconfig(path: str, usual: tuple[str, ...], places: Roots) -> str:
     """The kubeconfig that the file names, empty for none. Raises `InvalidConfig`.
 
-    `path` is a network's own, or empty for the first of the `usual` ones; all are in the places of kubeconfigs.
+    The first file that exists is read: at `path`, a network's own, empty for none, then the `usual` ones, as whereabouts
+    does. All are in the places of kubeconfigs.
     """
-    document = _loaded(path, places) if path else _first(usual, places)
+    document = _first((path, *usual) if path else usual, places)
     access = document.get("kubernetes")
     found = access.get("kubeconfig") if isinstance(access, dict) else None
     is_ours = document.get("datastore") in (None, "", "kubernetes")
     return found if is_ours and isinstance(found, str) else ""
 
 
-def _first(usual: tuple[str, ...], places: Roots) -> dict[str, Any]:
-    for path in usual:
+def _first(paths: tuple[str, ...], places: Roots) -> dict[str, Any]:
+    for path in paths:
         try:
             return _loaded(path, places)
         except NotThere:

@@ -25,11 +25,15 @@ _TEXTS = (0x0C, 0x13)
 """DER's tags of UTF8String and PrintableString."""
 
 
-def of_kubelet(kubelet: str, start: str = "/") -> str:
-    """The name, where a kubelet with a certificate is on this node; else empty. `kubelet` is its directory."""
+def of_kubelet(kubelet: str, start: str = "/", owners: tuple[int, ...] = ()) -> str:
+    """The name, where a kubelet with a certificate is on this node; else empty. `kubelet` is its directory.
+
+    `start` and `owners` are those of `Roots`.
+    """
+    places = Roots(allowed=("/",), owners=owners, start=start)
     for path in (one.format(kubelet=kubelet.rstrip("/")) for one in CERTIFICATES):
         try:
-            content = Roots(allowed=("/",), start=start).content(path, "the kubelet's certificate")
+            content = places.content(path, "the kubelet's certificate")
         except InvalidConfig:
             continue
         name = name_in(content)

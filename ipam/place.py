@@ -76,7 +76,7 @@ _KEYS: dict[str, tuple[Any, ...]] = {
         "section",
         {
             **dict.fromkeys(["backend", "dataDir", "network_name", "nodeName", "enable_overlapping_ranges"], _ANY),
-            **dict.fromkeys(["range", "range_start", "ipRanges", "configuration_path"], _ANY),
+            **dict.fromkeys(["range", "range_start", "ipRanges", "configuration_path", "datastore"], _ANY),
             **dict.fromkeys(("etcd", "kubernetes"), ("section", dict.fromkeys(_ACCESS, _ANY))),
         },
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.result import Dns
     from ipam.address import Address
     from ipam.asked import Asked
-    from ipam.place import Defaults, Place
+    from ipam.place import Defaults
     from ipam.ranges import RangeSet
     from ipam.store import Claim
     from ipam.stores import Stores
@@ -32,21 +32,26 @@ class IpamPlugin:
 
     def add(self, request: Request) -> Result:
         """Leases an address of each range set, all or none; those that the interface has already are given again."""
-        wanted = self._asked(request)
+        defaults = self._defaults(request)
+        wanted = self._asked(request, defaults)
         # Before an address is leased: the file may not be there.
         dns = self._name_service(wanted)
-        ips = [*self._leased(request, wanted), *wanted.fixed]
+        ips = [*self._leased(request, wanted, defaults), *wanted.fixed]
         return wanted.passed_on.replace(ips=tuple(ips), dns=dns)
 
     def delete(self, request: Request) -> None:
         """Frees what the interface has, in the configured store and in any other that this node knows of."""
         ours = owner(request)
-        run_all(*[bound(store.release, ours) for store in self._stores.all(self._place(request), ours)])
+        run_all(
+            *[bound(store.release, ours) for store in self._stores.all(place(request, self._defaults(request)), ours)]
+        )
 
     def check(self, request: Request) -> None:
         """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
-        wanted, previous = self._asked(request), request.prev_result()
-        held = set(self._stores.open(self._place(request)).addresses(owner(request))) if wanted.sets else set()
+        defaults, previous = self._defaults(request), request.prev_result()
+        wanted = self._asked(request, defaults)
+        store = self._stores.open(place(request, defaults)) if wanted.sets else None
+        held = set() if store is None else set(store.addresses(owner(request)))
         problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
         if previous is not None:
             told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
@@ -65,7 +70,8 @@ class IpamPlugin:
             self._log.warning(NO_LIST)
             return
         valid = set(listed)
-        run_all(*[bound(store.gc, valid) for store in self._stores.of_network(self._place(request))])
+        where = place(request, self._defaults(request))
+        run_all(*[bound(store.gc, valid) for store in self._stores.of_network(where)])
 
     def status(self, request: Request) -> None:
         """Raises `NotAvailable` when this node cannot serve any ADD: its state cannot be written.
@@ -74,7 +80,8 @@ class IpamPlugin:
         STATUS fails, and a range of a cluster is full on all nodes at once. `strict_status` of the node's configuration
         makes both an error.
         """
-        wanted, where = self._asked(request), self._place(request)
+        defaults = self._defaults(request)
+        wanted, where = self._asked(request, defaults), place(request, defaults)
         if not wanted.sets:
             return
         store = self._stores.open(where)
@@ -88,13 +95,10 @@ class IpamPlugin:
                 raise
             self._log.warning(f"STATUS: {error.msg}")
 
-    def _asked(self, request: Request) -> Asked:
+    def _asked(self, request: Request, defaults: Defaults) -> Asked:
         from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges
 
-        return asked(request, self._log, self._defaults(request))
-
-    def _place(self, request: Request) -> Place:
-        return place(request, self._defaults(request))
+        return asked(request, self._log, defaults)
 
     def _defaults(self, request: Request) -> Defaults:
         policy = self._stores.policy
@@ -113,10 +117,10 @@ class IpamPlugin:
 
         return parse(self._stores.policy.resolv_conf(wanted.resolv_conf, LARGEST))
 
-    def _leased(self, request: Request, wanted: Asked) -> list[IpConfig]:
+    def _leased(self, request: Request, wanted: Asked, defaults: Defaults) -> list[IpConfig]:
         if not wanted.sets:
             return []
-        store = self._stores.open(self._place(request))
+        store = self._stores.open(place(request, defaults))
         return [_configured(claim) for claim in store.allocate(owner(request), wanted.sets, wanted.requested)]
 
 

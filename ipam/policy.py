@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cni.host.trusted import Roots
+from cni.host.trusted import Roots, reserved
 from cni.node.node import NodeConf
 from cni.value import Value
 from ipam.place import KUBERNETES, Defaults, section_of
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
 
 DATA_ROOTS = ("/var/lib/cni", "/run", "/var/run")
 RESERVED = (
-    *(f"/var/lib/cni/{name}" for name in ("barewire", "cache", "multus", "results", "sriov", "usrspcni", "vhostuser")),
-    *(f"/run/{name}" for name in ("barewire", "calico", "cilium", "containerd", "credentials", "crio", "cryptsetup")),
-    *(
-        f"/run/{name}"
-        for name in ("dbus", "docker", "flannel", "initctl", "initramfs", "k3s", "libvirt", "lock", "log")
-    ),
-    *(
-        f"/run/{name}"
-        for name in ("mount", "netns", "nologin", "openvswitch", "secrets", "sudo", "systemd", "tmpfiles.d")
-    ),
-    *(f"/run/{name}" for name in ("udev", "user", "utmp", "xtables.lock")),
-)
-"""Directories of other programs, which read what is put there, and files that they look for by their names."""
+    ("/var/lib/cni", ("barewire", "cache", "multus", "results", "sriov", "usrspcni", "vhostuser")),
+    ("/run", (
+        "barewire", "calico", "cilium", "containerd", "credentials", "crio", "cryptsetup", "dbus", "docker", "flannel",
+        "initctl", "initramfs", "k3s", "libvirt", "lock", "log", "mount", "netns", "nologin", "openvswitch", "secrets",
+        "sudo", "systemd", "tmpfiles.d", "udev", "user", "utmp", "xtables.lock",
+    )),
+)  # fmt: skip
+"""Directories of other programs, which read what is put there, and files that they look for by their names.
+
+They are given by the directories that they are in: `Roots.reserved`.
+"""
 
 RESOLV_CONFS = (
     "/etc/resolv.conf",
@@ -40,6 +38,7 @@ RESOLV_CONFS = (
     "/etc/kubernetes/resolv.conf",
     "/run/systemd/resolve",
     "/run/NetworkManager",
+    "/run/netconfig",
     "/run/resolvconf",
     "/run/k3s",
     "/usr/lib/systemd/resolv.conf",
@@ -63,7 +62,7 @@ _ETCD = {
 CREDENTIALS = ("/etc/barewire", "/etc/cni", "/etc/kubernetes/cni")
 """Where certificates for an etcd are. Those for a control plane's own etcd are elsewhere, but for Calico's."""
 
-_CALICO = ("/etc/cni/net.d/calico-tls",)
+_CALICO = ("/etc/cni/net.d", ("calico-tls",))
 
 
 class Policy(Value):
@@ -78,31 +77,32 @@ class Policy(Value):
 
     def data_directory(self, path: str) -> str:
         """The directory of a network's leases, without symlinks; it need not exist. Raises `InvalidConfig`."""
-        roots = Roots(
-            allowed=(*DATA_ROOTS, *self.node.addresses.data_roots),
-            key="addresses.dataDirs",
-            reserved=RESERVED,
-            start=self.start,
-        )
+        allowed = (*DATA_ROOTS, *self.node.addresses.data_roots)
+        roots = self._roots(allowed, key="addresses.dataDirs", reserved=RESERVED)
         return roots.destination(path, "ipam.dataDir")
 
     def resolv_conf(self, path: str, largest: int) -> bytes:
         """The content of a file with a name service. Raises `InvalidConfig`."""
         allowed = (*RESOLV_CONFS, *self.node.addresses.resolv_confs)
-        roots = Roots(allowed=allowed, key="addresses.resolvConfs", entrusted=_RESOLVERS, start=self.start)
+        roots = self._roots(allowed, key="addresses.resolvConfs", entrusted=_RESOLVERS)
         return roots.content(path, "ipam.resolvConf", largest)
 
     def certificates(self, document: Mapping[str, Any]) -> Roots:
         """The places of the files that a description of an etcd may name.
 
-        The administrator's description may name any file that only root can change. No other one may name these: with
-        another prefix or endpoint the certificates would serve a purpose that the administrator has not allowed.
+        The administrator's description may name any file that only root can change. No other one may name its
+        certificate and key, wherever they are: with another prefix or endpoint they would serve a purpose that the
+        administrator has not allowed.
         """
-        ours = self.etcd()
+        ours = self.etcd() or {}
         if ours and ours == {key: document[key] for key in _ETCD if document.get(key)}:
-            return Roots(allowed=("/",), start=self.start)
+            return self._roots(("/",))
         allowed = (*CREDENTIALS, *self.node.addresses.credentials)
-        return Roots(allowed=allowed, key="addresses.credentials", reserved=_CALICO, start=self.start)
+        identity = [reserved(ours[key]) for key in ("certFile", "keyFile") if key in ours]
+        return self._roots(allowed, key="addresses.credentials", reserved=(_CALICO, *identity))
+
+    def _roots(self, allowed: tuple[str, ...], **more: Any) -> Roots:
+        return Roots(allowed=allowed, owners=self.node.trusted_owners, start=self.start, **more)
 
     def etcd(self) -> dict[str, Any] | None:
         """The node's own access to etcd, as a section `etcd`."""
@@ -112,23 +112,27 @@ class Policy(Value):
     def defaults(self, request: Request | None = None) -> Defaults:
         """What networks that say nothing use. Raises `InvalidConfig` for a file of whereabouts that cannot be used.
 
-        The file is read for a network with ranges of whereabouts' kind only.
+        The file is read only for a network in whereabouts' form whose kubeconfig nothing else tells.
         """
         addresses = self.node.addresses
-        kubeconfig = "" if request is None else self._whereabouts_kubeconfig(section_of(request))
-        return Defaults(
-            backend=addresses.backend or (KUBERNETES if kubeconfig else ""),
-            etcd=self.etcd(),
-            kubeconfig="" if self.node.kubernetes.kubeconfig else kubeconfig,
-            network_etcd=addresses.network_etcd,
-        )
+        found = Defaults(backend=addresses.backend, etcd=self.etcd(), network_etcd=addresses.network_etcd)
+        section = {} if request is None else section_of(request)
+        if not self._is_in_kubernetes(section):
+            return found
+        access = section.get("kubernetes")
+        has_own = isinstance(access, dict) and bool(access.get("kubeconfig"))
+        # The store takes the node's own kubeconfig by itself.
+        is_known = has_own or bool(self.node.kubernetes.kubeconfig)
+        kubeconfig = "" if is_known else self._whereabouts_kubeconfig(section)
+        backend = addresses.backend or (KUBERNETES if is_known or kubeconfig else "")
+        return found.replace(backend=backend, kubeconfig=kubeconfig)
+
+    def _is_in_kubernetes(self, section: dict[str, Any]) -> bool:
+        """Whether a network has whereabouts' form, and nothing names another place for its leases."""
+        told = section.get("backend") or self.node.addresses.backend or section.get("datastore")
+        return told in (None, "", KUBERNETES) and any(map(section.get, _WHEREABOUTS))
 
     def _whereabouts_kubeconfig(self, section: dict[str, Any]) -> str:
-        access = section.get("kubernetes")
-        has_access = isinstance(access, dict) and bool(access.get("kubeconfig"))
-        backend = section.get("backend") or self.node.addresses.backend
-        if has_access or backend not in (None, "", KUBERNETES) or not any(map(section.get, _WHEREABOUTS)):
-            return ""
         from ipam.flat_file import PLACES, kubeconfig  # noqa: PLC0415 - other networks have no second file
 
         path = section.get("configuration_path")
@@ -152,7 +156,7 @@ class Policy(Value):
             return self.node.node_name
         from ipam.node_name import of_kubelet  # noqa: PLC0415 - only clusters of addresses know nodes by names
 
-        return of_kubelet(self.node.kubelet_root, self.start) or os.uname().nodename
+        return of_kubelet(self.node.kubelet_root, self.start, self.node.trusted_owners) or os.uname().nodename
 
 
 def _section(etcd: EtcdAccess) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn, Self
+
+    Reserved = tuple[str, Sequence[str]]
 
 LARGEST = 1 << 20
 """Bytes of a file, unless the caller says otherwise."""
@@ -27,7 +30,6 @@ _MOST_LINKS, _MOST_COMPONENTS = 16, 64
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OTHERS_WRITE = 0o022
 
 
 class NotThere(InvalidConfig):
@@ -37,9 +39,11 @@ class NotThere(InvalidConfig):
 class Roots(Value):
     """The places that may be named: directories with all that is below them, or single files.
 
-    `key` is the key of the node configuration that allows more. `reserved` are places below these that are others'.
-    `entrusted` are directories of programs that are not root's and are trusted with what is in them. `start` is the
-    directory where judging begins; it is taken as it is, and no path leads out of it.
+    `key` is the key of the node configuration that allows more. `reserved` are places below these that are others': each a
+    directory, and names in it.
+    `entrusted` are directories of programs that are not root's and are trusted with what is in them. `owners` are IDs of
+    users who may own what is on the way, and of groups that may write there. `start` is the directory where judging
+    begins; it is taken as it is, and no path leads out of it.
 
     Every method takes the path and `what` it is for, which begins each message, and raises `InvalidConfig`. A symlink is
     followed if root owns it and nobody else writes to its directory.
@@ -47,8 +51,9 @@ class Roots(Value):
 
     allowed: tuple[str, ...]
     key: str = ""
-    reserved: tuple[str, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
     entrusted: tuple[str, ...] = ()
+    owners: tuple[int, ...] = ()
     start: str = "/"
 
     def content(self, path: str, what: str, largest: int = LARGEST) -> bytes:
@@ -71,6 +76,12 @@ class Roots(Value):
         """As `resolved`, for a directory that need not exist yet: what is missing at the end is taken as it is."""
         with _Walk(self, path, what) as walk:
             return walk.destination()
+
+
+def reserved(path: str) -> Reserved:
+    """A single place, as `Roots.reserved` has it."""
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return folder or "/", (name,)
 
 
 class _Walk:
@@ -193,15 +204,18 @@ class _Walk:
         """Refuses what somebody else owns or may change. Nobody can write to a symlink, whatever its mode says."""
         if is_below(place, self._roots.entrusted):
             return
-        if found.st_uid not in (0, os.geteuid()):
+        owners = self._roots.owners
+        if found.st_uid not in (0, os.geteuid(), *owners):
             self._refuse(
                 f"{place} belongs to user {found.st_uid}{self._from(place)}",
-                f"only what root owns is trusted: chown root {place}",
+                f"only what root owns is trusted: chown root {place}, or {_trusting(found.st_uid)}",
             )
-        if found.st_mode & _OTHERS_WRITE and not stat.S_ISLNK(found.st_mode):
+        strangers = stat.S_IWOTH if found.st_gid in owners else stat.S_IWOTH | stat.S_IWGRP
+        if found.st_mode & strangers and not stat.S_ISLNK(found.st_mode):
+            is_group = not found.st_mode & stat.S_IWOTH and found.st_gid
             self._refuse(
                 f"others may write to {place}{self._from(place)} (mode {found.st_mode & 0o7777:04o})",
-                f"chmod go-w {place}, or use another directory",
+                f"chmod go-w {place}, or {_trusting(found.st_gid) if is_group else 'use another directory'}",
             )
 
     def _follow(self, target: str, place: str) -> None:
@@ -237,8 +251,10 @@ class _Walk:
         return path[len(top) :].split("/")[::-1]
 
     def _require_allowed(self, place: str) -> None:
-        if _is_in(place, self._roots.reserved):
-            self._refuse(f"{place}{self._from(place)} belongs to another program", "name another directory")
+        if any(_is_entry(place, folder, names) for folder, names in self._roots.reserved):
+            self._refuse(
+                f"{place}{self._from(place)} belongs to another program, or to the node itself", "name another one"
+            )
         if _is_in(place, self._roots.allowed):
             return
         allowed = ", ".join(self._roots.allowed) or "no directory"
@@ -294,8 +310,32 @@ def _mkdir(name: str, mode: int, parent: int) -> None:
         return  # Another call has just made it; it is judged like any other.
 
 
+def _trusting(identity: int) -> str:
+    """The part of a hint that names the remedy where another owner is meant to be trusted."""
+    return f"add {identity} to trustedOwners in {NODE_CONFIGURATION}"
+
+
 def _is_in(place: str, roots: tuple[str, ...]) -> bool:
     return is_below(place, map(os.path.realpath, roots))
+
+
+def _is_entry(place: str, folder: str, names: Sequence[str]) -> bool:
+    """Whether a place is one of the named entries of a folder, or in one; also where the entry is a link to it.
+
+    To resolve dozens of entries one by one would take every call of `barewire-ipam` half a millisecond.
+    """
+    top = f"{os.path.realpath(folder).rstrip('/')}/"
+    if place.startswith(top) and place[len(top) :].partition("/")[0] in names:
+        return True
+    return is_below(place, (os.path.realpath(f"{folder}/{name}") for name in _links(folder) if name in names))
+
+
+def _links(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_symlink()]
+    except OSError:
+        return []  # What does not exist leads nowhere.
 
 
 def _read(fd: int, most: int) -> bytes:

@@ -33,25 +33,28 @@ class Access(Value):
     """Access to API servers: `default` is the kubeconfig of who names none, empty for a pod's own credentials.
 
     `usual` are the places of kubeconfigs that a network may name, `named` those that the node configuration adds, and
-    `credentials` more places of certificates, keys and tokens. `start` is where judging begins (`Roots.start`).
+    `credentials` more places of certificates, keys and tokens. `owners` and `start` are those of `Roots`.
     """
 
     default: str = ""
     named: tuple[str, ...] = ()
     credentials: tuple[str, ...] = ()
     usual: tuple[str, ...] = USUAL
+    owners: tuple[int, ...] = ()
     start: str = "/"
 
     def kubeconfigs(self) -> Roots:
         default = (self.default,) if self.default else ()
-        return Roots(allowed=(*self.usual, *self.named, *default), key="kubernetes.kubeconfigs", start=self.start)
+        return self._roots((*self.usual, *self.named, *default), "kubernetes.kubeconfigs")
 
     def files(self, kubeconfig: str) -> Roots:
         """What may be named by that kubeconfig. The administrator's may name any file that only root can change."""
         if kubeconfig == self.default or is_below(kubeconfig, self.named):
-            return Roots(allowed=("/",), start=self.start)
-        allowed = (os.path.dirname(kubeconfig), *self.usual, *self.credentials)
-        return Roots(allowed=allowed, key="addresses.credentials", start=self.start)
+            return self._roots(("/",))
+        return self._roots((os.path.dirname(kubeconfig), *self.usual, *self.credentials), "addresses.credentials")
+
+    def _roots(self, allowed: tuple[str, ...], key: str = "") -> Roots:
+        return Roots(allowed=allowed, key=key, owners=self.owners, start=self.start)
 
     def chosen(self, kubeconfig: str) -> str:
         """The kubeconfig to use; empty for a pod's own credentials. Raises `InvalidConfig`."""
@@ -67,6 +70,7 @@ def access_of(node: NodeConf, start: str = "/") -> Access:
         named=node.kubernetes.kubeconfigs,
         credentials=node.addresses.credentials,
         usual=tuple(dict.fromkeys((*USUAL, *node.cni_conf_dirs))),
+        owners=node.trusted_owners,
         start=start,
     )
 

@@ -114,6 +114,10 @@ class NodeFile(Section):
         None,
         description="true: STATUS fails also for a full range, a store or vswitch that does not answer, a missing bridge or PF. Runtimes then report the node as NotReady. Default false: these are log lines.",
     )
+    trustedOwners: list[Annotated[int, Field(ge=1, le=4294967294)]] | None = Field(
+        None,
+        description="IDs of users and groups, as numbers, that are trusted as root is with files and directories that networks name: the user may own them, the group may write to them. Default: none.",
+    )
     devices: Devices | None = Field(None, description="Limits on what networks may request of `sriov`.")
     sockets: Sockets | None = Field(None, description="Limits on what networks may request of `userspace`.")
     kubernetes: Kubernetes | None = Field(None, description="Access to API servers.")

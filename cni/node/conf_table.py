@@ -12,6 +12,7 @@ TABLE = {
     "logDirs": ("strings",),
     "delegateSeconds": ("integer", 1, 200),
     "strictStatus": ("boolean",),
+    "trustedOwners": ("integers", 1, 4294967294),
     "devices": (
         "section",
         {

@@ -76,7 +76,8 @@ class NodeConf(Value):
     """The whole configuration. An empty `node_name` stands for the name that the kubelet or the host has.
 
     `delegate_seconds` bounds a call of another IPAM plugin; 0 stands for the default. `strict_status`: STATUS fails also
-    for the lacks of a single network.
+    for the lacks of a single network. `trusted_owners` are IDs of users and groups who may change the files that networks
+    name, as root may.
     """
 
     node_name: str = ""
@@ -86,6 +87,7 @@ class NodeConf(Value):
     log_roots: tuple[str, ...] = ("/var/log",)
     delegate_seconds: int = 0
     strict_status: bool = False
+    trusted_owners: tuple[int, ...] = ()
     devices: DevicePolicy = DevicePolicy()
     sockets: SocketPolicy = SocketPolicy()
     kubernetes: CredentialPolicy = CredentialPolicy()

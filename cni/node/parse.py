@@ -20,6 +20,7 @@ _NODE = {
     "logDirs": "log_roots",
     "delegateSeconds": "delegate_seconds",
     "strictStatus": "strict_status",
+    "trustedOwners": "trusted_owners",
 }
 _DEVICES = {
     "drivers": "drivers",

@@ -84,8 +84,9 @@ def _devices(log: Log) -> Collection:
 
 
 def _ports(log: Log) -> Collection:
-    attachments, sockets = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning), Sockets(log)
     node = load_node()
+    attachments = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning)
+    sockets = Sockets(log, node.trusted_owners)
     access = access_of(node)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, access, seconds), log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)

@@ -29,7 +29,7 @@ def load(request: Request) -> Plugin:
     node, log = begin(request, PLUGIN)
     # Ports are named after their pods: there is no end of names.
     attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
-    ipam, sockets = EmbeddedIpam(request.env, node), Sockets(log)
+    ipam, sockets = EmbeddedIpam(request.env, node), Sockets(log, node.trusted_owners)
     world = World(
         namespaces=Namespaces(),
         vswitch=OvsDpdk,

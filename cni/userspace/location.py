@@ -89,7 +89,7 @@ def _placed(named: str, what: str, node: NodeConf) -> tuple[str, str]:
     """
     parent = os.path.dirname(allowed.socket_root(named, node))
     try:
-        root = Roots(allowed=(parent,)).resolved(parent, what)
+        root = Roots(allowed=(parent,), owners=node.trusted_owners).resolved(parent, what)
     except NotThere:
         root = parent  # What is missing is made, and judged then.
     return root, os.path.join(root, named[len(parent) :].strip("/"))

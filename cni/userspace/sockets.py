@@ -58,16 +58,17 @@ _NOT_OURS = (errno.EBUSY, errno.ENOTDIR, errno.ENOTEMPTY)
 
 
 class Sockets:
-    """The socket directories of this node."""
+    """The socket directories of this node. `owners` are those of `Roots`."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, owners: tuple[int, ...] = ()) -> None:
         self._log = log
+        self._owners = owners
 
     def found(self, directory: SocketDirectory) -> dict[str, Any]:
         """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
         if directory.made or directory.absent or not ownership.is_wanted(directory):
             return {}
-        with _Closing(_opened(directory)) as fd, _telling(directory.path, "look at it"):
+        with _Closing(self._opened(directory)) as fd, _telling(directory.path, "look at it"):
             return ownership.found(fd)
 
     def require_free(self, directory: SocketDirectory, socket: str, file: str) -> None:
@@ -77,7 +78,7 @@ class Sockets:
         socket. An empty name is not looked at. Raises `SocketDirUnfit`.
         """
         try:
-            fd = _opened(directory)
+            fd = self._opened(directory)
         except SocketDirUnfit:
             return  # It is not there yet, or `prepare` tells what is in its place.
         with _Closing(fd):
@@ -97,8 +98,8 @@ class Sockets:
         `found` is what is to be put back later. Raises `SocketDirUnfit`.
         """
         if directory.made or directory.absent:
-            _make_below(directory)
-        with _Closing(_opened(directory)) as fd:
+            self._make_below(directory)
+        with _Closing(self._opened(directory)) as fd:
             if found and ownership.is_wanted(directory) and not ownership.is_of(fd, found):
                 raise SocketDirUnfit(f"socket directory {directory.path} has been replaced by another one", hint=_HINT)
             with _telling(directory.path, "give it its owner and permissions"):
@@ -170,7 +171,7 @@ class Sockets:
     def differences(self, directory: SocketDirectory) -> list[str]:
         """What CHECK says: nothing while the vswitch's path leads to the directory."""
         try:
-            with _Closing(_opened(directory)) as fd:
+            with _Closing(self._opened(directory)) as fd:
                 wanted = sight.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
         except SocketDirUnfit as error:
             return [error.msg]
@@ -184,7 +185,7 @@ class Sockets:
 
     def folders(self, parent: str) -> list[str]:
         """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
-        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")] if _is_trusted(parent) else []
+        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
 
     def own_directories(self) -> list[str]:
         """The names of the directories of our own, one per port."""
@@ -195,7 +196,7 @@ class Sockets:
 
         What is not as we make short folders is somebody else's, and left. Raises `SocketDirUnfit`.
         """
-        if not _is_trusted(os.path.dirname(folder)):
+        if not self._is_trusted(os.path.dirname(folder)):
             return
         if _is_mounted(folder):
             names = _names_of(socket, file)
@@ -207,7 +208,7 @@ class Sockets:
             self._unmount(folder)
 
     def _mount(self, fd: int, directory: SocketDirectory) -> None:
-        os.close(_trusted(os.path.dirname(directory.mount), make=True))
+        os.close(self._trusted(os.path.dirname(directory.mount), make=True))
         make_directory(directory.mount)
         self._unmount(directory.mount, keep=True)
         with (
@@ -230,11 +231,11 @@ class Sockets:
         if directory.mount and _is_mounted(directory.mount):
             with _telling(directory.mount, "open it"):
                 return os.open(directory.mount, _DIRECTORY)
-        return _opened(directory)
+        return self._opened(directory)
 
     def _remove_made(self, directory: SocketDirectory) -> None:
         try:
-            parent = _opened(directory, up_to=-1)
+            parent = self._opened(directory, up_to=-1)
         except SocketDirUnfit:
             return
         with _Closing(parent):
@@ -251,6 +252,50 @@ class Sockets:
                 raise SocketDirUnfit(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
             # A pod that fills it must not keep its own DEL from ending.
             self._log.warning(f"{path} is left: {os.strerror(error.errno)}")
+
+    def _opened(self, directory: SocketDirectory, up_to: int | None = None) -> int:
+        """A descriptor of the directory, or of one on the way to it. Raises `SocketDirUnfit`."""
+        names = directory.below[:up_to]
+        fd = self._trusted(directory.root)
+        for name in names:
+            fd = _entered(fd, name, directory)
+        return fd
+
+    def _make_below(self, directory: SocketDirectory) -> None:
+        *passed, last = directory.below
+        fd = self._trusted(directory.root, make=True)
+        for name in passed:
+            with on_failure(os.close, fd), _telling(directory.path, f"make {name!r} in it"):
+                _mkdir(name, _PASSABLE, fd)
+            fd = _entered(fd, name, directory)
+        with _Closing(fd), _telling(directory.path, "make it"):
+            _mkdir(last, 0o755, fd)
+
+    def _trusted(self, path: str, *, make: bool = False) -> int:
+        """A descriptor of a folder where nobody but root decides what is on the way. `make`: others may pass what is made.
+
+        Raises `SocketDirUnfit`.
+        """
+        previous = os.umask(0)
+        try:
+            fd = Roots(allowed=(path,), owners=self._owners).opened(
+                path, "socket directory", make=_PASSABLE if make else 0
+            )
+        except InvalidConfig as error:
+            raise SocketDirUnfit(error.msg, hint=error.hint) from error
+        finally:
+            os.umask(previous)
+        if make and path.startswith(f"{RUN_DIRECTORY}/"):
+            with on_failure(os.close, fd):
+                _open_passage()
+        return fd
+
+    def _is_trusted(self, path: str) -> bool:
+        try:
+            os.close(self._trusted(path))
+        except SocketDirUnfit:
+            return False
+        return True
 
 
 class _Closing:
@@ -285,56 +330,10 @@ class _telling:  # noqa: N801 - reads as a statement
             ) from error
 
 
-def _opened(directory: SocketDirectory, up_to: int | None = None) -> int:
-    """A descriptor of the directory, or of one on the way to it. Raises `SocketDirUnfit`."""
-    names = directory.below[:up_to]
-    fd = _trusted(directory.root)
-    for name in names:
-        fd = _entered(fd, name, directory)
-    return fd
-
-
 def _entered(fd: int, name: str, directory: SocketDirectory) -> int:
     """The folder of that name, in place of the descriptor of the one that it is in."""
     with _Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
         return os.open(name, _DIRECTORY, dir_fd=fd)
-
-
-def _make_below(directory: SocketDirectory) -> None:
-    *passed, last = directory.below
-    fd = _trusted(directory.root, make=True)
-    for name in passed:
-        with on_failure(os.close, fd), _telling(directory.path, f"make {name!r} in it"):
-            _mkdir(name, _PASSABLE, fd)
-        fd = _entered(fd, name, directory)
-    with _Closing(fd), _telling(directory.path, "make it"):
-        _mkdir(last, 0o755, fd)
-
-
-def _trusted(path: str, *, make: bool = False) -> int:
-    """A descriptor of a folder where nobody but root decides what is on the way. `make`: others may pass what is made.
-
-    Raises `SocketDirUnfit`.
-    """
-    previous = os.umask(0)
-    try:
-        fd = Roots(allowed=(path,)).opened(path, "socket directory", make=_PASSABLE if make else 0)
-    except InvalidConfig as error:
-        raise SocketDirUnfit(error.msg, hint=error.hint) from error
-    finally:
-        os.umask(previous)
-    if make and path.startswith(f"{RUN_DIRECTORY}/"):
-        with on_failure(os.close, fd):
-            _open_passage()
-    return fd
-
-
-def _is_trusted(path: str) -> bool:
-    try:
-        os.close(_trusted(path))
-    except SocketDirUnfit:
-        return False
-    return True
 
 
 def _open_passage() -> None:

@@ -252,5 +252,49 @@ def test_the_certificates_of_the_node_s_etcd_serve_its_own_description_only(tmp_
     assert ours == {"endpoints": ["https://10.0.0.1:2379"], "prefix": "/ours", **files}
     assert servers({**ours, "node": "a", "kind": "etcd"}, policy.certificates(ours))
     for change in ({"prefix": "/theirs"}, {"endpoints": ["https://10.6.6.6:2379"]}):
-        with pytest.raises(InvalidConfig, match="is not below"):
+        with pytest.raises(InvalidConfig, match="or to the node itself"):
             servers({**ours, **change}, policy.certificates({**ours, **change}))
+
+
+@pytest.mark.parametrize("change", ({"prefix": "/otherteam"}, {"endpoints": ["https://10.6.6.6:2379"]}, {"caFile": ""}))
+@pytest.mark.parametrize("name", ("crt", "link"))
+def test_the_node_s_own_certificates_are_withheld_from_networks_also_in_a_usual_place(tmp_path, change, name):
+    certificate, key = certificates().client
+    (tmp_path / "crt").write_bytes(certificate.read_bytes())
+    (tmp_path / "key").write_bytes(key.read_bytes())
+    (tmp_path / "link").symlink_to("crt")
+    access = AddressPolicy().etcd.replace(
+        endpoints=("https://10.0.0.1:2379",),
+        prefix="/ours",
+        ca_file=f"{tmp_path}/crt",
+        cert_file=f"{tmp_path}/{name}",
+        key_file=f"{tmp_path}/key",
+    )
+    policy = Policy(node=NodeConf(addresses=AddressPolicy(etcd=access, credentials=(str(tmp_path),))), start=TOP)
+    ours = policy.defaults().etcd or {}
+    assert servers(ours, policy.certificates(ours))
+    for theirs in ({**ours, **change}, {**ours, **change, "certFile": f"{tmp_path}/crt"}):
+        with pytest.raises(InvalidConfig, match=r"etcd: .* belongs to another program, or to the node itself"):
+            servers(theirs, policy.certificates(theirs))
+    (tmp_path / "own").write_bytes(b"a network's")
+    own = {**ours, **change, "caFile": "", "certFile": f"{tmp_path}/own", "keyFile": f"{tmp_path}/own"}
+    assert servers(own, policy.certificates(own))
+
+
+def test_owners_whom_the_node_configuration_trusts_are_trusted_with_kubeconfigs_and_etcd_s_files(tmp_path):
+    node = NodeConf(
+        cni_conf_dirs=(str(tmp_path),), trusted_owners=(997,), addresses=AddressPolicy(credentials=(str(tmp_path),))
+    )
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    os.chown(tmp_path, 997, 0)
+    path.chmod(0o660)
+    os.chown(path, 0, 997)
+    access, policy = access_of(node, TOP), Policy(node=node, start=TOP)
+    for places in (access.kubeconfigs(), access.files(str(path)), policy.certificates({})):
+        assert places.content(str(path), "it") == b"content"
+    assert policy.replace(node=node.replace(addresses=AddressPolicy(resolv_confs=(str(path),)))).resolv_conf(
+        str(path), 99
+    )
+    leases = policy.replace(node=node.replace(addresses=AddressPolicy(data_roots=(str(tmp_path),))))
+    assert leases.data_directory(f"{tmp_path}/leases")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from cni.errors import InvalidConfig
+from cni.errors import CniError, InvalidConfig
+from cni.log import Log
 from cni.node.node import AddressPolicy, CredentialPolicy, NodeConf
 from cni.request import Request, parse, parse_environment
+from ipam import flat_file
+from ipam.asked import asked
 from ipam.node_name import name_in, of_kubelet
 from ipam.place import place
 from ipam.plugin import IpamPlugin
@@ -87,8 +91,8 @@ def policy(tmp_path, flat):
 
 
 def found(policy: Policy, section: dict[str, Any]):
-    asked = request(section)
-    return place(asked, policy.defaults(asked))
+    call = request(section)
+    return place(call, policy.defaults(call))
 
 
 def test_a_network_with_whereabouts_ranges_needs_neither_backend_nor_kubeconfig(policy):
@@ -104,9 +108,54 @@ def test_what_a_network_or_the_node_configuration_says_stands_above_whereabouts_
     assert found(policy, {**RANGE, "backend": "local"}).backend == "local"
     assert found(policy, {"subnet": "10.0.0.0/24"}).backend == "local"
     node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
-    assert (found(policy.replace(node=node), RANGE).document or {})["kubeconfig"] == ""
+    where = found(policy.replace(node=node), RANGE)
+    assert (where.backend, (where.document or {})["kubeconfig"]) == ("kubernetes", "")
     etcd = policy.node.replace(addresses=AddressPolicy(backend="etcd"))
     assert found(policy.replace(node=etcd), RANGE).backend == "etcd"
+
+
+def test_whereabouts_documented_configuration_is_in_kubernetes_whoever_tells_the_kubeconfig(policy, flat):
+    flat.unlink()
+    own = {"datastore": "kubernetes", "kubernetes": {"kubeconfig": "/etc/cni/net.d/whereabouts.d/w.kubeconfig"}}
+    for section in ({**RANGE, **own}, {"type": "barewire-ipam", "ipRanges": [{"range": "10.0.0.0/24"}], **own}):
+        where = found(policy, section)
+        assert (where.backend, (where.document or {})["kubeconfig"]) == ("kubernetes", own["kubernetes"]["kubeconfig"])
+        call = request(section)
+        assert asked(call, Log({}), policy.defaults(call)).sets
+    node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
+    assert found(policy.replace(node=node), {**RANGE, "datastore": "kubernetes"}).backend == "kubernetes"
+    for section in (RANGE, {**RANGE, "datastore": "kubernetes"}, {**RANGE, **own, "datastore": "etcd"}):
+        call = request(section)
+        with pytest.raises(InvalidConfig, match=r"ipam\.backend: missing"):
+            asked(call, Log({}), policy.defaults(call))
+
+
+def test_whereabouts_file_is_not_read_where_the_kubeconfig_is_told_elsewhere(policy, flat):
+    flat.write_text("{")
+    node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
+    for more in ({}, {"addresses": AddressPolicy(backend="kubernetes")}):
+        assert found(policy.replace(node=node.replace(**more)), RANGE).backend == "kubernetes"
+    own = {**RANGE, "kubernetes": {"kubeconfig": "/etc/cni/own"}}
+    assert (found(policy, own).document or {})["kubeconfig"] == "/etc/cni/own"
+
+
+def test_where_the_file_that_a_network_names_does_not_exist_the_usual_ones_are_read(policy, tmp_path):
+    where = found(policy, {**RANGE, "configuration_path": f"{tmp_path}/gone/whereabouts.conf"})
+    assert (where.document or {})["kubeconfig"] == "/etc/cni/net.d/w.kubeconfig"
+
+
+def test_the_file_is_read_once_per_call(policy, tmp_path, monkeypatch):
+    reads: list[str] = []
+    real = flat_file.kubeconfig
+    monkeypatch.setattr(flat_file, "kubeconfig", lambda *told: (reads.append("read"), real(*told))[1])
+    log = RecordingLog()
+    plugin = IpamPlugin(Stores(log, journal=f"{tmp_path}/journal", run=f"{tmp_path}/run", policy=policy), log)
+    whole = request(RANGE)
+    for call in (plugin.add, plugin.check, plugin.status):
+        with suppress(CniError):
+            call(whole)
+        assert reads.pop() == "read"
+        assert not reads
 
 
 def test_a_network_may_name_the_file_itself_in_the_same_places(policy, tmp_path):
@@ -126,7 +175,7 @@ def test_a_file_without_access_gives_none(policy, flat, content):
         assert found(policy, RANGE).backend == "local"
 
 
-@pytest.mark.parametrize("path", ("/etc/shadow", "/dev/null", "/nowhere"))
+@pytest.mark.parametrize("path", ("/etc/shadow", "/dev/null"))
 def test_a_file_elsewhere_is_refused_at_add_and_a_warning_at_del(tmp_path, path):
     log = RecordingLog()
     plugin = IpamPlugin(Stores(log, journal=f"{tmp_path}/journal", run=f"{tmp_path}/run", policy=Policy()), log)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from cni.errors import InvalidConfig
-from cni.host.trusted import NotThere, Roots
+from cni.host.trusted import NotThere, Roots, reserved
 
 NOBODY = 65534
 
@@ -85,6 +85,32 @@ def test_a_directory_to_which_others_may_write_is_refused_sticky_or_not(roots, t
 def test_a_file_to_which_others_may_write_is_refused(roots, tmp_path):
     (tmp_path / "conf" / "file").chmod(0o664)
     assert "others may write" in refusal(roots, tmp_path / "conf" / "file").msg
+
+
+def test_owners_that_are_trusted_may_own_what_is_named_and_write_to_it(roots, tmp_path):
+    trusting = roots.replace(owners=(NOBODY,))
+    folder = tmp_path / "conf" / "theirs"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"theirs")
+    os.chown(folder, NOBODY, 0)
+    assert "add 65534 to trustedOwners in /etc/barewire/node.json" in refusal(roots, folder / "file").hint
+    assert trusting.content(f"{folder}/file", "it") == b"theirs"
+    os.chown(folder, 0, NOBODY)
+    folder.chmod(0o770)
+    assert "add 65534 to trustedOwners in /etc/barewire/node.json" in refusal(roots, folder / "file").hint
+    assert trusting.content(f"{folder}/file", "it") == b"theirs"
+
+
+@pytest.mark.parametrize(("owner", "group", "mode"), ((1234, NOBODY, 0o755), (0, 0, 0o775), (NOBODY, NOBODY, 0o777)))
+def test_nobody_is_trusted_beside_them(roots, tmp_path, owner, group, mode):
+    trusting = roots.replace(owners=(NOBODY,))
+    folder = tmp_path / "conf" / "theirs"
+    folder.mkdir()
+    os.chown(folder, owner, group)
+    folder.chmod(mode)
+    error = refusal(trusting, folder, "resolved")
+    assert "belongs to user 1234" in error.msg or "others may write" in error.msg
+    assert "add 0 " not in error.hint
 
 
 @pytest.mark.parametrize("target", ("real/file", "../conf/real/file", "{top}/conf/real/file"))
@@ -262,11 +288,35 @@ def test_nothing_is_made_where_a_symlink_leads_nowhere(roots, tmp_path, target):
 def test_what_belongs_to_another_program_is_refused_below_an_allowed_root(roots, tmp_path):
     (tmp_path / "conf" / "theirs").mkdir()
     (tmp_path / "conf" / "way").symlink_to("theirs")
-    others = roots.replace(reserved=(f"{tmp_path}/conf/theirs", f"{tmp_path}/conf/not-yet"))
+    others = roots.replace(reserved=((f"{tmp_path}/conf", ("theirs", "not-yet")),))
     for name in ("theirs", "theirs/x", "way", "not-yet", "not-yet/x"):
         with pytest.raises(InvalidConfig, match="belongs to another program"):
             others.destination(f"{tmp_path}/conf/{name}", "it")
     assert others.destination(f"{tmp_path}/conf/theirs-not", "it")
+
+
+def test_a_reserved_directory_that_a_link_leads_to_is_reserved_by_either_name(roots, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "conf" / "theirs").symlink_to("../elsewhere")
+    (tmp_path / "way").symlink_to("conf")
+    open_to_all = roots.replace(allowed=(str(tmp_path),))
+    for path in (f"{tmp_path}/conf/theirs", f"{tmp_path}/way/theirs", f"{tmp_path}/conf/theirs/"):
+        others = open_to_all.replace(
+            reserved=((f"{tmp_path}/gone", ("x",)), (f"{tmp_path}/conf", ("a",)), reserved(path))
+        )
+        for name in ("elsewhere", "elsewhere/x", "conf/theirs/x", "way/theirs", "way/a"):
+            with pytest.raises(InvalidConfig, match="belongs to another program"):
+                others.destination(f"{tmp_path}/{name}", "it")
+        assert others.destination(f"{tmp_path}/elsewhere-not", "it")
+
+
+def test_dozens_of_reserved_directories_are_resolved_by_the_few_that_they_are_in(roots, tmp_path, monkeypatch):
+    resolved: list[str] = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **more: (resolved.append(path), real(path, **more))[1])
+    many = roots.replace(reserved=((f"{tmp_path}/conf", [f"theirs-{number}" for number in range(40)]),))
+    assert many.destination(f"{tmp_path}/conf/free", "it")
+    assert len(resolved) < 5
 
 
 def test_a_missing_start_is_told_as_such(tmp_path):

@@ -414,6 +414,13 @@ def test_a_name_service_is_read_from_places_of_name_services_only(node, path):
         plugin.add(node.request({**DUAL, "resolvConf": path, "dataDir": "/var/lib/cni/networks"}))
 
 
+@pytest.mark.parametrize("folder", ("/run/netconfig", "/run/NetworkManager", "/run/systemd/resolve"))
+def test_the_files_to_which_distributions_link_resolv_conf_are_name_services(folder):
+    with pytest.raises(InvalidConfig) as refused:
+        Policy().resolv_conf(f"{folder}/of-no-host/resolv.conf", 1 << 16)
+    assert "does not exist" in refused.value.msg  # and not: "is not below"
+
+
 def test_the_host_s_own_name_service_is_read():
     assert Policy().resolv_conf("/etc/resolv.conf", 1 << 16)
 

@@ -23,6 +23,7 @@ WHOLE = {
     "logDirs": ["/var/log/cni"],
     "delegateSeconds": 130,
     "strictStatus": True,
+    "trustedOwners": [997],
     "devices": {
         "drivers": ["vfio-pci"],
         "pfs": ["ens1f0", "0000:3b:00.1"],
@@ -133,6 +134,8 @@ BAD = [
     ("logDirs", [1]),
     ("delegateSeconds", 0),
     ("delegateSeconds", 1000),
+    ("trustedOwners", [0]),
+    ("trustedOwners", ["kube"]),
     ("devices.drivers", ["../vfio"]),
     ("devices.pfs", [""]),
     ("devices.pfOnly", "yes"),
