@@ -39,11 +39,10 @@ class NotThere(InvalidConfig):
 class Roots(Value):
     """The places that may be named: directories with all that is below them, or single files.
 
-    `key` is the key of the node configuration that allows more. `reserved` are places below these that are others': each a
-    directory, and names in it.
-    `entrusted` are directories of programs that are not root's and are trusted with what is in them. `owners` are IDs of
-    users who may own what is on the way, and of groups that may write there. `start` is the directory where judging
-    begins; it is taken as it is, and no path leads out of it.
+    `key` is the key of the node configuration that allows more. `reserved` are places below these that are others', each
+    as a directory and names in it. `entrusted` are directories of programs that are not root's and are trusted with what is
+    in them. `owners` are IDs of users who may own what is on the way, and of groups that may write there. `start` is the
+    directory where judging begins; it is taken as it is, and no path leads out of it.
 
     Every method takes the path and `what` it is for, which begins each message, and raises `InvalidConfig`. A symlink is
     followed if root owns it and nobody else writes to its directory.
@@ -212,7 +211,7 @@ class _Walk:
             )
         strangers = stat.S_IWOTH if found.st_gid in owners else stat.S_IWOTH | stat.S_IWGRP
         if found.st_mode & strangers and not stat.S_ISLNK(found.st_mode):
-            is_group = not found.st_mode & stat.S_IWOTH and found.st_gid
+            is_group = found.st_gid and not found.st_mode & stat.S_IWOTH
             self._refuse(
                 f"others may write to {place}{self._from(place)} (mode {found.st_mode & 0o7777:04o})",
                 f"chmod go-w {place}, or {_trusting(found.st_gid) if is_group else 'use another directory'}",

@@ -116,7 +116,10 @@ def test_what_a_network_or_the_node_configuration_says_stands_above_whereabouts_
 
 def test_whereabouts_documented_configuration_is_in_kubernetes_whoever_tells_the_kubeconfig(policy, flat):
     flat.unlink()
-    own = {"datastore": "kubernetes", "kubernetes": {"kubeconfig": "/etc/cni/net.d/whereabouts.d/w.kubeconfig"}}
+    own: dict[str, Any] = {
+        "datastore": "kubernetes",
+        "kubernetes": {"kubeconfig": "/etc/cni/net.d/whereabouts.d/w.kubeconfig"},
+    }
     for section in ({**RANGE, **own}, {"type": "barewire-ipam", "ipRanges": [{"range": "10.0.0.0/24"}], **own}):
         where = found(policy, section)
         assert (where.backend, (where.document or {})["kubeconfig"]) == ("kubernetes", own["kubernetes"]["kubeconfig"])
@@ -147,7 +150,12 @@ def test_where_the_file_that_a_network_names_does_not_exist_the_usual_ones_are_r
 def test_the_file_is_read_once_per_call(policy, tmp_path, monkeypatch):
     reads: list[str] = []
     real = flat_file.kubeconfig
-    monkeypatch.setattr(flat_file, "kubeconfig", lambda *told: (reads.append("read"), real(*told))[1])
+
+    def counted(*told: Any) -> str:
+        reads.append("read")
+        return real(*told)
+
+    monkeypatch.setattr(flat_file, "kubeconfig", counted)
     log = RecordingLog()
     plugin = IpamPlugin(Stores(log, journal=f"{tmp_path}/journal", run=f"{tmp_path}/run", policy=policy), log)
     whole = request(RANGE)

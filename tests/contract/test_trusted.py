@@ -313,7 +313,12 @@ def test_a_reserved_directory_that_a_link_leads_to_is_reserved_by_either_name(ro
 def test_dozens_of_reserved_directories_are_resolved_by_the_few_that_they_are_in(roots, tmp_path, monkeypatch):
     resolved: list[str] = []
     real = os.path.realpath
-    monkeypatch.setattr(os.path, "realpath", lambda path, **more: (resolved.append(path), real(path, **more))[1])
+
+    def counted(path: str) -> str:
+        resolved.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os.path, "realpath", counted)
     many = roots.replace(reserved=((f"{tmp_path}/conf", [f"theirs-{number}" for number in range(40)]),))
     assert many.destination(f"{tmp_path}/conf/free", "it")
     assert len(resolved) < 5
