@@ -158,7 +158,7 @@ class FakeKernel:
 
     def add_netns(self, path: str) -> FakeNetns:
         """Makes a pod's namespace."""
-        self.namespaces[path] = f"4:{1000 + len(self.namespaces)}"
+        self.namespaces[path] = f"4:{1000 + len(self.others)}"
         self.others[self.namespaces[path]] = {"lo": Link(index=1, name="lo", flags=IFF_UP)}
         return self.netns(path)
 
@@ -296,7 +296,8 @@ class FakeKernel:
                 raise TryAgainLater(f"{device} is still open in a process")
             forced = bool(driver) and (gives_to_user_space(driver) or driver == override)
             self._refuse_if_counted()
-            fake.override = driver if forced else ""
+            if driver:
+                fake.override = driver if forced else ""
             unfit = DriverUnfit(f"driver {driver} does not support {device}")
             fits = not driver or forced or driver == fake.network_driver
             if not fits and fake.driver and not gives_to_user_space(fake.driver):

@@ -71,7 +71,9 @@ class Drivers:
 
     def _replace_by_own(self, device: PciAddress, driver: str, deadline: float) -> None:
         """Binds the driver if its ID table has the device, else leaves the network device. An empty name is no driver."""
-        self._override(device, "", deadline)
+        if driver:
+            # Only for as long as it takes: if the call is killed, an override that was found must not be lost.
+            self._override(device, "", deadline)
         present = self._sysfs.driver(device)
         if driver and present and not gives_to_user_space(present):
             self._require_match(device, driver, deadline)

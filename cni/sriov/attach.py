@@ -39,10 +39,18 @@ class DeviceNotClean(TryAgainLater):
 # Into the pod.
 
 
-def attach(kernel: Kernel, attachment: DeviceAttachment, device: Device, netns: Netns) -> Link | None:
+def attach(
+    kernel: Kernel,
+    attachment: DeviceAttachment,
+    device: Device,
+    netns: Netns,
+    *,
+    handing_over: Callable[[], object] = lambda: None,
+) -> Link | None:
     """Binds the driver, applies the settings, moves the device into the pod and sets it up; the link as the pod sees it.
 
-    None for a device that is given to user space: it stays where it is.
+    None for a device that is given to user space: it stays where it is. `handing_over` is called before the first move
+    into the pod: from then on, programs of the pod may have used the device, even if the move is refused half-way.
     """
     if attachment.wanted_driver:
         # Without an override the kernel binds only what the driver's ID table has.
@@ -55,6 +63,7 @@ def attach(kernel: Kernel, attachment: DeviceAttachment, device: Device, netns: 
         return None
     host_link = _present(kernel, attachment, None)
     kernel.set_altnames(host_link, None, ())
+    handing_over()
     _move_in(kernel, attachment, host_link, netns)
     if attachment.mac:
         _set_mac(kernel, attachment, netns, attachment.mac)
@@ -237,7 +246,9 @@ def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns 
     device = kernel.device(attachment.device)
     if not _is_ours(attachment, device):
         return  # Somebody gave it another driver meanwhile, on purpose.
-    override = attachment.override if attachment.wanted_driver else device.override
+    # Without a driver it is what a killed call left half done, and that call may have cleared the override.
+    ours = bool(attachment.wanted_driver) or not device.driver
+    override = attachment.override if ours else device.override
     if attachment.wanted_driver or device.driver != attachment.driver:
         try:
             kernel.bind(attachment.device, attachment.driver, override)

@@ -86,7 +86,9 @@ class SriovPlugin(Lifecycle):
                 note=None if attachment.userspace else model.note(attachment),
             )
             with on_failure(self._removal.undo, record):
-                link = attach(self._kernel, attachment, device, netns)
+                link = attach(
+                    self._kernel, attachment, device, netns, handing_over=bound(self._removal.hand_over, record)
+                )
                 leased = self._leased(record, link, netns)
                 if record.device_info:
                     deviceinfo.write(record.device_info, deviceinfo.pci(attachment.device, attachment.pf))

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni.attachments import Attachments
+    from cni.attachments import Attachments, Mark
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.pci import PciAddress
@@ -33,6 +33,7 @@ class Removal(removal.Removal):
         self._kernel = kernel
         self._rebind = rebind
         self._untouched: set[Key] = set()
+        self._handed_over: set[Key] = set()
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         return {DEVICE: lambda: self._take_back(record, deadline), **super().steps(record, deadline)}
@@ -40,6 +41,10 @@ class Removal(removal.Removal):
     def holds_up(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""
         return DEVICE in record.left
+
+    def is_promise(self, record: Record, /) -> bool:
+        """A repair's record does not have the addresses: a DEL of its attachment releases them by its configuration."""
+        return repair.is_repair(record)
 
     def remove_or_keep(self, record: Record) -> None:
         """As for every attachment; and what only time can mend, a VF that is home but not clean, holds up nothing."""
@@ -49,9 +54,14 @@ class Removal(removal.Removal):
             self._log.error(f"{error}; it is not given to another pod before it is clean")
 
     def undo(self, record: Record) -> None:
-        """The way back of an ADD that failed: what is at home has not been in the pod, or was fetched from there."""
-        self._untouched.add(record.key)
+        """The way back of an ADD that failed: no program of the pod has had the device before it was handed over."""
+        if record.key not in self._handed_over:
+            self._untouched.add(record.key)
         self.remove(record)
+
+    def hand_over(self, record: Record) -> None:
+        """Notes that the device is about to be in the pod: it may come home by itself, with what a program left on it."""
+        self._handed_over.add(record.key)
 
     def remove_device(self, record: Record) -> None:
         """Removes; succeeds when the device is home and clean, also while addresses are still to be released."""
@@ -119,10 +129,13 @@ class Removal(removal.Removal):
 
         Raises `DeviceBusy` when it carries a mark and may not be cleaned: nobody knows what the last pod left on it.
         """
+        mark = self._attachments.marked(device)
         link = repair.marked_at_home(self._kernel, device)
         if link is None:
+            if mark is not None and self._kernel.exists(device):
+                self._clean_unmarked(device, mark)
             return
-        objection = repair.objection(self._kernel, link, self._attachments.marked(device))
+        objection = repair.objection(self._kernel, link, mark)
         if objection:
             raise DeviceBusy(
                 f"{device} ({link.name}) carries the mark {link.alias!r}, and {objection}",
@@ -130,10 +143,34 @@ class Removal(removal.Removal):
             )
         self._clean(device, None)
 
+    def _clean_unmarked(self, device: PciAddress, mark: Mark) -> None:
+        """Cleans a device that we marked and that carries no mark: its pod took it off, or a new network device has none."""
+        owner = self._attachments.find(mark.key)
+        if owner is not None and owner.device == device:
+            # Its removal has the device behind it, and was killed before it could forget the mark.
+            self._attachments.unmark(device)
+            return
+        link = self._kernel.link(device, None)
+        use = repair.host_use(self._kernel, link) if link is not None else ""
+        if use:
+            raise DeviceBusy(f"{device} was given to {mark.key}, has no record any more, and {use}")
+        self._clean(device, None)
+
     def _clean(self, device: PciAddress, place: Netns | None) -> None:
+        """Cleans a device that we marked. Its record comes first: an interrupted or refused repair is not lost."""
         mark = self._attachments.marked(device)
-        repair.clean(self._kernel, device, place, mark.note if mark is not None else "", self._log)
-        self._attachments.unmark(device)
+        if mark is None:
+            return
+        taken = self._attachments.find(mark.key) is not None
+        # The owner may have been attached again, with another device, and an attachment has one record.
+        owner = mark.key.replace(container_id=f"repair-{device.replace(':', '-')}") if taken else mark.key
+        record = repair.record(self._kernel, device, place, owner, mark.note, self._attachments.boot_id)
+        if record is None:
+            return
+        self._log.warning(f"{device} was given to {mark.key} and has no record any more, only its mark; resetting it")
+        self._attachments.claim(record, note=mark.note if taken else None)
+        self._attachments.keep_pending(record)
+        self.remove(record)
 
     def delete_marked(self, key: Key, path: str) -> None:
         """Brings home, from the namespace at the path or on the host, what carries the mark of this attachment."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from cni import pci
 from cni.device import VfSettings
 from cni.host.netlink import IFF_MULTICAST, VfInfo
-from cni.record import Key
+from cni.record import DEVICE, Key, Record
 from cni.sriov import model, plan
-from cni.sriov.attach import detach, random_mac
+from cni.sriov.attach import random_mac
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from cni.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
-    from cni.log import Log
     from cni.pci import PciAddress
     from cni.ports import Kernel
 
 _DEFAULT_MTU = 1500
+_REPAIR = "repair"
 
 
 def marked_at_home(kernel: Kernel, device: PciAddress) -> Link | None:
@@ -36,7 +36,11 @@ def objection(kernel: Kernel, link: Link, mark: Mark | None) -> str:
     """Why a marked link on the host is not to be cleaned; empty when it is. `mark` is the one that we set, if any."""
     if mark is None or not model.names_owner(link.alias, mark.key):
         return "Barewire did not set it since the last boot"
-    # What a pod left on it goes when it is cleaned.
+    return host_use(kernel, link)
+
+
+def host_use(kernel: Kernel, link: Link) -> str:
+    """How the host uses the link; empty when it does not. What a pod left on it goes when it is cleaned."""
     uses = kernel.uses(link, leftovers=False)
     return f"the host uses it: {', '.join(uses)}" if uses else ""
 
@@ -70,38 +74,72 @@ def marked_devices(kernel: Kernel, key: Key, netns: Netns | None) -> list[PciAdd
     return [pci.parse(link.parent) for link in marked_links(kernel, netns) if model.names_owner(link.alias, key)]
 
 
-def clean(kernel: Kernel, device: PciAddress, netns: Netns | None, note: str, log: Log) -> None:
-    """Brings the VF home from `netns` and takes the pod's settings off it, since little tells how it was.
+def record(
+    kernel: Kernel, device: PciAddress, netns: Netns | None, owner: Key, note: str, boot_id: str
+) -> Record | None:
+    """The record with which the device is brought home from `netns` and cleaned, as by any other record.
+
+    None while the device is in another place than `netns` (None: the host).
+    """
+    attachment = _attachment(kernel, device, netns, note)
+    if attachment is None:
+        return None
+    return Record(
+        key=owner,
+        plugin=model.PLUGIN,
+        device=device,
+        netns=netns.path if netns is not None else "",
+        netns_identity=netns.identity if netns is not None else "",
+        boot_id=boot_id,
+        left=(DEVICE,),
+        found={**model.found_document(attachment), _REPAIR: True},
+        wanted=model.wanted_document(attachment),
+        removing=True,
+    )
+
+
+def is_repair(record: Record) -> bool:
+    """Whether the record was made to repair a device: it knows nothing of the attachment's addresses."""
+    return bool(record.found.get(_REPAIR))
+
+
+def _attachment(kernel: Kernel, device: PciAddress, netns: Netns | None, note: str) -> model.DeviceAttachment | None:
+    """The attachment whose way back takes the pod's settings off the device, since little tells how it was.
 
     That little is in the `note` of its mark; without a name there it keeps the one that it has.
     """
     name, spoofchk = model.noted(note)
     present, link = kernel.device(device), kernel.link(device, netns)
-    if link is None:
-        return
-    log.warning(f"{present.kind} {device} has no record, only its mark: {link.alias!r}; resetting it")
+    if link is None and present.driver and not present.userspace:
+        return None
     wanted = _reported_only(plan.clean_settings(spoofchk), present.settings) if present.pf else VfSettings()
-    attachment = model.DeviceAttachment(
+    return model.DeviceAttachment(
         key=Key(network="", container_id="", ifname=""),
         device=device,
         index=present.index,
         pf=present.pf,
         driver=present.driver,
+        instance=present.instance,
         override=present.override,
         found=_as_found(present, wanted),
-        # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
-        netdev=model.netdev(link).replace(
-            name=name or link.name,
-            mac=random_mac() if present.pf else link.permanent or link.mac,
-            permanent="",
-            mtu=_DEFAULT_MTU,
-            flags=IFF_MULTICAST,
-            up=False,
-            alias="",
-        ),
+        netdev=_clean_netdev(present, link, name) if link is not None else None,
+        netdev_instance=kernel.netdev_instance(device) if link is not None else "",
         settings=wanted,
+        userspace=present.userspace,
     )
-    detach(kernel, attachment, netns, log)
+
+
+def _clean_netdev(present: Device, link: Link, name: str) -> model.Netdev:
+    return model.netdev(link).replace(
+        name=name or link.name,
+        # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
+        mac=random_mac() if present.pf else link.permanent or link.mac,
+        permanent="",
+        mtu=_DEFAULT_MTU,
+        flags=IFF_MULTICAST,
+        up=False,
+        alias="",
+    )
 
 
 def _as_found(present: Device, wanted: VfSettings) -> VfInfo:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from cni.errors import CniError, DeviceBusy
+from cni.host.netlink import Link
+from cni.host.netns import Netns
 from cni.node.node import DevicePolicy
 from tests.fakes import TUNING
 from tests.node import EVERYTHING, VF0, VF1, Node
@@ -192,6 +196,167 @@ def test_a_device_without_a_record_is_rid_of_everything(node):
     node.kernel.delete_netns(NETNS)
     node.add("b", vlan=8)
     assert vf(node).stacked == []
+
+
+class Killed(BaseException):
+    """The call's process is ended by a signal."""
+
+
+def kill_at(node: Node, change: int, call: Callable[[], None]) -> bool:
+    """Makes the call, and ends it at one of its changes; whether it came as far as that."""
+    last = node.kernel.changes + change
+
+    def killed(count: int) -> bool:
+        if count == last:
+            raise Killed
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.kernel, "_refused", killed)
+        try:
+            call()
+        except Killed:
+            return True
+        return False
+
+
+def lose_the_record(node: Node) -> None:
+    node.add(vlan=100, trust="on")
+    shutil.rmtree(node.state)
+    node.kernel.delete_netns(NETNS)
+
+
+def gc(node: Node) -> None:
+    node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": []}))
+
+
+def is_clean(node: Node) -> bool:
+    return (vf(node).info.vlan, vf(node).info.trust, vf(node).driver) == (0, False, "igbvf")
+
+
+def test_a_repair_that_is_killed_anywhere_is_finished_by_the_next_add(tmp_path):
+    change, killed = 0, True
+    while killed:
+        change += 1
+        node = Node(tmp_path / str(change))
+        lose_the_record(node)
+        killed = kill_at(node, change, lambda: gc(node))  # noqa: B023 - called at once
+        node.add("b")
+        assert is_clean(node)
+    assert change > 8
+
+
+@pytest.mark.parametrize("finisher", ["ADD", "DEL", "GC"])
+@pytest.mark.parametrize("beginner", ["ADD", "GC"])
+def test_a_repair_that_the_pf_refuses_is_finished_by_any_later_call(node, beginner, finisher):
+    lose_the_record(node)
+    node.kernel.refused_settings = {"vlan"}
+    with pytest.raises(CniError, match="vlan is 100, not 0"):
+        gc(node) if beginner == "GC" else node.add("b")
+    (node.delete if finisher == "DEL" else node.add)("b", VF1)
+    assert vf(node).info.vlan == 100
+    node.kernel.refused_settings = set()
+    if finisher == "GC":
+        gc(node)
+    else:
+        (node.delete if finisher == "DEL" else node.add)("b", device=VF1 if finisher == "DEL" else VF0, ifname="net2")
+    assert is_clean(node)
+
+
+def test_a_del_releases_the_address_of_an_attachment_whose_repair_is_not_finished(node):
+    node.add(**EVERYTHING)
+    shutil.rmtree(node.state)
+    node.kernel.delete_netns(NETNS)
+    node.kernel.refused_settings = {"vlan"}
+    with pytest.raises(CniError, match="vlan is 100"):
+        gc(node)
+    node.delete(**EVERYTHING)
+    assert node.ipam.leases == {}
+
+
+def test_a_device_is_repaired_although_its_last_owner_has_another_one_by_now(node):
+    node.add(vlan=100, trust="on")
+    shutil.rmtree(node.state)
+    node.kernel.delete_netns(NETNS)
+    node.pod("a")
+    node.add(device=VF1)
+    node.kernel.refused_settings = {"vlan"}
+    with pytest.raises(CniError, match="vlan is 100"):
+        node.add("b")
+    node.kernel.refused_settings = set()
+    node.add("b")
+    assert is_clean(node)
+    assert node.kernel.devices[VF1].place != ""
+
+
+@pytest.mark.parametrize("driver", ["igbvf", "vfio-pci", ""])
+def test_a_device_that_has_neither_record_nor_mark_but_was_given_away_is_not_taken_as_found(node, driver):
+    lose_the_record(node)
+    vf(node).link = vf(node).link.replace(alias="")
+    node.kernel.bind(VF0, driver, driver)
+    with contextlib.suppress(CniError):
+        node.add("b")
+    assert (vf(node).info.vlan, vf(node).info.trust) == (0, False)
+
+
+def test_a_device_without_record_and_mark_is_refused_while_the_host_uses_it(node):
+    lose_the_record(node)
+    vf(node).link = vf(node).link.replace(alias="")
+    node.kernel.used[VF0] = ["it has a global address"]
+    with pytest.raises(DeviceBusy, match="was given to net/a/net1, has no record any more, and the host uses it"):
+        node.add("b")
+    assert vf(node).info.vlan == 100
+
+
+def test_a_vf_in_a_pod_is_left_there_although_its_record_is_lost(node):
+    node.add(vlan=100)
+    shutil.rmtree(node.state)
+    with pytest.raises(DeviceBusy, match="no network device on the host"):
+        node.add("b")
+    assert (vf(node).info.vlan, vf(node).place) == (100, node.kernel.namespaces[NETNS])
+
+
+def test_a_mark_that_a_killed_removal_did_not_forget_costs_the_device_nothing(node):
+    node.kernel.change(vf(node).link, None, mtu=1600)
+    node.add(**EVERYTHING)
+    (mark,) = [os.path.join(node.run, "marks", name) for name in node.marks()]
+    owner = os.readlink(mark)
+    node.ipam.fail = {"release"}
+    node.delete(**EVERYTHING)
+    os.symlink(owner, mark)
+    node.add("b")
+    node.delete("b")
+    assert vf(node).link.mtu == 1600
+
+
+@pytest.mark.parametrize("rebind", [True, False])
+def test_a_failed_add_rids_a_device_that_the_pod_may_have_had(node, monkeypatch, rebind):
+    node.policy, instance = DevicePolicy(rebind=rebind), vf(node).netdev_instance
+    bring_up = node.kernel.bring_up
+
+    def conflict(link: Link, netns: Netns) -> None:
+        bring_up(link, netns)
+        if not rebind:  # the pod has moved it to a namespace that has ended
+            node.kernel.hide(VF0)
+            node.kernel.reveal(VF0)
+        raise CniError("address conflict")
+
+    monkeypatch.setattr(node.kernel, "bring_up", conflict)
+    with pytest.raises(CniError, match="address conflict"):
+        node.add(**EVERYTHING)
+    assert vf(node).netdev_instance != instance
+    node.assert_as_before()
+
+
+@pytest.mark.parametrize("change", [1, 2, 3, 4])
+def test_a_driver_override_outlives_a_call_that_is_killed_while_it_binds_anew(node, change):
+    vf(node).override = "igbvf"
+    node.before = node.kernel.snapshot()
+    node.add()
+    node.kernel.delete_netns(NETNS)
+    assert kill_at(node, change, node.delete)
+    node.delete()
+    node.assert_as_before()
 
 
 @pytest.mark.parametrize("trace", ["XDP", "macvlan"])
