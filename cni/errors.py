@@ -83,6 +83,10 @@ class TryAgainLater(CniError):
     remedy = "Repeat the call; the details say what is awaited."
 
 
+class LinksUnsettled(TryAgainLater):
+    """The links of a namespace change all the time, so that nobody can list them: its inhabitants can cause that."""
+
+
 class NotAvailable(CniError):
     code = 50
     cause = "The plugin cannot serve ADD now."

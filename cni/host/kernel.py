@@ -7,7 +7,7 @@ import os
 import time
 
 from cni.device import Device
-from cni.errors import DeviceNotFound, KernelRefused, TryAgainLater
+from cni.errors import DeviceNotFound, KernelRefused, LinksUnsettled, TryAgainLater
 from cni.host import addressing, links, netlink as nl, stacked, tuning
 from cni.host.announce import announce
 from cni.host.binding import Drivers
@@ -173,10 +173,8 @@ class HostKernel:
         """What is stacked on a link of the host, in any namespace; that not all could be looked into, if so."""
         with _refusals(f"look for what is stacked on {link.name}: the kernel refused"):
             look = stacked.look(link.index)
-        found = [*self._sysfs.uppers(link.name), *map(str, look.found)]
-        return (
-            found if look.complete else [*found, "what cannot be seen: not all network namespaces could be looked into"]
-        )
+        hidden = [f"something that cannot be seen ({reason})" for reason in (*look.failed, *look.unseen)][:1]
+        return [*self._sysfs.uppers(link.name), *map(str, look.found), *hidden]
 
     def netdev_instance(self, device: PciAddress) -> str:
         """What changes when the device gets a new network device; empty while it has none."""
@@ -205,11 +203,12 @@ class HostKernel:
 
     def _stacked_elsewhere(self, link: nl.Link) -> list[str]:
         look = stacked.look(link.index)
-        if not look.complete and not look.found:
+        # Not when somebody hides his links in his own namespace only: one pod would block the node's devices.
+        if look.failed and not look.found:
             raise TryAgainLater(
-                f"whether links in other network namespaces are stacked on {link.name} cannot be seen in "
-                f"{stacked.LOOK_SECONDS:g} s",
-                hint="the node is overloaded, has very many network namespaces, or links come and go all the time in one",
+                f"whether links in other network namespaces are stacked on {link.name} cannot be seen within "
+                f"{stacked.LOOK_SECONDS:g} s: {look.failed[0]}",
+                hint="the node is overloaded, or has very many network namespaces",
             )
         return [f"{one} is stacked on it" for one in look.found]
 
@@ -510,7 +509,7 @@ class _refusals:  # noqa: N801 - reads as a statement: `with _refusals("what was
                 f"{self._what} to answer in time", hint="a driver holds the RTNL lock; see dmesg"
             ) from error
         if isinstance(error, Unsettled):
-            raise TryAgainLater(
+            raise LinksUnsettled(
                 f"{self._what} a consistent answer: {error.words}", hint="something adds or removes links all the time"
             ) from error
         if isinstance(error, NetlinkError):

@@ -34,13 +34,16 @@ def by_index(socket: RouteSocket, index: int, *, with_vfs: bool = False) -> nl.L
 
 def every(socket: RouteSocket, having: bytes = b"") -> list[nl.Link]:
     """All links of the namespace; with `having` those whose message contains these bytes, which is a fast first look."""
-    return [nl.link(body) for body in bodies(socket, having)]
+    return [nl.link(body) for body in socket.dump(nl.RTM_GETLINK, _all_body(), (having,))]
 
 
-def bodies(socket: RouteSocket, having: bytes) -> list[bytes]:
-    """The messages about all links of the namespace that contain these bytes."""
-    mask = nl.u32(nl.IFLA_EXT_MASK, nl.RTEXT_FILTER_SKIP_STATS)
-    return socket.dump(nl.RTM_GETLINK, nl.link_body(0, mask), having)
+def bodies_once(socket: RouteSocket, having: tuple[bytes, ...], deadline: float) -> list[bytes]:
+    """The messages about all links of the namespace that contain one of these texts; one try. Raises `Unsettled`."""
+    return socket.dump(nl.RTM_GETLINK, _all_body(), having, deadline=deadline, tries=1)
+
+
+def _all_body() -> bytes:
+    return nl.link_body(0, nl.u32(nl.IFLA_EXT_MASK, nl.RTEXT_FILTER_SKIP_STATS))
 
 
 def by_parent(socket: RouteSocket, device: str) -> nl.Link | None:

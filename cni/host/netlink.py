@@ -223,12 +223,16 @@ def lower_attribute(index: int) -> bytes:
 
 
 def lower(body: bytes) -> tuple[int, int | None, str, str]:
-    """(index of the link below, number of its namespace or None for the link's own, name, kind) of an RTM_NEWLINK."""
+    """(index of the link below, number of its namespace or None for the link's own, name, kind) of an RTM_NEWLINK.
+
+    The kernel leaves the index of the link below out when it is the link's own: a link without one, or a link whose
+    lower one has the same index in another namespace.
+    """
     attrs = link_attributes(body)
     kind = dict(attributes(attrs.get(IFLA_LINKINFO, b""))).get(IFLA_INFO_KIND, b"")
     netnsid = attrs.get(IFLA_LINK_NETNSID)
     return (
-        _number(attrs.get(IFLA_LINK)),
+        _number(attrs[IFLA_LINK]) if IFLA_LINK in attrs else _IFINFO.unpack_from(body)[2],
         None if netnsid is None else _number(netnsid),
         _text(attrs.get(IFLA_IFNAME, b"")),
         _text(kind),

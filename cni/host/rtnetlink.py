@@ -14,7 +14,7 @@ from cni.host import netlink as nl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterable
     from typing import Self
 
 AF_NETLINK, SOL_NETLINK, NETLINK_ROUTE, NETLINK_GENERIC = 16, 270, 0, 16
@@ -51,10 +51,14 @@ class NetlinkError(OSError):
 
 
 class Unsettled(NetlinkError):
-    """A list changed each time while the kernel told it: it may lack entries that were there all the time."""
+    """A list changed each time while the kernel told it: it may lack entries that were there all the time.
 
-    def __init__(self) -> None:
-        super().__init__(errno.EAGAIN, f"the list changed {_DUMP_TRIES} times while it was read")
+    `seen` are the bodies of all answers of all tries.
+    """
+
+    def __init__(self, tries: int = 0, seen: Iterable[bytes] = ()) -> None:
+        super().__init__(errno.EAGAIN, f"the list changed {tries or _DUMP_TRIES} times while it was read")
+        self.seen = list(seen)
 
 
 class RouteSocket:
@@ -88,9 +92,9 @@ class RouteSocket:
         """Sends a request that changes something and awaits its acknowledgement. Raises `NetlinkError`."""
         self._exchange(kind, flags | nl.NLM_F_ACK, body)
 
-    def get(self, kind: int, body: bytes) -> bytes:
+    def get(self, kind: int, body: bytes, deadline: float = 0.0) -> bytes:
         """The body of the one answer to a request without dump. Raises `NetlinkError`."""
-        answer, *end = self._exchange(kind, nl.NLM_F_ACK, body)
+        answer, *end = self._exchange(kind, nl.NLM_F_ACK, body, deadline=deadline)
         if not end:
             raise NetlinkError(errno.ENODATA, "the kernel acknowledged the request without an answer")
         return answer.body
@@ -112,18 +116,28 @@ class RouteSocket:
                     answers[message.sequence] = b"" if _is_refusal(message, tolerated) else message.body
         return [answers[number] for number in numbers]
 
-    def dump(self, kind: int, body: bytes, having: bytes = b"") -> list[bytes]:
-        """The bodies of all answers to a dump that contain `having`; repeated while the kernel says that it was inconsistent.
+    def dump(
+        self,
+        kind: int,
+        body: bytes,
+        having: tuple[bytes, ...] = (b"",),
+        *,
+        deadline: float = 0.0,
+        tries: int = _DUMP_TRIES,
+    ) -> list[bytes]:
+        """The bodies of all answers to a dump that contain one of `having`; repeated while the kernel says that it was inconsistent.
 
         The others are dropped as they come: a pod can have any number of links. Raises `Unsettled` when the dump is
-        inconsistent each time.
+        inconsistent each time, and `TimeoutError` at the `deadline` (monotonic seconds).
         """
-        deadline = time.monotonic() + REPLY_SECONDS
-        for _ in range(_DUMP_TRIES):
+        deadline = deadline or time.monotonic() + REPLY_SECONDS
+        seen: dict[bytes, None] = {}
+        for _ in range(tries):
             answers = self._exchange(kind, nl.NLM_F_DUMP, body, having, deadline)
             if not any(answer.flags & nl.NLM_F_DUMP_INTR for answer in answers):
                 return [answer.body for answer in answers[:-1]]
-        raise Unsettled
+            seen |= {answer.body: None for answer in answers[:-1] if answer.body}
+        raise Unsettled(tries, seen)
 
     def await_event(self, wanted: Callable[[nl.Message], bool], deadline: float) -> bool:
         """Awaits a multicast message that `wanted` accepts; False when `deadline` (monotonic seconds) passes first.
@@ -142,9 +156,9 @@ class RouteSocket:
                 return True
 
     def _exchange(
-        self, kind: int, flags: int, body: bytes, having: bytes = b"", deadline: float = 0.0
+        self, kind: int, flags: int, body: bytes, having: tuple[bytes, ...] = (b"",), deadline: float = 0.0
     ) -> list[nl.Message]:
-        """The answers that contain `having`, and behind them the message that ends them.
+        """The answers that contain one of `having`, and behind them the message that ends them.
 
         The bound is `deadline` (monotonic seconds), or that of one answer.
         """
@@ -159,7 +173,7 @@ class RouteSocket:
                 if message.kind in (nl.NLMSG_ERROR, nl.NLMSG_DONE):
                     _raise_refusal(message)
                     return [*answers, message]
-                if having in message.body:
+                if any(map(message.body.__contains__, having)):
                     answers.append(message)
                 elif message.flags & nl.NLM_F_DUMP_INTR:
                     answers.append(_DROPPED)

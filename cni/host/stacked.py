@@ -11,7 +11,7 @@ import errno
 import os
 import time
 
-from cni.errors import CniError, InvalidNetns
+from cni.errors import InvalidNetns
 from cni.host import links, netlink as nl
 from cni.host.netns import named_namespaces, open_netns
 from cni.host.processes import PROC, pids
@@ -20,16 +20,24 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from cni.host.netns import Netns
 
 LOOK_SECONDS = 3.0
 """Bound for one look. A hundred namespaces take some 20 ms, a thousand processes as much again."""
 
+SETTLE_SECONDS = 0.3
+_ROUNDS = 10
+"""How often a namespace is looked into whose links change meanwhile: again only after all the others, which may settle it."""
+
+_GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
 _OWN = f"{PROC}/thread-self/ns/net"
 _PEERS = ("veth", "netkit")
 """Kinds of links that come in pairs: what they call their lower link is the other end."""
+
+_UNNUMBERED = "ipvtap"
+"""The kind of links whose message does not tell the namespace of the lower link."""
 
 
 class Stacked(Value):
@@ -44,80 +52,127 @@ class Stacked(Value):
 
 
 class Look(Value):
-    """What one look found; not `complete` when the time was over, or a namespace's links changed all the time."""
+    """What one look found.
+
+    `unseen` tells what somebody can hide in his own namespace, `failed` what kept us from looking at all.
+    """
 
     found: tuple[Stacked, ...]
-    complete: bool
+    unseen: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def look(index: int, seconds: float = LOOK_SECONDS) -> Look:
     """What is stacked on the link with that index in our namespace, in all other namespaces. Raises `OSError`."""
-    deadline, complete = time.monotonic() + seconds, True
-    found: list[Stacked] = []
     home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for path in _paths(os.readlink(_OWN)):
-            if time.monotonic() > deadline:
-                return Look(found=tuple(found), complete=False)
-            netns = _opened(path)
-            if netns is not None:
-                try:
-                    with netns:
-                        found += _stacked(netns, index, home)
-                except Unsettled:
-                    complete = False
+        return _Walk(index, home, time.monotonic() + seconds).look(os.readlink(_OWN))
     finally:
         os.close(home)
-    return Look(found=tuple(found), complete=complete)
 
 
-def _stacked(netns: Netns, index: int, home: int) -> list[Stacked]:
-    """What the namespace holds that is stacked on the link with that index in the namespace `home`."""
-    try:
-        with netns.entered(), RouteSocket() as socket:
-            lowers = [nl.lower(body) for body in links.bodies(socket, nl.lower_attribute(index))]
+class _Walk:
+    """One look at all namespaces but `home`, until the deadline (monotonic seconds)."""
+
+    def __init__(self, index: int, home: int, deadline: float) -> None:
+        self._index = index
+        self._home = home
+        self._deadline = deadline
+        self._found: list[Stacked] = []
+        self._unseen: list[str] = []
+        self._failed: list[str] = []
+
+    def look(self, own: str) -> Look:
+        """Each namespace once, and those whose links changed meanwhile again: one of these must not hide the others."""
+        unsettled = [path for path in self._in_time(self._paths(own)) if not self._settled(path)]
+        self._deadline = min(self._deadline, time.monotonic() + SETTLE_SECONDS)
+        for _ in range(1, _ROUNDS):
+            unsettled = [path for path in unsettled if not self._settled_now(path)]
+        unseen = [*self._unseen, *[f"the links of {path} change all the time" for path in unsettled]]
+        return Look(found=tuple(self._found), unseen=tuple(unseen), failed=tuple(self._failed))
+
+    def _in_time(self, paths: Iterable[str]) -> Iterator[str]:
+        for path in paths:
+            if time.monotonic() > self._deadline:
+                self._failed.append("the time is over")
+                return
+            yield path
+
+    def _settled(self, path: str) -> bool:
+        """Looks into the namespace; False when its links changed meanwhile."""
+        try:
+            return self._look_into(path)
+        except OSError as error:
+            self._note(path, error)
+            return True
+
+    def _settled_now(self, path: str) -> bool:
+        """The same for one that has answered before: by a failure it hides no more than by its changes."""
+        try:
+            return time.monotonic() <= self._deadline and self._look_into(path)
+        except OSError as error:
+            return error.errno in _GONE
+
+    def _note(self, path: str, error: OSError) -> None:
+        """What is gone holds nothing any more; everything else hides what it holds."""
+        if error.errno not in _GONE:
+            self._failed.append(f"{path}: {error.strerror or error}")
+
+    def _look_into(self, path: str) -> bool:
+        """Notes what the namespace holds; False when its links changed meanwhile. Raises `OSError`."""
+        netns = _opened(path)
+        if netns is None:
+            return True
+        settled = True
+        with netns, netns.entered(), RouteSocket() as socket:
+            having = (nl.lower_attribute(self._index), _UNNUMBERED.encode())
+            try:
+                bodies = links.bodies_once(socket, having, self._deadline)
+            except Unsettled as error:
+                bodies, settled = error.seen, False
+            here = [lower for lower in map(nl.lower, bodies) if lower[0] == self._index and lower[3] not in _PEERS]
             # The kernel gives a namespace numbers for others when it is asked about such links: so this comes second.
-            ours = _number_of(socket, home) if lowers else nl.NSID_NONE
-    except (CniError, Unsettled):
-        raise
-    except OSError:
-        return []  # it has ended meanwhile
-    return [
-        Stacked(name=name, kind=kind, place=netns.path)
-        for lower, netnsid, name, kind in lowers
-        if lower == index and netnsid == ours != nl.NSID_NONE and kind not in _PEERS
-    ]
+            ours = _number_of(socket, self._home, self._deadline) if here else nl.NSID_NONE
+        for _index, netnsid, name, kind in here:
+            one = Stacked(name=name, kind=kind, place=path)
+            if netnsid is None and kind == _UNNUMBERED:
+                self._unseen.append(f"the lower link of {one} may be this one")
+            elif netnsid == ours != nl.NSID_NONE and one not in self._found:
+                self._found.append(one)
+        return settled
+
+    def _paths(self, own: str) -> Iterator[str]:
+        """A path of each network namespace but our own. `own` is what the kernel calls that: net:[4026531840]."""
+        seen = {own}
+        for path, name in self._named():
+            if name not in seen:
+                seen.add(name)
+                yield path
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """Paths of network namespaces, and what the kernel calls these."""
+        for path in (*named_namespaces(), *_mounted()):
+            try:
+                yield path, f"net:[{os.stat(path).st_ino}]"
+            except OSError as error:
+                self._note(path, error)
+        for pid in pids():
+            path = f"{PROC}/{pid}/ns/net"
+            try:
+                yield path, os.readlink(path)
+            except PermissionError:
+                continue  # Where a process is out of our reach, it always is, and so are its links.
+            except OSError as error:
+                self._note(path, error)
 
 
-def _number_of(socket: RouteSocket, netns: int) -> int:
+def _number_of(socket: RouteSocket, netns: int, deadline: float) -> int:
     try:
-        return nl.nsid(socket.get(nl.RTM_GETNSID, nl.nsid_body(netns)))
+        return nl.nsid(socket.get(nl.RTM_GETNSID, nl.nsid_body(netns), deadline))
     except NetlinkError as error:
         if error.errno != errno.ENOENT:
             raise
         return nl.NSID_NONE
-
-
-def _paths(own: str) -> Iterator[str]:
-    """A path of each network namespace but our own. `own` is what the kernel calls that: net:[4026531840]."""
-    seen = {own}
-    for path in (*named_namespaces(), *_mounted()):
-        try:
-            name = f"net:[{os.stat(path).st_ino}]"
-        except OSError:
-            continue
-        if name not in seen:
-            seen.add(name)
-            yield path
-    for pid in pids():
-        path = f"{PROC}/{pid}/ns/net"
-        try:
-            name = os.readlink(path)
-        except OSError:
-            continue  # it has ended, or we may not look
-        if name not in seen:
-            seen.add(name)
-            yield path
 
 
 def _mounted() -> Iterator[str]:
@@ -129,8 +184,10 @@ def _mounted() -> Iterator[str]:
 
 
 def _opened(path: str) -> Netns | None:
-    """None for what is gone, what is no namespace, or what we may not look into."""
+    """None for what is no namespace. Raises `OSError`."""
     try:
         return open_netns(path)
-    except InvalidNetns:
+    except InvalidNetns as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
         return None

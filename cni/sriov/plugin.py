@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni import conf as configuration, deviceinfo
 from cni.drivers import needs_iommu_group
-from cni.errors import DeviceBusy, InterfaceExists
+from cni.errors import DeviceBusy, InterfaceExists, LinksUnsettled
 from cni.lifecycle import Lifecycle
 from cni.pci import parse
 from cni.record import Key
@@ -114,11 +114,15 @@ class SriovPlugin(Lifecycle):
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
         return [
             lambda: self._removal.clean_orphans(request.network),
-            *[
-                bound(self._removal.delete_marked_in, path, request.network, valid)
-                for path in self._kernel.named_namespaces()
-            ],
+            *[bound(self._delete_marked_in, path, request.network, valid) for path in self._kernel.named_namespaces()],
         ]
+
+    def _delete_marked_in(self, path: str, network: str, valid: set[tuple[str, str]]) -> None:
+        try:
+            self._removal.delete_marked_in(path, network, valid)
+        except LinksUnsettled as error:
+            # One pod would make every GC of the node fail.
+            self._log.warning(f"what {path} holds without a record is left to the next GC: {error.msg}")
 
     def require_node(self, _request: Request) -> None:
         """See `Lifecycle`: the kernel answers, and the plugin may administrate the network."""

@@ -5,16 +5,18 @@ A veth stands for the device, and the namespace `host` for the host's.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from cni.errors import TryAgainLater
-from cni.host import addressing, stacked
+from cni.errors import InvalidNetns, TryAgainLater
+from cni.host import addressing, links, netlink as nl, stacked
 from cni.host.kernel import HostKernel
-from cni.host.rtnetlink import RouteSocket
+from cni.host.rtnetlink import NetlinkError, RouteSocket, Unsettled
 from cni.host.sysfs import Sysfs
 from cni.log import Log
 from cni.pci import PciAddress
@@ -62,7 +64,7 @@ def seen(host: Place) -> list[str]:
     index = host.link("nic").index
     with host.netns.entered():
         found = stacked.look(index)
-    assert found.complete
+    assert (found.unseen, found.failed) == ((), ())
     return [str(one) for one in found.found]
 
 
@@ -104,7 +106,7 @@ def test_what_is_stacked_on_another_device_with_the_same_index_is_not_meant(host
 
 def test_a_look_that_takes_too_long_says_that_it_is_not_complete(host):
     with host.netns.entered():
-        assert not stacked.look(host.link("nic").index, seconds=-1.0).complete
+        assert stacked.look(host.link("nic").index, seconds=-1.0).failed == ("the time is over",)
 
 
 def test_a_vf_that_is_up_or_has_link_local_addresses_only_is_nobodys(host, tmp_path):
@@ -165,9 +167,127 @@ def test_a_device_without_a_pf_that_carries_the_macvlans_of_pods_is_the_hosts(ho
 
 def test_a_look_that_is_not_complete_is_no_leave(host, tmp_path, monkeypatch):
     host.ip("link", "set", "nic", "up")
-    monkeypatch.setattr(stacked, "look", lambda _index: stacked.Look(found=(), complete=False))
+    monkeypatch.setattr(stacked, "look", lambda _index: stacked.Look(found=(), failed=("the time is over",)))
     with pytest.raises(TryAgainLater, match="cannot be seen"):
         uses(host, tmp_path)
+
+
+def unsettle(monkeypatch, path: str, settles_at: float = float("inf")) -> list[int]:
+    """Makes the links of a namespace look as if they changed all the time; each try is counted."""
+    tries, once, inode = [0], links.bodies_once, os.stat(path).st_ino
+
+    def changing(socket, having, deadline):
+        bodies = once(socket, having, deadline)
+        if os.stat("/proc/thread-self/ns/net").st_ino == inode:
+            tries[0] += 1
+            if tries[0] < settles_at:
+                raise Unsettled(1, bodies)
+        return bodies
+
+    monkeypatch.setattr(links, "bodies_once", changing)
+    return tries
+
+
+def stacked_on(host: Place) -> list[str]:
+    with host.netns.entered():
+        return HostKernel(Log({})).stacked(host.link("nic"))
+
+
+def test_a_pod_that_changes_its_links_all_the_time_keeps_no_device_from_others(host, pod, tmp_path, monkeypatch):
+    host.ip("link", "set", "nic", "up")
+    unsettle(monkeypatch, pod.path)
+    assert uses(host, tmp_path) == []
+    assert uses(host, tmp_path, is_vf=False) == []
+
+
+def test_what_one_try_showed_in_a_changing_namespace_counts(host, pod, tmp_path, monkeypatch):
+    stack(host, pod.name)
+    host.ip("link", "set", "nic", "up")
+    unsettle(monkeypatch, pod.path)
+    assert uses(host, tmp_path) == [f"st0 (macvlan) in the network namespace {pod.path} is stacked on it"]
+
+
+def test_a_changing_namespace_makes_del_assume_that_something_is_stacked(host, pod, monkeypatch):
+    unsettle(monkeypatch, pod.path)
+    (found,) = stacked_on(host)
+    assert f"the links of {pod.path} change all the time" in found
+
+
+def test_a_namespace_that_settles_is_looked_into_again(host, pod, monkeypatch):
+    tries = unsettle(monkeypatch, pod.path, settles_at=3)
+    assert (stacked_on(host), tries) == ([], [3])
+
+
+def test_a_pod_whose_links_really_change_all_the_time_keeps_no_device_from_others(host, pod, tmp_path):
+    pod.ip("link", "add", "low", "type", "veth", "peer", "name", "end")
+    lines = [f"link add link low name m{number} type macvlan mode bridge" for number in range(400)]
+    subprocess.run(["ip", "-n", pod.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    loops = [f"while :; do ip link add c{one} type veth; ip link del c{one}; done" for one in range(2)]
+    churns = [subprocess.Popen(["ip", "netns", "exec", pod.name, "sh", "-c", loop]) for loop in loops]
+    try:
+        host.ip("link", "set", "nic", "up")
+        for _ in range(3):
+            assert uses(host, tmp_path) == []
+    finally:
+        for churn in churns:
+            churn.kill()
+            churn.wait()
+
+
+@pytest.mark.parametrize("failure", [TimeoutError(errno.ETIMEDOUT, "no answer"), NetlinkError(errno.EBUSY)])
+def test_a_namespace_that_does_not_answer_is_not_taken_for_an_empty_one(host, pod, tmp_path, monkeypatch, failure):
+    def refused(*_arguments):
+        raise failure
+
+    host.ip("link", "set", "nic", "up")
+    monkeypatch.setattr(links, "bodies_once", refused)
+    assert len(stacked_on(host)) == 1
+    with pytest.raises(TryAgainLater, match="cannot be seen"):
+        uses(host, tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOENT, errno.ESRCH, 0])
+def test_only_a_namespace_that_is_gone_or_none_cannot_hide_anything(host, pod, monkeypatch, number):
+    def refused(path: str):
+        raise InvalidNetns(path) from (OSError(number, "no") if number else None)
+
+    monkeypatch.setattr(stacked, "open_netns", refused)
+    assert (stacked_on(host) != []) == (number == errno.EMFILE)
+
+
+def test_a_namespace_that_is_slow_to_answer_takes_no_longer_than_the_look(host, pod, monkeypatch):
+    monkeypatch.setattr(RouteSocket, "_receive", lambda socket, deadline: wait_until(deadline))
+    start = time.monotonic()
+    with host.netns.entered():
+        assert stacked.look(1, seconds=0.1).failed != ()
+    assert time.monotonic() - start < 2
+
+
+def wait_until(deadline: float) -> list[nl.Message]:
+    if time.monotonic() >= deadline:
+        raise TimeoutError
+    return []
+
+
+def ipvtap(own: int, lower: int | None) -> bytes:
+    """The message about an ipvtap: the kernel leaves out its lower link when that has the same index."""
+    below = [nl.u32(nl.IFLA_LINK, lower)] if lower is not None else []
+    kind = nl.nested(nl.IFLA_LINKINFO, nl.text(nl.IFLA_INFO_KIND, "ipvtap"))
+    return nl.link_body(own, nl.text(nl.IFLA_IFNAME, "tap0"), *below, kind)
+
+
+@pytest.mark.parametrize(("own", "lower", "hides"), [(9, 7, True), (7, None, True), (9, 8, False), (9, None, False)])
+def test_an_ipvtap_that_may_be_stacked_on_the_device_makes_del_assume_that_it_is(
+    host, pod, tmp_path, monkeypatch, own, lower, hides
+):
+    def told(socket, having, deadline):
+        body = ipvtap(own, lower)
+        return [body] if any(text in body for text in having) else []
+
+    monkeypatch.setattr(links, "bodies_once", told)
+    with host.netns.entered():
+        look = stacked.look(7)
+    assert (look.found, look.failed, any("tap0" in text for text in look.unseen)) == ((), (), hides)
 
 
 def test_looking_leaves_no_descriptor_and_the_thread_where_it_was(host, pod, hidden):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cni.errors import CniError, DeviceBusy
+from cni.errors import CniError, DeviceBusy, LinksUnsettled
 from cni.host.netlink import Link
 from cni.host.netns import Netns
 from cni.node.node import DevicePolicy
@@ -365,3 +365,18 @@ def test_a_vf_that_carries_something_is_not_given_away(node, trace):
     with pytest.raises(DeviceBusy, match="is attached to it" if trace == "XDP" else "st0 .* is stacked on it"):
         node.add()
     node.add(device=VF1)
+
+
+def test_a_pod_whose_links_change_all_the_time_does_not_make_gc_fail(node, monkeypatch):
+    node.add(vlan=7)
+    node.kernel.add_netns("/run/netns/b")
+    everywhere = node.kernel.everywhere
+
+    def refused(netns, alias=""):
+        if netns is not None and netns.path == NETNS:
+            raise LinksUnsettled("list the links: the kernel refused a consistent answer")
+        return everywhere(netns, alias)
+
+    monkeypatch.setattr(node.kernel, "everywhere", refused)
+    valid = [{"containerID": "a", "ifname": "net1"}]
+    node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": valid}))
