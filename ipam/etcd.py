@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 
 from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
-from ipam.etcd_gateway import Gateway, from_base64, servers, to_base64
-from ipam.etcd_keys import Keys, after, found, number_of
+from ipam.etcd_gateway import FOREIGN, Gateway, servers, to_base64
+from ipam.etcd_keys import Keys, found, number_of
+from ipam.etcd_walk import ALL_SECONDS, MOST_OF_NODE, MOST_OF_OWNER, walk
 from ipam.prefixes import problem_of
 from ipam.store import claim_on, ignore
 
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
     Step = dict[str, Any]
 
 PREFIX = "/barewire/ipam"
-PAGE = 1000
-"""Keys that are read at once; one with its lease takes about 400 bytes."""
-
-ALL_SECONDS = 60.0
-"""Bound for reading all leases: a million take a tenth of it."""
-
 SMALL = 256
 """Addresses whose use one question tells."""
 
@@ -90,6 +85,61 @@ class Etcd:
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
+        with self._gateway.until(deadline):
+            return self._taken(claims, owner, deadline)
+
+    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        with self._gateway.until(deadline):
+            self._given_back(claims, owner, deadline)
+
+    def gap(self, one: Range, start: int) -> int | None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        with self._gateway.until(deadline):
+            for number in self._seen.pop(one.address(start), None) or self._behind(one, start):
+                if one.leases(one.address(number)):
+                    return number
+            return self._searched(one, start, deadline)
+
+    def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        """See `Cluster`."""
+        ours = {one.address for one in self._find(claims) if self._keys.is_of(one.lease, owner)}
+        return tuple(claim for claim in claims if claim.address in ours)
+
+    def give_back_all(self, owner: Owner) -> None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        walked = walk(self._gateway, self._keys.indexes(owner), deadline, MOST_OF_OWNER)
+        addresses = [one.address for one in walked]
+        with self._gateway.until(deadline):
+            for place in range(0, len(addresses), PARTS):
+                self._given_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner, deadline)
+
+    def of_node(self) -> Iterator[Lease]:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        walked = walk(self._gateway, self._keys.node_indexes(), deadline, MOST_OF_NODE)
+        return (one.lease for one in walked if one.lease is not None)
+
+    def reach(self) -> None:
+        """Removes a key that nobody writes: for that etcd needs what it needs for any change."""
+        try:
+            self._transaction([], [{"request_delete_range": {"key": to_base64(self._keys.ips())}}], [])
+        except TryAgainLater as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+
+    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+        """See `Cluster`."""
+        deadline = time.monotonic() + ALL_SECONDS
+        for one in walk(self._gateway, self._keys.replace(network=network).ips(), deadline):
+            if one.lease is not None:
+                yield one.lease
+            else:
+                damaged(f"the lease of {one.address}: {one.fault}")
+
+    def _taken(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> tuple[Claim, ...]:
         known: dict[Address, Found] = {}
         samples = [_samples(claim, SAMPLES // len(claims)) for claim in claims]
         looks = [step for claim, some in zip(claims, samples, strict=True) for step in self._look(claim, some)]
@@ -112,52 +162,12 @@ class Etcd:
                 return ()
         raise TryAgainLater("the addresses change hands all the time")
 
-    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
-        """See `Cluster`."""
-        deadline = time.monotonic() + self._seconds
+    def _given_back(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> None:
         while time.monotonic() < deadline:
             ours = [one for one in self._find(claims) if self._keys.is_of(one.lease, owner)]
             if self._removed(ours, owner):
                 return
         raise TryAgainLater("the addresses change hands all the time")
-
-    def gap(self, one: Range, start: int) -> int | None:
-        """See `Cluster`."""
-        for number in self._seen.pop(one.address(start), None) or self._behind(one, start):
-            if one.leases(one.address(number)):
-                return number
-        return self._searched(one, start)
-
-    def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
-        """See `Cluster`."""
-        ours = {one.address for one in self._find(claims) if self._keys.is_of(one.lease, owner)}
-        return tuple(claim for claim in claims if claim.address in ours)
-
-    def give_back_all(self, owner: Owner) -> None:
-        """See `Cluster`."""
-        prefix = self._keys.indexes(owner)
-        addresses = [one.address for one in self._all(prefix)]
-        for place in range(0, len(addresses), PARTS):
-            self.give_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner)
-
-    def of_node(self) -> Iterator[Lease]:
-        """See `Cluster`."""
-        return (one.lease for one in self._all(self._keys.node_indexes()) if one.lease is not None)
-
-    def reach(self) -> None:
-        """Removes a key that nobody writes: for that etcd needs what it needs for any change."""
-        try:
-            self._transaction([], [{"request_delete_range": {"key": to_base64(self._keys.ips())}}], [])
-        except TryAgainLater as error:
-            raise NotAvailable(error.msg, hint=error.hint) from error
-
-    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
-        """See `Cluster`."""
-        for one in self._all(self._keys.replace(network=network).ips()):
-            if one.lease is not None:
-                yield one.lease
-            else:
-                damaged(f"the lease of {one.address}: {one.fault}")
 
     def _unchanged(self, address: Address, known: Mapping[Address, Found]) -> Step:
         key = self._keys.ip(address)
@@ -208,10 +218,9 @@ class Etcd:
         used = self._used(one, start, last)
         return [number for number in range(start, last + 1) if number not in used]
 
-    def _searched(self, one: Range, start: int) -> int | None:
+    def _searched(self, one: Range, start: int, deadline: float) -> int | None:
         """Counts in ever smaller stretches. `start` decides between those with room, so that nodes go separate ways."""
         stretches = list(one.stretches(one.first, one.last))
-        deadline = time.monotonic() + self._seconds
         while time.monotonic() < deadline:
             roomy = self._roomy(one, stretches)
             if not roomy:
@@ -250,24 +259,14 @@ class Etcd:
         question = self._keys_only(one, first, last)["request_range"]
         return _numbers(self._gateway.ask("/v3/kv/range", question).get("kvs", []))
 
-    def _all(self, prefix: bytes) -> Iterator[Found]:
-        """What the keys with this prefix hold, in their order, page by page."""
-        key, end = prefix, to_base64(after(prefix))
-        deadline = time.monotonic() + ALL_SECONDS
-        while time.monotonic() < deadline:
-            question = _get(key, range_end=end, limit=PAGE)["request_range"]
-            entries = self._gateway.ask("/v3/kv/range", question).get("kvs", [])
-            yield from (one for one in map(found, entries) if one is not None)
-            if len(entries) < PAGE:
-                return
-            key = from_base64(entries[-1]["key"]) + b"\0"
-        raise TryAgainLater(f"etcd has more leases than it tells in {ALL_SECONDS:g} s")
-
     def _transaction(self, compare: list[Step], success: list[Step], failure: list[Step]) -> tuple[bool, list[Step]]:
         """Whether all compared equal, and of each step what its reading found."""
         question = {"compare": compare, "success": success, "failure": failure}
         answer = self._gateway.ask("/v3/kv/txn", question)
-        return bool(answer.get("succeeded")), [one.get("response_range", {}) for one in answer.get("responses", [])]
+        done, answers = bool(answer.get("succeeded")), answer.get("responses", [])
+        if len(answers) != len(success if done else failure):
+            raise NotAvailable("etcd does not answer each step of a transaction", hint=FOREIGN)
+        return done, [one.get("response_range", {}) for one in answers]
 
 
 def _get(key: bytes, **how: Any) -> Step:

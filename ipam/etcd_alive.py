@@ -12,20 +12,24 @@ import time
 import zlib
 
 from cni import jsontext
-from cni.errors import CniError, NotAvailable, TryAgainLater
+from cni.errors import CniError, InvalidConfig, NotAvailable, TryAgainLater
 from cni.host.files import make_directory
 from cni.host.folders import changed
 from ipam.etcd import Etcd, keys_of
 from ipam.etcd_gateway import Gateway, servers, to_base64
+from ipam.journal_entry import TOMBSTONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from cni.host.trusted import Roots
     from ipam.etcd_keys import Keys
+    from ipam.journal_entry import Entry
     from ipam.store import Claim, Lease, Owner
+
+    Entries = Callable[[], Iterable[Entry]]
 
 LASTS, RENEWED = 900, 60.0
 """Seconds after which a sign expires, and for which one is not renewed."""
@@ -36,13 +40,30 @@ class Alive(NotAvailable):
 
 
 def open_living_etcd(
-    document: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str
+    document: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str, entries: Entries
 ) -> LivingEtcd:
-    """As `ipam.etcd.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time."""
+    """As `ipam.etcd.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time.
+
+    `entries` tells the node's journal, when a sign is due.
+    """
     keys = keys_of(document, network)
     gateway = Gateway(servers(document, certificates), seconds)
     place = f"{document.get('endpoints')} {keys.prefix} {keys.node}"
-    return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}")
+    return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}", entries)
+
+
+def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
+    """What the node is called: now, and in what it has below the prefix since it had another name."""
+    told = [one.node for one in entries if one.phase != TOMBSTONE and _prefix_of(one.document) == keys.prefix]
+    return sorted({keys.node, *told})
+
+
+def _prefix_of(document: dict[str, Any]) -> str:
+    """Of the cluster of an entry; empty where no key can be."""
+    try:
+        return keys_of(document, "any").prefix if document.get("kind") == "etcd" else ""
+    except InvalidConfig:
+        return ""
 
 
 def sign_of(keys: Keys) -> bytes:
@@ -61,18 +82,25 @@ def left(gateway: Gateway, keys: Keys) -> int | None:
 
 
 class LivingEtcd(Etcd):
-    """The `Cluster` of a node's own calls: each leaves the sign, at most once a minute."""
+    """The `Cluster` of a node's own calls: each leaves the signs, at most once a minute.
 
-    def __init__(self, gateway: Gateway, keys: Keys, seconds: float, mark: str) -> None:
+    A node that is called otherwise than before has what it took under its old name still, and `free-node` goes by names.
+    """
+
+    def __init__(self, gateway: Gateway, keys: Keys, seconds: float, mark: str, entries: Entries) -> None:
         super().__init__(gateway, keys, seconds)
         self._mark = mark
+        self._entries = entries
 
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
-        self._live()
-        return super().take(claims, owner)
+        # Both within the bound of one call.
+        with self._gateway.until(time.monotonic() + self._seconds):
+            self._live()
+            return super().take(claims, owner)
 
     def of_node(self) -> Iterator[Lease]:
-        self._live()
+        with self._gateway.until(time.monotonic() + self._seconds):
+            self._live()
         return super().of_node()
 
     def reach(self) -> None:
@@ -82,8 +110,8 @@ class LivingEtcd(Etcd):
             raise NotAvailable(error.msg, hint=error.hint) from error
         super().reach()
 
-    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
-        super().give_back(claims, owner)
+    def _given_back(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> None:
+        super()._given_back(claims, owner, deadline)
         try:
             self._live()
         except CniError:
@@ -94,9 +122,11 @@ class LivingEtcd(Etcd):
         if 0 <= time.time() - changed(self._mark) < RENEWED:
             return
         granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
-        value = jsontext.dumps({"node": self._keys.node, "time": int(time.time())}).encode()
-        sign = {"key": to_base64(sign_of(self._keys)), "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
-        self._gateway.ask("/v3/kv/put", sign)
+        for name in names(self._keys, self._entries()):
+            value = jsontext.dumps({"node": name, "time": int(time.time())}).encode()
+            key = to_base64(sign_of(self._keys.replace(node=name)))
+            sign = {"key": key, "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
+            self._gateway.ask("/v3/kv/put", sign)
         _touch(self._mark)
 
 

@@ -1,4 +1,7 @@
-"""A dead node's leases in etcd, of all networks below the prefix, freed as long as it leaves no sign of life."""
+"""A dead node's leases in etcd, of all networks below the prefix, freed as long as it leaves no sign of life.
+
+Everything is read before anything is freed, and both are bounded: a network's author may have named the server.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import time
 
 from cni.errors import TryAgainLater
 from ipam.etcd_alive import Alive, left, sign_of
-from ipam.etcd_gateway import from_base64, to_base64
-from ipam.etcd_keys import after, found
+from ipam.etcd_gateway import to_base64
+from ipam.etcd_keys import found
+from ipam.etcd_walk import ALL_SECONDS, MOST_OF_NODE, networks, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,24 +25,25 @@ if TYPE_CHECKING:
 PAGE = 32
 """Leases of a transaction: each has two keys, and etcd takes 128 steps."""
 
+FREE_SECONDS = 600.0
+"""Bound for freeing them: a transaction takes milliseconds."""
+
 
 def leases(gateway: Gateway, keys: Keys) -> Iterator[Lease]:
-    """Those of the node that `keys` names."""
-    for network in networks(gateway, keys):
-        ours = keys.replace(network=network)
-        for one in _all(gateway, ours.node_indexes()):
-            if one.lease is not None:
-                yield one.lease
+    """Those of the node that `keys` names. Raises `TryAgainLater`, and `NotAvailable` for a server that is no etcd."""
+    for _ours, some in _indexed(gateway, keys):
+        yield from some
 
 
 def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
     """Frees them, and gives each that is free. Raises `Alive` as soon as there is a sign of life."""
-    for network in networks(gateway, keys):
-        ours = keys.replace(network=network)
-        indexed = [one.lease for one in _all(gateway, ours.node_indexes()) if one.lease is not None]
+    result = _indexed(gateway, keys)
+    latest = time.monotonic() + FREE_SECONDS
+    for ours, indexed in result:
         for place in range(0, len(indexed), PAGE):
             some = indexed[place : place + PAGE]
-            _free(gateway, ours, some, seconds)
+            with gateway.until(latest):
+                _free(gateway, ours, some, min(seconds, latest - time.monotonic()))
             yield from some
 
 
@@ -50,18 +55,17 @@ def require_dead(gateway: Gateway, keys: Keys) -> None:
         raise Alive(f"{keys.node} is alive: it has left a sign of life in etcd", hint=hint)
 
 
-def networks(gateway: Gateway, keys: Keys) -> Iterator[str]:
-    """The networks below the prefix, by a look at one key of each."""
-    top = f"{keys.prefix}/".encode()
-    key, end = top, to_base64(after(top))
-    while True:
-        question = {"key": to_base64(key), "range_end": end, "keys_only": True, "limit": 1}
-        entries = gateway.ask("/v3/kv/range", question).get("kvs", [])
-        if not entries:
-            return
-        name = from_base64(entries[0]["key"]).removeprefix(top).partition(b"/")[0]
-        yield name.decode(errors="replace")
-        key = after(top + name + b"/")
+def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
+    """The node's leases in each network."""
+    deadline, most = time.monotonic() + ALL_SECONDS, MOST_OF_NODE
+    result = []
+    for network in networks(gateway, f"{keys.prefix}/".encode(), deadline):
+        ours = keys.replace(network=network)
+        some = [one.lease for one in walk(gateway, ours.node_indexes(), deadline, most) if one.lease is not None]
+        most -= len(some)
+        if some:
+            result.append((ours, some))
+    return result
 
 
 def _free(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> None:
@@ -84,23 +88,11 @@ def _held(gateway: Gateway, keys: Keys, some: list[Lease]) -> list[Found]:
     steps = [{"request_range": {"key": to_base64(keys.ip(one.address))}} for one in some]
     answer = gateway.ask("/v3/kv/txn", {"compare": [], "success": steps, "failure": []})
     owners = {one.address: one.owner for one in some}
-    seen = [found(entry) for one in answer.get("responses", []) for entry in one["response_range"].get("kvs", [])]
-    return [one for one in seen if one is not None and keys.is_of(one.lease, owners[one.address])]
+    entries = [entry for one in answer.get("responses", []) for entry in one.get("response_range", {}).get("kvs", [])]
+    seen = [one for one in map(found, entries) if one is not None and one.address in owners]
+    return [one for one in seen if keys.is_of(one.lease, owners[one.address])]
 
 
 def _unchanged(keys: Keys, one: Found) -> dict[str, Any]:
     key = to_base64(keys.ip(one.address))
     return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": one.revision}
-
-
-def _all(gateway: Gateway, prefix: bytes) -> list[Found]:
-    """What the keys with this prefix hold, read page by page."""
-    entries: list[Found] = []
-    key, end = prefix, to_base64(after(prefix))
-    while True:
-        question = {"key": to_base64(key), "range_end": end, "limit": 1000}
-        page = gateway.ask("/v3/kv/range", question).get("kvs", [])
-        entries += [one for one in map(found, page) if one is not None]
-        if len(page) < 1000:
-            return entries
-        key = from_base64(page[-1]["key"]) + b"\0"

@@ -29,7 +29,7 @@ SHARE = 3.0
 
 _PORTS = {"http": False, "https": True}
 _LATER = frozenset((408, 429, 500, 502, 503, 504))
-_GONE_BAD = "is it an etcd of version 3.4 or later, and does it let us in?"
+FOREIGN = "is it an etcd of version 3.4 or later, and does it let us in?"
 
 
 class Gateway:
@@ -38,11 +38,17 @@ class Gateway:
     def __init__(self, servers: tuple[Server, ...], seconds: float) -> None:
         self._connections = [Connection(server, 0.0, "etcd") for server in servers]
         self._seconds = seconds
+        self.latest = float("inf")
+        """When the call that asks must have ended, in monotonic seconds; see `until`."""
 
     def __del__(self) -> None:
         # A call asks two or three times over one connection, and whoever holds the gateway does not know the last.
         for connection in self._connections:
             connection.close()
+
+    def until(self, deadline: float) -> Until:
+        """For a `with`: no question in it outlives the deadline, in monotonic seconds, nor that of a `with` around."""
+        return Until(self, deadline)
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a question that may be asked twice: where an answer is lost, it is.
@@ -50,7 +56,7 @@ class Gateway:
         Raises `TryAgainLater` when none comes in time (it may have been done, or be done yet), and `NotAvailable` when
         every endpoint refuses.
         """
-        deadline, pause = time.monotonic() + self._seconds, FIRST_PAUSE
+        deadline, pause = min(time.monotonic() + self._seconds, self.latest), FIRST_PAUSE
         body = jsontext.dumps(question).encode()
         while True:
             failures = []
@@ -77,6 +83,21 @@ class Gateway:
             if other is not last:
                 last.add_note(str(other))
         raise last
+
+
+class Until:
+    """See `Gateway.until`."""
+
+    def __init__(self, gateway: Gateway, deadline: float) -> None:
+        self._gateway = gateway
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._before = self._gateway.latest
+        self._gateway.latest = min(self._before, self._deadline)
+
+    def __exit__(self, *_exc: object) -> None:
+        self._gateway.latest = self._before
 
 
 def servers(document: Mapping[str, Any], certificates: Roots) -> tuple[Server, ...]:
@@ -118,14 +139,14 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
     except KubeRefused as error:
         raise NotAvailable(error.msg, hint="compare endpoints, caFile, certFile and keyFile of etcd") from error
     except DecodeFailure as error:
-        raise NotAvailable(f"the {connection.server} does not answer in JSON", hint=_GONE_BAD) from error
+        raise NotAvailable(f"the {connection.server} does not answer in JSON", hint=FOREIGN) from error
     if status in _LATER:
         # What an endpoint without a leader says, for example. A change may have been made nevertheless.
         raise TryAgainLater(f"the {connection.server} cannot answer: {status} {_words(content)}")
     if not isinstance(answer, dict):
-        raise NotAvailable(f"the {connection.server} refuses: {status} {_words(content)}", hint=_GONE_BAD)
+        raise NotAvailable(f"the {connection.server} refuses: {status} {_words(content)}", hint=FOREIGN)
     if not _has_form(answer):
-        raise NotAvailable(f"the {connection.server} does not answer as etcd's gateway does", hint=_GONE_BAD)
+        raise NotAvailable(f"the {connection.server} does not answer as etcd's gateway does", hint=FOREIGN)
     return answer
 
 
@@ -135,7 +156,12 @@ def _has_form(answer: dict[str, Any]) -> bool:
     if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
         return False
     ranges = [answer, *(one.get("response_range", {}) for one in answers)]
-    return all(isinstance(one, dict) and _has_entries(one.get("kvs", [])) for one in ranges)
+    return all(isinstance(one, dict) and _is_count(one) and _has_entries(one.get("kvs", [])) for one in ranges)
+
+
+def _is_count(answer: dict[str, Any]) -> bool:
+    count = str(answer.get("count", "0"))
+    return count.isascii() and count.isdecimal() and len(count) < 20
 
 
 def _has_entries(entries: object) -> bool:

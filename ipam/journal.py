@@ -33,6 +33,9 @@ __all__ = ["SECONDS", "Journal", "Journaled"]
 SECONDS = 10.0
 """Bound of a call: a few round trips take milliseconds."""
 
+MOST_OF_MACHINE = 10_000
+"""Leases of a network that GC keeps in mind: no node has so many, whatever a server says."""
+
 
 class Journaled:
     """A `Store`. `network` is what the runtime calls it, `shared` what the cluster does, if that is something else.
@@ -64,8 +67,9 @@ class Journaled:
         self, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
     ) -> tuple[Claim, ...]:
         """See `Store`. A `TryAgainLater` can leave an entry whose outcome is unknown: DEL finds it out."""
-        deadline = time.monotonic() + self._seconds
+        # Tombstones have a time of their own: they may wait for a cluster that has nothing to do with this call's.
         self.drain()
+        deadline = time.monotonic() + self._seconds
         with self._journal.locked(owner, _left(deadline)):
             # The last call begins at half of the time, and takes the other half at most.
             bound = _left(deadline) / 2
@@ -101,9 +105,9 @@ class Journaled:
 
         Two machines that were cloned with their machine ID, and have one name, free each other's living addresses.
         """
-        deadline = time.monotonic() + self._seconds
         self._journal.sweep(self._network)
         self.drain()
+        deadline = time.monotonic() + self._seconds
         settling = self._settling(_left(deadline) / 2)
         # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
         ours: list[Lease] = []
@@ -227,23 +231,33 @@ class Journaled:
     def _collect_one(self, owner: Owner, valid: Valid, settling: Settling, deadline: float) -> None:
         with self._journal.locked(owner, _some_left(deadline)):
             entry = self._journal.find(owner)
-            if entry is not None and not _stays(entry, valid) and not settling.settle(entry):
+            if entry is None or _stays(entry, valid) or settling.settle(entry):
+                return
+            # Until the configuration is mended no call can help, so it is a warning, as it is for DEL.
+            if settling.can_reach(entry):
                 raise TryAgainLater(f"the addresses of {name_of(owner)} are not released yet")
 
     def _of_node(self, settling: Settling) -> list[Lease]:
         if self._document is None:
             return []
-        cluster = settling.cluster(self._document, self._shared)
         try:
-            leases = list(cluster.of_node())
+            cluster = settling.cluster(self._document, self._shared)
+        except InvalidConfig as error:
+            # What the configuration names may be refused since an upgrade: what the journal tells is still collected.
+            self._journal.warn(f"the cluster of network {self._network} is not searched for lost addresses: {error}")
+            return []
+        try:
+            return [lease for _place, lease in zip(range(MOST_OF_MACHINE), self._mine(cluster), strict=False)]
         except CniError as error:
             settling.give_up(cluster, error)
             raise
+
+    def _mine(self, cluster: Cluster) -> Iterator[Lease]:
         # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
         ours = (self._network, self._journal.machine)
-        mine = [lease for lease in leases if (lease.owner.network, lease.machine) == ours]
+        mine = (lease for lease in cluster.of_node() if (lease.owner.network, lease.machine) == ours)
         # Whatever a cluster says: locks and files are named after owners.
-        return [lease for lease in mine if not owner_fault(lease.owner)]
+        return (lease for lease in mine if not owner_fault(lease.owner))
 
     def _free_lost(self, lease: Lease, valid: Valid, settling: Settling, deadline: float) -> None:
         """Frees an address of which no entry tells: the journal was lost, or a request arrived after all hope."""

@@ -22,7 +22,7 @@ from cni.host.files import (
     require_private,
     write_file,
 )
-from cni.names import attachment_fault
+from cni.names import attachment_fault, is_identifier
 from ipam.journal_entry import TOMBSTONE, decode
 from ipam.store import Owner
 
@@ -130,6 +130,11 @@ class Journal:
         folder = f"{self._folder}/{component(network)}"
         entries = [self._load(f"{folder}/{name}") for name in folders.documents(folder)]
         return [entry for entry in entries if entry is not None]
+
+    def entries(self) -> list[Entry]:
+        """All readable entries."""
+        networks = [name for name in folders.keys(self._folder) if is_identifier(name)]
+        return [entry for name in networks for entry in self.of_network(name)]
 
     def sweep(self, network: str) -> None:
         """Removes the temporary files of killed calls."""

@@ -32,7 +32,9 @@ class Repair:
         self._journal = Journal(folders.journal, folders.run, warn=warn)
         self._seconds = seconds
         # What it takes for this node is protected as any ADD's.
-        open_living = partial(open_living_cluster, run=folders.index, policy=folders.policy)
+        open_living = partial(
+            open_living_cluster, run=folders.index, policy=folders.policy, entries=self._journal.entries
+        )
         self._settling = Settling(self._journal, open_living, seconds)
 
     def repair(self, finding: Finding) -> bool:

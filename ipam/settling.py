@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     """By the document that describes it, the network's name in it, and the seconds that bound each of its calls."""
 
 DRAINED, DRAIN_SECONDS = 16, 2.0
-"""How many tombstones an ADD or DEL looks at, and for how long: what they wait for is not theirs."""
+"""How many tombstones an ADD or DEL looks at, and for how long: what they wait for is not theirs.
+
+None is begun in the second half of the time, which bounds the last one (`Journaled.drain`).
+"""
 
 
 class Settling:
@@ -62,6 +65,16 @@ class Settling:
                 wrong.append(error)
         raise wrong[0]
 
+    def can_reach(self, entry: Entry) -> bool:
+        """Whether a description of its cluster can be right; False where each is refused, whatever the cluster does."""
+        try:
+            self.reached(entry)
+        except InvalidConfig:
+            return False
+        except CniError:
+            return True
+        return True
+
     def free(self, entry: Entry) -> None:
         """Gives back what the entry tells of, and raises what the cluster raises."""
         cluster = self.reached(entry)
@@ -91,9 +104,9 @@ class Settling:
 
     def drain(self) -> None:
         """Tries a few tombstones again. What fails is logged only."""
-        deadline = time.monotonic() + DRAIN_SECONDS
+        latest = time.monotonic() + DRAIN_SECONDS / 2
         for owner in self._journal.buried()[:DRAINED]:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= latest:
                 return
             try:
                 self._flush(owner)

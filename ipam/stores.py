@@ -10,12 +10,16 @@ from ipam.policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from cni.log import Log
     from ipam.journal import Journal
+    from ipam.journal_entry import Entry
     from ipam.place import Place
     from ipam.store import Cluster, Owner, Store
+
+    Entries = Callable[[], Iterable[Entry]]
 
 JOURNAL = "/var/lib/cni/barewire/.ipam"
 RUN = "/run/barewire/ipam"
@@ -101,7 +105,8 @@ class Stores:
         )
 
     def _open_cluster(self, document: dict[str, Any], network: str, seconds: float) -> Cluster:
-        return open_living_cluster(document, network, seconds, self._run, self.policy)
+        entries = self._journal().entries
+        return open_living_cluster(document, network, seconds, run=self._run, policy=self.policy, entries=entries)
 
     def _journal(self) -> Journal:
         from ipam.journal import Journal  # noqa: PLC0415 - as above
@@ -125,10 +130,15 @@ def open_cluster(document: dict[str, Any], network: str, seconds: float, policy:
     raise InvalidConfig(f"there is no backend {document.get('kind')!r}")
 
 
-def open_living_cluster(document: dict[str, Any], network: str, seconds: float, run: str, policy: Policy) -> Cluster:
-    """The same for a call of the node itself: whoever frees the addresses of dead nodes learns that it is alive."""
+def open_living_cluster(
+    document: dict[str, Any], network: str, seconds: float, *, run: str, policy: Policy, entries: Entries
+) -> Cluster:
+    """The same for a call of the node itself: whoever frees the addresses of dead nodes learns that it is alive.
+
+    `entries` are those of the node's journal: what it has may bear another name than it has now.
+    """
     if document.get("kind") == "etcd":
         from ipam.etcd_alive import open_living_etcd  # noqa: PLC0415 - it brings TLS along
 
-        return open_living_etcd(document, network, seconds, policy.certificates(document), run)
+        return open_living_etcd(document, network, seconds, policy.certificates(document), run, entries)
     return open_cluster(document, network, seconds, policy)

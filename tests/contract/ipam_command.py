@@ -77,12 +77,13 @@ class Node:
         """As the plugin opens it on a call; not `configured`: with an empty configuration."""
         if self.document is None:
             return Local(f"{self.folders.data}/{network}", self.folders.index, lock_seconds=SECONDS)
+        journal = Journal(self.folders.journal, self.folders.run)
         return Journaled(
-            Journal(self.folders.journal, self.folders.run),
+            journal,
             self.name,
             network,
             self.document if configured else None,
-            partial(open_living_cluster, run=self.folders.index, policy=POLICY),
+            partial(open_living_cluster, run=self.folders.index, policy=POLICY, entries=journal.entries),
             seconds=self.seconds,
         )
 

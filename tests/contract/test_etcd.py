@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
-from ipam.etcd import PAGE, Etcd, open_etcd
+from ipam.etcd import Etcd, open_etcd
 from ipam.etcd_gateway import servers
+from ipam.etcd_walk import PAGE
 from ipam.store import Claim
 from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, World, claim, everything, owner, range_of
 from tests.etcd.filling import fill

@@ -443,6 +443,26 @@ def test_a_node_whose_sign_of_life_is_there_is_refused(member, other, capsys):
     assert list(member.leases()) == theirs
 
 
+def test_a_node_with_a_new_name_leaves_the_sign_of_its_old_one_while_it_has_addresses_by_it(
+    member, other, etcd, prefix, capsys
+):
+    theirs = other.add("b")
+    silence(etcd, prefix, "node-b")
+    shutil.rmtree(other.folders.index)
+    other.name = "renamed"
+    other.add("c", network="second")
+    assert sign(etcd, prefix, "renamed")
+    config = configuration(member)
+    assert member.run("free-node", "node-b", "--yes", "--config", config) == 1
+    assert "node-b is alive: it has left a sign of life" in capsys.readouterr().err
+    assert list(member.leases()) == theirs
+    other.delete("b")
+    etcd.ctl("del", f"{prefix}/alive/", "--prefix")
+    shutil.rmtree(other.folders.index)
+    other.add("d")
+    assert (sign(etcd, prefix, "node-b"), list(member.leases().values())) == ({}, ["d"])
+
+
 def test_a_dead_nodes_addresses_are_freed_in_every_network_and_those_of_others_stay(
     member, other, etcd, prefix, capsys
 ):

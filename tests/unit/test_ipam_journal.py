@@ -391,6 +391,33 @@ def test_a_cluster_out_of_reach_is_asked_once_for_all_its_tombstones(node, share
     assert len(shared.calls) == 1
 
 
+def test_draining_begins_nothing_in_the_second_half_of_its_time(node, shared, monkeypatch):
+    for name in "abc":
+        node.add(name)
+    shared.away = True
+    for name in "abc":
+        node.store().release(owner(name))
+    shared.away = False
+    monkeypatch.setattr("ipam.settling.DRAIN_SECONDS", 0.4)
+    monkeypatch.setattr(FakeCluster, "give_back", lambda *_arguments: time.sleep(0.25))
+    node.store().drain()
+    assert len(node.journal().buried()) == 2
+
+
+def test_draining_takes_nothing_of_an_adds_own_time(node, monkeypatch):
+    opened = []
+    monkeypatch.setattr("ipam.settling.Settling.drain", lambda _self: time.sleep(0.4))
+
+    def open_cluster(self, document, network, seconds, real=Node.open):
+        opened.append(seconds)
+        return real(self, document, network, seconds)
+
+    monkeypatch.setattr(Node, "open", open_cluster)
+    node.add("a", seconds=0.4)
+    node.store(seconds=0.4).gc({("a", "net1")})
+    assert min(opened) > 0.1
+
+
 def test_an_add_out_of_reach_is_try_again_later_and_its_del_succeeds(node, shared):
     shared.away = True
     with pytest.raises(TryAgainLater):
@@ -433,6 +460,27 @@ def test_a_release_of_what_an_unusable_configuration_never_leased_leaves_no_tomb
     assert node.files() == []
     assert any("no such file" in warning for warning in node.warnings)
     node.store().gc(set())
+
+
+def test_gc_warns_of_an_unusable_configuration_and_collects_what_the_journal_tells(node, shared):
+    node.add("a")
+    node.add("b")
+    node.store(document=BROKEN).gc({("b", "net1")})
+    assert set(in_use(shared).values()) == {"b"}
+    assert node.files() == ["journal/net/b:net1.json"]
+    assert any("not searched" in warning and "no such file" in warning for warning in node.warnings)
+
+
+def test_gc_does_not_fail_where_no_description_of_a_cluster_is_usable_any_more(node, shared):
+    node.add("a")
+    entry = node.journal().find(owner("a"))
+    node.journal().save(entry.replace(document={**BROKEN, "node": "node-a"}))
+    node.store(document=BROKEN).gc(set())
+    assert node.files() == [MARK, ENTRY]
+    assert any("not released yet" in warning for warning in node.warnings)
+    node.journal().save(entry)
+    node.store().gc(set())
+    assert (in_use(shared), node.files()) == ({}, [])
 
 
 @pytest.mark.parametrize("way", ["release", "drain", "gc"])

@@ -137,7 +137,7 @@ AWAY = {"subnet": "10.1.0.0/30", "backend": "etcd", "etcd": {"endpoints": ["http
 def test_status_contacts_no_cluster_unless_the_administrator_wants_it(node, monkeypatch):
     contacted = []
 
-    def open_cluster(document, *_more):
+    def open_cluster(document, *_more, **_how):
         contacted.append(document)
         raise TryAgainLater("away")
 
@@ -202,8 +202,9 @@ def test_gc_works_with_a_configuration_that_add_refuses(node, broken):
 def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
     journal = Journal(str(node.folder / "journal"), str(node.folder / "run"))
     owner = Owner(network="net", container_id="c1", ifname="net1")
-    away = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "prefix": "/p"}
-    journal.save(Entry(owner=owner, phase="held", claims=(), document=away, shared="net", node=os.uname().nodename))
+    name = os.uname().nodename
+    away = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "prefix": "/p", "node": name}
+    journal.save(Entry(owner=owner, phase="held", claims=None, document=away, shared="net", node=name))
     node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}))
     assert [entry.phase for entry in journal.of_network("net")] == ["held"]
     with pytest.raises(TryAgainLater, match="net/c1/net1 are not released yet"):

@@ -1,0 +1,129 @@
+"""A server that is no etcd, which a network's author may have named, and that answers whatever keeps a caller busy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from cni.errors import NotAvailable, TryAgainLater
+from ipam import etcd, etcd_dead, etcd_walk
+from ipam.address import parse
+from ipam.etcd import Etcd
+from ipam.etcd_gateway import Gateway, from_base64, to_base64
+from ipam.etcd_keys import Keys
+from ipam.store import Owner, claim_on
+
+KEYS = Keys(prefix="/barewire/ipam", network="net", node="node-a")
+OWNER = Owner(network="net", container_id="a", ifname="net1")
+LATEST = 3.0
+"""Seconds after which a call with a bound of 0.2 s has not kept it, on however busy a machine."""
+
+
+class Hostile(Gateway):
+    """Answers a question for the keys from `start` on with those that `answer` gives."""
+
+    def __init__(self, answer: Callable[[bytes], Iterable[bytes]]) -> None:
+        super().__init__((), 0.2)
+        self._answers = answer
+
+    def ask(self, path: str, question: Any) -> dict[str, Any]:
+        if time.monotonic() >= self.latest:
+            raise TryAgainLater("the time is over")
+        if path != "/v3/kv/range":
+            return {}
+        return {"kvs": [{"key": to_base64(key)} for key in self._answers(from_base64(question["key"]))]}
+
+
+def endless(start: bytes) -> Iterator[bytes]:
+    """A page of keys of addresses, each greater than the one before."""
+    top, _, last = start.rstrip(b"\0").rpartition(b"/")
+    first = int(last[1:], 16) + 1 if last else 0
+    return (top + b"/4%08x" % number for number in range(first, first + etcd_walk.PAGE))
+
+
+def again(start: bytes) -> list[bytes]:
+    """The same keys in each answer, of which the first lies where the walk began."""
+    prefix = start[: start.rindex(b"/") + 1]
+    return [prefix + b"4%08x" % number for number in range(etcd_walk.PAGE)]
+
+
+def elsewhere(_start: bytes) -> list[bytes]:
+    return [b"/zzz/4%08x" % number for number in range(etcd_walk.PAGE)]
+
+
+def backwards(start: bytes) -> list[bytes]:
+    return list(endless(start))[::-1]
+
+
+def too_many(start: bytes) -> list[bytes]:
+    return [*endless(start), start + b"z"]
+
+
+WALKS: dict[str, Callable[[Gateway], object]] = {
+    "give_back_all": lambda gateway: Etcd(gateway, KEYS, 0.2).give_back_all(OWNER),
+    "of_node": lambda gateway: list(Etcd(gateway, KEYS, 0.2).of_node()),
+    "leases": lambda gateway: list(Etcd(gateway, KEYS, 0.2).leases("net")),
+    "dead": lambda gateway: list(etcd_dead.leases(gateway, KEYS)),
+    "freed": lambda gateway: list(etcd_dead.free(gateway, KEYS, 0.2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch) -> None:
+    """Who reads everything waits a minute for it."""
+    monkeypatch.setattr(etcd, "ALL_SECONDS", 0.2)
+    monkeypatch.setattr(etcd_dead, "ALL_SECONDS", 0.2)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(walk):
+    started = time.monotonic()
+    with pytest.raises((NotAvailable, TryAgainLater), match=r"etcd has more|time is over"):
+        WALKS[walk](Hostile(lambda start: names(start) if walk in ("dead", "freed") else endless(start)))
+    assert time.monotonic() - started < LATEST
+
+
+def names(start: bytes) -> list[bytes]:
+    """A key of yet another network."""
+    number = int(start.removeprefix(b"/barewire/ipam/")[:8] or b"0")
+    return [b"/barewire/ipam/%08d/x" % (number + 1)]
+
+
+@pytest.mark.parametrize("answer", [again, elsewhere, backwards, too_many])
+@pytest.mark.parametrize("walk", ["give_back_all", "of_node", "leases"])
+def test_keys_that_nobody_requested_end_the_walk_as_an_error_of_that_server(walk, answer):
+    with pytest.raises(NotAvailable, match="requested"):
+        WALKS[walk](Hostile(answer))
+
+
+@pytest.mark.parametrize("walk", ["dead", "freed"])
+@pytest.mark.parametrize("key", [b"/barewire/ipam/net/ip/4", b"/barewire/ipal/x", b"/zzz"])
+def test_the_same_network_in_each_answer_ends_the_search_for_networks(walk, key):
+    with pytest.raises(NotAvailable, match="requested"):
+        WALKS[walk](Hostile(lambda _start: [key]))
+
+
+def test_an_owner_has_no_more_leases_than_a_configuration_can_give_it():
+    asked = []
+
+    def answer(start: bytes) -> Iterator[bytes]:
+        asked.append(start)
+        return endless(start)
+
+    with pytest.raises(NotAvailable, match=f"more than {etcd_walk.MOST_OF_OWNER} keys"):
+        Etcd(Hostile(answer), KEYS, 60.0).give_back_all(OWNER)
+    assert len(asked) == 3
+
+
+def test_a_nodes_leases_are_bounded_in_number(monkeypatch):
+    monkeypatch.setattr(etcd, "MOST_OF_NODE", 1500)
+    with pytest.raises(NotAvailable, match="more than 1500 keys"):
+        list(Etcd(Hostile(endless), KEYS, 60.0).of_node())
+
+
+def test_a_transaction_without_an_answer_to_each_step_is_refused():
+    with pytest.raises(NotAvailable, match="each step"):
+        Etcd(Hostile(endless), KEYS, 0.2).take((claim_on(parse("10.9.0.1", "test")),), OWNER)
