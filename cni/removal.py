@@ -59,6 +59,10 @@ class Removal(ABC):
         """Whether the record tells of no attachment, but only of something to look after."""
         return False
 
+    def kept(self, record: Record) -> Record:
+        """The record of a removal that could not finish, as it is to be kept: with what the next try has to know."""
+        return record
+
     def remove(self, record: Record, deadline: float | None = None) -> None:
         """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
 
@@ -72,7 +76,7 @@ class Removal(ABC):
                 action()
                 left.discard(name)
 
-        with on_failure(lambda: self._attachments.keep_pending(record.replace(left=tuple(sorted(left))))):
+        with on_failure(lambda: self._attachments.keep_pending(self.kept(record).replace(left=tuple(sorted(left))))):
             run_all(*[bound(step, name, action) for name, action in self.steps(record, deadline).items()])
         self._attachments.forget(record)
 

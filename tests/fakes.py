@@ -122,6 +122,8 @@ class FakeKernel:
         self.refused_settings: set[str] = set()
         self.refused_tuning: set[str] = set()
         self.knows_zero_mac = True
+        self.limits_offloads = False
+        self.resetting = 0
         self.group_hindrances: list[str] = []
         self.used: dict[str, list[str]] = {}
         self.loaded = {"igbvf", "igb", "e1000e", "vfio-pci", "sfc"}
@@ -284,6 +286,7 @@ class FakeKernel:
         self._refuse_if_counted()
         refused_ones = self.refused_tuning & set(wanted)
         fake.tuning.update({name: value for name, value in wanted.items() if name not in refused_ones})
+        self._limit_offloads(fake)
         if refused_ones:
             raise refused(errno.EINVAL, f"{refused_ones}")
 
@@ -324,6 +327,7 @@ class FakeKernel:
         fake.info = fake.info.replace(**asked)
         if setting == "mac":
             fake.mac_set_by_pf = wanted.mac != NO_MAC
+        self._limit_offloads(fake)
 
     def link(self, device: PciAddress, netns: Netns | None) -> Link | None:
         fake = self.devices.get(device)
@@ -447,6 +451,7 @@ class FakeKernel:
             mtu=1500,
             parent=fake.address,
         )
+        self._limit_offloads(fake)
 
     def _apply(  # noqa: C901, PLR0912 - one branch per attribute of a link
         self, fake: FakeDevice, attributes: dict[str, Any]
@@ -483,6 +488,14 @@ class FakeKernel:
         if fake.link.up and fake.info is not None and fake.info.mac != NO_MAC:
             fake.link = fake.link.replace(mac=fake.info.mac, permanent=fake.info.mac)
         fake.link = fake.link.replace(flags=fake.link.flags & ~IFF_UP)
+
+    def _limit_offloads(self, fake: FakeDevice) -> None:
+        """What iavf does: as long as the PF has given the VF a VLAN, and in its reset after that, it has no offloads of VLANs."""
+        if not self.limits_offloads or fake.home is None or fake.info is None:
+            return
+        if fake.info.vlan or self.resetting:
+            fake.tuning["features"] = "0f"
+            self.resetting -= 0 if fake.info.vlan else 1
 
     def _counted(self) -> bool:
         self.changes += 1

@@ -9,7 +9,7 @@ from cni.device import VfSettings
 from cni.errors import CniError, DriverUnfit, KernelRefused, TryAgainLater
 from cni.host.netlink import KEPT_FLAGS
 from cni.sriov import model, plan
-from cni.sriov.renewal import renew
+from cni.sriov.renewal import NO_RULES, RenewalRules, renew, renew_for, unfit_tuning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,14 +149,14 @@ def detach(
     netns: Netns | None,
     log: Log,
     *,
-    untouched: bool = False,
-    always: bool = False,
+    rules: RenewalRules = NO_RULES,
+    looked: Callable[[str], object] = lambda _instance: None,
 ) -> None:
     """Brings the device home, rids it of what the pod left on it, then restores what was found, whatever of it is changed.
 
     It is fetched from `netns`; None when it is at home, or came there when its namespace went: nobody has looked at it
-    then before anything could be hidden, except that it is `untouched` where nobody can have used it yet. `always`: it
-    gets a new network device whatever is found.
+    then before anything could be hidden. `looked` is called with the network device that has been looked at, and needs no
+    further look.
 
     The settings that the PF holds of a VF keep its pod in the pod's network: they stay until the device is home.
     Every step runs, also after a failure, and only the final look decides.
@@ -176,12 +176,28 @@ def detach(
         keeps = "; its settings at the PF stay until it is home" if device.pf else ""
         raise _unfinished(TryAgainLater, f"{what}{keeps}", hindrances)
     try:
-        renew(kernel, attachment, log, alone=netns is None and not untouched, always=always and not untouched)
+        looked(renew(kernel, attachment, log, rules, alone=netns is None))
     except CniError as failure:
-        what = f"{device.kind} {attachment.device} is not rid of what its pod left on it"
-        raise _unfinished(DeviceNotClean, f"{what}: {failure.msg}", hindrances) from failure
+        raise _not_rid(attachment, device, failure, hindrances) from failure
     hindrances += _hindrances(kernel, attachment, netns, _AT_HOME, log)
     _verify(kernel, attachment, hindrances, log)
+    unfit = unfit_tuning(kernel, attachment, rules)
+    if not unfit:
+        return
+    try:
+        renewed = renew_for(kernel, attachment, log, rules, unfit)
+    except CniError as failure:
+        raise _not_rid(attachment, device, failure, hindrances) from failure
+    if renewed:
+        hindrances = _hindrances(kernel, attachment, netns, _AT_HOME, log)
+        _verify(kernel, attachment, hindrances, log)
+        if left := unfit_tuning(kernel, attachment, rules):
+            log.warning(f"{attachment.device} has a new network device, but not as it was: {'; '.join(left)}")
+
+
+def _not_rid(attachment: DeviceAttachment, device: Device, failure: CniError, hindrances: list[str]) -> TryAgainLater:
+    what = f"{device.kind} {attachment.device} is not rid of what its pod left on it"
+    return _unfinished(DeviceNotClean, f"{what}: {failure.msg}", hindrances)
 
 
 def _hindrances(

@@ -19,6 +19,10 @@ PLUGIN = "sriov"
 """What a record of ours says of its plugin."""
 
 
+LOOKED = "looked"
+"""The member of a record's `found` that a removal adds, see `DeviceAttachment`."""
+
+
 class Netdev(Value):
     """The attributes of a network device that an attachment changes, or that a pod can change.
 
@@ -43,7 +47,8 @@ class DeviceAttachment(Value):
     `netdev` is None where the device had no network device: its driver gives it to user space. `wanted_driver` is the
     driver that it gets for the attachment; empty: it keeps its own. `userspace`: nothing is moved into the pod.
     `instance` is which device had the address then; 0 in records that do not say. `netdev_instance` and `tuning` are
-    those of its network device then, see `Kernel`; they are empty in records that do not say.
+    those of its network device then, see `Kernel`; they are empty in records that do not say. `looked` is the network
+    device that has been looked at on the way back, since when no pod has had it; empty before that.
     `mac` is the effective MAC address in the pod. `flags` are those of `netlink.KEPT_FLAGS` that are set in the pod. Without a PF `pf` is empty.
     """
 
@@ -63,6 +68,7 @@ class DeviceAttachment(Value):
     userspace: bool = False
     flags: int = 0
     netdev_instance: str = ""
+    looked: str = ""
     tuning: dict[str, str] = {}  # noqa: RUF012 - values are never changed
 
     @property
@@ -187,6 +193,7 @@ def from_record(record: Record) -> DeviceAttachment:
             userspace=wanted.get("userspace", False),
             flags=wanted.get("flags", 0),
             netdev_instance=found.get("netdev_instance", ""),
+            looked=found.get(LOOKED, ""),
             tuning=found.get("tuning", {}),
         )
         return fit(attachment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from cni import removal
 from cni.errors import DeviceBusy
 from cni.host.netns import Optional
@@ -9,6 +11,7 @@ from cni.record import DEVICE
 from cni.rollback import bound, run_all
 from cni.sriov import model, repair
 from cni.sriov.attach import DeviceNotClean, detach
+from cni.sriov.renewal import RenewalRules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +28,10 @@ HOME_SECONDS = 3.0
 """Bound for a device on its way home from a namespace that is gone: the kernel takes up to about a second."""
 
 
+REBIND_SECONDS = 3.0
+"""What work on the side must have left to bind a driver anew: mlx5 takes seconds, and others wait for this call."""
+
+
 class Removal(removal.Removal):
     """Undoes attachments of devices. `rebind`: each gets a new network device then."""
 
@@ -34,9 +41,15 @@ class Removal(removal.Removal):
         self._rebind = rebind
         self._untouched: set[Key] = set()
         self._handed_over: set[Key] = set()
+        self._looked: dict[Key, str] = {}
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         return {DEVICE: lambda: self._take_back(record, deadline), **super().steps(record, deadline)}
+
+    def kept(self, record: Record) -> Record:
+        """With the network device that has been looked at, so that a repeated removal does not look, and rebind, again."""
+        looked = self._looked.get(record.key)
+        return record.replace(found={**record.found, model.LOOKED: looked}) if looked else record
 
     def holds_up(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""
@@ -79,8 +92,19 @@ class Removal(removal.Removal):
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
         with Optional(self._place(record, attachment, deadline)) as netns:
-            untouched = record.key in self._untouched
-            detach(self._kernel, attachment, netns, self._log, untouched=untouched, always=self._rebind)
+            rules = RenewalRules(
+                untouched=record.key in self._untouched,
+                always=self._rebind,
+                later=deadline is not None and time.monotonic() > deadline - REBIND_SECONDS,
+            )
+            detach(
+                self._kernel,
+                attachment,
+                netns,
+                self._log,
+                rules=rules,
+                looked=lambda instance: self._looked.update({record.key: instance}),
+            )
 
     def _is_there(self, attachment: model.DeviceAttachment) -> bool:
         """Whether the host has the very device, and not another that was made at its address since."""

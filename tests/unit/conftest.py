@@ -13,5 +13,7 @@ def _short_waits() -> Iterator[None]:
     time. No unit test measures these bounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cni.sriov.attach.MAC_SECONDS", 0.1)
+        patch.setattr("cni.sriov.renewal.RESET_SECONDS", 0.1)
+        patch.setattr("cni.sriov.renewal._PAUSE", 0.01)
         patch.setattr("ipam.stores.SECONDS", 1.0)
         yield

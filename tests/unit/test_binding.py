@@ -206,6 +206,15 @@ def test_a_driver_for_user_space_is_bound_by_the_override_and_the_own_one_by_its
     assert state(tree) == ("igbvf", "", ["eth7"])
 
 
+def test_a_device_whose_driver_is_only_unbound_keeps_its_override_meanwhile(tree, monkeypatch):
+    drivers = tree.drivers
+    drivers.bind(VF, "igbvf", "igbvf")
+    with monkeypatch.context() as patch:
+        patch.setattr(drivers, "_override", lambda *_: None)
+        drivers.bind(VF, "", "igbvf")
+    assert state(tree) == ("", "igbvf", [])
+
+
 def test_a_network_driver_that_an_administrator_bound_by_the_override_is_given_back_so(tree, monkeypatch):
     monkeypatch.setattr(Bus, "TABLES", {**Bus.TABLES, "igbvf": set()})
     drivers = tree.drivers

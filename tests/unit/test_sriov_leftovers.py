@@ -198,6 +198,89 @@ def test_a_device_without_a_record_is_rid_of_everything(node):
     assert vf(node).stacked == []
 
 
+@pytest.mark.parametrize("resetting", [0, 4])
+def test_offloads_that_a_driver_limits_while_the_pf_gives_the_vf_a_vlan_cost_no_new_network_device(node, resetting):
+    node.kernel.limits_offloads, instance = True, vf(node).netdev_instance
+    node.add(**EVERYTHING)
+    node.kernel.resetting = resetting
+    assert vf(node).tuning["features"] == "0f"
+    node.delete(**EVERYTHING)
+    assert vf(node).netdev_instance == instance
+    node.assert_as_before()
+
+
+def test_what_a_pod_left_is_looked_for_while_the_pf_holds_the_pods_settings_also_where_offloads_are_limited(node):
+    node.kernel.limits_offloads = True
+    node.add(vlan=100)
+    macvlan(node)
+    node.kernel.refused_settings = {"vlan"}
+    node.delete(vlan=100)
+    assert (vf(node).info.vlan, vf(node).stacked) == (100, [])
+
+
+def change_record(node: Node, change: Callable[[dict[str, Any]], None]) -> None:
+    (path,) = [path for path in node.files() if path.startswith(node.state) and not os.path.islink(path)]
+    with open(path) as file:
+        document = json.load(file)
+    change(document["found"])
+    with open(path, "w") as file:
+        json.dump(document, file)
+
+
+def forget_instance(found: dict[str, Any]) -> None:
+    del found["tuning"], found["netdev_instance"]
+
+
+@pytest.mark.parametrize("forget", [forget_instance, lambda _found: None])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_network_device_that_has_been_looked_at_is_not_replaced_while_the_pf_is_busy(node, forget, gone):
+    first = vf(node).netdev_instance
+    node.add(vlan=100)
+    change_record(node, forget)
+    if gone:
+        node.kernel.delete_netns(NETNS)
+    node.kernel.refused_settings = {"vlan"}
+    node.delete(vlan=100)
+    instance = vf(node).netdev_instance
+    assert (instance != first) == gone
+    for _ in range(3):
+        node.delete(vlan=100)
+        assert vf(node).netdev_instance == instance
+    node.kernel.refused_settings = set()
+    node.delete(vlan=100)
+    assert (vf(node).netdev_instance, vf(node).info.vlan, node.files()) == (instance, 0, [])
+
+
+def test_another_network_device_than_the_one_that_was_looked_at_is_looked_at(node):
+    node.add(vlan=100)
+    change_record(node, forget_instance)
+    node.kernel.refused_settings = {"vlan"}
+    node.delete(vlan=100)
+    node.kernel.bind(VF0, "", "")
+    node.kernel.bind(VF0, "igbvf", "")
+    macvlan(node)
+    node.delete(vlan=100)
+    assert vf(node).stacked == []
+
+
+@pytest.mark.parametrize(("seconds", "rebinds"), [(5.0, True), (2.9, False)])
+def test_a_driver_is_bound_anew_on_the_side_of_another_pods_call_only_with_time_left(
+    node, monkeypatch, seconds, rebinds
+):
+    node.add(vlan=100)
+    node.kernel.hide(VF0)
+    node.kernel.delete_netns(NETNS)
+    with pytest.raises(CniError, match="not back on the host"):
+        node.delete(vlan=100)
+    node.kernel.reveal(VF0)
+    instance = vf(node).netdev_instance
+    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", seconds)
+    node.add("b", VF1)
+    assert (vf(node).netdev_instance != instance, vf(node).info.vlan == 0) == (rebinds, rebinds)
+    node.add("b", ifname="net2")
+    assert (vf(node).netdev_instance != instance, vf(node).info.vlan) == (True, 0)
+
+
 class Killed(BaseException):
     """The call's process is ended by a signal."""
 
