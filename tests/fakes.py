@@ -278,7 +278,7 @@ class FakeKernel:
     def netdev_instance(self, device: PciAddress) -> str:
         return self.devices[device].netdev_instance
 
-    def tuning(self, link: Link) -> dict[str, str]:
+    def tuning(self, link: Link, *, quick: bool = False) -> dict[str, str]:
         return dict(self._there(link, None).tuning)
 
     def tune(self, link: Link, wanted: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import time
 
 from cni.device import Device
 from cni.errors import DeviceNotFound, KernelRefused, LinksUnsettled, TryAgainLater
-from cni.host import addressing, links, netlink as nl, stacked, tuning
+from cni.host import addressing, links, netlink as nl, tuning
 from cni.host.announce import announce
 from cni.host.binding import Drivers
 from cni.host.files import read_file
@@ -171,6 +171,8 @@ class HostKernel:
 
     def stacked(self, link: nl.Link) -> list[str]:
         """What is stacked on a link of the host, in any namespace; that not all could be looked into, if so."""
+        from cni.host import stacked  # noqa: PLC0415 - as in `_stacked_elsewhere`
+
         with _refusals(f"look for what is stacked on {link.name}: the kernel refused"):
             look = stacked.look(link.index)
         hidden = [f"something that cannot be seen ({reason})" for reason in (*look.failed, *look.unseen)][:1]
@@ -180,10 +182,13 @@ class HostKernel:
         """What changes when the device gets a new network device; empty while it has none."""
         return self._sysfs.netdev_instance(device)
 
-    def tuning(self, link: nl.Link) -> dict[str, str]:
-        """What a pod can set on a link, and a move does not take back; the link is on the host."""
+    def tuning(self, link: nl.Link, *, quick: bool = False) -> dict[str, str]:
+        """What a pod can set on a link, and a move does not take back; the link is on the host.
+
+        `quick`: as nobody but the node's administrator can have set it.
+        """
         with _refusals(f"look at the tuning of {link.name}: the kernel refused"):
-            return tuning.read(self._socket(None), link)
+            return tuning.read(self._socket(None), link, quick=quick)
 
     def tune(self, link: nl.Link, wanted: dict[str, str]) -> None:
         """Puts these parts of the tuning back. Raises `KernelRefused`, which names all that failed."""
@@ -202,6 +207,8 @@ class HostKernel:
         return link.up or link.promiscuity > 0 or not is_vf
 
     def _stacked_elsewhere(self, link: nl.Link) -> list[str]:
+        from cni.host import stacked  # noqa: PLC0415 - the ADD of a VF that is down does not pay for it
+
         look = stacked.look(link.index)
         # Not when somebody hides his links in his own namespace only: one pod would block the node's devices.
         if look.failed and not look.found:

@@ -180,10 +180,14 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 def attributes(buffer: bytes, start: int = 0) -> list[tuple[int, bytes]]:
     """The attributes from `start` on, as (type without flag bits, payload). A cut tail is left out."""
-    found, at = [], start
-    while one := _attribute_at(buffer, at):
-        kind, payload, at = one
-        found.append((kind, payload))
+    # Not by `_attribute_at`: a call for each of forty attributes takes twice the time.
+    found, at, end = [], start, len(buffer)
+    while at + _ATTRIBUTE.size <= end:
+        length, kind = _ATTRIBUTE.unpack_from(buffer, at)
+        if length < _ATTRIBUTE.size or at + length > end:
+            break
+        found.append((kind & NLA_TYPE_MASK, buffer[at + _ATTRIBUTE.size : at + length]))
+        at += (length + 3) & ~3
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from struct import error as StructError  # noqa: N812 - it is a class
 
 from cni.host import netlink as nl
 from cni.host.ethtool import Ethtool
@@ -33,11 +34,14 @@ _ATTRIBUTES = {
 _FILES = ("gro_flush_timeout", "napi_defer_hard_irqs", "threaded")
 _QUEUE_FILES = ("rps_cpus", "rps_flow_cnt")
 _QUEUES, _MOST_QUEUES = "queues/", 8
-"""How many receive queues are looked at: each costs an ADD some 30 microseconds."""
+"""How many receive queues are looked at."""
 
 
-def read(socket: RouteSocket, link: Link, net: str = "/sys/class/net") -> dict[str, str]:
-    """The tuning of a link that is in the namespace of this process. Raises `NetlinkError`, `OSError`."""
+def read(socket: RouteSocket, link: Link, net: str = "/sys/class/net", *, quick: bool = False) -> dict[str, str]:
+    """The tuning of a link that is in the namespace of this process. Raises `NetlinkError`, `OSError`.
+
+    `quick`: the queues are taken to be as the first one is, if that has no RPS: each costs some 20 microseconds.
+    """
     mask = nl.u32(nl.IFLA_EXT_MASK, nl.RTEXT_FILTER_SKIP_STATS)
     (body,) = socket.get_each(nl.RTM_GETLINK, [nl.link_body(link.index, mask)], ())
     attrs = nl.link_attributes(body)
@@ -48,10 +52,7 @@ def read(socket: RouteSocket, link: Link, net: str = "/sys/class/net") -> dict[s
     }
     others = link.promiscuity - bool(link.flags & nl.IFF_PROMISC)
     found |= {"xdp": str(link.xdp), "promiscuity": str(max(0, others))}
-    for file in _files(f"{net}/{link.name}"):
-        text = glance(f"{net}/{link.name}/{file}").decode(errors="replace").strip()
-        if text:
-            found[file] = text
+    found |= _files(f"{net}/{link.name}", quick=quick)
     ethtool = Ethtool()
     try:
         return {**found, **ethtool.settings(link.index)}
@@ -75,6 +76,8 @@ def put_back(socket: RouteSocket, link: Link, wanted: dict[str, str], net: str =
                 failures.append(f"{name}: {error.reason}")
             except OSError as error:
                 failures.append(f"{name}: {error.strerror}")
+            except (LookupError, ValueError, OverflowError, StructError):
+                failures.append(f"{name}: {wanted[name]!r} comes from a damaged record, or from a newer version's")
     finally:
         ethtool.close()
     return failures
@@ -91,13 +94,25 @@ def _change(socket: RouteSocket, ethtool: Ethtool, link: Link, name: str, value:
         ethtool.change(link.index, name, value)
 
 
-def _files(folder: str) -> list[str]:
+def _files(folder: str, *, quick: bool) -> dict[str, str]:
     try:
         queues = [name for name in os.listdir(f"{folder}/queues") if name.startswith("rx-")]
     except OSError:
         queues = []
     looked_at = sorted(queues, key=lambda name: (len(name), name))[:_MOST_QUEUES]
-    return [*_FILES, *[f"{_QUEUES}{queue}/{name}" for queue in looked_at for name in _QUEUE_FILES]]
+    found = {name: _text(f"{folder}/{name}") for name in _FILES}
+    first: dict[str, str] = {}
+    for queue in looked_at:
+        values = first or {name: _text(f"{folder}/{_QUEUES}{queue}/{name}") for name in _QUEUE_FILES}
+        if quick and not any(value.strip("0,") for value in values.values()):
+            first = values
+        found |= {f"{_QUEUES}{queue}/{name}": value for name, value in values.items()}
+        quick = False
+    return {name: value for name, value in found.items() if value}
+
+
+def _text(path: str) -> str:
+    return glance(path).decode(errors="replace").strip()
 
 
 def _write(path: str, text: str) -> None:

@@ -175,7 +175,9 @@ def _require_unused(device: Device, uses: Sequence[str]) -> None:
         name = device.link.name if device.link is not None else ""
         raise DeviceBusy(
             f"the host itself uses {device.kind} {device.address} ({name}): {', '.join(uses)}",
-            hint="a device that the node needs is not given to a pod; if the node does not need it, end these uses first",
+            hint="a device that the node needs is not given to a pod; addresses and routes of a VF usually come from "
+            "NetworkManager or systemd-networkd: mark VFs as unmanaged there, and remove what they set: "
+            f"ip addr flush dev {name}",
         )
 
 

@@ -156,7 +156,8 @@ class SriovPlugin(Lifecycle):
         if device.link is None:
             return attachment
         return attachment.replace(
-            netdev_instance=self._kernel.netdev_instance(device.address), tuning=self._kernel.tuning(device.link)
+            netdev_instance=self._kernel.netdev_instance(device.address),
+            tuning=self._kernel.tuning(device.link, quick=True),
         )
 
     def _make_free(self, device: PciAddress, key: Key) -> None:

@@ -19,9 +19,10 @@ import json, sys
 from cni.host import links, tuning
 from cni.host.rtnetlink import RouteSocket
 socket = RouteSocket()
+quick = "quick" in sys.argv
 link = links.by_name(socket, "nic")
-failures = tuning.put_back(socket, link, json.loads(sys.argv[1])) if len(sys.argv) > 1 else []
-print(json.dumps([tuning.read(socket, link), failures]))
+failures = tuning.put_back(socket, link, json.loads(sys.argv[1])) if len(sys.argv) > 1 and not quick else []
+print(json.dumps([tuning.read(socket, link, quick=quick), failures]))
 """
 
 
@@ -75,6 +76,26 @@ def test_what_cannot_be_put_back_is_named(place):
     found, failures = looked(place, {"channels": "08000600ffff0000", "gro_flush_timeout": "no number"})
     assert [failure.partition(":")[0] for failure in failures] == ["channels", "gro_flush_timeout"]
     assert found == looked(place)[0]
+
+
+def test_what_another_version_recorded_or_a_damaged_record_says_keeps_nothing_else_from_being_put_back(place):
+    found, _ = looked(place)
+    damaged = {"link mode": "dormant", "protodown": "-1", "gso_max_segs": "9" * 20, "channels": "zz", "features": "00"}
+    wanted = {"coalesce": "00", **damaged, "napi_defer_hard_irqs": "2"}
+    present, failures = looked(place, wanted)
+    assert {failure.partition(":")[0] for failure in failures} >= {"coalesce", *damaged} - {"features"}
+    assert present == {**found, "napi_defer_hard_irqs": "2"}
+
+
+def test_a_quick_look_reads_only_the_first_queue_where_that_has_no_rps(place):
+    def quick() -> dict[str, str]:
+        done: dict[str, str] = json.loads(inside(place, sys.executable, "-c", LOOK, "quick"))[0]
+        return done
+
+    assert quick() == looked(place)[0]
+    inside(place, "sh", "-c", "echo 1 >/sys/class/net/nic/queues/rx-0/rps_cpus")
+    inside(place, "sh", "-c", "echo 64 >/sys/class/net/nic/queues/rx-1/rps_flow_cnt")
+    assert quick() == looked(place)[0]
 
 
 def test_an_xdp_program_is_seen(place):

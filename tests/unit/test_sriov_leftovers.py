@@ -463,3 +463,24 @@ def test_a_pod_whose_links_change_all_the_time_does_not_make_gc_fail(node, monke
     monkeypatch.setattr(node.kernel, "everywhere", refused)
     valid = [{"containerID": "a", "ifname": "net1"}]
     node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": valid}))
+
+
+def test_a_tuning_that_this_version_does_not_know_does_not_hold_the_device_back(node):
+    node.add()
+    (path,) = [path for path in node.files() if path.startswith(node.state) and not os.path.islink(path)]
+    with open(path) as file:
+        document = json.load(file)
+    document["found"]["tuning"]["coalesce"] = "00"
+    with open(path, "w") as file:
+        json.dump(document, file)
+    node.kernel.refused_tuning = {"coalesce"}
+    node.delete()
+    assert (node.files(), vf(node).link.alias) == ([], "")
+
+
+def test_a_refusal_for_an_address_names_its_usual_cause(node):
+    node.kernel.used[VF0] = ["it has a global address"]
+    with pytest.raises(DeviceBusy) as refusal:
+        node.add()
+    assert "NetworkManager" in refusal.value.details
+    assert "ip addr flush dev" in refusal.value.details
