@@ -208,11 +208,18 @@ def test_a_driver_for_user_space_is_bound_by_the_override_and_the_own_one_by_its
 
 def test_a_device_whose_driver_is_only_unbound_keeps_its_override_meanwhile(tree, monkeypatch):
     drivers = tree.drivers
-    drivers.bind(VF, "igbvf", "igbvf")
-    with monkeypatch.context() as patch:
-        patch.setattr(drivers, "_override", lambda *_: None)
-        drivers.bind(VF, "", "igbvf")
-    assert state(tree) == ("", "igbvf", [])
+    drivers.bind(VF, "vfio-pci", "vfio-pci")
+    written: list[str] = []
+    write = drivers._writer
+
+    def watched(path: str, text: str, deadline: float) -> None:
+        written.append(path)
+        write(path, text, deadline)
+
+    monkeypatch.setattr(drivers, "_writer", watched)
+    drivers.bind(VF, "", "vfio-pci")
+    assert [os.path.basename(path) for path in written] == ["unbind"]
+    assert state(tree) == ("", "vfio-pci", [])
 
 
 def test_a_network_driver_that_an_administrator_bound_by_the_override_is_given_back_so(tree, monkeypatch):
