@@ -535,7 +535,7 @@ silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.77", 53))
 started = time.monotonic()
 try:
-    Pods(Cluster(host="api.example", port=443), 0.3).get("default", "pod1")
+    Pods(Cluster(host="api.example", port=443), 1.0).get("default", "pod1")
 except TryAgainLater as error:
     print(error.msg, "|", time.monotonic() - started, flush=True)
 """

@@ -44,7 +44,7 @@ def ask(api):
 
     def asked(method, path=PATH, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=SECONDS)
-        told = {"Authorization": f"Bearer {api.token}", "Content-Type": MEDIA.get(method, ""), **headers}
+        told = {"Content-Type": MEDIA.get(method, ""), **headers}
         try:
             connection.request(method, path, body if body is None or isinstance(body, str) else json.dumps(body), told)
             answer = connection.getresponse()

@@ -411,7 +411,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         certified = isinstance(self.connection, ssl.SSLSocket) and _is_certified(self.connection)
         told = self.fields.get("authorization")
         token = self.server.api.token
-        if token and told != f"Bearer {token}" and (told is not None or not certified):
+        is_known = certified or not token
+        if told != (f"Bearer {token}" if token else None) and (told is not None or not is_known):
             raise Refused(401, "Unauthorized", "Unauthorized")
         if "host" not in self.fields:
             raise Refused(400, "BadRequest", "missing required Host header")
