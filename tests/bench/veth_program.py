@@ -29,6 +29,12 @@ def load_for_veth(request: Request) -> Plugin:
         def exists(self, device):
             return True
 
+        def instance(self, device):
+            return 1
+
+        def netdev_instance(self, device):
+            return "1"
+
         def device(self, address):
             # A real look-up asks the PF about its VFs; asking the veth itself costs the kernel about the same.
             return Device(
