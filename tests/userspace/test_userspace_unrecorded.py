@@ -155,7 +155,8 @@ def test_gc_leaves_folders_beside_the_short_ones_that_no_port_can_have(node):
     for name in ("theirs", "0123456789ab", "sockets-of-net1"):
         node.run("mkdir", "-p", "-m", "0700", f"/run/vhost/{name}")
     node.run("mkdir", "-m", "0700", "/run/vhost/0123456789ab-net1")
-    node.call("GC", gc(node.conf(vhostDir="/run/vhost")), pod).required()
+    with node.administered(sockets={"vhostDir": "/run/vhost"}):
+        node.call("GC", gc(node.conf()), pod).required()
     assert node.run("ls", "/run/vhost").stdout.split() == ["0123456789ab", "sockets-of-net1", "theirs"]
     node.run("rm", "-r", "/run/vhost")
 
@@ -164,8 +165,9 @@ def test_a_file_in_the_place_of_the_short_folders_parent_ends_in_one_error(node)
     pod = node.pod()
     node.put("/run/vhost", "a file")
     before = node.snapshot()
-    node.call("GC", gc(node.conf(vhostDir="/run/vhost")), pod).required()
-    refused = node.call("ADD", node.conf(vhostDir="/run/vhost"), pod)
+    with node.administered(sockets={"vhostDir": "/run/vhost"}):
+        node.call("GC", gc(node.conf()), pod).required()
+        refused = node.call("ADD", node.conf(), pod)
     assert refused.document["code"] in (5, 115)
     assert changes(before, node.snapshot()) == []
     node.run("rm", "/run/vhost")
