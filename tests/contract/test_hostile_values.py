@@ -141,6 +141,18 @@ def servers_say(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], ob
     monkeypatch.setattr("cni.kube.connection.Connection.ask", ask)
 
 
+def etcd_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd's members are empty, and every transaction succeeds with an answer to each of its steps."""
+
+    def ask(
+        _self: object, _method: str, path: str, body: bytes | str | None = None, *_how: object
+    ) -> tuple[int, bytes]:
+        steps = json.loads(body or "{}")["success"] if path == "/v3/kv/txn" else []
+        return (200, json.dumps({"succeeded": True, "responses": [{} for _ in steps], "ID": "1"}).encode())
+
+    monkeypatch.setattr("cni.kube.connection.Connection.ask", ask)
+
+
 def calls(
     host: Host, plugin: str, conf: dict[str, Any], commands: str = "CHECK GC DEL ADD CHECK DEL STATUS", **env: str
 ) -> list[dict[str, Any]]:
@@ -336,7 +348,7 @@ def test_whatever_a_record_says_nothing_of_others_is_touched(plugin, conf, vswit
 @alone
 def test_whatever_the_journal_says_nothing_of_others_is_touched(monkeypatch, vswitch):
     host = Host()
-    servers_say(monkeypatch, lambda _method, _path: {"succeeded": True, "responses": [], "ID": "1"})
+    etcd_does_all(monkeypatch)
     name = f"{STATE}/.ipam/net/{CONTAINER}:net1.json"
     entry = json.loads(files_after_add(host, "barewire-ipam", ipam(ETCD))[name].splitlines()[-1])
 
@@ -363,7 +375,7 @@ FILE_NAMES = TEXTS.map(lambda text: text.replace("/", "").replace("\0", "")[:60]
 @alone
 def test_whatever_is_called_whatever_in_our_folders_nothing_of_others_is_touched(monkeypatch, vswitch):
     host = Host()
-    servers_say(monkeypatch, lambda _method, _path: {"succeeded": True, "responses": [], "ID": "1"})
+    etcd_does_all(monkeypatch)
     record = next(
         content for path, content in files_after_add(host, "userspace", USERSPACE).items() if "net1.json" in path
     )
@@ -502,7 +514,7 @@ HONEST = {
 @pytest.mark.parametrize("key", sorted(PATHS))
 def test_whatever_a_configuration_names_nothing_of_others_is_touched(key, monkeypatch, vswitch):
     host = Host()
-    servers_say(monkeypatch, lambda _method, _path: {"succeeded": True, "responses": [], "ID": "1"})
+    etcd_does_all(monkeypatch)
     plugin, extra = PATHS[key]
     names = key.partition(".")[2].split(".")
 

@@ -46,7 +46,7 @@ class Whereabouts:
         self.retried = 0
 
     def ask(self, method, path, body=None, media="application/json"):
-        headers = {"Authorization": f"Bearer {self._api.token}", "Content-Type": media}
+        headers = {"Content-Type": media}
         self._connection.request(method, f"{FOLDER}/{path}", None if body is None else json.dumps(body), headers)
         with self._connection.getresponse() as answer:
             return answer.status, json.loads(answer.read())
