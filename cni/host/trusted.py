@@ -122,7 +122,7 @@ class _Walk:
         if found.st_size > largest:
             self._refuse(f"{self.place} is larger than {largest} bytes")
         # By its descriptor, the file that was looked at is opened, whatever has its name now.
-        with self._reporting(), _Closing(os.open(f"/proc/self/fd/{self._fd}", _READ)) as fd:
+        with self._reporting(), Closing(os.open(f"/proc/self/fd/{self._fd}", _READ)) as fd:
             content = _read(fd, largest + 1)
         if len(content) > largest:
             self._refuse(f"{self.place} is larger than {largest} bytes")
@@ -275,7 +275,7 @@ class _Walk:
         return _Reporting(f"{self._what}: {self.place}")
 
 
-class _Closing:
+class Closing:
     """The context of a descriptor."""
 
     def __init__(self, fd: int) -> None:

@@ -16,7 +16,7 @@ from cni.attachments import RUN_DIRECTORY
 from cni.errors import InvalidConfig, SocketDirUnfit
 from cni.host import mounts
 from cni.host.files import make_directory
-from cni.host.trusted import Roots
+from cni.host.trusted import Closing, Roots
 from cni.rollback import on_failure, run_all
 from cni.userspace import ownership, sight
 from cni.userspace.directory import OWN_DIRECTORIES, entry
@@ -68,7 +68,7 @@ class Sockets:
         """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
         if directory.made or directory.absent or not ownership.is_wanted(directory):
             return {}
-        with _Closing(self._opened(directory)) as fd, _telling(directory.path, "look at it"):
+        with Closing(self._opened(directory)) as fd, _telling(directory.path, "look at it"):
             return ownership.found(fd)
 
     def require_free(self, directory: SocketDirectory, socket: str, file: str) -> None:
@@ -81,7 +81,7 @@ class Sockets:
             fd = self._opened(directory)
         except SocketDirUnfit:
             return  # It is not there yet, or `prepare` tells what is in its place.
-        with _Closing(fd):
+        with Closing(fd):
             if directory.made and not _is_own(directory):
                 raise _taken(directory.path)
             if not directory.made:
@@ -99,7 +99,7 @@ class Sockets:
         """
         if directory.made or directory.absent:
             self._make_below(directory)
-        with _Closing(self._opened(directory)) as fd:
+        with Closing(self._opened(directory)) as fd:
             if found and ownership.is_wanted(directory) and not ownership.is_of(fd, found):
                 raise SocketDirUnfit(f"socket directory {directory.path} has been replaced by another one", hint=_HINT)
             with _telling(directory.path, "give it its owner and permissions"):
@@ -110,7 +110,7 @@ class Sockets:
     def write(self, directory: SocketDirectory, name: str, content: bytes) -> None:
         """Writes a file that everybody in the pod can read, in one step. Raises `SocketDirUnfit`."""
         temporary = _temporary(name)
-        with _Closing(self._reached(directory)) as fd, _telling(directory.path, f"write {name}"):
+        with Closing(self._reached(directory)) as fd, _telling(directory.path, f"write {name}"):
             _unlink(fd, temporary)
             file = os.open(temporary, _NEW_FILE, 0o644, dir_fd=fd)
             try:
@@ -144,7 +144,7 @@ class Sockets:
         except SocketDirUnfit as error:
             self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
             return
-        with _Closing(fd):
+        with Closing(fd):
             run_all(lambda: self._unlink_all(fd, directory, names), lambda: self._put_back(fd, directory, found))
 
     def _unlink_all(self, fd: int, directory: SocketDirectory, names: dict[str, Kind]) -> None:
@@ -171,7 +171,7 @@ class Sockets:
     def differences(self, directory: SocketDirectory) -> list[str]:
         """What CHECK says: nothing while the vswitch's path leads to the directory."""
         try:
-            with _Closing(self._opened(directory)) as fd:
+            with Closing(self._opened(directory)) as fd:
                 wanted = sight.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
         except SocketDirUnfit as error:
             return [error.msg]
@@ -200,7 +200,7 @@ class Sockets:
             return
         if _is_mounted(folder):
             names = _names_of(socket, file)
-            with _telling(folder, "remove the socket"), _Closing(os.open(folder, _DIRECTORY)) as fd:
+            with _telling(folder, "remove the socket"), Closing(os.open(folder, _DIRECTORY)) as fd:
                 for name, kind in names.items():
                     _unlinked(fd, name, kind)
             self._unmount(folder)
@@ -214,7 +214,7 @@ class Sockets:
         with (
             _telling(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
             on_failure(self._unmount, directory.mount),
-            _Closing(os.open(directory.mount, _DIRECTORY)) as target,
+            Closing(os.open(directory.mount, _DIRECTORY)) as target,
         ):
             mounts.bind(fd, target)
 
@@ -238,7 +238,7 @@ class Sockets:
             parent = self._opened(directory, up_to=-1)
         except SocketDirUnfit:
             return
-        with _Closing(parent):
+        with Closing(parent):
             self._rmdir(directory.path, name=directory.below[-1], parent=parent)
 
     def _rmdir(self, path: str, *, name: str = "", parent: int | None = None) -> None:
@@ -268,7 +268,7 @@ class Sockets:
             with on_failure(os.close, fd), _telling(directory.path, f"make {name!r} in it"):
                 _mkdir(name, _PASSABLE, fd)
             fd = _entered(fd, name, directory)
-        with _Closing(fd), _telling(directory.path, "make it"):
+        with Closing(fd), _telling(directory.path, "make it"):
             _mkdir(last, 0o755, fd)
 
     def _trusted(self, path: str, *, make: bool = False) -> int:
@@ -298,19 +298,6 @@ class Sockets:
         return True
 
 
-class _Closing:
-    """The context of a descriptor."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __enter__(self) -> int:
-        return self._fd
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._fd)
-
-
 class _telling:  # noqa: N801 - reads as a statement
     """Turns an `OSError` of the body into `SocketDirUnfit`, which says what could not be done with which path."""
 
@@ -332,7 +319,7 @@ class _telling:  # noqa: N801 - reads as a statement
 
 def _entered(fd: int, name: str, directory: SocketDirectory) -> int:
     """The folder of that name, in place of the descriptor of the one that it is in."""
-    with _Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
+    with Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
         return os.open(name, _DIRECTORY, dir_fd=fd)
 
 
@@ -434,7 +421,7 @@ def _files(fd: int) -> list[str]:
 def _is_mounted(folder: str) -> bool:
     """Whether something is mounted on our folder: ours alone has this flag. The folder's parent is root's alone."""
     try:
-        with _Closing(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+        with Closing(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
             return bool(os.fstatvfs(fd).f_flag & mounts.ST_NOSYMFOLLOW)
     except OSError:
         return False
