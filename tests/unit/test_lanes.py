@@ -7,13 +7,17 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from lanes import EVERYTHING
 
 from tests.ovs.daemon import until
 
-BUILD = Path(__file__).parents[2] / "build"
+TOP = Path(__file__).parents[2]
+BUILD = TOP / "build"
+TESTS = "test_*.py"
 RUN = """
 import sys
 from pathlib import Path
@@ -110,3 +114,20 @@ def test_an_interrupt_ends_the_parts_with_their_clean_up_and_starts_no_other(sta
     assert err == "tests: interrupted, not passed: one, other, never\n"
     for pid in re.findall(r"^\d+$", out, re.MULTILINE):
         assert not Path(f"/proc/{pid}").exists()
+
+
+def files_of(command):
+    """The test files that a part's command runs."""
+    if "pytest" not in command:
+        return set()
+    words = command[command.index("pytest") + 1 :]
+    left_out = {word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")}
+    paths = [TOP / word for word in words if not word.startswith("-")]
+    found = {str(file.relative_to(TOP)) for path in paths for file in ([path] if path.is_file() else path.rglob(TESTS))}
+    assert left_out <= found
+    return found - left_out
+
+
+def test_each_file_of_tests_is_run_by_one_part_only():
+    run = Counter(file for command in EVERYTHING.values() for file in files_of(command))
+    assert run == Counter(str(file.relative_to(TOP)) for file in (TOP / "tests").rglob(TESTS))
