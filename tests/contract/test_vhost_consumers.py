@@ -77,6 +77,7 @@ def test_guests_on_one_bridge_ping_each_other(vswitch):
     one, two = pair(vswitch, {}, {})
     with one, two:
         assert (two.ready().link().mac, two.link().up) == (MACS[1], True)
+        assert one.reaches(TWO)
         assert one.ping(TWO, 5) == 5
         assert one.ping(NOBODY, 1) == 0
         vswitch.await_link("vhu1")
@@ -86,6 +87,7 @@ def test_guests_in_one_vlan_ping_each_other_until_one_moves_to_another(vswitch):
     one, two = pair(vswitch, {"tag": 100}, {"tag": 100})
     with one, two:
         two.ready()
+        assert one.reaches(TWO)
         assert one.ping(TWO) == 3
         vswitch.daemon.vsctl("set", "Port", "vhu2", "tag=200")
         vswitch.daemon.await_vswitchd()
@@ -106,6 +108,7 @@ def test_guests_ping_each_other_again_after_the_vswitch_was_killed(vswitch):
     one, two = pair(vswitch, {"tag": 100}, {"tag": 100})
     with one, two:
         two.ready()
+        assert one.reaches(TWO)
         assert one.ping(TWO) == 3
         vswitch.daemon.kill("ovs-vswitchd")
         one.await_link(up=False)
@@ -125,6 +128,7 @@ def test_a_guest_uses_both_of_its_queue_pairs_and_the_mtu_it_is_told(vswitch):
         Guest(two, MACS[1], f"{TWO}/24", mtu=1400) as single,
     ):
         single.ready()
+        assert many.reaches(TWO)
         assert many.ping(TWO) == 3
         assert (many.link().queues, many.link().mtu) == (2, 1400)
         assert (single.link().queues, single.link().mtu) == (1, 1400)
@@ -140,6 +144,7 @@ def test_testpmd_takes_a_port_and_answers_a_guest(vswitch):
         assert testpmd.send(3) == testpmd.statistics().sent == 3 * BURST * 2
         assert one.ping(TWO, 1) == 0
         testpmd.answer_pings()
+        assert one.reaches(TWO)
         assert one.ping(TWO) == 3
         testpmd.stop()
         assert one.ping(TWO, 1) == 0
@@ -156,6 +161,7 @@ def test_libvirt_starts_a_domain_on_two_ports(vswitch):
         assert domain.state() == "running"
         assert [alias.get("name") for alias in domain.xml().findall("devices/interface/alias")] == ["ua-blue", "ua-red"]
         assert domain.ready().link().mac == MACS[1]
+        assert guest.reaches(TWO)
         assert guest.ping(TWO) == 3
         assert guest.ping("10.9.1.2", 1) == 0
         assert (vswitch.queues("vhu2"), vswitch.queues("vhu3")) == (2, 1)

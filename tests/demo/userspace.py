@@ -58,7 +58,7 @@ def _traffic(stage: Stage, node: Node, results: list[dict[str, Any]]) -> None:
             guest = Guest(interface["socketPath"], interface["mac"], f"{address}/24", within=node.within)
             machines.append(running.enter_context(guest))
         one, two, other = (machine.ready() for machine in machines)
-        stage.say("they are up")
+        stage.expect(one.reaches(ADDRESSES[1]), "they are up, and frames pass")
         stage.expect(one.ping(ADDRESSES[1]) == 3, "the first pings the second in VLAN 100: 3 of 3")
         stage.expect(two.ping(ADDRESSES[0]) == 3, "the second pings the first: 3 of 3")
         stage.expect(other.ping(ADDRESSES[0]) == 0, "the third, in VLAN 200, does not reach the first: 0 of 3")

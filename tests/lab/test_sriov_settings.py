@@ -14,6 +14,7 @@ from tests.lab.snapshot import host_snapshot
 
 STATIC = {"type": "static", "addresses": [{"address": "10.56.1.2/24"}]}
 MAC = "02:00:00:00:0a:01"
+NO_MAC = "00:00:00:00:00:00"
 
 ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {}),
@@ -99,14 +100,16 @@ def test_the_mac_comes_from_each_of_its_sources(lab, source):
 
 
 @pytest.mark.parametrize("trust", ["on", "off"])
-def test_after_del_a_vf_may_change_its_own_mac_again(lab, trust):
-    """igb keeps a hidden flag for a VF whose MAC the PF has set; it must be cleared."""
+def test_a_vf_that_had_no_mac_from_its_pf_may_change_its_own_after_del(lab, trust):
+    """igb keeps a hidden flag for a VF whose MAC the PF has set; it must be cleared. ADR 24: other VFs stay pinned."""
     vf, pod = lab.vfs[2], lab.pod()
+    own = lab.vm.get(f"/sys/class/net/{vf.netdev}/address").decode().strip()
+    lab.vm.run("ip", "link", "set", lab.pf.netdev, "vf", str(vf.index), "mac", NO_MAC)
     lab.runtime.add(conf(vf, mac=MAC, trust=trust), pod).required()
     lab.runtime.delete(conf(vf, mac=MAC, trust=trust), pod).required()
-    before = lab.vm.get(f"/sys/class/net/{vf.netdev}/address").decode().strip()
-    lab.vm.run("ip", "link", "set", vf.netdev, "address", "02:00:00:00:0e:01")
-    lab.vm.run("ip", "link", "set", vf.netdev, "address", before)
+    assert seen_from_pf(lab, vf)["address"] == NO_MAC
+    for mac in ("02:00:00:00:0e:01", own):
+        lab.vm.run("ip", "link", "set", vf.netdev, "address", mac)
 
 
 def test_altnames_are_taken_off_for_the_pod_and_given_back(lab):

@@ -4,7 +4,7 @@ QEMU listens on the socket, and lets the guest start only when the vswitch has c
 be made soon.
 
     with Guest(socket_path, mac, "10.9.0.1/24") as one, Guest(...) as two:  # they start at the same time
-        assert one.ping("10.9.0.2") == 3
+        assert one.reaches("10.9.0.2")
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ class Machine(ABC):
         return read_answer(shell.fileno(), seconds, command, self.log)
 
     def ping(self, address: str, count: int = 3, *, interval: float = 0.2) -> int:
-        """How many of `count` requests were answered; the last one may take a second."""
+        """How many of `count` requests were answered; the last one may take a second. The vswitch drops frames while it
+        takes over a port that has connected: where an answer is expected, await the first one by `reaches`."""
         command = f"ping -q -c {count} -i {interval} -W 1 {shlex.quote(address)}"
         _status, output = self.attempt(command, seconds=ANSWER_SECONDS + count * interval)
         found = re.search(r"(\d+) packets received", output)

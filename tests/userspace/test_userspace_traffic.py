@@ -35,6 +35,7 @@ def test_guests_reach_each_other_in_one_vlan_only_and_again_after_the_vswitch_wa
     with guests[0] as one, guests[1] as two, guests[2] as other:
         two.ready()
         other.ready()
+        assert one.reaches("10.9.0.2")
         assert one.ping("10.9.0.2", 5) == 5
         assert one.ping("10.9.0.3") == 0
         node.daemon.kill("ovs-vswitchd")
