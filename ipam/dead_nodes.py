@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.errors import InvalidConfig
+from cni.errors import InvalidConfig, NotAvailable
 from cni.value import Value
 from ipam import etcd_dead
 from ipam.etcd import keys_of
@@ -29,11 +29,16 @@ _NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapp
 """A place of no leases, for who only asks about nodes."""
 
 
+class Unknown(NotAvailable):
+    """No node has the name: most likely it is misspelt."""
+
+
 class Freed(Value):
-    """A lease of the dead node in a cluster, to be freed or freed."""
+    """A lease in a cluster, to be freed or freed. `gone`: its pod does not exist, so that nobody knows the node."""
 
     cluster: str
     lease: Lease
+    gone: bool = False
 
     def __str__(self) -> str:
         owner = self.lease.owner
@@ -44,7 +49,9 @@ class Freed(Value):
 class DeadNode:
     """The clusters of the networks, as far as the node `name` is concerned."""
 
-    def __init__(self, folders: Folders, networks: Iterable[Network], name: str, seconds: float) -> None:
+    def __init__(
+        self, folders: Folders, networks: Iterable[Network], name: str, seconds: float, *, kubeconfig: str = ""
+    ) -> None:
         self._folders = folders
         self._name = name
         self._seconds = seconds
@@ -52,47 +59,55 @@ class DeadNode:
         self._own = {folders.policy.node_name(), *(one.node for one in networks)}
         self._etcd = _each([_etcd_part(one.document or {}) for one in networks if one.backend == "etcd"])
         self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
+        self._asked = [{**_NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
     @property
     def has_clusters(self) -> bool:
         return bool(self._etcd or self._kubernetes)
 
-    def require_dead(self, kubeconfig: str = "") -> None:
+    def require_dead(self) -> None:
         """Raises `Alive` when a cluster, or the API server of the kubeconfig, says that it lives."""
         if self._name in self._own:
             raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
         for document in self._etcd:
             etcd_dead.require_dead(*self._gateway(document))
-        asked = [{**_NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
-        for document in [*self._kubernetes, *asked]:
+        for document in [*self._kubernetes, *self._asked]:
             if self._opened(document).node_is_alive(self._name):
                 raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
 
+    def require_known(self, found: Iterable[Freed]) -> None:
+        """Raises `Unknown` when neither a lease that was found nor a Node object bears the name."""
+        if any(not one.gone for one in found):
+            return
+        if any(self._opened(document).knows_node(self._name) for document in [*self._kubernetes, *self._asked]):
+            return
+        raise Unknown(
+            f"no Node object, no pod with a lease and no lease names the node {self._name}",
+            hint="look at its spelling with barewire-ipam list",
+        )
+
     def leases(self) -> list[Freed]:
-        """What would be freed."""
+        """What would be freed, and what is `gone`: leases of pods that do not exist, whatever node they were on."""
         found = [
             Freed(cluster=place_of(document), lease=lease)
             for document in self._etcd
             for lease in etcd_dead.leases(*self._gateway(document))
         ]
-        return found + [
-            Freed(cluster=place_of(document), lease=lease)
-            for document in self._kubernetes
-            for lease in self._of_gone_pods(self._opened(document), document)
-        ]
+        return found + [one for document in self._kubernetes for one in self._of_pods(self._opened(document), document)]
 
-    def free(self) -> Iterator[Freed]:
-        """Frees each, and tells. Raises `Alive` when the node has come back."""
+    def free(self, *, gone_pods: bool) -> Iterator[Freed]:
+        """Frees each, and tells; what is `gone` on request only. Raises `Alive` when the node has come back."""
         for document in self._etcd:
             for lease in etcd_dead.free(*self._gateway(document), self._seconds):
                 yield Freed(cluster=place_of(document), lease=lease)
         for document in self._kubernetes:
             cluster = self._opened(document)
-            for lease in self._of_gone_pods(cluster, document):
-                cluster.give_back((claim_on(lease.address),), lease.owner)
-                yield Freed(cluster=place_of(document), lease=lease)
+            for one in self._of_pods(cluster, document):
+                if gone_pods or not one.gone:
+                    cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
+                    yield one
 
-    def _of_gone_pods(self, cluster: Kubernetes, document: Document) -> Iterator[Lease]:
+    def _of_pods(self, cluster: Kubernetes, document: Document) -> Iterator[Freed]:
         """Leases whose pods are bound to the node, or do not exist any more, but for those of this node's journal."""
         ours = {
             (entry.owner.container_id, entry.owner.ifname)
@@ -108,7 +123,7 @@ class DeadNode:
             if pod not in nodes:
                 nodes[pod] = _node_of(cluster, pod)
             if nodes[pod] in (None, self._name):
-                yield lease
+                yield Freed(cluster=place_of(document), lease=lease, gone=nodes[pod] is None)
 
     def _gateway(self, document: Document) -> tuple[Gateway, Keys]:
         keys = keys_of({**document, "node": self._name}, "any")

@@ -128,6 +128,11 @@ class Kubernetes:
         told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
         return any(one.get("type") == "Ready" and one.get("status") == "True" for one in told)
 
+    def knows_node(self, name: str) -> bool:
+        """Whether there is a Node object of the name. Raises as `node_is_alive`."""
+        self._api.begin()
+        return self._api.node(name) is not None
+
     def node_of(self, pod: str) -> str | None:
         """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
         self._api.begin()

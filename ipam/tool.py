@@ -21,6 +21,8 @@ from ipam.tool_options import parser
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipam.dead_nodes import Freed
+
 FINE, FOUND, USAGE = 0, 1, 2
 
 
@@ -137,25 +139,41 @@ def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]])
 def _free_node(options: Any, host: Host) -> int:
     from ipam.dead_nodes import DeadNode  # noqa: PLC0415 - who only lists needs no TLS
 
-    node = DeadNode(host.folders, _networks(options, host.folders), options.name, options.seconds)
+    node = DeadNode(
+        host.folders, _networks(options, host.folders), options.name, options.seconds, kubeconfig=options.kubeconfig
+    )
     if not node.has_clusters:
         raise InvalidConfig("no network here is in a cluster", hint="tell one with --config")
-    node.require_dead(options.kubeconfig)
-    found = node.leases()
-    for one in found:
-        _say(str(one))
+    node.require_dead()
+    told = node.leases()
+    node.require_known(told)
+    bound, gone = [one for one in told if not one.gone], [one for one in told if one.gone]
+    found = bound + gone if options.gone_pods else bound
+    _list_freed(options, bound, gone)
     if not found:
-        _say(f"{options.name} has no addresses")
         return FINE
-    _require_agreement(
-        options,
-        host,
-        f"free {len(found)} addresses? Only if {options.name} is powered off, or none of its pods runs",
-    )
-    node.require_dead(options.kubeconfig)
-    count = sum(1 for _ in node.free())
+    condition = f"Only if {options.name} is powered off, or none of its pods runs"
+    if options.gone_pods and gone:
+        condition += ", and none of the pods that do not exist any more runs anywhere"
+    _require_agreement(options, host, f"free {len(found)} addresses? {condition}")
+    node.require_dead()
+    count = sum(1 for _ in node.free(gone_pods=options.gone_pods))
     _say(f"{count} freed")
     return FINE
+
+
+def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
+    """Leases of pods that are gone stand apart: they may be of any node."""
+    for one in bound:
+        _say(str(one))
+    if not bound:
+        _say(f"{options.name} has no addresses")
+    if gone and options.gone_pods:
+        _say("of pods that do not exist any more, whatever node they were on:")
+        for one in gone:
+            _say(str(one))
+    elif gone:
+        _say(f"{len(gone)} more are of pods that do not exist any more, on any node: --gone-pods lists and frees them")
 
 
 def _host(options: Any, host: Host | None) -> Host:

@@ -36,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
     dead.add_argument(
         "--kubeconfig", default="", metavar="FILE", help="ask this API server, too, whether the node is Ready"
     )
+    dead.add_argument(
+        "--gone-pods",
+        action="store_true",
+        help="in Kubernetes, free what pods have that do not exist any more, too, whatever node they were on",
+    )
     return whole
 
 

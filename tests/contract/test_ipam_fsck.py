@@ -532,10 +532,15 @@ def test_nothing_is_freed_before_somebody_agrees(member, other, etcd, prefix, ca
     assert set(theirs) < set(member.leases())
 
 
-def test_no_address_is_expected_of_a_node_without_one(member, capsys):
+def test_a_name_that_no_lease_and_no_node_bears_is_refused(member, api, tmp_path, capsys):
     member.add("a")
-    assert member.run("free-node", "nobody", "--yes") == 0
-    assert "nobody has no addresses" in capsys.readouterr().out
+    assert member.run("free-node", "node-bb", "--yes") == 1
+    assert "names the node node-bb" in capsys.readouterr().err
+    kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
+    assert member.run("free-node", "node-b", "--yes", "--kubeconfig", kubeconfig) == 1
+    api.add_node("node-b", "False")
+    assert member.run("free-node", "node-b", "--yes", "--kubeconfig", kubeconfig) == 0
+    assert "node-b has no addresses" in capsys.readouterr().out
 
 
 # Kubernetes
@@ -577,12 +582,37 @@ def test_leases_of_pods_that_a_dead_node_had_are_freed_in_kubernetes(api, kubern
     pod_on(api, "bound", "node-b")
     pod_on(api, "elsewhere", "node-c")
     assert kubernetes.run("free-node", "node-b", "--yes") == 0
-    assert "2 freed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 freed" in said
+    assert theirs["gone"] not in said
+    assert "1 more are of pods that do not exist any more" in said
     left = kubernetes.leases()
-    assert set(left.values()) == {"mine", "elsewhere"}
+    assert set(left.values()) == {"mine", "elsewhere", "gone"}
     # What this node's journal has is this node's, whatever the API server says of its pod.
     assert api.resources.names(RESERVATIONS, "kube-system") == sorted(left)
     assert theirs["elsewhere"] in left
+
+
+def test_leases_of_pods_that_are_gone_are_freed_on_request_and_listed_apart(api, kubernetes, capsys):
+    kubernetes.add("mine")
+    theirs = lease(kubernetes, "bound", "gone")
+    pod_on(api, "bound", "node-b")
+    assert kubernetes.run("free-node", "node-b", "--yes", "--gone-pods") == 0
+    ours, _, apart = capsys.readouterr().out.partition(
+        "of pods that do not exist any more, whatever node they were on:"
+    )
+    assert (theirs["bound"] in ours, theirs["gone"] in ours, theirs["gone"] in apart) == (True, False, True)
+    assert "2 freed" in apart
+    assert set(kubernetes.leases().values()) == {"mine"}
+
+
+def test_a_node_that_only_leases_of_gone_pods_could_be_of_is_unknown(api, kubernetes, capsys):
+    kubernetes.add("mine")
+    lease(kubernetes, "force-deleted")
+    for options in ((), ("--gone-pods",)):
+        assert kubernetes.run("free-node", "no-such-node", "--yes", *options) == 1
+        assert "names the node no-such-node" in capsys.readouterr().err
+    assert set(kubernetes.leases().values()) == {"mine", "force-deleted"}
 
 
 def test_a_ready_node_is_refused_and_one_that_is_not_is_dead(api, kubernetes, capsys):
@@ -601,6 +631,7 @@ def test_a_ready_node_is_refused_and_one_that_is_not_is_dead(api, kubernetes, ca
 def test_what_whereabouts_leased_on_a_dead_node_goes_with_its_reservation(api, kubernetes):
     kubernetes.add("mine")
     lease(kubernetes, "bound")
+    pod_on(api, "bound", "node-b")
     reservation = dict(api.resources.get(RESERVATIONS, "kube-system", "10.77.0.10"))
     reservation["spec"] = {"podref": "default/bound", "ifname": "net1"}
     api.resources.put(RESERVATIONS, "kube-system", reservation)
@@ -612,6 +643,7 @@ def test_what_whereabouts_leased_on_a_dead_node_goes_with_its_reservation(api, k
 def test_without_the_right_to_look_at_pods_nothing_is_freed(api, kubernetes, capsys):
     kubernetes.add("mine")
     lease(kubernetes, "gone")
+    api.add_node("node-b", "False")
     api.rights = RIGHTS | {("get", "nodes")}
     assert kubernetes.run("free-node", "node-b", "--yes") == 1
     assert "grant the verb get on pods" in capsys.readouterr().err
