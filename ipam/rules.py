@@ -113,6 +113,8 @@ def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, .
         *_host_local_sets(section.get("ranges"), "ipam.ranges", problems),
         *_whereabouts(section, problems),
     ]
+    if section.get("backend") == "kubernetes":
+        sets = [tuple(spans.within_pool(one, "ipam", problems) for one in ranges) for ranges in sets]
     held_back = spans.stretches([*(section.get("exclude") or ()), *_fixed_texts(section)], "ipam.exclude", problems)
     return tuple(tuple(_without(one, held_back) for one in ranges) for ranges in sets)
 

@@ -22,6 +22,9 @@ WHEREABOUTS_KEYS = ("range", "range_start", "range_end", "exclude")
 _HOSTS_BITS = 2
 """A subnet of so few host bits less one is a link between two, and has neither a network's nor a broadcast address."""
 
+MOST_OFFSET = (1 << 63) - 1
+"""Whereabouts reads the distance from a subnet's address as a signed number of 64 bits, and drops leases beyond."""
+
 
 def host_local(document: Any, path: str, problems: Problems) -> Range | None:
     """A range {subnet, rangeStart, rangeEnd, gateway}, and our exclude. Its gateway is the first host by default."""
@@ -47,7 +50,10 @@ def host_local(document: Any, path: str, problems: Problems) -> Range | None:
 
 
 def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
-    """A range {range, range_start, range_end, exclude}; `range` is a CIDR, or first-last/prefix length."""
+    """A range {range, range_start, range_end, exclude}; `range` is a CIDR, or first-last/prefix length.
+
+    As in whereabouts, a first or last address that is no host of the subnet counts as missing.
+    """
     told = _texts(document, path, WHEREABOUTS_KEYS, problems)
     if told is None:
         return None
@@ -65,12 +71,22 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
         told.get("range_end") or (last.strip() if dash else None),
     )
     names = tuple(f"{path}.{key if told.get(key) else 'range'}" for key in ("range_start", "range_end"))
-    found = _range(subnet, prefix, start, end, (names[0], names[1]), problems)
+    found = _range(subnet, prefix, start, end, (names[0], names[1]), problems, only_hosts=True)
     return (
         None
         if found is None
         else found.replace(excluded=excluded(told.get("exclude"), found, f"{path}.exclude", problems))
     )
+
+
+def within_pool(one: Range, path: str, problems: Problems) -> Range:
+    """The part of the range that whereabouts' pool of its subnet can hold."""
+    most = one.subnet.number + MOST_OFFSET
+    if one.first > most:
+        text = f"{one} is beyond the first 2**63 addresses of its subnet, which a pool of whereabouts' is limited to"
+        problems.append((path, text))
+        return one
+    return one if one.last <= most else one.replace(last=most)
 
 
 def excluded(texts: Any, one: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
@@ -127,23 +143,34 @@ def _network(text: str | None, path: str, problems: Problems) -> tuple[Address, 
 
 
 def _range(
-    subnet: Address, prefix: int, start: str | None, end: str | None, paths: tuple[str, str], problems: Problems
+    subnet: Address,
+    prefix: int,
+    start: str | None,
+    end: str | None,
+    paths: tuple[str, str],
+    problems: Problems,
+    *,
+    only_hosts: bool = False,
 ) -> Range | None:
-    """The subnet's hosts, or what is told of them."""
+    """The subnet's hosts, or what is told of them; with `only_hosts` the network's and the last address are never among them."""
     last = _last(subnet, prefix)
     small = BITS[subnet.version] - prefix < _HOSTS_BITS
-    # The last address of an IPv6 subnet is no broadcast address: host-local leases it, too.
-    usual = (subnet.number + (not small), last - (not small and subnet.version == 4))
+    # The last address of an IPv6 subnet is no broadcast address: host-local leases it, too. Whereabouts does not.
+    usual = (subnet.number + (not small), last - (not small and (subnet.version == 4 or only_hosts)))
     ends = [
         _inside(text, path, subnet, prefix, usual[place], problems)
         for place, (text, path) in enumerate(zip((start, end), paths, strict=True))
     ]
     if ends[0] is None or ends[1] is None:
         return None
-    if ends[0] > ends[1]:
+    found = [
+        number if usual[0] <= number <= usual[1] or not only_hosts else usual[place]
+        for place, number in enumerate((ends[0], ends[1]))
+    ]
+    if found[0] > found[1]:
         problems.append((paths[1], f"{end or 'the last address'} comes before the first one"))
         return None
-    return Range(subnet=subnet, prefix=prefix, first=ends[0], last=ends[1])
+    return Range(subnet=subnet, prefix=prefix, first=found[0], last=found[1])
 
 
 def _inside(text: str | None, path: str, subnet: Address, prefix: int, usual: int, problems: Problems) -> int | None:

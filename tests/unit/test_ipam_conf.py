@@ -124,6 +124,11 @@ BAD = [
     ({"ranges": [[{"subnet": "10.0.0.0/24"}] * 1001]}, "ipam", "has 1001 ranges"),
     ({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.1"] * 10001}, "ipam", "10001 exclusions"),
     ({"subnet": "10.0.0.0/24", "node_slice_size": "/22"}, "ipam.node_slice_size", "not supported"),
+    (
+        {"backend": "kubernetes", "range": "fd00::/64", "range_start": "fd00:0:0:0:8000::"},
+        "ipam",
+        "beyond the first 2**63 addresses",
+    ),
 ]
 
 
@@ -261,6 +266,46 @@ def test_a_misspelt_key_is_refused_and_the_known_one_is_named_and_keys_of_the_ma
 def test_a_configuration_means_these_addresses(section, addresses):
     table_says(section)
     assert leased(section) == addresses
+
+
+WHEREABOUTS_RANGES = [
+    ({"range": "10.0.0.0/29", "range_start": "10.0.0.0"}, "10.0.0.1-10.0.0.6"),
+    ({"range": "10.0.0.0/29", "range_end": "10.0.0.7"}, "10.0.0.1-10.0.0.6"),
+    ({"range": "10.0.0.0-10.0.0.7/29"}, "10.0.0.1-10.0.0.6"),
+    ({"range": "10.0.0.6-10.0.0.7/29"}, "10.0.0.6-10.0.0.6"),
+    ({"range": "10.0.0.0/29", "range_start": "10.0.0.7", "range_end": "10.0.0.3"}, "10.0.0.1-10.0.0.3"),
+    ({"range": "10.0.0.0/29", "range_end": "10.0.0.0"}, "10.0.0.1-10.0.0.6"),
+    ({"range": "fd00::/125", "range_start": "fd00::"}, "fd00::1-fd00::6"),
+    ({"range": "fd00::/125", "range_end": "fd00::7"}, "fd00::1-fd00::6"),
+    ({"range": "fd00::/125"}, "fd00::1-fd00::6"),
+    ({"range": "10.0.0.0-10.0.0.1/31"}, "10.0.0.0-10.0.0.1"),
+]
+
+
+@pytest.mark.parametrize("in_list", (False, True))
+@pytest.mark.parametrize(("told", "addresses"), WHEREABOUTS_RANGES)
+def test_the_keys_of_whereabouts_never_lease_the_network_s_and_the_last_address(told, addresses, in_list):
+    section = {"backend": "kubernetes", **({"ipRanges": [told]} if in_list else told)}
+    table_says(section)
+    assert [str(one) for ranges in range_sets({"ipam": section}, []) for one in ranges] == [addresses]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"range": "fd00::/64"},
+        {"subnet": "fd00::/64", "rangeStart": "fd00::1"},
+        {"ranges": [[{"subnet": "fd00::/64", "rangeStart": "fd00::1"}]]},
+        {"range": "fd00::/48"},
+    ],
+)
+def test_in_kubernetes_only_addresses_are_leased_that_whereabouts_keeps_at_its_next_write(section):
+    ((one,),) = wanted({**section, "backend": "kubernetes"}).sets
+    assert (one.first - one.subnet.number, one.last - one.subnet.number) == (1, (1 << 63) - 1)
+    ((elsewhere,),) = wanted({**section, "backend": "local"}).sets
+    assert elsewhere.last > one.last
+    with pytest.raises(AddressTaken):
+        wanted({**section, "backend": "kubernetes"}, runtimeConfig={"ips": ["fd00::8000:0:0:0"]})
 
 
 def test_a_large_configuration_is_understood_at_once_and_tells_a_few_overlaps_only():
