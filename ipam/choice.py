@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ipam.address import Address
+    from ipam.occupied import Occupied
     from ipam.ranges import Range, RangeSet
     from ipam.store import Cluster, Owner
 
@@ -26,13 +27,16 @@ def seed_of(owner: Owner) -> int:
 
 
 class Choice:
-    """The tries for one set: `first`, and `next` after somebody else turned out to have it.
+    """The tries for one set: `first`, and `next` after somebody else turned out to have it; never what is `occupied`.
 
     Both raise `AddressTaken` where the address is `wanted`, and `AddressesExhausted` when really all are in use.
     """
 
-    def __init__(self, cluster: Cluster, ranges: RangeSet, wanted: Address | None, seed: int) -> None:
+    def __init__(
+        self, cluster: Cluster, ranges: RangeSet, wanted: Address | None, seed: int, occupied: Occupied
+    ) -> None:
         self._cluster = cluster
+        self._occupied = occupied
         self._ranges = ranges
         self._wanted = wanted
         self._seed = seed
@@ -54,9 +58,19 @@ class Choice:
             raise AddressTaken(
                 f"{wanted} cannot be had from {_text(self._ranges)}: it is outside, a gateway or excluded"
             )
+        if self._occupied.has(wanted):
+            raise AddressTaken(f"{wanted} is in use on this node", hint="barewire-ipam show tells by whom")
         return Claim(range=home, address=wanted)
 
     def _free(self, *, blindly: bool) -> Claim:
+        found = self._found(blindly=blindly)
+        if self._occupied.has(found.address):
+            # Seldom: the store is another one than before, or has forgotten. Then it may not know of any of them.
+            self._ranges = self._occupied.narrowed(self._ranges)
+            found = self._found(blindly=blindly)
+        return found
+
+    def _found(self, *, blindly: bool) -> Claim:
         for one, start in self._starts():
             number = self._number(one, start, blindly=blindly)
             if number is not None:

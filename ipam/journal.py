@@ -13,6 +13,7 @@ from cni.rollback import run_all
 from ipam.choice import Choice, fitting, has_room, seed_of
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.journal_files import Journal, name_of
+from ipam.occupied import Occupied
 from ipam.settling import DRAIN_SECONDS, Settling
 from ipam.store import claim_on, ignore, owner_fault
 
@@ -41,9 +42,10 @@ class Journaled:
     """A `Store`. `network` is what the runtime calls it, `shared` what the cluster does, if that is something else.
 
     `document` describes the cluster; None on a node without configuration, which can release what the journal knows.
+    `directories` are host-local's of this network: what is leased there, from before, is in use.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter per part of a place
         self,
         journal: Journal,
         node: str,
@@ -52,6 +54,7 @@ class Journaled:
         open_cluster: OpenCluster,
         *,
         shared: str | None = None,
+        directories: tuple[str, ...] = (),
         seconds: float = SECONDS,
     ) -> None:
         self._journal = journal
@@ -61,6 +64,7 @@ class Journaled:
         self._document = None if document is None else {**document, "node": node}
         self._open_cluster = open_cluster
         self._shared = network if shared is None else shared
+        self._directories = directories
         self._seconds = seconds
 
     def allocate(
@@ -81,7 +85,7 @@ class Journaled:
             self._give_back_rest(entry, kept)
             if None not in kept and not cluster.take(_known(kept), owner):
                 return self._held(intent, _known(kept), entry)
-            choices = _choices(cluster, owner, sets, requested)
+            choices = self._choices(cluster, owner, sets, requested)
             return self._anew(cluster, intent, choices, kept, deadline - bound)
 
     def release(self, owner: Owner) -> None:
@@ -167,6 +171,12 @@ class Journaled:
         if held != known:
             self._journal.save(held)
         return claims
+
+    def _choices(
+        self, cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+    ) -> list[Choice]:
+        seed, occupied = seed_of(owner), Occupied(owner, self._journal.folder, self._directories)
+        return [Choice(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)]
 
     def _anew(
         self,
@@ -287,13 +297,6 @@ class Journaled:
 
     def _present(self) -> Present:
         return Present(network=self._network, document=self._document)
-
-
-def _choices(
-    cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
-) -> list[Choice]:
-    seed = seed_of(owner)
-    return [Choice(cluster, ranges, wanted, seed) for ranges, wanted in zip(sets, requested, strict=True)]
 
 
 def _known(kept: tuple[Claim | None, ...]) -> tuple[Claim, ...]:

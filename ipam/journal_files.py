@@ -51,7 +51,7 @@ class Journal:
     ) -> None:
         require_private(folder)
         require_private(run)
-        self._folder = folder
+        self.folder = folder
         self._run = run
         self._machine_id = machine_id
         self._machine = ""
@@ -119,7 +119,7 @@ class Journal:
 
     def buried(self) -> list[Owner]:
         """The owners that are marked, the one whose last try is the longest ago first."""
-        folder = f"{self._folder}/.tombstones"
+        folder = f"{self.folder}/.tombstones"
         marks = [(folders.changed(f"{folder}/{name}"), name) for name in folders.keys(folder)]
         # What names nobody is not ours, or what an older version left under a temporary name.
         owners = (_owner(name) for _changed, name in sorted(marks))
@@ -127,33 +127,33 @@ class Journal:
 
     def of_network(self, network: str) -> list[Entry]:
         """All readable entries of a network."""
-        folder = f"{self._folder}/{component(network)}"
+        folder = f"{self.folder}/{component(network)}"
         entries = [self._load(f"{folder}/{name}") for name in folders.documents(folder)]
         return [entry for entry in entries if entry is not None]
 
     def entries(self) -> list[Entry]:
         """All readable entries."""
-        networks = [name for name in folders.keys(self._folder) if is_identifier(name)]
+        networks = [name for name in folders.keys(self.folder) if is_identifier(name)]
         return [entry for name in networks for entry in self.of_network(name)]
 
     def sweep(self, network: str) -> None:
         """Removes the temporary files of killed calls."""
-        folders.sweep(f"{self._folder}/{component(network)}", plain=True)
-        for folder in (f"{self._folder}/.tombstones", self._folder):
+        folders.sweep(f"{self.folder}/{component(network)}", plain=True)
+        for folder in (f"{self.folder}/.tombstones", self.folder):
             folders.sweep(folder)
 
     def writable(self) -> None:
         """Proves that entries can be written."""
-        make_directory(self._folder)
-        probe = folders.temporary(f"{self._folder}/probe")
+        make_directory(self.folder)
+        probe = folders.temporary(f"{self.folder}/probe")
         write_file(probe, b"")
         remove_file(probe)
 
     def _random_id(self) -> str:
-        path = f"{self._folder}/.machine"
+        path = f"{self.folder}/.machine"
         made = f"barewire-{os.urandom(16).hex()}"
         if not os.path.exists(path):
-            make_directory(self._folder)
+            make_directory(self.folder)
             create_file(path, f"{made}\n".encode())  # Another call may be faster: then its ID is the one.
         return (read_file(path) or b"").decode(errors="replace").strip() or made
 
@@ -168,10 +168,10 @@ class Journal:
             return None
 
     def _path(self, owner: Owner) -> str:
-        return path_in(self._folder, owner)
+        return path_in(self.folder, owner)
 
     def _mark(self, owner: Owner) -> str:
-        return f"{self._folder}/.tombstones/{component(_flat(owner))}"
+        return f"{self.folder}/.tombstones/{component(_flat(owner))}"
 
 
 def path_in(folder: str, owner: Owner) -> str:

@@ -19,23 +19,30 @@ from ipam.store import Lease, Owner, ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ipam.address import Address
     from ipam.local_directory import Entry
+    from ipam.occupied import Occupied
     from ipam.ranges import RangeSet
     from ipam.store import Claim, Tell
+
+    FindOccupied = Callable[[Owner], Occupied]
 
 
 class Local:
     """The `ipam.store.Store` of the network whose host-local directory is `directory` (<dataDir>/<network>).
 
     `run` is a directory for indexes, for all networks, which may vanish at any time; `lock_seconds` bounds every call.
+    `occupied` tells what is in use beside the directory, where the network had another backend before.
     """
 
-    def __init__(self, directory: str, run: str, *, lock_seconds: float = LOCK_SECONDS) -> None:
+    def __init__(
+        self, directory: str, run: str, *, occupied: FindOccupied | None = None, lock_seconds: float = LOCK_SECONDS
+    ) -> None:
         self._path = directory
         self._run = run
+        self._occupied = occupied
         self._seconds = lock_seconds
 
     def allocate(
@@ -43,7 +50,7 @@ class Local:
     ) -> tuple[Claim, ...]:
         with self._open() as directory:
             index = Index(self._run, directory)
-            call = Allocation(directory, index, owner)
+            call = Allocation(directory, index, owner, None if self._occupied is None else self._occupied(owner))
             with on_failure(call.undo):
                 claims = tuple(call.claim(i, *asked) for i, asked in enumerate(zip(sets, requested, strict=True)))
                 call.finish()

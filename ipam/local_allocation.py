@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ipam.local_directory import Directory, Entry
     from ipam.local_index import Index
     from ipam.local_used import Used
+    from ipam.occupied import Occupied
     from ipam.ranges import Range, RangeSet
     from ipam.store import Owner
 
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 class Allocation:
     """`claim` an address of each set, then `finish`; `undo` when one of these failed."""
 
-    def __init__(self, directory: Directory, index: Index, owner: Owner) -> None:
+    def __init__(self, directory: Directory, index: Index, owner: Owner, occupied: Occupied | None = None) -> None:
         self._directory = directory
         self._index = index
         self._owner = owner
+        self._elsewhere = frozenset(map(str, occupied.addresses())) if occupied else frozenset()
         self._found = still_there(directory, index.entries(owner.container_id))
         self._made: list[Entry] = []
         self._given: list[str] = []
@@ -104,13 +106,16 @@ class Allocation:
 
     def _make(self, names: Iterable[str]) -> bool:
         container_id, ifname = self._owner.container_id, self._owner.ifname
-        name = self._directory.take(names, container_id, ifname)
+        free_ones = (name for name in names if name not in self._elsewhere) if self._elsewhere else names
+        name = self._directory.take(free_ones, container_id, ifname)
         if name is None:
             return False
         self._made.append((name, container_id, ifname))
         return True
 
     def _holder(self, name: str) -> str:
+        if name in self._elsewhere:
+            return "a container of this node, by another backend (barewire-ipam show tells which)"
         _name, container_id, ifname = self._directory.entry(name) or (name, "", "")
         return f"container {container_id} {ifname}".rstrip() if container_id else "nobody that is known"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cni.errors import InvalidConfig
-from ipam.place import LOCAL
+from ipam.place import DATA_DIRECTORY, LOCAL
 from ipam.policy import Policy
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cni.log import Log
     from ipam.journal import Journal
     from ipam.journal_entry import Entry
+    from ipam.local import FindOccupied
     from ipam.place import Place
     from ipam.store import Cluster, Owner, Store
 
@@ -89,7 +90,23 @@ class Stores:
         from ipam.local import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
 
         directory = self.policy.data_directory(place.directory)
-        return Local(directory, self._run, lock_seconds=self._bound(LOCK_SECONDS))
+        return Local(
+            directory, self._run, occupied=self._occupied(place, directory), lock_seconds=self._bound(LOCK_SECONDS)
+        )
+
+    def _occupied(self, place: Place, directory: str) -> FindOccupied | None:
+        """Where the network's leases were before they were in this directory; None where there is nothing of it."""
+        others = tuple(one for one in self._directories(place) if one != directory)
+        if not others and not os.path.isdir(f"{self._folder}/{place.network}"):
+            return None
+        from ipam.occupied import Occupied  # noqa: PLC0415 - hardly any node has had another backend
+
+        return lambda owner: Occupied(owner, self._folder, others)
+
+    def _directories(self, place: Place) -> tuple[str, ...]:
+        """Those of host-local's that can have leases of the network."""
+        found = dict.fromkeys((place.directory, f"{DATA_DIRECTORY}/{place.network}"))
+        return tuple(one for one in found if os.path.isdir(one))
 
     def _journaled(self, place: Place) -> Store:
         from ipam.journal import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses
@@ -101,6 +118,7 @@ class Stores:
             place.document,
             self._open_cluster,
             shared=place.shared,
+            directories=self._directories(place),
             seconds=self._bound(SECONDS),
         )
 
