@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,31 @@ A plugin that fails prints one JSON object with `code`, `msg` and `details`; `de
 | code | name | when | what to do |
 |---|---|---|---|
 """
+
+DECISIONS = ROOT / "docs" / "adr"
+DECISIONS_HEAD = """\
+# Decisions
+
+One page for each decision: context, decision, consequences. A new one starts from [the template](0000-template.md); one
+that replaces another says so in both. This page is made from their titles by `make docs`.
+
+| | decision |
+|---|---|
+"""
+_TITLE = re.compile(r"# (\d+)\. (.+)")
+
+
+def decisions_page() -> str:
+    """The titles of all decisions, in the order of their numbers. Raises ValueError at one without a number."""
+    rows = []
+    for path in sorted(DECISIONS.glob("0*.md")):
+        title, name = path.read_text().partition("\n")[0], path.name
+        if name == "0000-template.md":
+            continue
+        if (parts := _TITLE.fullmatch(title)) is None or int(parts[1]) != int(name[:4]):
+            raise ValueError(f"{name} begins with {title!r}, not with its number")
+        rows.append(f"| [{parts[1]}]({name}) | {parts[2]} |\n")
+    return DECISIONS_HEAD + "".join(rows)
 
 
 def errors_page() -> str:
@@ -46,6 +72,7 @@ def pages() -> dict[Path, str]:
     """Every generated page, by its path."""
     return {
         ROOT / "docs" / "errors.md": errors_page(),
+        DECISIONS / "README.md": decisions_page(),
         **schema.generated("node", "cni/node", NodeFile),
         **schema.generated("sriov", "cni/sriov", SriovConf),
         **schema.generated("userspace", "cni/userspace", UserspaceConf),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "dist" / "barewire"
 TRACED = ROOT / "dist" / "traced"
 SECONDS = 60
-"""No call takes longer; design.md, law 8."""
+"""No call takes longer: every wait of a plugin has a bound."""
 
 _IMPORT_REPORT = re.compile(r"^import '([^']+)' #", re.MULTILINE)
 
