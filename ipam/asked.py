@@ -58,7 +58,8 @@ def asked(request: Request, log: Log, defaults: Defaults = NONE) -> Asked:
     else:
         # As static: CNI_ARGS adds to the configured ones, and a later source takes the place of all before it.
         later = runtime or invocation
-        requested, fixed = (), _fixed(list(later or told), arguments.get("GATEWAY", ""), [] if later else fixed)
+        gateways = "" if later else arguments.get("GATEWAY", "")
+        requested, fixed = (), _fixed(list(later or told), gateways, [] if later else fixed)
         # The runtime passes addresses to ADD, not to STATUS.
         if not fixed and section.get("addresses") is None and request.command != "STATUS":
             raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Changes = dict[str, str | None]
 
+INTERFACE_TYPE = "vhostuser"
+"""What a configuration that names no type stands for."""
+
 DATA, FOLDER = "userspace/configuration-data", "userspace/mapped-dir"
 
 
@@ -39,7 +42,7 @@ def entry(
         "name": network,
         "config": {
             "engine": container.get("engine") or host.get("engine"),
-            "iftype": container.get("iftype") or host.get("iftype"),
+            "iftype": container.get("iftype") or host.get("iftype") or INTERFACE_TYPE,
             "netType": container.get("netType") or "interface",
             "memif": dict(container.get("memif") or {}),
             # The application's side of the socket: it listens.

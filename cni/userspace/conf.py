@@ -27,7 +27,9 @@ class Vhost(Section):
     """The vhost-user socket."""
 
     mode: str | None = Field(
-        None, description="`client`: the vswitch connects, and the application listens. Nothing else is supported."
+        None,
+        description="`client`: the vswitch connects, and the application listens. Nothing else is supported. Required in a "
+        "configuration with `host.iftype`, as userspace-cni's: without it that lets the vswitch listen.",
     )
     group: str | None = Field(None, description="Group (name or number) that the socket's directory gets.")
     socketfile: str | None = Field(
@@ -55,7 +57,7 @@ class Host(Section):
     """What is made on the host."""
 
     engine: str | None = Field(None, description="`ovs-dpdk`.")
-    iftype: str | None = Field(None, description="`vhostuser`.")
+    iftype: str | None = Field(None, description="`vhostuser`, which is the default.")
     netType: str | None = Field(None, description="`bridge`, which is the default.")
     vhost: Vhost | None = Field(None, description="The vhost-user socket.")
     memif: Memif | None = Field(None, description="For VPP; not supported.")

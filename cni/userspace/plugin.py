@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 
-from cni.errors import DeviceBusy, InvalidConfig, NotAvailable, SocketDirUnfit, TryAgainLater, VswitchRefused
+from cni.errors import (
+    DeviceBusy,
+    InterfaceExists,
+    InvalidConfig,
+    NotAvailable,
+    SocketDirUnfit,
+    TryAgainLater,
+    VswitchRefused,
+)
 from cni.lifecycle import Lifecycle
 from cni.record import POD, Key
 from cni.result import Interface, Result
@@ -53,6 +61,7 @@ class UserspacePlugin(Lifecycle):
         """Makes the port, and tells the pod where its socket is to be."""
         wanted, key = asked(request, self._node, self._log), Key.of(request)
         previous = request.prev_result() or Result()
+        _require_absent(request, previous)
         self._removal.drain(request.network)
         # An earlier life of the same container may have left something.
         self._removal.collect_dead(key)
@@ -206,6 +215,18 @@ class UserspacePlugin(Lifecycle):
         except (TryAgainLater, VswitchRefused) as error:
             self._removal.promise(key, remote, vhost)
             self._log.warning(f"{error}; a later call looks whether there is a port of {key}")
+
+
+def _require_absent(request: Request, previous: Result) -> None:
+    """Refuses the name of an interface that an earlier plugin of the list made for this pod.
+
+    With two of one name a runtime takes the port's address for the interface's, and CRI-O's CHECK kills the pod.
+    """
+    if any((one.name, one.sandbox) == (request.ifname, request.netns) for one in previous.interfaces):
+        raise InterfaceExists(
+            f"prevResult has an interface {request.ifname} in this pod already",
+            hint="a port of the vswitch is no network device: give it a network of its own, not a place in another's list",
+        )
 
 
 def _interface(request: Request, attachment: PortAttachment) -> Interface:

@@ -42,12 +42,10 @@ def _engine(conf: Mapping[str, Any]) -> list[Problem]:
     host = conf.get("host")
     if host is None:
         return []
+    problems = [] if host.get("engine") else [("host.engine", f"missing: write {ENGINE}")]
     supported = (("engine", ENGINE, "engine"), ("iftype", INTERFACE_TYPE, "type of interface"))
-    problems = []
     for key, word, what in supported:
-        if not host.get(key):
-            problems.append((f"host.{key}", "missing"))
-        elif host[key] != word:
+        if host.get(key) and host[key] != word:
             problems.append((f"host.{key}", f"{what} {host[key]!r} is not supported; what is: {word}"))
     if host.get("netType") not in (None, NETWORK_TYPE):
         problems.append(("host.netType", f"{host['netType']!r} is not supported; what is: {NETWORK_TYPE}"))
@@ -63,7 +61,16 @@ def _listener(conf: Mapping[str, Any]) -> list[Problem]:
             (
                 "host.vhost.mode",
                 "'server' is not supported: OVS has deprecated dpdkvhostuser ports, which break when it restarts; "
-                "say 'client', and let the application listen (its mode is server)",
+                "write 'client', and let the application listen (its mode is server)",
+            )
+        )
+    elif mode is None and (conf.get("host") or {}).get("iftype"):
+        # userspace-cni demands `iftype`, so without it the configuration was written for Barewire.
+        problems.append(
+            (
+                "host.vhost.mode",
+                "missing: userspace-cni lets Open vSwitch listen then, which is not supported; "
+                'write "vhost": {"mode": "client"}, and let the application listen (its mode is server)',
             )
         )
     elif mode not in (None, _LISTENER_IS_APPLICATION):
@@ -182,7 +189,7 @@ def _inside(conf: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
 
 _RULES = (
     (("host", "host.engine", "host.iftype", "host.netType"), _engine),
-    (("host.vhost", "host.vhost.mode", "container.vhost.mode"), _listener),
+    (("host", "host.iftype", "host.vhost", "host.vhost.mode", "container.vhost.mode"), _listener),
     (("host.vhost.socketfile", "host.bridge.bridgeName", "volume"), _names),
     (("vlan", "host.bridge.vlanId", "vlanMode", "trunks"), _vlan),
     (("bandwidth", "runtimeConfig"), _bandwidth),

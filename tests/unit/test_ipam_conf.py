@@ -406,6 +406,14 @@ def test_without_ranges_a_later_source_takes_the_place_of_all_before_it_as_with_
         assert found.fixed == (IpConfig(address=address),)
 
 
+@pytest.mark.parametrize(
+    "later", [{"runtimeConfig": {"ips": ["10.0.0.6/24"]}}, {"args": {"cni": {"ips": ["10.0.0.6/24"]}}}]
+)
+def test_the_gateway_of_cni_args_is_for_the_addresses_of_cni_args_as_with_static(later):
+    found = wanted({"addresses": []}, cni_args="IP=10.0.0.5/24;GATEWAY=10.0.0.1", **later)
+    assert found.fixed == (IpConfig(address="10.0.0.6/24"),)
+
+
 def test_old_versions_of_cni_have_one_address_of_each_family():
     two = {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]}
     with pytest.raises(InvalidConfig, match="more than 1 address per family"):

@@ -20,7 +20,7 @@ from cni.userspace.allowed import (
 from cni.userspace.asked import asked, remote_of
 from cni.userspace.location import locate
 
-HOST = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
+HOST = {"engine": "ovs-dpdk"}
 BARE = NodeConf()
 WIDE = NodeConf(
     kubelet_root="/data/kubelet/",

@@ -17,12 +17,17 @@ from cni.userspace.model import Rate
 from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name
 from cni.userspace.rules import cross_check
 
-HOST = {"engine": "ovs-dpdk", "iftype": "vhostuser"}
+HOST = {"engine": "ovs-dpdk"}
+SWAPPED = {**HOST, "iftype": "vhostuser"}
+"""What userspace-cni demands."""
 KEY = Key(network="net", container_id="0123456789abcdef", ifname="net1")
 DIRECTORY = SocketDirectory(root="/run/x", path="/run/x/pod", mount="/run/barewire/vhost/0123456789ab-net1")
 
 GOOD = [
     {},
+    {"host": {**HOST, "vhost": {}}},
+    {"host": {**HOST, "bridge": {"bridgeName": "br-dpdk0"}}},
+    {"host": {**SWAPPED, "vhost": {"mode": "client"}}},
     {"host": {**HOST, "netType": "bridge", "vhost": {"mode": "client", "group": "hugetlbfs", "socketfile": "a.sock"}}},
     {"host": {**HOST, "bridge": {"bridgeName": "br-dpdk0", "vlanId": 5, "bridgeId": 7}, "memif": {"role": "master"}}},
     {"container": {"engine": "ovs-dpdk", "vhost": {"mode": "server"}, "netType": "interface"}},
@@ -44,6 +49,10 @@ BAD = [
     ({"host": {**HOST, "netType": "vlan"}}, "host.netType"),
     ({"host": {**HOST, "vhost": {"mode": "server"}}}, "host.vhost.mode"),
     ({"host": {**HOST, "vhost": {"mode": "Client"}}}, "host.vhost.mode"),
+    ({"host": SWAPPED}, "host.vhost.mode"),
+    ({"host": {**SWAPPED, "vhost": {}}}, "host.vhost.mode"),
+    ({"host": {**SWAPPED, "vhost": {"mode": ""}}}, "host.vhost.mode"),
+    ({"host": {**SWAPPED, "vhost": {"group": "hugetlbfs"}}}, "host.vhost.mode"),
     ({"host": {**HOST, "vhost": {"socketfile": "a/b"}}}, "host.vhost.socketfile"),
     ({"host": {**HOST, "vhost": {"socketfile": ".."}}}, "host.vhost.socketfile"),
     ({"host": {**HOST, "vhost": {"socketfile": "br0.mgmt"}}}, "host.vhost.socketfile"),
@@ -98,6 +107,12 @@ def test_table_and_model_refuse_what_is_wrong_and_the_path_is_named(config, path
     assert path in told(config)
     with pytest.raises(ValidationError):
         UserspaceConf.model_validate(canonical(TABLE, {"host": HOST, **config}))
+
+
+def test_a_configuration_of_userspace_cni_that_lets_the_vswitch_listen_is_told_what_to_write() -> None:
+    with pytest.raises(InvalidConfig, match=r'write "vhost": \{"mode": "client"\}') as caught:
+        parse(TABLE, REQUIRED, {"host": SWAPPED}, cross_check)
+    assert caught.value.msg.startswith("host.vhost.mode: missing")
 
 
 @pytest.mark.parametrize(
