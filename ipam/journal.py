@@ -188,8 +188,8 @@ class Journaled:
     ) -> tuple[Claim, ...]:
         try:
             claims = self._tried(cluster, intent, choices, kept, latest)
-        except (AddressesExhausted, AddressTaken):
-            # The cluster has said no to every try, so nothing is left of them but what the owner had before.
+        except (AddressesExhausted, AddressTaken, InvalidConfig):
+            # The cluster has said no to every try, or could not be asked at all: only what the owner had is left.
             if any(kept):
                 self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
             else:
@@ -235,8 +235,27 @@ class Journaled:
     def _collect(self, valid: Valid, settling: Settling, deadline: float) -> None:
         """Releases the entries that are not valid, and the tombstones."""
         # Whatever node they name: the journal is this node's, which may have had another name.
-        gone = [entry.owner for entry in self._journal.of_network(self._network) if not _stays(entry, valid)]
-        run_all(*[lambda one=one: self._collect_one(one, valid, settling, deadline) for one in gone])
+        present = self._present()
+        gone = [entry for entry in self._journal.of_network(self._network) if not _stays(entry, valid)]
+        here = [entry.owner for entry in gone if present.is_place_of(entry)]
+        elsewhere = [entry.owner for entry in gone if not present.is_place_of(entry)]
+        run_all(
+            *[lambda one=one: self._collect_one(one, valid, settling, deadline) for one in here],
+            *[lambda one=one: self._collect_elsewhere(one, valid, settling, deadline) for one in elsewhere],
+        )
+
+    def _collect_elsewhere(self, owner: Owner, valid: Valid, settling: Settling, deadline: float) -> None:
+        """What is in another cluster than the network's: that one may be gone for good, and fails no GC."""
+        if not _left(deadline):
+            return
+        with self._journal.locked(owner, _left(deadline)):
+            entry = self._journal.find(owner)
+            if entry is None or _stays(entry, valid):
+                return
+            if not settling.met_silence:
+                settling.settle(entry)
+            elif entry.phase != TOMBSTONE:
+                self._journal.bury(entry)
 
     def _collect_one(self, owner: Owner, valid: Valid, settling: Settling, deadline: float) -> None:
         with self._journal.locked(owner, _some_left(deadline)):

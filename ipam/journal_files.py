@@ -2,14 +2,16 @@
 
 `<folder>/<network>/<container ID>:<interface>.json` is the entry. `<folder>/.tombstones/<network>:<container ID>:<interface>`
 marks one that is to be freed, so that any later call finds it by one look; the entry is the truth. The time of the mark
-is that of the last try.
+is that of the last try, and the time of such an entry that of the first one.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 
+from cni import pauses
 from cni.errors import IoFailure
 from cni.host import folders
 from cni.host.files import (
@@ -100,7 +102,9 @@ class Journal:
         mark = self._mark(entry.owner)
         make_directory(os.path.dirname(mark))
         write_file(mark, b"")
-        self.save(entry.replace(phase=TOMBSTONE))
+        buried = entry.replace(phase=TOMBSTONE)
+        if self.find(entry.owner) != buried:
+            self.save(buried)
 
     def forget(self, owner: Owner) -> None:
         """Removes the entry, and its mark."""
@@ -119,11 +123,19 @@ class Journal:
 
     def buried(self) -> list[Owner]:
         """The owners that are marked, the one whose last try is the longest ago first."""
+        return [owner for _tried, owner in self._marks()]
+
+    def due(self) -> list[Owner]:
+        """Those of them that are to be tried again by now (`cni.pauses`)."""
+        now = time.time()
+        return [one for tried, one in self._marks() if pauses.is_due(folders.changed(self._path(one)), tried, now)]
+
+    def _marks(self) -> list[tuple[float, Owner]]:
         folder = f"{self.folder}/.tombstones"
         marks = [(folders.changed(f"{folder}/{name}"), name) for name in folders.keys(folder)]
         # What names nobody is not ours, or what an older version left under a temporary name.
-        owners = (_owner(name) for _changed, name in sorted(marks))
-        return [owner for owner in owners if owner is not None]
+        owners = ((tried, _owner(name)) for tried, name in sorted(marks))
+        return [(tried, owner) for tried, owner in owners if owner is not None]
 
     def of_network(self, network: str) -> list[Entry]:
         """All readable entries of a network."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.errors import TryAgainLater
-from cni.kube.answers import words
+from cni.kube.answers import is_name, words
 from ipam import whereabouts
 from ipam.whereabouts import POOLS
 
@@ -32,8 +32,9 @@ class Pools:
         return whereabouts.pool_name(cidr, self._network_name)
 
     def find(self, cidr: str) -> Document | None:
-        """The object of a subnet's pool."""
-        return self._api.get(POOLS, self.name(cidr))
+        """The object of a subnet's pool; None where there is none, or can be none of that name."""
+        name = self.name(cidr)
+        return self._api.get(POOLS, name) if is_name(name) else None
 
     def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
         """Those that somebody else has, of the first pool that has such; what was added before is in `made`."""
@@ -47,7 +48,9 @@ class Pools:
     def remove(self, claims: Claims, owner: Owner) -> None:
         """Removes what is the owner's."""
         for cidr, some in _by_subnet(claims).items():
-            self._removed(cidr, some, owner)
+            # Nothing can ever have been leased in a pool whose name no object can have.
+            if is_name(self.name(cidr)):
+                self._removed(cidr, some, owner)
 
     def held(self, claims: Claims, owner: Owner) -> Claims:
         """Those that are the owner's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.errors import KubeRefused, TryAgainLater
+from cni.kube.answers import is_name
 from ipam import whereabouts
 from ipam.whereabouts import RESERVATIONS
 
@@ -37,7 +38,8 @@ class Reservations:
     def remove(self, claims: Claims, owner: Owner, pod_of: PodOf) -> None:
         """Removes those that name the owner's container, and whereabouts' for what it allocated to the owner."""
         for claim in claims:
-            self._removed(claim, owner, pod_of)
+            if is_name(self._name(claim)):
+                self._removed(claim, owner, pod_of)
 
     def rehearse(self) -> None:
         """Returns if the server would take a reservation."""

@@ -95,6 +95,19 @@ def as_block(told: dict[str, Any]) -> str:
     return "\n".join(f"{key + ':':12} {value or '-'}" for key, value in values.items())
 
 
+def is_named(what: str, owner: Owner) -> bool:
+    """Whether `what` (a container ID, or container ID/interface) means the owner."""
+    container_id, _, ifname = what.partition("/")
+    return _is_owner((container_id, ifname), owner)
+
+
+def tombstone(entry: Entry) -> str:
+    """What waits to be freed, where, and whose it was: one line."""
+    texts = ", ".join(str(claim.address) for claim in entry.claims or ()) or "what it has"
+    owner = entry.owner
+    return f"{texts}  {owner.network}/{owner.container_id}/{owner.ifname}  {place_of(entry.document)}"
+
+
 def printable(text: str) -> str:
     """Names come from pods and clusters: they must not steer a terminal."""
     return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)

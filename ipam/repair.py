@@ -75,6 +75,15 @@ class Repair:
                 _require_same(entry, finding.entry)
                 self._settle(entry)
 
+    def forget(self, entry: Entry) -> bool:
+        """Gives a tombstone up. Whether its cluster was told after all; else what it has there stays leased."""
+        with self._journal.locked(entry.owner, self._seconds):
+            _require_same(self._journal.find(entry.owner), entry)
+            if self._settling.settle(entry):
+                return True
+            self._journal.forget(entry.owner)
+            return False
+
     def lease_again(self, finding: Finding, network: Network, owner: Owner) -> None:
         """Takes what a living owner believes to have; a dead one's entry goes."""
         if not finding.live:
@@ -127,7 +136,10 @@ class Repair:
 
     def _settle(self, entry: Entry) -> None:
         if not self._settling.settle(entry):
-            raise TryAgainLater(f"{name_of(entry.owner)} is kept as a tombstone: the cluster could not be told")
+            raise TryAgainLater(
+                f"{name_of(entry.owner)} is kept as a tombstone: the cluster could not be told",
+                hint="if that cluster is gone for good: barewire-ipam forget",
+            )
 
     def _cluster(self, network: Network) -> Cluster:
         return self._settling.cluster(network.document or {}, network.shared)

@@ -307,6 +307,14 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     return problems
 
 
+def _objects(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
+    if section.get("backend") != "kubernetes":
+        return []
+    from ipam import kubernetes_names  # noqa: PLC0415 - other backends have no objects to name
+
+    return kubernetes_names.problems(section.get("network_name") or "", range_sets(conf, []))
+
+
 _OF_RANGES = (
     *(f"ipam.{key}" for key in ("subnet", "rangeStart", "rangeEnd", "gateway", "exclude", "ranges", "ipRanges")),
     *(f"ipam.{key}" for key in ("range", "range_start", "range_end")),
@@ -320,6 +328,7 @@ _RULES = (
     (("ipam.backend", "ipam.etcd", "ipam.kubernetes"), _backend),
     (("ipam.dataDir", "ipam.resolvConf", "ipam.etcd", "ipam.kubernetes"), _places),
     (("ipam.nodeName", "ipam.network_name"), _names),
+    (("ipam.backend", "ipam.network_name", *_OF_RANGES), _objects),
     (("ipam.node_slice_size",), _slices),
 )
 """Each rule with the keys that it reads."""

@@ -26,6 +26,9 @@ DRAINED, DRAIN_SECONDS = 16, 2.0
 None is begun in the second half of the time, which bounds the last one (`Journaled.drain`).
 """
 
+MOST_NOTED = 1000
+"""Tombstones that are looked at after a cluster did not answer; reading one takes 50 microseconds."""
+
 
 class Settling:
     """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry.
@@ -75,6 +78,11 @@ class Settling:
             return True
         return True
 
+    @property
+    def met_silence(self) -> bool:
+        """Whether a cluster did not answer: no other one is waited for in the same call."""
+        return any(isinstance(error, TryAgainLater) for _document, error in self._failed)
+
     def free(self, entry: Entry) -> None:
         """Gives back what the entry tells of, and raises what the cluster raises."""
         cluster = self.reached(entry)
@@ -103,15 +111,16 @@ class Settling:
         return True
 
     def drain(self) -> None:
-        """Tries a few tombstones again. What fails is logged only."""
+        """Tries a few tombstones again whose pauses are over. What fails is logged only."""
         latest = time.monotonic() + DRAIN_SECONDS / 2
-        for owner in self._journal.buried()[:DRAINED]:
-            if time.monotonic() >= latest:
-                return
+        for owner in self._journal.due()[:DRAINED]:
+            if time.monotonic() >= latest or self.met_silence:
+                break
             try:
                 self._flush(owner)
             except CniError as error:
                 self._journal.warn(f"the tombstone of {name_of(owner)} stays: {error}")
+        self._note_silence()
 
     def _flush(self, owner: Owner) -> None:
         with self._journal.locked(owner, 0.0):
@@ -121,3 +130,11 @@ class Settling:
                 self._journal.unmark(owner)
             else:
                 self.settle(entry)
+
+    def _note_silence(self) -> None:
+        """One try was that of all tombstones of the same cluster: else each would cost a call the same wait."""
+        failed = [document for document, _error in self._failed]
+        for owner in self._journal.buried()[:MOST_NOTED] if self.met_silence else ():
+            entry = self._journal.find(owner)
+            if entry is not None and any(document in failed for document in self._present.documents(entry)):
+                self._journal.tried(owner)

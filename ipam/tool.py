@@ -12,7 +12,8 @@ from cni.node.load import load_node
 from cni.value import Value
 from ipam import inventory, listing
 from ipam.fsck import Finding, Judgement, confirmed
-from ipam.known import Folders, Network, configured, known
+from ipam.journal_entry import TOMBSTONE
+from ipam.known import Folders, Network, configured, entries, known
 from ipam.policy import Policy
 from ipam.repair import Repair, repaired
 from ipam.sandboxes import Sandboxes, look
@@ -101,6 +102,22 @@ def _release(options: Any, host: Host) -> int:
         repair.release(one.network, one.owner, one.addresses, one.node)
         _say(f"released: {', '.join(map(str, one.addresses)) or 'what the journal told'}")
     return failed
+
+
+def _forget(options: Any, host: Host) -> int:
+    networks = [options.network] if options.network else None
+    kept = [one for one in entries(host.folders, networks) if not isinstance(one, str) and one.phase == TOMBSTONE]
+    found = [one for one in kept if not options.what or listing.is_named(options.what, one.owner)]
+    if not found:
+        _say("there is no tombstone" + (f" of {options.what}" if options.what else ""))
+        return FOUND if options.what else FINE
+    for one in found:
+        _say(listing.tombstone(one))
+    _require_agreement(options, host, f"give up {len(found)}? What a cluster holds that cannot be told stays leased there")
+    repair = Repair(host.folders, _warn, seconds=options.seconds)
+    told = sum(repair.forget(one) for one in found)
+    _say(f"{told} freed after all, {len(found) - told} forgotten")
+    return FINE
 
 
 def _fsck(options: Any, host: Host) -> int:
@@ -266,6 +283,7 @@ _COMMANDS: dict[str, Callable[[Any, Host], int]] = {
     "list": _list,
     "show": _show_one,
     "release": _release,
+    "forget": _forget,
     "fsck": _fsck,
     "free-node": _free_node,
 }

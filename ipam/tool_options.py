@@ -21,6 +21,9 @@ def parser() -> argparse.ArgumentParser:
     free.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
     free.add_argument("--force", action="store_true", help="also what is in use, or may be in use on another node")
     free.add_argument("--yes", action="store_true", help="do not ask")
+    lost = _add(commands, "forget", "give up tombstones whose cluster is gone for good", of_networks=False)
+    lost.add_argument("what", metavar="CONTAINER[/IFNAME]", nargs="?", default="", help="only those of this container")
+    lost.add_argument("--yes", action="store_true", help="do not ask")
     check = _add(commands, "fsck", "find leaks, duplicates, and what the journal does not know", answers=True)
     check.add_argument("--repair", action="store_true", help="repair what can be; without it nothing is changed")
     check.add_argument(
@@ -44,12 +47,15 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _add(commands: Any, name: str, text: str, *, answers: bool = False) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, text: str, *, answers: bool = False, of_networks: bool = True
+) -> argparse.ArgumentParser:
     one: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    one.set_defaults(json=False)
-    one.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
+    one.set_defaults(json=False, config="", data_dir="")
     one.add_argument("--network", metavar="NAME", help="only the network of this name")
-    one.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
+    if of_networks:
+        one.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
+        one.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
     one.add_argument(
         "--seconds", type=float, default=SECONDS, help=f"how long a cluster is waited for (default {SECONDS:g})"
     )

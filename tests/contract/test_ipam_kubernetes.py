@@ -501,6 +501,13 @@ def test_what_can_be_no_name_in_kubernetes_is_refused_before_anything_is_asked(a
     assert api.requests == []
 
 
+def test_nothing_is_leased_under_a_name_that_kubernetes_cannot_have_so_giving_it_back_is_done(api, open_one):
+    cluster = open_one(network_name="Upper")
+    cluster.give_back(BOTH, A)
+    cluster.give_back_all(A)
+    assert api.requests == []
+
+
 def test_a_range_whose_name_would_begin_with_a_dash_wants_a_network_name(api, open_one):
     one = range_of("::", 64, "::1", "::ff")
     with pytest.raises(InvalidConfig, match="---64") as failure:

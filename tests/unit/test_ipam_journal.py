@@ -391,6 +391,73 @@ def test_a_cluster_out_of_reach_is_asked_once_for_all_its_tombstones(node, share
     assert len(shared.calls) == 1
 
 
+def waiting(node: Node, *names: str, first: float, last: float) -> None:
+    """The tombstones were tried for the first and for the last time so many seconds ago."""
+    now = time.time()
+    for name in names:
+        os.utime(node.folder / f"journal/net/{name}:net1.json", (now - first, now - first))
+        os.utime(node.folder / f"journal/.tombstones/net:{name}:net1", (now - last, now - last))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "calls"),
+    [(5, 1, 1), (60, 31, 1), (60, 29, 0), (100_000, 601, 1), (100_000, 590, 0), (60, -5, 1)],
+)
+def test_a_tombstone_that_cannot_be_settled_is_tried_after_pauses_that_grow(node, shared, first, last, calls):
+    node.add("a")
+    shared.away = True
+    node.store().release(owner("a"))
+    waiting(node, "a", first=first, last=last)
+    shared.calls.clear()
+    node.store().drain()
+    assert len(shared.calls) == calls
+
+
+def test_a_try_that_fails_is_that_of_all_tombstones_of_its_cluster(node, shared):
+    names = [f"c{number}" for number in range(40)]
+    shared.away = True
+    for name in names:
+        node.store().release(owner(name))
+    waiting(node, *names, first=1000, last=700)
+    shared.calls.clear()
+    for _ in range(5):
+        node.store().drain()
+    assert len(shared.calls) == 1
+
+
+def test_a_call_waits_for_one_silent_cluster_at_most(moving):
+    documents = {"a": FIRST, "b": {**FIRST, "prefix": "/b"}, "c": {**FIRST, "prefix": "/c"}}
+    moving.clusters["first"].away = True
+    for name, document in documents.items():
+        moving.store(document=document).release(owner(name))
+    moving.clusters["first"].calls.clear()
+    moving.store("elsewhere", SECOND).drain()
+    assert len(moving.clusters["first"].calls) == 1
+
+
+def test_gc_of_a_network_succeeds_while_its_former_cluster_is_away(moving, shared):
+    for name in "abc":
+        moving.add(name, document={**FIRST, "prefix": "/old"})
+    moving.clusters["first"].away = True
+    moving.store(document={**FIRST, "prefix": "/old"}).release(owner("a"))
+    moving.add("d", document={**SECOND, "prefix": "/new"})
+    moving.clusters["first"].calls.clear()
+    moving.store(document={**SECOND, "prefix": "/new"}).gc({("d", "net1")})
+    assert len(moving.clusters["first"].calls) <= 2
+    phases = {one.owner.container_id: one.phase for one in moving.journal().of_network(NETWORK)}
+    assert phases == {"a": "tombstone", "b": "tombstone", "c": "tombstone", "d": "held"}
+
+
+def test_what_a_cluster_finds_impossible_leaves_no_entry(node, monkeypatch):
+    def impossible(*_arguments):
+        raise InvalidConfig("there can be no such object")
+
+    monkeypatch.setattr(FakeCluster, "take", impossible)
+    with pytest.raises(InvalidConfig):
+        node.add("a")
+    assert node.files() == []
+
+
 def test_draining_begins_nothing_in_the_second_half_of_its_time(node, shared, monkeypatch):
     for name in "abc":
         node.add(name)

@@ -14,6 +14,7 @@ from ipam import fsck, listing
 from ipam.address import Address, parse
 from ipam.fsck import Finding, Judgement
 from ipam.inventory import Holding, Inventory, room
+from ipam.journal import Journal
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry
 from ipam.known import Folders, Network, configured, known
 from ipam.sandboxes import Sandboxes
@@ -257,6 +258,40 @@ def test_an_address_of_two_networks_is_released_in_the_one_that_is_named(host, f
 
 
 # Usage
+
+
+GONE = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "node": "here"}
+LOST = {**GONE, "caFile": "/nowhere/ca.pem"}
+UNKNOWN = {"kind": "zookeeper", "node": "here"}
+
+
+def buried(folders: Folders, **documents: dict[str, Any]) -> list[str]:
+    """Tombstones by the containers' names; returns the journal's files."""
+    journal = Journal(folders.journal, folders.run)
+    for name, document in documents.items():
+        journal.bury(entry("10.9.0.1", name=name, document=document))
+    return [one.container_id for one in journal.buried()]
+
+
+def test_tombstones_whose_cluster_or_credentials_are_gone_are_given_up(host, folders, capsys):
+    assert sorted(buried(folders, a=GONE, b=LOST, c=UNKNOWN)) == ["a", "b", "c"]
+    assert command(["release", "a", "--force", "--yes", "--seconds", "0.2"], host) == 1
+    assert "barewire-ipam forget" in capsys.readouterr().err
+    assert command(["forget", "--seconds", "0.2"], host) == 1
+    assert len(buried(folders)) == 3
+    assert command(["forget", "b/net1", "--yes", "--seconds", "0.2"], host) == 0
+    assert sorted(buried(folders)) == ["a", "c"]
+    assert command(["forget", "--yes", "--seconds", "0.2"], host) == 0
+    assert "0 freed after all, 2 forgotten" in capsys.readouterr().out
+    assert [name for _, _, names in os.walk(folders.state) for name in names] == []
+    assert command(["forget"], host) == 0
+
+
+def test_of_what_is_held_nothing_is_forgotten(host, folders, capsys):
+    Journal(folders.journal, folders.run).save(entry("10.9.0.1", document=GONE))
+    assert command(["forget", "a", "--yes", "--seconds", "0.2"], host) == 1
+    assert "there is no tombstone of a" in capsys.readouterr().out
+    assert Path(folders.journal, "net", "a:net1.json").exists()
 
 
 @pytest.mark.parametrize(
