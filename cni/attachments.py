@@ -2,7 +2,8 @@
 
 `<run>/spare/<device>` is a second copy of the record of a device that cannot carry a mark; it ends with the boot, as
 what was done to the device does. So does `<run>/marks/<device>`, a link whose text is a note of the plugin and the owner of a
-device that we have marked: a pod can write any mark onto its interface.
+device that we have marked: a pod can write any mark onto its interface. `<run>/collected-<plugin>` tells for which boot what
+earlier ones left has been put away.
 
 `<state>/<network>/<container ID>:<ifname>.json` is the record. `<state>/.devices/<device>` links to the record that
 owns the device, `<state>/.pending/<network>:<container ID>:<ifname>` to a record whose removal could not finish.
@@ -12,8 +13,9 @@ Both are found by one look, without reading records; the record is the truth, a 
 from __future__ import annotations
 
 import os
+import time
 
-from cni import jsontext
+from cni import jsontext, pauses
 from cni.errors import CniError, DeviceBusy, IoFailure, TryAgainLater
 from cni.host import folders
 from cni.host.files import (
@@ -157,7 +159,9 @@ class Attachments:
     def keep_pending(self, record: Record) -> None:
         """Keeps a record whose removal is not finished, so that any later call can finish it."""
         kept = record.replace(removing=True)
-        self.save(kept)
+        # The file's age is the time since the first try, as long as nothing gets done.
+        if self.find(kept.key) != kept:
+            self.save(kept)
         _link(_target(kept.key), self._pending_link(kept.key))
         if DEVICE not in kept.left:
             self._drop_spare(kept)
@@ -181,6 +185,18 @@ class Attachments:
         A link that leads to no record is a crash's leftover, and is removed.
         """
         return [record for _tried, record in sorted(self._pending(), key=lambda entry: entry[0])]
+
+    def due(self) -> list[Record]:
+        """Those of them that are to be tried again by now (`cni.pauses`)."""
+        now, pending = time.time(), sorted(self._pending(), key=lambda entry: entry[0])
+        return [one for tried, one in pending if pauses.is_due(folders.changed(self._path(one.key)), tried, now)]
+
+    def tried(self, key: Key) -> None:
+        """Notes a try of a pending record."""
+        try:
+            os.utime(self._pending_link(key), follow_symlinks=False)
+        except FileNotFoundError:
+            return
 
     def _pending(self) -> Iterator[tuple[float, Record]]:
         folder = f"{self._state}/.pending"
@@ -257,6 +273,22 @@ class Attachments:
         records = [self._own(self._readable(f"{folder}/{name}")) for name in folders.documents(folder)]
         return [record for record in records if record is not None]
 
+    def has_collected(self) -> bool:
+        """Whether `collected` was called since the node was booted."""
+        try:
+            return os.readlink(self._collected()) == self.boot_id
+        except OSError:
+            return False
+
+    def collected(self) -> None:
+        """Notes that nothing is left to do about what earlier boots left behind."""
+        _link(self.boot_id, self._collected())
+
+    def of_earlier_boots(self) -> list[Record]:
+        """The records, of all networks, of attachments that a boot has ended and no call has removed."""
+        records = [record for network in self.networks() for record in self.of_network(network)]
+        return [one for one in records if one.boot_id != self.boot_id and not one.removing]
+
     def others_with(self, key: Key, text: str) -> list[Record]:
         """The records of this plugin, but for this attachment's, in which the text is a value, such as a path that both use."""
         needle = jsontext.dumps(text).encode()
@@ -321,6 +353,9 @@ class Attachments:
 
     def _mark(self, device: str) -> str:
         return f"{self._run}/marks/{component(device)}"
+
+    def _collected(self) -> str:
+        return f"{self._run}/collected-{component(self._plugin)}"
 
     def _pending_link(self, key: Key) -> str:
         return f"{self._state}/.pending/{component(_flat(key))}"

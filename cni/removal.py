@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from cni import deviceinfo
 from cni.attachments import Replay
 from cni.delegate import IpamCall
-from cni.errors import CniError, InvalidConfig
+from cni.errors import CniError, InvalidConfig, TryAgainLater
 from cni.record import IPAM
 from cni.rollback import bound, on_failure, run_all
 
@@ -58,6 +58,10 @@ class Removal(ABC):
     def is_promise(self, _record: Record, /) -> bool:
         """Whether the record tells of no attachment, but only of something to look after."""
         return False
+
+    def remote(self, record: Record, /) -> str:
+        """What the removal waits for outside of this plugin and the kernel, for people; empty for nothing."""
+        return f"IPAM plugin {record.ipam.get('type')}" if IPAM in record.left and record.ipam else ""
 
     def kept(self, record: Record) -> Record:
         """The record of a removal that could not finish, as it is to be kept: with what the next try has to know."""
@@ -111,23 +115,64 @@ class Removal(ABC):
                 self.remove_or_keep(record)
 
     def drain(self, network: str) -> None:
-        """Finishes removals that earlier calls had to leave. It is work on the side: nothing of it fails this call."""
+        """Finishes removals that earlier calls, and boots, had to leave. It is work on the side: nothing fails this call.
+
+        One try of what does not answer is that of all that wait for it, and no other one is waited for in this call.
+        """
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
             self._attachments.recover()
             self._attachments.sweep(network)
+            silent = self._collect_earlier_boots(deadline)
         except CniError as error:
             self._log.warning(f"litter of earlier calls stays: {error}")
-        for pending in self._attachments.pending()[:DRAIN_RECORDS]:
+            return
+        for pending in self._attachments.due()[:DRAIN_RECORDS]:
             if time.monotonic() > deadline:
                 return
-            try:
-                with Replay(self._attachments, pending.key, 0.0) as record:
-                    # Under the lock it may be another life of the same attachment, which nobody wants removed.
-                    if record is not None and record.removing:
-                        self.remove(record, deadline)
-            except Exception as error:  # noqa: BLE001 - a record that makes trouble must not stop every pod of the node
-                self._log.warning(f"still pending: {pending.key}: {error}")
+            if silent and self.remote(pending):
+                continue
+            silent = self._tried(pending, deadline) or silent
+            self._pass_over(silent)
+
+    def _collect_earlier_boots(self, deadline: float) -> str:
+        """Removes what earlier boots left, once in a boot: many runtimes call neither DEL nor GC for it.
+
+        Returns what did not answer: what waits for that is kept pending.
+        """
+        if self._attachments.has_collected():
+            return ""
+        silent = ""
+        for record in self._attachments.of_earlier_boots():
+            if time.monotonic() > deadline:
+                return silent  # The next call goes on.
+            silent = self._tried(record, deadline, waits=not (silent and self.remote(record))) or silent
+        self._attachments.collected()
+        return silent
+
+    def _tried(self, found: Record, deadline: float, *, waits: bool = True) -> str:
+        """Tries the removal; what did not answer, empty for nothing. Not `waits`: it is kept pending without a try."""
+        try:
+            with Replay(self._attachments, found.key, 0.0) as record:
+                # Under the lock it may be another life of the same attachment, which nobody wants removed.
+                if record is None or not (record.removing or record.boot_id != self._attachments.boot_id):
+                    return ""
+                if not waits:
+                    self._attachments.keep_pending(record)
+                    return ""
+                try:
+                    self.remove(record, deadline)
+                except TryAgainLater as error:
+                    self._log.warning(f"still pending: {found.key}: {error}")
+                    return self.remote(self._attachments.find(found.key) or record)
+        except Exception as error:  # noqa: BLE001 - a record that makes trouble must not stop every pod of the node
+            self._log.warning(f"still pending: {found.key}: {error}")
+        return ""
+
+    def _pass_over(self, silent: str) -> None:
+        for other in self._attachments.pending() if silent else ():
+            if self.remote(other) == silent:
+                self._attachments.tried(other.key)
 
     def _release(self, record: Record, deadline: float | None) -> None:
         if record.ipam is not None:

@@ -113,7 +113,9 @@ def _forget(options: Any, host: Host) -> int:
         return FOUND if options.what else FINE
     for one in found:
         _say(listing.tombstone(one))
-    _require_agreement(options, host, f"give up {len(found)}? What a cluster holds that cannot be told stays leased there")
+    _require_agreement(
+        options, host, f"give up {len(found)}? What a cluster holds that cannot be told stays leased there"
+    )
     repair = Repair(host.folders, _warn, seconds=options.seconds)
     told = sum(repair.forget(one) for one in found)
     _say(f"{told} freed after all, {len(found) - told} forgotten")

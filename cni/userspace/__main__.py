@@ -17,6 +17,7 @@ def load(request: Request) -> Plugin:
     from cni.attachments import Attachments
     from cni.host.netns import Namespaces
     from cni.node.start import begin
+    from cni.userspace.asked import present_remote
     from cni.userspace.attachment import PLUGIN
     from cni.userspace.ovs import OvsDpdk
     from cni.userspace.plugin import UserspacePlugin
@@ -36,7 +37,8 @@ def load(request: Request) -> Plugin:
         sockets=sockets,
         publisher=Publisher(sockets, lambda kubeconfig, seconds: _pods(kubeconfig, seconds, node), log),
     )
-    removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log)
+    present = present_remote(request, node)
+    removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log, present=present)
     return UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
 
 

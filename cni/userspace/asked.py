@@ -82,6 +82,14 @@ def remote_of(request: Request, node: NodeConf) -> str:
     return remote
 
 
+def present_remote(request: Request, node: NodeConf) -> str:
+    """The same, and empty where it cannot be one, or may not be named."""
+    try:
+        return remote_of(request, node)
+    except InvalidConfig:
+        return ""
+
+
 def bridge_of(request: Request) -> tuple[str, bool]:
     """The bridge's name, empty where it cannot be one, and whether it may be created; likewise."""
     conf = configuration.canonical(TABLE, request.config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cni import removal
-from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater
+from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater, VswitchRefused
 from cni.host.files import LOCK_SECONDS
 from cni.names import is_file_name
 from cni.record import DEVICE, POD, Key, Record
@@ -33,16 +33,20 @@ if TYPE_CHECKING:
 UNPLUG_SECONDS = 10.0
 """Bound for the vswitch: a pod that goes does not wait for it longer, what is left is done by a later call."""
 
+LOOK_SECONDS = 2.0
+"""Bound for a look into the database that is configured now, after the one of the record did not answer."""
+
 MOST_PROMISES = 64
 """Bound for removals that wait for a vswitch: a node without one makes another with every DEL, and none is ever kept."""
 
 
 class Removal(removal.Removal):
-    """Undoes attachments of ports."""
+    """Undoes attachments of ports. `present` is the database that is configured now, empty where none is."""
 
-    def __init__(self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log) -> None:
+    def __init__(self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, present: str = "") -> None:
         super().__init__(namespaces=world.namespaces, attachments=attachments, ipam=ipam, log=log)
         self._world = world
+        self._present = present
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         return {
@@ -54,6 +58,13 @@ class Removal(removal.Removal):
     def holds_up(self, _record: Record, /) -> bool:
         """Nothing of a port keeps a pod from going: what is left is in nobody's way but the same attachment's."""
         return False
+
+    def remote(self, record: Record, /) -> str:
+        if DEVICE in record.left:
+            return f"OVSDB at {record.wanted.get('remote')}"
+        if POD in record.left:
+            return f"API server of {record.wanted.get('kubeconfig') or 'the cluster'}"
+        return super().remote(record)
 
     def _withdraw(self, record: Record, deadline: float | None) -> None:
         attachment = from_record(record)
@@ -73,17 +84,43 @@ class Removal(removal.Removal):
 
     def _unplug(self, record: Record, deadline: float | None) -> None:
         if self.is_promise(record):
-            self.delete_unrecorded(record.key, record.wanted["remote"], record.wanted["vhost"], deadline)
+            self._keep_promise(record, deadline)
             return
         attachment = from_record(record)
         seconds = within(deadline, UNPLUG_SECONDS)
         unplugged: list[str] = []
 
         def unplug() -> None:
-            self._world.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner)
+            try:
+                self._world.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner)
+            except TryAgainLater:
+                if not self._has_moved(record.key, attachment.remote, deadline):
+                    raise
+                self._world.vswitch(self._present, seconds=within(deadline, UNPLUG_SECONDS)).unplug(
+                    attachment.port.owner
+                )
             unplugged.append(attachment.port.name)
 
         run_all(unplug, lambda: self._remove_socket(record, attachment, bool(unplugged)))
+
+    def _keep_promise(self, record: Record, deadline: float | None) -> None:
+        remote, vhost = record.wanted["remote"], record.wanted["vhost"]
+        try:
+            self.delete_unrecorded(record.key, remote, vhost, deadline)
+        except TryAgainLater:
+            if not self._has_moved(record.key, remote, deadline):
+                raise
+            self.delete_unrecorded(record.key, self._present, vhost, deadline)
+
+    def _has_moved(self, key: Key, remote: str, deadline: float | None) -> bool:
+        """Whether the attachment's ports are in the database that is configured now, as when its socket was moved."""
+        if self._present in ("", remote):
+            return False
+        try:
+            vswitch = self._world.vswitch(self._present, seconds=within(deadline, LOOK_SECONDS))
+            return bool(vswitch.show(owner=owner_of(key)))
+        except (TryAgainLater, VswitchRefused):
+            return False
 
     def _remove_socket(self, record: Record, attachment: PortAttachment, unplugged: bool) -> None:
         """Removes the socket with its directory, but for what another attachment uses by now.

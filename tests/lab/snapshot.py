@@ -26,6 +26,7 @@ LEFT_OUT = {
     "routes.*.expires": "counts down",
     "sysctls: stable_secret": "cannot be read before it is set",
     "files: /run/barewire/lock*": "lock files stay, so that two holders never lock different files",
+    "files: /run/barewire/collected-*": "for which boot earlier ones have been put away: once in a boot",
     "files: /run/barewire/ipam/*": "an index of host-local's directories, which stays as they do, and may vanish any time",
     "files: host-local's last_reserved_ip.* and lock": "host-local keeps them, to give addresses in turn",
     "empty folders": "say nothing; records and leases are files",
@@ -39,7 +40,9 @@ LEFT_OUT = {
 _CARRIER_FLAGS = frozenset({"LOWER_UP", "NO-CARRIER", "DORMANT"})
 _LINK_NOISE = frozenset({"ifindex", "link_index", "operstate", "qdisc"})
 _ADDRESS_NOISE = frozenset({"tentative", "optimistic", "valid_life_time", "preferred_life_time"})
-_FILE_NOISE = re.compile(r"/run/barewire/(lock|ipam/).*|/var/lib/cni/networks/[^/]+/(last_reserved_ip\..*|lock)")
+_FILE_NOISE = re.compile(
+    r"/run/barewire/(lock|ipam/|collected-).*|/var/lib/cni/networks/[^/]+/(last_reserved_ip\..*|lock)"
+)
 
 
 def host_snapshot(vm: Vm) -> Tree:

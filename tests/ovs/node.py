@@ -25,7 +25,14 @@ PLUGINS = "/usr/lib/cni"
 OWN = ("/etc/barewire", "/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log")
 STATE = "/var/lib/cni/barewire"
 KUBELET = "/var/lib/kubelet"
-_LITTER = ("/run/barewire/lock", "/run/barewire/ipam", "/run/multus", "/run/netns", "/var/lib/cni/networks")
+_LITTER = (
+    "/run/barewire/lock",
+    "/run/barewire/ipam",
+    "/run/barewire/collected-",
+    "/run/multus",
+    "/run/netns",
+    "/var/lib/cni/networks",
+)
 
 
 class Outcome(NamedTuple):

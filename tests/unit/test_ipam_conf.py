@@ -101,7 +101,11 @@ BAD = [
         "keyFile",
     ),
     ({"backend": "kubernetes", "kubernetes": {"kubeconfig": "k"}}, "ipam.kubernetes.kubeconfig", "absolute path"),
-    ({"backend": "kubernetes", "range": "10.0.0.0/24", "network_name": "net_a"}, "ipam.network_name", "Kubernetes object"),
+    (
+        {"backend": "kubernetes", "range": "10.0.0.0/24", "network_name": "net_a"},
+        "ipam.network_name",
+        "Kubernetes object",
+    ),
     ({"backend": "kubernetes", "range": "10.0.0.0/24", "network_name": "Net"}, "ipam.network_name", "lower-case"),
     ({"backend": "kubernetes", "range": "10.0.0.0/24", "network_name": "n" * 245}, "ipam.network_name", "too long"),
     ({"backend": "kubernetes", "range": "::1:0/112"}, "ipam.network_name", "begin with -"),

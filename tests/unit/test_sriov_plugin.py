@@ -270,6 +270,18 @@ def test_the_next_add_repairs_a_vf_that_came_back_without_a_record(node):
     )
 
 
+def test_the_first_call_of_a_boot_frees_the_addresses_of_pods_that_a_reboot_has_ended(node, monkeypatch):
+    node.add("a", VF0, ipam={"type": "fake"})
+    node.kernel.delete_netns("/run/netns/a")
+    node.add("b", VF1, ipam={"type": "fake"})
+    assert len(node.ipam.leases) == 2
+    monkeypatch.setattr("cni.attachments._boot_id", lambda: "a later one")
+    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    node.delete("c")
+    assert node.ipam.leases == {}
+    assert node.files() == []
+
+
 def test_after_a_reboot_a_record_touches_no_device(node):
     node.add(**EVERYTHING)
     record = the_record(node)

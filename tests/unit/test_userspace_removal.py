@@ -1,0 +1,276 @@
+"""Removals of ports that cannot be finished: they end when what they wait for is back, has moved, or is given up."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.attachments import Attachments
+from cni.errors import DeviceBusy, InvalidConfig, TryAgainLater
+from cni.record import DEVICE, POD, Key, Record
+from cni.tool.giving_up import give_up, key_of
+from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
+from cni.userspace.directory import SocketDirectory
+from cni.userspace.model import Port
+from cni.userspace.plan import port_name
+from cni.userspace.publish import Publisher
+from cni.userspace.removal import Removal
+from cni.userspace.sockets import Sockets
+from cni.userspace.world import World
+from tests.fake_vswitch import FakeVswitch
+from tests.fakes import FakeIpam
+from tests.recording_log import RecordingLog
+
+OLD, NEW = "unix:/run/old/db.sock", "unix:/run/new/db.sock"
+VHOST = "/run/barewire/vhost"
+
+
+class Namespaces:
+    """Those in which somebody is."""
+
+    def __init__(self) -> None:
+        self.inhabited: set[str] = set()
+
+    def is_inhabited(self, path: str, _identity: str) -> bool:
+        return path in self.inhabited
+
+
+class Host:
+    """A node with two databases. `asked` are those that were asked, in order; `silent` those that do not answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = RecordingLog()
+        self.vswitches = {OLD: FakeVswitch(), NEW: FakeVswitch()}
+        self.silent: set[str] = set()
+        self.asked: list[str] = []
+        self.namespaces = Namespaces()
+        self.attachments = self.opened()
+        (folder / "sockets").mkdir()
+
+    def opened(self) -> Attachments:
+        return Attachments(
+            str(self.folder / "state"),
+            str(self.folder / "run"),
+            plugin=PLUGIN,
+            lasting_locks=False,
+            warn=self.log.warning,
+        )
+
+    def vswitch(self, remote: str, **_how: float) -> FakeVswitch:
+        self.asked.append(remote)
+        found = self.vswitches[remote]
+        found.database = remote not in self.silent
+        return found
+
+    def removal(self, present: str = "") -> Removal:
+        sockets = Sockets(self.log)
+        publisher = Publisher(sockets, lambda _kubeconfig, _seconds: None, self.log)  # type: ignore[arg-type,return-value]
+        world = World(namespaces=self.namespaces, vswitch=self.vswitch, sockets=sockets, publisher=publisher)  # type: ignore[arg-type]
+        return Removal(world=world, attachments=self.attachments, ipam=FakeIpam(), log=self.log, present=present)
+
+    def drain(self, present: str = "") -> list[str]:
+        """Which databases a call asks on the side."""
+        self.asked.clear()
+        self.removal(present).drain("net")
+        return self.asked
+
+    def attach(self, name: str, remote: str = OLD, **how: Any) -> Record:
+        """A record, and its port."""
+        key = Key(network="net", container_id=name, ifname="net1")
+        port = Port(name=port_name(key), bridge="br0", path=f"/run/{name}", owner=owner_of(key))
+        directory = SocketDirectory(root=str(self.folder), path=str(self.folder / "sockets"), since=1)
+        attachment = PortAttachment(
+            remote=remote, port=port, directory=directory, socket=name, container_dir="/s", mac=""
+        )
+        record = Record(
+            key=key, plugin=PLUGIN, device=port.name, netns=f"/run/netns/{name}", netns_identity="1:1",
+            boot_id=self.attachments.boot_id, left=(DEVICE, POD), found={}, wanted=document(attachment),
+        )  # fmt: skip
+        record = record.replace(**how)
+        self.attachments.claim(record)
+        self.vswitches[remote]._put(port)
+        return record
+
+    def aged(self, *records: Record, first: float, last: float) -> None:
+        """The removals were tried for the first and for the last time so many seconds ago."""
+        now = time.time()
+        for record in records:
+            link = self.attachments._pending_link(record.key)
+            os.utime(self.attachments._path(record.key), (now - first, now - first))
+            os.utime(link, (now - last, now - last), follow_symlinks=False)
+
+    def left(self) -> list[str]:
+        return [record.key.container_id for record in self.attachments.of_network("net")]
+
+
+@pytest.fixture
+def host(tmp_path) -> Host:
+    return Host(tmp_path)
+
+
+def pending(host: Host, *names: str) -> list[Record]:
+    """Attachments whose removal could not be finished, since their database is silent."""
+    host.silent.add(OLD)
+    records = [host.attach(name) for name in names]
+    for record in records:
+        host.removal().remove_or_keep(record)
+    return records
+
+
+def test_a_call_asks_a_silent_database_once_however_many_removals_wait_for_it(host):
+    pending(host, "a", "b", "c")
+    assert host.drain() == [OLD]
+
+
+def test_a_silent_database_is_asked_after_pauses_that_grow(host):
+    records = pending(host, "a", "b", "c")
+    host.aged(*records, first=60, last=29)
+    assert host.drain() == []
+    host.aged(*records, first=60, last=31)
+    assert host.drain() == [OLD]
+    assert host.drain() == []
+    host.aged(*records, first=100_000, last=601)
+    host.silent.clear()
+    host.drain()
+    assert host.left() == []
+    assert host.vswitches[OLD].ports == {}
+
+
+def test_a_try_that_fails_does_not_make_the_removal_younger(host):
+    (record,) = pending(host, "a")
+    host.aged(record, first=60, last=31)
+    before = os.stat(host.attachments._path(record.key)).st_mtime
+    host.drain()
+    assert os.stat(host.attachments._path(record.key)).st_mtime == before
+
+
+def test_what_waits_for_nobody_is_done_beside_a_silent_database(host):
+    pending(host, "a", "b")
+    other = host.attach("c", NEW)
+    host.attachments.keep_pending(other.replace(left=()))
+    assert host.drain() == [OLD]
+    assert sorted(host.left()) == ["a", "b"]
+
+
+def test_a_port_whose_database_moved_is_removed_where_it_is_now(host):
+    pending(host, "a")
+    host.vswitches[NEW] = host.vswitches[OLD]
+    host.vswitches[OLD] = FakeVswitch()
+    host.drain(NEW)
+    assert host.left() == []
+    assert host.vswitches[NEW].ports == {}
+
+
+def test_a_port_that_the_present_database_does_not_have_waits_for_the_one_of_its_record(host):
+    pending(host, "a")
+    host.drain(NEW)
+    assert host.left() == ["a"]
+    assert len(host.vswitches[OLD].ports) == 1
+
+
+def test_a_promise_whose_database_moved_is_kept_where_the_port_is_now(host):
+    host.silent.add(OLD)
+    record = host.attach("a", NEW)
+    host.attachments.forget(record)
+    host.removal().promise(record.key, OLD, str(host.folder / "vhost"))
+    host.drain(NEW)
+    assert host.left() == []
+    assert host.vswitches[NEW].ports == {}
+
+
+# After a reboot
+
+
+def reboot(host: Host, monkeypatch: pytest.MonkeyPatch, boot: str = "later") -> None:
+    monkeypatch.setattr("cni.attachments._boot_id", lambda: boot)
+    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    host.attachments = host.opened()
+
+
+def test_the_first_call_of_a_boot_puts_away_what_earlier_boots_left_and_no_later_one_looks_again(host, monkeypatch):
+    for number in range(30):
+        host.attach(f"c{number}")
+    reboot(host, monkeypatch)
+    alive = host.attach("alive")
+    host.drain()
+    assert host.left() == ["alive"]
+    assert list(host.vswitches[OLD].ports) == [alive.device]
+    assert host.drain() == []
+    monkeypatch.setattr(Attachments, "of_earlier_boots", lambda _self: pytest.fail("it looks again"))
+    host.drain()
+
+
+def test_what_earlier_boots_left_in_a_silent_database_costs_one_wait_and_is_done_later(host, monkeypatch):
+    for number in range(30):
+        host.attach(f"c{number}")
+    reboot(host, monkeypatch)
+    host.silent.add(OLD)
+    assert host.drain() == [OLD]
+    assert len(host.attachments.pending()) == 30
+    host.silent.clear()
+    for _ in range(8):
+        host.drain()
+    assert host.left() == []
+
+
+def test_where_the_time_is_over_the_next_call_goes_on(host, monkeypatch):
+    for number in range(5):
+        host.attach(f"c{number}")
+    reboot(host, monkeypatch)
+    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", -1.0)
+    host.drain()
+    assert len(host.left()) == 5
+    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    host.drain()
+    assert host.left() == []
+
+
+# Giving up
+
+
+def test_a_removal_whose_database_is_gone_for_good_is_given_up(host):
+    (record,) = pending(host, "a")
+    assert "forgotten, without device" in give_up(host.attachments, host.removal(), record.key)
+    assert host.left() == []
+    assert host.drain() == []
+    assert give_up(host.attachments, host.removal(), record.key) == ""
+
+
+def test_what_can_be_removed_after_all_is_not_forgotten(host):
+    (record,) = pending(host, "a")
+    host.silent.clear()
+    assert give_up(host.attachments, host.removal(), record.key) == f"{record.key}: removed"
+    assert host.vswitches[OLD].ports == {}
+
+
+def test_an_attachment_that_is_somebodys_is_not_given_up(host):
+    record = host.attach("a")
+    host.namespaces.inhabited.add(record.netns)
+    with pytest.raises(DeviceBusy, match="in use"):
+        give_up(host.attachments, host.removal(), record.key)
+    assert host.left() == ["a"]
+
+
+@pytest.mark.parametrize("text", ["net/a", "net/a/net1/x", "../a/net1", ""])
+def test_what_names_no_attachment_is_refused(text):
+    with pytest.raises(InvalidConfig, match="names no attachment"):
+        key_of(text)
+
+
+def test_an_attachment_is_named_as_it_is_listed(host):
+    record = host.attach("a")
+    assert key_of(str(record.key)) == record.key
+
+
+def test_nothing_of_a_silent_database_is_an_error_of_the_call(host):
+    record, removal = host.attach("a"), host.removal()
+    host.silent.add(OLD)
+    with pytest.raises(TryAgainLater):
+        removal.remove(record)
+    host.drain()
+    assert any("still pending: net/a/net1" in text for text in host.log.messages)
