@@ -39,6 +39,11 @@ DELEGATE_SECONDS = 50.0
 CLEANUP_SECONDS = 10.0
 """Bound for the DEL that follows a failed ADD, and for STATUS, which should take milliseconds."""
 
+PATIENT = {"whereabouts": {"ADD": 130.0, "DEL": 70.0}}
+"""Bounds of plugins that allow themselves more: whereabouts has 2 minutes for ADD, and 1 for DEL. One that is killed
+before loses its place in the queue for its lease. Together they fit the kubelet's 4 minutes.
+"""
+
 _OLDEST_VERSION = "0.1.0"
 _QUOTED = 200
 _BOOTLOADER_PREFIXES = ("_PYI_", "_MEI", "LD_LIBRARY_PATH")
@@ -115,14 +120,17 @@ class IpamCall(Value):
 
 
 class DelegatedIpam:
-    """The port `Ipam`, served by the plugin that the call names. `environment` is the one that we were started with."""
+    """The port `Ipam`, served by the plugin that the call names. `environment` is the one that we were started with.
+
+    The bounds are the plugin's own where they are None.
+    """
 
     def __init__(
         self,
         environment: Mapping[str, str],
         *,
-        seconds: float = DELEGATE_SECONDS,
-        cleanup_seconds: float = CLEANUP_SECONDS,
+        seconds: float | None = None,
+        cleanup_seconds: float | None = None,
     ) -> None:
         self._environment = environment
         self._seconds = seconds
@@ -140,7 +148,7 @@ class DelegatedIpam:
         self._cleaned_up[call] = None  # A delegate that was never found has nothing to clean up.
         self._find(call)
         try:
-            leased = _result(call, self._call(call, "ADD", self._seconds))
+            leased = _result(call, self._call(call, "ADD", self._bound(call, "ADD")))
         except CniError as error:
             self._clean_up(call, error)
             raise
@@ -154,7 +162,7 @@ class DelegatedIpam:
         goes through here as well, and a delegate that hangs must not cost its bound twice.
         """
         if call not in self._cleaned_up:
-            self._release(call, self._seconds if seconds is None else seconds)
+            self._release(call, self._bound(call, "DEL") if seconds is None else seconds)
             return
         failure = self._cleaned_up.pop(call)
         if failure is not None:
@@ -162,16 +170,16 @@ class DelegatedIpam:
 
     def check(self, call: IpamCall) -> None:
         """CHECK."""
-        self._call(call, "CHECK", self._seconds)
+        self._call(call, "CHECK", self._bound(call, "CHECK"))
 
     def gc(self, call: IpamCall) -> None:
         """GC; the config on stdin holds the runtime's list of attachments."""
-        self._call(call, "GC", self._seconds)
+        self._call(call, "GC", self._bound(call, "GC"))
 
     def status(self, call: IpamCall) -> None:
         """STATUS. A delegate that is missing or does not answer is `NotAvailable`; its own error is raised as it is."""
         try:
-            self._call(call, "STATUS", self._cleanup_seconds)
+            self._call(call, "STATUS", self._quick(call, "STATUS"))
         except DelegateRefusal:
             raise
         except (DelegateFailed, TryAgainLater) as error:
@@ -183,13 +191,24 @@ class DelegatedIpam:
     def _clean_up(self, call: IpamCall, cause: CniError) -> None:
         self._cleaned_up[call] = None
         try:
-            self._release(call, self._cleanup_seconds)
+            self._release(call, self._quick(call, "DEL"))
         except CniError as failure:
             cause.add_note(f"clean-up incomplete: {failure}")
             # A plugin that refused ADD in its own words leased nothing, whatever it answers to DEL. One that was
             # killed, or answered nonsense, may have: then the addresses are still to be released.
             if not isinstance(cause, DelegateRefusal):
                 self._cleaned_up[call] = failure
+
+    def _bound(self, call: IpamCall, command: str) -> float:
+        if self._seconds is not None:
+            return self._seconds
+        return PATIENT.get(call.type, {}).get(command, DELEGATE_SECONDS)
+
+    def _quick(self, call: IpamCall, command: str) -> float:
+        """That of a DEL that follows a failed ADD, and of STATUS."""
+        if self._cleanup_seconds is not None:
+            return self._cleanup_seconds
+        return PATIENT.get(call.type, {}).get(command, CLEANUP_SECONDS)
 
     def _release(self, call: IpamCall, seconds: float) -> None:
         try:

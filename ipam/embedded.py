@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _thread
 
-from cni.delegate import DELEGATE_SECONDS, DelegatedIpam, DelegateRefusal
+from cni.delegate import DelegatedIpam, DelegateRefusal
 from cni.errors import CniError, InternalError, IoFailure, TryAgainLater
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ class EmbeddedIpam(DelegatedIpam):
     """The port `Ipam`: our own plugin in this process, others in theirs."""
 
     def __init__(self, environment: Mapping[str, str], node: NodeConf) -> None:
-        super().__init__(environment, seconds=node.delegate_seconds or DELEGATE_SECONDS)
+        super().__init__(environment, seconds=node.delegate_seconds or None)
         self._node = node
 
     def expect(self, call: IpamCall, /) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cni import jsontext
-from cni.delegate import DelegateRefusal, IpamCall, cleaned, find
-from cni.errors import DelegateFailed, InvalidConfig, IoFailure, catalogue
+from cni.delegate import DelegatedIpam, DelegateRefusal, IpamCall, cleaned, find
+from cni.errors import DelegateFailed, InvalidConfig, IoFailure, TryAgainLater, catalogue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,3 +154,48 @@ def test_a_refusal_carries_the_delegates_code_message_and_details_and_who_said_i
 
 def test_a_refusal_adds_no_number_to_the_catalogue() -> None:
     assert DelegateRefusal not in catalogue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds", "bounds"),
+    [
+        ("whereabouts", None, {"ADD": 130.0, "DEL": 70.0, "CHECK": 50.0}),
+        ("host-local", None, {"ADD": 50.0, "DEL": 50.0, "CHECK": 50.0}),
+        ("whereabouts", 7.0, {"ADD": 7.0, "DEL": 7.0, "CHECK": 7.0}),
+    ],
+)
+def test_a_plugin_that_allows_itself_more_time_is_let_finish_unless_the_node_says_otherwise(
+    kind: str, seconds: float | None, bounds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, float] = {}
+
+    def call(_self: object, _call: object, command: str, bound: float) -> bytes:
+        told[command] = bound
+        return b'{"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}]}'
+
+    monkeypatch.setattr(DelegatedIpam, "_call", call)
+    monkeypatch.setattr(DelegatedIpam, "_find", lambda *_arguments: None)
+    ipam = DelegatedIpam({}, seconds=seconds)
+    one = IpamCall(type=kind, stdin=b'{"cniVersion": "1.0.0"}', container_id="c", netns="/n", ifname="i", args="", path=())
+    ipam.lease(one)
+    ipam.release(one)
+    ipam.check(one)
+    assert told == bounds
+
+
+def test_the_clean_up_of_a_plugin_that_allows_itself_more_time_is_let_finish_and_all_fits_the_kubelets_four_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[float] = []
+
+    def call(_self: object, _call: object, _command: str, bound: float) -> bytes:
+        told.append(bound)
+        raise TryAgainLater("it was killed")
+
+    monkeypatch.setattr(DelegatedIpam, "_call", call)
+    monkeypatch.setattr(DelegatedIpam, "_find", lambda *_arguments: None)
+    one = IpamCall(type="whereabouts", stdin=b"{}", container_id="c", netns="/n", ifname="i", args="", path=())
+    with pytest.raises(TryAgainLater):
+        DelegatedIpam({}).lease(one)
+    assert told == [130.0, 70.0]
+    assert sum(told) < 240
