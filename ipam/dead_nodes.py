@@ -57,7 +57,7 @@ class DeadNode:
         self._seconds = seconds
         networks = [one for one in networks if one.document is not None]
         self._own = {folders.policy.node_name(), *(one.node for one in networks)}
-        self._etcd = _each([_etcd_part(one.document or {}) for one in networks if one.backend == "etcd"])
+        self._etcd = places_in_etcd(networks)
         self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
         self._asked = [{**_NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
@@ -126,11 +126,21 @@ class DeadNode:
                 yield Freed(cluster=place_of(document), lease=lease, gone=nodes[pod] is None)
 
     def _gateway(self, document: Document) -> tuple[Gateway, Keys]:
-        keys = keys_of({**document, "node": self._name}, "any")
-        return Gateway(servers(document, self._folders.policy.certificates(document)), self._seconds), keys
+        return gateway_to(self._folders, document, self._name, self._seconds)
 
     def _opened(self, document: Document) -> Kubernetes:
         return open_kubernetes(document, "", self._seconds, self._folders.policy.api_servers())
+
+
+def places_in_etcd(networks: Iterable[Network]) -> list[Document]:
+    """What leads to the networks' etcds, each once."""
+    return _each([_etcd_part(one.document) for one in networks if one.document is not None and one.backend == "etcd"])
+
+
+def gateway_to(folders: Folders, document: Document, node: str, seconds: float) -> tuple[Gateway, Keys]:
+    """The cluster of a description, and the names of a node in it."""
+    keys = keys_of({**document, "node": node}, "any")
+    return Gateway(servers(document, folders.policy.certificates(document)), seconds), keys
 
 
 def _node_of(cluster: Kubernetes, pod: str) -> str | None:

@@ -1,5 +1,7 @@
 """A node's sign of life in etcd: `<prefix>/alive/<node>`, which etcd removes when nobody has renewed it for a while.
 
+`<prefix>/alive/<node>/<machine>` is that of one machine, where several may have had the name.
+
 Only by it anybody else learns whether the node still asks for addresses. It is the only key that expires; addresses never do.
 A node leaves it before it takes an address, so that whoever frees a dead node's addresses, in transactions that depend on
 the sign not being there, can never free one that was taken since.
@@ -67,8 +69,9 @@ def _prefix_of(document: dict[str, Any]) -> str:
 
 
 def sign_of(keys: Keys) -> bytes:
-    """The key of the node's sign."""
-    return f"{keys.prefix}/alive/{keys.node}".encode()
+    """The key of the node's sign; of that of one machine of the node's name, where `keys` name one."""
+    machine = f"/{keys.machine}" if keys.machine else ""
+    return f"{keys.prefix}/alive/{keys.node}{machine}".encode()
 
 
 def left(gateway: Gateway, keys: Keys) -> int | None:
@@ -122,10 +125,12 @@ class LivingEtcd(Etcd):
         if 0 <= time.time() - changed(self._mark) < RENEWED:
             return
         granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
-        for name in names(self._keys, self._entries()):
-            value = jsontext.dumps({"node": name, "time": int(time.time())}).encode()
-            key = to_base64(sign_of(self._keys.replace(node=name)))
-            sign = {"key": key, "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
+        told = names(self._keys, self._entries())
+        ours = [self._keys.replace(node=name, machine="") for name in told]
+        # Another machine of this name leaves the same sign, so that each has one of its own, too.
+        for keys in [*ours, *([self._keys] if self._keys.machine else [])]:
+            value = jsontext.dumps({"node": keys.node, "time": int(time.time())}).encode()
+            sign = {"key": to_base64(sign_of(keys)), "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
             self._gateway.ask("/v3/kv/put", sign)
         _touch(self._mark)
 

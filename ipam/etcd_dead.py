@@ -30,7 +30,7 @@ FREE_SECONDS = 600.0
 
 
 def leases(gateway: Gateway, keys: Keys) -> Iterator[Lease]:
-    """Those of the node that `keys` names. Raises `TryAgainLater`, and `NotAvailable` for a server that is no etcd."""
+    """Those of the node that `keys` names, or of its machine where they name one. Raises `TryAgainLater`, and `NotAvailable` for a server that is no etcd."""
     for _ours, some in _indexed(gateway, keys):
         yield from some
 
@@ -61,8 +61,9 @@ def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
     result = []
     for network in networks(gateway, f"{keys.prefix}/".encode(), deadline):
         ours = keys.replace(network=network)
-        some = [one.lease for one in walk(gateway, ours.node_indexes(), deadline, most) if one.lease is not None]
-        most -= len(some)
+        whole = [one.lease for one in walk(gateway, ours.node_indexes(), deadline, most) if one.lease is not None]
+        most -= len(whole)
+        some = [one for one in whole if keys.machine in ("", one.machine)]
         if some:
             result.append((ours, some))
     return result
@@ -90,7 +91,8 @@ def _held(gateway: Gateway, keys: Keys, some: list[Lease]) -> list[Found]:
     owners = {one.address: one.owner for one in some}
     entries = [entry for one in answer.get("responses", []) for entry in one.get("response_range", {}).get("kvs", [])]
     seen = [one for one in map(found, entries) if one is not None and one.address in owners]
-    return [one for one in seen if keys.is_of(one.lease, owners[one.address])]
+    ours = [one for one in seen if keys.is_of(one.lease, owners[one.address])]
+    return [one for one in ours if one.lease is not None and keys.machine in ("", one.lease.machine)]
 
 
 def _unchanged(keys: Keys, one: Found) -> dict[str, Any]:

@@ -35,6 +35,7 @@ UNJOURNALED = "lease without journal"
 WAITING = "tombstone"
 UNREACHED = "not reached"
 DAMAGED = "damaged"
+FORMER = "former machine"
 
 
 class Finding(Value):
@@ -77,6 +78,7 @@ class Judgement:
         else:
             yield from self._of_journal(holding)
             yield from self._without_journal(holding)
+            yield from self._of_former_machines(holding)
 
     def _of_directory(self, holding: Holding) -> Iterator[Finding]:
         for owner, addresses in _by_owner(holding.leases):
@@ -135,6 +137,16 @@ class Judgement:
                 addresses=lost,
                 live=True,
             )
+
+    def _of_former_machines(self, holding: Holding) -> Iterator[Finding]:
+        """What bears this node's name, and was leased by another machine: one that was replaced, or is called alike."""
+        machine, network = known_machine(self._folders.journal), holding.network
+        ours = (network.node, network.name)
+        leases = [one for one in holding.leases if (one.node, one.owner.network) == ours and machine]
+        for other in sorted({one.machine for one in leases} - {"", machine}):
+            addresses = tuple(one.address for one in leases if one.machine == other)
+            text = f"machine {other} has {len(addresses)} addresses in {network} under the name {network.node}"
+            yield Finding(kind=FORMER, text=text, network=network, addresses=addresses)
 
     def _duplicates(self) -> Iterator[Finding]:
         held = self._held()

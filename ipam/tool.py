@@ -156,6 +156,8 @@ def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]])
 
 
 def _free_node(options: Any, host: Host) -> int:
+    if options.former:
+        return _free_former(options, host)
     from ipam.dead_nodes import DeadNode  # noqa: PLC0415 - who only lists needs no TLS
 
     node = DeadNode(
@@ -179,6 +181,27 @@ def _free_node(options: Any, host: Host) -> int:
     count = sum(1 for _ in node.free(gone_pods=options.gone_pods))
     _say(f"{count} freed")
     return FINE
+
+
+def _free_former(options: Any, host: Host) -> int:
+    from ipam.former_machine import FormerMachines  # noqa: PLC0415 - as in `_free_node`
+
+    former = FormerMachines(host.folders, _networks(options, host.folders), options.name, options.seconds)
+    if not former.has_clusters:
+        raise InvalidConfig("no network here is in etcd", hint="tell one with --config")
+    former.require_here()
+    found = former.leases()
+    for machine in sorted(former.alive):
+        _warn(f"machine {machine} has the name {options.name}, and is alive: what it has is not freed")
+    for one in found:
+        _say(f"{one}  machine {one.lease.machine}")
+    if not found:
+        _say(f"no former machine of {options.name} has addresses")
+        return FOUND if former.alive else FINE
+    _require_agreement(options, host, f"free {len(found)} addresses? Only if these machines do not run any more")
+    count = sum(1 for _ in former.free())
+    _say(f"{count} freed")
+    return FOUND if former.alive else FINE
 
 
 def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:

@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
         "--kubeconfig", default="", metavar="FILE", help="ask this API server, too, whether the node is Ready"
     )
     dead.add_argument(
+        "--former",
+        action="store_true",
+        help="in etcd, free what other machines have leased under the name of this node: it was replaced, or installed anew",
+    )
+    dead.add_argument(
         "--gone-pods",
         action="store_true",
         help="in Kubernetes, free what pods have that do not exist any more, too, whatever node they were on",

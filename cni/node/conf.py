@@ -108,7 +108,8 @@ class NodeFile(Section):
         None, description="Directories below which `logFile` may be; `[]` allows no log file. Default /var/log."
     )
     delegateSeconds: Annotated[int, Field(ge=1, le=200)] | None = Field(
-        None, description="Bound of a call of another IPAM plugin, in seconds. Default: 50; whereabouts has 130 for ADD and 70 for DEL."
+        None,
+        description="Bound of a call of another IPAM plugin, in seconds. Default: 50; whereabouts has 130 for ADD and 70 for DEL.",
     )
     strictStatus: bool | None = Field(
         None,

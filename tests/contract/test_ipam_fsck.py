@@ -259,8 +259,44 @@ def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd
     theirs = {**etcd.document(prefix=prefix), "node": member.name, "machine": "f" * 32}
     claim = claim_on(parse("10.0.0.77", ""))
     open_etcd(theirs, NETWORK, SECONDS, ROOTS).take((claim,), owner("theirs"))
-    assert member.fsck("--config", configuration(member), "--repair") == 0
+    assert member.fsck("--config", configuration(member), "--repair") == 1
+    assert f"former machine: machine {'f' * 32} has 1 addresses" in capsys.readouterr().out
     assert str(claim.address) in member.leases()
+
+
+def reinstall(member: Node) -> None:
+    """The machine has another ID from now on, and nothing of what it knew."""
+    for folder in (member.folders.state, member.folders.run):
+        shutil.rmtree(folder)
+    for folder in (member.folders.state, member.folders.run, member.folders.journal):
+        os.mkdir(folder, 0o700)
+
+
+def test_what_a_node_had_before_it_was_installed_anew_is_freed_when_its_machine_leaves_no_sign(
+    member, etcd, prefix, capsys, monkeypatch
+):
+    monkeypatch.setattr("ipam.journal_files._machine_id", lambda _path: "a" * 32)
+    lost = member.add("a")[0]
+    reinstall(member)
+    monkeypatch.setattr("ipam.journal_files._machine_id", lambda _path: "b" * 32)
+    kept, config = member.add("b")[0], configuration(member)
+    arguments = ("free-node", "--former", member.name, "--config", config, "--yes")
+    assert member.run(*arguments) == 1
+    assert f"machine {'a' * 32} has the name {member.name}, and is alive" in capsys.readouterr().err
+    assert set(member.leases()) == {lost, kept}
+    etcd.ctl("del", f"{prefix}/alive/{member.name}/{'a' * 32}")
+    assert member.run(*arguments) == 0
+    assert "1 freed" in capsys.readouterr().out
+    assert member.leases() == {kept: "b"}
+    assert member.run(*arguments) == 0
+    assert "no former machine" in capsys.readouterr().out
+
+
+def test_only_this_nodes_own_name_has_former_machines(member, other, etcd, prefix, capsys):
+    other.add("b")
+    assert member.run("free-node", "--former", "node-b", "--config", configuration(member), "--yes") == 1
+    assert "node-b is not this node" in capsys.readouterr().err
+    assert set(other.leases().values()) == {"b"}
 
 
 def test_a_living_owner_gets_the_lease_again_that_only_the_journal_knows(member, etcd, prefix, capsys):

@@ -176,7 +176,9 @@ def test_a_plugin_that_allows_itself_more_time_is_let_finish_unless_the_node_say
     monkeypatch.setattr(DelegatedIpam, "_call", call)
     monkeypatch.setattr(DelegatedIpam, "_find", lambda *_arguments: None)
     ipam = DelegatedIpam({}, seconds=seconds)
-    one = IpamCall(type=kind, stdin=b'{"cniVersion": "1.0.0"}', container_id="c", netns="/n", ifname="i", args="", path=())
+    one = IpamCall(
+        type=kind, stdin=b'{"cniVersion": "1.0.0"}', container_id="c", netns="/n", ifname="i", args="", path=()
+    )
     ipam.lease(one)
     ipam.release(one)
     ipam.check(one)
