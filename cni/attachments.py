@@ -396,7 +396,7 @@ def _attached_already(record: Record) -> CniError:
     if DEVICE not in record.left:
         return TryAgainLater(
             f"the addresses of the previous attachment {record.key} are not released yet",
-            hint="its IPAM plugin failed; every ADD and DEL tries again",
+            hint="its IPAM plugin failed; if that is gone for good: barewire forget",
         )
     return DeviceBusy(
         f"container {record.key.container_id} already has {record.key.ifname}, with {record.device} of {record.plugin}",

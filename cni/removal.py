@@ -85,7 +85,7 @@ class Removal(ABC):
         self._attachments.forget(record)
 
     def remove_or_keep(self, record: Record) -> None:
-        """Removes; what does not hold up the pod may stay pending, and every later ADD and DEL tries again."""
+        """Removes; what does not hold up the pod may stay pending, and later calls try again."""
         try:
             self.remove(record)
         except CniError as error:
@@ -93,7 +93,7 @@ class Removal(ABC):
             # When it could not even be kept nobody would ever finish it.
             if kept is None or not kept.removing or self.holds_up(kept):
                 raise
-            self._log.warning(f"{error}; still to do: {', '.join(kept.left)}; every later ADD and DEL tries again")
+            self._log.warning(f"{error}; still to do: {', '.join(kept.left)}; later calls try again")
 
     def is_alive(self, record: Record) -> bool:
         """Whether the attachment is still somebody's: of this boot, not being removed, its namespace inhabited."""

@@ -1,0 +1,74 @@
+"""Each dead end of the documents is left by the documented command: `barewire forget`, `barewire-ipam forget`.
+
+What an attachment waits for is gone for good: its database, the program or the credentials of its addresses, its cluster.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.attachments import Attachments
+from cni.errors import CniError, DeviceBusy, TryAgainLater
+from cni.record import DEVICE, IPAM, Key
+from cni.sriov.model import PLUGIN
+from cni.tool.giving_up import give_up
+from tests.node import VF0, Node
+
+KEY = Key(network="net", container_id="a", ifname="net1")
+WITH_IPAM: dict[str, Any] = {"ipam": {"type": "fake"}}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def given_up(node: Node) -> str:
+    return give_up(Attachments(node.state, node.run, plugin=PLUGIN), node.plugin()._removal, KEY)
+
+
+def test_addresses_whose_ipam_plugin_is_gone_are_given_up_when_the_vf_is_home(node):
+    node.add("a", **WITH_IPAM)
+    node.ipam.fail = {"release"}
+    node.delete("a", **WITH_IPAM)
+    with pytest.raises(TryAgainLater, match="not released yet"):
+        node.add("a", **WITH_IPAM)
+    assert given_up(node).startswith(f"{KEY}: forgotten, without {IPAM}: ")
+    assert node.files() == []
+    node.add("a")
+
+
+def test_an_ipam_plugin_that_is_back_is_told_and_nothing_is_forgotten(node):
+    node.add("a", **WITH_IPAM)
+    node.ipam.fail = {"release"}
+    node.delete("a", **WITH_IPAM)
+    node.ipam.fail = set()
+    assert given_up(node) == f"{KEY}: removed"
+    node.assert_as_before()
+
+
+def test_a_vf_that_is_not_home_is_never_given_up_and_its_record_ends_with_the_device(node):
+    node.add("a", vlan=100)
+    node.kernel.hide(VF0)
+    node.kernel.delete_netns("/run/netns/a")
+    with pytest.raises(CniError):
+        node.delete("a", vlan=100)
+    with pytest.raises(TryAgainLater, match="cannot be given up") as refused:
+        given_up(node)
+    assert "sriov_numvfs" in refused.value.details
+    record = Attachments(node.state, node.run, plugin=PLUGIN).find(KEY)
+    assert record is not None
+    assert DEVICE in record.left
+    del node.kernel.devices[VF0]
+    assert given_up(node) == f"{KEY}: removed"
+
+
+def test_an_attachment_that_a_pod_uses_is_not_given_up(node):
+    node.add("a")
+    with pytest.raises(DeviceBusy):
+        given_up(node)
+    assert os.path.exists(f"{node.state}/net/a:net1.json")
