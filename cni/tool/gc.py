@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cni.errors import CniError, TryAgainLater
 from cni.pci import parse
 from cni.sriov import repair
+from cni.tool.giving_up import give_up
 from cni.userspace.model import NOBODY
 from cni.userspace.plan import is_port_name
 from cni.value import Value
@@ -65,6 +66,10 @@ class Collection(ABC):
             except CniError as error:
                 failures.append(f"{leftover}: {error.msg}")
         return failures
+
+    def give_up(self, key: Key) -> str:
+        """See `cni.tool.giving_up`."""
+        return give_up(self._attachments, self._removal, key)
 
     @abstractmethod
     def unrecorded(self) -> Iterator[Leftover]:

@@ -41,5 +41,7 @@ def ports(node: NodeConf, log: Log) -> Ports:
     access = access_of(node)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, access, seconds), log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    removal = port_removal.Removal(world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log)
+    removal = port_removal.Removal(
+        world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log, present=REMOTE
+    )
     return Ports(world, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))

@@ -13,9 +13,11 @@ import pytest
 
 from cni.attachments import Attachments
 from cni.errors import CniError, DeviceBusy, TryAgainLater
+from cni.node.node import NodeConf
 from cni.record import DEVICE, IPAM, Key
 from cni.sriov.model import PLUGIN
-from cni.tool.giving_up import give_up
+from cni.tool.__main__ import main
+from cni.tool.gc import Devices
 from tests.node import VF0, Node
 
 KEY = Key(network="net", container_id="a", ifname="net1")
@@ -28,7 +30,29 @@ def node(tmp_path: Path) -> Node:
 
 
 def given_up(node: Node) -> str:
-    return give_up(Attachments(node.state, node.run, plugin=PLUGIN), node.plugin()._removal, KEY)
+    attachments = Attachments(node.state, node.run, plugin=PLUGIN)
+    return Devices(node.kernel, attachments, node.plugin()._removal).give_up(KEY)
+
+
+def test_the_command_gives_up_what_is_named_and_tells_what_has_no_record(node, capsys, monkeypatch):
+    node.add("a", **WITH_IPAM)
+    node.ipam.fail = {"release"}
+    node.delete("a", **WITH_IPAM)
+    attachments = Attachments(node.state, node.run, plugin=PLUGIN)
+    devices = Devices(node.kernel, attachments, node.plugin()._removal)
+    monkeypatch.setattr("cni.tool.wiring.devices", lambda *_arguments: devices)
+    monkeypatch.setattr("cni.tool.wiring.ports", lambda *_arguments: devices)
+    monkeypatch.setattr("cni.tool.forget_command.load_node", NodeConf)
+    assert main(["forget", str(KEY)]) == 0
+    assert f"{KEY}: forgotten, without ipam" in capsys.readouterr().out
+    assert main(["forget", str(KEY)]) == 1
+    assert "there is no record of it" in capsys.readouterr().out
+    assert main(["forget", "net/a"]) == 1
+    assert "names no attachment" in capsys.readouterr().err
+    node.ipam.fail = set()
+    node.add("a")
+    assert main(["forget", str(KEY)]) == 1
+    assert "delete its pod" in capsys.readouterr().err
 
 
 def test_addresses_whose_ipam_plugin_is_gone_are_given_up_when_the_vf_is_home(node):
