@@ -112,10 +112,10 @@ class UserspacePlugin(Lifecycle):
 
     def require_node(self, request: Request) -> None:
         """See `Lifecycle`: Open vSwitch is installed. A database that is stopped leaves its directory behind."""
-        kind, _, place = remote_of(request, self._node).partition(":")
-        if kind == "unix" and not os.path.isdir(os.path.dirname(place)):
+        missing = _missing_directory(remote_of(request, self._node))
+        if missing:
             raise NotAvailable(
-                f"{os.path.dirname(place)} does not exist: Open vSwitch is not installed, or was never started",
+                f"{missing} does not exist: Open vSwitch is not installed, or was never started",
                 hint="install Open vSwitch with DPDK on the node, or name its database (ovsdb)",
             )
 
@@ -213,6 +213,11 @@ class UserspacePlugin(Lifecycle):
         try:
             self._removal.delete_unrecorded(key, remote, vhost)
         except (TryAgainLater, VswitchRefused) as error:
+            missing = _missing_directory(remote)
+            if missing:
+                # Nobody can have made a port there: each failed sandbox would leave another promise, which none can keep.
+                self._log.warning(f"{missing} does not exist: no port of {key} is looked for")
+                return
             self._removal.promise(key, remote, vhost)
             self._log.warning(f"{error}; a later call looks whether there is a port of {key}")
 
@@ -227,6 +232,13 @@ def _require_absent(request: Request, previous: Result) -> None:
             f"prevResult has an interface {request.ifname} in this pod already",
             hint="a port of the vswitch is no network device: give it a network of its own, not a place in another's list",
         )
+
+
+def _missing_directory(remote: str) -> str:
+    """The directory of a database's socket if it does not exist: there is no Open vSwitch. A stopped one leaves it behind."""
+    kind, _, place = remote.partition(":")
+    directory = os.path.dirname(place)
+    return directory if kind == "unix" and not os.path.isdir(directory) else ""
 
 
 def _interface(request: Request, attachment: PortAttachment) -> Interface:

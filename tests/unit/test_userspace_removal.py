@@ -11,12 +11,15 @@ import pytest
 
 from cni.attachments import Attachments
 from cni.errors import DeviceBusy, InvalidConfig, TryAgainLater
+from cni.node.node import NodeConf, SocketPolicy
 from cni.record import DEVICE, POD, Key, Record
+from cni.request import Request
 from cni.tool.giving_up import give_up, key_of
 from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
 from cni.userspace.directory import SocketDirectory
 from cni.userspace.model import Port
 from cni.userspace.plan import port_name
+from cni.userspace.plugin import UserspacePlugin
 from cni.userspace.publish import Publisher
 from cni.userspace.removal import Removal
 from cni.userspace.sockets import Sockets
@@ -274,3 +277,25 @@ def test_nothing_of_a_silent_database_is_an_error_of_the_call(host):
         removal.remove(record)
     host.drain()
     assert any("still pending: net/a/net1" in text for text in host.log.messages)
+
+
+# A vswitch that does not exist
+
+
+@pytest.mark.parametrize(("exists", "promises"), [(True, 20), (False, 0)])
+def test_failed_sandboxes_on_a_node_without_open_vswitch_leave_nothing(host, exists, promises):
+    remote = f"unix:{host.folder}/{'sockets' if exists else 'nowhere'}/db.sock"
+    host.vswitches[remote] = FakeVswitch()
+    host.silent.add(remote)
+    removal = host.removal()
+    plugin = UserspacePlugin(
+        world=removal._world, attachments=host.attachments, ipam=FakeIpam(), log=host.log, removal=removal,
+        node=NodeConf(sockets=SocketPolicy(ovsdb=(remote,))),
+    )  # fmt: skip
+    for number in range(20):
+        request = Request(
+            command="DEL", container_id=f"c{number}", netns="", ifname="net1", args="", path=(), env={}, cni_version="1.1.0",
+            network="net", config={"name": "net", "ovsdb": remote}, stdin=b"",
+        )  # fmt: skip
+        plugin.delete(request)
+    assert len(host.attachments.pending()) == promises
