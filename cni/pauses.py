@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 30.0
 """For so long after the first failure every call tries: what is merely restarted is back by then."""
 
 LONGEST_SECONDS = 600.0
