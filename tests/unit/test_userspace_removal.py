@@ -132,9 +132,9 @@ def test_a_call_asks_a_silent_database_once_however_many_removals_wait_for_it(ho
 
 def test_a_silent_database_is_asked_after_pauses_that_grow(host):
     records = pending(host, "a", "b", "c")
-    host.aged(*records, first=60, last=29)
+    host.aged(*records, first=120, last=59)
     assert host.drain() == []
-    host.aged(*records, first=60, last=31)
+    host.aged(*records, first=120, last=61)
     assert host.drain() == [OLD]
     assert host.drain() == []
     host.aged(*records, first=100_000, last=601)
@@ -146,7 +146,7 @@ def test_a_silent_database_is_asked_after_pauses_that_grow(host):
 
 def test_a_try_that_fails_does_not_make_the_removal_younger(host):
     (record,) = pending(host, "a")
-    host.aged(record, first=60, last=31)
+    host.aged(record, first=120, last=61)
     before = os.stat(host.attachments._path(record.key)).st_mtime
     host.drain()
     assert os.stat(host.attachments._path(record.key)).st_mtime == before
