@@ -184,7 +184,8 @@ class Removal(ABC):
 
         Multus names it after the pod: where a new sandbox of the pod has been attached already, the file is that one's.
         """
-        if not record.device_info:
+        # Below /run a file of an earlier boot is gone; one of that name is what Multus wrote for the pod's new sandbox.
+        if not record.device_info or record.boot_id != self._attachments.boot_id:
             return
         try:
             path = deviceinfo.checked(record.device_info)

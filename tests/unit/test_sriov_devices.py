@@ -426,6 +426,19 @@ def test_the_device_info_file_is_written_and_removed_with_the_attachment(node, d
     assert not device_info.exists()
 
 
+def test_what_multus_wrote_for_a_pods_new_sandbox_survives_the_record_of_its_old_one_of_an_earlier_boot(
+    node, device_info, monkeypatch
+):
+    conf = {"runtimeConfig": {"CNIDeviceInfoFile": str(device_info)}}
+    node.add("a", **conf)
+    monkeypatch.setattr("cni.attachments._boot_id", lambda: "a later one")
+    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    written = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": VF1, "rdma-device": "mlx5_7"}}
+    device_info.write_text(json.dumps(written))
+    node.add("b", VF1, **conf)
+    assert json.loads(device_info.read_text())["pci"]["rdma-device"] == "mlx5_7"
+
+
 def test_what_killed_calls_left_of_writing_copies_and_device_info_is_swept_away(node, device_info):
     conf = {**BOUND, "runtimeConfig": {"CNIDeviceInfoFile": str(device_info)}}
     node.add(**conf)
