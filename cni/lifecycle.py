@@ -13,7 +13,7 @@ from cni.errors import CheckFailed, DelegateFailed, InvalidConfig, IoFailure, Li
 from cni.record import DEVICE, IPAM, Key, Record
 from cni.request import NO_LIST
 from cni.result import Result
-from cni.rollback import bound, run_all
+from cni.rollback import run_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Lifecycle(ABC):
         keys = [record.key for record in self._attachments.of_network(request.network)]
         stale = [key for key in keys if (key.container_id, key.ifname) not in valid]
         run_all(
-            *[bound(self._removal.collect, key) for key in stale],
+            lambda: self._removal.collect_all(stale),
             *self.orphans(request, valid),
             lambda: self._with_ipam(request, self._ipam.gc),
         )

@@ -14,7 +14,7 @@ from cni.rollback import bound, on_failure, run_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Protocol
 
     from cni.attachments import Attachments
@@ -101,11 +101,22 @@ class Removal(ABC):
             return False
         return self._namespaces.is_inhabited(record.netns, record.netns_identity)
 
-    def collect(self, key: Key) -> None:
-        """Removes the attachment, if its record is still there."""
-        with Replay(self._attachments, key) as record:
-            if record is not None:
+    def collect_all(self, keys: Iterable[Key]) -> None:
+        """Removes the attachments. What waits for a remote that has not answered meanwhile is kept pending without a wait."""
+        silent: set[str] = set()
+
+        def collect(key: Key) -> None:
+            with Replay(self._attachments, key) as record:
+                if record is None:
+                    return
+                if self.remote(record) in silent and not self.holds_up(record):
+                    self._attachments.keep_pending(record)
+                    return
                 self.remove_or_keep(record)
+                kept = self._attachments.find(key)
+                silent.update({self.remote(kept)} - {""} if kept is not None else ())
+
+        run_all(*[bound(collect, key) for key in keys])
 
     def collect_dead(self, key: Key) -> None:
         """The same, unless it is somebody's: looked at under the lock, since a pod may just have been made anew."""

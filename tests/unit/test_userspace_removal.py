@@ -299,3 +299,14 @@ def test_failed_sandboxes_on_a_node_without_open_vswitch_leave_nothing(host, exi
         )  # fmt: skip
         plugin.delete(request)
     assert len(host.attachments.pending()) == promises
+
+
+def test_gc_waits_once_for_a_silent_database_and_keeps_the_rest_pending(host):
+    records = [host.attach(f"c{number}") for number in range(10)]
+    host.silent.add(OLD)
+    host.removal().collect_all([record.key for record in records])
+    assert host.asked == [OLD]
+    assert len(host.attachments.pending()) == 10
+    host.silent.clear()
+    host.removal().collect_all([record.key for record in records])
+    assert host.left() == []
