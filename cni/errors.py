@@ -181,6 +181,10 @@ class KubeRefused(CniError):
     remedy = "Grant what the message names to the user of the kubeconfig, or correct the credentials."
 
 
+class RefusedForGood(KubeRefused):
+    """The same, where nothing was done, and each repetition ends alike until somebody changes rights or definitions."""
+
+
 class PodNotFound(CniError):
     code = 114
     cause = "The API server has no such pod, or another pod has its name now."

@@ -29,7 +29,8 @@ def seed_of(owner: Owner) -> int:
 class Choice:
     """The tries for one set: `first`, and `next` after somebody else turned out to have it; never what is `occupied`.
 
-    Both raise `AddressTaken` where the address is `wanted`, and `AddressesExhausted` when really all are in use.
+    Both raise `AddressTaken` where the address is `wanted`, and `AddressesExhausted` when really all are in use. `before`
+    is what the owner's pod has of the set already, in whatever container: it comes first.
     """
 
     def __init__(
@@ -40,9 +41,12 @@ class Choice:
         self._ranges = ranges
         self._wanted = wanted
         self._seed = seed
+        self.before: Claim | None = None
         self._refused: dict[int, Range] = {}
 
     def first(self) -> Claim:
+        if self.before is not None:
+            return self.before
         return self._free(blindly=True) if self._wanted is None else self._requested(self._wanted)
 
     def next(self, refused: Claim) -> Claim:

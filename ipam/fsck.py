@@ -10,6 +10,7 @@ from cni.value import Value
 from ipam.inventory import age
 from ipam.journal_entry import HELD, TOMBSTONE
 from ipam.journal_files import known_machine, path_in
+from ipam.place import KUBERNETES
 from ipam.store import Owner
 
 TYPE_CHECKING = False
@@ -94,7 +95,10 @@ class Judgement:
                 yield from self._of_entry(entry, holding)
 
     def _of_entry(self, entry: Entry, holding: Holding) -> Iterator[Finding]:
-        told = tuple(claim.address for claim in entry.claims or ())
+        # Who has an address by now lives, and looks as if the container before it did.
+        leases = holding.leases if holding.network.backend == KUBERNETES else ()
+        over = {lease.address for lease in leases if _has_taken_over(lease, entry.owner)}
+        told = tuple(claim.address for claim in entry.claims or () if claim.address not in over)
         leased = holding.of(entry.owner.container_id, entry.owner.ifname)
         missing = tuple(address for address in told if address not in leased)
         live = self._is_live(entry.owner, told)
@@ -172,8 +176,17 @@ class Judgement:
             for lease in holding.leases:
                 holders = held.setdefault((holding.network.name, lease.address), {})
                 holders.setdefault(_holder(lease.owner), {})[where] = None
+        pods = {
+            (lease.owner.network, lease.address, lease.owner.pod, lease.owner.ifname)
+            for holding in self._inventory.holdings
+            for lease in holding.leases
+            if lease.owner.pod and holding.network.backend == KUBERNETES
+        }
         for entry in self._inventory.entries:
+            pod = entry.owner.pod, entry.owner.ifname
             for claim in (entry.claims or ()) if entry.phase == HELD else ():
+                if (entry.owner.network, claim.address, *pod) in pods:
+                    continue  # It is the pod's still, in whatever sandbox: the lease is counted.
                 holders = held.setdefault((entry.owner.network, claim.address), {})
                 holders.setdefault(_holder(entry.owner), {})["the journal"] = None
         return held
@@ -204,6 +217,12 @@ def _waiting(entry: Entry, network: Network) -> Finding:
     addresses = tuple(claim.address for claim in entry.claims or ())
     text = f"{_owned(entry.owner, addresses)}: to be freed in {network}, which could not be told yet"
     return Finding(kind=WAITING, text=text, network=network, owner=entry.owner, addresses=addresses, entry=entry)
+
+
+def _has_taken_over(lease: Lease, owner: Owner) -> bool:
+    """Whether the address is of a later sandbox of the owner's pod."""
+    same = bool(owner.pod) and (lease.owner.pod, lease.owner.ifname) == (owner.pod, owner.ifname)
+    return same and lease.owner.container_id != owner.container_id
 
 
 def _by_owner(leases: Iterable[Lease]) -> list[tuple[Owner, tuple[Address, ...]]]:

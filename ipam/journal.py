@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import time
 
-from cni.errors import AddressesExhausted, AddressTaken, CniError, InvalidConfig, IoFailure, NotAvailable, TryAgainLater
+from cni.errors import (
+    AddressesExhausted,
+    AddressTaken,
+    CniError,
+    InvalidConfig,
+    IoFailure,
+    NotAvailable,
+    RefusedForGood,
+    TryAgainLater,
+)
 from cni.rollback import run_all
 from ipam.choice import Choice, fitting, has_room, seed_of
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
     from ipam.store import Claim, Cluster, Lease, Owner, Tell
 
     Valid = set[tuple[str, str]]
+    Wanted = tuple[tuple[RangeSet, ...], tuple[Address | None, ...]]
+    """Sets of ranges, and for each the requested address, if there is one."""
 
 __all__ = ["SECONDS", "Journal", "Journaled"]
 
@@ -85,8 +96,7 @@ class Journaled:
             self._give_back_rest(entry, kept)
             if None not in kept and not cluster.take(_known(kept), owner):
                 return self._held(intent, _known(kept), entry)
-            choices = self._choices(cluster, owner, sets, requested)
-            return self._anew(cluster, intent, choices, kept, deadline - bound)
+            return self._anew(cluster, intent, (sets, requested), kept, deadline - bound)
 
     def release(self, owner: Owner) -> None:
         """See `Store`. What the cluster cannot be told now is kept as a tombstone, and a later call tells it."""
@@ -97,9 +107,11 @@ class Journaled:
         self.drain()
 
     def addresses(self, owner: Owner) -> tuple[Address, ...]:
-        """What the journal says that the owner has, and the cluster, too."""
+        """What the journal says that the owner has, and the cluster, too; without an entry, what the cluster says."""
         entry = self._journal.find(owner)
-        if entry is None or entry.phase != HELD or not entry.claims:
+        if entry is None:
+            return self._untold(owner)
+        if entry.phase != HELD or not entry.claims:
             return ()
         cluster = self._settling(self._seconds).reached(entry)
         return tuple(claim.address for claim in cluster.held(entry.claims, entry.owner))
@@ -176,24 +188,35 @@ class Journaled:
         self, cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
     ) -> list[Choice]:
         seed, occupied = seed_of(owner), Occupied(owner, self._journal.folder, self._directories)
-        return [Choice(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)]
+        found = [
+            Choice(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)
+        ]
+        had = tuple(claim_on(lease.address) for lease in cluster.of_pod(owner)) if owner.pod else ()
+        for choice, before in zip(found, fitting(had, sets, requested), strict=True):
+            choice.before = before
+        return found
 
     def _anew(
         self,
         cluster: Cluster,
         intent: Entry,
-        choices: list[Choice],
+        wanted: Wanted,
         kept: tuple[Claim | None, ...],
         latest: float,
     ) -> tuple[Claim, ...]:
         try:
-            claims = self._tried(cluster, intent, choices, kept, latest)
+            claims = self._tried(cluster, intent, self._choices(cluster, intent.owner, *wanted), kept, latest)
         except (AddressesExhausted, AddressTaken, InvalidConfig):
             # The cluster has said no to every try, or could not be asked at all: only what the owner had is left.
             if any(kept):
                 self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
             else:
                 self._journal.forget(intent.owner)
+            raise
+        except RefusedForGood:
+            # Nothing more is the owner's than before. Without an entry, its DEL would ask for what may be left, and wait
+            # for a right that nobody will grant.
+            self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
             raise
         # Where the power fails before this is on disk, no container is left that could miss the address.
         self._journal.add(intent.replace(phase=HELD, claims=claims), lasting=False)
@@ -219,6 +242,13 @@ class Journaled:
             pairs = zip(choices, claims, strict=True)
             claims = tuple(choice.next(claim) if claim in refused else claim for choice, claim in pairs)
             self._journal.add(intent.replace(claims=claims), lasting=True)
+
+    def _untold(self, owner: Owner) -> tuple[Address, ...]:
+        """What the cluster says without an entry: another plugin, which shares it, may have leased it."""
+        if self._document is None:
+            return ()
+        found = self._cluster(self._seconds).of_pod(owner)
+        return tuple(lease.address for lease in found if _key(lease.owner) == _key(owner))
 
     def _unknown(self, owner: Owner) -> Entry | None:
         """Where there is no entry: whatever the owner has, since the journal may be lost."""

@@ -6,12 +6,12 @@ so there is no lock, and whereabouts' own, which tests the version of the whole 
 
 from __future__ import annotations
 
-from cni.errors import KubeRefused, NotAvailable, TryAgainLater
+from cni.errors import AddressesExhausted, KubeRefused, NotAvailable, RefusedForGood, TryAgainLater
 from cni.kube.config import open_cluster
 from cni.rollback import on_failure
 from ipam import whereabouts
 from ipam.kubernetes_api import Api
-from ipam.kubernetes_pools import Pools
+from ipam.kubernetes_pools import Made, Pools
 from ipam.kubernetes_reservations import Reservations
 from ipam.store import ignore
 from ipam.whereabouts import POOLS
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from cni.errors import CniError
     from cni.kube.access import Access
     from cni.kube.config import Cluster
     from ipam.ranges import Range
@@ -78,14 +79,23 @@ class Kubernetes:
 
     def take(self, claims: Claims, owner: Owner) -> Claims:
         self._api.begin()
-        reserved: list[Claim] = []
-        allocated: list[Claim] = []
-        with on_failure(self._undo, allocated, reserved, owner):
-            # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
-            others = self._pools.add(claims, owner, allocated) or self._reserve(claims, owner, reserved)
+        made = Made()
+        try:
+            with on_failure(self._undo, made, owner):
+                # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
+                others = self._pools.add(claims, owner, made) or self._reserve(claims, owner, made)
+        except (RefusedForGood, AddressesExhausted) as error:
+            # Both say that nothing is the owner's now.
+            raise _is_undone(error) from error
         if others:
-            self._undo(allocated, reserved, owner)
+            self._undo(made, owner)
         return others
+
+    def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+        """See `ipam.store.Cluster`."""
+        self._api.begin()
+        pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
+        return tuple(lease for found in pools for lease in whereabouts.leases_of_pod(found, owner))
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
         self._api.begin()
@@ -141,8 +151,17 @@ class Kubernetes:
         spec = None if found is None else found.get("spec")
         return None if found is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
 
-    def _reserve(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
-        others = self._reservations.add(claims, owner, made) if self._reservations else ()
+    def pod_of(self, claim: Claim, owner: Owner) -> str:
+        """See `ipam.kubernetes_reservations.Allocations`."""
+        return self._pools.pod_of(self._placed((claim,)), owner)
+
+    def is_free_for(self, claim: Claim, owner: Owner) -> bool:
+        """See `ipam.kubernetes_reservations.Allocations`."""
+        placed = self._placed((claim,))
+        return self._pools.has(placed, owner) or not self._pools.is_allocated(placed)
+
+    def _reserve(self, claims: Claims, owner: Owner, made: Made) -> Claims:
+        others = self._reservations.add(claims, owner, made.reserved, made.added) if self._reservations else ()
         for claim in others:
             self._reserved.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
         return others
@@ -150,11 +169,23 @@ class Kubernetes:
     def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
         # The allocation goes last: it tells who it was, if this breaks off.
         if self._reservations:
-            self._reservations.remove(reserved, owner, lambda one: self._pools.pod_of(self._placed((one,)), owner))
-        self._pools.remove(allocated, owner)
+            self._reservations.remove(reserved, owner, self)
+        later = self._pools.remove(allocated, owner)
+        if self._reservations:
+            # They may have been taken over between these two steps.
+            self._reservations.restore(later)
 
     def _placed(self, claims: Claims) -> Claims:
         return whereabouts.placed(claims, self._place.subnets)
 
-    def _undo(self, allocated: list[Claim], reserved: list[Claim], owner: Owner) -> None:
-        self._free(tuple(allocated), tuple(reserved), owner)
+    def _undo(self, made: Made, owner: Owner) -> None:
+        self._free(tuple(made.added), tuple(made.reserved), owner)
+        self._pools.hand_back(made.taken_over, owner)
+
+
+def _is_undone(error: RefusedForGood | AddressesExhausted) -> CniError:
+    """The error, or a weaker one where something could not be undone."""
+    if not getattr(error, "__notes__", None):
+        return error
+    kind = KubeRefused if isinstance(error, RefusedForGood) else TryAgainLater
+    return kind(error.msg, hint=error.details)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from cni import jsontext
-from cni.errors import InvalidConfig, KubeRefused, TryAgainLater
+from cni.errors import InvalidConfig, KubeRefused, RefusedForGood, TryAgainLater
 from cni.kube.answers import document, is_name, is_namespace, passes, refusal, words
 from cni.kube.connection import Connection
 from cni.value import Value
@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.errors import CniError
     from cni.kube.config import Cluster
 
     Document = dict[str, Any]
@@ -28,6 +29,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 _JSON, _PATCH = "application/json", "application/json-patch+json"
 _BRIEF = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 """A patched pool would come back whole, with all its leases; this asks for its metadata only."""
+
+TOO_LARGE = 413
+"""The status of a patch after which the object would be larger than the API server, or its etcd, takes."""
+
+_LIMITS = ("request is too large", "message larger than max")
+"""What etcd says then, and the client with which the API server asks it: the API server passes that on with status 500."""
 
 _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
@@ -72,8 +79,8 @@ class Api:
         return self._ask("POST", resource, "", (201, 409), body, option="&dryRun=All" * rehearsal)
 
     def patch(self, resource: str, name: str, patch: list[Document]) -> Answer:
-        """Status 200, 404 when there is no such object, or 422 when a test of the patch failed, or a path was missing."""
-        return self._ask("PATCH", resource, name, (200, 404, 422), jsontext.dumps(patch).encode())
+        """Status 200, 404 when there is no such object, 422 when a test failed, or a path was missing, or TOO_LARGE."""
+        return self._ask("PATCH", resource, name, (200, 404, 422, TOO_LARGE), jsontext.dumps(patch).encode())
 
     def delete(self, resource: str, found: Document) -> Answer:
         """Status 200, 404 when the object is gone, or 409 when it is not as it was found any more."""
@@ -110,8 +117,13 @@ class Api:
         if answer.status == 202 and method == "DELETE":
             return answer.replace(status=200)  # A finalizer keeps it for a while.
         if answer.status not in known:
-            raise refusal(self._connection, (_VERBS[method], resource, path), answer.status, answer.content)
+            raise self._refusal(answer, (_VERBS[method], resource, path))
         return answer
+
+    def _refusal(self, answer: Answer, asked: tuple[str, str, str]) -> CniError:
+        error = refusal(self._connection, asked, answer.status, answer.content)
+        # Before it was refused, the same request may have been granted.
+        return KubeRefused(error.msg, hint=error.hint) if answer.again and asked[0] != "get" else error
 
     def _settled(self, method: str, place: tuple[str, str], body: bytes, option: str) -> Answer:
         """The first answer that is one. Conflicts of the server's own writers in a patch are none."""
@@ -119,6 +131,8 @@ class Api:
         while True:
             try:
                 answer = self._asked(method, place[1] + self._limit() + option, body)
+                if method == "PATCH" and _is_too_large(answer):
+                    return answer.replace(status=TOO_LARGE, again=lost)
                 if not passes(answer.status) and (method, answer.status) != ("PATCH", 409):
                     return answer.replace(again=lost)
                 failure = refusal(self._connection, (_VERBS[method], *place), answer.status, answer.content)
@@ -147,12 +161,16 @@ def _path_part(name: str) -> str:
     return name
 
 
+def _is_too_large(answer: Answer) -> bool:
+    return answer.status == TOO_LARGE or (answer.status == 500 and any(one in words(answer.content) for one in _LIMITS))
+
+
 def _is_of_object(answer: Document, name: str) -> bool:
     """Whether a 404 speaks of the object: that of an unknown resource has no reason or no name in it."""
     details = answer.get("details")
     return answer.get("reason") == "NotFound" and isinstance(details, dict) and details.get("name") == name
 
 
-def _not_installed(server: str, resource: str, answer: Document) -> KubeRefused:
+def _not_installed(server: str, resource: str, answer: Document) -> RefusedForGood:
     hint = "install the definitions of whereabouts (IPPool, OverlappingRangeIPReservation), and create the namespace"
-    return KubeRefused(f"the {server} has no {resource} of {API}: {words(answer)}", hint=hint)
+    return RefusedForGood(f"the {server} has no {resource} of {API}: {words(answer)}", hint=hint)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cni.errors import TryAgainLater
+from cni.errors import AddressesExhausted, RefusedForGood, TryAgainLater
 from cni.kube.answers import is_name, words
 from ipam import whereabouts
+from ipam.kubernetes_api import TOO_LARGE
 from ipam.whereabouts import POOLS
 
 TYPE_CHECKING = False
@@ -13,12 +14,27 @@ if TYPE_CHECKING:
 
     from ipam.kubernetes_api import Api
     from ipam.store import Claim, Owner
+    from ipam.whereabouts import Allocated
 
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
 
+_HINT = "look at the policies of the API server (admission), and at the definition of IPPool"
+
 TRIES = 8
 """Of a patch that others' changes foil each time."""
+
+
+class Made:
+    """What a lease has made so far, for who must undo it.
+
+    Entries that were added; those that were taken over from an earlier container of the pod, as they were; reservations.
+    """
+
+    def __init__(self) -> None:
+        self.added: list[Claim] = []
+        self.taken_over: list[Allocated] = []
+        self.reserved: list[Claim] = []
 
 
 class Pools:
@@ -36,8 +52,11 @@ class Pools:
         name = self.name(cidr)
         return self._api.get(POOLS, name) if is_name(name) else None
 
-    def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
-        """Those that somebody else has, of the first pool that has such; what was added before is in `made`."""
+    def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
+        """Those that somebody else has, of the first pool that has such; what was made before is in `made`.
+
+        An earlier container of the owner's pod is nobody else.
+        """
         # In the same order everywhere: then one of those who want the same wins.
         for cidr, some in sorted(_by_subnet(claims).items()):
             others = self._added(cidr, some, owner, made)
@@ -45,12 +64,28 @@ class Pools:
                 return others
         return ()
 
-    def remove(self, claims: Claims, owner: Owner) -> None:
-        """Removes what is the owner's."""
-        for cidr, some in _by_subnet(claims).items():
-            # Nothing can ever have been leased in a pool whose name no object can have.
-            if is_name(self.name(cidr)):
-                self._removed(cidr, some, owner)
+    def remove(self, claims: Claims, owner: Owner) -> list[Allocated]:
+        """Removes what is the owner's. Returns what a later container of its pod has taken over."""
+        return [found for cidr, some in self._named(claims).items() for found in self._removed(cidr, some, owner)]
+
+    def hand_back(self, taken_over: list[Allocated], owner: Owner) -> None:
+        """Undoes that the owner has taken allocations over."""
+        for claim, entry in taken_over:
+            name = self.name(whereabouts.subnet(claim.range))
+            self._api.patch(POOLS, name, whereabouts.handing_back(claim, entry, owner))
+
+    def has(self, claims: Claims, owner: Owner) -> bool:
+        """Whether one of them is the owner's, without a look at a whole pool."""
+        return any(self._is_held(cidr, (claim,), owner) for cidr, some in self._named(claims).items() for claim in some)
+
+    def is_allocated(self, claims: Claims) -> bool:
+        """Whether anybody has one of them."""
+        return any(
+            not _is_free(entries, claim)
+            for cidr, some in _by_subnet(claims).items()
+            for entries in [whereabouts.allocations(self.find(cidr) or {})]
+            for claim in some
+        )
 
     def held(self, claims: Claims, owner: Owner) -> Claims:
         """Those that are the owner's."""
@@ -68,6 +103,10 @@ class Pools:
                     return str(entries[whereabouts.offset(claim)].get("podref") or "")
         return ""
 
+    def _named(self, claims: Claims) -> dict[str, Claims]:
+        """The claims by subnet. Nothing can ever have been leased in a pool whose name no object can have."""
+        return {cidr: some for cidr, some in _by_subnet(claims).items() if is_name(self.name(cidr))}
+
     def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
         # Far less to send than a pool of thousands of leases.
         return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200
@@ -76,22 +115,35 @@ class Pools:
         entries = whereabouts.allocations(self.find(cidr) or {})
         return tuple(one for one in claims if _is_ours(entries, one, owner))
 
-    def _added(self, cidr: str, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
+    def _added(self, cidr: str, claims: Claims, owner: Owner, made: Made) -> Claims:
         name, missing, said = self.name(cidr), claims, ""
+        earlier: list[Allocated] = []
         for _ in range(TRIES):
-            answer = self._api.patch(POOLS, name, whereabouts.adding(missing, owner))
+            patch = whereabouts.adding(missing, owner) + whereabouts.taking_over(earlier, owner)
+            answer = self._api.patch(POOLS, name, patch)
             if answer.status == 200:
-                made.extend(missing)
+                made.added.extend(missing)
+                made.taken_over.extend(earlier)
                 return ()
             said = words(answer.content)
+            if answer.status == TOO_LARGE:
+                raise _full(name, said)
             entries = self._entries_of_mended(cidr) if answer.status == 422 else self._entries_of_new(cidr)
             if answer.again:
-                made.extend(one for one in missing if _is_ours(entries, one, owner))
+                made.added.extend(one for one in missing if _is_ours(entries, one, owner))
+                made.taken_over.extend(one for one in earlier if _is_ours(entries, one[0], owner))
             missing = tuple(one for one in claims if _is_free(entries, one))
-            others = tuple(one for one in claims if one not in missing and not _is_ours(entries, one, owner))
-            if others or not missing:
+            earlier = [
+                (one, entries[whereabouts.offset(one)])
+                for one in claims
+                if _is_of_another_container(entries, one, owner)
+            ]
+            known = {*missing, *(one for one, _entry in earlier)}
+            others = tuple(one for one in claims if one not in known and not _is_ours(entries, one, owner))
+            if others or not known:
                 return others
-        raise TryAgainLater(f"the IPPool {name} does not take a lease: {said}")
+        # Nobody has them each time that the pool is read: so it is not the tests of the patch that fail.
+        raise RefusedForGood(f"the IPPool {name} does not take a lease: {said}", hint=_HINT)
 
     def _entries_of_new(self, cidr: str) -> dict[str, Document]:
         # Somebody else may be faster: then the patch meets what is in it.
@@ -106,12 +158,19 @@ class Pools:
             self._api.patch(POOLS, self.name(cidr), mending)
         return whereabouts.allocations(found or {})
 
-    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
+    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> list[Allocated]:
         name, left = self.name(cidr), claims
+        later: list[Allocated] = []
         for _ in range(TRIES):
             if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
-                return
-            left = self._ours(cidr, claims, owner)
+                return later
+            entries = whereabouts.allocations(self.find(cidr) or {})
+            left = tuple(one for one in claims if _is_ours(entries, one, owner))
+            later = [
+                (one, entries[whereabouts.offset(one)])
+                for one in claims
+                if _is_of_another_container(entries, one, owner)
+            ]
         raise TryAgainLater(f"the IPPool {name} is changed by others all the time")
 
 
@@ -125,6 +184,18 @@ def _by_subnet(claims: Claims) -> dict[str, Claims]:
 
 def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
     return whereabouts.offset(claim) not in entries
+
+
+def _full(name: str, said: str) -> AddressesExhausted:
+    hint = "free leases of pods that are gone, use several smaller ranges, or backend etcd"
+    return AddressesExhausted(f"the IPPool {name} is as large as the cluster allows: {said}", hint=hint)
+
+
+def _is_of_another_container(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
+    """Whether it is that of the same interface of the owner's pod, in an earlier or a later sandbox."""
+    return whereabouts.is_of_pod(entries.get(whereabouts.offset(claim), {}), owner) and not _is_ours(
+        entries, claim, owner
+    )
 
 
 def _is_ours(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:

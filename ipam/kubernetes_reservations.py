@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from cni.errors import KubeRefused, TryAgainLater
+from cni.errors import RefusedForGood, TryAgainLater
 from cni.kube.answers import is_name
 from ipam import whereabouts
+from ipam.store import Owner
 from ipam.whereabouts import RESERVATIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Container
+    from typing import Any, Protocol
 
     from ipam.kubernetes_api import Api
-    from ipam.store import Claim, Owner
+    from ipam.store import Claim
+    from ipam.whereabouts import Allocated
 
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
-    PodOf = Callable[[Claim], str]
-    """The pod (namespace/name) that the owner's allocation of the claim's address names; empty without one."""
+
+    class Allocations(Protocol):
+        """What the pools say of an address."""
+
+        def pod_of(self, claim: Claim, owner: Owner) -> str:
+            """The pod (namespace/name) that the owner's allocation names; empty without one."""
+
+        def is_free_for(self, claim: Claim, owner: Owner) -> bool:
+            """Whether the address is the owner's, or nobody's."""
+
 
 TRIES = 8
 """Of a reservation that comes and goes."""
@@ -31,15 +41,24 @@ class Reservations:
         self._api = api
         self._network_name = network_name
 
-    def add(self, claims: Claims, owner: Owner, made: list[Claim]) -> Claims:
-        """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's."""
-        return next(((claim,) for claim in claims if not self._added(claim, owner, made)), ())
+    def add(self, claims: Claims, owner: Owner, made: list[Claim], fresh: Container[Claim]) -> Claims:
+        """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's.
 
-    def remove(self, claims: Claims, owner: Owner, pod_of: PodOf) -> None:
-        """Removes those that name the owner's container, and whereabouts' for what it allocated to the owner."""
+        `fresh` are those whose allocations nobody had before: what another container has reserved is in another pool then.
+        """
+        return next(((claim,) for claim in claims if not self._added(claim, owner, made, is_fresh=claim in fresh)), ())
+
+    def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> None:
+        """Removes those that go with the owner's allocations, and those that name its container where there is none."""
         for claim in claims:
             if is_name(self._name(claim)):
-                self._removed(claim, owner, pod_of)
+                self._removed(claim, owner, allocations)
+
+    def restore(self, later: list[Allocated]) -> None:
+        """Reserves, where nothing is reserved, what later containers have taken over: they have relied on the reservation."""
+        for claim, entry in later:
+            whose = Owner(network="", container_id="", ifname=str(entry.get("ifname")), pod=str(entry.get("podref")))
+            self._api.create(RESERVATIONS, whereabouts.reservation(self._name(claim), whose))
 
     def rehearse(self) -> None:
         """Returns if the server would take a reservation."""
@@ -47,7 +66,7 @@ class Reservations:
         if answer.status == 201:
             _require_interfaces(answer.content)
 
-    def _added(self, claim: Claim, owner: Owner, made: list[Claim]) -> bool:
+    def _added(self, claim: Claim, owner: Owner, made: list[Claim], *, is_fresh: bool) -> bool:
         name = self._name(claim)
         for _ in range(TRIES):
             answer = self._api.create(RESERVATIONS, whereabouts.reservation(name, owner))
@@ -59,33 +78,30 @@ class Reservations:
             if found is not None and whereabouts.is_signed(found, owner):
                 made.extend([claim] * answer.again)
                 return True
-            if found is not None and not self._cleared(found, owner):
-                return False
+            if found is not None:
+                # That of the pod's earlier container serves the next one, as in whereabouts.
+                return whereabouts.is_for_pod(found, owner) and (whereabouts.is_unsigned(found) or not is_fresh)
         return False
 
-    def _cleared(self, found: Document, owner: Owner) -> bool:
-        """Whether a reservation is out of the way: what whereabouts left of the pod's earlier container goes."""
-        if not whereabouts.is_forerunners(found, owner):
-            return False
-        self._api.delete(RESERVATIONS, found)
-        return True
-
-    def _removed(self, claim: Claim, owner: Owner, pod_of: PodOf) -> None:
+    def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> None:
         name = self._name(claim)
         for _ in range(TRIES):
             found = self._api.get(RESERVATIONS, name)
             if found is None:
                 return
-            if not whereabouts.is_signed(found, owner) and not self._came_with_allocation(found, claim, owner, pod_of):
+            if not self._goes_with_owner(found, claim, owner, allocations):
                 return
             if self._api.delete(RESERVATIONS, found).status != 409:
                 return
         raise TryAgainLater(f"the reservation {name} is changed by others all the time")
 
-    def _came_with_allocation(self, found: Document, claim: Claim, owner: Owner, pod_of: PodOf) -> bool:
-        """Whether whereabouts made a reservation along with the owner's allocation."""
+    def _goes_with_owner(self, found: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
+        """Whether a reservation is of no use after the owner."""
+        if whereabouts.is_signed(found, owner):
+            # The next container of the pod may have taken the allocation over, and relies on the reservation then.
+            return allocations.is_free_for(claim, owner)
         # Only the allocation tells the container of a pod, and a DEL may come without the pod's name.
-        return whereabouts.is_unsigned(found) and whereabouts.is_forerunners(found, owner.replace(pod=pod_of(claim)))
+        return whereabouts.is_for_pod(found, owner.replace(pod=allocations.pod_of(claim, owner)))
 
     def _name(self, claim: Claim) -> str:
         return whereabouts.reservation_name(claim.address, self._network_name)
@@ -95,4 +111,4 @@ def _require_interfaces(found: Document) -> None:
     # An allocation without its interface could be taken for that of the container's other interface.
     if not whereabouts.keeps_interfaces(found):
         hint = "install those of whereabouts 0.7 or later"
-        raise KubeRefused("the definitions of whereabouts' resources are too old: they know no ifname", hint=hint)
+        raise RefusedForGood("the definitions of whereabouts' resources are too old: they know no ifname", hint=hint)

@@ -85,6 +85,8 @@ class Settling:
 
     def free(self, entry: Entry) -> None:
         """Gives back what the entry tells of, and raises what the cluster raises."""
+        if entry.claims == ():
+            return  # It may be that every question would be refused.
         cluster = self.reached(entry)
         try:
             if entry.claims is None:

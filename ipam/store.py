@@ -120,7 +120,8 @@ if TYPE_CHECKING:
         def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
             """Makes all of them the owner's, or none: then those that somebody else has are returned.
 
-            What the owner has already is no hindrance. Raises `TryAgainLater` when it is not known what happened.
+            What the owner has already is no hindrance. Raises `TryAgainLater` when it is not known what happened, and
+            `RefusedForGood` or `AddressesExhausted` when nothing has.
             """
 
         def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
@@ -134,6 +135,12 @@ if TYPE_CHECKING:
 
         def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
             """Those of the claims that are the owner's now."""
+
+        def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+            """What the interface of the owner's pod has, the container ID that it was leased for in the lease's owner.
+
+            Nothing where the store does not go by pods. `take` makes it the owner's: a pod has one sandbox at a time.
+            """
 
         def give_back_all(self, owner: Owner) -> None:
             """Frees whatever the owner has: for a node that lost its journal, and knows no addresses any more."""

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     Claims = tuple[Claim, ...]
     Document = dict[str, Any]
     Patch = list[dict[str, Any]]
+    Allocated = tuple[Claim, Document]
+    """An address of a pool, and the allocation of it that was found."""
 
 API = "whereabouts.cni.cncf.io/v1alpha1"
 POOLS = "ippools"
 RESERVATIONS = "overlappingrangeipreservations"
 ALLOCATIONS = "/spec/allocations"
+POD_UID = "barewire/pod-uid"
+"""An annotation of our reservations: a pod's name does not tell it from its successor."""
 
 
 class Place(Value):
@@ -85,14 +89,20 @@ def pool(name: str, cidr: str) -> Document:
 def reservation(name: str, owner: Owner) -> Document:
     """What keeps an address from all pools. Whereabouts leaves containerid empty."""
     spec = {"containerid": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
-    return {"apiVersion": API, "kind": "OverlappingRangeIPReservation", "metadata": {"name": name}, "spec": spec}
+    metadata: Document = {"name": name}
+    if owner.pod_uid:
+        metadata["annotations"] = {POD_UID: owner.pod_uid}
+    return {"apiVersion": API, "kind": "OverlappingRangeIPReservation", "metadata": metadata, "spec": spec}
 
 
-def is_forerunners(found: Document, owner: Owner) -> bool:
-    """Whether a reservation is whereabouts' for the same interface of the same pod; it does not tell the container."""
-    spec = _spec(found)
-    known = bool(owner.pod) and is_unsigned(found)
-    return known and (spec.get("podref"), spec.get("ifname")) == (owner.pod, owner.ifname)
+def is_of_pod(entry: Document, owner: Owner) -> bool:
+    """Whether an allocation, or what a reservation specifies, is for the owner's pod and interface, of whatever container."""
+    return bool(owner.pod) and (entry.get("podref"), entry.get("ifname")) == (owner.pod, owner.ifname)
+
+
+def is_for_pod(found: Document, owner: Owner) -> bool:
+    """The same of a reservation."""
+    return is_of_pod(_spec(found), owner)
 
 
 def is_unsigned(found: Document) -> bool:
@@ -137,11 +147,28 @@ def offset(claim: Claim) -> str:
 
 def adding(claims: Claims, owner: Owner) -> Patch:
     """Adds the allocations, if none of them is there. The pool must have a map of allocations."""
-    entry = {"id": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
     paths = [f"{ALLOCATIONS}/{offset(claim)}" for claim in claims]
     # "add" would replace what is there. null stands for nothing: API servers, and whereabouts, take it so.
     tests = [{"op": "test", "path": path, "value": None} for path in paths]
-    return tests + [{"op": "add", "path": path, "value": entry} for path in paths]
+    return tests + [{"op": "add", "path": path, "value": _entry(owner)} for path in paths]
+
+
+def taking_over(earlier: Iterable[Allocated], owner: Owner) -> Patch:
+    """Makes allocations the owner's, if they are as they were."""
+    patch: Patch = []
+    for claim, entry in earlier:
+        path = f"{ALLOCATIONS}/{offset(claim)}"
+        patch.append({"op": "test", "path": path, "value": entry})
+        patch.append({"op": "replace", "path": path, "value": _entry(owner)})
+    return patch
+
+
+def handing_back(claim: Claim, entry: Document, owner: Owner) -> Patch:
+    """Puts an allocation back as it was, if it is the owner's."""
+    return [
+        *testing((claim,), owner),
+        {"op": "replace", "path": f"{ALLOCATIONS}/{offset(claim)}", "value": entry},
+    ]
 
 
 def testing(claims: Claims, owner: Owner) -> Patch:
@@ -185,6 +212,19 @@ def claims_of(found: Document, owner: Owner) -> Claims:
     return tuple(Claim(range=whole, address=one) for one in mine if one in whole)
 
 
+def leases_of_pod(found: Document, owner: Owner) -> list[Lease]:
+    """What the owner has of a pool, and what other containers of its pod have for the same interface."""
+    whole = _whole(_cidr(found), _named_pool(found))
+    return [
+        Lease(
+            address=whole.address(whole.first + int(key)),
+            owner=owner.replace(container_id=str(one.get("id") or "")),
+        )
+        for key, one in allocations(found).items()
+        if (allocated_to(one, owner) or is_of_pod(one, owner)) and whole.first + int(key) <= whole.last
+    ]
+
+
 def leases(found: Document, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
     """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none.
 
@@ -204,6 +244,10 @@ def leases(found: Document, network: str, damaged: Tell = ignore) -> Iterator[Le
             network=network, container_id=holder[0], ifname=holder[1], pod=pod if isinstance(pod, str) else ""
         )
         yield Lease(address=whole.address(number), owner=owner)
+
+
+def _entry(owner: Owner) -> Document:
+    return {"id": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
 
 
 def _spec(found: Document) -> Document:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cni.errors import NotAvailable, TryAgainLater
+from cni.errors import NotAvailable, RefusedForGood, TryAgainLater
 from ipam.store import Lease, ignore
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Shared:
-    """What all nodes see. `away` makes every call fail; `loses` decides for each change whether its answer is lost."""
+    """What all nodes see. `away` makes every call fail, `refuses` for good; `loses` decides for each change whether its
+    answer is lost. `goes_by_pods`: a pod's next container gets what an earlier one has."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -25,6 +26,8 @@ class Shared:
         self.loses: Callable[[str], bool] = lambda _name: False
         self.calls: list[str] = []
         self.tells_taken = False
+        self.goes_by_pods = False
+        self.refuses = False
 
 
 class FakeCluster:
@@ -42,11 +45,12 @@ class FakeCluster:
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         with self._call("take"):
             found = [(claim, self._shared.leases.get(claim.address)) for claim in claims]
-            refused = tuple(claim for claim, lease in found if lease is not None and not self._is(lease, owner))
+            refused = tuple(claim for claim, lease in found if lease is not None and not self._may_take(lease, owner))
             if not refused:
-                for claim in claims:
+                for claim, before in found:
                     lease = Lease(address=claim.address, owner=owner, node=self._node, machine=self._machine)
-                    self._shared.leases.setdefault(claim.address, lease)
+                    if before is None or not self._is(before, owner):
+                        self._shared.leases[claim.address] = lease
         self._answered("take")
         return refused
 
@@ -68,6 +72,10 @@ class FakeCluster:
         with self._call("held"):
             leases = self._shared.leases
             return tuple(one for one in claims if one.address in leases and self._is(leases[one.address], owner))
+
+    def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+        with self._call("of_pod"):
+            return tuple(one for one in self._shared.leases.values() if self._is_of_pod(one, owner))
 
     def give_back_all(self, owner: Owner) -> None:
         with self._call("give_back_all"):
@@ -96,10 +104,19 @@ class FakeCluster:
         ours = (self._node, owner.container_id, owner.ifname)
         return (lease.node, lease.owner.container_id, lease.owner.ifname) == ours
 
+    def _is_of_pod(self, lease: Lease, owner: Owner) -> bool:
+        told = (lease.owner.pod, lease.owner.ifname)
+        return self._shared.goes_by_pods and (told == (owner.pod, owner.ifname) or self._is(lease, owner))
+
+    def _may_take(self, lease: Lease, owner: Owner) -> bool:
+        return self._is(lease, owner) or self._is_of_pod(lease, owner)
+
     def _call(self, name: str) -> threading.Lock:
         self._shared.calls.append(name)
         if self._shared.away:
             raise TryAgainLater("the fake is away")
+        if self._shared.refuses:
+            raise RefusedForGood("the fake grants no rights")
         return self._shared.lock
 
     def _answered(self, name: str) -> None:

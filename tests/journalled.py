@@ -45,7 +45,8 @@ class Node:
         return FakeCluster(self.clusters[name], document["node"], document["machine"])
 
     def add(self, name: str, ifname: str = "net1", sets=SETS, **how) -> list[str]:
-        who = Owner(network=how.get("network", NETWORK), container_id=name, ifname=ifname)
+        pod = {key: how.pop(key) for key in ("pod", "pod_uid") if key in how}
+        who = Owner(network=how.get("network", NETWORK), container_id=name, ifname=ifname, **pod)
         return [str(claim.address) for claim in self.store(**how).allocate(who, sets, (None,) * len(sets))]
 
     def files(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni import jsontext
-from cni.errors import DecodeFailure, KubeRefused, TryAgainLater
+from cni.errors import DecodeFailure, KubeRefused, RefusedForGood, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def refusal(connection: Connection, asked: tuple[str, str, str], status: int, an
         else f"is the server of {origin} an API server? redirects are not followed"
     )
     hint = hints.get(status, other)
-    return KubeRefused(f"the {connection.server} refused to {verb} {path}: {status} {said}", hint=hint)
+    # A token that has expired is replaced by who made it, and a gateway's answer tells nothing of the API server.
+    kind = RefusedForGood if is_answer_of_api_server and status != 401 else KubeRefused
+    return kind(f"the {connection.server} refused to {verb} {path}: {status} {said}", hint=hint)
 
 
 def _one_line(text: str) -> str:

@@ -37,6 +37,7 @@ class Connection:
         self.deadline = deadline
         self.server = f"{what} {cluster.host}:{cluster.port}"
         self._http = _Http(cluster, deadline)
+        self._not_before = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -72,13 +73,18 @@ class Connection:
         try:
             self._http.request(method, self.cluster.prefix + path, body, headers)
             with self._http.getresponse() as answer:
+                self._not_before = time.monotonic() + _seconds(answer.headers.get("Retry-After") or "")
                 return answer.status, self._content(answer)
         except (OSError, http.client.HTTPException) as error:
             self._http.close()
             raise self._failure(error) from error
 
     def pause(self, seconds: float) -> bool:
-        """Waits, unless the deadline would pass meanwhile: then it is False, at once."""
+        """Waits, unless the deadline would pass meanwhile: then it is False, at once.
+
+        The wait is as long as the last answer has requested, if that is longer.
+        """
+        seconds = max(seconds, self._not_before - time.monotonic())
         if time.monotonic() + seconds >= self.deadline:
             return False
         time.sleep(seconds)
@@ -221,6 +227,11 @@ def _remaining(deadline: float) -> float:
     if seconds <= 0:
         raise TimeoutError
     return seconds
+
+
+def _seconds(text: str) -> int:
+    """The seconds of a Retry-After; API servers do not send a date."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 8 else 0
 
 
 def _is_cut(answer: http.client.HTTPResponse, content: bytes) -> bool:

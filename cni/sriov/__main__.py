@@ -25,10 +25,9 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from ipam.embedded import EmbeddedIpam
 
     node, log = begin(request, PLUGIN, str(request.config.get("deviceID", "")))
-    host = log.traced((kernel or HostKernel)(log), "kernel")
-    attachments = log.traced(Attachments(plugin=PLUGIN, warn=log.warning), "records")
-    ipam = log.traced(EmbeddedIpam(request.env, node), "ipam")
-    plugin = SriovPlugin(
+    host, attachments = (kernel or HostKernel)(log), Attachments(plugin=PLUGIN, warn=log.warning)
+    ipam = EmbeddedIpam(request.env, node)
+    return SriovPlugin(
         kernel=host,
         attachments=attachments,
         ipam=ipam,
@@ -37,7 +36,6 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         predecessor=Predecessor(host, attachments, log),
         node=node,
     )
-    return log.traced(plugin, PLUGIN)
 
 
 if __name__ == "__main__":

@@ -29,21 +29,17 @@ def load(request: Request) -> Plugin:
 
     node, log = begin(request, PLUGIN)
     # Ports are named after their pods: there is no end of names.
-    attachments = log.traced(Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning), "records")
-    ipam = log.traced(EmbeddedIpam(request.env, node), "ipam")
-    sockets = log.traced(Sockets(log, node.trusted_owners), "sockets")
+    attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
+    ipam, sockets = EmbeddedIpam(request.env, node), Sockets(log, node.trusted_owners)
     world = World(
         namespaces=Namespaces(),
-        vswitch=log.traced(OvsDpdk, "vswitch"),
+        vswitch=OvsDpdk,
         sockets=sockets,
-        publisher=log.traced(
-            Publisher(sockets, lambda kubeconfig, seconds: _pods(kubeconfig, seconds, node), log), "publisher"
-        ),
+        publisher=Publisher(sockets, lambda kubeconfig, seconds: _pods(kubeconfig, seconds, node), log),
     )
     present = present_remote(request, node)
     removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log, present=present)
-    plugin = UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
-    return log.traced(plugin, PLUGIN)
+    return UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
 
 
 def _pods(kubeconfig: str, seconds: float, node: NodeConf) -> Pods:

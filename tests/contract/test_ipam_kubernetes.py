@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cni.errors import InvalidConfig, KubeRefused, NotAvailable, TryAgainLater
+from cni.errors import AddressesExhausted, InvalidConfig, KubeRefused, NotAvailable, RefusedForGood, TryAgainLater
 from ipam import whereabouts
 from ipam.address import parse
 from ipam.kubernetes import open_kubernetes
@@ -20,6 +21,7 @@ from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, everyth
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS
 from tests.kube.routes import RIGHTS
+from tests.kube.store import Refused
 from tests.trusting import ACCESS
 
 SECONDS = 20.0
@@ -222,12 +224,124 @@ def test_a_reservation_of_whereabouts_for_the_same_pod_and_interface_is_no_hindr
     assert reservations(api) == []
 
 
-def test_the_reservation_of_a_pod_s_earlier_sandbox_stays_as_long_as_the_address_is_that_one_s(api, cluster):
-    put_reservation(api, "10.9.0.5", podref="default/a", ifname="net1")
-    put_pool(api, {"allocations": {"5": {"id": "earlier", "podref": "default/a", "ifname": "net1"}}})
-    assert cluster.take(BOTH[:1], A) == BOTH[:1]
-    cluster.give_back(BOTH[:1], A)
+NEXT = A.replace(container_id="next", pod_uid="")
+"""The next sandbox of the pod of A."""
+
+THEIRS = {"id": "theirs", "podref": "default/a", "ifname": "net1"}
+"""What whereabouts notes of a sandbox of that pod."""
+
+
+def test_a_late_del_leaves_the_reservation_on_which_the_next_sandbox_relies(api, cluster):
+    cluster.take(BOTH[:1], A)
+    # As whereabouts does it: the reservation of its pod stays as it is.
+    api.resources.patch(
+        POOLS, SPACE, "10.9.0.0-24", [{"op": "replace", "path": "/spec/allocations/5/id", "value": "theirs"}]
+    )
+    before = kept(api)
+    cluster.give_back(BOTH, A)
+    cluster.give_back((claim_on(BOTH[0].address),), A)
+    cluster.give_back_all(A)
+    assert kept(api) == before
+    wide = range_of("10.9.0.0", 16, "10.9.0.1", "10.9.255.254")
+    assert cluster.take((claim("10.9.0.5", wide),), B) != (), "another pool leases what the pod uses"
+    cluster.give_back(BOTH, A.replace(container_id="theirs"))
+    assert kept(api) == {}
+
+
+@pytest.mark.parametrize("known", ("range", "address", "nothing"))
+def test_a_take_over_between_the_steps_of_a_del_finds_its_reservation_again(api, cluster, monkeypatch, known):
+    cluster.take(BOTH[:1], A)
+    delete = api.resources.delete
+
+    def taken_over_first(*arguments):
+        answer = delete(*arguments)
+        patch = [{"op": "replace", "path": "/spec/allocations/5/id", "value": "theirs"}]
+        api.resources.patch(POOLS, SPACE, "10.9.0.0-24", patch)
+        return answer
+
+    monkeypatch.setattr(api.resources, "delete", taken_over_first)
+    if known == "nothing":
+        cluster.give_back_all(A)
+    else:
+        cluster.give_back(BOTH[:1] if known == "range" else (claim_on(BOTH[0].address),), A)
+    assert pool_of(api)["spec"]["allocations"] == {"5": THEIRS}
     assert reservations(api) == ["10.9.0.5"]
+    spec = api.resources.get(RESERVATIONS, SPACE, "10.9.0.5")["spec"]
+    assert (spec["podref"], spec["ifname"], spec["containerid"]) == ("default/a", "net1", "")
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("kind", ("loses_answer", "hangs_up"))
+def test_the_next_sandbox_of_a_pod_gets_the_addresses_of_the_one_before_and_alone_frees_them(
+    api, open_one, kind, number
+):
+    cluster = open_one()
+    cluster.take(BOTH, A)
+    api.faults = fault(kind, number) if number else Faults()
+    assert cluster.take(BOTH, NEXT) == ()
+    api.faults = Faults()
+    ours = dict.fromkeys(OURS, ("next", "net1"))
+    cluster.give_back(BOTH, A)
+    cluster.give_back_all(A)
+    assert everything(cluster) == ours
+    assert reservations(api) == ["10.9.0.5", "fd00-9--5"]
+    assert cluster.take(BOTH, NEXT) == (), "a repeated ADD"
+    assert cluster.take(BOTH, B) != ()
+    cluster.give_back(BOTH, NEXT)
+    assert kept(api) == {}
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_take_over_that_is_refused_in_part_hands_back(api, cluster, number):
+    cluster.take(BOTH[:1], A)
+    put_pool(api, {"allocations": {"5": {"id": "x", "podref": "default/x"}}}, "fd00-9---64", "fd00:9::/64")
+    before = kept(api)
+    api.faults = fault("loses_answer", number) if number else Faults()
+    assert cluster.take(BOTH, NEXT) == BOTH[1:]
+    assert kept(api) == before
+
+
+def test_what_whereabouts_allocated_to_a_pod_is_its_next_sandbox_s_with_the_reservation(api, cluster):
+    put_reservation(api, "10.9.0.5", podref="default/a", ifname="net1")
+    put_pool(api, {"allocations": {"5": THEIRS}})
+    assert cluster.take(BOTH[:1], A) == ()
+    assert everything(cluster) == {"10.9.0.5": ("a", "net1")}
+    cluster.give_back(BOTH[:1], A.replace(container_id="theirs"))
+    assert reservations(api) == ["10.9.0.5"]
+    cluster.give_back(BOTH[:1], A.replace(pod=""))
+    assert kept(api) == {}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"id": "theirs", "podref": "default/a", "ifname": "net2"},
+        {"id": "theirs", "podref": "default/b", "ifname": "net1"},
+        {"id": "theirs", "podref": "default/a"},
+        {"id": "theirs", "podref": "", "ifname": "net1"},
+    ],
+)
+def test_nothing_is_taken_over_from_another_pod_or_interface_or_from_nobody_knows_whom(api, cluster, entry):
+    put_pool(api, {"allocations": {"5": entry}})
+    for one in (A, A.replace(pod="")):
+        assert cluster.of_pod(one) == ()
+        assert cluster.take(BOTH[:1], one) == BOTH[:1]
+    assert pool_of(api)["spec"]["allocations"] == {"5": entry}
+
+
+def test_what_another_pool_has_reserved_for_the_earlier_sandbox_is_not_the_next_one_s(api, open_one):
+    wide = range_of("10.9.0.0", 16, "10.9.0.1", "10.9.255.254")
+    open_one().take(BOTH[:1], A)
+    assert open_one(subnets=("10.9.0.0/16",)).take((claim("10.9.0.5", wide),), NEXT) != ()
+
+
+def test_what_a_pod_s_interface_has_is_found_in_all_pools(api, cluster):
+    cluster.take(BOTH, A)
+    cluster.take((claim("10.9.0.6"),), B)
+    cluster.take((claim("10.9.0.7"),), A.replace(ifname="net2"))
+    found = cluster.of_pod(NEXT)
+    assert texts(found) == ["10.9.0.5", "fd00:9::5"]
+    assert {one.owner.container_id for one in found} == {"a"}
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -265,7 +379,11 @@ def test_a_lease_of_ours_is_given_back_without_reading_its_pool(api, cluster):
     cluster.take(BOTH[:1], A)
     api.requests.clear()
     cluster.give_back(BOTH[:1], A)
-    assert [request.method for request in api.requests] == ["GET", "DELETE", "PATCH"]
+    asked = [(request.method, request.path.partition("?")[0].split("/")[-2]) for request in api.requests]
+    assert asked == [
+        ("GET", "overlappingrangeipreservations"), ("PATCH", "ippools"),
+        ("DELETE", "overlappingrangeipreservations"), ("PATCH", "ippools"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("spec", ({}, {"containerid": "", "podref": ""}, {"podref": "default/b", "ifname": "net1"}))
@@ -461,6 +579,79 @@ def test_a_token_that_is_not_valid_any_more_is_no_reason_to_wait(api, open_one):
     api.token = "another"
     with pytest.raises(KubeRefused, match="401"):
         open_one(seconds=3600.0).take(BOTH, A)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (500, "etcdserver: request is too large"),
+        (
+            500,
+            "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2098112 vs. 2097152)",
+        ),
+        (413, "Request entity too large: limit is 3145728"),
+    ],
+)
+def test_a_pool_that_is_as_large_as_the_cluster_allows_is_exhausted_and_can_be_freed(api, open_one, status, words):
+    cluster = open_one()
+    cluster.take(BOTH[:1], B)
+    api.resources.too_large = Refused(status, "", words)
+    api.resources.most_bytes = len(json.dumps(pool_of(api))) + 10
+    api.requests.clear()
+    with pytest.raises(AddressesExhausted, match=r"the IPPool 10\.9\.0\.0-24 is as large as the cluster allows"):
+        cluster.take((claim("10.9.0.6"),), A)
+    assert len(api.requests) == 1, "it is no reason to ask again"
+    cluster.give_back(BOTH[:1], B)
+    assert cluster.take((claim("10.9.0.6"),), A) == ()
+
+
+def test_a_server_that_names_a_time_for_the_next_try_is_not_asked_before(api, open_one):
+    api.faults = Faults(status=429, retry_after="1", only=frozenset({1}))
+    began = time.monotonic()
+    assert open_one().take(BOTH[:1], A) == ()
+    assert time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize("text", ("30", "9999999"))
+def test_a_time_beyond_the_bound_ends_the_call_at_once(api, open_one, text):
+    api.faults = Faults(status=429, retry_after=text)
+    began = time.monotonic()
+    with pytest.raises(TryAgainLater, match="429"):
+        open_one().take(BOTH[:1], A)
+    assert time.monotonic() - began < LATEST
+    assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize("text", ("-1", "Wed, 21 Oct 2015 07:28:00 GMT", "1e9", "9" * 5000, "\u0661"))
+def test_a_time_that_is_none_is_passed_over(api, open_one, text):
+    api.faults = Faults(status=429, retry_after=text.encode().decode("latin-1"), only=frozenset({1}))
+    assert open_one().take(BOTH[:1], A) == ()
+
+
+@pytest.mark.parametrize("status", (400, 403, 404, 405, 415, 422))
+def test_a_refusal_that_no_repetition_changes_says_so_and_nothing_stays(api, open_one, status):
+    api.faults = Faults(status=status, methods=frozenset({"PATCH", "POST"}))
+    with pytest.raises(RefusedForGood):
+        open_one().take(BOTH, A)
+    assert kept(api) == {}
+
+
+def test_a_refusal_after_an_answer_that_was_lost_tells_nothing_of_what_was_done(api, cluster):
+    put_pool(api, {"allocations": {}})
+    api.faults = Faults(
+        loses_answer=True, only=frozenset({1}), met=lambda: setattr(api, "rights", RIGHTS - {("patch", "ippools")})
+    )
+    with pytest.raises(KubeRefused, match="403") as failure:
+        cluster.take(BOTH[:1], A)
+    assert not isinstance(failure.value, RefusedForGood)
+    assert "5" in pool_of(api)["spec"]["allocations"]
+
+
+def test_an_expired_token_is_no_refusal_for_good(api, open_one):
+    api.token = "another"
+    with pytest.raises(KubeRefused, match="401") as failure:
+        open_one().take(BOTH, A)
+    assert not isinstance(failure.value, RefusedForGood)
 
 
 # Status, nodes and names

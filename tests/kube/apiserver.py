@@ -34,7 +34,7 @@ import yaml
 
 from tests.kube.authority import Identity, certificates
 from tests.kube.resources import NODES, Resources
-from tests.kube.routes import JSON_PATCH, Asked, answer
+from tests.kube.routes import Asked, answer
 from tests.kube.store import Document, Key, Refused, Store
 
 FOR_EVER = 1 << 60
@@ -89,6 +89,8 @@ class Faults:
     """So many PATCHes find that somebody else has written just before them."""
     other_writer: Callable[[Store, Key], object] = Store.touch
     """What that somebody does."""
+    retry_after: str = ""
+    """The header of that name, beside `status`."""
     closes: bool = False
     """Closes each connection behind its answer, and says so."""
 
@@ -418,24 +420,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(400, "BadRequest", "missing required Host header")
 
     def _patch(self, key: Key, text: bytes, *, status: bool) -> Document:
-        kind = self.fields.get("content-type")
-        if kind not in (MERGE_PATCH, JSON_PATCH):
+        if self.fields.get("content-type") != MERGE_PATCH:
             raise Refused(
                 415,
                 "UnsupportedMediaType",
-                f"the body of the request was in an unknown format - accepted media types include: {JSON_PATCH}, {MERGE_PATCH}",
+                f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}",
             )
         try:
             patch = json.loads(text)
         except ValueError:
             patch = None
-        if not isinstance(patch, dict if kind == MERGE_PATCH else list):
-            raise Refused(400, "BadRequest", "the patch is not what its type says")
+        if not isinstance(patch, dict):
+            raise Refused(400, "BadRequest", "the patch is not a JSON object")
         self.server.api.meet_other_writer(key)
         return self.server.api.store.patch(key, patch, status=status)
 
     def _send(self, status: int, body: bytes, faults: Faults, cut: int) -> None:
         head = f"HTTP/1.1 {status} {self.responses.get(status, ('Tests',))[0]}\r\nContent-Type: application/json\r\n"
+        if faults.retry_after and status == faults.status:
+            head += f"Retry-After: {faults.retry_after}\r\n"
         if faults.closes:
             self.close_connection = True
             head += "Connection: close\r\n"

@@ -7,6 +7,7 @@ of thousands of leases is quick, and what a reader has stays as it was.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 import uuid
@@ -17,7 +18,6 @@ from tests.kube.jsonpatch import DoesNotApply, patched
 from tests.kube.store import NAME, Document, Refused
 
 FIXED = ("name", "namespace", "uid", "creationTimestamp")
-MOST_BYTES = 1_500_000
 
 
 class Kind(NamedTuple):
@@ -46,9 +46,14 @@ KINDS = (POOLS, RESERVATIONS, NODES)
 
 
 class Resources:
-    """Objects by kind, namespace and name. A write that changes nothing is none."""
+    """Objects by kind, namespace and name. A write that changes nothing is none.
+
+    `most_bytes` bounds a pool, 0 does not; `too_large` is what is said then: etcd's words, unless a test sets others.
+    """
 
     def __init__(self) -> None:
+        self.most_bytes = 0
+        self.too_large = Refused(500, "", "etcdserver: request is too large")
         self.kinds = {(kind.folder, kind.plural): kind for kind in KINDS}
         self.namespaces = {"kube-system", "default"}
         self._objects: dict[tuple[str, str, str], Document] = {}
@@ -133,6 +138,8 @@ class Resources:
         except schema.Invalid as error:
             raise _refused(422, "Invalid", kind, new["metadata"]["name"], f"is invalid: {error}") from error
         found = {**found, "metadata": {**new["metadata"], "resourceVersion": str(next(self._versions))}}
+        if kind is POOLS and 0 < self.most_bytes < len(json.dumps(found)):
+            raise self.too_large
         if keep:
             metadata = found["metadata"]
             self._objects[kind.plural, metadata.get("namespace", ""), metadata["name"]] = found

@@ -9,7 +9,15 @@ import time
 
 import pytest
 
-from cni.errors import AddressesExhausted, AddressTaken, InvalidConfig, IoFailure, NotAvailable, TryAgainLater
+from cni.errors import (
+    AddressesExhausted,
+    AddressTaken,
+    InvalidConfig,
+    IoFailure,
+    NotAvailable,
+    RefusedForGood,
+    TryAgainLater,
+)
 from ipam.address import parse
 from ipam.journal import Journal
 from ipam.journal_entry import TOMBSTONE, Entry, Present
@@ -815,3 +823,112 @@ def test_an_entry_is_read_back_as_it_was_written(node):
     again.save(entry)
     assert again.find(entry.owner) == entry
     assert entry.document == {"kind": "fake", "node": "node-a"}
+
+
+# Pods, in a store that goes by them
+
+
+def test_the_next_sandbox_of_a_pod_gets_its_own_addresses_and_a_late_del_of_the_earlier_one_frees_nothing(
+    node, other, shared
+):
+    shared.goes_by_pods = True
+    one = {"pod": "default/p", "pod_uid": "u"}
+    first = node.add("a", sets=TINY, **one)
+    for place, later in ((node, "b"), (other, "c")):
+        assert place.add(later, sets=TINY, **one) == first
+        assert in_use(shared) == {first[0]: later}
+    for earlier in "ab":
+        node.store().release(owner(earlier))
+    node.store().gc(set())
+    assert in_use(shared) == {first[0]: "c"}
+    other.store().release(owner("c"))
+    assert (in_use(shared), node.files(), other.files()) == ({}, [], [])
+
+
+def test_another_interface_of_the_pod_and_another_pod_get_other_addresses(node, shared):
+    shared.goes_by_pods = True
+    node.add("a", sets=TINY, pod="default/p")
+    node.add("b", "net2", sets=TINY, pod="default/p")
+    node.add("c", sets=TINY, pod="default/q")
+    assert sorted(in_use(shared).values()) == ["a", "b", "c"]
+
+
+def test_a_pod_that_requests_an_address_does_not_get_the_one_of_its_earlier_sandbox(node, shared):
+    shared.goes_by_pods = True
+    first = node.add("a", sets=TINY, pod="default/p")
+    wanted = next(text for text in ("10.9.0.1", "10.9.0.2") if text not in first)
+    who = owner("b").replace(pod="default/p")
+    (found,) = node.store().allocate(who, TINY, (parse(wanted, ""),))
+    assert str(found.address) == wanted
+    assert in_use(shared) == {first[0]: "a", wanted: "b"}
+
+
+def test_what_somebody_takes_meanwhile_of_an_earlier_sandbox_is_replaced_by_another_address(node, shared, monkeypatch):
+    shared.goes_by_pods = True
+    first = node.add("a", sets=TINY, pod="default/p")
+    found = FakeCluster.of_pod
+
+    def stale(self, who):
+        leases = found(self, who)
+        for lease in leases:
+            shared.leases[lease.address] = lease.replace(owner=owner("z").replace(pod="default/z"))
+        return leases
+
+    monkeypatch.setattr(FakeCluster, "of_pod", stale)
+    assert node.add("b", sets=TINY, pod="default/p") != first
+
+
+def test_check_finds_what_another_plugin_leased_to_the_container(node, shared):
+    shared.goes_by_pods = True
+    for name in ("a", "b"):
+        FakeCluster(shared, node.name).take((claim(f"10.9.0.{ord(name)}"),), owner(name))
+    assert [str(one) for one in node.store().addresses(owner("a"))] == ["10.9.0.97"]
+    assert node.store(document=None).addresses(owner("a")) == ()
+    assert node.store().addresses(owner("c")) == ()
+
+
+# Refusals that no repetition changes
+
+
+@pytest.mark.parametrize("ends", ("del", "gc"))
+def test_an_add_that_is_refused_for_good_leaves_nothing_that_its_del_has_to_tell_the_cluster(node, shared, ends):
+    shared.refuses = True
+    for number in range(3):
+        with pytest.raises(RefusedForGood):
+            node.add(f"c{number}", pod="default/p" * (number % 2))
+        if ends == "del":
+            node.store().release(owner(f"c{number}"))
+    shared.refuses = False
+    shared.calls.clear()
+    if ends == "gc":
+        node.store().gc(set())
+    assert not any(call.startswith("give_back") for call in shared.calls)
+    assert node.files() == []
+    assert node.warnings == []
+
+
+def test_an_owner_keeps_what_it_has_when_more_is_refused_for_good(node, shared):
+    first = node.add("a", sets=((V4,),))
+    took = FakeCluster.take
+
+    def refused(self, claims, who):
+        if len(claims) > 1:
+            raise RefusedForGood("no")
+        return took(self, claims, who)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FakeCluster, "take", refused)
+        with pytest.raises(RefusedForGood):
+            node.add("a")
+    assert [str(one) for one in node.store().addresses(owner("a"))] == first
+    node.store().release(owner("a"))
+    assert in_use(shared) == {}
+
+
+def test_a_lease_without_an_entry_is_not_forgotten_because_of_a_right_that_is_missing_now(node, shared):
+    FakeCluster(shared, node.name).take((claim("10.9.0.5"),), owner("moved"))
+    shared.refuses = True
+    node.store().release(owner("moved"))
+    shared.refuses = False
+    node.store().gc(set())
+    assert (in_use(shared), node.files()) == ({}, [])
