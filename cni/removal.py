@@ -130,14 +130,13 @@ class Removal(ABC):
 
         One try of what does not answer is that of all that wait for it, and no other one is waited for in this call.
         """
-        deadline = time.monotonic() + DRAIN_SECONDS
+        deadline, silent = time.monotonic() + DRAIN_SECONDS, ""
         try:
             self._attachments.recover()
             self._attachments.sweep(network)
             silent = self._collect_earlier_boots(deadline)
         except CniError as error:
             self._log.warning(f"litter of earlier calls stays: {error}")
-            return
         for pending in self._attachments.due()[:DRAIN_RECORDS]:
             if time.monotonic() > deadline:
                 return

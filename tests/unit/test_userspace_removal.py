@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cni.attachments import Attachments
-from cni.errors import DeviceBusy, InvalidConfig, TryAgainLater
+from cni.errors import DeviceBusy, InvalidConfig, IoFailure, TryAgainLater
 from cni.node.node import NodeConf, SocketPolicy
 from cni.record import DEVICE, POD, Key, Record
 from cni.request import Request
@@ -309,4 +309,16 @@ def test_gc_waits_once_for_a_silent_database_and_keeps_the_rest_pending(host):
     assert len(host.attachments.pending()) == 10
     host.silent.clear()
     host.removal().collect_all([record.key for record in records])
+    assert host.left() == []
+
+
+def test_litter_that_cannot_be_swept_keeps_no_removal_from_its_end(host, monkeypatch):
+    pending(host, "a")
+    host.silent.clear()
+
+    def refuse(*_arguments: object) -> None:
+        raise IoFailure("a read-only file system")
+
+    monkeypatch.setattr(Attachments, "sweep", refuse)
+    host.drain()
     assert host.left() == []
