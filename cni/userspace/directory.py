@@ -27,7 +27,8 @@ class SocketDirectory(Value):
 
     `root` is in the hands of root alone. Whatever is below it may be the pod's, and no symbolic link in it is followed.
     `made`: ADD makes the directory and DEL removes it with all that is in it. `absent`: ADD makes it, too, but it is the
-    pod's: DEL removes it if it is empty. `of_pod`: no other pod, and nothing of the host's, has anything in it. `mount`
+    pod's: DEL removes it if it is empty. `parents` are the folders above it that ADD made on the way, the innermost first:
+    DEL removes those that are empty. `of_pod`: no other pod, and nothing of the host's, has anything in it. `mount`
     is the short folder through which the vswitch reaches it, empty where it gets `path` itself. `since` is the time of
     the ADD, in seconds: what is older was there before, and is not ours; 0 in records of versions that did not note it.
     The rest is applied to the directory: IDs and permission bits, None or empty leaves them; `acl` has entries such as
@@ -41,6 +42,7 @@ class SocketDirectory(Value):
     of_pod: bool = False
     mount: str = ""
     since: int = 0
+    parents: tuple[str, ...] = ()
     owner: int | None = None
     group: str = ""
     mode: int | None = None
@@ -53,10 +55,16 @@ class SocketDirectory(Value):
 
         Earlier ones noted a root that a pod could write to; its parent is root's.
         """
-        fields = {**document, "acl": tuple(document["acl"])}
+        fields = {**document, "acl": tuple(document["acl"]), "parents": tuple(document.get("parents") or ())}
         if "since" not in document:
             fields["root"] = str(document["root"]).rstrip("/").rpartition("/")[0] or "/"
         return cls(**fields)
+
+    @property
+    def above(self) -> list[str]:
+        """The paths of the folders between root and path, the innermost first."""
+        names = self.below[:-1]
+        return ["/".join([self.root.rstrip("/"), *names[:count]]) for count in range(len(names), 0, -1)]
 
     @property
     def below(self) -> list[str]:

@@ -171,7 +171,8 @@ class UserspacePlugin(Lifecycle):
         sockets.require_free(directory, "" if taken else attachment.socket, attachment.config_file)
         absent = directory.absent or any(directory_of(one).absent for one in beside)
         found = wanting[0].found if wanting else sockets.found(directory)
-        return attachment.replace(directory=directory.replace(absent=absent, since=sockets.now())), found
+        directory = directory.replace(absent=absent, since=sockets.now())
+        return attachment.replace(directory=self._removal.with_parents(key, directory)), found
 
     def _remove_orphan(self, attachment: PortAttachment) -> None:
         """A port with the attachment's mark, which has no record yet, is what a lost record told of.

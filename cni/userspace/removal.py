@@ -19,7 +19,8 @@ from cni.userspace.plan import config_file_name, is_port_name, port_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from cni.attachments import Attachments
     from cni.host.files import Lock
@@ -133,10 +134,10 @@ class Removal(removal.Removal):
             shared = any(other.wanted["socket"] == attachment.socket for other in beside)
             socket = "" if shared else attachment.socket
             wanting = [other for other in beside if ownership.is_wanted(directory_of(other))]
-            left = directory.replace(absent=False) if beside else directory
+            left = self._going(record.key, directory, beside)
             found = None if wanting else record.found
             self._world.sockets.remove(left, socket, attachment.config_file, found=found)
-            if beside and unplugged:
+            if unplugged and left != directory:
                 # Whoever looks next must not take us for one that still needs the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
 
@@ -149,6 +150,37 @@ class Removal(removal.Removal):
         path = attachment.directory.path
         found = self._attachments.others_with(key, path)
         return [one for one in found if DEVICE in one.left and (one.wanted.get("directory") or {}).get("path") == path]
+
+    def with_parents(self, key: Key, directory: SocketDirectory) -> SocketDirectory:
+        """The directory with the folders above it that go with it: missing ones, and those that our attachments made."""
+        if not directory.absent and not directory.made:
+            return directory
+        parents = []
+        for folder in directory.above:
+            if os.path.lexists(folder) and not self._making(key, folder):
+                break
+            parents.append(folder)
+        return directory.replace(parents=tuple(parents))
+
+    def _going(self, key: Key, directory: SocketDirectory, beside: list[Record]) -> SocketDirectory:
+        """The directory without what others of our attachments use: the last of them takes that away."""
+        if beside or self._needing(key, directory.path):
+            return directory.replace(absent=False, parents=())
+        parents = list(directory.parents)
+        for place, folder in enumerate(parents):
+            if self._needing(key, folder):
+                del parents[place:]
+                break
+        return directory.replace(parents=tuple(parents))
+
+    def _making(self, key: Key, folder: str) -> list[Record]:
+        """The other attachments that made the folder, or found that another one had."""
+        with_it = self._attachments.others_with(key, folder)
+        return [one for one in with_it if DEVICE in one.left and _makes(one.wanted.get("directory") or {}, folder)]
+
+    def _needing(self, key: Key, folder: str) -> list[Record]:
+        """Those of them whose directories are in it."""
+        return [one for one in self._making(key, folder) if one.wanted["directory"].get("path") != folder]
 
     def is_promise(self, record: Record, /) -> bool:
         """A record of `promise`."""
@@ -242,6 +274,13 @@ class Removal(removal.Removal):
 def directory_of(record: Record) -> SocketDirectory:
     """The directory of a recorded attachment's socket."""
     return SocketDirectory.from_document(record.wanted["directory"])
+
+
+def _makes(directory: Mapping[str, Any], folder: str) -> bool:
+    """Whether an attachment with that directory makes the folder."""
+    return folder in (directory.get("parents") or ()) or (
+        directory.get("path") == folder and bool(directory.get("absent"))
+    )
 
 
 def _key(seen: Seen) -> Key:

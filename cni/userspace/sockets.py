@@ -234,24 +234,34 @@ class Sockets:
         return self._opened(directory)
 
     def _remove_made(self, directory: SocketDirectory) -> None:
+        self._rmdir_below(directory)
+        # A record can be damaged: only what is above the directory, and in its order.
+        for folder, above in zip(directory.parents, directory.above, strict=False):
+            if folder != above or not self._rmdir_below(directory.replace(path=folder), is_shared=True):
+                break
+
+    def _rmdir_below(self, directory: SocketDirectory, *, is_shared: bool = False) -> bool:
         try:
             parent = self._opened(directory, up_to=-1)
         except SocketDirUnfit:
-            return
+            return False
         with Closing(parent):
-            self._rmdir(directory.path, name=directory.below[-1], parent=parent)
+            return self._rmdir(directory.path, name=directory.below[-1], parent=parent, is_shared=is_shared)
 
-    def _rmdir(self, path: str, *, name: str = "", parent: int | None = None) -> None:
-        """Removes a folder if it is there, and empty; by its name in the parent, if one is given."""
+    def _rmdir(self, path: str, *, name: str = "", parent: int | None = None, is_shared: bool = False) -> bool:
+        """Removes a folder if it is there, and empty; by its name in the parent, if one is given. Whether it is gone."""
         try:
             os.rmdir(name or path, dir_fd=parent)
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
             if error.errno not in _NOT_OURS:
                 raise SocketDirUnfit(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
             # A pod that fills it must not keep its own DEL from ending.
-            self._log.warning(f"{path} is left: {os.strerror(error.errno)}")
+            if not is_shared:
+                self._log.warning(f"{path} is left: {os.strerror(error.errno)}")
+            return False
+        return True
 
     def _opened(self, directory: SocketDirectory, up_to: int | None = None) -> int:
         """A descriptor of the directory, or of one on the way to it. Raises `SocketDirUnfit`."""
