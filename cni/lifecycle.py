@@ -92,13 +92,20 @@ class Lifecycle(ABC):
         key = Key.of(request)
         record = self._attachments.find(key)
         if record is None:
-            raise CheckFailed(f"there is no record of {key}", hint="the container was not attached by this plugin")
+            self.check_unrecorded(request)
+            return
         if record.removing:
             raise CheckFailed(f"{key} is being removed; still to do: {', '.join(record.left)}", hint="ADD it again")
         problems = self.drift(request, record)
         if problems:
             raise CheckFailed("; ".join(problems))
         self._with_ipam(request, self._ipam.check)
+
+    def check_unrecorded(self, request: Request) -> None:
+        """What CHECK does without a record. Raises `CheckFailed`."""
+        raise CheckFailed(
+            f"there is no record of {Key.of(request)}", hint="the container was not attached by this plugin"
+        )
 
     def gc(self, request: Request) -> None:
         """Removes this network's attachments that the runtime does not know any more, and what has no record."""

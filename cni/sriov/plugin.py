@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni import conf as configuration, deviceinfo
 from cni.drivers import needs_iommu_group
-from cni.errors import DeviceBusy, InterfaceExists, LinksUnsettled
+from cni.errors import CheckFailed, DeviceBusy, InterfaceExists, LinksUnsettled
 from cni.lifecycle import Lifecycle
 from cni.pci import parse
 from cni.record import Key
@@ -110,6 +110,14 @@ class SriovPlugin(Lifecycle):
 
         with self._kernel.netns(request.netns) as netns:
             return drift(self._kernel, request, record, netns)
+
+    def check_unrecorded(self, request: Request) -> None:
+        """See `Lifecycle`: an attachment that sriov-cni made is where it put it. Its own CHECK compares nothing."""
+        problems = self._predecessor.drift(Key.of(request), request.netns)
+        if problems is None:
+            super().check_unrecorded(request)
+        elif problems:
+            raise CheckFailed("; ".join(problems))
 
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
         return [

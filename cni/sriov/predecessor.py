@@ -79,7 +79,7 @@ class Predecessor:
 
         `path` is that of the pod's network namespace, or empty.
         """
-        former = self._read(f"{self._folder}/{component(f'{key.container_id}-{key.ifname}')}")
+        former = self._made(key)
         if former is None:
             return
         with self._attachments.locked(former.device):
@@ -92,6 +92,37 @@ class Predecessor:
             except DeviceNotClean as error:
                 # Its record stays, and the next ADD of the device tries again; the pod must be able to go.
                 self._log.error(f"{error}")
+
+    def drift(self, key: Key, path: str) -> list[str] | None:
+        """How its attachment differs from what it made, one line each; None when there is none of that name.
+
+        `path` is that of the pod's network namespace. Settings are not compared: its records do not tell all of them.
+        """
+        former = self._made(key)
+        if former is None:
+            return None
+        with self._kernel.netns(path) as netns:
+            if self._kernel.exists(former.device) and self._kernel.in_user_space(former.device):
+                return []
+            link = self._kernel.link(former.device, netns) if self._kernel.exists(former.device) else None
+        if link is None:
+            return [f"{former.device}, which sriov-cni attached, is not in the pod"]
+        self._log.info(f"sriov-cni attached {former.device}: only its place and name are compared")
+        return (
+            [] if link.name == key.ifname else [f"{former.device} is called {link.name} in the pod, not {key.ifname}"]
+        )
+
+    def is_alive(self, device: PciAddress) -> bool:
+        """Whether the device is that of a living pod of its."""
+        path = self._owner(device)
+        if not path:
+            return False
+        with Optional(self._kernel.find_netns(path)) as netns:
+            return netns is not None
+
+    def _made(self, key: Key) -> Former | None:
+        """Its record of the attachment of that name."""
+        return self._read(f"{self._folder}/{component(f'{key.container_id}-{key.ifname}')}")
 
     def _is_anothers(self, device: PciAddress, path: str) -> bool:
         """Whether the device is not that of the pod at the path any more; a DEL may come without a path, and late."""

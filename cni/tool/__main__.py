@@ -10,12 +10,13 @@ from cni.errors import CniError
 from cni.tool.command import FOUND
 from cni.tool.forget_command import FORGET
 from cni.tool.gc_command import GC
+from cni.tool.status_command import STATUS
 from cni.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (GC, FORGET)
+COMMANDS = (STATUS, GC, FORGET)
 """The subcommands. Each has a module of its own, which is imported for all of them: nobody waits for this program."""
 
 

@@ -26,6 +26,8 @@ def _run(options: argparse.Namespace) -> int:
         print(leftover)
     for text in [text for collection in collections for text in collection.damaged()]:
         print(text)
+    for text in wiring.left_vlans(log):
+        print(text)
     if not found:
         print("nothing is left behind")
     elif not options.apply:
@@ -42,7 +44,8 @@ def _run(options: argparse.Namespace) -> int:
 GC = Command(
     name="gc",
     summary="find what pods that are gone have left behind, in all networks, and remove it",
-    description="Lists what pods that are gone have left behind, in all networks. Removes it only with --apply.",
+    description="Lists what pods that are gone have left behind, in all networks. Removes it only with --apply. Lists also free "
+    "VFs with a VLAN, which sriov-cni leaves when its ADD fails: an administrator may have set it, so it is not removed.",
     configure=_configure,
     run=_run,
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cni.attachments import Attachments
+from cni.errors import CniError
 from cni.host.kernel import HostKernel
 from cni.host.netns import Namespaces
 from cni.kube.access import access_of
 from cni.kube.pods import open_pods
 from cni.sriov import model as device, removal as device_removal
+from cni.sriov.predecessor import Predecessor
 from cni.tool.gc import Devices, Ports
+from cni.tool.status import Look, of_devices, of_ports
+from cni.tool.vlans import with_vlans
 from cni.userspace import attachment as port, removal as port_removal
 from cni.userspace.allowed import default_vhost_directory
 from cni.userspace.ovs import OvsDpdk
@@ -19,11 +23,17 @@ from cni.userspace.publish import Publisher
 from cni.userspace.remote import REMOTE
 from cni.userspace.sockets import Sockets
 from cni.userspace.world import World
+from ipam import inventory, listing
 from ipam.embedded import EmbeddedIpam
+from ipam.known import Folders, configured, known
+from ipam.policy import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cni.log import Log
     from cni.node.node import NodeConf
+    from cni.request import Request
 
 
 def devices(node: NodeConf, log: Log) -> Devices:
@@ -32,6 +42,12 @@ def devices(node: NodeConf, log: Log) -> Devices:
     ipam, rebind = EmbeddedIpam(os.environ, node), node.devices.rebind
     removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log, rebind=rebind)
     return Devices(kernel, attachments, removal)
+
+
+def left_vlans(log: Log) -> list[str]:
+    """The free VFs with a VLAN, one line each."""
+    kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
+    return list(with_vlans(kernel, attachments, Predecessor(kernel, attachments, log)))
 
 
 def ports(node: NodeConf, log: Log) -> Ports:
@@ -45,3 +61,25 @@ def ports(node: NodeConf, log: Log) -> Ports:
         world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log, present=REMOTE
     )
     return Ports(world, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))
+
+
+def looks(node: NodeConf, log: Log, requests: list[Request], seconds: float) -> list[Look]:
+    """What `status` looks at, of both plugins; the vswitch may take as many seconds."""
+    of_sriov = Attachments(plugin=device.PLUGIN, warn=log.warning)
+    of_userspace = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning)
+    return [
+        *of_devices(HostKernel(log), of_sriov, requests),
+        *of_ports(OvsDpdk, of_userspace, requests, node, seconds),
+    ]
+
+
+def address_places(node: NodeConf, files: Iterable[str], seconds: float) -> list[dict[str, Any]]:
+    """Where addresses are, as `barewire-ipam list` tells of them: of known networks, and of those of the files."""
+    folders = Folders(policy=Policy(node=node))
+    networks = known(folders)
+    for path in files:
+        try:
+            networks += configured(path, folders.policy)
+        except CniError:
+            continue  # It has no addresses of ours.
+    return listing.listed(inventory.take(folders, networks, seconds))

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from cni.device import VfSettings
-from cni.errors import DeviceBusy, TryAgainLater
+from cni.errors import CheckFailed, DeviceBusy, TryAgainLater
 from cni.host.netlink import IFF_UP
 from tests.node import VF0, Node
 
@@ -120,3 +120,26 @@ def test_a_vf_that_is_home_but_not_clean_lets_the_pod_go(node):
     assert node.kernel.link(VF0, None).name == "eth1"
     assert not node.kernel.link(VF0, None).flags & IFF_UP
     assert files(node)
+
+
+def test_check_passes_an_attachment_that_is_where_sriov_cni_put_it(node):
+    given_away(node)
+    node.plugin().check(node.request("CHECK"))
+
+
+def test_check_tells_where_an_attachment_of_sriov_cni_is_not(node):
+    given_away(node)
+    pod = node.kernel.netns("/run/netns/a")
+    link = node.kernel.link(VF0, pod)
+    node.kernel.change(link, pod, up=False)
+    node.kernel.change(link, pod, name="other")
+    with pytest.raises(CheckFailed, match="is called other in the pod, not net1"):
+        node.plugin().check(node.request("CHECK"))
+    node.kernel.move(node.kernel.link(VF0, pod), pod, None, name="eth1")
+    with pytest.raises(CheckFailed, match="is not in the pod"):
+        node.plugin().check(node.request("CHECK"))
+
+
+def test_check_of_an_attachment_that_nobody_made_fails(node):
+    with pytest.raises(CheckFailed, match="there is no record"):
+        node.plugin().check(node.request("CHECK"))

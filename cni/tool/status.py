@@ -1,0 +1,139 @@
+"""What keeps networks of this node from serving an ADD, beside what STATUS reports to the runtime as an error.
+
+STATUS speaks for the node, since a runtime makes the whole node NotReady when it fails (docs/adr/0026). What one network
+lacks is for people, who ask here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from cni import conf as configuration
+from cni.errors import CniError, InvalidConfig, NotAvailable
+from cni.rollback import bound
+from cni.sriov import model as device
+from cni.sriov.conf_table import TABLE as SRIOV_TABLE
+from cni.sriov.status import require_host, require_pf, require_pfs_up
+from cni.userspace import attachment as port
+from cni.userspace.asked import bridge_of, remote_of
+from cni.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from cni.attachments import Attachments
+    from cni.node.node import NodeConf
+    from cni.ports import Kernel
+    from cni.request import Request
+    from cni.userspace.world import OpenVswitch
+
+NODE = "this node"
+
+
+class Lack(Value):
+    """What `subject`, a network or the node, lacks, and how that ends."""
+
+    subject: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.text}" + (f"\n  what to do: {self.remedy}" if self.remedy else "")
+
+
+class Look(Value):
+    """Something to look at: `look` raises what the subject lacks. The subject does not count when looks are compared."""
+
+    subject: str
+    what: tuple[str, ...]
+    look: Callable[[], object]
+
+
+def found_by(looks: Iterable[Look]) -> list[Lack]:
+    """What they find. What several networks share is looked at once, and named after all of them."""
+    shared: dict[tuple[str, ...], list[Look]] = {}
+    for one in looks:
+        shared.setdefault(one.what, []).append(one)
+    lacks = []
+    for same in shared.values():
+        try:
+            same[0].look()
+        except CniError as error:
+            subjects = ", ".join(sorted({one.subject for one in same}))
+            lacks.append(Lack(subject=subjects, text=error.msg, remedy=error.hint))
+    return lacks
+
+
+def of_devices(kernel: Kernel, attachments: Attachments, requests: Iterable[Request]) -> Iterator[Look]:
+    """The looks for `sriov`: the node, the PFs that configurations name, and those whose VFs pods have."""
+    yield Look(subject=NODE, what=("records",), look=attachments.writable)
+    yield Look(subject=NODE, what=("kernel",), look=lambda: require_host(kernel))
+    for request in _of_type(requests, device.PLUGIN):
+        conf = configuration.canonical(SRIOV_TABLE, request.config)
+        what = ("VFs", str(conf.get("master") or conf.get("if0")), str(conf.get("pfOnly")))
+        yield Look(subject=request.network, what=what, look=bound(require_pf, kernel, conf))
+    for network in attachments.networks():
+        for pf in {device.pf_of(record) for record in attachments.of_network(network)} - {""}:
+            yield Look(subject=network, what=("PF", pf), look=bound(require_pfs_up, kernel, {pf}))
+
+
+def of_ports(
+    vswitch: OpenVswitch, attachments: Attachments, requests: Iterable[Request], node: NodeConf, seconds: float
+) -> Iterator[Look]:
+    """The looks for `userspace`: the bridges that configurations name, and those on which pods have ports."""
+
+    def look(subject: str, remote: str, bridge: str, *, creates: bool) -> Look:
+        def ask() -> None:
+            kind, _, place = remote.partition(":")
+            if kind == "unix" and not os.path.isdir(os.path.dirname(place)):
+                raise NotAvailable(f"{os.path.dirname(place)} does not exist", hint="install Open vSwitch with DPDK")
+            vswitch(remote, seconds=seconds).status(bridge, create_bridge=creates)
+
+        return Look(subject=subject, what=("bridge", remote, bridge, str(creates)), look=ask)
+
+    for request in _of_type(requests, port.PLUGIN):
+        try:
+            remote = remote_of(request, node)
+        except InvalidConfig as error:
+            yield Look(subject=request.network, what=("configuration", error.msg), look=_raising(error))
+            continue
+        bridge, creates = bridge_of(request)
+        yield look(request.network, remote, bridge, creates=creates)
+    for network in attachments.networks():
+        for record in attachments.of_network(network):
+            wanted: dict[str, Any] = record.wanted
+            if wanted.get("port") and not record.removing:
+                attached = port.from_record(record)
+                yield look(network, attached.remote, attached.port.bridge, creates=attached.create_bridge)
+
+
+def of_addresses(places: Iterable[dict[str, Any]]) -> list[Lack]:
+    """What places of addresses lack, as `barewire-ipam list` tells of them: full ranges, and stores that are away."""
+    lacks = []
+    for one in places:
+        subject = ", ".join(one["names"])
+        if one["failure"]:
+            text = f"its addresses are not reached: {one['failure']}"
+            lacks.append(Lack(subject=subject, text=text, remedy="see whether the server runs, and what hinders it"))
+        full = [entry["range"] for entry in one["ranges"] if entry["configured"] and entry["used"] >= entry["size"]]
+        if full and not one["failure"]:
+            lacks.append(
+                Lack(
+                    subject=subject,
+                    text=f"no address is free in {', '.join(full)}",
+                    remedy="barewire-ipam fsck finds leaked ones; else the range is too small",
+                )
+            )
+    return lacks
+
+
+def _of_type(requests: Iterable[Request], plugin: str) -> Iterator[Request]:
+    return (request for request in requests if request.config.get("type") == plugin)
+
+
+def _raising(error: CniError) -> Callable[[], None]:
+    def look() -> None:
+        raise error
+
+    return look

@@ -1,0 +1,44 @@
+"""Free VFs that have a VLAN: sriov-cni leaves them so when its ADD fails half-way, and the next pod would get it with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cni.errors import CniError
+from cni.pci import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cni.attachments import Attachments
+    from cni.pci import PciAddress
+    from cni.ports import Kernel
+    from cni.sriov.predecessor import Predecessor
+
+
+def with_vlans(kernel: Kernel, attachments: Attachments, predecessor: Predecessor) -> Iterator[str]:
+    """A line for each such VF that no record and no living pod has. Nothing is changed."""
+    for vf in _vfs(kernel):
+        if attachments.has_owner(vf) or predecessor.is_alive(vf):
+            continue
+        try:
+            found = kernel.device(vf)
+        except CniError:
+            continue  # It has just gone, or its PF does not report it.
+        is_home = found.link is not None or found.userspace
+        if is_home and found.settings.vlan:
+            yield (
+                f"VF {vf} is free and has VLAN {found.settings.vlan}, which its next pod gets unless its network sets another "
+                f"one; if nobody has set it on purpose: ip link set {found.pf_name} vf {found.index} vlan 0"
+            )
+
+
+def _vfs(kernel: Kernel) -> list[PciAddress]:
+    """The VFs of all PFs, by the PFs' links."""
+    found: list[PciAddress] = []
+    for link in kernel.everywhere(None):
+        try:
+            found += kernel.vfs(parse(link.parent))
+        except ValueError:
+            continue  # on no PCI bus
+    return sorted(set(found))
