@@ -29,6 +29,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between tries after a conflict: the kubelet and Multus write at the same moment, once each, mostly."""
 
 _MERGE_PATCH = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
+_TAKEN, _CONFLICT, _INVALID = 200, 409, 422
 
 
 def open_pods(kubeconfig: str, access: Access, seconds: float = SECONDS) -> Pods:
@@ -55,13 +57,15 @@ class Pods:
     def change_annotations(self, namespace: str, name: str, uid: str, change: Change) -> None:
         """Applies the changes that `change` finds to be made of the pod as it is (None removes an annotation).
 
-        When somebody else has written meanwhile, the pod is read again and the changes are found anew. With a `uid`,
-        another pod of the same name is left alone: `PodNotFound`.
+        When somebody else has changed these annotations meanwhile, the pod is read again and the changes are found anew; what
+        others change beside them is no obstacle. With a `uid`, another pod of the same name is left alone: `PodNotFound`.
         """
         path = _path(namespace, name)
-        conflicts, pause = 0, FIRST_PAUSE
+        conflicts, pause, exact = 0, FIRST_PAUSE, False
         with self._connection() as connection:
-            while not _changed(connection, path, uid, change, conflicts):
+            while (status := _changed(connection, path, uid, change, conflicts, exact=exact)) != _TAKEN:
+                # Also a test that failed is "invalid". With the version named, it can only be the change.
+                exact = exact or status == _INVALID
                 conflicts += 1
                 if not connection.pause(pause):
                     raise TryAgainLater(
@@ -73,15 +77,15 @@ class Pods:
         return Connection(self._cluster, time.monotonic() + self._seconds)
 
 
-def _changed(connection: Connection, path: str, uid: str, change: Change, conflicts: int) -> bool:
-    """Whether the annotations are as `change` wants them; False when somebody else was faster."""
+def _changed(connection: Connection, path: str, uid: str, change: Change, conflicts: int, *, exact: bool) -> int:
+    """`_TAKEN` when the annotations are as `change` wants them; else the status by which the server refused the patch."""
     try:
         pod = _get(connection, path)
         metadata = pod["metadata"]
         if uid and uid not in uids(pod):
             raise PodNotFound(f"{path} is another pod now: its UID is {metadata.get('uid')}, not {uid}")
         changes = _effective(change(pod), metadata.get("annotations") or {})
-        return not changes or _patched(connection, path, metadata["resourceVersion"], changes)
+        return _patched(connection, path, metadata, changes, exact=exact) if changes else _TAKEN
     except TryAgainLater as error:
         if conflicts:
             error.add_note(f"before that there were conflicts with other writers: {conflicts}")
@@ -105,16 +109,35 @@ def _is_of(metadata: dict[str, Any], path: str) -> bool:
     return metadata.get("name") == path.rpartition("/")[2] and isinstance(metadata.get("annotations") or {}, dict)
 
 
-def _patched(connection: Connection, path: str, version: str, changes: dict[str, str | None]) -> bool:
-    """Whether the server took the changes; False when the pod is not of that version any more."""
-    patch = {"metadata": {"resourceVersion": version, "annotations": changes}}
+def _patched(
+    connection: Connection, path: str, metadata: dict[str, Any], changes: dict[str, str | None], *, exact: bool
+) -> int:
+    """The status by which the server takes the changes, or refuses them because the pod is another one than it was.
+
+    `exact`: the pod must be of the version that was read. Otherwise only these annotations must be as they were read.
+    """
+    present, passing = metadata.get("annotations"), {_TAKEN, _CONFLICT}
+    patch: object = {"metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": changes}}
+    media_type = _MERGE_PATCH
+    # A JSON patch cannot add to annotations that are not there.
+    if present and not exact:
+        patch, media_type = _operations(metadata.get("uid"), present, changes), _JSON_PATCH
+        passing.add(_INVALID)
     # The right to patch the status is the narrowest that can write annotations.
-    status, content = connection.ask("PATCH", f"{path}/status", jsontext.dumps(patch).encode(), _MERGE_PATCH)
-    if status == 200:
-        return True
-    if status != 409:
+    status, content = connection.ask("PATCH", f"{path}/status", jsontext.dumps(patch).encode(), media_type)
+    if status not in passing:
         raise _refusal(connection, "patch", "pods/status", path, status, content)
-    return False
+    return status
+
+
+def _operations(uid: object, present: dict[str, str], changes: dict[str, str | None]) -> list[dict[str, Any]]:
+    """The JSON patch. Where an annotation is not there, API servers let a test for null pass."""
+    found: list[dict[str, Any]] = [{"op": "test", "path": "/metadata/uid", "value": uid}]
+    for name, value in changes.items():
+        place = f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}"
+        found.append({"op": "test", "path": place, "value": present.get(name)})
+        found.append({"op": "remove", "path": place} if value is None else {"op": "add", "path": place, "value": value})
+    return found
 
 
 def _effective(changes: dict[str, str | None], present: dict[str, str]) -> dict[str, str | None]:

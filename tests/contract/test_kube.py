@@ -22,6 +22,7 @@ from cni.kube.pods import Pods, open_pods
 from cni.userspace.appnetutil import DATA, added, removed
 from tests.kube.apiserver import FOR_EVER, MERGE_PATCH, ApiServer, Faults
 from tests.kube.authority import certificates
+from tests.kube.routes import JSON_PATCH
 from tests.trusting import ACCESS
 
 SECONDS = 10.0
@@ -82,14 +83,35 @@ def test_a_pod_is_read_by_token_over_tls(api, pods):
 
 
 def test_a_change_is_one_conditional_patch_of_the_status_on_the_same_connection(api, pods):
-    version = api.pods[POD]["metadata"]["resourceVersion"]
     pods.change_annotations(*POD, UID, put(new="\u00fc \U0001f600"))
     read, patch = api.requests
     assert (read.method, patch.method, patch.path) == ("GET", "PATCH", STATUS_PATH)
-    assert patch.headers["content-type"] == MERGE_PATCH
-    assert patch.body == {"metadata": {"resourceVersion": version, "annotations": {"new": "\u00fc \U0001f600"}}}
+    assert patch.headers["content-type"] == JSON_PATCH
+    assert patch.body == [
+        {"op": "test", "path": "/metadata/uid", "value": UID},
+        {"op": "test", "path": "/metadata/annotations/new", "value": None},
+        {"op": "add", "path": "/metadata/annotations/new", "value": "\u00fc \U0001f600"},
+    ]
     assert read.connection == patch.connection
     assert api.annotations(*POD) == {"foreign": "stays", "new": "\u00fc \U0001f600"}
+
+
+def test_a_pod_without_annotations_gets_its_first_one_if_it_is_still_of_the_version_that_was_read(api, pods):
+    api.add_pod(*POD, uid=UID)
+    api.faults = Faults(conflicts=1)
+    pods.change_annotations(*POD, UID, put(new="1"))
+    assert [(one.method, one.status) for one in api.requests] == [
+        ("GET", 200), ("PATCH", 409), ("GET", 200), ("PATCH", 200)
+    ]  # fmt: skip
+    assert api.requests[-1].headers["content-type"] == MERGE_PATCH
+    assert api.annotations(*POD) == {"new": "1"}
+
+
+def test_a_name_with_a_slash_and_a_tilde_is_one_name_in_a_patch(api, pods):
+    pods.change_annotations(*POD, UID, put(**{"userspace/mapped-dir": "/x"}))
+    assert api.annotations(*POD)["userspace/mapped-dir"] == "/x"
+    pods.change_annotations(*POD, UID, lambda pod: {"userspace/mapped-dir": None})
+    assert api.annotations(*POD) == {"foreign": "stays"}
 
 
 def test_none_removes_an_annotation(api, pods):
@@ -158,27 +180,46 @@ def test_after_a_conflict_the_change_is_found_anew_from_the_pod_as_it_is_then(ap
     api.faults = Faults(conflicts=1, other_writer=other_add)
     pods.change_annotations(*POD, UID, interface_comes("net1"))
     assert interfaces(api) == ["net1", "net2"]
-    assert api.asked() == [("GET", 200), ("PATCH", 409), ("GET", 200), ("PATCH", 200)]
+    assert api.asked() == [("GET", 200), ("PATCH", 422), ("GET", 200), ("PATCH", 200)]
 
 
-def test_the_kubelet_s_writes_are_waited_out(api, pods):
-    api.faults = Faults(conflicts=4)
+def test_what_others_write_beside_our_annotations_is_no_conflict(api, pods):
+    api.faults = Faults(conflicts=1)
     pods.change_annotations(*POD, UID, put(new="1"))
-    assert api.annotations(*POD)["new"] == "1"
+    assert api.asked() == [("GET", 200), ("PATCH", 200)]
     assert api.pods[POD]["status"]["touched"], "the kubelet's write is lost"
 
 
+def test_a_server_that_takes_no_test_for_null_is_asked_by_version(api, pods):
+    api.faults = Faults(status=422, only=frozenset({2}))
+    pods.change_annotations(*POD, UID, put(new="1"))
+    assert api.requests[-1].headers["content-type"] == MERGE_PATCH
+    assert api.annotations(*POD)["new"] == "1"
+
+
+def rival(store, key):
+    """Writes the annotation that the test is about."""
+    store.write(key, {"metadata": {"annotations": {"new": "theirs"}}})
+
+
+def test_other_writers_of_our_annotation_are_waited_out(api, pods):
+    api.faults = Faults(conflicts=4, other_writer=rival)
+    pods.change_annotations(*POD, UID, put(new="1"))
+    assert api.annotations(*POD)["new"] == "1"
+    assert [status for method, status in api.asked() if method == "PATCH"] == [422, 409, 409, 409, 200]
+
+
 def test_a_storm_of_conflicts_ends_in_time_and_says_conflict(api, hasty):
-    api.faults = Faults(conflicts=FOR_EVER)
+    api.faults = Faults(conflicts=FOR_EVER, other_writer=rival)
     started = time.monotonic()
     with pytest.raises(TryAgainLater, match="conflict"):
         hasty.change_annotations(*POD, UID, put(new="1"))
     assert time.monotonic() - started < LATEST
-    assert "new" not in api.annotations(*POD)
+    assert api.annotations(*POD)["new"] == "theirs"
 
 
 def test_a_server_that_falls_silent_in_a_storm_leaves_word_of_the_conflicts(api, hasty):
-    api.faults = Faults(conflicts=FOR_EVER, silent=True, only=frozenset({4}))
+    api.faults = Faults(conflicts=FOR_EVER, other_writer=rival, silent=True, only=frozenset({4}))
     with pytest.raises(TryAgainLater, match="no answer in time") as raised:
         hasty.change_annotations(*POD, UID, put(new="1"))
     assert "conflicts with other writers: 1" in raised.value.details
@@ -194,7 +235,7 @@ def test_many_writers_at_once_lose_nothing(api, pods):
     for thread in threads:
         thread.join(SECONDS + 1)
     assert interfaces(api) == sorted(names)
-    assert ("PATCH", 409) in api.asked(), "they did not meet"
+    assert ("PATCH", 422) in api.asked(), "they did not meet"
 
 
 def test_add_and_del_of_two_interfaces_leave_the_pod_as_it_was(api, pods):

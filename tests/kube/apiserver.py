@@ -34,7 +34,7 @@ import yaml
 
 from tests.kube.authority import Identity, certificates
 from tests.kube.resources import NODES, Resources
-from tests.kube.routes import Asked, answer
+from tests.kube.routes import JSON_PATCH, Asked, answer
 from tests.kube.store import Document, Key, Refused, Store
 
 FOR_EVER = 1 << 60
@@ -420,18 +420,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(400, "BadRequest", "missing required Host header")
 
     def _patch(self, key: Key, text: bytes, *, status: bool) -> Document:
-        if self.fields.get("content-type") != MERGE_PATCH:
+        kind = self.fields.get("content-type")
+        if kind not in (MERGE_PATCH, JSON_PATCH):
             raise Refused(
                 415,
                 "UnsupportedMediaType",
-                f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}",
+                f"the body of the request was in an unknown format - accepted media types include: {JSON_PATCH}, {MERGE_PATCH}",
             )
         try:
             patch = json.loads(text)
         except ValueError:
             patch = None
-        if not isinstance(patch, dict):
-            raise Refused(400, "BadRequest", "the patch is not a JSON object")
+        if not isinstance(patch, dict if kind == MERGE_PATCH else list):
+            raise Refused(400, "BadRequest", "the patch is not what its type says")
         self.server.api.meet_other_writer(key)
         return self.server.api.store.patch(key, patch, status=status)
 

@@ -11,7 +11,9 @@ import json
 import re
 import threading
 import uuid
-from typing import Any
+from typing import Any, cast
+
+from tests.kube.jsonpatch import DoesNotApply, patched
 
 Document = dict[str, Any]
 Key = tuple[str, str]
@@ -88,12 +90,13 @@ class Store:
                 raise Refused(404, "NotFound", f'pods "{key[1]}" not found')
             return copy.deepcopy(self.pods[key])
 
-    def patch(self, key: Key, patch: Document, *, status: bool) -> Document:
-        """A merge patch, of the subresource `status` or of the pod itself."""
+    def patch(self, key: Key, patch: Document | list[Document], *, status: bool) -> Document:
+        """A merge patch, or a list for a JSON patch, of the subresource `status` or of the pod itself."""
         with self.lock:
             old = self.get(key)
-            new = merged(old, patch)
-            _require_fresh(old, patch)
+            new = merged(old, patch) if isinstance(patch, dict) else _applied(old, patch)
+            if isinstance(patch, dict):
+                _require_fresh(old, patch)
             _require_valid(old, new)
             if status:
                 new["spec"] = old["spec"]
@@ -129,6 +132,13 @@ class Store:
         pod["metadata"]["resourceVersion"] = str(self._version)
         self.pods[key] = pod
         return pod
+
+
+def _applied(old: Document, operations: list[Document]) -> Document:
+    try:
+        return cast("Document", patched(old, operations))
+    except DoesNotApply as error:
+        raise Refused(422, "Invalid", "the server rejected our request due to an error in our request") from error
 
 
 def _require_fresh(old: Document, patch: Document) -> None:

@@ -88,16 +88,18 @@ def test_each_interface_has_its_element_and_those_of_an_earlier_sandbox_are_drop
 
 
 def test_another_writers_changes_are_kept_whenever_they_come(cluster):
-    cluster.api.faults = Faults(conflicts=5)
+    stale = {"metadata": {"annotations": {DATA: json.dumps([{"containerId": "gone", "ifName": "net7"}])}}}
+    cluster.api.faults = Faults(conflicts=5, other_writer=lambda store, key: store.write(key, stale))
     cluster.node.add(cluster.conf(), cluster.pod)
     assert len(cluster.elements()) == 1
-    assert cluster.api.asked().count(("PATCH", 409)) == 5
+    assert cluster.annotations()["theirs"] == "1"
+    assert cluster.api.asked().count(("PATCH", 409)) == 4
     cluster.node.delete(cluster.conf(), cluster.pod)
 
 
 PATCHES = frozenset({"PATCH"})
 MISBEHAVIOUR = {
-    "a storm of conflicts": Faults(conflicts=10**6),
+    "a storm of conflicts": Faults(status=409, methods=PATCHES),
     "a server that says nothing": Faults(silent=True),
     "a server that answers in drops": Faults(trickle=0.5),
     "a server that takes no patch and says nothing": Faults(silent=True, methods=PATCHES),
