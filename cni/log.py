@@ -13,7 +13,9 @@ from cni.jsontext import member
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
+
+    Subject = TypeVar("Subject")
 
 LOG_ROOTS = ("/var/log",)
 """Whoever writes a config decides where root writes: below here it can only be a log."""
@@ -64,6 +66,14 @@ class Log:
     def debug(self, message: str) -> None:
         """Each step."""
         self._write("debug", message)
+
+    def traced(self, subject: Subject, name: str) -> Subject:
+        """The subject itself; at level debug a stand-in that logs each call of its methods."""
+        if "debug" not in self._enabled:
+            return subject
+        from cni.trace import Traced  # noqa: PLC0415 - most calls have no such log
+
+        return Traced(subject, name, self)  # type: ignore[return-value]  # it has what the subject has
 
     def _write(self, level: str, message: str) -> None:
         if level not in self._enabled:

@@ -22,7 +22,7 @@ def load(request: Request) -> Plugin:
     from ipam.stores import Stores
 
     node, log = begin(request, PLUGIN)
-    return IpamPlugin(Stores(log, policy=Policy(node=node)), log)
+    return log.traced(IpamPlugin(Stores(log, policy=Policy(node=node)), log), PLUGIN)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ipam.asked import Asked
     from ipam.place import Defaults
     from ipam.ranges import RangeSet
-    from ipam.store import Claim
+    from ipam.store import Claim, Store
     from ipam.stores import Stores
 
 
@@ -43,14 +43,17 @@ class IpamPlugin:
         """Frees what the interface has, in the configured store and in any other that this node knows of."""
         ours = owner(request)
         run_all(
-            *[bound(store.release, ours) for store in self._stores.all(place(request, self._defaults(request)), ours)]
+            *[
+                bound(self._traced(store).release, ours)
+                for store in self._stores.all(place(request, self._defaults(request)), ours)
+            ]
         )
 
     def check(self, request: Request) -> None:
         """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
         defaults, previous = self._defaults(request), request.prev_result()
         wanted = self._asked(request, defaults)
-        store = self._stores.open(place(request, defaults)) if wanted.sets else None
+        store = self._traced(self._stores.open(place(request, defaults))) if wanted.sets else None
         held = set() if store is None else set(store.addresses(owner(request)))
         problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
         if previous is not None:
@@ -71,7 +74,7 @@ class IpamPlugin:
             return
         valid = set(listed)
         where = place(request, self._defaults(request))
-        run_all(*[bound(store.gc, valid) for store in self._stores.of_network(where)])
+        run_all(*[bound(self._traced(store).gc, valid) for store in self._stores.of_network(where)])
 
     def status(self, request: Request) -> None:
         """Raises `NotAvailable` when this node cannot serve any ADD: its state cannot be written.
@@ -84,7 +87,7 @@ class IpamPlugin:
         wanted, where = self._asked(request, defaults), place(request, defaults)
         if not wanted.sets:
             return
-        store = self._stores.open(where)
+        store = self._traced(self._stores.open(where))
         store.require_writable()
         if not self._stores.strict_status and where.backend != LOCAL:
             return
@@ -94,6 +97,9 @@ class IpamPlugin:
             if self._stores.strict_status:
                 raise
             self._log.warning(f"STATUS: {error.msg}")
+
+    def _traced(self, store: Store) -> Store:
+        return self._log.traced(store, "store")
 
     def _asked(self, request: Request, defaults: Defaults) -> Asked:
         from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges
@@ -120,7 +126,7 @@ class IpamPlugin:
     def _leased(self, request: Request, wanted: Asked, defaults: Defaults) -> list[IpConfig]:
         if not wanted.sets:
             return []
-        store = self._stores.open(place(request, defaults))
+        store = self._traced(self._stores.open(place(request, defaults)))
         return [_configured(claim) for claim in store.allocate(owner(request), wanted.sets, wanted.requested)]
 
 

@@ -25,9 +25,10 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from ipam.embedded import EmbeddedIpam
 
     node, log = begin(request, PLUGIN, str(request.config.get("deviceID", "")))
-    host, attachments = (kernel or HostKernel)(log), Attachments(plugin=PLUGIN, warn=log.warning)
-    ipam = EmbeddedIpam(request.env, node)
-    return SriovPlugin(
+    host = log.traced((kernel or HostKernel)(log), "kernel")
+    attachments = log.traced(Attachments(plugin=PLUGIN, warn=log.warning), "records")
+    ipam = log.traced(EmbeddedIpam(request.env, node), "ipam")
+    plugin = SriovPlugin(
         kernel=host,
         attachments=attachments,
         ipam=ipam,
@@ -36,6 +37,7 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         predecessor=Predecessor(host, attachments, log),
         node=node,
     )
+    return log.traced(plugin, PLUGIN)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ class SriovConf(Model):
     ipam: IpamSection | None = Field(
         None, description="Which plugin gives addresses, and its configuration. Without it: L2."
     )
-    logLevel: str | None = Field(None, description="panic, error, warning, info or debug. Default info.")
+    logLevel: str | None = Field(
+        None, description="panic, error, warning, info or debug (each step, with its duration). Default info."
+    )
     logFile: str | None = Field(
         None, description="Log file below /var/log: a new one, or a log of ours. Otherwise the log goes to stderr."
     )

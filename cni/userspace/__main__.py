@@ -29,17 +29,21 @@ def load(request: Request) -> Plugin:
 
     node, log = begin(request, PLUGIN)
     # Ports are named after their pods: there is no end of names.
-    attachments = Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning)
-    ipam, sockets = EmbeddedIpam(request.env, node), Sockets(log, node.trusted_owners)
+    attachments = log.traced(Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning), "records")
+    ipam = log.traced(EmbeddedIpam(request.env, node), "ipam")
+    sockets = log.traced(Sockets(log, node.trusted_owners), "sockets")
     world = World(
         namespaces=Namespaces(),
-        vswitch=OvsDpdk,
+        vswitch=log.traced(OvsDpdk, "vswitch"),
         sockets=sockets,
-        publisher=Publisher(sockets, lambda kubeconfig, seconds: _pods(kubeconfig, seconds, node), log),
+        publisher=log.traced(
+            Publisher(sockets, lambda kubeconfig, seconds: _pods(kubeconfig, seconds, node), log), "publisher"
+        ),
     )
     present = present_remote(request, node)
     removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log, present=present)
-    return UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
+    plugin = UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
+    return log.traced(plugin, PLUGIN)
 
 
 def _pods(kubeconfig: str, seconds: float, node: NodeConf) -> Pods:

@@ -173,7 +173,9 @@ class UserspaceConf(Model):
     ipam: IpamSection | None = Field(
         None, description="Which plugin gives addresses; they are reported and not configured. Without it: none."
     )
-    logLevel: str | None = Field(None, description="panic, error, warning, info, debug or verbose. Default info.")
+    logLevel: str | None = Field(
+        None, description="panic, error, warning, info, debug or verbose (each step, with its duration). Default info."
+    )
     logFile: str | None = Field(
         None, description="Log file below /var/log: a new one, or a log of ours. Otherwise the log goes to stderr."
     )
