@@ -1,0 +1,80 @@
+"""A kubelet that polls STATUS every 5 s for a minute, of networks that can serve no ADD: never an error, nothing remote."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from typing import Any
+
+import pytest
+
+from cni.userspace import ovs
+from tests.alone import alone
+from tests.contract.hostile_host import CONTAINER, KUBECONFIG, Host
+from tests.fake_vswitch import FakeVswitch
+
+POLLS = 60 // 5
+FULL: dict[str, Any] = {"subnet": "10.9.0.0/30"}
+ETCD: dict[str, Any] = {**FULL, "backend": "etcd", "etcd": {"endpoints": ["http://127.0.0.1:2379"]}}
+KUBERNETES: dict[str, Any] = {**FULL, "backend": "kubernetes", "kubernetes": {"kubeconfig": KUBECONFIG}}
+CONFS: dict[str, dict[str, Any]] = {
+    "barewire-ipam": {},
+    "sriov": {"deviceID": "0000:01:10.0"},
+    "userspace": {"host": {"engine": "ovs-dpdk"}},
+}
+
+
+@pytest.fixture
+def _vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeVswitch()
+    fake.add_bridge("br0", "netdev")
+    monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
+    monkeypatch.setattr("cni.userspace.sight.require_seen", lambda _folder, _remote: None)
+    for name in ("ipam.journal.SECONDS", "ipam.stores.SECONDS"):
+        monkeypatch.setattr(name, 0.2)
+
+
+class Silent:
+    """A server that takes connections and says nothing; it counts them."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
+        self._listener.setblocking(False)
+
+    def connections(self) -> int:
+        count = 0
+        while True:
+            try:
+                self._listener.accept()[0].close()
+            except BlockingIOError:
+                return count
+            count += 1
+
+
+def conf(plugin: str, section: dict[str, Any]) -> dict[str, Any]:
+    ipam = {"type": "barewire-ipam", **section}
+    return {"cniVersion": "1.1.0", "name": "net", "type": plugin, **CONFS[plugin], "ipam": ipam}
+
+
+@alone
+@pytest.mark.usefixtures("_vswitch")
+def test_status_of_a_full_range_and_of_dead_servers_is_never_an_error_and_asks_nobody() -> None:
+    host = Host()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    servers = [Silent(2379), Silent(6443)]
+    assert "code" not in host.call("barewire-ipam", "ADD", conf("barewire-ipam", FULL), CNI_CONTAINERID="f" * 64)
+    for plugin in CONFS:
+        assert host.call(plugin, "ADD", conf(plugin, FULL))["code"] == 116, "the range is not full"
+    for _ in range(POLLS):
+        for plugin in CONFS:
+            for section in (FULL, ETCD, KUBERNETES):
+                told = host.call(
+                    plugin, "STATUS", conf(plugin, section), CNI_CONTAINERID="", CNI_NETNS="", CNI_IFNAME=""
+                )
+                assert told == {}, (plugin, section)
+    assert [server.connections() for server in servers] == [0, 0]
+    # An ADD does ask: the servers would have been seen to be asked.
+    for section in (ETCD, KUBERNETES):
+        told = host.call("barewire-ipam", "ADD", conf("barewire-ipam", section), CNI_CONTAINERID=CONTAINER)
+        assert told["code"] == 11
+    assert all(server.connections() for server in servers)
