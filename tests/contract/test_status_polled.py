@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import importlib
 import socket
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from cni.userspace import ovs
 from tests.alone import alone
 from tests.contract.hostile_host import CONTAINER, KUBECONFIG, Host
 from tests.fake_vswitch import FakeVswitch
+from tests.kube.authority import certificates
 
 POLLS = 60 // 5
 FULL: dict[str, Any] = {"subnet": "10.9.0.0/30"}
@@ -30,6 +34,9 @@ def _vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
     monkeypatch.setattr("cni.userspace.sight.require_seen", lambda _folder, _remote: None)
+    # What is imported late is looked for below folders that the host of the tests hides.
+    for name in ("ipam.etcd", "ipam.kubernetes", "cni.kube.config", "yaml"):
+        importlib.import_module(name)
     for name in ("ipam.journal.SECONDS", "ipam.stores.SECONDS"):
         monkeypatch.setattr(name, 0.2)
 
@@ -59,7 +66,9 @@ def conf(plugin: str, section: dict[str, Any]) -> dict[str, Any]:
 @alone
 @pytest.mark.usefixtures("_vswitch")
 def test_status_of_a_full_range_and_of_dead_servers_is_never_an_error_and_asks_nobody() -> None:
+    authority = base64.b64encode(certificates().authority.certificate.read_bytes())
     host = Host()
+    host.put(KUBECONFIG, Path(KUBECONFIG).read_bytes().replace(b"e30=", authority))
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     servers = [Silent(2379), Silent(6443)]
     assert "code" not in host.call("barewire-ipam", "ADD", conf("barewire-ipam", FULL), CNI_CONTAINERID="f" * 64)
@@ -75,6 +84,7 @@ def test_status_of_a_full_range_and_of_dead_servers_is_never_an_error_and_asks_n
     assert [server.connections() for server in servers] == [0, 0]
     # An ADD does ask: the servers would have been seen to be asked.
     for section in (ETCD, KUBERNETES):
-        told = host.call("barewire-ipam", "ADD", conf("barewire-ipam", section), CNI_CONTAINERID=CONTAINER)
-        assert told["code"] == 11
+        asking = {**conf("barewire-ipam", section), "name": "other"}
+        told = host.call("barewire-ipam", "ADD", asking, CNI_CONTAINERID=CONTAINER)
+        assert told["code"] == 11, told
     assert all(server.connections() for server in servers)
