@@ -11,8 +11,9 @@ The tables are generated from the pydantic models (`make docs`); importing pydan
 
 from __future__ import annotations
 
-from cni import jsontext, pci
+from cni import pci
 from cni.errors import InvalidConfig, UnsupportedField
+from cni.jsontext import shown
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -47,9 +48,6 @@ MAIN_PLUGINS = frozenset(
     )
 )
 """Plugins that are not for IPAM. Called as one, they would work on the pod's interface for as long as a call may last."""
-
-_SHOWN = 200
-"""Characters of a value that a message shows."""
 
 TEXTUAL = frozenset(("string", "choice", "folded", "mac", "pci"))
 """Rules of strings: of those, and of nothing else, the Go plugins cannot tell an empty one from an absent key."""
@@ -202,7 +200,9 @@ def _validate_section(rule: Rule, value: object, path: str, found: list[Any]) ->
         return [(path, f"{shown(value)} is not an object")]
     inner: dict[str, Any] = {}
     problems = _validate(rule[1], value, f"{path}.", inner)
-    found.append({**value, **inner} if rule[0] == "open" else inner)
+    # A refused value must not be back among the keys that are somebody else's: the rules rely on what is validated.
+    others = {key: other for key, other in value.items() if key not in rule[1]} if rule[0] == "open" else {}
+    found.append({**others, **inner})
     return problems
 
 
@@ -311,12 +311,3 @@ _CHECKS: dict[str, Callable[..., Any]] = {
 
 def is_hex(text: str) -> bool:
     return all(char in "0123456789abcdefABCDEF" for char in text)
-
-
-def shown(value: object) -> str:
-    """The value as the configuration's author wrote it, in JSON; a long one is cut."""
-    try:
-        text = f'"{value}"' if isinstance(value, str) else jsontext.dumps(value)
-    except ValueError:
-        text = str(value)  # 1e999 is read as infinity, which JSON has no word for
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

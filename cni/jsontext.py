@@ -15,6 +15,10 @@ _SPACE = b" \t\n\r"
 _ESCAPE = _json.encode_basestring_ascii
 
 
+_SHOWN = 200
+"""Characters of a value that a message shows."""
+
+
 def loads(text: bytes) -> Any:
     """The value of one JSON document in UTF-8. Raises `DecodeFailure`.
 
@@ -56,6 +60,15 @@ def first(stream: bytes) -> tuple[Any, bytes] | None:
 def dumps(value: Any) -> str:
     """The JSON text of a value, in ASCII, on one line."""
     return "".join(_encoder(value, 0))
+
+
+def shown(value: object) -> str:
+    """The value as the configuration's author wrote it, in JSON; a long one is cut."""
+    try:
+        text = f'"{value}"' if isinstance(value, str) else dumps(value)
+    except ValueError:
+        text = str(value)  # 1e999 is read as infinity, which JSON has no word for
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def member(document: Mapping[str, Any], name: str) -> Any:

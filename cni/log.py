@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from cni.jsontext import member
+from cni.jsontext import member, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _level(wanted: object) -> tuple[str, str]:
     level = _SYNONYMS.get(wanted.lower(), wanted.lower()) if isinstance(wanted, str) else ""
     if level in LEVELS:
         return level, ""
-    return DEFAULT_LEVEL, f"logLevel: {wanted!r} is not one of {', '.join(LEVELS)}; using {DEFAULT_LEVEL}"
+    return DEFAULT_LEVEL, f"logLevel: {shown(wanted)} is not one of {', '.join(LEVELS)}; using {DEFAULT_LEVEL}"
 
 
 def _timestamp(now: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from cni.jsontext import shown
 from cni.paths import is_below
 
 TYPE_CHECKING = False
@@ -39,18 +40,20 @@ def open_below(roots: tuple[str, ...], path: object) -> int:
     directories in /var/log belong to services) leads nowhere. One missing directory is made.
     """
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path or path.endswith("/"):
-        raise Refused(f"{path!r} is not the absolute path of a file")
+        raise Refused(f"{shown(path)} is not the absolute path of a file")
     resolved = os.path.realpath(path)
     top = next((top for top in map(os.path.realpath, roots) if resolved.startswith(f"{top.rstrip('/')}/")), None)
     if top is None:
-        raise Refused(f"{path!r} is not below {', '.join(roots) or 'a directory that the node configuration allows'}")
+        raise Refused(
+            f"{shown(path)} is not below {', '.join(roots) or 'a directory that the node configuration allows'}"
+        )
     if is_below(resolved, _OTHERS):
-        raise Refused(f"{path!r} is among other programs' logs")
+        raise Refused(f"{shown(path)} is among other programs' logs")
     *folders, name = resolved.removeprefix(top).strip("/").split("/")
     try:
         return _open_file(_Walk(top).into(folders), name)
     except OSError as error:
-        raise Refused(f"{path!r}: {os.strerror(error.errno) if error.errno else error}") from error
+        raise Refused(f"{shown(path)}: {os.strerror(error.errno) if error.errno else error}") from error
 
 
 class _Walk:

@@ -138,7 +138,10 @@ def parse(environment: Environment, stdin: bytes) -> Request:
     if network in (None, ""):
         raise InvalidConfig("missing network name")
     if not isinstance(network, str) or not is_identifier(network):
-        raise InvalidConfig("invalid characters found in network name", hint=str(network))
+        raise InvalidConfig(
+            "invalid characters found in network name",
+            hint=network if isinstance(network, str) else jsontext.shown(network),
+        )
     if environment.command not in COMMANDS:
         raise InvalidEnvironment(f"unknown CNI_COMMAND: {environment.command}")
     version = config.get("cniVersion")
@@ -188,7 +191,7 @@ def _decoded(stdin: bytes) -> dict[str, Any]:
 
 def _check_version(command: str, version: object) -> None:
     if not isinstance(version, str):
-        raise DecodeFailure(f"cniVersion: {version!r} is not a version")
+        raise DecodeFailure(f"cniVersion: {jsontext.shown(version)} is not a version")
     if command not in ("ADD", "DEL"):
         _check_command_known(command, _numbers(version))
     if version not in VERSIONS:
@@ -212,6 +215,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     """A version as numbers; missing parts are 0. Raises `DecodeFailure`."""
     parts = version.split(".")
     if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise DecodeFailure(f"cniVersion: {version!r} is not a version")
+        raise DecodeFailure(f"cniVersion: {jsontext.shown(version)} is not a version")
     numbers = [int(part) for part in parts]
     return tuple(numbers + [0] * (3 - len(numbers)))

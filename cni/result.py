@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.errors import InvalidConfig
+from cni.jsontext import shown
 from cni.value import Value
 
 TYPE_CHECKING = False
@@ -196,7 +197,7 @@ def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str,
             continue
         expected = str if field in _TEXTS else list if field in _LISTS else int
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise TypeError(f"{key} is {value!r}")
+            raise TypeError(f"{key} is {shown(value)}")
         fields[field] = tuple(map(_text, value)) if isinstance(value, list) else value
     return fields
 
@@ -214,5 +215,5 @@ def _written(value: Value, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
+        raise TypeError(f"{shown(value)} is not text")
     return value

@@ -6,7 +6,8 @@ plugins and are ignored with a warning.
 
 from __future__ import annotations
 
-from cni.conf import is_foreign, sections, shown
+from cni.conf import is_foreign, sections
+from cni.jsontext import shown
 from cni.value import Value
 
 TYPE_CHECKING = False

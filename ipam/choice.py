@@ -79,7 +79,7 @@ class Choice:
             number = self._number(one, start, blindly=blindly)
             if number is not None:
                 return Claim(range=one, address=one.address(number))
-        raise AddressesExhausted(f"no address of {_text(self._ranges)} is free")
+        raise AddressesExhausted(f"no address of {_text(self._ranges)} is free", hint=AddressesExhausted.remedy)
 
     def _number(self, one: Range, start: int, *, blindly: bool) -> int | None:
         taken = self._cluster.taken(one)

@@ -107,4 +107,13 @@ def owner_of(ids: Mapping[str, str]) -> Owner:
 def differences(wanted: Port, seen: Port) -> list[str]:
     """Each setting that is not as wanted, in one line; the pod's UID is only a note."""
     ours, theirs = (port.replace(owner=port.owner.replace(pod_uid="")).as_dict() for port in (wanted, seen))
-    return [f"{name} is {theirs[name]!r}, not {ours[name]!r}" for name in ours if ours[name] != theirs[name]]
+    return [f"{name} is {_told(theirs[name])}, not {_told(ours[name])}" for name in ours if ours[name] != theirs[name]]
+
+
+def _told(setting: object) -> str:
+    """A setting for people, who write no Python."""
+    if setting is None or setting in ("", ()):
+        return "none"
+    if isinstance(setting, Rate):
+        return f"{setting.kbit} kbit/s with a burst of {setting.burst_kbit} kbit"
+    return ", ".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)

@@ -332,8 +332,9 @@ def test_a_token_that_is_not_valid_is_told_and_not_shown(api, tmp_path):
 
 
 def test_a_change_that_the_server_calls_invalid_is_refused_with_its_words(api, pods):
-    with pytest.raises(KubeRefused, match=r"422 metadata\.annotations"):
+    with pytest.raises(KubeRefused, match=r"422 metadata\.annotations") as raised:
         pods.change_annotations(*POD, UID, put(**{"no/valid/name": "1"}))
+    assert "the API server's reason is Invalid" in raised.value.hint
     with pytest.raises(KubeRefused, match="422"):
         pods.change_annotations(*POD, UID, put(large="x" * (256 << 10)))
 

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from cni import unknown_keys
 from cni.cniargs import wanted_mac
-from cni.conf import canonical, canonical_mac, parse, shown
+from cni.conf import canonical, canonical_mac, parse
 from cni.errors import InvalidConfig, UnsupportedField
+from cni.jsontext import shown
 from cni.sriov.conf import SriovConf
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.rules import cross_check
