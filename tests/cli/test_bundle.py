@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -157,3 +158,38 @@ def test_error_paths_find_every_module_that_they_need(stdin: bytes, code: int) -
 def test_libraries_of_the_slow_path_are_not_in_the_bundle() -> None:
     names = {path.name.partition(".")[0] for path in (BUNDLE / "_internal").iterdir()}
     assert not names & {"asyncio", "logging", "multiprocessing", "ovs", "pydantic", "pyroute2", "unittest"}
+
+
+def test_a_log_of_level_debug_finds_the_module_that_it_needs() -> None:
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/none", "CNI_IFNAME": "net1", "CNI_PATH": "/"}
+    done = from_bundle("sriov").run(env, b'{"cniVersion": "1.0.0", "name": "n", "type": "sriov", "logLevel": "debug"}')
+    assert done.json["code"] == 7
+    assert b"sriov.add(" in done.err
+
+
+def test_the_operators_command_tells_what_networks_lack(tmp_path: Path) -> None:
+    """Each plugin, and each backend of addresses, brings modules of its own."""
+    etcd = {"endpoints": ["http://127.0.0.1:1"]}
+    ipam = {"type": "barewire-ipam", "backend": "etcd", "subnet": "10.9.0.0/24", "etcd": etcd}
+    plugins = [
+        {"type": "sriov", "master": "no-such-pf", "ipam": ipam},
+        {"type": "userspace", "host": {"engine": "ovs-dpdk"}, "ovsdb": "unix:/run/openvswitch/nowhere/db.sock"},
+    ]
+    conf = tmp_path / "net.conflist"
+    conf.write_text(json.dumps({"cniVersion": "1.0.0", "name": "net", "plugins": plugins}))
+    done = Program((str(BUNDLE / "barewire"), "status", "--json", "--seconds", "1", "--config", str(conf))).run({})
+    assert (done.code, done.err) == (1, b""), done
+    lacks = [lack["text"] for lack in done.json["lacks"] if "net" in lack["subject"].split(", ")]
+    for words in (
+        "no network device no-such-pf",
+        "its addresses are not reached",
+        "/run/openvswitch/nowhere does not exist",
+    ):
+        assert any(words in text for text in lacks), (words, lacks)
+
+
+@pytest.mark.parametrize("command", ["status", "gc", "forget"])
+def test_each_subcommand_of_the_operators_command_explains_itself(command: str) -> None:
+    done = Program((str(BUNDLE / "barewire"), command, "--help")).run({})
+    assert (done.code, done.err) == (0, b"")
+    assert f"usage: barewire {command}".encode() in done.out

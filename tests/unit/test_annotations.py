@@ -18,12 +18,12 @@ WRITTEN = f"{PLACE}/"
 FOREIGN = {"k8s.v1.cni.cncf.io/network-status": "[]", "userspace/other": "stays"}
 
 
-def element(ifname="net1", container_id="c0ffee", **container):
+def element(ifname="net1", container_id="c0ffee", host=HOST, **container):
     return entry(
         container_id=container_id,
         ifname=ifname,
         network="fast",
-        host=HOST,
+        host=host,
         container=container,
         socket=f"{container_id}-{ifname}",
         ip_result=IP_RESULT,
@@ -50,6 +50,10 @@ def with_interfaces(*ifnames, container_id="c0ffee", place=PLACE, start=FOREIGN)
     for ifname in ifnames:
         annotations = applied(annotations, added(annotations, element(ifname, container_id), place))
     return annotations
+
+
+def test_the_application_is_told_the_type_that_a_configuration_without_one_stands_for():
+    assert element(host={"engine": "ovs-dpdk"})["config"] == element(host=HOST)["config"]
 
 
 def test_an_element_has_the_keys_and_types_that_app_netutil_decodes():
