@@ -137,7 +137,7 @@ class Removal(removal.Removal):
             left = self._going(record.key, directory, beside)
             found = None if wanting else record.found
             self._world.sockets.remove(left, socket, attachment.config_file, found=found)
-            if unplugged and left != directory:
+            if unplugged and (beside or left != directory):
                 # Whoever looks next must not take us for one that still needs the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
 
@@ -164,7 +164,7 @@ class Removal(removal.Removal):
 
     def _going(self, key: Key, directory: SocketDirectory, beside: list[Record]) -> SocketDirectory:
         """The directory without what others of our attachments use: the last of them takes that away."""
-        if beside or self._needing(key, directory.path):
+        if beside or (directory.absent and self._needing(key, directory.path)):
             return directory.replace(absent=False, parents=())
         parents = list(directory.parents)
         for place, folder in enumerate(parents):
