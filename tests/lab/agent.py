@@ -7,6 +7,8 @@ instead of pipes: a program that leaves a background process behind holds up not
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib
 import os
 import select
@@ -15,6 +17,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import CodeType
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from frames import PORT, Frames, Head, frame
@@ -73,7 +76,17 @@ def start_program(request: Head, files: list[int]) -> int:
     return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigdef=[signal.SIGPIPE])
 
 
+@functools.cache
+def compiled(code: str) -> CodeType | SyntaxError:
+    """Once for all children: the host sends the same code again and again."""
+    try:
+        return compile(code, "<host>", "exec")
+    except SyntaxError as error:
+        return error
+
+
 def start_python(request: Head, files: list[int]) -> int:
+    program = compiled(request["code"])
     pid = os.fork()
     if pid:
         return pid
@@ -83,7 +96,9 @@ def start_python(request: Head, files: list[int]) -> int:
         for number, fd in enumerate(files):
             os.dup2(fd, number)
         os.environ.update(request["env"])
-        exec(compile(request["code"], "<host>", "exec"), {"__name__": "__main__"})
+        if isinstance(program, SyntaxError):
+            raise program
+        exec(program, {"__name__": "__main__"})
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -174,6 +189,8 @@ class Agent:
 def main() -> None:
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    # A collection in a child would touch, and so copy, every page that it shares with this process.
+    gc.disable()
     agent = Agent(os.open(find_port(), os.O_RDWR | os.O_CLOEXEC))
     agent.say({"id": 0, "event": "hello", "uptime": float(Path("/proc/uptime").read_text().split()[0])})
     agent.serve()

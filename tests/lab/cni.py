@@ -72,9 +72,8 @@ class Pod:
 
     def delete(self) -> None:
         """Ends its processes and takes its name away, at most 20 s. A VF inside comes home a moment later, renamed."""
-        if self.exists():
-            script = 'for pid in $(ip netns pids "$0"); do kill -9 "$pid"; done; ip netns del "$0"'
-            self.vm.run("bash", "-c", script, self.name, timeout=DELETE_S)
+        script = '[ ! -e "$1" ] || { for pid in $(ip netns pids "$0"); do kill -9 "$pid"; done; ip netns del "$0"; }'
+        self.vm.run("bash", "-c", script, self.name, self.netns, timeout=DELETE_S)
 
     def __enter__(self) -> Self:
         return self

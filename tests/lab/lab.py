@@ -8,7 +8,7 @@ from tests.lab.cni import Pod, Runtime
 from tests.lab.health import crashes
 from tests.lab.session import Machines
 from tests.lab.snapshot import Tree, difference, host_snapshot
-from tests.lab.topology import Pf, Vf, pfs
+from tests.lab.topology import Pf, Vf, arranged
 from tests.lab.vm import Vm
 from tests.lab.wire import Capture
 
@@ -45,12 +45,12 @@ class Lab:
         self._pods: list[Pod] = []
         self._console = vm.console()
         self.crashed: list[str] = []
-        self.before: Tree = host_snapshot(vm)
+        self.before: Tree = machines.take_state(vm) or host_snapshot(vm)
 
     @cached_property
     def pfs(self) -> tuple[Pf, ...]:
-        """The PFs with their VFs, as they were when this was first asked; `topology.pfs(lab.vm)` looks again."""
-        return pfs(self.vm)
+        """The PFs with their VFs, as they were before the test; `topology.pfs(lab.vm)` looks again."""
+        return arranged(self.before["pci"], {name: link["address"] for name, link in self.before["links"].items()})
 
     @property
     def pf(self) -> Pf:
@@ -112,6 +112,8 @@ class Lab:
         self.crashed = self.crashes()
         if self.crashed or (left and not (may_leave_traces and self._is_new_with_own_drivers())):
             self._machines.renew(self.vm)
+        else:
+            self._machines.keep_state(self.vm, self.before)
         return left
 
     def _is_new_with_own_drivers(self) -> bool:

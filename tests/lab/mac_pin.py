@@ -18,7 +18,7 @@ import re
 
 def pins():
     macs = {
-        name: (device, text(Path("/sys/class/net") / name / "address"))
+        name: (device, text(f"/sys/class/net/{name}/address"))
         for device, found in network_devices().items()
         if found["physfn"]
         for name in found["netdevs"]

@@ -11,6 +11,7 @@ from tests.lab.errors import LabError
 from tests.lab.health import require_health
 from tests.lab.image import REPOSITORY
 from tests.lab.progress import Say
+from tests.lab.snapshot import Tree
 from tests.lab.vm import Vm
 
 BUNDLE = REPOSITORY / "dist" / "barewire"
@@ -35,6 +36,7 @@ class Machines:
         self._say = say
         self._running: dict[int, Vm] = {}
         self._with_bundle: dict[Vm, int] = {}
+        self._states: dict[Vm, tuple[int, Tree]] = {}
         self._ends = ExitStack()
 
     def machine(self, pfs: int = 1) -> Vm:
@@ -52,6 +54,15 @@ class Machines:
         if self._with_bundle.get(vm) != vm.boots:
             install_bundle(vm)
             self._with_bundle[vm] = vm.boots
+
+    def keep_state(self, vm: Vm, state: Tree) -> None:
+        """Keeps what a test has found to be the state of the host at its end. The next one need not look again."""
+        self._states[vm] = (vm.boots, state)
+
+    def take_state(self, vm: Vm) -> Tree | None:
+        """The state that was kept; None after another boot, and after a test that did not come to its end."""
+        boots, state = self._states.pop(vm, (0, None))
+        return state if boots == vm.boots else None
 
     def renew(self, vm: Vm) -> None:
         """Takes away everything that a test left: boots the machine again. Only plugins that were installed are again."""

@@ -50,21 +50,35 @@ def host_snapshot(vm: Vm) -> Tree:
     VFs' settings), what ethtool shows of them, addresses, routes, rules, per-interface sysctls, PCI drivers and VF counts,
     named namespaces, and the files of CNI plugins; and of all namespaces the links that are stacked on another's."""
     seen = json.loads(vm.python(GUEST_STATE.read_text()).out)
-    names = {link["ifname"]: link.get("parentdev") or link["ifname"] for link in seen["links"]}
+    links, addresses, routes = _lists(seen["ip"])
+    names = {link["ifname"]: link.get("parentdev") or link["ifname"] for link in links}
     return {
         "pci": seen["pci"],
-        "links": {names[link["ifname"]]: _link(link) for link in seen["links"]},
-        "addresses": {
-            names[entry["ifname"]]: [_address(one) for one in entry["addr_info"]] for entry in seen["addresses"]
+        "links": {names[link["ifname"]]: _link(link) for link in links},
+        "addresses": {names[entry["ifname"]]: [_address(one) for one in entry["addr_info"]] for entry in addresses},
+        "routes": _by_text(map(_route, routes)),
+        "rules": {family: dict.fromkeys(rules, "present") for family, rules in seen["rules"].items()},
+        "sysctls": {
+            f"{folder.removeprefix('/proc/sys/').replace('/', '.')}.{file}": value
+            for folder, values in seen["sysctls"].items()
+            for file, value in values.items()
+            if file != "stable_secret"
         },
-        "routes": {family: _by_text(map(_route, routes)) for family, routes in seen["routes"].items()},
-        "rules": {family: _by_text(rules) for family, rules in seen["rules"].items()},
-        "sysctls": {key: value for key, value in seen["sysctls"].items() if not key.endswith(".stable_secret")},
         "ethtool": {names[name]: settings for name, settings in seen["ethtool"].items()},
         "stacked": dict.fromkeys(seen["stacked"], "present"),
         "netns": dict.fromkeys(seen["netns"], "present"),
         "files": {path: text for path, text in seen["files"].items() if not _FILE_NOISE.fullmatch(path)},
     }
+
+
+def _lists(text: str) -> list[list[Tree]]:
+    """JSON lists that stand one after the other. `ip` leaves an empty object for what it was not to show."""
+    found, rest = [], text.strip()
+    while rest:
+        entries, end = json.JSONDecoder().raw_decode(rest)
+        found.append([entry for entry in entries if entry])
+        rest = rest[end:].lstrip()
+    return found
 
 
 def difference(before: Tree, after: Tree) -> list[str]:

@@ -179,6 +179,12 @@ CHANGES = {
     ),
     "address": ("ip addr add 192.0.2.1/24 dev {vf}", "ip addr del 192.0.2.1/24 dev {vf}", "addresses.{address}: "),
     "route": ("ip route add 192.0.2.0/24 dev {pf}", "ip route del 192.0.2.0/24", "192.0.2.0/24"),
+    "route of IPv6": (
+        "ip -6 route add blackhole 2001:db8::/64 table 77",
+        "ip -6 route del blackhole 2001:db8::/64 table 77",
+        "2001:db8::/64",
+    ),
+    "rule": ("ip -6 rule add table 77", "ip -6 rule del table 77", "rules.ipv6."),
     "sysctl": (
         "sysctl -qw net.ipv4.conf.{vf}.arp_ignore=1",
         "sysctl -qw net.ipv4.conf.{vf}.arp_ignore=0",

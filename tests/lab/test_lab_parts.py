@@ -11,6 +11,8 @@ from tests.lab import packages
 from tests.lab.cni import plugin_conf
 from tests.lab.errors import LabError, VmFailed, VmGone, VmStuck
 from tests.lab.frames import Frames, frame
+from tests.lab.progress import silent
+from tests.lab.session import Machines
 from tests.lab.snapshot import difference
 from tests.lab.vm import Vm
 from tests.lab.wire import Wire, parse
@@ -113,6 +115,17 @@ def test_a_machine_that_fails_to_boot_is_not_booted_again() -> None:
     with pytest.raises(VmFailed, match="the PFs"):
         machine._boot()
     assert len(machine.failures) == 1
+
+
+def test_the_state_after_a_test_is_the_one_before_the_next_unless_the_machine_booted_between() -> None:
+    machine, machines = Vm(), Machines(silent)
+    assert machines.take_state(machine) is None
+    machines.keep_state(machine, {"netns": {}})
+    assert machines.take_state(machine) == {"netns": {}}
+    assert machines.take_state(machine) is None, "the test that took it did not come to its end"
+    machines.keep_state(machine, {"netns": {}})
+    machine.boots += 1
+    assert machines.take_state(machine) is None
 
 
 def test_a_package_that_is_not_installed_is_named_with_what_to_do() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tests.lab.vm import Vm
 
 GUEST_STATE = Path(__file__).with_name("guest_state.py")
 _DEVICES_CODE = GUEST_STATE.read_text().partition("\nif __name__")[0] + "\nprint(json.dumps(network_devices()))\n"
+
+Devices = Mapping[str, dict[str, Any]]
+"""The network devices by PCI address, as `guest_state.py` tells of them."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,28 @@ class Pf:
 
 def pfs(vm: Vm) -> tuple[Pf, ...]:
     """All PFs by uplink, with their VFs by index, as they are now."""
-    devices: dict[str, dict[str, Any]] = json.loads(vm.python(_DEVICES_CODE).out)
-    found = [_pf(vm, address, devices) for address, device in devices.items() if device["driver"] == "igb"]
+    devices: Devices = json.loads(vm.python(_DEVICES_CODE).out)
+    macs = {
+        address: vm.get(f"/sys/class/net/{device['netdevs'][0]}/address").decode().strip()
+        for address, device in devices.items()
+        if device["driver"] == "igb"
+    }
+    return arranged(devices, macs)
+
+
+def arranged(devices: Devices, macs: Mapping[str, str]) -> tuple[Pf, ...]:
+    """`pfs` from devices that were looked at already. `macs`: MAC addresses by PCI address, at least those of the PFs."""
+    uplinks = {uplink_mac(number): number for number in range(len(devices))}
+    found = [
+        _pf(uplinks[macs[address]], address, devices)
+        for address, device in devices.items()
+        if device["driver"] == "igb"
+    ]
     return tuple(sorted(found, key=lambda pf: pf.uplink))
 
 
-def _pf(vm: Vm, address: str, devices: dict[str, dict[str, Any]]) -> Pf:
+def _pf(uplink: int, address: str, devices: Devices) -> Pf:
     (netdev,) = devices[address]["netdevs"]
-    mac = vm.get(f"/sys/class/net/{netdev}/address").decode().strip()
-    uplink = next(number for number in range(vm.pfs) if uplink_mac(number) == mac)
     vfs = [_vf(index, vf, devices[vf]) for index, vf in enumerate(devices[address]["vfs"])]
     return Pf(uplink=uplink, address=address, netdev=netdev, vfs=tuple(vfs))
 
