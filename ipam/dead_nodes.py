@@ -9,7 +9,7 @@ from ipam.etcd import keys_of
 from ipam.etcd_alive import Alive
 from ipam.etcd_gateway import Gateway, servers
 from ipam.known import entries, place_of
-from ipam.kubernetes import open_kubernetes
+from ipam.kubernetes import NOWHERE, open_kubernetes
 from ipam.store import claim_on
 
 TYPE_CHECKING = False
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from ipam.store import Lease
 
     Document = dict[str, Any]
-
-
-_NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
-"""A place of no leases, for who only asks about nodes."""
 
 
 class Unknown(NotAvailable):
@@ -59,7 +55,7 @@ class DeadNode:
         self._own = {folders.policy.node_name(), *(one.node for one in networks)}
         self._etcd = places_in_etcd(networks)
         self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
-        self._asked = [{**_NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
+        self._asked = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
     @property
     def has_clusters(self) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cni.errors import CniError
     from cni.kube.access import Access
     from cni.kube.config import Cluster
+    from ipam.address import Address
     from ipam.ranges import Range
     from ipam.store import Claim, Lease, Owner, Tell
     from ipam.whereabouts import Place
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 """Bound of one call: its two requests take milliseconds."""
+
+NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
+"""A place of no leases, for who only asks about nodes and pods. Its kubeconfig is missing."""
 
 _DEFAULT_NAMESPACE = "kube-system"
 
@@ -143,11 +147,20 @@ class Kubernetes:
         self._api.begin()
         return self._api.node(name) is not None
 
-    def node_of(self, pod: str) -> str | None:
-        """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
+    def pod(self, pod: str) -> Document | None:
+        """The object of a pod (namespace/name), or None where there is none. Raises `InvalidConfig` for no such name."""
         self._api.begin()
         namespace, _, name = pod.partition("/")
-        found = self._api.pod(namespace, name)
+        return self._api.pod(namespace, name)
+
+    def reserved(self, address: Address) -> Document | None:
+        """The object that keeps the address from other pools."""
+        self._api.begin()
+        return self._reservations.find(address) if self._reservations else None
+
+    def node_of(self, pod: str) -> str | None:
+        """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
+        found = self.pod(pod)
         spec = None if found is None else found.get("spec")
         return None if found is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
 
@@ -168,12 +181,19 @@ class Kubernetes:
 
     def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
         # The allocation goes last: it tells who it was, if this breaks off.
-        if self._reservations:
-            self._reservations.remove(reserved, owner, self)
+        bare = self._reservations.remove(reserved, owner, self) if self._reservations else []
         later = self._pools.remove(allocated, owner)
-        if self._reservations:
-            # They may have been taken over between these two steps.
-            self._reservations.restore(later)
+        for claim, entry in later:
+            # It was taken over between these two steps, by who relied on the reservation.
+            if claim.address in bare:
+                self._reserve_again(claim, entry)
+
+    def _reserve_again(self, claim: Claim, entry: Document) -> None:
+        whose = whereabouts.holder(entry)
+        made = self._reservations.restore(claim, whose) if self._reservations else None
+        if made is not None and self._reservations and not self._pools.has((claim,), whose):
+            # Nobody would remove it any more.
+            self._reservations.withdraw(made)
 
     def _placed(self, claims: Claims) -> Claims:
         return whereabouts.placed(claims, self._place.subnets)

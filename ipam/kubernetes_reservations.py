@@ -5,7 +5,6 @@ from __future__ import annotations
 from cni.errors import RefusedForGood, TryAgainLater
 from cni.kube.answers import is_name
 from ipam import whereabouts
-from ipam.store import Owner
 from ipam.whereabouts import RESERVATIONS
 
 TYPE_CHECKING = False
@@ -13,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from typing import Any, Protocol
 
+    from ipam.address import Address
     from ipam.kubernetes_api import Api
-    from ipam.store import Claim
-    from ipam.whereabouts import Allocated
+    from ipam.store import Claim, Owner
 
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
@@ -48,17 +47,27 @@ class Reservations:
         """
         return next(((claim,) for claim in claims if not self._added(claim, owner, made, is_fresh=claim in fresh)), ())
 
-    def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> None:
-        """Removes those that go with the owner's allocations, and those that name its container where there is none."""
-        for claim in claims:
-            if is_name(self._name(claim)):
-                self._removed(claim, owner, allocations)
+    def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> list[Address]:
+        """Removes those that go with the owner's allocations, and those that name its container where there is none.
 
-    def restore(self, later: list[Allocated]) -> None:
-        """Reserves, where nothing is reserved, what later containers have taken over: they have relied on the reservation."""
-        for claim, entry in later:
-            whose = Owner(network="", container_id="", ifname=str(entry.get("ifname")), pod=str(entry.get("podref")))
-            self._api.create(RESERVATIONS, whereabouts.reservation(self._name(claim), whose))
+        Returns the addresses that nothing reserves now.
+        """
+        named = [claim for claim in claims if is_name(self._name(claim))]
+        return [claim.address for claim in named if self._removed(claim, owner, allocations)]
+
+    def restore(self, claim: Claim, whose: Owner) -> Document | None:
+        """Reserves an address if nothing reserves it, and returns the object then."""
+        answer = self._api.create(RESERVATIONS, whereabouts.reservation(self._name(claim), whose))
+        return answer.content if answer.status == 201 else None
+
+    def withdraw(self, made: Document) -> None:
+        """Removes what `restore` made, if it is as it was."""
+        self._api.delete(RESERVATIONS, made)
+
+    def find(self, address: Address) -> Document | None:
+        """The object of an address."""
+        name = whereabouts.reservation_name(address, self._network_name)
+        return self._api.get(RESERVATIONS, name) if is_name(name) else None
 
     def rehearse(self) -> None:
         """Returns if the server would take a reservation."""
@@ -83,16 +92,17 @@ class Reservations:
                 return whereabouts.is_for_pod(found, owner) and (whereabouts.is_unsigned(found) or not is_fresh)
         return False
 
-    def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> None:
+    def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
+        """Whether nothing reserves the address now."""
         name = self._name(claim)
         for _ in range(TRIES):
             found = self._api.get(RESERVATIONS, name)
             if found is None:
-                return
+                return True
             if not self._goes_with_owner(found, claim, owner, allocations):
-                return
+                return False
             if self._api.delete(RESERVATIONS, found).status != 409:
-                return
+                return True
         raise TryAgainLater(f"the reservation {name} is changed by others all the time")
 
     def _goes_with_owner(self, found: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:

@@ -204,6 +204,33 @@ def _free_former(options: Any, host: Host) -> int:
     return FOUND if former.alive else FINE
 
 
+def _reconcile(options: Any, host: Host) -> int:
+    from ipam.reconcile import Reconciliation  # noqa: PLC0415 - as in `_free_node`
+
+    networks = _networks(options, host.folders)
+    pools = Reconciliation(
+        host.folders,
+        networks,
+        host.sandboxes,
+        grace=options.older_than,
+        seconds=options.seconds,
+        kubeconfig=options.kubeconfig,
+    )
+    if not pools.has_pools:
+        raise InvalidConfig("no network here is in Kubernetes", hint="tell one with --config")
+    found = pools.look()
+    for one in found.unclear:
+        _say(f"kept: {one}")
+    for one in found.lost:
+        _say(str(one))
+    if found.lost:
+        _require_agreement(options, host, f"free {len(found.lost)} address{'es' * (len(found.lost) > 1)}?")
+        _say(f"{sum(1 for _ in pools.free(found.lost))} freed")
+    elif not found.unclear:
+        _say("every lease may be in use")
+    return FOUND if found.unclear else FINE
+
+
 def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
     """Leases of pods that are gone stand apart: they may be of any node."""
     for one in bound:
@@ -311,4 +338,5 @@ _COMMANDS: dict[str, Callable[[Any, Host], int]] = {
     "forget": _forget,
     "fsck": _fsck,
     "free-node": _free_node,
+    "reconcile": _reconcile,
 }

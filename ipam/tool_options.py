@@ -49,6 +49,16 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="in Kubernetes, free what pods have that do not exist any more, too, whatever node they were on",
     )
+    lost = _add(commands, "reconcile", "free what pods that are gone still have in Kubernetes, of whatever node")
+    lost.add_argument("--yes", action="store_true", help="do not ask")
+    lost.add_argument("--kubeconfig", default="", metavar="FILE", help="have this API server tell of pods")
+    lost.add_argument(
+        "--older-than",
+        type=float,
+        default=GRACE_SECONDS,
+        metavar="SECONDS",
+        help=f"pass over what is younger; 0 takes also what is of unknown age (default {GRACE_SECONDS:g})",
+    )
     return whole
 
 

@@ -105,6 +105,14 @@ def is_for_pod(found: Document, owner: Owner) -> bool:
     return is_of_pod(_spec(found), owner)
 
 
+def pod_uid(found: Document) -> str:
+    """The UID of the pod that a reservation of ours was made for; empty where it tells none."""
+    metadata = found.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    told = annotations.get(POD_UID) if isinstance(annotations, dict) else None
+    return told if isinstance(told, str) else ""
+
+
 def is_unsigned(found: Document) -> bool:
     """Whether a reservation names no container, as all of whereabouts' own."""
     return not _spec(found).get("containerid")
@@ -129,6 +137,12 @@ def rehearsal() -> Document:
 def allocated_to(entry: Document, owner: Owner) -> bool:
     """Whether an allocation is the owner's. One without ifname is not: it may be of another interface of the pod."""
     return (entry.get("id"), entry.get("ifname")) == (owner.container_id, owner.ifname)
+
+
+def holder(entry: Document) -> Owner:
+    """Whose an allocation is."""
+    container_id, ifname, pod = (str(entry.get(name) or "") for name in ("id", "ifname", "podref"))
+    return Owner(network="", container_id=container_id, ifname=ifname, pod=pod)
 
 
 def placed(claims: Claims, subnets: tuple[str, ...]) -> Claims:

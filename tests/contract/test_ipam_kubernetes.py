@@ -267,7 +267,28 @@ def test_a_take_over_between_the_steps_of_a_del_finds_its_reservation_again(api,
     assert pool_of(api)["spec"]["allocations"] == {"5": THEIRS}
     assert reservations(api) == ["10.9.0.5"]
     spec = api.resources.get(RESERVATIONS, SPACE, "10.9.0.5")["spec"]
-    assert (spec["podref"], spec["ifname"], spec["containerid"]) == ("default/a", "net1", "")
+    assert (spec["podref"], spec["ifname"], spec["containerid"]) == ("default/a", "net1", "theirs")
+
+
+def test_a_reservation_that_is_made_again_for_who_has_gone_meanwhile_is_withdrawn(api, cluster, monkeypatch):
+    cluster.take(BOTH[:1], A)
+    delete, create = api.resources.delete, api.resources.create
+
+    def taken_over_first(*arguments):
+        answer = delete(*arguments)
+        if "5" in pool_of(api)["spec"]["allocations"]:
+            patch = [{"op": "replace", "path": "/spec/allocations/5/id", "value": "theirs"}]
+            api.resources.patch(POOLS, SPACE, "10.9.0.0-24", patch)
+        return answer
+
+    def given_back_first(*arguments, **how):
+        api.resources.patch(POOLS, SPACE, "10.9.0.0-24", [{"op": "remove", "path": "/spec/allocations/5"}])
+        return create(*arguments, **how)
+
+    monkeypatch.setattr(api.resources, "delete", taken_over_first)
+    monkeypatch.setattr(api.resources, "create", given_back_first)
+    cluster.give_back(BOTH[:1], A)
+    assert kept(api) == {}
 
 
 @pytest.mark.parametrize("number", range(6))

@@ -1,0 +1,332 @@
+"""Pods that move between our nodes and whereabouts', restart without a DEL, and have their DELs late: nobody gets what
+somebody has, a pod keeps its own, and nothing is left after GC and `barewire-ipam reconcile`.
+
+Whereabouts' steps are those of its allocation by pod and interface: under one lock of all its writers it reads the pool,
+takes the entry of the same podref and ifname over, or else the lowest address that neither the pool nor a reservation has;
+it drops entries whose offsets it cannot read as numbers of 64 bits with a sign; it patches with a test of the pool's
+resourceVersion; and it makes a reservation only where it has seen none. Its DEL goes by the container ID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import queue
+import random
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ipam import whereabouts
+from ipam.address import Address, parse
+from ipam.journal import Journal, Journaled
+from ipam.known import Folders, Network
+from ipam.kubernetes import open_kubernetes
+from ipam.ranges import Range
+from ipam.reconcile import Reconciliation
+from ipam.sandboxes import Sandboxes
+from ipam.store import Claim, Owner
+from ipam.whereabouts import Place
+from tests.contract.ipam_cluster_contract import NETWORK, range_of
+from tests.kube.apiserver import ApiServer
+from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS
+from tests.kube.routes import JSON_PATCH, RIGHTS
+from tests.trusting import ACCESS, POLICY, opened_kubernetes
+
+SECONDS = 120.0
+SPACE = "kube-system"
+FOLDER = f"{WHEREABOUTS}/namespaces/{SPACE}"
+V4 = range_of("10.9.0.0", 26, "10.9.0.1", "10.9.0.62")
+V6 = range_of("fd00:9::", 64, "fd00:9::1", "fd00:9::7fff:ffff:ffff:ffff")
+WIDE = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.62")
+"""Another network's, in another pool: only reservations keep it from what V4 has leased."""
+
+WORKERS, PODS, TURNS = (4, 6, 850) if os.environ.get("BAREWIRE_MATRIX") else (4, 6, 30)
+"""A turn is about three operations."""
+
+MOST_OFFSET = (1 << 63) - 1
+
+
+class Whereabouts:
+    """A node of whereabouts'; `lease` is what all its processes share."""
+
+    def __init__(self, api: ApiServer, lease: threading.Lock) -> None:
+        self._port = api.port
+        self._lease = lease
+        self._local = threading.local()
+        self._connections: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def add(self, pod: str, container: str) -> list[Address]:
+        with self._lease:
+            return [self._added(one, pod, container) for one in (V4, V6)]
+
+    def delete(self, container: str) -> None:
+        with self._lease:
+            for one in (V4, V6):
+                self._deleted(one, container)
+
+    def _added(self, one: Range, pod: str, container: str) -> Address:
+        avoided: set[int] = set()
+        while True:
+            pool = self._pool(one)
+            number, entry = self._chosen(pool, pod, avoided)
+            text = str(one.address(one.subnet.number + number))
+            name = whereabouts.reservation_name(parse(text, ""), "")
+            status, found = self._ask("GET", f"overlappingrangeipreservations/{name}")
+            if status == 200 and found["spec"]["podref"] != pod:
+                avoided.add(number)
+                continue
+            new = {"id": container, "podref": pod, "ifname": "net1"}
+            kind = "add" if entry is None else "replace"
+            if not self._patched(one, pool, {"op": kind, "path": f"/spec/allocations/{number}", "value": new}):
+                continue
+            if status != 200:
+                made = whereabouts.reservation(name, Owner(network="", container_id="", ifname="net1", pod=pod))
+                # Ours may have made it for us meanwhile; the real one fails, and finds both at its next ADD.
+                assert self._ask("POST", "overlappingrangeipreservations", made)[0] in (201, 409)
+            return parse(text, "")
+
+    def _deleted(self, one: Range, container: str) -> None:
+        while True:
+            pool = self._pool(one)
+            mine = [key for key, entry in pool["spec"]["allocations"].items() if entry["id"] == container]
+            if not mine:
+                return
+            if self._patched(one, pool, {"op": "remove", "path": f"/spec/allocations/{mine[0]}"}):
+                name = whereabouts.reservation_name(one.address(one.subnet.number + int(mine[0])), "")
+                self._ask("DELETE", f"overlappingrangeipreservations/{name}")
+                return
+
+    def _chosen(self, pool: Any, pod: str, avoided: set[int]) -> tuple[int, Any]:
+        entries = pool["spec"]["allocations"]
+        for key, entry in entries.items():
+            if (entry["podref"], entry.get("ifname")) == (pod, "net1") and int(key) not in avoided:
+                return int(key), entry
+        taken = {int(key) for key in entries} | avoided
+        return next(number for number in range(1, 63) if number not in taken), None
+
+    def _patched(self, one: Range, pool: Any, operation: dict[str, Any]) -> bool:
+        version = pool["metadata"]["resourceVersion"]
+        unread = [key for key in pool["spec"]["allocations"] if int(key) > MOST_OFFSET]
+        patch = [{"op": "test", "path": "/metadata/resourceVersion", "value": version}]
+        patch += [{"op": "remove", "path": f"/spec/allocations/{key}"} for key in unread]
+        status, answer = self._ask("PATCH", f"ippools/{_pool_name(one)}", [*patch, operation], JSON_PATCH)
+        assert status in (200, 422), answer
+        return status == 200
+
+    def _pool(self, one: Range) -> Any:
+        name = _pool_name(one)
+        status, pool = self._ask("GET", f"ippools/{name}")
+        if status == 404:
+            self._ask("POST", "ippools", whereabouts.pool(name, whereabouts.subnet(one)))
+            return self._pool(one)
+        return pool
+
+    def _ask(self, method: str, path: str, body: Any = None, media: str = "application/json") -> tuple[int, Any]:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=SECONDS)
+            self._connections.append(self._local.connection)
+        text = None if body is None else json.dumps(body)
+        self._local.connection.request(method, f"{FOLDER}/{path}", text, {"Content-Type": media})
+        with self._local.connection.getresponse() as answer:
+            return answer.status, json.loads(answer.read())
+
+
+class Ours:
+    """A node of ours, with its journal."""
+
+    def __init__(self, name: str, folder: Path, document: dict[str, Any]) -> None:
+        self.name = name
+        (folder / "run").mkdir(parents=True, mode=0o700)
+        journal = Journal(str(folder / "journal"), str(folder / "run"))
+        self.store = Journaled(journal, name, NETWORK, document, opened_kubernetes, seconds=SECONDS)
+
+    def add(self, pod: str, container: str) -> list[Address]:
+        return [claim.address for claim in self.store.allocate(_owner(pod, container), ((V4,), (V6,)), (None, None))]
+
+    def delete(self, container: str) -> None:
+        self.store.release(_owner("", container))
+
+
+class Held:
+    """Which pod uses which address."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.pods: dict[Address, str] = {}
+
+    def got(self, addresses: list[Address], pod: str) -> None:
+        with self._lock:
+            for address in addresses:
+                assert self.pods.get(address) is None, f"{address} of {self.pods[address]} was leased to {pod}, too"
+                self.pods[address] = pod
+
+    def gives_back(self, addresses: list[Address]) -> None:
+        with self._lock:
+            for address in addresses:
+                del self.pods[address]
+
+
+class World:
+    def __init__(self, api: ApiServer, folder: Path) -> None:
+        self.api = api
+        self.held = Held()
+        self.late: queue.Queue[tuple[Any, str, str]] = queue.Queue()
+        # Whereabouts' DEL removes the reservation by its name, whoever relies on it: so its DEL of a pod and the next ADD of
+        # the pod must not meet.
+        self.locks = {
+            f"default/sts{worker}-{pod}": threading.Lock() for worker in range(WORKERS) for pod in range(PODS)
+        }
+        kubeconfig = str(api.kubeconfig(folder / "kubeconfig"))
+        self.document = whereabouts.document(
+            Place(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
+        )
+        self.wide = whereabouts.document(Place(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(WIDE,)])))
+        lease = threading.Lock()
+        self.ours = [Ours(f"n{number}", folder / f"n{number}", self.document) for number in range(3)]
+        self.theirs = [Whereabouts(api, lease) for _ in range(2)]
+        self.nodes = [*self.ours, *self.theirs]
+
+    def run_pods(self, worker: int) -> dict[str, tuple[Any, str, list[Address]]]:
+        """Starts, restarts, moves and stops the pods of a worker. Returns what runs: node, container and addresses."""
+        chance = random.Random(worker)
+        running: dict[str, tuple[Any, str, list[Address]]] = {}
+        for turn in range(TURNS):
+            pod, container = f"default/sts{worker}-{chance.randrange(PODS)}", f"c{worker}-{turn}"
+            node, container_before, addresses = running.pop(pod, (None, "", []))
+            if node is not None and chance.random() < 0.5:
+                # The sandbox is gone, and its DEL comes when it comes: another one, here or elsewhere, has the address.
+                later = chance.choice(self.nodes)
+                assert self.added(later, pod, container) == addresses, "a pod did not keep its address"
+                # Not before: it would free what the pod does not use in between.
+                self.late.put((node, container_before, pod))
+                node = later
+                running[pod] = node, container, addresses
+            elif node is not None:
+                self.held.gives_back(addresses)
+                if chance.random() < 0.8:
+                    node.delete(container_before)
+                else:
+                    self.late.put((node, container_before, pod))
+            else:
+                node = chance.choice(self.nodes)
+                addresses = self.added(node, pod, container)
+                self.held.got(addresses, pod)
+                running[pod] = node, container, addresses
+            if chance.random() < 0.4:
+                self.end_one()
+        return running
+
+    def end_one(self) -> bool:
+        """A late DEL, if one is due; it may come twice."""
+        try:
+            node, container, pod = self.late.get_nowait()
+        except queue.Empty:
+            return False
+        with self.locks[pod] if isinstance(node, Whereabouts) else contextlib.nullcontext():
+            node.delete(container)
+            node.delete(container)
+        return True
+
+    def added(self, node: Any, pod: str, container: str) -> list[Address]:
+        with self.locks[pod]:
+            addresses: list[Address] = node.add(pod, container)
+            return addresses
+
+    def run_others(self, worker: int) -> None:
+        """Pods of the network with the wide pool: what they get nobody else has."""
+        chance = random.Random(f"wide {worker}")
+        cluster = open_kubernetes(self.wide, NETWORK, SECONDS, ACCESS)
+        for turn in range(TURNS):
+            whose = _owner(f"default/wide{worker}-{turn}", f"w{worker}-{turn}")
+            address = WIDE.address(WIDE.subnet.number + chance.randrange(1, 20))
+            claim = Claim(range=WIDE, address=address)
+            if cluster.take((claim,), whose):
+                continue
+            self.held.got([address], whose.pod)
+            self.held.gives_back([address])
+            cluster.give_back((claim,), whose)
+        cluster.close()
+
+    def believed(self) -> dict[str, str]:
+        """Address -> pod, by the pools."""
+        found = {}
+        for one in (V4, V6, WIDE):
+            pool = self.api.resources.get(POOLS, SPACE, _pool_name(one))
+            for key, entry in pool["spec"]["allocations"].items():
+                found[str(one.address(one.subnet.number + int(key)))] = entry["podref"]
+        return found
+
+
+def test_pods_that_move_keep_their_addresses_nobody_gets_them_and_nothing_leaks(tmp_path):
+    with ApiServer(secure=False) as api:
+        api.rights = RIGHTS | {("get", "pods")}
+        world = World(api, tmp_path)
+        with ThreadPoolExecutor(WORKERS + 2) as pool:
+            calls = [pool.submit(world.run_pods, worker) for worker in range(WORKERS)]
+            others = [pool.submit(world.run_others, worker) for worker in range(2)]
+            running = {pod: what for call in calls for pod, what in call.result(SECONDS * 10).items()}
+            for call in others:
+                call.result(SECONDS * 10)
+        forget_half_of_the_late_ones(world)
+        for one in world.theirs:
+            one.close()
+        # The last one was installed anew: no journal tells of what it had.
+        for node in world.ours[:-1]:
+            node.store.gc({(container, "net1") for where, container, _ in running.values() if where is node})
+        tell_of(api, running)
+        reconciled(world, tmp_path)
+        expected = {str(address): pod for pod, (_, _, addresses) in running.items() for address in addresses}
+        assert world.believed() == expected == {str(key): pod for key, pod in world.held.pods.items()}
+        names = sorted(whereabouts.reservation_name(parse(text, ""), "") for text in expected)
+        assert api.resources.names(RESERVATIONS, SPACE) == names
+        assert expected
+
+
+def forget_half_of_the_late_ones(world: World) -> None:
+    """Their DELs never come."""
+    while True:
+        try:
+            world.late.get_nowait()
+        except queue.Empty:
+            return
+        if not world.end_one():
+            return
+
+
+def tell_of(api: ApiServer, running: dict[str, tuple[Any, str, list[Address]]]) -> None:
+    """What Multus notes at the pods that run; the others do not exist."""
+    for pod, (_, _, addresses) in running.items():
+        status = [{"name": "default/net", "interface": "net1", "ips": [str(one) for one in addresses]}]
+        annotations = {"k8s.v1.cni.cncf.io/network-status": json.dumps(status)}
+        api.add_pod("default", pod.partition("/")[2], uid=_uid(pod), annotations=annotations)
+
+
+def reconciled(world: World, folder: Path) -> None:
+    """By a node that had none of these pods."""
+    folders = Folders(state=str(folder / "state"), run=str(folder / "run"), policy=POLICY)
+    network = Network(name=NETWORK, backend="kubernetes", document={**world.document, "node": "x"}, shared=NETWORK)
+    nobody = Sandboxes(attached={}, places={})
+    found = Reconciliation(folders, [network], lambda: nobody, grace=0.0, seconds=SECONDS)
+    for _ in found.free(found.look().lost):
+        pass
+
+
+def _owner(pod: str, container: str) -> Owner:
+    return Owner(network=NETWORK, container_id=container, ifname="net1", pod=pod, pod_uid=_uid(pod) if pod else "")
+
+
+def _uid(pod: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, pod))
+
+
+_pool_name = partial(lambda one: whereabouts.pool_name(whereabouts.subnet(one), ""))
