@@ -11,6 +11,10 @@ import errno
 import os
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
@@ -48,20 +52,34 @@ class _Syscall(_ctypes.CFuncPtr):
     _restype_ = _Long
 
 
-def bind(directory: int, target: int) -> None:
-    """Mounts the directory of the one descriptor on that of the other. Raises `OSError`.
+class Clone:
+    """A mount of the descriptor's directory that is nowhere yet. Raises `OSError`.
 
-    Symbolic links below the mount are not followed (ELOOP), nothing is executed, no device works. A call that is killed
-    before the last step leaves nothing: the clone lives as long as its descriptor. What is mounted below the directory
+    Symbolic links below it are not followed (ELOOP), nothing is executed, no device works. A call that is killed
+    before `attach` leaves nothing: the clone lives as long as its descriptor. What is mounted below the directory
     later is not mounted here too: links in it would be followed.
     """
-    tree = _syscall(_OPEN_TREE, directory, b"", _AT_EMPTY_PATH | _OPEN_TREE_CLONE | os.O_CLOEXEC)
-    try:
+
+    def __init__(self, directory: int) -> None:
+        self._fd = _syscall(_OPEN_TREE, directory, b"", _AT_EMPTY_PATH | _OPEN_TREE_CLONE | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self._fd)
+
+    def attach(self, target: int) -> None:
+        """Mounts it on the directory of the descriptor, which is in the mount namespace of this process by now."""
         attributes = struct.pack("=4Q", _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW, 0, _PRIVATE, 0)
-        _syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
-        _syscall(_MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
-    finally:
-        os.close(tree)
+        _syscall(_MOUNT_SETATTR, self._fd, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+        _syscall(_MOVE_MOUNT, self._fd, b"", target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def bind(directory: int, target: int) -> None:
+    """Mounts a `Clone` of the directory of the one descriptor on that of the other. Raises `OSError`."""
+    with Clone(directory) as tree:
+        tree.attach(target)
 
 
 def unmount(path: str) -> bool:
@@ -75,12 +93,12 @@ def unmount(path: str) -> bool:
     return True
 
 
-def open_in_root(root: int, path: str) -> int:
-    """A descriptor (O_PATH) of the folder that the path leads to for a process that has this root. Raises `OSError`.
+def open_in_root(root: int, path: str, flags: int = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) -> int:
+    """A descriptor of the folder that the path leads to for a process that has this root. Raises `OSError`.
 
     An absolute symlink below /proc/PID/root would lead an ordinary `open` back to our own root.
     """
-    how = struct.pack("=3Q", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    how = struct.pack("=3Q", flags, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     return _syscall(_OPENAT2, root, os.fsencode(path), how, len(how))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cni.errors import SocketDirUnfit
-from cni.host import mounts
+from cni.host import hostmounts, mounts
 from cni.host.files import glance, peek
 from cni.host.processes import pids
 
@@ -42,8 +42,12 @@ def require_seen(folder: str, remote: str) -> None:
 
 
 def identity(path: str) -> str:
-    """What a path leads to, and whether links are followed there: text that is equal for the same. Raises `OSError`."""
-    return described(os.stat(path), os.statvfs(path).f_flag)
+    """What a folder of ours has on it, and whether links are followed there: text that is equal for the same. Raises `OSError`."""
+    fd = hostmounts.opened(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return described(os.fstat(fd), os.fstatvfs(fd).f_flag)
+    finally:
+        os.close(fd)
 
 
 def described(stat: os.stat_result, flags: int) -> str:

@@ -14,7 +14,7 @@ import time
 
 from cni.attachments import RUN_DIRECTORY
 from cni.errors import InvalidConfig, SocketDirUnfit
-from cni.host import mounts
+from cni.host import hostmounts, mounts
 from cni.host.files import make_directory
 from cni.host.trusted import Closing, Roots
 from cni.rollback import on_failure, run_all
@@ -198,9 +198,9 @@ class Sockets:
         """
         if not self._is_trusted(os.path.dirname(folder)):
             return
-        if _is_mounted(folder):
+        if hostmounts.is_mounted(folder):
             names = _names_of(socket, file)
-            with _telling(folder, "remove the socket"), Closing(os.open(folder, _DIRECTORY)) as fd:
+            with _telling(folder, "remove the socket"), Closing(hostmounts.opened(folder, _DIRECTORY)) as fd:
                 for name, kind in names.items():
                     _unlinked(fd, name, kind)
             self._unmount(folder)
@@ -214,23 +214,25 @@ class Sockets:
         with (
             _telling(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
             on_failure(self._unmount, directory.mount),
-            Closing(os.open(directory.mount, _DIRECTORY)) as target,
         ):
-            mounts.bind(fd, target)
+            hostmounts.bind(fd, directory.mount)
 
     def _unmount(self, folder: str, *, keep: bool = False) -> None:
         with _telling(folder, "take off the mount"):
             for _ in range(_STACKED_MOUNTS):
-                if not _is_mounted(folder) or not mounts.unmount(folder):
+                if not hostmounts.is_mounted(folder) or not hostmounts.unmount(folder):
                     break
+            # A version that knew no other namespace than its own may have left one there.
+            if not hostmounts.is_mounted(folder) and _has_mount(folder):
+                mounts.unmount(folder)
         if not keep:
-            self._rmdir(folder)
+            self._rmdir(folder, lambda: hostmounts.remove(folder))
 
     def _reached(self, directory: SocketDirectory) -> int:
         """The directory, by the mount, which leads to it whatever the pod has renamed; else by its path."""
-        if directory.mount and _is_mounted(directory.mount):
+        if directory.mount and hostmounts.is_mounted(directory.mount):
             with _telling(directory.mount, "open it"):
-                return os.open(directory.mount, _DIRECTORY)
+                return hostmounts.opened(directory.mount, _DIRECTORY)
         return self._opened(directory)
 
     def _remove_made(self, directory: SocketDirectory) -> None:
@@ -246,12 +248,14 @@ class Sockets:
         except SocketDirUnfit:
             return False
         with Closing(parent):
-            return self._rmdir(directory.path, name=directory.below[-1], parent=parent, is_shared=is_shared)
+            return self._rmdir(
+                directory.path, lambda: os.rmdir(directory.below[-1], dir_fd=parent), is_shared=is_shared
+            )
 
-    def _rmdir(self, path: str, *, name: str = "", parent: int | None = None, is_shared: bool = False) -> bool:
-        """Removes a folder if it is there, and empty; by its name in the parent, if one is given. Whether it is gone."""
+    def _rmdir(self, path: str, remove: Callable[[], None], *, is_shared: bool = False) -> bool:
+        """Removes a folder if it is there, and empty. Whether it is gone."""
         try:
-            os.rmdir(name or path, dir_fd=parent)
+            remove()
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -428,11 +432,10 @@ def _files(fd: int) -> list[str]:
     return names
 
 
-def _is_mounted(folder: str) -> bool:
-    """Whether something is mounted on our folder: ours alone has this flag. The folder's parent is root's alone."""
+def _has_mount(folder: str) -> bool:
+    """Whether one of our mounts is on the folder in the plugin's own mount namespace."""
     try:
-        with Closing(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
-            return bool(os.fstatvfs(fd).f_flag & mounts.ST_NOSYMFOLLOW)
+        return bool(os.statvfs(folder).f_flag & mounts.ST_NOSYMFOLLOW)
     except OSError:
         return False
 
@@ -446,7 +449,7 @@ def _names(folder: str) -> list[str]:
 
 def _is_ours(folder: str) -> bool:
     """Whether it is one of our mounts, or a folder as we make them to mount on."""
-    if _is_mounted(folder):
+    if hostmounts.is_mounted(folder):
         return True
     try:
         status = os.lstat(folder)

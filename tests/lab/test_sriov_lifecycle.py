@@ -12,6 +12,7 @@ from tests.examples import EXAMPLES
 from tests.lab.attaching import changes, conf, netdev, udev, wait_for
 from tests.lab.snapshot import host_snapshot
 from tests.lab.topology import pfs
+from tests.layouts import DAEMON, below
 
 MAC = "02:00:00:00:0a:02"
 HOST_LOCAL = {"type": "host-local", "ranges": [[{"subnet": "10.56.2.0/24"}]]}
@@ -274,6 +275,24 @@ def test_gc_removes_what_the_runtime_does_not_know_and_nothing_else(lab):
 
 def test_status_succeeds_on_a_healthy_node(lab):
     lab.runtime.status({"cniVersion": "1.1.0", "name": "net", "type": "sriov"}).required()
+
+
+def test_below_multus_thick_daemon_a_pod_comes_and_goes_as_on_the_host(lab):
+    lab.vm.run("mount", "--make-rshared", "/")
+    daemon = lab.vm.start(*DAEMON)
+    try:
+        wait_for(lambda: lab.vm.run("test", "-s", "/run/thick.pid", check=False).rc == 0, "the daemon's start")
+        prefix = below(lab.vm.run("cat", "/run/thick.pid").out.strip())
+        vf = lab.vfs[0]
+        with lab.pod() as pod:
+            lab.runtime.add(conf(vf, **EVERYTHING), pod, prefix=prefix).required()
+            assert pod.link("net1")["address"] == MAC
+            lab.runtime.delete(conf(vf, **EVERYTHING), pod, prefix=prefix).required()
+            assert netdev(lab, vf) == vf.netdev
+    finally:
+        daemon.kill()
+        lab.vm.run("mount", "--make-rprivate", "/")
+        lab.vm.run("rm", "-f", "/run/thick.pid")
 
 
 def test_results_are_written_in_the_version_of_the_configuration(lab):

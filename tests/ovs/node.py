@@ -12,7 +12,7 @@ import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -74,10 +74,14 @@ class Pod(NamedTuple):
 
 
 class Node:
-    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1. It sees the node's mounts, or those of the tests."""
+    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1. It sees the node's mounts, or those of the tests.
 
-    def __init__(self, program: Program, *, dpdk: bool = True, sees_mounts: bool = True) -> None:
+    `init`: its processes have a PID 1 of their own, whose mounts containers get (HostToContainer), as on a host.
+    """
+
+    def __init__(self, program: Program, *, dpdk: bool = True, sees_mounts: bool = True, init: bool = False) -> None:
         self.program = program
+        self._init = init
         self._sees_mounts = sees_mounts
         self._dpdk = dpdk
         self._numbers = iter(range(1, 1 << 16))
@@ -86,14 +90,17 @@ class Node:
     def __enter__(self) -> Self:
         mounts = "; ".join(f"mkdir -p {path} && mount -t tmpfs -o mode=0755 tmpfs {path}" for path in OWN)
         script = f"{mounts}; mkdir -p /run/netns /run/lock; echo ready; exec sleep infinity"
-        self._holder = subprocess.Popen(
-            [*LEASH, "unshare", "-m", "--propagation", "private", "sh", "-ec", script], stdout=subprocess.PIPE
-        )
+        spaces = ["unshare", "-m", "--propagation", "private"]
+        if self._init:
+            spaces += ["--pid", "--fork", "--kill-child"]
+            script = f"mount --make-rshared /; mount -t proc proc /proc; {script}"
+        self._holder = subprocess.Popen([*LEASH, *spaces, "sh", "-ec", script], stdout=subprocess.PIPE)
         assert self._holder.stdout is not None
         with self._holder.stdout as ready:
             assert ready.readline() == b"ready\n"
-        self.within = ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--wdns=/")
-        self.root = f"/proc/{self._holder.pid}/root"
+        self._pid = child(self._holder.pid) if self._init else str(self._holder.pid)
+        self.within = ("nsenter", f"--target={self._pid}", "--mount", *["--pid"] * self._init, "--wdns=/")
+        self.root = f"/proc/{self._pid}/root"
         self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else ())
         self.daemon.__enter__()
         # Where configurations that name no database look for it.
@@ -127,6 +134,16 @@ class Node:
         )
         assert done.returncode == 0 or not check, f"{argv}: {done.stderr}"
         return done
+
+    @contextmanager
+    def running(self, *argv: str) -> Iterator[str]:
+        """A program in the node's mount namespace; the first line that it writes."""
+        with subprocess.Popen([*LEASH, *self.within, *argv], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout.readline().strip()
+            finally:
+                process.kill()
 
     def kubeconfig(self, path: os.PathLike[str]) -> str:
         """A kubeconfig of the tests, where networks of this node may name one."""
@@ -223,7 +240,7 @@ class Node:
     def files(self) -> dict[str, Any]:
         """Everything below the node's own folders, and its mounts."""
         found: dict[str, Any] = dict(entry for top in OWN for entry in _tree(self.root, top))
-        mounts = Path(f"/proc/{self._holder.pid}/mountinfo").read_text().splitlines()
+        mounts = Path(f"/proc/{self._pid}/mountinfo").read_text().splitlines()
         lines = [line.split() for line in mounts]
         found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
         # Folders that stay for the next pod: where records, sockets and short folders are kept.
@@ -268,6 +285,15 @@ class Node:
 
     def link_up(self, port: str) -> bool:
         return self.daemon.vsctl("get", "Interface", port, "link_state").strip('"') == "up"
+
+
+def child(parent: int) -> str:
+    """The only child of a process."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            if f"\nPPid:\t{parent}\n" in status.read_text():
+                return status.parent.name
+    raise AssertionError(f"process {parent} has no child")
 
 
 def _tree(root: str, top: str) -> Iterator[tuple[str, list[Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.program import from_bundle
+from tests.layouts import DAEMON, THICK, below
 from tests.ovs.node import KUBELET, Node, changes
 
 UNPRIVILEGED = "4242"
@@ -106,6 +107,22 @@ def test_a_vswitch_that_does_not_see_the_mount_is_told_of_and_nothing_stays():
         assert "ovs-vswitchd does not see /run/barewire/vhost/" in refused.document["msg"]
         assert "mountPropagation" in refused.document["details"]
         assert changes(before, node.snapshot()) == []
+
+
+def test_below_multus_thick_daemon_a_pod_comes_and_goes_as_on_the_host():
+    with Node(from_bundle("userspace"), init=True) as node:
+        node.run("mkdir", "-p", "/run/k8s.cni.cncf.io")
+        with node.running(*DAEMON) as daemon:
+            pod, before = node.pod("shared-dir"), node.snapshot()
+            ranges = [[{"subnet": "10.57.0.0/24"}]]
+            conf = node.conf(cniVersion="1.0.0", ipam={"type": "host-local", "ranges": ranges})
+            conf["prevResult"] = node.call("ADD", conf, pod, "net1", *below(daemon)).required().document
+            node.bind(socket_of(conf["prevResult"]))
+            # A daemon that was started again, and the host's own programs, see the same.
+            for prefix in (below(daemon), THICK, ()):
+                node.call("CHECK", conf, pod, "net1", *prefix).required()
+            node.call("DEL", conf, pod, "net1", *below(daemon)).required()
+            assert changes(before, node.snapshot()) == []
 
 
 def test_the_pods_own_directory_is_given_to_the_vswitch_only_when_that_is_allowed(node):

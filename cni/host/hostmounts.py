@@ -1,0 +1,144 @@
+"""Mounts that other processes of the host are to see: they are made where PID 1 has its mounts.
+
+A plugin can run in a mount namespace of its own, as below Multus' thick daemon, which starts plugins in a chroot in its
+container: mounts come from the host into such a namespace, and never go out of it. So they are made, looked at and taken off
+in the mount namespace of PID 1, if the folder to mount on is the same directory there. Else our own namespace is the one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni.host import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+_HOST = "1"
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_CLONE_NEWNS = 0x20000
+
+
+def bind(directory: int, folder: str) -> None:
+    """Mounts the directory of the descriptor on the folder; see `mounts.bind`. Raises `OSError`."""
+    target = opened(folder, _FOLDER)
+    try:
+        # The clone is made of our own mount: in a namespace a kubelet's tmpfs can be seen that PID 1 does not see.
+        with mounts.Clone(directory) as tree, _Host(folder):
+            tree.attach(target)
+    finally:
+        os.close(target)
+
+
+def unmount(folder: str) -> bool:
+    """Takes the uppermost mount off the folder; see `mounts.unmount`. Raises `OSError`."""
+    with _Host(folder):
+        return mounts.unmount(folder)
+
+
+def remove(folder: str) -> None:
+    """Removes the folder, on which nothing of ours is mounted any more. Raises `OSError`.
+
+    A container that has a mount of its /run without propagation has kept a copy of ours. In its namespace that would be a
+    reason to refuse (EBUSY); from PID 1's the copy goes with the folder.
+    """
+    with _Host(folder):
+        os.rmdir(folder)
+
+
+def is_mounted(folder: str) -> bool:
+    """Whether one of our mounts is on the folder: ours alone follow no symlinks. The folder's parent is root's alone."""
+    try:
+        fd = opened(folder, _FOLDER)
+    except OSError:
+        return False
+    try:
+        return bool(os.fstatvfs(fd).f_flag & mounts.ST_NOSYMFOLLOW)
+    finally:
+        os.close(fd)
+
+
+def opened(folder: str, flags: int) -> int:
+    """A descriptor of the folder, or of what is mounted on it; a symbolic link in its place is not followed. Raises `OSError`."""
+    flags |= os.O_NOFOLLOW
+    if not _is_elsewhere(folder):
+        return os.open(folder, flags)
+    root = os.open(f"/proc/{_HOST}/root", _FOLDER)
+    try:
+        return mounts.open_in_root(root, folder, flags)
+    finally:
+        os.close(root)
+
+
+class _Host:
+    """Inside it, this process is in the namespace in which the folder is mounted on. Raises `OSError`.
+
+    Descriptors stay what they are; paths are those of PID 1.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._kept: list[int] = []
+
+    def __enter__(self) -> Self:
+        if _is_elsewhere(self._folder):
+            try:
+                for path, flags in (("/proc/self/ns/mnt", os.O_RDONLY), ("/", os.O_PATH), (".", os.O_PATH)):
+                    self._kept.append(os.open(path, flags | os.O_CLOEXEC))
+                _enter(f"/proc/{_HOST}/ns/mnt")
+            except OSError:
+                self._close()
+                raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Raises `OSError`; nothing that follows can be right then, for this process."""
+        if not self._kept:
+            return
+        namespace, root, current = self._kept
+        try:
+            mounts.call("setns", namespace, _CLONE_NEWNS)
+            # The kernel has put us into the namespace's own root, which a chroot is not.
+            os.fchdir(root)
+            os.chroot(".")
+            os.fchdir(current)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        while self._kept:
+            os.close(self._kept.pop())
+
+
+def _enter(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mounts.call("setns", fd, _CLONE_NEWNS)
+    finally:
+        os.close(fd)
+
+
+def _is_elsewhere(folder: str) -> bool:
+    """Whether PID 1 has another mount namespace than we, with the same directory to make the folder in.
+
+    Not the folder itself: a mount on it is seen on one side only, perhaps. Where PID 1 may not be looked at, it is our own.
+    """
+    try:
+        if os.readlink(f"/proc/{_HOST}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+            return False
+        root = os.open(f"/proc/{_HOST}/root", _FOLDER)
+    except OSError:
+        return False
+    try:
+        parent = mounts.open_in_root(root, os.path.dirname(folder), _FOLDER)
+    except OSError:
+        return False
+    finally:
+        os.close(root)
+    try:
+        return os.path.samestat(os.fstat(parent), os.stat(os.path.dirname(folder)))
+    except OSError:
+        return False
+    finally:
+        os.close(parent)
