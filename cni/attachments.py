@@ -7,7 +7,8 @@ earlier ones left has been put away.
 
 `<state>/<network>/<container ID>:<ifname>.json` is the record. `<state>/.devices/<device>` links to the record that
 owns the device, `<state>/.pending/<network>:<container ID>:<ifname>` to a record whose removal could not finish.
-Both are found by one look, without reading records; the record is the truth, a link that leads nowhere says nothing.
+Both are found by one look, without reading records; the record is the truth, a link that leads nowhere says nothing. Names
+that are too long for a file are shortened (`cni.names.file_name`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cni.host.files import (
     require_private,
     write_file,
 )
-from cni.names import is_identifier
+from cni.names import is_network_folder
 from cni.record import DEVICE, DamagedRecord, Key, Record, decode
 from cni.rollback import on_failure
 from cni.value import Value
@@ -265,7 +266,7 @@ class Attachments:
 
     def networks(self) -> list[str]:
         """The names of all networks that have had records."""
-        return [name for name in folders.keys(self._state) if is_identifier(name)]
+        return [name for name in folders.keys(self._state) if is_network_folder(name)]
 
     def of_network(self, network: str) -> list[Record]:
         """The readable records of one network."""
@@ -325,8 +326,9 @@ class Attachments:
             return None if content is None else decode(content, path)
         except DamagedRecord as error:
             # What it told is lost; its attachment is treated as one without a record, by the device's own mark.
-            if folders.set_aside(path):
-                self._warn(f"{error}; kept as {path}{folders.DAMAGED}")
+            kept = folders.set_aside(path)
+            if kept:
+                self._warn(f"{error}; kept as {kept}")
             return None
 
     def _is_ours(self, path: str) -> bool:
@@ -343,7 +345,7 @@ class Attachments:
             remove_file(link)
 
     def _path(self, key: Key) -> str:
-        return f"{self._state}/{component(key.network)}/{component(_file_name(key))}"
+        return f"{self._state}/{component(key.network)}/{component(_stem(key), folders.DOCUMENT)}"
 
     def _device_link(self, device: str) -> str:
         return f"{self._state}/.devices/{component(device)}"
@@ -425,13 +427,13 @@ def _link(target: str, path: str) -> None:
         ) from error
 
 
-def _file_name(key: Key) -> str:
-    return f"{key.container_id}:{key.ifname}.json"
+def _stem(key: Key) -> str:
+    return f"{key.container_id}:{key.ifname}"
 
 
 def _target(key: Key) -> str:
     """Where a link beside the networks' folders leads to."""
-    return f"../{component(key.network)}/{component(_file_name(key))}"
+    return f"../{component(key.network)}/{component(_stem(key), folders.DOCUMENT)}"
 
 
 def _flat(key: Key) -> str:

@@ -3,6 +3,7 @@
 `<folder>/<network>/<container ID>:<interface>.json` is the entry. `<folder>/.tombstones/<network>:<container ID>:<interface>`
 marks one that is to be freed, so that any later call finds it by one look; the entry is the truth. The time of the mark
 is that of the last try, and the time of such an entry that of the first one.
+Where one of these names is too long it is shortened (`cni.names.file_name`), and the content of a mark tells the owner.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cni.host.files import (
     require_private,
     write_file,
 )
-from cni.names import attachment_fault, is_identifier
+from cni.names import attachment_fault, is_network_folder, is_shortened
 from ipam.journal_entry import TOMBSTONE, decode
 from ipam.store import Owner
 
@@ -101,7 +102,7 @@ class Journal:
         """Keeps it as a tombstone. The mark is first: one too many does no harm, one missing would hide the entry."""
         mark = self._mark(entry.owner)
         make_directory(os.path.dirname(mark))
-        write_file(mark, b"")
+        write_file(mark, _flat(entry.owner).encode() if is_shortened(os.path.basename(mark)) else b"")
         buried = entry.replace(phase=TOMBSTONE)
         if self.find(entry.owner) != buried:
             self.save(buried)
@@ -134,8 +135,17 @@ class Journal:
         folder = f"{self.folder}/.tombstones"
         marks = [(folders.changed(f"{folder}/{name}"), name) for name in folders.keys(folder)]
         # What names nobody is not ours, or what an older version left under a temporary name.
-        owners = ((tried, _owner(name)) for tried, name in sorted(marks))
+        owners = ((tried, _owner(self._told(name))) for tried, name in sorted(marks))
         return [(tried, owner) for tried, owner in owners if owner is not None]
+
+    def _told(self, mark: str) -> str:
+        """What a mark's name says, or its content where the name is a shortened one."""
+        if not is_shortened(mark):
+            return mark
+        try:
+            return (read_file(f"{self.folder}/.tombstones/{mark}") or b"").decode(errors="replace")
+        except IoFailure:
+            return ""
 
     def of_network(self, network: str) -> list[Entry]:
         """All readable entries of a network."""
@@ -145,7 +155,7 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """All readable entries."""
-        networks = [name for name in folders.keys(self.folder) if is_identifier(name)]
+        networks = [name for name in folders.keys(self.folder) if is_network_folder(name)]
         return [entry for name in networks for entry in self.of_network(name)]
 
     def sweep(self, network: str) -> None:
@@ -175,8 +185,9 @@ class Journal:
             return None if content is None else decode(content)
         except ValueError as error:
             # What it told is lost. Its addresses stay with their owner until a GC finds them in the cluster.
-            if folders.set_aside(path):
-                self.warn(f"{path}: {error}; kept as {path}{folders.DAMAGED}")
+            kept = folders.set_aside(path)
+            if kept:
+                self.warn(f"{path}: {error}; kept as {kept}")
             return None
 
     def _path(self, owner: Owner) -> str:
@@ -188,7 +199,7 @@ class Journal:
 
 def path_in(folder: str, owner: Owner) -> str:
     """The file of an owner's entry. Raises `IoFailure` for an owner who can have none."""
-    return f"{folder}/{component(owner.network)}/{component(f'{owner.container_id}:{owner.ifname}.json')}"
+    return f"{folder}/{component(owner.network)}/{component(f'{owner.container_id}:{owner.ifname}', folders.DOCUMENT)}"
 
 
 def known_machine(folder: str) -> str:

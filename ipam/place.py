@@ -5,6 +5,7 @@ from __future__ import annotations
 from cni.cniargs import cni_arguments
 from cni.conf import canonical
 from cni.errors import CniError
+from cni.names import file_name
 from cni.paths import is_plain_path
 from cni.value import Value
 from ipam.store import Owner
@@ -100,7 +101,7 @@ def place(request: Request, defaults: Defaults = NONE) -> Place:
     return Place(
         backend=str(backend),
         network=request.network,
-        directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{request.network}",
+        directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{file_name(request.network)}",
         shared=shared or request.network,
         document=None if defaults.problems(own) else _document(str(backend), request, told),
         node=_text(told, "nodeName"),

@@ -27,27 +27,16 @@ class Owner(Value):
     pod_uid: str = ""
 
 
-MOST_BYTES = 240
-"""Of an owner's names together: a file is called by them. A file system takes 255, and a temporary name is longer."""
-
-
 def owner_fault(owner: Owner) -> str:
     """Why nobody can be the owner, whoever says so; empty when its names are such that a runtime can have given them."""
-    names = (owner.network, owner.container_id, owner.ifname)
-    fault = attachment_fault(*names)
-    return fault or _length_fault(names)
+    return attachment_fault(owner.network, owner.container_id, owner.ifname)
 
 
 def holder_fault(container_id: object, ifname: object) -> str:
     """The same where the interface may be unknown, as in what older programs wrote."""
     if ifname == "":
         return "" if is_identifier(container_id) else f"{shown(container_id)} is no container ID"
-    return attachment_fault("any", container_id, ifname) or _length_fault((container_id, ifname))
-
-
-def _length_fault(names: tuple[object, ...]) -> str:
-    text = ":".join(map(str, names))
-    return f"{shown(text)} is longer than a file's name" if len(text.encode()) > MOST_BYTES else ""
+    return attachment_fault("any", container_id, ifname)
 
 
 class Claim(Value):

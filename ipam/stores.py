@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cni.errors import InvalidConfig
+from cni.host.files import component
 from ipam.place import DATA_DIRECTORY, LOCAL
 from ipam.policy import Policy
 
@@ -72,7 +73,7 @@ class Stores:
         found = self._known_local(place)
         if place.backend != LOCAL:
             return [*found, self._journaled(place)]
-        if os.path.isdir(f"{self._folder}/{place.network}"):
+        if os.path.isdir(f"{self._folder}/{component(place.network)}"):
             found.append(self._journaled(place))
         return found
 
@@ -97,7 +98,7 @@ class Stores:
     def _occupied(self, place: Place, directory: str) -> FindOccupied | None:
         """Where the network's leases were before they were in this directory; None where there is nothing of it."""
         others = tuple(one for one in self._directories(place) if one != directory)
-        if not others and not os.path.isdir(f"{self._folder}/{place.network}"):
+        if not others and not os.path.isdir(f"{self._folder}/{component(place.network)}"):
             return None
         from ipam.occupied import Occupied  # noqa: PLC0415 - hardly any node has had another backend
 
@@ -105,7 +106,7 @@ class Stores:
 
     def _directories(self, place: Place) -> tuple[str, ...]:
         """Those of host-local's that can have leases of the network."""
-        found = dict.fromkeys((place.directory, f"{DATA_DIRECTORY}/{place.network}"))
+        found = dict.fromkeys((place.directory, f"{DATA_DIRECTORY}/{component(place.network)}"))
         return tuple(one for one in found if os.path.isdir(one))
 
     def _journaled(self, place: Place) -> Store:

@@ -10,7 +10,7 @@ import time
 
 from cni.errors import IoFailure, TryAgainLater
 from cni.host.folders import temporary
-from cni.names import is_file_name
+from cni.names import file_name, is_file_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ LARGEST = 64 << 20
 _LONGEST_PAUSE = 0.02
 
 
-def component(name: str) -> str:
-    """The name, if in a path it can only mean something inside its folder. Raises `IoFailure`.
+def component(name: str, end: str = "") -> str:
+    """The name with its ending, if in a path it can only mean something inside its folder; see `file_name`. Raises `IoFailure`.
 
     Whoever makes a path of a name calls this, also where the name has been judged already: root acts on the path.
     """
     if not is_file_name(name):
         raise IoFailure(f"{name!a} is no file's name", hint="it comes from a damaged record, or from another program")
-    return name
+    return file_name(name, end)
 
 
 def make_directory(path: str) -> None:

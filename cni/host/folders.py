@@ -2,7 +2,8 @@
 
 A key is the name of a file that stays. It is made of the names of networks, containers, interfaces and devices, so it
 never begins with a dot; an interface's name, which can be the last part of it, may end in anything, `.tmp` included. A
-temporary name is `.<name>.<process>.tmp`, which no key can be. Older versions wrote `<name>.<process>.tmp`.
+temporary name is `.<name>.<process>.tmp`, which no key can be. Older versions wrote `<name>.<process>.tmp`. A name that gets
+too long in any of these ways is shortened to a hash.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from __future__ import annotations
 import os
 
 from cni.errors import IoFailure
+from cni.names import LONGEST, file_name
 
 SUFFIX = ".tmp"
 DAMAGED = ".damaged"
 DOCUMENT = ".json"
 
 
+_TEMPORARY = LONGEST - len(f"..4194304{SUFFIX}")
+"""Bytes of the name in a temporary name; no process has a larger number."""
+
+
 def temporary(path: str) -> str:
     """Where this process writes what is to become the file at `path`."""
     folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}.{name}.{os.getpid()}{SUFFIX}"
+    return f"{folder}{slash}.{file_name(name, longest=_TEMPORARY)}.{os.getpid()}{SUFFIX}"
 
 
 def entries(folder: str) -> list[str]:
@@ -61,8 +67,9 @@ def sweep(folder: str, *, plain: bool = False) -> None:
 def sweep_of(path: str) -> None:
     """Removes what killed processes left of writing the file at `path`, whoever else has files there. Raises `IoFailure`."""
     folder, _, name = path.rpartition("/")
+    names = (name, f".{file_name(name, longest=_TEMPORARY)}")
     for entry in entries(folder):
-        if _process(entry) and entry.rpartition(".")[0].rpartition(".")[0] in (name, f".{name}"):
+        if _process(entry) and entry.rpartition(".")[0].rpartition(".")[0] in names:
             _unlink(f"{folder}/{entry}")
 
 
@@ -74,15 +81,20 @@ def changed(path: str) -> float:
         return 0.0
 
 
-def set_aside(path: str) -> bool:
-    """Keeps a damaged file under another name. False when it is gone: another call was faster. Raises `IoFailure`."""
+def set_aside(path: str) -> str:
+    """Keeps a damaged file under another name, and returns where. Empty when it is gone: another call was faster.
+
+    Raises `IoFailure`.
+    """
+    folder, slash, name = path.rpartition("/")
+    kept = f"{folder}{slash}{file_name(name, DAMAGED)}"
     try:
-        os.replace(path, f"{path}{DAMAGED}")
+        os.replace(path, kept)
     except FileNotFoundError:
-        return False
+        return ""
     except OSError as error:
         raise IoFailure(f"cannot rename {path}: {os.strerror(error.errno or 0)}") from error
-    return True
+    return kept
 
 
 def _process(name: str) -> str:

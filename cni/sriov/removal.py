@@ -7,6 +7,7 @@ import time
 from cni import removal
 from cni.errors import DeviceBusy
 from cni.host.netns import Optional
+from cni.pci import parse
 from cni.record import DEVICE
 from cni.rollback import bound, run_all
 from cni.sriov import model, repair
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni.attachments import Attachments, Mark
+    from cni.host.netlink import Link
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.pci import PciAddress
@@ -130,7 +132,12 @@ class Removal(removal.Removal):
 
         A pod with CAP_NET_ADMIN can write a mark, and a device that another plugin gave it comes home with that.
         """
-        run_all(*[bound(self.clean_if_orphaned, device) for device in repair.orphans(self._kernel, network)])
+        links = repair.marked_links(self._kernel, None)
+        devices = [parse(link.parent) for link in links if self._marked_key(link).network == network]
+        run_all(*[bound(self.clean_if_orphaned, device) for device in devices])
+
+    def _marked_key(self, link: Link) -> Key:
+        return repair.marked_key(link, self._attachments.marked(link.parent))
 
     def clean_if_orphaned(self, device: PciAddress) -> None:
         """Cleans a device that is home with a mark, if no record has it."""
@@ -208,7 +215,7 @@ class Removal(removal.Removal):
         with Optional(self._kernel.find_netns(path)) as netns:
             if netns is None:
                 return
-            keys = [repair.marked_key(link) for link in repair.marked_links(self._kernel, netns)]
+            keys = [self._marked_key(link) for link in repair.marked_links(self._kernel, netns)]
             for key in keys:
                 if key.network == network and (key.container_id, key.ifname) not in valid:
                     for device in repair.marked_devices(self._kernel, key, netns):

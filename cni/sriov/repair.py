@@ -50,11 +50,9 @@ def is_ours(key: Key, mark: Mark | None) -> bool:
     return mark is not None and mark.key == key
 
 
-def orphans(kernel: Kernel, network: str | None = None) -> list[PciAddress]:
-    """The devices on the host that carry the mark of an owner, in that network or in any."""
-    return [
-        pci.parse(link.parent) for link in marked_links(kernel, None) if network in (None, marked_key(link).network)
-    ]
+def orphans(kernel: Kernel) -> list[PciAddress]:
+    """The devices on the host that carry the mark of an owner."""
+    return [pci.parse(link.parent) for link in marked_links(kernel, None)]
 
 
 def marked_links(kernel: Kernel, netns: Netns | None) -> list[Link]:
@@ -62,8 +60,10 @@ def marked_links(kernel: Kernel, netns: Netns | None) -> list[Link]:
     return [link for link in kernel.everywhere(netns, model.MARK) if link.parent and _marked_for(link, link.parent)]
 
 
-def marked_key(link: Link) -> Key:
-    """Whose the mark of a marked link says that it is; names are cut where they were too long for an alias."""
+def marked_key(link: Link, mark: Mark | None) -> Key:
+    """Whose the mark of a marked link says that it is. `mark` is the one that we set: an alias has no place for long names."""
+    if mark is not None and model.names_owner(link.alias, mark.key):
+        return mark.key
     parts = model.marked(link.alias)
     names = (*(parts[2].split("/") if parts else ()), "", "", "")
     return Key(network=names[0], container_id=names[1], ifname=names[2])

@@ -10,6 +10,7 @@ from cni import deviceinfo
 from cni.attachments import Attachments
 from cni.errors import IoFailure
 from cni.host import files, folders
+from cni.names import is_identifier
 from cni.record import DEVICE, IPAM, Key, Record
 from ipam.known import Folders, attached, entries, records
 
@@ -118,3 +119,44 @@ def test_a_record_without_a_device_is_kept_and_forgotten_like_any_other(attachme
     attachments.forget(without)
     assert attachments.pending() == []
     assert attachments.of_network("net") == []
+
+
+LONGEST = "n" * 253
+CONTAINER = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("name", ["a", "x.json.damaged", "n" * 255])
+def test_what_fits_into_a_file_s_name_is_called_as_ever(name):
+    assert files.component(name) == name
+
+
+@pytest.mark.parametrize("end", ["", ".json"])
+def test_what_does_not_fit_is_called_by_a_name_of_its_own_that_no_network_and_no_container_can_have(end):
+    found = [files.component(f"{'n' * 254}{one}", end) for one in ("aa", "ab")]
+    assert len(set(found)) == 2
+    assert all(len(one) < 100 and one.endswith(end) and not is_identifier(one) for one in found)
+    assert [files.component(one) for one in found] == found
+
+
+def test_a_record_with_long_names_is_kept_pending_found_and_listed(attachments, tmp_path):
+    key = Key(network=LONGEST, container_id=CONTAINER, ifname="net1")
+    kept = record("net1", left=(IPAM,)).replace(key=key)
+    attachments.claim(kept)
+    attachments.keep_pending(kept)
+    assert [one.key for one in attachments.pending()] == [key]
+    assert attachments.networks() == [LONGEST]
+    with attachments.locked_record(kept):
+        assert attachments.find(key) is not None
+    attachments.forget(kept)
+    assert attachments.pending() == []
+    assert os.listdir(tmp_path / "state" / LONGEST) == []
+
+
+def test_a_damaged_file_of_the_longest_name_is_set_aside_and_one_is_written_in_its_place(tmp_path):
+    path = str(tmp_path / ("n" * 255))
+    files.write_file(path, b"old")
+    kept = folders.set_aside(path)
+    files.write_file(path, b"new")
+    assert files.read_file(path) == b"new"
+    assert files.read_file(kept) == b"old"
+    assert kept.endswith(".damaged")

@@ -51,6 +51,10 @@ def test_a_name_that_a_runtime_can_give_is_an_owners(ifname):
     assert owner_fault(Owner(network="net", container_id="0123abc", ifname=ifname)) == ""
 
 
+def test_text_that_no_file_can_have_is_no_interfaces_name():
+    assert not is_ifname("\ud800")
+
+
 def test_an_interface_may_be_unknown_where_older_programs_wrote():
     assert holder_fault("0123abc", "") == ""
     assert holder_fault("../x", "")
@@ -58,9 +62,9 @@ def test_an_interface_may_be_unknown_where_older_programs_wrote():
     assert owner_fault(Owner(network="net", container_id="0123abc", ifname=""))
 
 
-def test_an_owner_whose_names_are_longer_than_a_files_is_none():
-    assert owner_fault(Owner(network="net", container_id="a" * 240, ifname="net1"))
-    assert holder_fault("a" * 240, "net1")
+def test_an_owners_names_may_be_longer_than_a_files():
+    assert owner_fault(Owner(network="n" * 253, container_id="a" * 240, ifname="net1")) == ""
+    assert holder_fault("a" * 300, "net1") == ""
 
 
 @pytest.mark.parametrize("name", CLIMBING)
