@@ -9,7 +9,7 @@ from cni import deviceinfo
 from cni.attachments import Replay
 from cni.delegate import IpamCall
 from cni.errors import CniError, InvalidConfig, TryAgainLater
-from cni.record import IPAM
+from cni.record import DEVICE, IPAM
 from cni.rollback import bound, on_failure, run_all
 
 TYPE_CHECKING = False
@@ -76,13 +76,17 @@ class Removal(ABC):
         left: set[str] = set(record.left)
 
         def step(name: str, action: Callable[[], None]) -> None:
-            if name in left:
+            if name in left and not (name == IPAM and DEVICE in left and self.is_in_use(record)):
                 action()
                 left.discard(name)
 
         with on_failure(lambda: self._attachments.keep_pending(self.kept(record).replace(left=tuple(sorted(left))))):
             run_all(*[bound(step, name, action) for name, action in self.steps(record, deadline).items()])
         self._attachments.forget(record)
+
+    def is_in_use(self, record: Record) -> bool:
+        """Whether a pod may go on with a device that could not be taken from it, and so with its addresses."""
+        return self._is_inhabited(record)
 
     def remove_or_keep(self, record: Record) -> None:
         """Removes; what does not hold up the pod may stay pending, and later calls try again."""
@@ -97,9 +101,11 @@ class Removal(ABC):
 
     def is_alive(self, record: Record) -> bool:
         """Whether the attachment is still somebody's: of this boot, not being removed, its namespace inhabited."""
-        if record.removing or record.boot_id != self._attachments.boot_id:
-            return False
-        return self._namespaces.is_inhabited(record.netns, record.netns_identity)
+        return not record.removing and self._is_inhabited(record)
+
+    def _is_inhabited(self, record: Record) -> bool:
+        is_of_this_boot = record.boot_id == self._attachments.boot_id
+        return is_of_this_boot and self._namespaces.is_inhabited(record.netns, record.netns_identity)
 
     def collect_all(self, keys: Iterable[Key]) -> None:
         """Removes the attachments. What waits for a remote that has not answered meanwhile is kept pending without a wait."""

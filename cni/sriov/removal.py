@@ -44,6 +44,7 @@ class Removal(removal.Removal):
         self._untouched: set[Key] = set()
         self._handed_over: set[Key] = set()
         self._looked: dict[Key, str] = {}
+        self._at_home: set[Key] = set()
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         return {DEVICE: lambda: self._take_back(record, deadline), **super().steps(record, deadline)}
@@ -56,6 +57,9 @@ class Removal(removal.Removal):
     def holds_up(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""
         return DEVICE in record.left
+
+    def is_in_use(self, record: Record) -> bool:
+        return record.key not in self._at_home and super().is_in_use(record)
 
     def is_promise(self, record: Record, /) -> bool:
         """A repair's record does not have the addresses: a DEL of its attachment releases them by its configuration."""
@@ -99,14 +103,18 @@ class Removal(removal.Removal):
                 always=self._rebind,
                 later=deadline is not None and time.monotonic() > deadline - REBIND_SECONDS,
             )
-            detach(
-                self._kernel,
-                attachment,
-                netns,
-                self._log,
-                rules=rules,
-                looked=lambda instance: self._looked.update({record.key: instance}),
-            )
+            try:
+                detach(
+                    self._kernel,
+                    attachment,
+                    netns,
+                    self._log,
+                    rules=rules,
+                    looked=lambda instance: self._looked.update({record.key: instance}),
+                )
+            except DeviceNotClean:
+                self._at_home.add(record.key)
+                raise
 
     def _is_there(self, attachment: model.DeviceAttachment) -> bool:
         """Whether the host has the very device, and not another that was made at its address since."""

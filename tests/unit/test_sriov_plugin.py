@@ -54,6 +54,26 @@ def test_del_needs_no_configuration(node):
     node.assert_as_before()
 
 
+def test_addresses_stay_with_a_running_pod_whose_vf_could_not_be_taken_from_it(node):
+    node.add(ipam={"type": "fake"})
+    node.kernel.refuse_from(1)
+    with pytest.raises(TryAgainLater, match="not back on the host"):
+        node.delete()
+    assert node.ipam.leases != {}
+    node.kernel.refuse_nothing()
+    node.delete()
+    node.assert_as_before()
+
+
+def test_addresses_of_a_pod_that_is_gone_are_released_also_while_its_vf_cannot_be_reset(node):
+    node.add(ipam={"type": "fake"})
+    node.kernel.delete_netns("/run/netns/a")
+    node.kernel.refuse_from(1)
+    node.delete()
+    assert node.ipam.leases == {}
+    assert node.files() != []
+
+
 @pytest.mark.parametrize("netns", ["", "/run/netns/gone"])
 def test_del_works_with_the_namespace_gone(node, netns):
     node.add(**EVERYTHING)

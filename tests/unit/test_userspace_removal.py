@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cni.attachments import Attachments
+from cni.delegate import IpamCall
 from cni.errors import DeviceBusy, InvalidConfig, IoFailure, TryAgainLater
 from cni.node.node import NodeConf, SocketPolicy
-from cni.record import DEVICE, POD, Key, Record
+from cni.record import DEVICE, IPAM, POD, Key, Record
 from cni.request import Request
 from cni.tool.giving_up import give_up, key_of
 from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
@@ -52,6 +53,7 @@ class Host:
         self.silent: set[str] = set()
         self.asked: list[str] = []
         self.namespaces = Namespaces()
+        self.ipam = FakeIpam()
         self.attachments = self.opened()
         (folder / "sockets").mkdir()
 
@@ -74,7 +76,7 @@ class Host:
         sockets = Sockets(self.log)
         publisher = Publisher(sockets, lambda _kubeconfig, _seconds: None, self.log)  # type: ignore[arg-type,return-value]
         world = World(namespaces=self.namespaces, vswitch=self.vswitch, sockets=sockets, publisher=publisher)  # type: ignore[arg-type]
-        return Removal(world=world, attachments=self.attachments, ipam=FakeIpam(), log=self.log, present=present)
+        return Removal(world=world, attachments=self.attachments, ipam=self.ipam, log=self.log, present=present)
 
     def drain(self, present: str = "") -> list[str]:
         """Which databases a call asks on the side."""
@@ -184,6 +186,32 @@ def test_a_promise_whose_database_moved_is_kept_where_the_port_is_now(host):
     host.drain(NEW)
     assert host.left() == []
     assert host.vswitches[NEW].ports == {}
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_addresses_stay_with_a_running_pod_whose_port_could_not_be_taken_off(host, is_there):
+    host.silent.add(OLD)
+    call = IpamCall(
+        type="fake",
+        stdin=b"{}",
+        container_id="a",
+        netns="",
+        ifname="net1",
+        args="",
+        path=(),
+    )
+    record = host.attach("a", ipam=call.as_document(), left=(DEVICE, IPAM, POD))
+    host.ipam.leases["a", "net1"] = "10.0.0.2/24"
+    host.namespaces.inhabited = {record.netns} if is_there else set()
+    host.removal().remove_or_keep(record)
+    assert bool(host.ipam.leases) == is_there
+    host.namespaces.inhabited.clear()
+    host.drain()
+    assert host.ipam.leases == {}
+    assert host.left() == ["a"]
 
 
 # After a reboot
