@@ -20,6 +20,8 @@ def modern(named: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for key, reason in _IGNORED.items():
         if conf.pop(key, None) is not None:
             warnings.append(f"{key}: old key, ignored: {reason}")
+    if conf.get("deviceID") and conf.pop("vf", None) is not None:
+        warnings.append("vf: ignored, deviceID names the device")
     old_name = conf.pop("if0", None)
     if old_name:
         warnings.append("if0: old key, say master")

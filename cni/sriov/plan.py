@@ -55,6 +55,9 @@ def plan(
     userspace = gives_to_user_space(driver) if driver else device.userspace
     settings = wanted_settings(conf, mac if device.pf else None)
     _require_suitable(conf, device, settings)
+    if userspace and not conf.get("driver"):
+        # sriov-cni ignores mtu, so that pools of VFIO devices have networks with one.
+        conf = {**conf, "mtu": None}
     if userspace:
         _require_nothing_of_a_netdev(conf, device, mac)
     _require_trust(conf, device, settings)

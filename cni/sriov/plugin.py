@@ -161,6 +161,8 @@ class SriovPlugin(Lifecycle):
         hindrances = self._kernel.hindrances(device.address) if grouped else []
         in_use = device.userspace and self._kernel.in_use(device.address)
         attachment = plan.plan(key, conf, mac, device, uses, hindrances, in_use=in_use)
+        if conf.get("mtu") and attachment.mtu is None:
+            self._log.warning("mtu: ignored, the device is for user space; the program in the pod sets its own")
         if device.link is None:
             return attachment
         return attachment.replace(

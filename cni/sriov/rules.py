@@ -43,7 +43,7 @@ def _rates(conf: Mapping[str, Any]) -> list[Problem]:
 def _device(conf: Mapping[str, Any]) -> list[Problem]:
     pf = conf.get("master") or conf.get("if0")
     problems = [] if conf.get("deviceID") or pf else [("deviceID", "missing: name a VF, or its PF as master")]
-    if conf.get("vf") is not None and not pf:
+    if conf.get("vf") is not None and not pf and not conf.get("deviceID"):
         problems.append(("vf", "needs master"))
     return problems
 

@@ -62,7 +62,6 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"deviceID": 5}, "deviceID: 5 is not a string"),
     ({"deviceID": None}, "deviceID: missing: name a VF, or its PF as master"),
     ({"deviceID": ""}, "deviceID: missing: name a VF, or its PF as master"),
-    ({"vf": 0}, "vf: needs master"),
     ({"vf": -1, "master": "eth0"}, "vf: -1 is not in 0..65535"),
     ({"pfOnly": True, "vlan": 5}, "vlan: is for VFs, and with pfOnly there is none"),
     ({"pfOnly": True, "trust": "on"}, "trust: is for VFs, and with pfOnly there is none"),
@@ -120,6 +119,10 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "msg"), PROBLEMS)
 def test_a_problem_is_told_with_its_path(config, msg):
     assert refusal(**config) == msg
+
+
+def test_the_number_of_a_vf_needs_its_pf():
+    assert refusal(vf=0, deviceID=None) == "deviceID: missing: name a VF, or its PF as master; vf: needs master"
 
 
 def test_all_problems_are_told_at_once():

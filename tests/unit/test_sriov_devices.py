@@ -130,11 +130,27 @@ def test_a_vf_of_user_space_gets_its_settings_and_its_addresses_are_told_not_con
 
 @pytest.mark.parametrize("conf", [{"mtu": 1400}, {"promisc": "on", "trust": "on"}], ids=["mtu", "promisc"])
 def test_what_only_a_network_device_can_have_is_refused_for_user_space(node, conf):
-    user_space(node)
-    with pytest.raises(InvalidConfig, match="is for user space"):
-        node.add(**conf)
     with pytest.raises(InvalidConfig, match="is for user space"):
         node.add(device=VF1, driver="vfio-pci", **conf)
+    user_space(node)
+    with pytest.raises(InvalidConfig, match="is for user space"):
+        node.add(**{"promisc": "on", "trust": "on", **conf})
+    node.assert_as_before()
+
+
+@pytest.mark.parametrize(
+    ("conf", "warning"),
+    [
+        ({"mtu": 9000}, "mtu: ignored, the device is for user space"),
+        ({"vf": 5}, "vf: ignored, deviceID names the device"),
+    ],
+)
+def test_what_sriov_cni_ignores_is_ignored_with_a_warning(node, conf, warning):
+    user_space(node)
+    node.log = RecordingLog()
+    node.add(**conf)
+    assert warning in "\n".join(node.log.messages)
+    node.delete(**conf)
     node.assert_as_before()
 
 
