@@ -238,7 +238,7 @@ class Sockets:
     def _remove_made(self, directory: SocketDirectory) -> None:
         self._rmdir_below(directory)
         # A record can be damaged: only what is above the directory, and in its order.
-        for folder, above in zip(directory.parents, directory.above, strict=False):
+        for folder, above in zip(directory.parents, directory.above if directory.parents else (), strict=False):
             if folder != above or not self._rmdir_below(directory.replace(path=folder), is_shared=True):
                 break
 
