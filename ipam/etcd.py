@@ -13,6 +13,7 @@ from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
 from ipam.etcd_gateway import FOREIGN, Gateway, servers, to_base64
 from ipam.etcd_keys import Keys, found, number_of
 from ipam.etcd_walk import ALL_SECONDS, MOST_OF_NODE, MOST_OF_OWNER, walk
+from ipam.identity import UNKNOWN, Identity, Replaced
 from ipam.prefixes import problem_of
 from ipam.store import claim_on, ignore
 
@@ -39,6 +40,9 @@ NEAR, SAMPLES = 16, 12
 Mostly one is free, in a pool that is full of scattered leases, or of one block. They are few because etcd goes through
 all keys of a stretch, whatever limit is set, and each stretch costs a twentieth of a millisecond.
 """
+
+LONGEST_REVISION = 20
+"""Digits of a number of 64 bits."""
 
 PARTS = 64
 """Stretches that are counted in one transaction, and claims in one; etcd takes 128 steps."""
@@ -77,6 +81,24 @@ class Etcd:
         self._seconds = seconds
         self._seen: dict[Address, list[int]] = {}
         """For an address that was refused the numbers that were looked at, and were free."""
+        self._expected = UNKNOWN
+        self._witnessed = 0
+        """The revision of what was taken last."""
+
+    def expect(self, known: Identity) -> None:
+        """See `Cluster`."""
+        self._expected = known
+
+    def identity(self) -> Identity:
+        """See `Cluster`."""
+        return Identity(cluster=self._gateway.cluster_id, revision=self._witnessed)
+
+    def is_replaced(self, known: Identity, network: str) -> bool:
+        """See `Cluster`."""
+        if known == UNKNOWN:
+            return False
+        _done, answers = self._transaction([], [_get(self._keys.witness(network), keys_only=True)], [])
+        return self._is_other(known) or _revision(answers[0]) < known.revision
 
     def taken(self, one: Range) -> set[int] | None:
         """The numbers in use; None for a range with more than SMALL addresses."""
@@ -147,12 +169,17 @@ class Etcd:
         known: dict[Address, Found] = {}
         samples = [_samples(claim, SAMPLES // len(claims)) for claim in claims]
         looks = [step for claim, some in zip(claims, samples, strict=True) for step in self._look(claim, some)]
+        witness = self._keys.witness(owner.network)
+        note = {"request_put": {"key": to_base64(witness), "value": to_base64(b"{}")}}
         while time.monotonic() < deadline:
             done, answers = self._transaction(
-                [self._unchanged(claim.address, known) for claim in claims],
-                [step for claim in claims if claim.address not in known for step in self._puts(claim, owner)],
-                [_get(self._keys.ip(claim.address)) for claim in claims] + looks,
+                [self._unchanged(claim.address, known) for claim in claims] + self._unforgotten(witness),
+                [step for claim in claims if claim.address not in known for step in self._puts(claim, owner)] + [note],
+                [_get(self._keys.ip(claim.address)) for claim in claims] + looks + [_get(witness, keys_only=True)],
             )
+            self._witnessed = self._gateway.revision if done else _revision(answers[-1])
+            if self._is_other(self._expected) or self._witnessed < self._expected.revision:
+                raise Replaced("this etcd is another one than before, or was restored from a backup")
             if done:
                 return ()
             known = _by_address(answers[: len(claims)])
@@ -176,6 +203,14 @@ class Etcd:
     def _unchanged(self, address: Address, known: Mapping[Address, Found]) -> Step:
         key = self._keys.ip(address)
         return _compare(key, "MOD", known[address].revision) if address in known else _compare(key, "CREATE", "0")
+
+    def _unforgotten(self, witness: bytes) -> list[Step]:
+        """That etcd knows what this node took last: without it nothing is taken."""
+        least = self._expected.revision
+        return [_compare(witness, "MOD", str(least - 1), "GREATER")] if least else []
+
+    def _is_other(self, known: Identity) -> bool:
+        return bool(known.cluster) and self._gateway.cluster_id != known.cluster
 
     def _puts(self, claim: Claim, owner: Owner) -> Iterator[Step]:
         value = to_base64(self._keys.value(owner))
@@ -277,8 +312,14 @@ def _get(key: bytes, **how: Any) -> Step:
     return {"request_range": {"key": to_base64(key), **how}}
 
 
-def _compare(key: bytes, target: str, revision: str) -> Step:
-    return {"key": to_base64(key), "target": target, "result": "EQUAL", f"{target.lower()}_revision": revision}
+def _compare(key: bytes, target: str, revision: str, result: str = "EQUAL") -> Step:
+    return {"key": to_base64(key), "target": target, "result": result, f"{target.lower()}_revision": revision}
+
+
+def _revision(answer: Step) -> int:
+    """Of the key that was looked for; 0 where there is none."""
+    text = str(next((entry.get("mod_revision", "") for entry in answer.get("kvs", [])), ""))
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= LONGEST_REVISION else 0
 
 
 def _by_address(answers: list[Step]) -> dict[Address, Found]:

@@ -19,6 +19,7 @@ from cni.host.files import make_directory
 from cni.host.folders import changed
 from ipam.etcd import Etcd, keys_of
 from ipam.etcd_gateway import Gateway, servers, to_base64
+from ipam.identity import Replaced
 from ipam.journal_entry import TOMBSTONE
 
 TYPE_CHECKING = False
@@ -99,7 +100,11 @@ class LivingEtcd(Etcd):
         # Both within the bound of one call.
         with self._gateway.until(time.monotonic() + self._seconds):
             self._live()
-            return super().take(claims, owner)
+            try:
+                return super().take(claims, owner)
+            except Replaced:
+                _untouch(self._mark)  # The sign may be lost, too.
+                raise
 
     def of_node(self) -> Iterator[Lease]:
         with self._gateway.until(time.monotonic() + self._seconds):
@@ -133,6 +138,13 @@ class LivingEtcd(Etcd):
             sign = {"key": to_base64(sign_of(keys)), "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
             self._gateway.ask("/v3/kv/put", sign)
         _touch(self._mark)
+
+
+def _untouch(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return
 
 
 def _touch(path: str) -> None:

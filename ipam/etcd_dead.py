@@ -10,7 +10,7 @@ import time
 from cni.errors import TryAgainLater
 from ipam.etcd_alive import Alive, left, sign_of
 from ipam.etcd_gateway import to_base64
-from ipam.etcd_keys import found
+from ipam.etcd_keys import after, found
 from ipam.etcd_walk import ALL_SECONDS, MOST_OF_NODE, networks, walk
 
 TYPE_CHECKING = False
@@ -45,6 +45,8 @@ def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
             with gateway.until(latest):
                 _free(gateway, ours, some, min(seconds, latest - time.monotonic()))
             yield from some
+        with gateway.until(latest):
+            _forget(gateway, ours)
 
 
 def require_dead(gateway: Gateway, keys: Keys) -> None:
@@ -82,6 +84,12 @@ def _free(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> No
             return
         require_dead(gateway, keys)
     raise TryAgainLater("the addresses change hands all the time")
+
+
+def _forget(gateway: Gateway, keys: Keys) -> None:
+    """Removes the node's witnesses: should it come back, it takes again what its journal has."""
+    start = keys.witnesses()
+    gateway.ask("/v3/kv/deleterange", {"key": to_base64(start), "range_end": to_base64(after(start))})
 
 
 def _held(gateway: Gateway, keys: Keys, some: list[Lease]) -> list[Found]:

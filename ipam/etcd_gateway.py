@@ -38,6 +38,8 @@ class Gateway:
     def __init__(self, servers: tuple[Server, ...], seconds: float) -> None:
         self._connections = [Connection(server, 0.0, "etcd") for server in servers]
         self._seconds = seconds
+        self.cluster_id, self.revision = "", 0
+        """Of the last answer."""
         self.latest = float("inf")
         """When the call that asks must have ended, in monotonic seconds; see `until`."""
 
@@ -69,6 +71,7 @@ class Gateway:
                 else:
                     self._connections.remove(connection)
                     self._connections.insert(0, connection)
+                    self.cluster_id, self.revision = _header(answer)
                     return answer
             self._give_up(failures, time.monotonic() + pause >= deadline)
             time.sleep(pause)
@@ -148,6 +151,18 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
     if not _has_form(answer):
         raise NotAvailable(f"the {connection.server} does not answer as etcd's gateway does", hint=FOREIGN)
     return answer
+
+
+def _header(answer: dict[str, Any]) -> tuple[str, int]:
+    """The cluster's ID and revision; nothing in place of what is none."""
+    header = answer.get("header")
+    told = header if isinstance(header, dict) else {}
+    cluster, revision = str(told.get("cluster_id", "")), str(told.get("revision", ""))
+    return cluster if _is_number(cluster) else "", int(revision) if _is_number(revision) else 0
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 20
 
 
 def _has_form(answer: dict[str, Any]) -> bool:

@@ -35,6 +35,8 @@ class Keys(Value):
 
     `<prefix>/<network>/ip/<4|6><hex>` holds a lease; so does its index,
     `<prefix>/<network>/node/<node>/<container ID>/<interface>/<4|6><hex>`, from which nothing is decided but where to look.
+    `<prefix>/<network>/witness/<node>/<machine>/<network on the node>` is written with each lease: an etcd that has it in an older
+    revision than the node noted has been restored from a backup, or is another one.
     """
 
     prefix: str
@@ -57,6 +59,14 @@ class Keys(Value):
 
     def node_indexes(self) -> bytes:
         return f"{self.prefix}/{self.network}/node/{self.node}/".encode()
+
+    def witness(self, network: str) -> bytes:
+        return self.witnesses() + network.encode()
+
+    def witnesses(self) -> bytes:
+        """What the keys of the node's witnesses begin with, or where the machine is known, those of the machine."""
+        machine = f"{self.machine}/" if self.machine else ""
+        return f"{self.prefix}/{self.network}/witness/{self.node}/{machine}".encode()
 
     def value(self, owner: Owner) -> bytes:
         document = {

@@ -34,6 +34,7 @@ DUPLICATE = "duplicate"
 UNLEASED = "journal without lease"
 UNJOURNALED = "lease without journal"
 WAITING = "tombstone"
+REPLACED = "restored"
 UNREACHED = "not reached"
 DAMAGED = "damaged"
 FORMER = "former machine"
@@ -68,6 +69,8 @@ class Judgement:
     def findings(self) -> list[Finding]:
         found = [one for holding in self._inventory.holdings for one in self._of(holding)]
         found += self._duplicates()
+        # Last: what is repaired above is not looked at again.
+        found += [_replaced(one.network) for one in self._inventory.holdings if one.replaced]
         return found + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
 
     def _of(self, holding: Holding) -> Iterator[Finding]:
@@ -211,6 +214,11 @@ def path_of(folders: Folders, owner: Owner) -> str:
 def _leak(network: Network, owner: Owner, addresses: tuple[Address, ...], entry: Entry | None = None) -> Finding:
     text = f"{_owned(owner, addresses)} in {network}: nothing on this node uses it"
     return Finding(kind=LEAK, text=text, network=network, owner=owner, addresses=addresses, entry=entry)
+
+
+def _replaced(network: Network) -> Finding:
+    text = f"{network} was restored from a backup, or is another one than before: it has forgotten leases of this node"
+    return Finding(kind=REPLACED, text=text, network=network)
 
 
 def _waiting(entry: Entry, network: Network) -> Finding:

@@ -8,8 +8,10 @@ from cni.errors import CniError
 from cni.host.folders import changed
 from cni.value import Value
 from ipam.journal_entry import Entry
+from ipam.journal_files import known_machine
 from ipam.known import damaged_records, entries
 from ipam.local import Local
+from ipam.noted import noted
 from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster
 
 TYPE_CHECKING = False
@@ -19,16 +21,20 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.known import Folders, Network
     from ipam.ranges import Range
-    from ipam.store import Lease, Tell
+    from ipam.store import Lease
 
 
 class Holding(Value):
-    """The leases of one network in one place; `failure` says why they are not known, `damaged` what is no lease there."""
+    """The leases of one network in one place; `failure` says why they are not known, `damaged` what is no lease there.
+
+    `replaced`: the place has lost what this node took there, or is another one by the same name.
+    """
 
     network: Network
     leases: tuple[Lease, ...] = ()
     failure: str = ""
     damaged: tuple[str, ...] = ()
+    replaced: bool = False
 
     def of(self, container_id: str, ifname: str) -> tuple[Address, ...]:
         """What a container's interface has."""
@@ -80,15 +86,16 @@ def room(one: Range) -> int:
 def _holding(folders: Folders, network: Network, seconds: float) -> Holding:
     damaged: list[str] = []
     try:
-        leases = tuple(_leases(folders, network, seconds, damaged.append))
-        texts = tuple(text if network.document is None else f"{network}: {text}" for text in damaged)
-        return Holding(network=network, leases=leases, damaged=texts)
+        if network.document is None:
+            directory = folders.directory_of(network)
+            local = Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS))
+            return Holding(network=network, leases=tuple(local.leases(damaged.append)), damaged=tuple(damaged))
+        document = {**network.document, "machine": known_machine(folders.journal)}
+        cluster = open_cluster(document, network.shared, seconds, folders.policy)
+        leases = tuple(cluster.leases(network.shared, damaged.append))
+        known = noted(folders.journal, network.name, network.document, network.shared)
+        replaced = cluster.is_replaced(known, network.name)
+        texts = tuple(f"{network}: {text}" for text in damaged)
+        return Holding(network=network, leases=leases, damaged=texts, replaced=replaced)
     except CniError as error:
         return Holding(network=network, failure=": ".join(part for part in (error.msg, error.hint) if part))
-
-
-def _leases(folders: Folders, network: Network, seconds: float, damaged: Tell) -> Iterable[Lease]:
-    if network.document is None:
-        directory = folders.directory_of(network)
-        return Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS)).leases(damaged)
-    return open_cluster(network.document, network.shared, seconds, folders.policy).leases(network.shared, damaged)

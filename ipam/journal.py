@@ -20,8 +20,10 @@ from cni.errors import (
 )
 from cni.rollback import run_all
 from ipam.choice import Choice, fitting, has_room, seed_of
+from ipam.identity import UNKNOWN, Replaced
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.journal_files import Journal, name_of
+from ipam.noted import note, noted
 from ipam.occupied import Occupied
 from ipam.settling import DRAIN_SECONDS, Settling
 from ipam.store import claim_on, ignore, owner_fault
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.address import Address
+    from ipam.identity import Identity
     from ipam.ranges import RangeSet
+    from ipam.retaking import Retaking
     from ipam.settling import OpenCluster
     from ipam.store import Claim, Cluster, Lease, Owner, Tell
 
@@ -94,8 +98,9 @@ class Journaled:
             intent = self._entry(owner, INTENT, (), node=entry.node if entry is not None and any(kept) else self._node)
             cluster = self._opened(intent.document, self._shared, bound)
             self._give_back_rest(entry, kept)
-            if None not in kept and not cluster.take(_known(kept), owner):
-                return self._held(intent, _known(kept), entry)
+            self._expect(cluster, owner)
+            if None not in kept and not self._take(cluster, _known(kept), owner):
+                return self._held(self._identified(cluster, intent), _known(kept), entry)
             return self._anew(cluster, intent, (sets, requested), kept, deadline - bound)
 
     def release(self, owner: Owner) -> None:
@@ -128,6 +133,7 @@ class Journaled:
         # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
         ours: list[Lease] = []
         run_all(
+            lambda: self._regain(settling),
             lambda: ours.extend(self._of_node(settling)),
             lambda: self._collect(valid, settling, deadline),
             lambda: run_all(*[lambda one=one: self._free_lost(one, valid, settling, deadline) for one in ours]),
@@ -209,7 +215,8 @@ class Journaled:
         except (AddressesExhausted, AddressTaken, InvalidConfig):
             # The cluster has said no to every try, or could not be asked at all: only what the owner had is left.
             if any(kept):
-                self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
+                identity = cluster.identity().cluster
+                self._journal.save(intent.replace(phase=HELD, claims=_known(kept), identity=identity))
             else:
                 self._journal.forget(intent.owner)
             raise
@@ -219,7 +226,7 @@ class Journaled:
             self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
             raise
         # Where the power fails before this is on disk, no container is left that could miss the address.
-        self._journal.add(intent.replace(phase=HELD, claims=claims), lasting=False)
+        self._journal.add(self._identified(cluster, intent).replace(phase=HELD, claims=claims), lasting=False)
         return claims
 
     def _tried(
@@ -234,7 +241,7 @@ class Journaled:
         claims = tuple(known or choice.first() for known, choice in zip(kept, choices, strict=True))
         self._journal.save(intent.replace(claims=claims))
         while True:
-            refused = cluster.take(claims, intent.owner)
+            refused = self._take(cluster, claims, intent.owner)
             if not refused:
                 return claims
             if time.monotonic() > latest:
@@ -249,6 +256,40 @@ class Journaled:
             return ()
         found = self._cluster(self._seconds).of_pod(owner)
         return tuple(lease.address for lease in found if _key(lease.owner) == _key(owner))
+
+    def _take(self, cluster: Cluster, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        """As `Cluster.take`. Where the cluster was replaced, what this node has is taken again before anything else."""
+        try:
+            return cluster.take(claims, owner)
+        except Replaced:
+            self._retaking().go(cluster, self._half(), owner)
+            cluster.expect(UNKNOWN)
+            return cluster.take(claims, owner)
+
+    def _expect(self, cluster: Cluster, owner: Owner) -> None:
+        known = self._noted()
+        if known.left:
+            self._retaking().rest(known, self._half(), owner)
+        cluster.expect(known)
+
+    def _retaking(self) -> Retaking:
+        from ipam.retaking import Retaking  # noqa: PLC0415 - seldom is a cluster restored
+
+        settling = self._settling(self._seconds / 2)
+        return Retaking(self._journal, settling, self._network, self._configured(), self._shared)
+
+    def _half(self) -> float:
+        return time.monotonic() + self._seconds / 2
+
+    def _noted(self) -> Identity:
+        return noted(self._journal.folder, self._network, self._configured(), self._shared)
+
+    def _identified(self, cluster: Cluster, intent: Entry) -> Entry:
+        """With the cluster's name, after something was taken; what the next call expects of it is noted."""
+        seen = cluster.identity()
+        if seen != UNKNOWN:
+            note(self._journal.folder, self._network, self._configured(), self._shared, seen)
+        return intent.replace(identity=seen.cluster)
 
     def _unknown(self, owner: Owner) -> Entry | None:
         """Where there is no entry: whatever the owner has, since the journal may be lost."""
@@ -295,6 +336,22 @@ class Journaled:
             # Until the configuration is mended no call can help, so it is a warning, as it is for DEL.
             if settling.can_reach(entry):
                 raise TryAgainLater(f"the addresses of {name_of(owner)} are not released yet")
+
+    def _regain(self, settling: Settling) -> None:
+        """Takes again what a cluster that was replaced does not know."""
+        known = UNKNOWN if self._document is None else self._noted()
+        if known == UNKNOWN:
+            return
+        cluster = settling.cluster(self._configured(), self._shared)
+        try:
+            is_replaced = cluster.is_replaced(known, self._network)
+        except CniError as error:
+            settling.give_up(cluster, error)
+            raise
+        if is_replaced:
+            self._retaking().go(cluster, self._half())
+        elif known.left:
+            self._retaking().rest(known, self._half())
 
     def _of_node(self, settling: Settling) -> list[Lease]:
         if self._document is None:

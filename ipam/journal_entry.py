@@ -29,7 +29,7 @@ class Entry(Value):
     """What a node wants of a cluster for an owner, or has there.
 
     `claims` is None where nobody knows what it is. `document` describes the cluster, and `shared` is the network's name
-    there; `node` is the name under which the node has asked.
+    there; `node` is the name under which the node has asked. `identity` is the name that the cluster gives itself.
     """
 
     owner: Owner
@@ -38,6 +38,7 @@ class Entry(Value):
     document: dict[str, Any]
     shared: str
     node: str
+    identity: str = ""
 
     def encoded(self) -> bytes:
         document = {
@@ -47,6 +48,7 @@ class Entry(Value):
             "node": self.node,
             "cluster": self.document,
             "clusterNetwork": self.shared,
+            **({"identity": self.identity} if self.identity else {}),
             "claims": None if self.claims is None else [_claim_document(claim) for claim in self.claims],
         }
         return jsontext.dumps(document).encode() + b"\n"
@@ -62,7 +64,7 @@ class Present(Value):
         """Whether the entry's leases are where the configuration has the network's."""
         if self.document is None or entry.owner.network != self.network:
             return False
-        return _place(entry.document) == _place(self.document)
+        return location(entry.document) == location(self.document)
 
     def documents(self, entry: Entry) -> list[dict[str, Any]]:
         """The descriptions by which the entry's cluster may be reached, the best first."""
@@ -104,6 +106,7 @@ def decode(content: bytes) -> Entry:
             document=document["cluster"],
             shared=document["clusterNetwork"],
             node=document["node"],
+            identity=document.get("identity", ""),
         )
     except (DecodeFailure, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an entry: {error}") from error
@@ -124,11 +127,12 @@ def _fault(entry: Entry) -> str:
     cluster: object = entry.document
     if not isinstance(cluster, dict):
         return "its cluster is no object"
-    texts = (owner.pod, owner.pod_uid, entry.shared, entry.node)
+    texts = (owner.pod, owner.pod_uid, entry.shared, entry.node, entry.identity)
     return "" if all(isinstance(one, str) for one in texts) else "a name in it is no text"
 
 
-def _place(document: dict[str, Any]) -> tuple[str, ...]:
+def location(document: dict[str, Any]) -> tuple[str, ...]:
+    """Where leases are by the document, however one gets there."""
     return tuple(str(document.get(key) or "").rstrip("/") for key in _PLACE)
 
 

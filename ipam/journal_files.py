@@ -75,6 +75,11 @@ class Journal:
         path = f"{self._run}/lock/{component(f'ipam:{_flat(owner)}')}"
         return Lock(path, f"the address of {name_of(owner)}", seconds, lasting=False)
 
+    def locked_for_retaking(self, network: str, seconds: float) -> Lock:
+        """Of those who take again what the journal holds in a network, one does it. Raises `TryAgainLater`."""
+        path = f"{self._run}/lock/{component(f'ipam-again:{network}')}"
+        return Lock(path, f"taking again what is held in {network}", seconds, lasting=False)
+
     def find(self, owner: Owner) -> Entry | None:
         """The entry of the owner's container ID and interface in its network."""
         return self._load(self._path(owner))

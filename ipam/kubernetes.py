@@ -10,6 +10,7 @@ from cni.errors import AddressesExhausted, KubeRefused, NotAvailable, RefusedFor
 from cni.kube.config import open_cluster
 from cni.rollback import on_failure
 from ipam import whereabouts
+from ipam.identity import Anonymous
 from ipam.kubernetes_api import Api
 from ipam.kubernetes_pools import Made, Pools
 from ipam.kubernetes_reservations import Reservations
@@ -47,7 +48,7 @@ def open_kubernetes(document: Document, network: str, seconds: float, access: Ac
     return Kubernetes(open_cluster(place.kubeconfig, access), place, network, seconds)
 
 
-class Kubernetes:
+class Kubernetes(Anonymous):
     """A `Cluster` of `ipam.store`, for one process and one thread. Raises also `KubeRefused`."""
 
     def __init__(self, cluster: Cluster, place: Place, network: str, seconds: float = SECONDS) -> None:

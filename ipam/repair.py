@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from cni.errors import CniError, TryAgainLater
 from ipam.address import Address
-from ipam.fsck import LEAK, UNJOURNALED, UNLEASED, WAITING
+from ipam.fsck import LEAK, REPLACED, UNJOURNALED, UNLEASED, WAITING
 from ipam.journal_entry import HELD, Entry
 from ipam.journal_files import Journal, name_of
 from ipam.local_directory import Directory
 from ipam.ranges import range_of
+from ipam.retaking import Retaking
 from ipam.settling import Settling
 from ipam.store import Claim, claim_on
 from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster, open_living_cluster
@@ -39,6 +41,9 @@ class Repair:
 
     def repair(self, finding: Finding) -> bool:
         """Whether it is repaired; False for what a person must decide."""
+        if finding.kind == REPLACED and finding.network is not None:
+            self.take_again(finding.network)
+            return True
         done = _REPAIRS.get(finding.kind)
         if done is None or finding.network is None or finding.owner is None:
             return False
@@ -58,6 +63,12 @@ class Repair:
             document = {**network.document, "node": node or network.node}
             cluster = open_cluster(document, network.shared, self._seconds, self._folders.policy)
             cluster.give_back(tuple(map(claim_on, addresses)), owner)
+
+    def take_again(self, network: Network) -> None:
+        """Takes all that the journal holds in a cluster that was replaced."""
+        document = network.document or {}
+        retaking = Retaking(self._journal, self._settling, network.name, document, network.shared)
+        retaking.go(self._settling.cluster(document, network.shared), time.monotonic() + self._seconds)
 
     def free_leak(self, finding: Finding, network: Network, owner: Owner) -> None:
         if finding.entry is not None:

@@ -10,7 +10,7 @@ from ipam.journal_files import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ipam.journal_entry import Entry
@@ -87,7 +87,24 @@ class Settling:
         """Gives back what the entry tells of, and raises what the cluster raises."""
         if entry.claims == ():
             return  # It may be that every question would be refused.
-        cluster = self.reached(entry)
+        for cluster in self._ways(entry):
+            self._give_back(cluster, entry)
+            if entry.identity in ("", cluster.identity().cluster):
+                return
+
+    def _ways(self, entry: Entry) -> Iterator[Cluster]:
+        """Its cluster by each description that can be right: what is configured now may lead to another cluster."""
+        wrong: list[InvalidConfig] = []
+        documents = self._present.documents(entry)
+        for document in documents:
+            try:
+                yield self.cluster(document, entry.shared)
+            except InvalidConfig as error:
+                wrong.append(error)
+        if len(wrong) == len(documents):
+            raise wrong[0]
+
+    def _give_back(self, cluster: Cluster, entry: Entry) -> None:
         try:
             if entry.claims is None:
                 cluster.give_back_all(entry.owner)

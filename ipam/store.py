@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Protocol
 
+    from ipam.identity import Identity
     from ipam.ranges import RangeSet
 
     Tell = Callable[[str], None]
@@ -102,6 +103,18 @@ if TYPE_CHECKING:
         An owner is its container ID and interface name, on one node; what else is known about it may change. Every call
         is bounded; `TryAgainLater` when it cannot be served.
         """
+
+        def expect(self, known: Identity) -> None:
+            """What is noted about the cluster: `take` raises `Replaced` where it does not agree with that.
+
+            Nothing was taken then, but by a cluster of another name that knows this node. `UNKNOWN` expects nothing.
+            """
+
+        def identity(self) -> Identity:
+            """What the last answer tells about the cluster."""
+
+        def is_replaced(self, known: Identity, network: str) -> bool:
+            """Whether it is another cluster than was noted, or has lost what this node took for the network last."""
 
         def taken(self, one: Range) -> set[int] | None:
             """The numbers in use in the range, as far as one question tells; None where asking costs more than trying."""

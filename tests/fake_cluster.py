@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cni.errors import NotAvailable, RefusedForGood, TryAgainLater
+from ipam.identity import UNKNOWN, Identity, Replaced
 from ipam.store import Lease, ignore
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ class Shared:
         self.tells_taken = False
         self.goes_by_pods = False
         self.refuses = False
+        self.identity, self.revision = "", 0
+        """With a name it notices that it was restored, as etcd does."""
+        self.witnesses: dict[tuple[str, str], int] = {}
+
+    def snapshot(self) -> tuple[int, dict[Address, Lease], dict[tuple[str, str], int]]:
+        return self.revision, dict(self.leases), dict(self.witnesses)
+
+    def restore(self, snapshot: tuple[int, dict[Address, Lease], dict[tuple[str, str], int]], identity: str) -> None:
+        self.identity = identity
+        self.revision, self.leases, self.witnesses = snapshot[0], dict(snapshot[1]), dict(snapshot[2])
 
 
 class FakeCluster:
@@ -37,6 +48,23 @@ class FakeCluster:
         self._shared = shared
         self._node = node
         self._machine = machine
+        self._expected = UNKNOWN
+        self._witnessed = 0
+
+    def expect(self, known: Identity) -> None:
+        self._expected = known
+
+    def identity(self) -> Identity:
+        return Identity(cluster=self._shared.identity, revision=self._witnessed)
+
+    def is_replaced(self, known: Identity, network: str) -> bool:
+        if known == UNKNOWN:
+            return False
+        with self._call("is_replaced"):
+            return self._is_other(known, self._shared.witnesses.get((self._node, network), 0))
+
+    def _is_other(self, known: Identity, witnessed: int) -> bool:
+        return bool(known.cluster) and (known.cluster != self._shared.identity or witnessed < known.revision)
 
     def taken(self, one: Range) -> set[int] | None:
         with self._call("taken"):
@@ -44,6 +72,10 @@ class FakeCluster:
 
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         with self._call("take"):
+            key = (self._node, owner.network)
+            self._witnessed = self._shared.witnesses.get(key, 0)
+            if self._is_other(self._expected, self._witnessed):
+                raise Replaced("the fake was restored")
             found = [(claim, self._shared.leases.get(claim.address)) for claim in claims]
             refused = tuple(claim for claim, lease in found if lease is not None and not self._may_take(lease, owner))
             if not refused:
@@ -51,6 +83,9 @@ class FakeCluster:
                     lease = Lease(address=claim.address, owner=owner, node=self._node, machine=self._machine)
                     if before is None or not self._is(before, owner):
                         self._shared.leases[claim.address] = lease
+                if self._shared.identity:
+                    self._shared.revision += 1
+                    self._witnessed = self._shared.witnesses[key] = self._shared.revision
         self._answered("take")
         return refused
 

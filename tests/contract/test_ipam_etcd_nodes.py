@@ -85,7 +85,8 @@ class World:
         return [name for name in self.files() if not name.endswith(".tmp")]
 
     def files(self) -> list[str]:
-        return sorted(path.name for path in self.folder.glob("*/journal/**/*") if path.is_file())
+        found = self.folder.glob("*/journal/**/*")
+        return sorted(path.name for path in found if path.is_file() and path.parent.name != ".clusters")
 
     def swept(self) -> bool:
         """Whether a GC leaves nothing of the journal of node-a."""
