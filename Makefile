@@ -11,7 +11,7 @@ contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
 userspace: freeze ; @$(TIMED) userspace $(PYTHON) -m pytest tests/userspace
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
-matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py tests/userspace/test_userspace_faults.py tests/contract/test_ipam_etcd_nodes.py tests/contract/test_ipam_moving_pods.py tests/contract/test_ipam_etcd_restored.py tests/contract/test_hostile_values.py tests/unit/test_ipam_journal_walks.py
+matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py tests/userspace/test_userspace_faults.py tests/contract/test_ipam_etcd_nodes.py tests/contract/test_ipam_moving_pods.py tests/contract/test_ipam_etcd_restored.py tests/contract/test_ipam_adopt.py tests/contract/test_hostile_values.py tests/unit/test_ipam_journal_walks.py
 freeze:   ; @build/bootstrap.sh && build/freeze.sh
 docs:     ; @$(PYTHON) build/docs.py
 fix:      ; @$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .

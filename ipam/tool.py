@@ -155,6 +155,34 @@ def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]])
     _show(options, {"findings": documents}, "\n".join(lines))
 
 
+def _adopt(options: Any, host: Host) -> int:
+    from ipam.adoption import Adoption, Move  # noqa: PLC0415 - who only lists needs no TLS
+
+    if not options.config:
+        raise InvalidConfig("adopt takes over into what is configured", hint="tell the configuration with --config")
+    told = configured(options.config, host.folders.policy)
+    networks = [one for one in told if options.network in (None, "", one.name)]
+    found: list[tuple[Adoption, Move]] = []
+    for network in networks:
+        adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
+        found += [(adoption, move) for move in adoption.found()]
+    for _adoption, move in found:
+        _say(str(move))
+    if not found:
+        _say("nothing of " + ", ".join(one.name for one in networks) + " is in another place")
+        return FINE
+    _require_agreement(options, host, f"take over what {len(found)} interfaces have?")
+    failed = 0
+    for adoption, move in found:
+        try:
+            adoption.take_over(move)
+        except CniError as error:
+            failed += 1
+            _complain(error)
+    _say(f"{len(found) - failed} of {len(found)} interfaces taken over")
+    return FOUND if failed else FINE
+
+
 def _free_node(options: Any, host: Host) -> int:
     if options.former:
         return _free_former(options, host)
@@ -338,5 +366,6 @@ _COMMANDS: dict[str, Callable[[Any, Host], int]] = {
     "forget": _forget,
     "fsck": _fsck,
     "free-node": _free_node,
+    "adopt": _adopt,
     "reconcile": _reconcile,
 }

@@ -33,6 +33,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help=f"pass over what is younger: its sandbox may just be made (default {GRACE_SECONDS:g})",
     )
+    moved = _add(commands, "adopt", "take over what this node has in places where a network's leases were before")
+    moved.add_argument("--yes", action="store_true", help="do not ask")
+    moved.add_argument(
+        "--abandon",
+        action="store_true",
+        help="what a cluster of before holds that cannot be told stays leased there: it is gone for good",
+    )
     dead = _add(commands, "free-node", "free all addresses of a node that is gone, in the clusters")
     dead.add_argument("name", metavar="NODE")
     dead.add_argument("--yes", action="store_true", help="do not ask")

@@ -1,0 +1,281 @@
+"""`barewire-ipam adopt`: a living network gets another place for its leases, and no address is lost or given twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.errors import AddressesExhausted, InvalidConfig
+from ipam import whereabouts
+from ipam.adoption import Adoption
+from ipam.known import configured
+from ipam.place import Place as IpamPlace
+from ipam.stores import Stores
+from ipam.whereabouts import Place
+from tests.contract.ipam_cluster_contract import range_of
+from tests.contract.ipam_command import NETWORK, SECONDS, Node, owner
+from tests.etcd.server import EtcdServer
+from tests.kube.apiserver import ApiServer
+from tests.kube.resources import POOLS, RESERVATIONS
+from tests.kube.routes import RIGHTS
+from tests.recording_log import RecordingLog
+from tests.trusting import POLICY
+
+CALLS = 10_000 if os.environ.get("BAREWIRE_MATRIX") else 300
+FEW = ((range_of("10.77.0.0", 24, "10.77.0.1", "10.77.0.30"),),)
+_NUMBER = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[EtcdServer]:
+    with EtcdServer(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[EtcdServer]:
+    with EtcdServer(durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as api:
+        api.rights = RIGHTS
+        yield api
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"/adopt/{next(_NUMBER)}"
+
+
+@pytest.fixture
+def node(tmp_path) -> Node:
+    return Node(tmp_path / "here", sets=FEW)
+
+
+def move(node: Node, document: dict[str, Any] | None) -> str:
+    """The network's configuration changes; its file is returned."""
+    node.document = document
+    section: dict[str, Any] = {"type": "barewire-ipam", "ranges": [[{"subnet": "10.77.0.0/24"}]]}
+    section["ranges"][0][0] |= {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.30"}
+    if document is None:
+        section["dataDir"] = node.folders.data
+    else:
+        told = {key: document[key] for key in ("endpoints", "prefix", "kubeconfig") if document.get(key)}
+        section |= {"backend": document["kind"], document["kind"]: told, "nodeName": node.name}
+    path = Path(node.folders.run, "moved.conf")
+    path.write_text(json.dumps({"cniVersion": "1.0.0", "name": NETWORK, "type": "sriov", "ipam": section}))
+    return str(path)
+
+
+def adopt(node: Node, config: str, *options: str) -> int:
+    return node.run("adopt", "--config", config, "--yes", *options)
+
+
+def test_what_host_local_s_directory_has_is_taken_over_into_etcd(node, etcd, prefix, capsys):
+    held = {node.add(name)[0]: name for name in ("a", "b")}
+    config = move(node, etcd.document(prefix=prefix))
+    assert adopt(node, config) == 0
+    assert "2 of 2 interfaces taken over" in capsys.readouterr().out
+    assert node.leases() == held
+    assert node.entries() == {"a:net1.json": "held", "b:net1.json": "held"}
+    assert [name for name in os.listdir(f"{node.folders.data}/{NETWORK}") if name.startswith("10.")] == []
+    assert adopt(node, config) == 0
+    assert "nothing of flat is in another place" in capsys.readouterr().out
+    assert node.fsck() == 1, "of these owners nobody is alive, which is the only thing that is found"
+    node.delete("a")
+    node.delete("b")
+    assert (node.leases(), node.entries()) == ({}, {})
+
+
+def test_before_all_is_taken_over_what_the_node_knows_is_not_leased_again(node, etcd, prefix):
+    held = {node.add(f"a{number}")[0] for number in range(15)}
+    move(node, etcd.document(prefix=prefix))
+    stores = Stores(RecordingLog(), policy=POLICY, journal=node.folders.journal, run=node.folders.index)
+    place = IpamPlace(
+        backend="etcd",
+        network=NETWORK,
+        directory=f"{node.folders.data}/{NETWORK}",
+        shared=NETWORK,
+        document=node.document,
+        node=node.name,
+    )
+    store = stores.open(place)
+    found = {str(store.allocate(owner(f"b{number}"), FEW, (None,))[0].address) for number in range(15)}
+    assert len(held | found) == 30
+    with pytest.raises(AddressesExhausted):
+        store.allocate(owner("c"), FEW, (None,))
+
+
+def test_what_somebody_else_has_in_the_new_place_is_said_and_stays_where_it_was(node, etcd, prefix, tmp_path, capsys):
+    (address,) = node.add("a")
+    other = Node(tmp_path / "there", "node-b", etcd.document(prefix=prefix), FEW)
+    while address not in other.leases():
+        other.add(f"b{next(_NUMBER)}")
+    config = move(node, etcd.document(prefix=prefix))
+    assert adopt(node, config) == 1
+    assert f"{address} is somebody else's in flat (etcd" in capsys.readouterr().err
+    assert (node.entries(), os.path.exists(f"{node.folders.data}/{NETWORK}/{address}")) == ({}, True)
+
+
+def test_what_etcd_has_is_taken_over_into_host_local_s_directory(node, etcd, prefix):
+    node.document = etcd.document(prefix=prefix)
+    held = {node.add(name)[0]: name for name in ("a", "b")}
+    assert adopt(node, move(node, None)) == 0
+    assert (node.leases(), node.entries()) == (held, {})
+    node.document = etcd.document(prefix=prefix)
+    assert node.leases() == {}
+
+
+@pytest.mark.parametrize("elsewhere", ["another etcd", "another prefix"])
+def test_what_one_etcd_has_is_taken_over_into_another(node, etcd, second, prefix, elsewhere):
+    node.document = etcd.document(prefix=prefix)
+    held = {node.add(name)[0]: name for name in ("a", "b")}
+    before = node.document
+    new = second.document(prefix=prefix) if elsewhere == "another etcd" else etcd.document(prefix=f"{prefix}/new")
+    assert adopt(node, move(node, new)) == 0
+    assert node.leases() == held
+    node.document = before
+    assert node.leases() == {}
+    node.document = new
+    node.delete("a")
+    node.delete("b")
+    assert (node.leases(), node.entries()) == ({}, {})
+
+
+def test_an_etcd_that_is_gone_for_good_is_left_on_request(node, second, prefix, capsys):
+    with EtcdServer(durable=False) as lost:
+        node.document = lost.document(prefix=prefix)
+        held = node.add("a")[0]
+    config = move(node, second.document(prefix=prefix))
+    assert adopt(node, config, "--seconds", "1") == 1
+    assert "use --abandon" in capsys.readouterr().err
+    assert node.leases() == {held: "a"}, "it is protected in the new place already"
+    assert adopt(node, config, "--seconds", "1", "--abandon") == 0
+    node.delete("a")
+    assert (node.leases(), node.entries()) == ({}, {})
+
+
+def test_a_restored_etcd_on_new_hosts_keeps_what_is_taken_over(node, second, prefix):
+    with EtcdServer(durable=False) as lost:
+        node.document = lost.document(prefix=prefix)
+        held = {node.add(name)[0]: name for name in ("a", "b")}
+        second.restore(lost.snapshot(), f"token {next(_NUMBER)}")
+    config = move(node, second.document(prefix=prefix))
+    assert adopt(node, config, "--seconds", "1", "--abandon") == 0
+    assert node.leases() == held
+
+
+def test_a_pod_is_named_in_kubernetes_by_what_the_runtime_keeps(node, api, tmp_path):
+    (address,) = node.add("a")
+    arguments = [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "web"], ["K8S_POD_UID", "u"]]
+    node.keep_result("a", cniArgs=arguments)
+    place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
+    assert adopt(node, move(node, {**whereabouts.document(place), "node": node.name})) == 0
+    pool = api.resources.get(POOLS, "kube-system", "10.77.0.0-24")
+    offset = address.rpartition(".")[2]
+    assert pool["spec"]["allocations"][offset]["podref"] == "shop/web"
+    assert api.resources.names(RESERVATIONS, "kube-system") == [address]
+
+
+@pytest.mark.parametrize("way", ["to etcd", "to local"])
+def test_a_move_that_was_cut_off_is_done_by_the_next_run(node, etcd, prefix, way, monkeypatch):
+    if way == "to local":
+        node.document = etcd.document(prefix=prefix)
+    held = {node.add(name)[0]: name for name in ("a", "b")}
+    config = move(node, etcd.document(prefix=prefix) if way == "to etcd" else None)
+    step = "_remove_files" if way == "to etcd" else "_directory"
+
+    def cut(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        (network,) = configured(config, POLICY)
+        adoption = Adoption(node.folders, network, print, SECONDS)
+        moves = adoption.found()
+        patch.setattr(Adoption, step, cut)
+        for one in moves:
+            with pytest.raises(KeyboardInterrupt):
+                adoption.take_over(one)
+    assert adopt(node, config) == 0
+    assert node.leases() == held
+
+
+def test_a_file_that_names_no_interface_is_not_taken_over(node, etcd, prefix, capsys):
+    (address,) = node.add("a")
+    Path(node.folders.data, NETWORK, address).write_text("a")
+    assert adopt(node, move(node, etcd.document(prefix=prefix))) == 1
+    assert f"{address} is nobody's whom a journal can name" in capsys.readouterr().err
+    assert os.path.exists(f"{node.folders.data}/{NETWORK}/{address}")
+
+
+def test_without_a_configuration_nothing_can_be_taken_over(node, capsys):
+    assert node.run("adopt", "--yes") == 2
+    assert "--config" in capsys.readouterr().err
+
+
+def test_nothing_is_taken_over_before_somebody_agrees(node, etcd, prefix, capsys):
+    node.add("a")
+    config = move(node, etcd.document(prefix=prefix))
+    assert node.run("adopt", "--config", config) == 1
+    assert (node.leases(), node.entries()) == ({}, {})
+    with pytest.raises(InvalidConfig):
+        configured(f"{config}.none", POLICY)
+
+
+class Walk:
+    """Nodes whose leases are in one etcd or the other, each moved now and then."""
+
+    def __init__(self, nodes: list[Node], places: list[dict[str, Any]]) -> None:
+        self.nodes = nodes
+        self.places = places
+        self.chance = random.Random(3)
+        self.has: dict[tuple[str, str], str] = {}
+
+    def step(self, number: int) -> None:
+        node = self.chance.choice(self.nodes)
+        mine = [name for where, name in self.has if where == node.name]
+        if len(mine) < self.chance.randint(0, 7):
+            self.has[node.name, f"c{number}"] = node.add(f"c{number}")[0]
+        elif mine:
+            name = self.chance.choice(mine)
+            del self.has[node.name, name]
+            node.delete(name)
+        if self.chance.random() < 0.02:
+            self.move()
+        assert len(set(self.has.values())) == len(self.has), "an address has two owners"
+
+    def move(self) -> None:
+        """All nodes move together: an address is one owner's in one place only."""
+        place = self.chance.choice([one for one in self.places if one != self.nodes[0].document])
+        for node in self.nodes:
+            assert adopt(node, move(node, place)) == 0
+
+
+def test_a_walk_with_moves_gives_no_address_twice_and_loses_none(etcd, second, prefix, tmp_path, capsys):
+    places = [etcd.document(prefix=prefix), second.document(prefix=prefix), etcd.document(prefix=f"{prefix}/new")]
+    nodes = [Node(tmp_path / (name or "here"), name, places[0], FEW) for name in ("", "node-b", "node-c")]
+    walk = Walk(nodes, places)
+    for number in range(CALLS):
+        walk.step(number)
+    for node in nodes:
+        node.store().gc({(name, "net1") for where, name in walk.has if where == node.name})
+    now = nodes[0].document
+    found = {}
+    for place in places:
+        nodes[0].document = place
+        found[places.index(place)] = nodes[0].leases()
+    assert found.pop(places.index(now)) == {address: name for (_node, name), address in walk.has.items()}
+    assert list(found.values()) == [{}, {}], "nothing stays in the places of before"
+    for node in nodes:
+        names = {path.name.partition(":")[0] for path in Path(node.folders.journal, NETWORK).glob("*.json")}
+        assert names == {name for where, name in walk.has if where == node.name}
