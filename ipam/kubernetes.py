@@ -165,14 +165,13 @@ class Kubernetes(Anonymous):
         spec = None if found is None else found.get("spec")
         return None if found is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
 
-    def pod_of(self, claim: Claim, owner: Owner) -> str:
+    def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
         """See `ipam.kubernetes_reservations.Allocations`."""
-        return self._pools.pod_of(self._placed((claim,)), owner)
+        return self._pools.give_up(self._placed((claim,)), owner, pod)
 
-    def is_free_for(self, claim: Claim, owner: Owner) -> bool:
+    def entries_of(self, claim: Claim) -> list[Document]:
         """See `ipam.kubernetes_reservations.Allocations`."""
-        placed = self._placed((claim,))
-        return self._pools.has(placed, owner) or not self._pools.is_allocated(placed)
+        return self._pools.entries_of(self._placed((claim,)))
 
     def _reserve(self, claims: Claims, owner: Owner, made: Made) -> Claims:
         others = self._reservations.add(claims, owner, made.reserved, made.added) if self._reservations else ()
@@ -182,19 +181,9 @@ class Kubernetes(Anonymous):
 
     def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
         # The allocation goes last: it tells who it was, if this breaks off.
-        bare = self._reservations.remove(reserved, owner, self) if self._reservations else []
-        later = self._pools.remove(allocated, owner)
-        for claim, entry in later:
-            # It was taken over between these two steps, by who relied on the reservation.
-            if claim.address in bare:
-                self._reserve_again(claim, entry)
-
-    def _reserve_again(self, claim: Claim, entry: Document) -> None:
-        whose = whereabouts.holder(entry)
-        made = self._reservations.restore(claim, whose) if self._reservations else None
-        if made is not None and self._reservations and not self._pools.has((claim,), whose):
-            # Nobody would remove it any more.
-            self._reservations.withdraw(made)
+        if self._reservations:
+            self._reservations.remove(reserved, owner, self)
+        self._pools.remove(allocated, owner)
 
     def _placed(self, claims: Claims) -> Claims:
         return whereabouts.placed(claims, self._place.subnets)

@@ -64,9 +64,10 @@ class Pools:
                 return others
         return ()
 
-    def remove(self, claims: Claims, owner: Owner) -> list[Allocated]:
-        """Removes what is the owner's. Returns what a later container of its pod has taken over."""
-        return [found for cidr, some in self._named(claims).items() for found in self._removed(cidr, some, owner)]
+    def remove(self, claims: Claims, owner: Owner) -> None:
+        """Removes what is the owner's."""
+        for cidr, some in self._named(claims).items():
+            self._removed(cidr, some, owner)
 
     def hand_back(self, taken_over: list[Allocated], owner: Owner) -> None:
         """Undoes that the owner has taken allocations over."""
@@ -74,18 +75,23 @@ class Pools:
             name = self.name(whereabouts.subnet(claim.range))
             self._api.patch(POOLS, name, whereabouts.handing_back(claim, entry, owner))
 
-    def has(self, claims: Claims, owner: Owner) -> bool:
-        """Whether one of them is the owner's, without a look at a whole pool."""
-        return any(self._is_held(cidr, (claim,), owner) for cidr, some in self._named(claims).items() for claim in some)
-
-    def is_allocated(self, claims: Claims) -> bool:
-        """Whether anybody has one of them."""
+    def give_up(self, claims: Claims, owner: Owner, pod: str) -> bool:
+        """Whether one of them is the owner's, for that pod: then no later container takes it over any more."""
         return any(
-            not _is_free(entries, claim)
-            for cidr, some in _by_subnet(claims).items()
-            for entries in [whereabouts.allocations(self.find(cidr) or {})]
+            self._api.patch(POOLS, self.name(cidr), whereabouts.giving_up(claim, owner, pod)).status == 200
+            for cidr, some in self._named(claims).items()
             for claim in some
         )
+
+    def entries_of(self, claims: Claims) -> list[Document]:
+        """The entries of these addresses."""
+        return [
+            entries[whereabouts.offset(claim)]
+            for cidr, some in self._named(claims).items()
+            for entries in [whereabouts.allocations(self.find(cidr) or {})]
+            for claim in some
+            if not _is_free(entries, claim)
+        ]
 
     def held(self, claims: Claims, owner: Owner) -> Claims:
         """Those that are the owner's."""
@@ -93,15 +99,6 @@ class Pools:
         for cidr, some in _by_subnet(claims).items():
             found += some if self._is_held(cidr, some, owner) else self._ours(cidr, some, owner)
         return found
-
-    def pod_of(self, claims: Claims, owner: Owner) -> str:
-        """The pod that is named where one of them is the owner's; empty when none is, or no pod is named."""
-        for cidr, some in _by_subnet(claims).items():
-            entries = whereabouts.allocations(self.find(cidr) or {})
-            for claim in some:
-                if _is_ours(entries, claim, owner):
-                    return str(entries[whereabouts.offset(claim)].get("podref") or "")
-        return ""
 
     def _named(self, claims: Claims) -> dict[str, Claims]:
         """The claims by subnet. Nothing can ever have been leased in a pool whose name no object can have."""
@@ -158,19 +155,12 @@ class Pools:
             self._api.patch(POOLS, self.name(cidr), mending)
         return whereabouts.allocations(found or {})
 
-    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> list[Allocated]:
+    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
         name, left = self.name(cidr), claims
-        later: list[Allocated] = []
         for _ in range(TRIES):
             if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
-                return later
-            entries = whereabouts.allocations(self.find(cidr) or {})
-            left = tuple(one for one in claims if _is_ours(entries, one, owner))
-            later = [
-                (one, entries[whereabouts.offset(one)])
-                for one in claims
-                if _is_of_another_container(entries, one, owner)
-            ]
+                return
+            left = self._ours(cidr, claims, owner)
         raise TryAgainLater(f"the IPPool {name} is changed by others all the time")
 
 

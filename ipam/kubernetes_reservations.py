@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     class Allocations(Protocol):
         """What the pools say of an address."""
 
-        def pod_of(self, claim: Claim, owner: Owner) -> str:
-            """The pod (namespace/name) that the owner's allocation names; empty without one."""
+        def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
+            """Whether it was the owner's, for that pod; no later container takes it over any more."""
 
-        def is_free_for(self, claim: Claim, owner: Owner) -> bool:
-            """Whether the address is the owner's, or nobody's."""
+        def entries_of(self, claim: Claim) -> list[Document]:
+            """What the pools say of it."""
 
 
 TRIES = 8
@@ -47,22 +47,11 @@ class Reservations:
         """
         return next(((claim,) for claim in claims if not self._added(claim, owner, made, is_fresh=claim in fresh)), ())
 
-    def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> list[Address]:
-        """Removes those that go with the owner's allocations, and those that name its container where there is none.
-
-        Returns the addresses that nothing reserves now.
-        """
-        named = [claim for claim in claims if is_name(self._name(claim))]
-        return [claim.address for claim in named if self._removed(claim, owner, allocations)]
-
-    def restore(self, claim: Claim, whose: Owner) -> Document | None:
-        """Reserves an address if nothing reserves it, and returns the object then."""
-        answer = self._api.create(RESERVATIONS, whereabouts.reservation(self._name(claim), whose))
-        return answer.content if answer.status == 201 else None
-
-    def withdraw(self, made: Document) -> None:
-        """Removes what `restore` made, if it is as it was."""
-        self._api.delete(RESERVATIONS, made)
+    def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> None:
+        """Removes those that go with the owner's allocations, and those that name its container where there is none."""
+        for claim in claims:
+            if is_name(self._name(claim)):
+                self._removed(claim, owner, allocations)
 
     def find(self, address: Address) -> Document | None:
         """The object of an address."""
@@ -92,26 +81,30 @@ class Reservations:
                 return whereabouts.is_for_pod(found, owner) and (whereabouts.is_unsigned(found) or not is_fresh)
         return False
 
-    def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
-        """Whether nothing reserves the address now."""
+    def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> None:
         name = self._name(claim)
         for _ in range(TRIES):
             found = self._api.get(RESERVATIONS, name)
-            if found is None:
-                return True
-            if not self._goes_with_owner(found, claim, owner, allocations):
-                return False
+            if found is None or not self._goes_with_owner(found, claim, owner, allocations):
+                return
             if self._api.delete(RESERVATIONS, found).status != 409:
-                return True
+                return
         raise TryAgainLater(f"the reservation {name} is changed by others all the time")
 
     def _goes_with_owner(self, found: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
-        """Whether a reservation is of no use after the owner."""
-        if whereabouts.is_signed(found, owner):
-            # The next container of the pod may have taken the allocation over, and relies on the reservation then.
-            return allocations.is_free_for(claim, owner)
-        # Only the allocation tells the container of a pod, and a DEL may come without the pod's name.
-        return whereabouts.is_for_pod(found, owner.replace(pod=allocations.pod_of(claim, owner)))
+        """Whether nobody relies on a reservation any more, nor ever will."""
+        signed, pod = whereabouts.is_signed(found, owner), whereabouts.pod_of(found)
+        # Whereabouts' own names no container: the allocation of the same pod does, and a DEL may come without its name.
+        if not signed and not whereabouts.is_for_pod(found, owner.replace(pod=pod)):
+            return False
+        if allocations.give_up(claim, owner, pod):
+            return True
+        entries = allocations.entries_of(claim)
+        ours = [one for one in entries if whereabouts.allocated_to(one, owner)]
+        if any(signed or whereabouts.is_given_up(one, pod) for one in ours):
+            return True
+        # The next container of the pod may have taken the address over, and relies on the reservation then.
+        return signed and not entries
 
     def _name(self, claim: Claim) -> str:
         return whereabouts.reservation_name(claim.address, self._network_name)

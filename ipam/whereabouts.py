@@ -31,6 +31,9 @@ API = "whereabouts.cni.cncf.io/v1alpha1"
 POOLS = "ippools"
 RESERVATIONS = "overlappingrangeipreservations"
 ALLOCATIONS = "/spec/allocations"
+GIVEN_UP = "freed:"
+"""Stands before the podref of an allocation that is about to go, so that no later container of the pod takes it over."""
+
 POD_UID = "barewire/pod-uid"
 """An annotation of our reservations: a pod's name does not tell it from its successor."""
 
@@ -113,6 +116,12 @@ def pod_uid(found: Document) -> str:
     return told if isinstance(told, str) else ""
 
 
+def pod_of(found: Document) -> str:
+    """The pod (namespace/name) that a reservation is for; empty where it names none."""
+    text = _spec(found).get("podref")
+    return text if isinstance(text, str) else ""
+
+
 def is_unsigned(found: Document) -> bool:
     """Whether a reservation names no container, as all of whereabouts' own."""
     return not _spec(found).get("containerid")
@@ -137,12 +146,6 @@ def rehearsal() -> Document:
 def allocated_to(entry: Document, owner: Owner) -> bool:
     """Whether an allocation is the owner's. One without ifname is not: it may be of another interface of the pod."""
     return (entry.get("id"), entry.get("ifname")) == (owner.container_id, owner.ifname)
-
-
-def holder(entry: Document) -> Owner:
-    """Whose an allocation is."""
-    container_id, ifname, pod = (str(entry.get(name) or "") for name in ("id", "ifname", "podref"))
-    return Owner(network="", container_id=container_id, ifname=ifname, pod=pod)
 
 
 def placed(claims: Claims, subnets: tuple[str, ...]) -> Claims:
@@ -183,6 +186,17 @@ def handing_back(claim: Claim, entry: Document, owner: Owner) -> Patch:
         *testing((claim,), owner),
         {"op": "replace", "path": f"{ALLOCATIONS}/{offset(claim)}", "value": entry},
     ]
+
+
+def giving_up(claim: Claim, owner: Owner, pod: str) -> Patch:
+    """Marks an allocation as given up, if it is the owner's, for that pod. Without a pod nobody can take it over."""
+    path = f"{ALLOCATIONS}/{offset(claim)}/podref"
+    marks = [{"op": "replace", "path": path, "value": f"{GIVEN_UP}{pod}"}] if pod else []
+    return [*testing((claim,), owner), {"op": "test", "path": path, "value": pod}, *marks]
+
+
+def is_given_up(entry: Document, pod: str) -> bool:
+    return bool(pod) and entry.get("podref") == f"{GIVEN_UP}{pod}"
 
 
 def testing(claims: Claims, owner: Owner) -> Patch:
@@ -255,7 +269,10 @@ def leases(found: Document, network: str, damaged: Tell = ignore) -> Iterator[Le
             continue
         pod = entry.get("podref")
         owner = Owner(
-            network=network, container_id=holder[0], ifname=holder[1], pod=pod if isinstance(pod, str) else ""
+            network=network,
+            container_id=holder[0],
+            ifname=holder[1],
+            pod=pod.removeprefix(GIVEN_UP) if isinstance(pod, str) else "",
         )
         yield Lease(address=whole.address(number), owner=owner)
 

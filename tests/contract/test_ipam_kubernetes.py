@@ -249,45 +249,42 @@ def test_a_late_del_leaves_the_reservation_on_which_the_next_sandbox_relies(api,
 
 
 @pytest.mark.parametrize("known", ("range", "address", "nothing"))
-def test_a_take_over_between_the_steps_of_a_del_finds_its_reservation_again(api, cluster, monkeypatch, known):
+def test_what_a_del_has_begun_to_free_is_not_taken_over(api, open_one, monkeypatch, known):
+    cluster, taker = open_one(), open_one()
     cluster.take(BOTH[:1], A)
+    assert texts(taker.of_pod(NEXT)) == ["10.9.0.5"]
     delete = api.resources.delete
+    seen = []
 
     def taken_over_first(*arguments):
-        answer = delete(*arguments)
-        patch = [{"op": "replace", "path": "/spec/allocations/5/id", "value": "theirs"}]
-        api.resources.patch(POOLS, SPACE, "10.9.0.0-24", patch)
-        return answer
+        # Whereabouts would look for this podref.
+        seen.append(
+            (pool_of(api)["spec"]["allocations"]["5"]["podref"], taker.of_pod(NEXT), taker.take(BOTH[:1], NEXT))
+        )
+        assert texts(taker.leases(NETWORK)) == ["10.9.0.5"]
+        assert [one.owner.pod for one in taker.leases(NETWORK)] == ["default/a"]
+        return delete(*arguments)
 
     monkeypatch.setattr(api.resources, "delete", taken_over_first)
     if known == "nothing":
         cluster.give_back_all(A)
     else:
         cluster.give_back(BOTH[:1] if known == "range" else (claim_on(BOTH[0].address),), A)
-    assert pool_of(api)["spec"]["allocations"] == {"5": THEIRS}
-    assert reservations(api) == ["10.9.0.5"]
-    spec = api.resources.get(RESERVATIONS, SPACE, "10.9.0.5")["spec"]
-    assert (spec["podref"], spec["ifname"], spec["containerid"]) == ("default/a", "net1", "theirs")
+    assert seen == [("freed:default/a", (), BOTH[:1])]
+    assert kept(api) == {}
 
 
-def test_a_reservation_that_is_made_again_for_who_has_gone_meanwhile_is_withdrawn(api, cluster, monkeypatch):
-    cluster.take(BOTH[:1], A)
-    delete, create = api.resources.delete, api.resources.create
-
-    def taken_over_first(*arguments):
-        answer = delete(*arguments)
-        if "5" in pool_of(api)["spec"]["allocations"]:
-            patch = [{"op": "replace", "path": "/spec/allocations/5/id", "value": "theirs"}]
-            api.resources.patch(POOLS, SPACE, "10.9.0.0-24", patch)
-        return answer
-
-    def given_back_first(*arguments, **how):
-        api.resources.patch(POOLS, SPACE, "10.9.0.0-24", [{"op": "remove", "path": "/spec/allocations/5"}])
-        return create(*arguments, **how)
-
-    monkeypatch.setattr(api.resources, "delete", taken_over_first)
-    monkeypatch.setattr(api.resources, "create", given_back_first)
-    cluster.give_back(BOTH[:1], A)
+@pytest.mark.parametrize("by", ("us", "whereabouts"))
+@pytest.mark.parametrize("pod", ("default/a", ""))
+def test_a_del_that_was_killed_after_its_first_step_is_finished_by_the_next(api, cluster, by, pod):
+    if by == "us":
+        cluster.take(BOTH[:1], A)
+    else:
+        put_pool(api, {"allocations": {"5": {**THEIRS, "id": "a"}}})
+        put_reservation(api, "10.9.0.5", podref="default/a", ifname="net1")
+    cluster._api.begin()
+    assert cluster._pools.give_up(BOTH[:1], A, "default/a")
+    cluster.give_back(BOTH[:1], A.replace(pod=pod))
     assert kept(api) == {}
 
 

@@ -91,20 +91,27 @@ class Whereabouts:
                 continue
             if status != 200:
                 made = whereabouts.reservation(name, Owner(network="", container_id="", ifname="net1", pod=pod))
-                # Ours may have made it for us meanwhile; the real one fails, and finds both at its next ADD.
-                assert self._ask("POST", "overlappingrangeipreservations", made)[0] in (201, 409)
+                if self._ask("POST", "overlappingrangeipreservations", made)[0] == 409:
+                    # Another pool was faster. The real one's ADD fails, and is repeated.
+                    self._removed(one, container)
+                    avoided.add(number)
+                    continue
             return parse(text, "")
 
     def _deleted(self, one: Range, container: str) -> None:
+        number = self._removed(one, container)
+        if number is not None:
+            name = whereabouts.reservation_name(one.address(one.subnet.number + number), "")
+            self._ask("DELETE", f"overlappingrangeipreservations/{name}")
+
+    def _removed(self, one: Range, container: str) -> int | None:
         while True:
             pool = self._pool(one)
             mine = [key for key, entry in pool["spec"]["allocations"].items() if entry["id"] == container]
             if not mine:
-                return
+                return None
             if self._patched(one, pool, {"op": "remove", "path": f"/spec/allocations/{mine[0]}"}):
-                name = whereabouts.reservation_name(one.address(one.subnet.number + int(mine[0])), "")
-                self._ask("DELETE", f"overlappingrangeipreservations/{name}")
-                return
+                return int(mine[0])
 
     def _chosen(self, pool: Any, pod: str, avoided: set[int]) -> tuple[int, Any]:
         entries = pool["spec"]["allocations"]
