@@ -1,5 +1,6 @@
-"""Which glibc an ELF file needs: reads its version-needs section (gABI "Symbol Versioning", `.gnu.version_r`).
+"""Which glibc an ELF file needs, and where it looks for libraries.
 
+The former is in its version-needs section (gABI "Symbol Versioning", `.gnu.version_r`), the latter in its dynamic section.
 Raises `ValueError` for a file that is no 64-bit little-endian ELF.
 """
 
@@ -9,11 +10,14 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+_SHT_DYNAMIC = 6
 _SHT_GNU_VERNEED = 0x6FFFFFFE
+_DT_RPATH, _DT_RUNPATH = 15, 29
 _FILE_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _NEED = struct.Struct("<HHIII")
 _NEED_VERSION = struct.Struct("<IHHII")
+_DYNAMIC = struct.Struct("<qQ")
 
 
 class _Section(NamedTuple):
@@ -42,6 +46,34 @@ def needed_glibc(path: Path) -> tuple[int, ...]:
     ]
     # GLIBC_PRIVATE and the like name no version.
     return max((tuple(map(int, text.split("."))) for text in versions if text[0].isdigit()), default=())
+
+
+def run_paths(path: Path) -> list[str]:
+    """The directories, as written in the file, in which the loader looks for its libraries before the system's own."""
+    elf = path.read_bytes()
+    sections = _sections(elf)
+    return [
+        _string(elf, sections[section.link].offset + value)
+        for section in sections
+        if section.kind == _SHT_DYNAMIC
+        for tag, value in _entries(elf, section)
+        if tag in (_DT_RPATH, _DT_RUNPATH)
+    ]
+
+
+def drop_run_paths(path: Path) -> None:
+    """Lets the loader look for the file's libraries as for those of any other program."""
+    elf = bytearray(path.read_bytes())
+    for section in _sections(bytes(elf)):
+        if section.kind == _SHT_DYNAMIC:
+            kept = [entry for entry in _entries(bytes(elf), section) if entry[0] not in (_DT_RPATH, _DT_RUNPATH)]
+            packed = b"".join(_DYNAMIC.pack(*entry) for entry in kept)
+            elf[section.offset : section.offset + section.size] = packed.ljust(section.size, b"\0")  # DT_NULL
+    path.write_bytes(elf)
+
+
+def _entries(elf: bytes, section: _Section) -> list[tuple[int, int]]:
+    return list(_DYNAMIC.iter_unpack(elf[section.offset : section.offset + section.size]))
 
 
 def _needed_versions(elf: bytes) -> list[str]:

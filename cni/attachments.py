@@ -14,6 +14,7 @@ that are too long for a file are shortened (`cni.names.file_name`).
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from cni import jsontext, pauses
@@ -68,6 +69,7 @@ class Attachments:
         self._state = state
         self._run = run
         self._roots: tuple[str, ...] = ()
+        self._resolved_folders: dict[str, str] = {}
         self._plugin = plugin
         self._lasting_locks = lasting_locks
         self._lock_seconds = lock_seconds
@@ -249,9 +251,9 @@ class Attachments:
         # A record's name ends in .json, a copy's is that of a PCI device. Those of links end with an interface's name.
         for folder in (f"{self._state}/{component(network)}", f"{self._run}/spare"):
             folders.sweep(folder, plain=True)
-        for folder in (devices, f"{self._state}/.pending", self._state, f"{self._run}/marks"):
+        for folder in (f"{self._state}/.pending", self._state, f"{self._run}/marks"):
             folders.sweep(folder)
-        for device in folders.keys(devices):
+        for device in folders.sweep(devices):
             if not os.path.exists(f"{devices}/{device}"):
                 self._remove_dangling(device)
 
@@ -320,8 +322,8 @@ class Attachments:
 
     def _load(self, path: str) -> Record | None:
         """The record that a path leads to, None where it leads to none of ours."""
-        path = os.path.realpath(path)
-        content = read_file(path) if self._is_ours(path) else None
+        path = self._resolved(path)
+        content = read_file(path) if path and self._is_ours(path) else None
         try:
             return None if content is None else decode(content, path)
         except DamagedRecord as error:
@@ -330,6 +332,21 @@ class Attachments:
             if kept:
                 self._warn(f"{error}; kept as {kept}")
             return None
+
+    def _resolved(self, path: str) -> str:
+        """Where the path leads, empty where nothing is. Each folder on the way is looked at once in a call."""
+        folder, _, name = path.rpartition("/")
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            is_link = True  # whoever reads it gets the reason
+        if is_link:
+            return os.path.realpath(path)
+        if folder not in self._resolved_folders:
+            self._resolved_folders[folder] = os.path.realpath(folder)
+        return f"{self._resolved_folders[folder]}/{name}"
 
     def _is_ours(self, path: str) -> bool:
         """Whether it is in our folders: a link of ours leads nowhere else, and what it leads to may be renamed."""

@@ -48,10 +48,12 @@ def write(path: str, document: dict[str, Any]) -> None:
     Multus may have put the device plugin's document of the same device there. What that has besides, such as
     `rdma-device` and `vhost-net`, stays.
     """
+    folder = os.path.dirname(path)
     try:
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        if not os.path.isdir(folder):  # makedirs is dear in a frozen program (build/lean_os.py)
+            os.makedirs(folder, 0o755, exist_ok=True)
     except OSError as error:
-        raise IoFailure(f"cannot make {os.path.dirname(path)}: {os.strerror(error.errno or 0)}") from error
+        raise IoFailure(f"cannot make {folder}: {os.strerror(error.errno or 0)}") from error
     write_file(path, jsontext.dumps(_merged(read_file(path), document)).encode() + b"\n")
 
 

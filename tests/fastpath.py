@@ -18,7 +18,7 @@ INTERPRETER = frozenset(
 )
 """What CPython imports by itself before the first line of a program, frozen or not."""
 
-LIGHT = frozenset("__future__ _ctypes _json _socket _struct errno fcntl grp select struct zlib".split())
+LIGHT = frozenset("__future__ _ctypes _json _socket _struct errno fcntl gc grp select struct zlib".split())
 """Written in C, or a few lines: each costs half a millisecond (_ctypes, which loads libffi) or much less."""
 
 # ctypes stands in for os.setns, which came with Python 3.12.

@@ -44,8 +44,7 @@ def keys(folder: str, *, plain: bool = False) -> list[str]:
     `plain`: no key in the folder can end in `.tmp` or `.damaged`, so nothing that does is one. Elsewhere what an older
     version wrote under a temporary name is among them.
     """
-    found = [name for name in entries(folder) if not name.startswith(".")]
-    return [name for name in found if not name.endswith((SUFFIX, DAMAGED))] if plain else found
+    return _keys(entries(folder), plain=plain)
 
 
 def documents(folder: str) -> list[str]:
@@ -53,15 +52,17 @@ def documents(folder: str) -> list[str]:
     return [name for name in keys(folder) if name.endswith(DOCUMENT)]
 
 
-def sweep(folder: str, *, plain: bool = False) -> None:
-    """Removes what killed processes left under temporary names. Raises `IoFailure`.
+def sweep(folder: str, *, plain: bool = False) -> list[str]:
+    """Removes what killed processes left under temporary names, and returns the keys. Raises `IoFailure`.
 
     `plain`: no key in the folder can end in `.tmp`, so temporary names of older versions are known for what they are.
     """
-    for name in entries(folder):
+    names = entries(folder)
+    for name in names:
         number = _process(name)
         if number and (plain or name.startswith(".")) and not os.path.exists(f"/proc/{number}"):
             _unlink(f"{folder}/{name}")
+    return _keys(names, plain=plain)
 
 
 def sweep_of(path: str) -> None:
@@ -95,6 +96,11 @@ def set_aside(path: str) -> str:
     except OSError as error:
         raise IoFailure(f"cannot rename {path}: {os.strerror(error.errno or 0)}") from error
     return kept
+
+
+def _keys(names: list[str], *, plain: bool) -> list[str]:
+    found = [name for name in names if not name.startswith(".")]
+    return [name for name in found if not name.endswith((SUFFIX, DAMAGED))] if plain else found
 
 
 def _process(name: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import elf
@@ -17,20 +19,16 @@ from tests.cli.program import BUNDLE, Program, from_bundle, imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 VERSION = {"CNI_COMMAND": "VERSION"}
 STDIN = b'{"cniVersion": "1.1.0"}'
 
 INTERPRETER = {
-    "_abc", "_codecs", "_collections_abc", "_frozen_importlib_external", "_io", "_signal", "_stat", "_thread", "_warnings", "_weakref",
+    "_abc", "_codecs", "_frozen_importlib_external", "_io", "_signal", "_stat", "_thread", "_warnings", "_weakref",
     "abc", "codecs", "encodings", "errno", "encodings.aliases", "encodings.utf_8", "genericpath", "io", "marshal", "os", "posix", "posixpath",
     "stat", "time", "zipimport",
 }  # fmt: skip
-BOOTLOADER = {"_struct", "zlib"}
-if not hasattr(os, "setns"):
-    # ctypes stands in for os.setns, and the bootloader's scripts import it wherever it is bundled.
-    BOOTLOADER |= {"_ctypes", "ctypes", "ctypes._endian", "types"}
+BOOT = {"gc"}
 OURS_ON_VERSION = {
     "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.request", "cni.result", "cni.serve", "cni.value",
     "cni.version", "select",
@@ -135,7 +133,7 @@ def test_version_imports_nothing_beyond_the_protocol() -> None:
     done, modules = imports("sriov", VERSION, STDIN)
     assert done.code == 0
     assert "cni.serve" in modules, "the import report is missing"
-    assert modules - INTERPRETER - BOOTLOADER <= OURS_ON_VERSION
+    assert modules - INTERPRETER - BOOT <= OURS_ON_VERSION
 
 
 @pytest.mark.parametrize(
@@ -155,8 +153,26 @@ def test_error_paths_find_every_module_that_they_need(stdin: bytes, code: int) -
     assert done.json["code"] == code, done
 
 
+def test_the_modules_of_a_call_come_from_one_file(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    program = Program(("strace", "-f", "-o", str(trace), "-e", "trace=openat", str(BUNDLE / "sriov")))
+    assert answers(program, VERSION | {"PATH": os.environ["PATH"]})
+    opened = {Path(path).name for path in re.findall(r'"([^"]*/_internal/[^"]*)".*\) = \d', trace.read_text())}
+    assert "barewire.modules" in opened
+    assert {name for name in opened if name.endswith(".pyc")} == {"__init__.pyc", "aliases.pyc", "utf_8.pyc"}, (
+        "encodings"
+    )
+
+
+def test_no_library_looks_for_others_where_the_build_machine_had_them() -> None:
+    assert {path.name: paths for path in elf_files(BUNDLE) if (paths := elf.run_paths(path))} == {}
+
+
 def test_libraries_of_the_slow_path_are_not_in_the_bundle() -> None:
+    packed, *_ = marshal.loads((BUNDLE / "_internal" / "barewire.modules").read_bytes())
+    assert "cni.serve" in packed
     names = {path.name.partition(".")[0] for path in (BUNDLE / "_internal").iterdir()}
+    names |= {name.partition(".")[0] for name in packed}
     assert not names & {"asyncio", "logging", "multiprocessing", "ovs", "pydantic", "pyroute2", "unittest"}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.program import BUNDLE, Program
 
-MODULE = "_internal/cni/serve.pyc"
+MODULE = "_internal/barewire.modules"
 GO_PLUGIN = "#!/bin/sh\necho the Go plugin\n"
 
 
@@ -95,7 +95,7 @@ echo "arguments: $*" >&2
 def small(tmp_path: Path, **changes: str) -> Path:
     """A bundle of the same form as the frozen one, of which a test can install many."""
     bundle = tmp_path / "-".join(["small", *changes.values()])
-    (bundle / "_internal" / "cni").mkdir(parents=True)
+    (bundle / "_internal").mkdir(parents=True)
     shutil.copy(BUNDLE / "install.sh", bundle)
     description = description_of(BUNDLE)
     for name in description["plugins"].split() + description["tools"].split():

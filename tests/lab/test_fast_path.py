@@ -58,3 +58,4 @@ def test_no_call_of_a_runtime_imports_a_heavy_module(lab, traced):
         print(f"{command}: {len(modules)} modules, ours: {sum(name.startswith('cni') for name in modules)}")
         assert len(modules) > 20, "the report of the imports is missing"
         assert forbidden(modules) == [], command
+        assert "_collections_abc" not in modules, f"{command} uses more of os than build/lean_os.py has"
