@@ -105,8 +105,9 @@ class Node:
         self.daemon.__enter__()
         # Where configurations that name no database look for it.
         self.run("mkdir", "/run/openvswitch")
-        for name in ("db.sock", "ovs-vswitchd.pid"):
-            self.run("ln", "-s", f"{self.daemon.folder}/{name}", f"/run/openvswitch/{name}")
+        self.run("ln", "-s", f"{self.daemon.folder}/db.sock", "/run/openvswitch/db.sock")
+        # A link would not be followed: the plugin would look at each process of the machine, whose number changes.
+        self.run("cp", f"{self.daemon.folder}/ovs-vswitchd.pid", "/run/openvswitch/ovs-vswitchd.pid")
         self.add_bridge("br0")
         self.add_bridge("br1")
         return self
