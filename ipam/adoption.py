@@ -20,6 +20,7 @@ from ipam.address import Address, parse
 from ipam.journal_entry import HELD, INTENT, Entry, location
 from ipam.journal_files import Journal
 from ipam.known import entries, place_of, records
+from ipam.kubernetes import open_kubernetes
 from ipam.local_directory import Directory
 from ipam.ranges import range_of
 from ipam.settling import Settling
@@ -41,16 +42,20 @@ class NotAdopted(NotAvailable):
 
 
 class Move(Value):
-    """What an interface has in a place of before: an entry of the journal, or files of host-local's `directory`."""
+    """What an interface has in a place of before: `former` describes it, unless it is host-local's `directory`.
+
+    `entry` is that of the journal. What another plugin leased has none.
+    """
 
     owner: Owner
     addresses: tuple[Address, ...]
+    former: Entry | None = None
     entry: Entry | None = None
     directory: str = ""
 
     def __str__(self) -> str:
         who = f"{self.owner.container_id}/{self.owner.ifname}" + (f" of {self.owner.pod}" if self.owner.pod else "")
-        where = self.directory if self.entry is None else place_of(self.entry.document)
+        where = self.directory if self.former is None else place_of(self.former.document)
         return f"{', '.join(map(str, self.addresses))}  {who}  {where}"
 
 
@@ -87,11 +92,28 @@ class Adoption:
         told = entries(self._folders, [self._network.name])
         held = [one for one in told if isinstance(one, Entry) and one.phase == HELD and one.claims]
         moves = [
-            Move(owner=one.owner, addresses=tuple(claim.address for claim in one.claims or ()), entry=one)
+            Move(owner=one.owner, addresses=tuple(claim.address for claim in one.claims or ()), former=one, entry=one)
             for one in held
             if not self._is_here(one, identity)
         ]
         return moves + list(self._of_directories())
+
+    def of_pods(self, former: Network) -> list[Move]:
+        """What this node's pods have in whereabouts' resources, by the API server, and no journal tells of."""
+        document = former.document or {}
+        cluster = open_kubernetes(document, former.name, self._seconds, self._folders.policy.api_servers())
+        told = [one for one in entries(self._folders, [self._network.name]) if isinstance(one, Entry)]
+        known = {(one.owner.container_id, one.owner.ifname) for one in told}
+        found: dict[Owner, list[Address]] = {}
+        # The pools first: a pod is there before it has an address.
+        for lease in list(cluster.leases(self._network.name)):
+            if (lease.owner.container_id, lease.owner.ifname) not in known and lease.owner.pod:
+                found.setdefault(lease.owner, []).append(lease.address)
+        return [
+            Move(owner=owner, addresses=tuple(addresses), former=_former(owner, addresses, former))
+            for owner, addresses in found.items()
+            if cluster.node_of(owner.pod) == former.node
+        ]
 
     def take_over(self, move: Move) -> None:
         """Raises `NotAdopted`, and what the places raise."""
@@ -123,14 +145,13 @@ class Adoption:
             if entry is None:
                 self._journal.forget(owner)
             raise NotAdopted(f"{_texts(one.address for one in refused)} is somebody else's in {self._network}")
-        if move.entry is not None:
-            self._leave(move.entry, cluster)
+        if move.former is not None:
+            self._leave(move.former, cluster)
         self._journal.save(intent.replace(phase=HELD, identity=cluster.identity().cluster))
         if move.directory:
             self._remove_files(move)
 
     def _into_directory(self, move: Move) -> None:
-        """Only what the journal tells of can be moved here."""
         expected = (move.owner.container_id, move.owner.ifname)
         with self._directory(self._folders.directory_of(self._network)) as directory:
             for name in map(str, move.addresses):
@@ -139,8 +160,8 @@ class Adoption:
                     raise NotAdopted(f"{name} is somebody else's in {directory.path}")
         if move.directory:
             self._remove_files(move)
-        elif move.entry is not None and not self._settling.settle(move.entry):
-            self._warn(f"{move.owner.container_id}: a tombstone tells {place_of(move.entry.document)} later")
+        elif move.former is not None and not self._settling.settle(move.former):
+            self._warn(f"{move.owner.container_id}: a tombstone tells {place_of(move.former.document)} later")
 
     def _leave(self, entry: Entry, now: Cluster) -> None:
         """Gives back what is leased in the place of before, unless that has become the place of now."""
@@ -210,6 +231,18 @@ class Adoption:
 
     def _directory(self, path: str) -> Directory:
         return Directory(path, min(self._seconds, LOCK_SECONDS))
+
+
+def _former(owner: Owner, addresses: Iterable[Address], place: Network) -> Entry:
+    """As the journal would have told it."""
+    return Entry(
+        owner=owner,
+        phase=HELD,
+        claims=tuple(map(claim_on, addresses)),
+        document=place.document or {},
+        shared=place.shared,
+        node=place.node,
+    )
 
 
 def _texts(addresses: Iterable[Address]) -> str:

@@ -14,6 +14,7 @@ from ipam import inventory, listing
 from ipam.fsck import Finding, Judgement, confirmed
 from ipam.journal_entry import TOMBSTONE
 from ipam.known import Folders, Network, configured, entries, known
+from ipam.place import KUBERNETES
 from ipam.policy import Policy
 from ipam.repair import Repair, repaired
 from ipam.sandboxes import Sandboxes, look
@@ -162,10 +163,14 @@ def _adopt(options: Any, host: Host) -> int:
         raise InvalidConfig("adopt takes over into what is configured", hint="tell the configuration with --config")
     told = configured(options.config, host.folders.policy)
     networks = [one for one in told if options.network in (None, "", one.name)]
+    former = configured(options.former, host.folders.policy) if options.former else []
+    if any(one.backend != KUBERNETES for one in former):
+        raise InvalidConfig("--from is for a network with backend kubernetes", hint="the journal tells of the others")
     found: list[tuple[Adoption, Move]] = []
     for network in networks:
         adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
         found += [(adoption, move) for move in adoption.found()]
+        found += [(adoption, move) for one in former if one.name == network.name for move in adoption.of_pods(one)]
     for _adoption, move in found:
         _say(str(move))
     if not found:

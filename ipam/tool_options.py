@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
     moved = _add(commands, "adopt", "take over what this node has in places where a network's leases were before")
     moved.add_argument("--yes", action="store_true", help="do not ask")
     moved.add_argument(
+        "--from",
+        dest="former",
+        default="",
+        metavar="FILE",
+        help="the configuration of before, with backend kubernetes: also what whereabouts leased to pods of this node",
+    )
+    moved.add_argument(
         "--abandon",
         action="store_true",
         help="what a cluster of before holds that cannot be told stays leased there: it is gone for good",

@@ -16,17 +16,18 @@ from cni.errors import AddressesExhausted, InvalidConfig
 from ipam import whereabouts
 from ipam.adoption import Adoption
 from ipam.known import configured
+from ipam.kubernetes import open_kubernetes
 from ipam.place import Place as IpamPlace
 from ipam.stores import Stores
 from ipam.whereabouts import Place
-from tests.contract.ipam_cluster_contract import range_of
+from tests.contract.ipam_cluster_contract import claim, range_of
 from tests.contract.ipam_command import NETWORK, SECONDS, Node, owner
 from tests.etcd.server import EtcdServer
 from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS
 from tests.kube.routes import RIGHTS
 from tests.recording_log import RecordingLog
-from tests.trusting import POLICY
+from tests.trusting import ACCESS, POLICY
 
 CALLS = 10_000 if os.environ.get("BAREWIRE_MATRIX") else 300
 FEW = ((range_of("10.77.0.0", 24, "10.77.0.1", "10.77.0.30"),),)
@@ -185,6 +186,41 @@ def test_a_pod_is_named_in_kubernetes_by_what_the_runtime_keeps(node, api, tmp_p
     offset = address.rpartition(".")[2]
     assert pool["spec"]["allocations"][offset]["podref"] == "shop/web"
     assert api.resources.names(RESERVATIONS, "kube-system") == [address]
+
+
+def of_whereabouts(api: ApiServer, node: Node, folder: Path, *names: str) -> tuple[str, dict[str, str]]:
+    """The configuration of before, and what whereabouts leased to pods: address and container."""
+    api.rights = RIGHTS | {("get", "pods")}
+    place = Place(kubeconfig=str(api.kubeconfig(folder / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
+    document = {**whereabouts.document(place), "node": node.name}
+    before = Path(move(node, document)).rename(folder / "before.conf")
+    cluster = open_kubernetes(document, NETWORK, SECONDS, ACCESS)
+    found = {}
+    for number, name in enumerate(names, start=5):
+        one = claim(f"10.77.0.{number}", FEW[0][0])
+        assert cluster.take((one,), owner(name)) == ()
+        found[str(one.address)] = name
+    return str(before), found
+
+
+@pytest.mark.parametrize("way", ["to etcd", "to local"])
+def test_what_whereabouts_leased_to_pods_of_this_node_is_taken_over(node, api, etcd, prefix, tmp_path, way):
+    before, held = of_whereabouts(api, node, tmp_path, "a", "b", "elsewhere", "gone")
+    for name, where in (("a", node.name), ("b", node.name), ("elsewhere", "node-b")):
+        api.add_pod("default", name, spec={"nodeName": where, "containers": [{"name": "app", "image": "app"}]})
+    config = move(node, etcd.document(prefix=prefix) if way == "to etcd" else None)
+    assert adopt(node, config, "--from", before) == 0
+    assert sorted(node.leases().values()) == ["a", "b"]
+    assert node.leases().items() <= held.items()
+    left = [address for address, name in held.items() if name in ("elsewhere", "gone")]
+    assert api.resources.names(RESERVATIONS, "kube-system") == left
+    assert sorted(api.resources.get(POOLS, "kube-system", "10.77.0.0-24")["spec"]["allocations"]) == ["7", "8"]
+
+
+def test_only_of_whereabouts_a_configuration_of_before_is_needed(node, etcd, prefix, tmp_path, capsys):
+    before = Path(move(node, None)).rename(tmp_path / "before.conf")
+    assert adopt(node, move(node, etcd.document(prefix=prefix)), "--from", str(before)) == 2
+    assert "backend kubernetes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", ["to etcd", "to local"])
