@@ -28,6 +28,7 @@ class Device(Value):
     override: str = ""
     userspace: bool = False
     is_network: bool = True
+    is_infiniband: bool = False
     index: int = -1
     pf: str = ""
     pf_name: str = ""

@@ -128,6 +128,8 @@ class FakeKernel:
         self.used: dict[str, list[str]] = {}
         self.loaded = {"igbvf", "igb", "e1000e", "vfio-pci", "sfc"}
         self.privileged = True
+        self.is_recent = True
+        self.infiniband: set[str] = set()
         self._numbers = 100
         self._refused: Callable[[int], bool] = lambda _change: False
 
@@ -216,6 +218,9 @@ class FakeKernel:
     def named_namespaces(self) -> list[str]:
         return sorted(self.namespaces)
 
+    def tells_devices(self) -> bool:
+        return self.is_recent
+
     def may_administrate(self) -> bool:
         return self.privileged
 
@@ -239,6 +244,7 @@ class FakeKernel:
             driver=fake.driver,
             override=fake.override,
             userspace=gives_to_user_space(fake.driver),
+            is_infiniband=address in self.infiniband,
             link=self.link(address, None),
             vfs=len(self.functions) if address == PF else 0,
             most_vfs=7 if address == PF else 0,

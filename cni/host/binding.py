@@ -123,7 +123,8 @@ class Drivers:
         nodes = self._nodes(device)
         if any(map(os.path.exists, nodes)):
             return any(map(_is_busy, nodes))
-        # UIO, and VFIO without groups, let several processes open a device: only their descriptors tell.
+        # UIO, and VFIO without groups, let several processes open a device: only their descriptors tell. A container's /dev
+        # may not show the node of a group either.
         numbers = self._sysfs.node_numbers(device)
         return bool(numbers) and has_open(numbers)
 
@@ -153,7 +154,8 @@ class Drivers:
             return False
         if not gives_to_user_space(driver):
             return bool(self._sysfs.netdevs(device))
-        return not needs_iommu_group(driver) or any(map(os.path.exists, self._nodes(device)))
+        nodes = self._nodes(device)
+        return not needs_iommu_group(driver) or any(map(os.path.exists, nodes)) or self._sysfs.has_vfio_group(device)
 
     def _nodes(self, device: PciAddress) -> list[str]:
         """Where VFIO's device node of its group can be; the second is for a kernel that was told to do without IOMMU."""

@@ -65,6 +65,7 @@ class HostKernel:
             override=self._sysfs.override(address),
             userspace=self._sysfs.in_user_space(address),
             is_network=self._sysfs.is_network(address),
+            is_infiniband=self._sysfs.is_infiniband(address),
             link=self.link(address, None),
             netdevs=len(self._sysfs.netdevs(address)),
             vfs=self._sysfs.number(address, "sriov_numvfs"),
@@ -413,6 +414,13 @@ class HostKernel:
         """The routes through the link."""
         with _refusals("look at the routes: the kernel refused"):
             return addressing.routes(self._socket(netns), link.index)
+
+    def tells_devices(self) -> bool:
+        """Whether the kernel tells the PCI addresses of network devices: Linux 5.14, and others that have it from there."""
+        major, _, rest = os.uname().release.partition(".")
+        minor = rest.partition(".")[0]
+        known = major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 14)
+        return known or any(link.parent for link in self.everywhere(None))
 
     def may_administrate(self) -> bool:
         """Whether this process may change the host's network and enter other namespaces."""

@@ -109,6 +109,10 @@ class Sysfs:
         """Whether the device's PCI class is 02, network controller."""
         return glance(f"{self._devices}/{device}/class").startswith(b"0x02")
 
+    def is_infiniband(self, device: PciAddress) -> bool:
+        """Whether the device's PCI class is 0207, InfiniBand controller."""
+        return glance(f"{self._devices}/{device}/class").startswith(b"0x0207")
+
     def is_bridge(self, device: PciAddress) -> bool:
         """Whether the device's PCI class is 06, bridge."""
         return glance(f"{self._devices}/{device}/class").startswith(b"0x06")
@@ -125,10 +129,16 @@ class Sysfs:
         found = set()
         for kind in ("vfio-dev", "uio"):
             for name in _entries(f"{self._devices}/{device}/{kind}"):
-                major, _, minor = glance(f"{self._devices}/{device}/{kind}/{name}/dev").decode().strip().partition(":")
-                if major.isdigit() and minor.isdigit():
-                    found.add(os.makedev(int(major), int(minor)))
-        return found
+                found |= _number_in(f"{self._devices}/{device}/{kind}/{name}")
+        return found.union(*map(_number_in, self._groups(device)))
+
+    def has_vfio_group(self, device: PciAddress) -> bool:
+        """Whether VFIO gives out the device's group, also where /dev is a container's own and does not show it."""
+        return any(map(os.path.exists, self._groups(device)))
+
+    def _groups(self, device: PciAddress) -> list[str]:
+        group = self.iommu_group(device)
+        return [f"{self.root}/class/vfio/{name}" for name in (group, f"noiommu-{group}")] if group else []
 
     def iommu_group(self, device: PciAddress) -> str:
         """The number of its IOMMU group, or empty."""
@@ -159,6 +169,12 @@ def _link(path: str) -> str:
         return os.path.basename(os.readlink(path))
     except (OSError, ValueError):  # ValueError: a NUL byte, in a name that a configuration gave
         return ""
+
+
+def _number_in(folder: str) -> set[int]:
+    """The device number that a device's folder tells."""
+    major, _, minor = glance(f"{folder}/dev").decode().strip().partition(":")
+    return {os.makedev(int(major), int(minor))} if major.isdigit() and minor.isdigit() else set()
 
 
 def _entries(path: str) -> list[str]:

@@ -124,6 +124,10 @@ def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings
         raise InvalidConfig(
             f"deviceID: {device.address} is not a network device", hint="only devices of PCI class 02 are attached"
         )
+    if device.is_infiniband:
+        raise InvalidConfig(
+            f"deviceID: {device.address} is an InfiniBand device", hint="its GUIDs are set by the plugin ib-sriov"
+        )
     if conf.get("pfOnly") and device.pf:
         raise InvalidConfig(f"pfOnly: {device.address} is a VF", hint="name a PF, or remove pfOnly")
     if device.pf:

@@ -162,6 +162,26 @@ def test_a_network_driver_is_ready_when_its_network_device_is_there(tree):
     assert tree.drivers._ready(VF, "igbvf")
 
 
+@pytest.mark.parametrize("name", ["7", "noiommu-7"])
+def test_a_group_that_a_containers_dev_does_not_show_is_ready_and_in_use_while_a_process_has_it_open(tree, name):
+    tree.bind(VF, "vfio-pci")
+    group = tree.root / "class/vfio" / name
+    group.mkdir(parents=True)
+    assert tree.drivers._ready(VF, "vfio-pci")
+    null = os.stat("/dev/null").st_rdev
+    (group / "dev").write_text("4095:4095\n")
+    assert not tree.drivers.in_use(VF)
+    (group / "dev").write_text(f"{os.major(null)}:{os.minor(null)}\n")
+    with open("/dev/null", "rb"):
+        assert tree.drivers.in_use(VF)
+
+
+def test_an_infiniband_device_is_known_by_its_class(tree):
+    assert not Sysfs(str(tree.root)).is_infiniband(VF)
+    (tree.root / "bus/pci/devices" / VF / "class").write_text("0x020700\n")
+    assert Sysfs(str(tree.root)).is_infiniband(VF)
+
+
 def test_a_device_is_known_to_be_for_user_space_by_its_vfio_device_or_its_drivers_name(tree):
     sysfs = Sysfs(str(tree.root))
     assert not sysfs.in_user_space(VF)

@@ -154,6 +154,14 @@ def test_what_sriov_cni_ignores_is_ignored_with_a_warning(node, conf, warning):
     node.assert_as_before()
 
 
+def test_an_infiniband_device_is_refused_with_the_plugin_for_it(node):
+    node.kernel.infiniband = {VF0}
+    with pytest.raises(InvalidConfig, match="is an InfiniBand device") as refused:
+        node.add()
+    assert "ib-sriov" in refused.value.hint
+    node.assert_as_before()
+
+
 def test_a_group_that_is_not_viable_is_refused_before_anything_changes(node):
     node.kernel.group_hindrances = ["0000:01:00.1 of its IOMMU group is bound to igb"]
     with pytest.raises(DriverUnfit, match=r"0000:01:00\.1"):
@@ -509,6 +517,12 @@ def test_status_reports_what_an_add_of_the_network_would_miss(node, lacks):
 def test_status_fails_where_the_node_can_serve_no_add(node):
     node.kernel.privileged = False
     with pytest.raises(NotAvailable, match="may not administrate"):
+        status(node)
+
+
+def test_status_fails_where_the_kernel_does_not_tell_which_device_is_which(node):
+    node.kernel.is_recent = False
+    with pytest.raises(NotAvailable, match="PCI addresses of network devices"):
         status(node)
 
 
