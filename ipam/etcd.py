@@ -93,6 +93,10 @@ class Etcd:
         """See `Cluster`."""
         return Identity(cluster=self._gateway.cluster_id, revision=self._witnessed)
 
+    def parts(self) -> dict[str, str]:
+        """See `Cluster`."""
+        return {}
+
     def is_replaced(self, known: Identity, network: str) -> bool:
         """See `Cluster`."""
         if known == UNKNOWN:

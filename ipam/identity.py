@@ -41,6 +41,10 @@ class Anonymous:
         """See `ipam.store.Cluster`."""
         return UNKNOWN
 
+    def parts(self) -> dict[str, str]:
+        """See `ipam.store.Cluster`."""
+        return {}
+
     def is_replaced(self, _known: Identity, _network: str) -> bool:
         """See `ipam.store.Cluster`."""
         return False

@@ -23,6 +23,7 @@ from ipam.choice import Choice, fitting, has_room, seed_of
 from ipam.identity import UNKNOWN, Replaced
 from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.journal_files import Journal, name_of
+from ipam.lost_pools import lost, parts_of, take_again
 from ipam.noted import note, noted
 from ipam.occupied import Occupied
 from ipam.settling import DRAIN_SECONDS, Settling
@@ -191,13 +192,18 @@ class Journaled:
         return claims
 
     def _choices(
-        self, cluster: Cluster, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+        self,
+        cluster: Cluster,
+        owner: Owner,
+        sets: tuple[RangeSet, ...],
+        requested: tuple[Address | None, ...],
+        latest: float,
     ) -> list[Choice]:
         seed, occupied = seed_of(owner), Occupied(owner, self._journal.folder, self._directories)
         found = [
             Choice(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)
         ]
-        had = tuple(claim_on(lease.address) for lease in cluster.of_pod(owner)) if owner.pod else ()
+        had = self._of_pod(cluster, owner, latest) if owner.pod else ()
         for choice, before in zip(found, fitting(had, sets, requested), strict=True):
             choice.before = before
         return found
@@ -211,7 +217,7 @@ class Journaled:
         latest: float,
     ) -> tuple[Claim, ...]:
         try:
-            claims = self._tried(cluster, intent, self._choices(cluster, intent.owner, *wanted), kept, latest)
+            claims = self._tried(cluster, intent, self._choices(cluster, intent.owner, *wanted, latest), kept, latest)
         except (AddressesExhausted, AddressTaken, InvalidConfig):
             # The cluster has said no to every try, or could not be asked at all: only what the owner had is left.
             if any(kept):
@@ -266,6 +272,16 @@ class Journaled:
             cluster.expect(UNKNOWN)
             return cluster.take(claims, owner)
 
+    def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
+        """What the pod's interface has; before that, what a deleted part of the cluster has lost is taken again."""
+        found = cluster.of_pod(owner)
+        if cluster.parts():
+            gone = lost(self._journal.of_network(self._network), cluster, self._present(), owner)
+            if gone:
+                take_again(self._journal, cluster, gone, latest)
+                found = cluster.of_pod(owner)
+        return tuple(claim_on(lease.address) for lease in found)
+
     def _expect(self, cluster: Cluster, owner: Owner) -> None:
         known = self._noted()
         if known.left:
@@ -289,7 +305,7 @@ class Journaled:
         seen = cluster.identity()
         if seen != UNKNOWN:
             note(self._journal.folder, self._network, self._configured(), self._shared, seen)
-        return intent.replace(identity=seen.cluster)
+        return intent.replace(identity=seen.cluster, parts=parts_of(cluster))
 
     def _unknown(self, owner: Owner) -> Entry | None:
         """Where there is no entry: whatever the owner has, since the journal may be lost."""

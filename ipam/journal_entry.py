@@ -29,7 +29,8 @@ class Entry(Value):
     """What a node wants of a cluster for an owner, or has there.
 
     `claims` is None where nobody knows what it is. `document` describes the cluster, and `shared` is the network's name
-    there; `node` is the name under which the node has asked. `identity` is the name that the cluster gives itself.
+    there; `node` is the name under which the node has asked. `identity` is the name that the cluster gives itself, `parts` what those of
+    its parts are called in which the claims were taken, as pairs (`Cluster.parts`).
     """
 
     owner: Owner
@@ -39,6 +40,7 @@ class Entry(Value):
     shared: str
     node: str
     identity: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
 
     def encoded(self) -> bytes:
         document = {
@@ -49,6 +51,7 @@ class Entry(Value):
             "cluster": self.document,
             "clusterNetwork": self.shared,
             **({"identity": self.identity} if self.identity else {}),
+            **({"parts": dict(self.parts)} if self.parts else {}),
             "claims": None if self.claims is None else [_claim_document(claim) for claim in self.claims],
         }
         return jsontext.dumps(document).encode() + b"\n"
@@ -107,6 +110,7 @@ def decode(content: bytes) -> Entry:
             shared=document["clusterNetwork"],
             node=document["node"],
             identity=document.get("identity", ""),
+            parts=tuple(sorted((str(name), str(uid)) for name, uid in document.get("parts", {}).items())),
         )
     except (DecodeFailure, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an entry: {error}") from error

@@ -96,6 +96,10 @@ class Kubernetes(Anonymous):
             self._undo(made, owner)
         return others
 
+    def parts(self) -> dict[str, str]:
+        """See `ipam.store.Cluster`: the pools, by subnet."""
+        return dict(self._pools.uids)
+
     def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
         """See `ipam.store.Cluster`."""
         self._api.begin()

@@ -43,6 +43,8 @@ class Pools:
     def __init__(self, api: Api, network_name: str) -> None:
         self._api = api
         self._network_name = network_name
+        self.uids: dict[str, str] = {}
+        """Of the pools that were met, by subnet; empty where there was none."""
 
     def name(self, cidr: str) -> str:
         return whereabouts.pool_name(cidr, self._network_name)
@@ -50,7 +52,9 @@ class Pools:
     def find(self, cidr: str) -> Document | None:
         """The object of a subnet's pool; None where there is none, or can be none of that name."""
         name = self.name(cidr)
-        return self._api.get(POOLS, name) if is_name(name) else None
+        found = self._api.get(POOLS, name) if is_name(name) else None
+        self.uids[cidr] = _uid(found or {})
+        return found
 
     def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
         """Those that somebody else has, of the first pool that has such; what was made before is in `made`.
@@ -119,6 +123,7 @@ class Pools:
             patch = whereabouts.adding(missing, owner) + whereabouts.taking_over(earlier, owner)
             answer = self._api.patch(POOLS, name, patch)
             if answer.status == 200:
+                self.uids[cidr] = _uid(answer.content)
                 made.added.extend(missing)
                 made.taken_over.extend(earlier)
                 return ()
@@ -179,6 +184,12 @@ def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
 def _full(name: str, said: str) -> AddressesExhausted:
     hint = "free leases of pods that are gone, use several smaller ranges, or backend etcd"
     return AddressesExhausted(f"the IPPool {name} is as large as the cluster allows: {said}", hint=hint)
+
+
+def _uid(found: Document) -> str:
+    metadata = found.get("metadata")
+    uid = metadata.get("uid") if isinstance(metadata, dict) else None
+    return uid if isinstance(uid, str) else ""
 
 
 def _is_of_another_container(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:

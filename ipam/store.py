@@ -113,6 +113,12 @@ if TYPE_CHECKING:
         def identity(self) -> Identity:
             """What the last answer tells about the cluster."""
 
+        def parts(self) -> dict[str, str]:
+            """The parts of the cluster that the calls until now have met, each with a name of its own.
+
+            A later part in its place has another name; it is empty where there is none. A cluster may have no parts.
+            """
+
         def is_replaced(self, known: Identity, network: str) -> bool:
             """Whether it is another cluster than was noted, or has lost what this node took for the network last."""
 

@@ -57,6 +57,9 @@ class FakeCluster:
     def identity(self) -> Identity:
         return Identity(cluster=self._shared.identity, revision=self._witnessed)
 
+    def parts(self) -> dict[str, str]:
+        return {}
+
     def is_replaced(self, known: Identity, network: str) -> bool:
         if known == UNKNOWN:
             return False
