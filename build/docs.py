@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from pydantic import BaseModel
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -13,6 +15,7 @@ from cni import errors, schema  # noqa: E402 - found through the line above
 from cni.node.conf import NodeFile  # noqa: E402
 from cni.sriov.conf import SriovConf  # noqa: E402
 from cni.userspace.conf import UserspaceConf  # noqa: E402
+from deviceplugin import conf as devices  # noqa: E402
 from ipam.conf import IpamConf  # noqa: E402
 
 ERRORS_HEAD = """\
@@ -57,6 +60,28 @@ def errors_page() -> str:
     return ERRORS_HEAD + "".join(rows)
 
 
+DEVICES_HEAD = """\
+# Keys of the device plugin's configuration
+
+Made from `deviceplugin/conf.py` by `make docs`. What they are for: [docs/deviceplugin.md](../deviceplugin.md).
+"""
+
+
+def devices_page() -> str:
+    """The keys of each object of the device plugin's configuration as a table."""
+    sections: dict[str, type[BaseModel]] = {
+        "The file": devices.File,
+        "`resourceList`": devices.Resource,
+        "`selectors`": devices.Selectors,
+        "`auto`": devices.Automatic,
+    }
+    page = DEVICES_HEAD
+    for title, model in sections.items():
+        rows = [f"| `{name}` | {field.description} |\n" for name, field in model.model_fields.items()]
+        page += f"\n## {title}\n\n{model.__doc__}\n\n| key | |\n|---|---|\n{''.join(rows)}"
+    return page
+
+
 def main(check_only: bool) -> int:
     """Writes or compares; the exit code is 1 when a compared page is stale."""
     stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
@@ -73,6 +98,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs" / "errors.md": errors_page(),
         DECISIONS / "README.md": decisions_page(),
+        ROOT / "docs" / "reference" / "deviceplugin.md": devices_page(),
         **schema.generated("node", "cni/node", NodeFile),
         **schema.generated("sriov", "cni/sriov", SriovConf),
         **schema.generated("userspace", "cni/userspace", UserspaceConf),

@@ -1,4 +1,4 @@
-"""A log that keeps its warnings, for tests of what is reported without an error."""
+"""A log that keeps its warnings and errors, for tests of what is reported otherwise than by an exception."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from cni.log import Log
 
 
 class RecordingLog(Log):
-    """`messages` are the warnings, in order; nothing is written."""
+    """`messages` are the warnings and errors, in order; nothing is written."""
 
     def __init__(self) -> None:
         super().__init__({}, level="panic")
         self.messages: list[str] = []
 
     def warning(self, message: str) -> None:
+        self.messages.append(message)
+
+    def error(self, message: str) -> None:
         self.messages.append(message)

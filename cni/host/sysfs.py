@@ -61,6 +61,26 @@ class Sysfs:
         text = glance(f"{self._devices}/{device}/{attribute}").strip()
         return int(text) if text.isdigit() else 0
 
+    def addresses(self) -> list[PciAddress]:
+        """The PCI devices of the host, sorted."""
+        return [pci.parse(name) for name in sorted(_entries(self._devices))]
+
+    def text(self, device: PciAddress, attribute: str) -> str:
+        """What a file of the device's directory holds (numa_node, vendor), or empty."""
+        return glance(f"{self._devices}/{device}/{attribute}").decode(errors="replace").strip()
+
+    def names(self, device: PciAddress, folder: str) -> list[str]:
+        """The names in a folder of the device's directory (infiniband, vfio-dev), sorted."""
+        return sorted(_entries(f"{self._devices}/{device}/{folder}"))
+
+    def place(self, device: PciAddress) -> str:
+        """The path of the device below the root of its PCI hierarchy; symlinks are followed."""
+        return os.path.realpath(f"{self._devices}/{device}")
+
+    def link_text(self, name: str, attribute: str) -> str:
+        """What a file of a network device of the host holds (type, carrier), or empty."""
+        return glance(f"{self._net}/{name}/{attribute}").decode(errors="replace").strip()
+
     def parent(self, name: str) -> PciAddress | None:
         """The PCI device of a network device of the host, or None."""
         address = _link(f"{self._net}/{name}/device")

@@ -1,0 +1,92 @@
+"""Which function is in which pool, or which rule keeps it out. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cni.value import Value
+from deviceplugin.function import BRIDGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deviceplugin.conf import Configuration
+    from deviceplugin.function import Function, Inventory
+    from deviceplugin.pool import Pool
+
+
+class Assignment(Value):
+    """`pools` by resource, also those without a function; `pool_of` and `kept_out` by address.
+
+    `claims` names the other pools that would take a function that is in one already.
+    """
+
+    pools: Mapping[str, Pool]
+    pool_of: Mapping[str, Pool]
+    kept_out: Mapping[str, str]
+    claims: Mapping[str, tuple[str, ...]]
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The addresses in a pool, sorted."""
+        return tuple(sorted(address for address, pool in self.pool_of.items() if pool.name == name))
+
+
+def assign(
+    inventory: Inventory, configuration: Configuration, used: Mapping[str, str], held: Mapping[str, str]
+) -> Assignment:
+    """Each function to the first pool that selects it.
+
+    `used` is by address what the host itself needs a function for, which beats every configuration. `held` is by address the
+    resource that a container has the function from: it stays in that pool whatever its container does to it, such as taking
+    its network device away, or its driver.
+    """
+    pools = {pool.name: pool for pool in configuration.pools}
+    pool_of: dict[str, Pool] = {}
+    kept_out: dict[str, str] = {}
+    claims: dict[str, tuple[str, ...]] = {}
+    for function in inventory:
+        resource = held.get(function.address, "")
+        reason = "" if resource else forbidden(function, used)
+        if reason:
+            kept_out[function.address] = reason
+            continue
+        wanting = _wanting(function, configuration)
+        chosen = _chosen(resource, wanting, pools)
+        if chosen is None:
+            kept_out[function.address] = _unselected(function, configuration)
+            continue
+        pools.setdefault(chosen.name, chosen)
+        pool_of[function.address] = chosen
+        others = tuple(pool.name for pool in wanting if pool.name != chosen.name)
+        if others:
+            claims[function.address] = others
+    return Assignment(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims)
+
+
+def forbidden(function: Function, used: Mapping[str, str]) -> str:
+    """The rule that keeps a function out whatever the configuration says, or empty."""
+    if function.base_class == BRIDGE:
+        return "it is a bridge"
+    if function.vfs:
+        return f"it is a PF and has {len(function.vfs)} VFs"
+    if function.boot_vga:
+        return "it is the boot console"
+    return used.get(function.address, "")
+
+
+def _wanting(function: Function, configuration: Configuration) -> list[Pool]:
+    wanting = [pool for pool in configuration.pools if pool.selector_of(function)]
+    automatic = configuration.auto.pool_of(function) if configuration.auto else None
+    return [*wanting, automatic] if automatic else wanting
+
+
+def _chosen(resource: str, wanting: list[Pool], pools: Mapping[str, Pool]) -> Pool | None:
+    if resource:
+        known = {pool.name: pool for pool in wanting} | dict(pools)
+        return known.get(resource)
+    return next(iter(wanting), None)
+
+
+def _unselected(function: Function, configuration: Configuration) -> str:
+    reasons = [f"{pool.name}: {pool.hindrance(function)}" for pool in configuration.pools]
+    return f"no pool selects it ({'; '.join(reasons)})" if reasons else "no pool selects it"

@@ -1,0 +1,128 @@
+"""What a container gets with its devices: device nodes, environment, and the device-info file that Multus reads. Pure.
+
+The environment is that of sriov-network-device-plugin: `PCIDEVICE_<RESOURCE>` lists the devices, and
+`PCIDEVICE_<RESOURCE>_INFO` tells of each what it is, as JSON. `PCI_RESOURCE_<RESOURCE>` is KubeVirt's name for the list.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from cni import deviceinfo
+from cni.drivers import gives_to_user_space, needs_iommu_group
+from cni.value import Value
+from deviceplugin.offer import vfio_node
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from deviceplugin.function import Function
+    from deviceplugin.pool import Pool, Selector
+
+VFIO = "/dev/vfio/vfio"
+IOMMUFD = "/dev/iommu"
+RDMA_CM = "/dev/infiniband/rdma_cm"
+VHOST_NODES = ("/dev/vhost-net", "/dev/net/tun")
+
+
+class Node(Value):
+    """A device node: its path on the host and in the container."""
+
+    host: str
+    container: str
+
+
+class Given(Value):
+    """A function that a container gets, and the selector of the pool that it met when it was chosen."""
+
+    function: Function
+    selector: Selector
+
+
+class Contents(Value):
+    """What a container gets."""
+
+    nodes: tuple[Node, ...]
+    environment: dict[str, str]
+
+
+def contents(pool: Pool, devices: tuple[Given, ...], nodes: AbstractSet[str]) -> Contents:
+    """What the container with these devices gets. `nodes` are the device nodes that the host has."""
+    given: dict[Node, None] = {}
+    for device in devices:
+        given.update(dict.fromkeys(_nodes(device, nodes)))
+    addresses = ",".join(device.function.address for device in devices)
+    name = variable(pool.name)
+    info = {device.function.address: _information(pool, device, nodes) for device in devices}
+    environment = {
+        f"PCIDEVICE_{name}": addresses,
+        f"PCIDEVICE_{name}_INFO": json.dumps(info, separators=(",", ":")),
+        f"PCI_RESOURCE_{name}": addresses,
+    }
+    return Contents(nodes=tuple(given), environment=environment)
+
+
+def variable(resource: str) -> str:
+    """A resource's name as a part of a variable's name: INTEL_COM_SRIOV."""
+    return resource.upper().replace(".", "_").replace("/", "_")
+
+
+def info_file(resource: str, address: str) -> str:
+    """The name of the device-info file, which Multus makes of the same two names."""
+    return f"{resource.replace('/', '-')}-{address}-device.json"
+
+
+def info_document(device: Given) -> dict[str, Any]:
+    """The document of the device-info specification."""
+    function = device.function
+    document = deviceinfo.pci(function.address, function.pf)
+    if device.selector.rdma and function.rdma:
+        document["pci"]["rdma-device"] = ",".join(function.rdma)
+    if device.selector.vhost_net:
+        document["pci"]["vhost-net"] = VHOST_NODES[0]
+    return document
+
+
+def _nodes(device: Given, nodes: AbstractSet[str]) -> list[Node]:
+    found, function = [], device.function
+    if needs_iommu_group(function.driver):
+        group = vfio_node(function, nodes)
+        found.append(_same(VFIO))
+        # VFIO's users look for the group's number, also where the kernel does without IOMMU.
+        found += [Node(host=group, container=f"/dev/vfio/{function.group}")] if group else []
+        cdev = f"/dev/vfio/devices/{function.vfio}"
+        if function.vfio and {cdev, IOMMUFD} <= nodes:
+            found += [_same(cdev), _same(IOMMUFD)]
+    elif gives_to_user_space(function.driver) and function.uio:
+        found.append(_same(f"/dev/{function.uio}"))
+    if device.selector.rdma:
+        found += [_same(path) for path in _rdma_paths(function) if path in nodes]
+    if device.selector.vhost_net:
+        found += [_same(path) for path in VHOST_NODES if path in nodes]
+    return found
+
+
+def _same(path: str) -> Node:
+    return Node(host=path, container=path)
+
+
+def _rdma_paths(function: Function) -> list[str]:
+    return [*(f"/dev/infiniband/{name}" for name in function.rdma_nodes), RDMA_CM]
+
+
+def _information(pool: Pool, device: Given, nodes: AbstractSet[str]) -> dict[str, dict[str, str]]:
+    function = device.function
+    found: dict[str, dict[str, str]] = {"generic": {"deviceID": function.address}}
+    if needs_iommu_group(function.driver):
+        found["vfio"] = {"mount": VFIO, "dev-mount": f"/dev/vfio/{function.group}"}
+    elif gives_to_user_space(function.driver) and function.uio:
+        found["uio"] = {"mount": f"/dev/{function.uio}"}
+    if device.selector.rdma:
+        paths = [path for path in _rdma_paths(function) if path in nodes]
+        found["rdma"] = {path.rpartition("/")[2].rstrip("0123456789"): path for path in paths}
+        found["rdma"]["rdma_dev"] = ",".join(function.rdma)
+    if device.selector.vhost_net:
+        found["vhost"] = {"net-mount": VHOST_NODES[0], "tun-mount": VHOST_NODES[1]}
+    extra = {**pool.extra.get("*", {}), **pool.extra.get(function.address, {})}
+    return {**found, "extra": extra} if extra else found

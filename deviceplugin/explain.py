@@ -1,0 +1,87 @@
+"""What is offered and what is not, for people and programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cni import pci
+from cni.errors import DeviceNotFound
+from cni.value import Value
+from deviceplugin.assignment import assign
+from deviceplugin.offer import offers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from deviceplugin.conf import Configuration
+    from deviceplugin.holding import Holding
+    from deviceplugin.host import Sight
+
+_HEAD = ("DEVICE", "ID", "DRIVER", "GROUP", "RESOURCE", "STATE", "WHY")
+
+
+class Row(Value):
+    """A device. `state` is healthy, unhealthy, held, or not offered; `why` the reasons for it."""
+
+    device: str
+    pci_id: str
+    driver: str
+    group: str
+    resource: str
+    state: str
+    why: tuple[str, ...]
+
+
+def explained(
+    sight: Sight, configuration: Configuration, held: Mapping[str, Holding], addresses: Iterable[str] = ()
+) -> list[Row]:
+    """All devices but bridges, or those with the addresses. Raises `DeviceNotFound`."""
+    resources = {device: one.resource for device, one in held.items()}
+    assignment = assign(sight.inventory, configuration, sight.used, resources)
+    offered = offers(sight.inventory, assignment, resources, sight.nodes)
+    found = {offer.device: (resource, offer) for resource, some in offered.items() for offer in some}
+    rows = []
+    for address in _chosen(sight, addresses):
+        function = sight.inventory.functions[address]
+        resource, offer = found.get(address, ("", None))
+        why = offer.ailments if offer else (assignment.kept_out[address],)
+        claims = assignment.claims.get(address, ())
+        state = "not offered" if offer is None else "healthy" if offer.healthy else "unhealthy"
+        rows.append(
+            Row(
+                device=address,
+                pci_id=f"{function.vendor}:{function.device}",
+                driver=function.driver,
+                group=function.group,
+                resource=resource,
+                state=f"{state}, held" if address in resources else state,
+                why=(*why, *(f"{name} selects it as well" for name in claims)),
+            )
+        )
+    return rows
+
+
+def table(rows: Iterable[Row], *, as_json: bool) -> str:
+    """The rows as text."""
+    if as_json:
+        return json.dumps([row.as_dict() for row in rows], indent=2)
+    lines = [_HEAD, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    texts = (row.device, row.pci_id, row.driver, row.group, row.resource, row.state)
+    return (*(text or "-" for text in texts), "; ".join(row.why))
+
+
+def _chosen(sight: Sight, addresses: Iterable[str]) -> list[str]:
+    try:
+        wanted = [pci.parse(text) for text in addresses]
+    except ValueError as error:
+        raise DeviceNotFound(str(error), hint="lspci -D lists the addresses") from error
+    for address in wanted:
+        if sight.inventory.get(address) is None:
+            raise DeviceNotFound(f"the host has no PCI device {address}", hint="lspci -D lists the addresses")
+    return [*wanted] or [function.address for function in sight.inventory if not function.is_bridge]

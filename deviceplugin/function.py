@@ -1,0 +1,82 @@
+"""A PCI function as one look at the host found it, and all of them together. Values, no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cni.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from cni.pci import PciAddress
+
+NETWORK, ACCELERATOR, BRIDGE, DISPLAY = "02", "12", "06", "03"
+"""PCI base classes."""
+
+
+class Function(Value):
+    """A PCI function. Numbers of PCI are lower-case hexadecimal without a prefix.
+
+    `pf`, `pf_name` and `vf_index` tell of a VF which one it is; `vfs` and `most_vfs` what the function has as a PF.
+    `carrier` is that of the PF, or of the function itself; None where no network device can tell. `root` is the PCI host
+    bridge, `vfio` the name of the device node in /dev/vfio/devices, `instance` another number for a function made anew.
+    """
+
+    address: PciAddress
+    pci_class: str
+    vendor: str
+    device: str
+    subsystem: str = ""
+    driver: str = ""
+    override: str = ""
+    instance: int = 0
+    group: str = ""
+    numa: int = -1
+    root: str = ""
+    pf: str = ""
+    pf_name: str = ""
+    vf_index: int = -1
+    vfs: tuple[PciAddress, ...] = ()
+    most_vfs: int = 0
+    netdevs: tuple[str, ...] = ()
+    link_type: str = ""
+    carrier: bool | None = None
+    rdma: tuple[str, ...] = ()
+    rdma_nodes: tuple[str, ...] = ()
+    uio: str = ""
+    vfio: str = ""
+    acpi_index: str = ""
+    boot_vga: bool = False
+
+    @property
+    def base_class(self) -> str:
+        """The first two digits of the class: 02 is a network controller."""
+        return self.pci_class[:2]
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.base_class == BRIDGE
+
+    @property
+    def uplink(self) -> str:
+        """The name of its PF's network device, or of its own where it is no VF."""
+        return self.pf_name if self.pf else next(iter(self.netdevs), "")
+
+
+class Inventory(Value):
+    """The PCI functions of the host by their addresses."""
+
+    functions: Mapping[str, Function]
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self.functions.values())
+
+    def get(self, address: str) -> Function | None:
+        return self.functions.get(address)
+
+    def group_of(self, function: Function) -> tuple[Function, ...]:
+        """The members of its IOMMU group without bridges, itself among them; alone where it is in none."""
+        if not function.group:
+            return (function,)
+        return tuple(other for other in self if other.group == function.group and not other.is_bridge)

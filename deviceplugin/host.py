@@ -1,0 +1,101 @@
+"""The host as the device plugin sees and changes it: one look at everything, drivers, resets, device-info files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from cni.errors import IoFailure
+from cni.host.binding import Drivers
+from cni.host.files import remove_file, write_file
+from cni.value import Value
+from deviceplugin import kernel_write
+from deviceplugin.inventory import scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cni.host.sysfs import Sysfs
+    from cni.pci import PciAddress
+    from deviceplugin.function import Inventory
+
+DEVICE_INFO = "/var/run/k8s.cni.cncf.io/devinfo/dp"
+"""Where Multus looks for the device plugin's files."""
+RESET_SECONDS = 10.0
+_NODE_FOLDERS = ("vfio", "vfio/devices", "infiniband")
+_NODES = ("iommu", "vhost-net", "net/tun")
+
+
+class Sight(Value):
+    """One look at the host: its functions, what the host itself uses (reasons by address), its device nodes."""
+
+    inventory: Inventory
+    used: Mapping[str, str]
+    nodes: frozenset[str]
+
+
+class Host:
+    """`dev` is where device nodes are, `uses` looks at what the host uses, `has_record` knows our CNI plugins' records."""
+
+    def __init__(
+        self,
+        sysfs: Sysfs,
+        *,
+        dev: str = "/dev",
+        device_info: str = DEVICE_INFO,
+        uses: Callable[[Inventory], Mapping[str, str]],
+        has_record: Callable[[str], bool] = lambda _device: False,
+        write: Callable[[str, str, float], None] = kernel_write.write,
+    ) -> None:
+        self._sysfs = sysfs
+        self._dev = dev
+        self._device_info = device_info
+        self._uses = uses
+        self._write = write
+        self._drivers = Drivers(sysfs, dev, write)
+        self.has_record = has_record
+
+    def look(self) -> Sight:
+        """What there is now."""
+        inventory = scan(self._sysfs)
+        return Sight(inventory=inventory, used=self._uses(inventory), nodes=self._device_nodes())
+
+    def bind(self, device: PciAddress, driver: str, override: str) -> None:
+        """As `cni.host.binding.Drivers.bind`."""
+        self._drivers.bind(device, driver, override)
+
+    def in_use(self, device: PciAddress) -> bool:
+        """Whether a process has the device open through VFIO or UIO."""
+        return self._drivers.in_use(device)
+
+    def netdev_is_away(self, device: PciAddress) -> bool:
+        """Whether its network device is in another network namespace: its folder is there, and empty from here."""
+        return bool(self._sysfs.netdev_instance(device)) and not self._sysfs.netdevs(device)
+
+    def reset(self, device: PciAddress) -> None:
+        """Resets the function, where it can be reset. Raises `KernelRefused` and `TryAgainLater`."""
+        path = f"{self._sysfs.root}/bus/pci/devices/{device}/reset"
+        if os.path.exists(path):
+            self._write(path, "1", time.monotonic() + RESET_SECONDS)
+
+    def write_info(self, name: str, document: dict[str, Any]) -> None:
+        """Writes a device-info file. Raises `IoFailure`."""
+        try:
+            os.makedirs(self._device_info, 0o755, exist_ok=True)
+        except OSError as error:
+            raise IoFailure(f"cannot make {self._device_info}: {os.strerror(error.errno or 0)}") from error
+        write_file(f"{self._device_info}/{name}", json.dumps(document).encode())
+
+    def remove_info(self, name: str) -> None:
+        remove_file(f"{self._device_info}/{name}")
+
+    def _device_nodes(self) -> frozenset[str]:
+        found = [f"/dev/{name}" for name in _NODES if os.path.exists(f"{self._dev}/{name}")]
+        for folder in _NODE_FOLDERS:
+            try:
+                found += [f"/dev/{folder}/{name}" for name in os.listdir(f"{self._dev}/{folder}")]
+            except OSError:
+                continue  # the host has no such devices
+        return frozenset(found)

@@ -1,0 +1,132 @@
+"""What the host itself uses PCI functions for: network devices with addresses, mounted disks, consoles."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from cni import pci
+from cni.errors import CniError
+from cni.host.kernel import HostKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cni.host.sysfs import Sysfs
+    from cni.log import Log
+    from deviceplugin.function import Inventory
+
+_MOST_LAYERS = 8
+"""Devices on devices: RAID on LUKS on LVM on a multipath of disks is four."""
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+
+
+class HostUse:
+    """`proc` is the process file system of the host, whose first process sees the host's mounts."""
+
+    def __init__(self, sysfs: Sysfs, log: Log, proc: str = "/proc") -> None:
+        self._sysfs = sysfs
+        self._kernel = HostKernel(log, sysfs)
+        self._proc = proc
+
+    def __call__(self, inventory: Inventory) -> dict[str, str]:
+        """Reasons by address. What cannot be looked at counts as used."""
+        found: dict[str, str] = {}
+        for path, reason in (*self._networks(), *self._disks(), *self._consoles()):
+            for address in _addresses(path):
+                if address in inventory.functions:
+                    found.setdefault(address, reason)
+        return found
+
+    def _networks(self) -> Iterator[tuple[str, str]]:
+        # Not by the function's own folder: what virtio makes of a PCI function has its network device further below.
+        folder = f"{self._sysfs.root}/class/net"
+        for name in _names(folder):
+            place = os.path.realpath(f"{folder}/{name}")
+            if _addresses(place) and (reason := self._network(name)):
+                yield place, reason
+
+    def _network(self, name: str) -> str:
+        try:
+            link = self._kernel.named(name, None)
+            uses = self._kernel.uses(link, leftovers=False) if link else []
+        except CniError as error:
+            return f"the host may use {name}: {error}"
+        return f"the host uses {name}: {', '.join(uses)}" if uses else ""
+
+    def _disks(self) -> Iterator[tuple[str, str]]:
+        """Places in sysfs of what is mounted or swapped to, with the reason."""
+        for number, what in (*self._mounts(), *self._swaps()):
+            for path in self._below(f"{self._sysfs.root}/dev/block/{number}", _MOST_LAYERS):
+                yield path, what
+
+    def _mounts(self) -> Iterator[tuple[str, str]]:
+        for line in self._lines("1/mountinfo") or self._lines("self/mountinfo"):
+            fields = line.split(" ")
+            if len(fields) < 10:
+                continue
+            what = f"{fields[4]} is mounted from it"
+            yield fields[2], what
+            # btrfs has a number of its own, and names the disk only.
+            source = fields[fields.index("-") + 2] if "-" in fields else ""
+            if number := _number(source):
+                yield number, what
+
+    def _swaps(self) -> Iterator[tuple[str, str]]:
+        for line in self._lines("swaps")[1:]:
+            if number := _number(line.split()[0]):
+                yield number, "the host swaps to it"
+
+    def _consoles(self) -> Iterator[tuple[str, str]]:
+        root = self._sysfs.root
+        try:
+            with open(f"{root}/class/tty/console/active", encoding="ascii") as file:
+                names = file.read().split()
+        except OSError:
+            return
+        for name in names:
+            yield os.path.realpath(f"{root}/class/tty/{name}"), f"{name} is a console"
+
+    def _below(self, path: str, layers: int) -> Iterator[str]:
+        """Where the block device is, and those that it is made of."""
+        place = os.path.realpath(path)
+        yield place
+        if "/nvme-subsystem/" in place:
+            # The disk of a subsystem with several paths is below none of its controllers.
+            subsystem = os.path.dirname(place)
+            yield from (os.path.realpath(f"{subsystem}/{name}") for name in _names(subsystem))
+        # A partition has no slaves of its own; the disk that it is on may be a RAID.
+        for folder in (f"{place}/slaves", f"{os.path.dirname(place)}/slaves"):
+            for name in _names(folder) if layers else ():
+                yield from self._below(f"{folder}/{name}", layers - 1)
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            with open(f"{self._proc}/{name}", encoding="utf-8", errors="replace") as file:
+                return file.read().splitlines()
+        except OSError:
+            return []
+
+
+def _number(source: str) -> str:
+    """Major and minor number of a block device, or empty."""
+    try:
+        found = os.stat(source) if source.startswith("/dev/") else None
+    except OSError:
+        return ""
+    if found is None or not stat.S_ISBLK(found.st_mode):
+        return ""
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+
+
+def _addresses(place: str) -> list[str]:
+    return [pci.parse(part) for part in place.split("/") if _ADDRESS.fullmatch(part)]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -1,0 +1,142 @@
+"""Serves every resource, and registers with the kubelet whenever there is a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from deviceplugin.api import calls, deviceplugin_pb2 as v1beta1
+from deviceplugin.server import VERSION, ResourceServer, options, socket_name
+from deviceplugin.watching import Bell, FolderEvents
+
+if TYPE_CHECKING:
+    from cni.log import Log
+    from deviceplugin.metrics import Metrics
+    from deviceplugin.stock import Stock
+
+REGISTER_SECONDS = 15.0
+"""Bound for a registration: within the call the kubelet calls us back, for which it has 10 s."""
+LOOK_SECONDS = 1.0
+"""How often the sockets are looked at besides the events."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+class Kubelet:
+    """The resources in the kubelet's folders. `root` is its own folder; with `registry` the kubelet finds the sockets itself.
+
+    The kubelet removes all sockets when it starts and makes its own anew. So what counts is whether our sockets are there,
+    and whether its socket is the one with which we have registered.
+    """
+
+    def __init__(self, root: str, stock: Stock, log: Log, metrics: Metrics, *, registry: bool = False) -> None:
+        self.folder = f"{root}/device-plugins"
+        self._registry_folder = f"{root}/plugins_registry" if registry else ""
+        self._stock = stock
+        self._log = log
+        self._metrics = metrics
+        self._servers: dict[str, ResourceServer] = {}
+        self._registered: dict[str, tuple[int, int]] = {}
+        self.bell = Bell()
+
+    async def run(self) -> None:
+        """Serves until it is cancelled."""
+        pause = _FIRST_PAUSE
+        folders = [self.folder, self._registry_folder] if self._registry_folder else [self.folder]
+        with FolderEvents(folders, self.bell):
+            try:
+                while True:
+                    done = await self.settle()
+                    pause = _FIRST_PAUSE if done else min(pause * 2, _LONGEST_PAUSE)
+                    await self._event(LOOK_SECONDS if done else pause)
+            finally:
+                await asyncio.gather(*(server.stop() for server in self._servers.values()))
+
+    async def settle(self) -> bool:
+        """Serves and registers what is not yet; False when something is left to be tried again."""
+        wanted = self._stock.resources()
+        await asyncio.gather(*(self._stop(name) for name in [*self._servers] if name not in wanted))
+        served = await asyncio.gather(*(self._serve(name) for name in wanted))
+        if self._registry_folder:
+            return all(served)
+        identity = _identity(f"{self.folder}/kubelet.sock")
+        if identity is None:
+            return all(served)  # its socket's coming is an event
+        todo = [name for name in self._servers if self._registered.get(name) != identity]
+        if not todo:
+            return all(served)
+        # One channel for all: the kubelet's socket is the same, and so is whatever is wrong with it.
+        async with grpc.aio.insecure_channel(f"unix:{self.folder}/kubelet.sock") as channel:
+            done = await asyncio.gather(*(self._register(channel, name, identity) for name in todo))
+        return all(served) and all(done)
+
+    async def _event(self, seconds: float) -> None:
+        changes = asyncio.ensure_future(self._stock_changes())
+        try:
+            await self.bell.wait(seconds)
+        finally:
+            changes.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await changes
+
+    async def _stock_changes(self) -> None:
+        """Rings when there are other resources."""
+        present = self._stock.resources()
+        while self._stock.resources() == present:
+            await self._stock.changes()
+        self.bell.ring()
+
+    async def _serve(self, resource: str) -> bool:
+        server = self._servers.get(resource)
+        if server is not None and all(map(os.path.exists, self._paths(resource))):
+            return True
+        if server is not None:
+            await self._stop(resource)
+        path, *registry = self._paths(resource)
+        server = ResourceServer(
+            resource, self._stock, self._log, self._metrics, path=path, registry_path=next(iter(registry), "")
+        )
+        try:
+            await server.start()
+        except RuntimeError as error:
+            self._log.error(f"cannot serve {resource} on {path}: {error}")
+            await server.stop()
+            return False
+        self._servers[resource] = server
+        return True
+
+    async def _stop(self, resource: str) -> None:
+        self._registered.pop(resource, None)
+        await self._servers.pop(resource).stop()
+
+    def _paths(self, resource: str) -> list[str]:
+        folders = [self.folder, self._registry_folder] if self._registry_folder else [self.folder]
+        return [f"{folder}/{socket_name(resource)}" for folder in folders]
+
+    async def _register(self, channel: grpc.aio.Channel, resource: str, identity: tuple[int, int]) -> bool:
+        request = v1beta1.RegisterRequest(
+            version=VERSION, endpoint=socket_name(resource), resource_name=resource, options=options()
+        )
+        try:
+            await calls.REGISTER.of(channel)(request, timeout=REGISTER_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            self._metrics.registered(ok=False)
+            self._log.warning(f"the kubelet does not register {resource}, tried again soon: {error.details()}")
+            return False
+        self._metrics.registered(ok=True)
+        self._registered[resource] = identity
+        self._log.info(f"registered {resource} with the kubelet")
+        return True
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which socket it is that has this path: the number of a removed one is soon used again, but not at the same time."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns

@@ -1,0 +1,43 @@
+"""Which devices the kubelet says that pods have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from cni.errors import TryAgainLater
+from deviceplugin.api import calls, podresources_pb2 as v1
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECONDS = 5.0
+_LARGEST = 16 << 20
+"""Bytes of an answer; the kubelet's own clients take as much."""
+
+
+class PodResources:
+    """The kubelet's socket for it. Every answer is from a new connection: the socket of a kubelet that restarts is another."""
+
+    def __init__(self, path: str) -> None:
+        self._target = f"unix:{path}"
+
+    async def listed(self) -> Mapping[str, frozenset[str]]:
+        """The devices by resource. Raises `TryAgainLater` when the kubelet does not answer."""
+        limit = ("grpc.max_receive_message_length", _LARGEST)
+        try:
+            async with grpc.aio.insecure_channel(self._target, options=[limit]) as channel:
+                answer = await calls.POD_RESOURCES.of(channel)(v1.ListPodResourcesRequest(), timeout=SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise TryAgainLater(
+                f"the kubelet does not say which devices pods have: {error.details()}",
+                hint="pod-resources/kubelet.sock of the kubelet's folder has to be mounted",
+            ) from error
+        found: dict[str, set[str]] = {}
+        for pod in answer.pod_resources:
+            for container in pod.containers:
+                for devices in container.devices:
+                    found.setdefault(devices.resource_name, set()).update(devices.device_ids)
+        return {resource: frozenset(devices) for resource, devices in found.items()}

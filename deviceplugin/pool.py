@@ -1,0 +1,145 @@
+"""Pools: which functions a resource offers, as a configuration says. Values and rules, no I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cni.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deviceplugin.function import Function
+
+EXCLUSIVE, SINGLE, UNSAFE = "exclusive", "single", "unsafe"
+
+
+class Selector(Value):
+    """Conditions on a function. An empty list is no condition; one of a list's items must apply.
+
+    `rdma` and `vhost_net` also say which device nodes the container gets.
+    """
+
+    vendors: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    drivers: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    pf_names: tuple[str, ...] = ()
+    root_devices: tuple[str, ...] = ()
+    link_types: tuple[str, ...] = ()
+    acpi_indexes: tuple[str, ...] = ()
+    rdma: bool = False
+    vhost_net: bool = False
+
+    def hindrance(self, function: Function, bound: str) -> str:
+        """The first condition that the function does not meet, for people; empty when it meets all.
+
+        `bound`: the driver that the pool itself binds, which counts as one of `drivers`.
+        """
+        drivers = (*self.drivers, bound) if self.drivers and bound else self.drivers
+        conditions = (
+            ("vendors", self.vendors, function.vendor),
+            ("devices", self.devices, function.device),
+            ("drivers", drivers, function.driver),
+            ("pciAddresses", self.addresses, function.address),
+            ("linkTypes", self.link_types, function.link_type),
+            ("acpiIndexes", self.acpi_indexes, function.acpi_index),
+        )
+        for key, wanted, found in conditions:
+            if wanted and found not in wanted:
+                return f"{key} has no {found!r}"
+        if self.pf_names and not _chosen(self.pf_names, function.uplink, function.vf_index):
+            return f"pfNames has no {_shown(function.uplink, function.vf_index)}"
+        parent = function.pf or function.address
+        if self.root_devices and not _chosen(self.root_devices, parent, function.vf_index):
+            return f"rootDevices has no {_shown(parent, function.vf_index)}"
+        return "isRdma: it has no RDMA device" if self.rdma and not function.rdma else ""
+
+
+class Pool(Value):
+    """What one resource offers: functions of a base class (empty: of any) that meet one of the selectors.
+
+    `driver` is bound when a device is allocated; empty leaves the one that it has. `extra` is information for containers, by
+    address, or by `*` for all. `needs_link`: a device is healthy only while its PF has a link.
+    """
+
+    name: str
+    base_class: str = ""
+    selectors: tuple[Selector, ...] = (Selector(),)
+    topology: bool = True
+    extra: Mapping[str, Mapping[str, str]] = {}
+    driver: str = ""
+    groups: str = EXCLUSIVE
+    needs_link: bool = False
+
+    def selector_of(self, function: Function) -> Selector | None:
+        """The first selector that the function meets."""
+        if self.base_class and function.base_class != self.base_class:
+            return None
+        return next((selector for selector in self.selectors if not selector.hindrance(function, self.driver)), None)
+
+    def hindrance(self, function: Function) -> str:
+        """Why the function is not selected; empty when it is."""
+        if self.base_class and function.base_class != self.base_class:
+            return f"its class {function.base_class} is not {self.base_class}"
+        found = [selector.hindrance(function, self.driver) for selector in self.selectors]
+        return "" if not all(found) else "; ".join(found)
+
+
+class Auto(Value):
+    """The automatic pools: one for each vendor and device of the listed classes and IDs."""
+
+    prefix: str
+    classes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    driver: str = ""
+    groups: str = EXCLUSIVE
+
+    def pool_of(self, function: Function) -> Pool | None:
+        if not (
+            f"{function.vendor}:{function.device}" in self.ids or function.pci_class.startswith(self.classes or ("-",))
+        ):
+            return None
+        name = f"{self.prefix}/{function.vendor}_{function.device}"
+        selector = Selector(vendors=(function.vendor,), devices=(function.device,))
+        return Pool(name=name, selectors=(selector,), driver=self.driver, groups=self.groups)
+
+
+def vf_numbers(text: str) -> frozenset[int]:
+    """The numbers that `0-3,7` means. Raises `ValueError`."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{part!r} is not the number of a VF, or a range of numbers such as 0-3")
+        begin, end = int(first), int(last or first)
+        if begin > end:
+            raise ValueError(f"{part!r}: the range ends before it begins")
+        if end > 0xFFFF:
+            raise ValueError(f"{part!r}: no PF has so many VFs")
+        numbers.update(range(begin, end + 1))
+    return frozenset(numbers)
+
+
+def _chosen(items: tuple[str, ...], name: str, number: int) -> bool:
+    """Whether an item names it. The first that has the name decides, as it does in sriov-network-device-plugin."""
+    if not name:
+        return False
+    for item in items:
+        wanted, mark, numbers = item.partition("#")
+        if wanted.lower() == name.lower() or _is_pattern_of(wanted, name):
+            return not mark or number in vf_numbers(numbers)
+    return False
+
+
+def _is_pattern_of(pattern: str, name: str) -> bool:
+    # The whole name: as a part of it, eth1 would also be the pattern of eth10.
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:
+        return False
+
+
+def _shown(name: str, number: int) -> str:
+    return repr(f"{name}#{number}" if number >= 0 else name)

@@ -1,0 +1,147 @@
+"""Takes devices back. The kubelet has no call for that, so it takes evidence, and without it a device stays held.
+
+A device is free when the kubelet does not list it any more, no process has it open, its network device is not in a pod,
+and our CNI plugins have no record of it. A kubelet that has just started lists nothing before it has heard of its pods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from cni.drivers import gives_to_user_space
+from cni.errors import CniError, TryAgainLater
+from cni.pci import PciAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cni.log import Log
+    from deviceplugin.holding import Holding
+    from deviceplugin.stock import Stock
+
+PAUSE_SECONDS = 1.0
+IDLE_SECONDS = 30.0
+SETTLE_SECONDS = 30.0
+"""How long a kubelet must have answered before what it does not list counts, and how long a device that it has never listed
+stays with the container that it was allocated to."""
+_ABSENCES = 2
+"""How many answers in a row must lack a device."""
+
+
+class Pods(Protocol):
+    """What pods have, as `deviceplugin.podresources.PodResources` knows it."""
+
+    async def listed(self) -> Mapping[str, frozenset[str]]: ...
+
+
+class Reclaimer:
+    """Compares what is held with what the kubelet lists. `settle` as in SETTLE_SECONDS."""
+
+    def __init__(
+        self,
+        stock: Stock,
+        pods: Pods,
+        log: Log,
+        *,
+        settle: float = SETTLE_SECONDS,
+        pause: float = PAUSE_SECONDS,
+    ) -> None:
+        self._stock = stock
+        self._pods = pods
+        self._log = log
+        self._settle = settle
+        self._pause = pause
+        self._answers_since = 0.0
+        self._known_since: dict[str, float] = {}
+        self._absences: dict[str, int] = {}
+        self._told: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Looks until it is cancelled, often while something is held."""
+        while True:
+            await self.round()
+            if not self._stock.held:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self._stock.changes()
+            await asyncio.sleep(self._pause)
+
+    async def round(self) -> None:
+        """One comparison."""
+        now = time.monotonic()
+        try:
+            listed = await self._pods.listed()
+        except TryAgainLater as error:
+            self._answers_since = 0.0
+            self._absences.clear()
+            self._tell("kubelet", str(error) if self._stock.held else "")
+            return
+        self._tell("kubelet", "")
+        self._answers_since = self._answers_since or now
+        await self._adopt(listed)
+        for device, holding in list(self._stock.held.items()):
+            await self._consider(device, holding, listed, now)
+        for memory in (self._known_since, self._absences, self._told):
+            for device in [*memory]:
+                if device not in self._stock.held and device != "kubelet":
+                    del memory[device]
+
+    async def _adopt(self, listed: Mapping[str, frozenset[str]]) -> None:
+        for resource in self._stock.resources():
+            for device in sorted(listed.get(resource, frozenset())):
+                if device not in self._stock.held:
+                    self._log.warning(f"{device} ({resource}) is held by a pod and was not in the journal; it is now")
+                    await self._stock.adopt(resource, device)
+
+    async def _consider(self, device: str, holding: Holding, listed: Mapping[str, frozenset[str]], now: float) -> None:
+        known = self._known_since.setdefault(device, now)
+        if device in listed.get(holding.resource, frozenset()):
+            self._absences[device] = 0
+            # From now on two answers without it are enough.
+            self._known_since[device] = min(known, now - self._settle)
+            return
+        self._absences[device] = self._absences.get(device, 0) + 1
+        if now - max(known, self._answers_since) < self._settle or self._absences[device] < _ABSENCES:
+            return
+        doubts = await asyncio.to_thread(self._doubts, device)
+        self._tell(device, f"{device} is still held, though no pod has it: {'; '.join(doubts)}" if doubts else "")
+        if not doubts:
+            await self._release(device, holding)
+
+    async def _release(self, device: str, holding: Holding) -> None:
+        try:
+            await self._stock.release(device)
+        except CniError as error:
+            self._tell(device, f"{device} ({holding.resource}) could not be taken back, tried again: {error}")
+        else:
+            self._log.info(f"took {device} back from {holding.resource}")
+
+    def _doubts(self, device: str) -> list[str]:
+        """Why it may be in use."""
+        function, host = self._stock.sight.inventory.get(device), self._stock.host
+        doubts = []
+        if function is not None and gives_to_user_space(function.driver) and host.in_use(PciAddress(device)):
+            doubts.append("a process has it open")
+        if host.has_record(device):
+            doubts.append("a CNI plugin has a record of it")
+        if function is not None and host.netdev_is_away(PciAddress(device)):
+            doubts.append("its network device is in a pod")
+        return doubts
+
+    def _tell(self, subject: str, text: str) -> None:
+        """Once for each reason, not once a second."""
+        if text and self._told.get(subject) != text:
+            self._log.warning(text)
+        self._told[subject] = text
+
+
+async def resume(stock: Stock, log: Log) -> None:
+    """After a start: what an allocation promised and a killed process did not do is done now, unless it is in use."""
+    for device, holding in list(stock.held.items()):
+        with contextlib.suppress(CniError):
+            await stock.prepare(holding.resource, [device])
+            continue
+        log.warning(f"{device} ({holding.resource}) is held, and is not as it was promised; see explain {device}")

@@ -1,0 +1,176 @@
+"""One resource as the kubelet sees it: a server on a socket of its own, with the calls of the device plugin's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from cni.errors import CniError
+from deviceplugin.api import calls, deviceplugin_pb2 as v1beta1, pluginregistration_pb2 as registration
+from deviceplugin.preference import preferred
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cni.log import Log
+    from deviceplugin.container import Contents
+    from deviceplugin.metrics import Metrics
+    from deviceplugin.offer import Offer
+    from deviceplugin.stock import Stock
+
+VERSION = "v1beta1"
+_LONGEST_NAME = 40
+"""Characters of a socket's name: its whole path has room for 107."""
+
+
+def options() -> v1beta1.DevicePluginOptions:
+    """What the kubelet may call."""
+    return v1beta1.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True)
+
+
+def socket_name(resource: str) -> str:
+    """The name of a resource's socket: for people where that fits, and in any case no other resource's."""
+    digest = hashlib.sha256(resource.encode()).hexdigest()[:8]
+    readable = re.sub("[^a-z0-9]+", "-", resource.lower())[: _LONGEST_NAME - len(digest) - 1]
+    return f"barewire-{readable}-{digest}.sock"
+
+
+class ResourceServer:
+    """Serves one resource on `path`, and the kubelet's question for its registration on `registry_path`, if there is one."""
+
+    def __init__(
+        self, resource: str, stock: Stock, log: Log, metrics: Metrics, *, path: str, registry_path: str = ""
+    ) -> None:
+        self.resource = resource
+        self.path = path
+        self._registry_path = registry_path
+        self._stock = stock
+        self._log = log
+        self._metrics = metrics
+        self._servers: list[grpc.aio.Server] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Serves from now on. Raises `RuntimeError` when the socket cannot be made."""
+        await self._serve(
+            self.path,
+            {
+                calls.OPTIONS: self._options,
+                calls.LIST_AND_WATCH: self._list_and_watch,
+                calls.PREFERRED: self._preferred,
+                calls.ALLOCATE: self._allocate,
+                calls.PRE_START: self._pre_start,
+            },
+        )
+        if self._registry_path:
+            await self._serve(self._registry_path, {calls.GET_INFO: self._info, calls.NOTIFY: self._notified})
+
+    async def stop(self) -> None:
+        """Ends the streams and removes the sockets."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            await server.stop(grace=None)
+
+    async def _serve(self, path: str, functions: dict[calls.Call, Any]) -> None:
+        server = grpc.aio.server()
+        calls.serve(server, functions)
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+        self._servers.append(server)
+
+    # The device plugin's calls
+
+    async def _options(self, _request: v1beta1.Empty, _context: Any) -> v1beta1.DevicePluginOptions:
+        return options()
+
+    async def _list_and_watch(
+        self, _request: v1beta1.Empty, _context: Any
+    ) -> AsyncIterator[v1beta1.ListAndWatchResponse]:
+        async for offers in self._stock.watch(self.resource):
+            yield v1beta1.ListAndWatchResponse(devices=map(_message, offers))
+
+    async def _preferred(
+        self, request: v1beta1.PreferredAllocationRequest, _context: Any
+    ) -> v1beta1.PreferredAllocationResponse:
+        answers = [
+            v1beta1.ContainerPreferredAllocationResponse(
+                deviceIDs=preferred(
+                    self._stock.sight.inventory,
+                    one.available_deviceIDs,
+                    one.must_include_deviceIDs,
+                    one.allocation_size,
+                )
+            )
+            for one in request.container_requests
+        ]
+        return v1beta1.PreferredAllocationResponse(container_responses=answers)
+
+    async def _allocate(self, request: v1beta1.AllocateRequest, context: Any) -> v1beta1.AllocateResponse:
+        answer = v1beta1.AllocateResponse()
+        for one in request.container_requests:
+            devices = list(one.devices_ids)
+            contents = await self._done("Allocate", devices, self._stock.allocate(self.resource, devices), context)
+            answer.container_responses.append(_container(contents))
+        return answer
+
+    async def _pre_start(
+        self, request: v1beta1.PreStartContainerRequest, context: Any
+    ) -> v1beta1.PreStartContainerResponse:
+        devices = list(request.devices_ids)
+        await self._done("PreStartContainer", devices, self._stock.prepare(self.resource, devices), context)
+        return v1beta1.PreStartContainerResponse()
+
+    async def _done(self, call: str, devices: list[str], work: Any, context: Any) -> Any:
+        """What the work returns. A failure of it fails the call, with all that is known about it."""
+        told = f"{call} of {', '.join(devices)} ({self.resource})"
+        began = time.monotonic()
+        # A kubelet that goes away in the middle of a call must not stop a driver from being bound halfway.
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            outcome = await asyncio.shield(task)
+        except CniError as error:
+            self._metrics.refused(self.resource, call, type(error).__name__)
+            text = ". ".join(part for part in (error.msg, error.details) if part)
+            self._log.error(f"{told}: {text}")
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
+        finally:
+            self._metrics.took(call, time.monotonic() - began)
+        self._log.info(told)
+        return outcome
+
+    # The calls of a kubelet that finds our sockets by itself
+
+    async def _info(self, _request: registration.InfoRequest, _context: Any) -> registration.PluginInfo:
+        return registration.PluginInfo(
+            type="DevicePlugin", name=self.resource, endpoint=self.path, supported_versions=[VERSION]
+        )
+
+    async def _notified(
+        self, request: registration.RegistrationStatus, _context: Any
+    ) -> registration.RegistrationStatusResponse:
+        if request.plugin_registered:
+            self._log.info(f"the kubelet has registered {self.resource}")
+        else:
+            self._log.error(f"the kubelet does not register {self.resource}: {request.error}")
+        return registration.RegistrationStatusResponse()
+
+
+def _message(offer: Offer) -> v1beta1.Device:
+    numa = v1beta1.TopologyInfo(nodes=[v1beta1.NUMANode(ID=offer.numa)]) if offer.numa >= 0 else None
+    return v1beta1.Device(ID=offer.device, health="Healthy" if offer.healthy else "Unhealthy", topology=numa)
+
+
+def _container(contents: Contents) -> v1beta1.ContainerAllocateResponse:
+    nodes = [
+        v1beta1.DeviceSpec(container_path=node.container, host_path=node.host, permissions="rw")
+        for node in contents.nodes
+    ]
+    return v1beta1.ContainerAllocateResponse(envs=contents.environment, devices=nodes)

@@ -1,0 +1,120 @@
+"""The resident process: all parts at work in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from cni.errors import CniError, InvalidConfig, IoFailure
+from cni.host.files import read_file
+from deviceplugin.conf import Configuration, parse
+from deviceplugin.kubelet import Kubelet
+from deviceplugin.podresources import PodResources
+from deviceplugin.reclaim import SETTLE_SECONDS, Reclaimer, resume
+from deviceplugin.stock import Stock
+from deviceplugin.watching import Bell, FolderEvents, Uevents
+
+if TYPE_CHECKING:
+    from cni.log import Log
+    from deviceplugin.holding import Journal
+    from deviceplugin.host import Host
+    from deviceplugin.metrics import Metrics
+
+RESCAN_SECONDS = 10.0
+"""How often the host is looked at without an event: links that go down and device nodes send none that we hear."""
+_DEBOUNCE_SECONDS = 0.1
+"""The kernel sends several messages for a VF, and many VFs come at once."""
+
+
+class Service:
+    """`config` is the path of the configuration, `kubelet_root` the kubelet's own folder."""
+
+    def __init__(  # noqa: PLR0913 - what the command line gives
+        self,
+        host: Host,
+        journal: Journal,
+        log: Log,
+        metrics: Metrics,
+        *,
+        config: str,
+        prefix: str,
+        kubelet_root: str,
+        registry: bool = False,
+        settle: float = SETTLE_SECONDS,
+        pause: float = 1.0,
+    ) -> None:
+        self._log = log
+        self._config = config
+        self._prefix = prefix
+        self._seen: bytes | None = None
+        self.uevent, self._file = Bell(), Bell()
+        self.stock = Stock(host, journal, self.read(), log)
+        self.kubelet = Kubelet(kubelet_root, self.stock, log, metrics, registry=registry)
+        pods = PodResources(f"{kubelet_root}/pod-resources/kubelet.sock")
+        self._reclaimer = Reclaimer(self.stock, pods, log, settle=settle, pause=pause)
+        metrics.watch(self.stock)
+
+    def read(self) -> Configuration:
+        """The configuration. Raises `IoFailure` and `InvalidConfig`."""
+        self._seen = content = _content(self._config)
+        configuration = parse(content, self._prefix)
+        for warning in configuration.warnings:
+            self._log.warning(f"{self._config}: {warning}")
+        return configuration
+
+    async def run(self) -> None:
+        """Serves until it is cancelled."""
+        await self.stock.look()
+        await resume(self.stock, self._log)
+        with FolderEvents([os.path.dirname(self._config)], self._file), Uevents(self.uevent):
+            async with asyncio.TaskGroup() as group:
+                for part in (self.kubelet.run(), self._watch_host(), self._watch_file(), self._reclaimer.run()):
+                    group.create_task(part)
+
+    async def _watch_host(self) -> None:
+        while True:
+            if await self.uevent.wait(RESCAN_SECONDS):
+                await asyncio.sleep(_DEBOUNCE_SECONDS)
+            await self.stock.look()
+
+    async def _watch_file(self) -> None:
+        """Takes a changed file. A ConfigMap's file changes by a link in its folder, which is an event there as well."""
+        while True:
+            await self._file.wait(RESCAN_SECONDS)
+            if _present(self._config) == self._seen:
+                continue
+            try:
+                configuration = self.read()
+            except (InvalidConfig, IoFailure) as error:
+                self._log.error(f"{self._config} is not taken, the last good one stays: {error}")
+            else:
+                self._log.info(f"{self._config} has changed, and is taken")
+                self.stock.configure(configuration)
+
+
+async def until_signalled(service: Service) -> None:
+    """Runs the service until SIGTERM or SIGINT."""
+    work = asyncio.ensure_future(service.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.result()
+
+
+def _content(path: str) -> bytes:
+    # A ConfigMap's file is a link to a link, which `read_file` does not follow.
+    content = read_file(os.path.realpath(path))
+    if content is None:
+        raise IoFailure(f"{path} does not exist", hint="it is sriov-network-device-plugin's config.json")
+    return content
+
+
+def _present(path: str) -> bytes | None:
+    try:
+        return _content(path)
+    except CniError:
+        return None

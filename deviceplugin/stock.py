@@ -1,0 +1,223 @@
+"""The devices of this node: what is offered, what is held, and the changes from the one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cni.drivers import gives_to_user_space
+from cni.errors import CniError, DeviceBusy, DeviceNotFound
+from cni.pci import PciAddress
+from deviceplugin import container
+from deviceplugin.assignment import Assignment, assign
+from deviceplugin.container import Given
+from deviceplugin.holding import Holding
+from deviceplugin.offer import Offer, ailments, offers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from cni.log import Log
+    from deviceplugin.conf import Configuration
+    from deviceplugin.container import Contents
+    from deviceplugin.function import Function
+    from deviceplugin.holding import Journal
+    from deviceplugin.host import Host, Sight
+    from deviceplugin.pool import Pool
+
+
+class Stock:
+    """One at a time changes what is held; looking and offering go on meanwhile.
+
+    The first `look` comes before everything else: nothing is offered that is not the whole.
+    """
+
+    sight: Sight
+    assignment: Assignment
+
+    def __init__(self, host: Host, journal: Journal, configuration: Configuration, log: Log) -> None:
+        self.host = host
+        self.configuration = configuration
+        self.held = journal.load()
+        self._journal = journal
+        self._log = log
+        self._offers: dict[str, tuple[Offer, ...]] = {}
+        self._changing = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    # What there is
+
+    async def look(self) -> None:
+        """Looks at the host, and offers what it has now."""
+        async with self._looking:
+            self.sight = await asyncio.to_thread(self.host.look)
+            self._recount()
+
+    def configure(self, configuration: Configuration) -> None:
+        """Offers by another configuration. What is held stays with its resource."""
+        self.configuration = configuration
+        self._recount()
+
+    def resources(self) -> tuple[str, ...]:
+        """The resources that are served, also those that have no device at the moment."""
+        return tuple(self._offers)
+
+    def offers(self, resource: str) -> tuple[Offer, ...]:
+        return self._offers.get(resource, ())
+
+    async def changes(self) -> None:
+        """Returns after the next change."""
+        await self._changed.wait()
+
+    async def watch(self, resource: str) -> AsyncIterator[tuple[Offer, ...]]:
+        """The resource's devices now, and again after each change of them."""
+        sent = None
+        while True:
+            changed, present = self._changed, self.offers(resource)
+            if present != sent:
+                yield present
+                sent = present
+            await changed.wait()
+
+    def _recount(self) -> None:
+        held = {device: holding.resource for device, holding in self.held.items()}
+        self.assignment = assign(self.sight.inventory, self.configuration, self.sight.used, held)
+        self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    # What changes
+
+    async def allocate(self, resource: str, devices: Sequence[str]) -> Contents:
+        """Gives the devices to a container, all or none of them. Raises `CniError`."""
+        async with self._changing:
+            await self.look()
+            pool, chosen = self._judged(resource, devices)
+            taken: list[str] = []
+            try:
+                for device in chosen:
+                    if device.function.address not in self.held:
+                        taken.append(device.function.address)
+                    await self._take(pool, device)
+            except BaseException as error:
+                for address in reversed(taken):
+                    await self._undo(address, error)
+                raise
+            await self.look()
+            present = tuple(
+                device.replace(function=self._function(resource, device.function.address)) for device in chosen
+            )
+            return container.contents(pool, present, self.sight.nodes)
+
+    async def prepare(self, resource: str, devices: Sequence[str]) -> None:
+        """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
+        async with self._changing:
+            for name in devices:
+                function = self._function(resource, name)
+                holding = self.held.get(name)
+                if holding and holding.driver and function.driver != holding.driver:
+                    await asyncio.to_thread(self.host.bind, function.address, holding.driver, holding.driver)
+                await self._reset_idle(function.address, holding.driver if holding else function.driver)
+            await self.look()
+            for name in devices:
+                function = self._function(resource, name)
+                held = {name: resource}
+                found = ailments(function, self.assignment.pool_of[name], self.sight.inventory, held, self.sight.nodes)
+                if found:
+                    raise DeviceBusy(
+                        f"{name} is not ready: {'; '.join(found)}", hint="barewire-node explain tells more"
+                    )
+
+    async def adopt(self, resource: str, device: str) -> None:
+        """Notes that a container has the device, as the kubelet says, though our journal knows nothing of it."""
+        async with self._changing:
+            function = self.sight.inventory.get(device)
+            pool = self.assignment.pools.get(resource)
+            if function is None or pool is None or device in self.held:
+                return
+            await self._note(self._holding(pool, function))
+            self._recount()
+
+    async def release(self, device: str) -> None:
+        """Takes the device back as it was found, and offers it again. Raises `CniError`; it is still held then."""
+        async with self._changing:
+            if device in self.held:
+                await self._give_back(device)
+                await self.look()
+
+    def _judged(self, resource: str, devices: Sequence[str]) -> tuple[Pool, tuple[Given, ...]]:
+        """The pool and the devices. Raises `CniError` when one cannot be given away."""
+        pool = self.assignment.pools.get(resource)
+        if pool is None:
+            raise DeviceNotFound(f"no pool has the resource {resource}", hint="the configuration has changed")
+        problems, chosen = [], []
+        held = {device: holding.resource for device, holding in self.held.items()}
+        for name in devices:
+            function = self._function(resource, name)
+            found = ailments(function, pool, self.sight.inventory, held, self.sight.nodes)
+            if found and name not in held:
+                problems.append(f"{name}: {'; '.join(found)}")
+            chosen.append(Given(function=function, selector=pool.selector_of(function) or pool.selectors[0]))
+        if problems:
+            raise DeviceBusy("; ".join(problems), hint="barewire-node explain tells more")
+        return pool, tuple(chosen)
+
+    def _function(self, resource: str, device: str) -> Function:
+        function = self.sight.inventory.get(device)
+        pool = self.assignment.pool_of.get(device)
+        if function is None:
+            raise DeviceNotFound(f"the host has no PCI device {device}", hint="its PF may have other VFs now")
+        if pool is None or pool.name != resource:
+            reason = f"it is one of {pool.name}" if pool else self.assignment.kept_out.get(device, "")
+            raise DeviceNotFound(f"{device} is no device of {resource}: {reason}", hint="the configuration has changed")
+        return function
+
+    async def _take(self, pool: Pool, device: Given) -> None:
+        function = device.function
+        if function.address not in self.held:
+            await self._note(self._holding(pool, function))
+        if pool.driver and function.driver != pool.driver:
+            await asyncio.to_thread(self.host.bind, function.address, pool.driver, pool.driver)
+        name = container.info_file(pool.name, function.address)
+        await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
+
+    @staticmethod
+    def _holding(pool: Pool, function: Function) -> Holding:
+        return Holding(
+            device=function.address,
+            resource=pool.name,
+            driver=pool.driver,
+            found_driver=function.driver,
+            found_override=function.override,
+        )
+
+    async def _note(self, holding: Holding) -> None:
+        await asyncio.to_thread(self._journal.write, holding)
+        self.held[holding.device] = holding
+
+    async def _undo(self, address: str, error: BaseException) -> None:
+        """Takes back what a failed allocation took. What fails here leaves the device held, and is tried again later."""
+        if address not in self.held:
+            return
+        try:
+            await self._give_back(address)
+        except CniError as failure:
+            error.add_note(f"clean-up incomplete: {failure}")
+            self._log.error(f"{address} could not be taken back after a failed allocation: {failure}")
+
+    async def _give_back(self, device: str) -> None:
+        holding, address = self.held[device], PciAddress(device)
+        function = self.sight.inventory.get(device)
+        if function is not None:
+            await self._reset_idle(address, holding.driver or function.driver)
+            if holding.driver:
+                await asyncio.to_thread(self.host.bind, address, holding.found_driver, holding.found_override)
+        await asyncio.to_thread(self.host.remove_info, container.info_file(holding.resource, device))
+        await asyncio.to_thread(self._journal.remove, device)
+        del self.held[device]
+
+    async def _reset_idle(self, device: PciAddress, driver: str) -> None:
+        # With a network driver a reset would take settings away that a CNI plugin has made meanwhile.
+        if gives_to_user_space(driver) and not await asyncio.to_thread(self.host.in_use, device):
+            await asyncio.to_thread(self.host.reset, device)

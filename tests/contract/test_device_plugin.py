@@ -1,0 +1,283 @@
+"""The device plugin and a strict kubelet, over the kubelet's own sockets."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kubelet.kubelet import CHECKPOINT, AdmissionError
+from tests.kubelet.pcihost import GPU, PF, SOUND, VFS, card, graphics
+from tests.kubelet.world import World, driven, until
+
+RESOURCE = "intel.com/vfs"
+CONFIG = {"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["eth0"]}}]}
+BINDING = {"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci", "selectors": {"drivers": ["iavf"]}}]}
+CARDS, AUDIO = "devices.kubevirt.io/10de_1bb3", "devices.kubevirt.io/10de_10f0"
+AUTO = {"auto": {"classes": ["0302", "0403"]}}
+
+
+@pytest.fixture
+def place():
+    """A folder with a short path: that of a socket has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="bw") as folder:
+        yield Path(folder)
+
+
+def of_card(place, config, driver="vfio-pci", **options):
+    world = World(place, config, **options)
+    card(world.host, driver=driver)
+    return world
+
+
+def of_graphics(place, config=AUTO, **options):
+    world = World(place, config)
+    graphics(world.host, **options)
+    return world
+
+
+@driven
+async def test_vfs_are_offered_and_a_pod_gets_one_with_what_it_needs(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        assert world.kubelet.capacity(RESOURCE) == 4
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        await world.kubelet.start_container("pod")
+        answer = world.kubelet.answers["pod", "app", RESOURCE]
+        group = 10 + VFS.index(device)
+        assert [node.container_path for node in answer.devices] == ["/dev/vfio/vfio", f"/dev/vfio/{group}"]
+        assert answer.envs["PCIDEVICE_INTEL_COM_VFS"] == device
+        assert answer.envs["PCI_RESOURCE_INTEL_COM_VFS"] == device
+        assert json.loads(answer.envs["PCIDEVICE_INTEL_COM_VFS_INFO"]) == {
+            device: {
+                "generic": {"deviceID": device},
+                "vfio": {"mount": "/dev/vfio/vfio", "dev-mount": f"/dev/vfio/{group}"},
+            }
+        }
+        [file] = world.host.info.iterdir()
+        assert file.name == f"intel.com-vfs-{device}-device.json"
+        assert json.loads(file.read_text())["pci"] == {"pci-address": device, "pf-pci-address": PF}
+        assert set(world.kubelet.endpoints[RESOURCE].numa.values()) == {0}
+
+
+@driven
+async def test_a_pod_that_is_gone_gives_its_device_back_and_its_info_file_goes(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        assert world.service.stock.held[device].resource == RESOURCE
+        world.kubelet.end("pod")
+        await until("release", lambda: not world.service.stock.held)
+        assert ("reset", "1") in world.host.writes
+        assert list(world.host.info.iterdir()) == list(world.state.iterdir()) == []
+
+
+@driven
+async def test_a_driver_is_bound_at_allocation_and_goes_back_when_the_pod_is_gone(place):
+    async with of_card(place, BINDING, driver="iavf") as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        assert world.host.bound(device) == "vfio-pci"
+        assert len(world.kubelet.answers["pod", "app", RESOURCE].devices) == 2
+        # It does not meet the selector any more, and is still one of the pool: its holder must not lose it.
+        assert world.kubelet.health(RESOURCE)[device] == "Healthy"
+        world.kubelet.end("pod")
+        await until("release", lambda: not world.service.stock.held)
+        assert world.host.bound(device) == "iavf"
+        await world.offered(RESOURCE, 4)
+
+
+@driven
+async def test_an_allocation_that_cannot_bind_fails_the_pod_and_leaves_the_host_as_it_was(place):
+    async with of_card(place, BINDING, driver="iavf") as world:
+        await world.offered(RESOURCE, 4)
+        world.host.refuse["drivers_probe"] = 5
+        with pytest.raises(AdmissionError, match="the kernel refused"):
+            await world.kubelet.admit("pod", RESOURCE, 2)
+        assert [world.host.bound(vf) for vf in VFS] == ["iavf"] * 4
+        assert not world.service.stock.held
+        assert list(world.state.iterdir()) == []
+        assert world.metrics.registry.get_sample_value(
+            "barewire_refusals_total", {"resource": RESOURCE, "call": "Allocate", "reason": "KernelRefused"}
+        )
+
+
+@driven
+async def test_a_device_of_a_held_iommu_group_is_unhealthy_in_every_pool_until_its_release(place):
+    async with of_graphics(place) as world:
+        await world.offered(CARDS, 1)
+        await world.offered(AUDIO, 1)
+        await world.kubelet.admit("machine", CARDS)
+        await until("withdrawal", lambda: world.kubelet.health(AUDIO) == {SOUND: "Unhealthy"})
+        assert world.kubelet.health(CARDS) == {GPU: "Healthy"}
+        world.kubelet.end("machine")
+        await world.offered(AUDIO, 1)
+
+
+@driven
+async def test_two_pods_that_race_for_one_iommu_group_do_not_both_get_it(place):
+    async with of_graphics(place) as world:
+        await world.offered(CARDS, 1)
+        await world.offered(AUDIO, 1)
+        world.kubelet.endpoints[AUDIO].task.cancel()  # this kubelet hears of no change any more
+        await world.kubelet.admit("first", CARDS)
+        world.kubelet.endpoints[AUDIO].devices = {SOUND: "Healthy"}
+        with pytest.raises(AdmissionError, match=f"{GPU} of its IOMMU group is held"):
+            await world.kubelet.admit("second", AUDIO)
+
+
+@driven
+async def test_a_group_with_a_member_of_a_foreign_driver_is_unhealthy(place):
+    async with of_graphics(place, sound_driver="snd_hda_intel") as world:
+        await until("a list", lambda: world.kubelet.health(CARDS))
+        assert world.kubelet.health(CARDS) == {GPU: "Unhealthy"}
+        reasons = world.service.stock.offers(CARDS)[0].ailments
+        assert reasons == (f"its IOMMU group is not viable: {SOUND} is bound to snd_hda_intel",)
+
+
+@driven
+async def test_both_members_of_a_group_are_given_to_one_container(place):
+    config = {"resourceList": [{"resourceName": "g", "deviceType": "pci", "selectors": {"vendors": ["10de"]}}]}
+    async with of_graphics(place, config) as world:
+        await world.offered("intel.com/g", 2)
+        assert sorted(await world.kubelet.admit("machine", "intel.com/g", 2)) == [GPU, SOUND]
+        assert [node.container_path for node in world.kubelet.answers["machine", "app", "intel.com/g"].devices] == [
+            "/dev/vfio/vfio",
+            "/dev/vfio/20",
+        ]
+
+
+@driven
+async def test_containers_restart_and_follow_init_containers_without_a_release(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        first = await world.kubelet.admit("pod", RESOURCE, container="init")
+        assert await world.kubelet.admit("pod", RESOURCE) == first
+        for _ in range(3):
+            await world.kubelet.start_container("pod")
+        world.host.open.update(first)
+        resets = world.host.writes.count(("reset", "1"))
+        await world.kubelet.start_container("pod")
+        assert world.host.writes.count(("reset", "1")) == resets, "a device that is open was reset"
+        assert [*world.service.stock.held] == first
+
+
+@driven
+async def test_a_device_stays_held_while_there_is_doubt(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        world.host.open.add(device)
+        world.kubelet.end("pod")
+        await until("the warning", lambda: any("a process has it open" in text for text in world.log.messages))
+        world.host.records.add(device)
+        world.host.open.clear()
+        await until("the warning", lambda: any("has a record of it" in text for text in world.log.messages))
+        assert device in world.service.stock.held
+        world.host.records.clear()
+        await until("release", lambda: not world.service.stock.held)
+
+
+@driven
+async def test_nothing_is_freed_while_the_kubelet_does_not_answer(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        await world.kubelet.stop()
+        world.kubelet.end("pod")
+        await until("the warning", lambda: any("does not say" in text for text in world.log.messages))
+        assert device in world.service.stock.held
+
+
+@driven
+async def test_a_kubelet_that_starts_again_has_all_resources_again_at_once_and_never_a_short_list(place):
+    names = [f"r{number}" for number in range(64)]
+    resources = [
+        {"resourceName": name, "selectors": {"rootDevices": [f"{PF}#{number}"]}} for number, name in enumerate(names)
+    ]
+    async with of_card(place, {"resourceList": resources}) as world:
+        await until("registrations", lambda: len(world.kubelet.endpoints) == 64)
+        (world.kubelet.folder / CHECKPOINT).write_text("{}")
+        for _ in range(3):
+            await world.kubelet.restart()
+            began = time.monotonic()
+            world.kubelet.registrations.clear()
+            await until("registrations", lambda: len(world.kubelet.endpoints) == 64)
+            assert world.kubelet.registrations[-1][1] - began < 5, "seconds; a second on a machine that is not busy"
+            await until("lists", lambda: all(endpoint.lists for endpoint in world.kubelet.endpoints.values()))
+            assert sum(len(endpoint.lists[0]) for endpoint in world.kubelet.endpoints.values()) == 4
+        assert (world.kubelet.folder / CHECKPOINT).exists()
+
+
+@driven
+async def test_registration_is_tried_until_the_kubelet_takes_it(place):
+    world = of_card(place, CONFIG)
+    world.kubelet.refuses_registration = "not now"
+    async with world:
+        await until("refusals", lambda: len([text for text in world.log.messages if "not now" in text]) > 2)
+        world.kubelet.refuses_registration = ""
+        await world.offered(RESOURCE, 4)
+
+
+@driven
+async def test_a_kubelet_that_finds_plugins_itself_finds_every_resource(place):
+    async with of_card(place, CONFIG, registry=True) as world:
+        await until("the sockets", lambda: [*world.kubelet.registry.iterdir()])
+        assert not world.kubelet.endpoints
+        await world.kubelet.find_plugins()
+        await world.offered(RESOURCE, 4)
+
+
+@driven
+async def test_a_resource_outlives_its_plugin_unhealthy_for_the_grace_and_comes_back_with_it(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        await world.stop_plugin()
+        await until("the end of the stream", lambda: world.kubelet.allocatable(RESOURCE) == 0)
+        await until("the end of the grace", lambda: world.kubelet.capacity(RESOURCE) == 0)
+        await world.start_plugin()
+        await world.offered(RESOURCE, 4)
+        assert [*world.service.stock.held] == [device]
+
+
+@driven
+async def test_a_device_that_the_journal_has_lost_is_held_again_because_the_kubelet_lists_it(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        await world.stop_plugin()
+        (world.state / f"{device}.json").unlink()
+        await world.start_plugin()
+        await until("adoption", lambda: device in world.service.stock.held)
+
+
+@driven
+async def test_a_vf_that_comes_is_offered_and_one_that_goes_is_withdrawn_without_a_restart(place):
+    world = World(place, CONFIG)
+    card(world.host, vfs=2, driver="vfio-pci")
+    async with world:
+        await world.offered(RESOURCE, 2)
+        world.host.add_vf(PF, 2, VFS[2], driver="vfio-pci", group="12")
+        world.service.uevent.ring()
+        await world.offered(RESOURCE, 3)
+        world.host.remove(VFS[0])
+        world.service.uevent.ring()
+        await until("withdrawal", lambda: [*world.kubelet.health(RESOURCE)] == VFS[1:3])
+
+
+@driven
+async def test_a_changed_configuration_is_taken_and_a_bad_one_is_not(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        world.configure({"resourceList": [{"resourceName": "two words"}]})
+        await until("the error", lambda: any("is not taken" in text for text in world.log.messages))
+        assert world.kubelet.allocatable(RESOURCE) == 4
+        world.configure({"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["eth0#0-1"]}}]})
+        await world.offered(RESOURCE, 2)
+        world.configure({"resourceList": [{"resourceName": "other"}]})
+        await world.offered("intel.com/other", 4)
+        await until("the end of the other one", lambda: world.kubelet.capacity(RESOURCE) == 0)

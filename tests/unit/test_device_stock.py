@@ -1,0 +1,296 @@
+"""Allocation and release, killed at every step and in random order: nothing is lost, nothing is given twice."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cni.errors import CniError, DeviceBusy, TryAgainLater
+from deviceplugin.conf import parse
+from deviceplugin.holding import Journal
+from deviceplugin.reclaim import Reclaimer, resume
+from deviceplugin.stock import Stock
+from tests.kubelet.pcihost import GPU, PF, SOUND, VFS, Killed, PciHost, card, graphics
+from tests.recording_log import RecordingLog
+
+RESOURCE = "intel.com/vfs"
+BINDING = b'{"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci", "selectors": {"drivers": ["iavf"]}}], "auto": {"classes": ["03", "04"]}}'
+CARDS, AUDIO = "devices.kubevirt.io/10de_1bb3", "devices.kubevirt.io/10de_10f0"
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class Mortal:
+    """Counts what changes host or disk, and ends the process at one of these: from then on nothing does anything."""
+
+    def __init__(self):
+        self.steps, self.last = 0, 10**6
+
+    def __call__(self, function):
+        def step(*args):
+            if self.steps >= self.last:
+                raise Killed
+            self.steps += 1
+            return function(*args)
+
+        return step
+
+
+class Pods:
+    """What the kubelet lists; None while it does not answer."""
+
+    def __init__(self):
+        self.devices: dict[str, list[str]] | None = {}
+
+    async def listed(self):
+        if self.devices is None:
+            raise TryAgainLater("no answer")
+        return {resource: frozenset(devices) for resource, devices in self.devices.items()}
+
+
+class Life:
+    """One process of the device plugin on a host that outlives it."""
+
+    def __init__(self, host, root, pods, mortal=None):
+        journal, real = Journal(str(root / "state")), host.host()
+        if mortal:
+            for part, names in ((journal, ("write", "remove")), (real, ("write_info", "remove_info"))):
+                for name in names:
+                    setattr(part, name, mortal(getattr(part, name)))
+            real._write = real._drivers._writer = mortal(host.write)
+        self.log = RecordingLog()
+        self.stock = Stock(real, journal, parse(BINDING), self.log)
+        self.reclaimer = Reclaimer(self.stock, pods, self.log, settle=0.0)
+
+    async def started(self):
+        await self.stock.look()
+        await resume(self.stock, self.log)
+        return self
+
+    async def reclaimed(self):
+        for _ in range(3):
+            await self.reclaimer.round()
+        return self
+
+
+def host_in(root):
+    host = PciHost(root / "host")
+    card(host, vfs=2)
+    graphics(host)
+    return host
+
+
+async def _allocate_then_free(root, last):
+    """Kills an allocation of two devices at a step; the kubelet has never heard of an answer. Returns whether it was killed."""
+    host, pods, mortal = host_in(root), Pods(), Mortal()
+    life = await Life(host, root, pods, mortal).started()
+    mortal.last = mortal.steps + last
+    try:
+        await life.stock.allocate(RESOURCE, VFS[:2])
+        killed = False
+    except Killed:
+        killed = True
+    again = await (await Life(host, root, pods).started()).reclaimed()
+    assert not again.stock.held
+    assert [host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
+    assert [offer.ailments for offer in again.stock.offers(RESOURCE)] == [(), ()]
+    assert not host.info.exists() or list(host.info.iterdir()) == []
+    return killed
+
+
+async def _release_killed(root, last):
+    host, pods, mortal = host_in(root), Pods(), Mortal()
+    life = await Life(host, root, pods, mortal).started()
+    await life.stock.allocate(RESOURCE, VFS[:2])
+    mortal.last = mortal.steps + last
+    try:
+        await life.reclaimed()
+        killed = False
+    except Killed:
+        killed = True
+    again = await (await Life(host, root, pods).started()).reclaimed()
+    assert not again.stock.held
+    assert [host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
+    return killed
+
+
+async def _allocate_then_kept(root, last):
+    """As the first, but the kubelet has given the devices to a pod: what was promised is completed."""
+    host, pods, mortal = host_in(root), Pods(), Mortal()
+    life = await Life(host, root, pods, mortal).started()
+    mortal.last = mortal.steps + last
+    try:
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        killed = False
+    except Killed:
+        killed = True
+    pods.devices = {RESOURCE: VFS[:1]}
+    again = await (await Life(host, root, pods).started()).reclaimed()
+    assert [*again.stock.held] == VFS[:1]
+    await again.stock.prepare(RESOURCE, VFS[:1])
+    assert host.bound(VFS[0]) == "vfio-pci"
+    pods.devices = {}
+    await again.reclaimed()
+    assert host.bound(VFS[0]) == "iavf"
+    return killed
+
+
+@pytest.mark.parametrize("scenario", [_allocate_then_free, _release_killed, _allocate_then_kept])
+def test_a_process_that_is_killed_at_any_step_leaves_nothing_that_the_next_does_not_put_right(scenario):
+    last = 0
+    killed = True
+    while killed:
+        with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+            killed = asyncio.run(scenario(Path(folder), last))
+        last += 1
+    assert last > 4, "steps"
+
+
+def test_a_device_that_could_not_be_given_back_stays_held_and_is_tried_again(tmp_path):
+    async def scenario():
+        host, pods = host_in(tmp_path), Pods()
+        life = await Life(host, tmp_path, pods).started()
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        host.refuse["unbind"] = 16
+        await life.reclaimed()
+        assert [*life.stock.held] == VFS[:1]
+        assert "could not be taken back" in life.log.messages[-1]
+        host.refuse.clear()
+        await life.reclaimed()
+        assert not life.stock.held
+
+    asyncio.run(scenario())
+
+
+def test_a_kubelet_that_has_just_started_frees_nothing_however_often_it_lists_nothing(tmp_path):
+    async def scenario():
+        host, pods = host_in(tmp_path), Pods()
+        life = await Life(host, tmp_path, pods).started()
+        patient = Reclaimer(life.stock, pods, life.log, settle=1000.0)
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        pods.devices = {RESOURCE: VFS[:1]}
+        await patient.round()
+        pods.devices = None
+        await patient.round()
+        pods.devices = {}
+        for _ in range(5):
+            await patient.round()
+        assert [*life.stock.held] == VFS[:1]
+
+    asyncio.run(scenario())
+
+
+def test_a_damaged_entry_of_the_journal_is_set_aside_and_told(tmp_path):
+    told: list[str] = []
+    journal = Journal(str(tmp_path / "state"), told.append)
+    journal.load()
+    (tmp_path / "state" / f"{VFS[0]}.json").write_text("{")
+    assert journal.load() == {}
+    assert "was set aside" in told[0]
+
+
+class Walk(RuleBasedStateMachine):
+    """A kubelet that knows what it has given, and a plugin that dies at times."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
+        self.root = Path(self.folder.name)
+        self.host, self.pods = host_in(self.root), Pods()
+        self.given = {}
+        self.loop = asyncio.new_event_loop()
+        self.born()
+
+    def do(self, work):
+        return self.loop.run_until_complete(work)
+
+    @rule()
+    def born(self):
+        self.life = self.do(Life(self.host, self.root, self.pods).started())
+
+    @rule(choice=st.sampled_from([(RESOURCE, VFS[0]), (RESOURCE, VFS[1]), (CARDS, GPU), (AUDIO, SOUND)]))
+    def allocate(self, choice):
+        resource, device = choice
+        offered = {offer.device: offer.healthy for offer in self.life.stock.offers(resource)}
+        if device in self.given or not offered.get(device):
+            return
+        try:
+            self.do(self.life.stock.allocate(resource, [device]))
+        except DeviceBusy:
+            return
+        self.given[device] = resource
+        self.tell()
+
+    @precondition(lambda self: self.given)
+    @rule(data=st.data())
+    def pod_ends(self, data):
+        del self.given[data.draw(st.sampled_from(sorted(self.given)))]
+        self.tell()
+
+    @rule(device=st.sampled_from([*VFS[:2], GPU]))
+    def opens_or_closes(self, device):
+        self.host.open ^= {device} if device in self.given or device in self.host.open else set()
+
+    @rule(answers=st.booleans())
+    def kubelet(self, answers):
+        self.pods.devices = {} if answers else None
+        self.tell()
+
+    @rule()
+    def time_passes(self):
+        self.do(self.life.reclaimed())
+
+    @precondition(lambda self: VFS[1] not in self.given and VFS[1] not in self.life.stock.held)
+    @rule()
+    def unplugged_and_plugged(self):
+        self.host.remove(VFS[1])
+        self.do(self.life.stock.look())
+        assert VFS[1] not in [offer.device for offer in self.life.stock.offers(RESOURCE)]
+        self.host.add_vf(PF, 1, VFS[1], driver="iavf", group="11")
+        self.host.netdev(VFS[1], "eth0v1")
+        self.do(self.life.stock.look())
+
+    def tell(self):
+        if self.pods.devices is not None:
+            self.pods.devices = {}
+            for device, resource in self.given.items():
+                self.pods.devices.setdefault(resource, []).append(device)
+
+    @invariant()
+    def what_is_given_is_held_and_one_of_a_group_at_most(self):
+        assert set(self.given) <= set(self.life.stock.held)
+        assert not {GPU, SOUND} <= set(self.given)
+        for device in {*self.given} & {*VFS}:
+            assert self.host.bound(device) == "vfio-pci"
+
+    def teardown(self):
+        self.given.clear()
+        self.host.open.clear()
+        self.pods.devices = {}
+        self.do(self.life.reclaimed())
+        offers = [offer for resource in (RESOURCE, CARDS, AUDIO) for offer in self.life.stock.offers(resource)]
+        assert len(offers) == 4
+        assert all(offer.healthy for offer in offers), offers
+        assert [self.host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.folder.cleanup()
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+
+
+def test_a_refusal_names_every_device_of_the_request(tmp_path):
+    async def scenario():
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        with pytest.raises(CniError, match=f"no device of {RESOURCE}"):
+            await life.stock.allocate(RESOURCE, [GPU])
+        with pytest.raises(CniError, match="the host has no PCI device"):
+            await life.stock.allocate(RESOURCE, ["0000:ff:00.0"])
+
+    asyncio.run(scenario())
