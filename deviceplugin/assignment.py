@@ -31,16 +31,31 @@ class Assignment(Value):
         return tuple(sorted(address for address, pool in self.pool_of.items() if pool.name == name))
 
 
-def assign(
-    inventory: Inventory, configuration: Configuration, used: Mapping[str, str], held: Mapping[str, str]
-) -> Assignment:
+class Selection:
+    """What a configuration says of functions. It remembers that, because a host has many and few change between two looks."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self._known: dict[str, tuple[Function, list[Pool], str]] = {}
+
+    def of(self, function: Function) -> tuple[list[Pool], str]:
+        """The pools that select the function, the one that gets it first; where none does, the reason."""
+        known = self._known.get(function.address)
+        if known is None or known[0] is not function:
+            wanting = _wanting(function, self.configuration)
+            reason = "" if wanting else _unselected(function, self.configuration)
+            known = self._known[function.address] = (function, wanting, reason)
+        return known[1], known[2]
+
+
+def assign(inventory: Inventory, selection: Selection, used: Mapping[str, str], held: Mapping[str, str]) -> Assignment:
     """Each function to the first pool that selects it.
 
     `used` is by address what the host itself needs a function for, which beats every configuration. `held` is by address the
     resource that a container has the function from: it stays in that pool whatever its container does to it, such as taking
     its network device away, or its driver.
     """
-    pools = {pool.name: pool for pool in configuration.pools}
+    pools = {pool.name: pool for pool in selection.configuration.pools}
     pool_of: dict[str, Pool] = {}
     kept_out: dict[str, str] = {}
     claims: dict[str, tuple[str, ...]] = {}
@@ -50,10 +65,10 @@ def assign(
         if reason:
             kept_out[function.address] = reason
             continue
-        wanting = _wanting(function, configuration)
+        wanting, unselected = selection.of(function)
         chosen = _chosen(resource, wanting, pools)
         if chosen is None:
-            kept_out[function.address] = _unselected(function, configuration)
+            kept_out[function.address] = unselected
             continue
         pools.setdefault(chosen.name, chosen)
         pool_of[function.address] = chosen

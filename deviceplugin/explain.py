@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cni import pci
 from cni.errors import DeviceNotFound
 from cni.value import Value
-from deviceplugin.assignment import assign
+from deviceplugin.assignment import Selection, assign
 from deviceplugin.offer import offers
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def explained(
 ) -> list[Row]:
     """All devices but bridges, or those with the addresses. Raises `DeviceNotFound`."""
     resources = {device: one.resource for device, one in held.items()}
-    assignment = assign(sight.inventory, configuration, sight.used, resources)
+    assignment = assign(sight.inventory, Selection(configuration), sight.used, resources)
     offered = offers(sight.inventory, assignment, resources, sight.nodes)
     found = {offer.device: (resource, offer) for resource, some in offered.items() for offer in some}
     rows = []

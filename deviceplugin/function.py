@@ -64,10 +64,15 @@ class Function(Value):
         return self.pf_name if self.pf else next(iter(self.netdevs), "")
 
 
-class Inventory(Value):
+class Inventory:
     """The PCI functions of the host by their addresses."""
 
-    functions: Mapping[str, Function]
+    def __init__(self, functions: Mapping[str, Function]) -> None:
+        self.functions = functions
+        self._groups: dict[str, list[Function]] = {}
+        for function in functions.values():
+            if function.group and not function.is_bridge:
+                self._groups.setdefault(function.group, []).append(function)
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self.functions.values())
@@ -77,6 +82,4 @@ class Inventory(Value):
 
     def group_of(self, function: Function) -> tuple[Function, ...]:
         """The members of its IOMMU group without bridges, itself among them; alone where it is in none."""
-        if not function.group:
-            return (function,)
-        return tuple(other for other in self if other.group == function.group and not other.is_bridge)
+        return tuple(self._groups.get(function.group, [])) or (function,)

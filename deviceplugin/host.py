@@ -12,7 +12,7 @@ from cni.host.binding import Drivers
 from cni.host.files import remove_file, write_file
 from cni.value import Value
 from deviceplugin import kernel_write
-from deviceplugin.inventory import scan
+from deviceplugin.inventory import Scanner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,6 +50,7 @@ class Host:
         write: Callable[[str, str, float], None] = kernel_write.write,
     ) -> None:
         self._sysfs = sysfs
+        self._scanner = Scanner(sysfs)
         self._dev = dev
         self._device_info = device_info
         self._uses = uses
@@ -59,7 +60,7 @@ class Host:
 
     def look(self) -> Sight:
         """What there is now."""
-        inventory = scan(self._sysfs)
+        inventory = self._scanner.scan()
         return Sight(inventory=inventory, used=self._uses(inventory), nodes=self._device_nodes())
 
     def bind(self, device: PciAddress, driver: str, override: str) -> None:

@@ -14,7 +14,7 @@ from deviceplugin.kubelet import Kubelet
 from deviceplugin.podresources import PodResources
 from deviceplugin.reclaim import SETTLE_SECONDS, Reclaimer, resume
 from deviceplugin.stock import Stock
-from deviceplugin.watching import Bell, FolderEvents, Uevents
+from deviceplugin.watching import Bell, FolderEvents, device_events, link_events
 
 if TYPE_CHECKING:
     from cni.log import Log
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deviceplugin.metrics import Metrics
 
 RESCAN_SECONDS = 10.0
-"""How often the host is looked at without an event: links that go down and device nodes send none that we hear."""
+"""How often the host is looked at without an event: a file system that is mounted sends none that we hear."""
 _DEBOUNCE_SECONDS = 0.1
 """The kernel sends several messages for a VF, and many VFs come at once."""
 
@@ -49,7 +49,7 @@ class Service:
         self._config = config
         self._prefix = prefix
         self._seen: bytes | None = None
-        self.uevent, self._file = Bell(), Bell()
+        self.event, self._file = Bell(), Bell()
         self.stock = Stock(host, journal, self.read(), log)
         self.kubelet = Kubelet(kubelet_root, self.stock, log, metrics, registry=registry)
         pods = PodResources(f"{kubelet_root}/pod-resources/kubelet.sock")
@@ -68,14 +68,15 @@ class Service:
         """Serves until it is cancelled."""
         await self.stock.look()
         await resume(self.stock, self._log)
-        with FolderEvents([os.path.dirname(self._config)], self._file), Uevents(self.uevent):
+        file = FolderEvents([os.path.dirname(self._config)], self._file)
+        with file, device_events(self.event), link_events(self.event):
             async with asyncio.TaskGroup() as group:
                 for part in (self.kubelet.run(), self._watch_host(), self._watch_file(), self._reclaimer.run()):
                     group.create_task(part)
 
     async def _watch_host(self) -> None:
         while True:
-            if await self.uevent.wait(RESCAN_SECONDS):
+            if await self.event.wait(RESCAN_SECONDS):
                 await asyncio.sleep(_DEBOUNCE_SECONDS)
             await self.stock.look()
 

@@ -9,7 +9,7 @@ from cni.drivers import gives_to_user_space
 from cni.errors import CniError, DeviceBusy, DeviceNotFound
 from cni.pci import PciAddress
 from deviceplugin import container
-from deviceplugin.assignment import Assignment, assign
+from deviceplugin.assignment import Assignment, Selection, assign
 from deviceplugin.container import Given
 from deviceplugin.holding import Holding
 from deviceplugin.offer import Offer, ailments, offers
@@ -37,7 +37,7 @@ class Stock:
 
     def __init__(self, host: Host, journal: Journal, configuration: Configuration, log: Log) -> None:
         self.host = host
-        self.configuration = configuration
+        self._selection = Selection(configuration)
         self.held = journal.load()
         self._journal = journal
         self._log = log
@@ -56,7 +56,7 @@ class Stock:
 
     def configure(self, configuration: Configuration) -> None:
         """Offers by another configuration. What is held stays with its resource."""
-        self.configuration = configuration
+        self._selection = Selection(configuration)
         self._recount()
 
     def resources(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class Stock:
 
     def _recount(self) -> None:
         held = {device: holding.resource for device, holding in self.held.items()}
-        self.assignment = assign(self.sight.inventory, self.configuration, self.sight.used, held)
+        self.assignment = assign(self.sight.inventory, self._selection, self.sight.used, held)
         self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -104,7 +104,10 @@ class Stock:
                 for address in reversed(taken):
                     await self._undo(address, error)
                 raise
-            await self.look()
+            if pool.driver:
+                await self.look()
+            else:
+                self._recount()
             present = tuple(
                 device.replace(function=self._function(resource, device.function.address)) for device in chosen
             )

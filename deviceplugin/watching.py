@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CREATED, _MOVED_TO, _DELETED, _WRITTEN, _ATTRIBUTES = 0x100, 0x80, 0x200, 0x8, 0x4
-_UEVENTS = 15  # NETLINK_KOBJECT_UEVENT
-_FROM_KERNEL = 1
-"""The group of the kernel's own messages; what udev makes of them has another one."""
+_ROUTE, _UEVENT = 0, 15
+"""Netlink's families."""
+_GROUP = 1
+"""In the one the group of links, in the other that of the kernel's own messages; what udev makes of them has another one."""
 _BUFFER = 4 << 20
 """Bytes: 256 VFs that come at once send some 2000 messages of 300 bytes, each counted with its overhead."""
 
@@ -67,18 +68,18 @@ class FolderEvents:
         self._bell.ring()
 
 
-class Uevents:
-    """Rings a bell when a PCI device, or something of one, comes, goes, or gets another driver; also after lost messages."""
+class KernelEvents:
+    """Rings a bell when the kernel tells of something interesting; also after lost messages, when anything can have happened."""
 
-    def __init__(self, bell: Bell, interesting: Callable[[bytes], bool] | None = None) -> None:
+    def __init__(self, family: int, bell: Bell, interesting: Callable[[bytes], bool] = lambda _message: True) -> None:
         self._bell = bell
-        self._interesting = interesting or is_about_pci
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _UEVENTS)
+        self._interesting = interesting
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, family)
 
     def __enter__(self) -> Self:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        self._socket.bind((0, _FROM_KERNEL))
+        self._socket.bind((0, _GROUP))
         asyncio.get_running_loop().add_reader(self._socket, self._read)
         return self
 
@@ -92,11 +93,22 @@ class Uevents:
         except BlockingIOError:
             return
         except OSError:
-            self._bell.ring()  # ENOBUFS: messages are lost, so anything may have happened
+            self._bell.ring()  # ENOBUFS: messages are lost
             return
         # A process may send to our address; the kernel's own number is 0.
         if sender == 0 and self._interesting(message):
             self._bell.ring()
+
+
+def device_events(bell: Bell) -> KernelEvents:
+    """A PCI device, or what a driver makes of one, comes, goes, or gets another driver."""
+    return KernelEvents(_UEVENT, bell, is_about_pci)
+
+
+def link_events(bell: Bell) -> KernelEvents:
+    """A network device of a PCI device changes: its carrier, its master, its place."""
+    # The name of the parent's bus. Those of containers' links, of which there are many, have none.
+    return KernelEvents(_ROUTE, bell, lambda message: b"pci\0" in message)
 
 
 def is_about_pci(message: bytes) -> bool:

@@ -50,11 +50,15 @@ class Sysfs:
 
     def vfs(self, pf: PciAddress) -> list[PciAddress]:
         """The VFs of a PF, by their number."""
+        return list(self.numbered_vfs(pf).values())
+
+    def numbered_vfs(self, pf: PciAddress) -> dict[int, PciAddress]:
+        """The VFs of a PF and their numbers, sorted by these."""
         numbers = [name[len("virtfn") :] for name in _entries(f"{self._devices}/{pf}") if name.startswith("virtfn")]
         ordered = sorted(int(number) for number in numbers if number.isdigit())
-        links = [_link(f"{self._devices}/{pf}/virtfn{number}") for number in ordered]
+        links = {number: _link(f"{self._devices}/{pf}/virtfn{number}") for number in ordered}
         # One is gone already when the PF's VFs are being removed this moment.
-        return [pci.parse(link) for link in links if link]
+        return {number: pci.parse(link) for number, link in links.items() if link}
 
     def number(self, device: PciAddress, attribute: str) -> int:
         """A number that the device's directory holds (sriov_numvfs, sriov_totalvfs); 0 where there is none."""

@@ -262,10 +262,10 @@ async def test_a_vf_that_comes_is_offered_and_one_that_goes_is_withdrawn_without
     async with world:
         await world.offered(RESOURCE, 2)
         world.host.add_vf(PF, 2, VFS[2], driver="vfio-pci", group="12")
-        world.service.uevent.ring()
+        world.service.event.ring()
         await world.offered(RESOURCE, 3)
         world.host.remove(VFS[0])
-        world.service.uevent.ring()
+        world.service.event.ring()
         await until("withdrawal", lambda: [*world.kubelet.health(RESOURCE)] == VFS[1:3])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cni.errors import InvalidConfig
 from cni.pci import PciAddress
-from deviceplugin.assignment import assign
+from deviceplugin.assignment import Selection, assign
 from deviceplugin.conf import parse
 from deviceplugin.function import Function, Inventory
 from deviceplugin.preference import preferred
@@ -60,7 +60,7 @@ HOST = Inventory(
 
 
 def configured(document, used=None, held=None):
-    return assign(HOST, parse(json.dumps(document).encode()), used or {}, held or {})
+    return assign(HOST, Selection(parse(json.dumps(document).encode())), used or {}, held or {})
 
 
 def selected(selectors, **resource):

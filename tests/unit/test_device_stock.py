@@ -99,6 +99,7 @@ async def _allocate_then_free(root, last):
     assert [host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
     assert [offer.ailments for offer in again.stock.offers(RESOURCE)] == [(), ()]
     assert not host.info.exists() or list(host.info.iterdir()) == []
+    assert list((root / "state").iterdir()) == []
     return killed
 
 
@@ -115,6 +116,7 @@ async def _release_killed(root, last):
     again = await (await Life(host, root, pods).started()).reclaimed()
     assert not again.stock.held
     assert [host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
+    assert list((root / "state").iterdir()) == []
     return killed
 
 
@@ -282,7 +284,7 @@ class Walk(RuleBasedStateMachine):
 
 
 TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+TestWalk.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 
 
 def test_a_refusal_names_every_device_of_the_request(tmp_path):
