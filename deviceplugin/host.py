@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from cni.errors import IoFailure
+from cni.errors import IoFailure, KernelRefused
 from cni.host.binding import Drivers
 from cni.host.files import remove_file, write_file
 from cni.value import Value
@@ -78,8 +79,14 @@ class Host:
     def reset(self, device: PciAddress) -> None:
         """Resets the function, where it can be reset. Raises `KernelRefused` and `TryAgainLater`."""
         path = f"{self._sysfs.root}/bus/pci/devices/{device}/reset"
-        if os.path.exists(path):
+        if not os.path.exists(path):
+            return
+        try:
             self._write(path, "1", time.monotonic() + RESET_SECONDS)
+        except KernelRefused as refusal:
+            # None of the ways that the kernel knows is one for this function: a bus cannot be reset below its neighbours.
+            if refusal.number != errno.ENOTTY:
+                raise
 
     def write_info(self, name: str, document: dict[str, Any]) -> None:
         """Writes a device-info file. Raises `IoFailure`."""

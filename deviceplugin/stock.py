@@ -116,6 +116,7 @@ class Stock:
     async def prepare(self, resource: str, devices: Sequence[str]) -> None:
         """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
         async with self._changing:
+            await self.look()
             for name in devices:
                 function = self._function(resource, name)
                 holding = self.held.get(name)
@@ -125,8 +126,9 @@ class Stock:
             await self.look()
             for name in devices:
                 function = self._function(resource, name)
-                held = {name: resource}
-                found = ailments(function, self.assignment.pool_of[name], self.sight.inventory, held, self.sight.nodes)
+                # A PF without a link makes its devices unhealthy for others, but a container may start and wait for it.
+                pool = self.assignment.pool_of[name].replace(needs_link=False)
+                found = ailments(function, pool, self.sight.inventory, {name: resource}, self.sight.nodes)
                 if found:
                     raise DeviceBusy(
                         f"{name} is not ready: {'; '.join(found)}", hint="barewire-node explain tells more"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import tempfile
 from pathlib import Path
 
@@ -168,6 +170,21 @@ def test_a_device_that_could_not_be_given_back_stays_held_and_is_tried_again(tmp
     asyncio.run(scenario())
 
 
+def test_a_device_that_cannot_be_reset_comes_back_all_the_same_and_one_whose_reset_fails_does_not(tmp_path):
+    async def scenario():
+        host = host_in(tmp_path)
+        life = await Life(host, tmp_path, Pods()).started()
+        await life.stock.allocate(CARDS, [GPU])
+        host.refuse["reset"] = errno.EIO
+        await life.reclaimed()
+        assert [*life.stock.held] == [GPU]
+        host.refuse["reset"] = errno.ENOTTY
+        await life.reclaimed()
+        assert not life.stock.held
+
+    asyncio.run(scenario())
+
+
 def test_a_kubelet_that_has_just_started_frees_nothing_however_often_it_lists_nothing(tmp_path):
     async def scenario():
         host, pods = host_in(tmp_path), Pods()
@@ -182,6 +199,28 @@ def test_a_kubelet_that_has_just_started_frees_nothing_however_often_it_lists_no
         for _ in range(5):
             await patient.round()
         assert [*life.stock.held] == VFS[:1]
+
+    asyncio.run(scenario())
+
+
+def test_a_container_starts_though_the_pf_has_no_link_and_not_with_a_driver_that_was_not_promised(tmp_path):
+    async def scenario():
+        host = host_in(tmp_path)
+        life = await Life(host, tmp_path, Pods()).started()
+        document = json.loads(BINDING)
+        document["resourceList"][0]["needLink"] = True
+        life.stock.configure(parse(json.dumps(document).encode()))
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        (host.sys / "class/net/eth0/carrier").write_text("0\n")
+        await life.stock.prepare(RESOURCE, VFS[:1])
+        assert [offer.ailments for offer in life.stock.offers(RESOURCE)] == [("its PF eth0 has no link",)] * 2
+        host.bind(VFS[0], "iavf")
+        host.refuse["drivers_probe"] = 5
+        with pytest.raises(CniError, match="the kernel refused"):
+            await life.stock.prepare(RESOURCE, VFS[:1])
+        host.refuse.clear()
+        await life.stock.prepare(RESOURCE, VFS[:1])
+        assert host.bound(VFS[0]) == "vfio-pci"
 
     asyncio.run(scenario())
 
