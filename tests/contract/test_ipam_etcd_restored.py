@@ -19,6 +19,7 @@ import pytest
 from cni.errors import AddressesExhausted, TryAgainLater
 from tests.contract.ipam_cluster_contract import range_of
 from tests.contract.ipam_command import NETWORK, Node, last_of
+from tests.etcd.proxy import Proxy
 from tests.etcd.server import EtcdServer
 
 CALLS = 10_000 if os.environ.get("BAREWIRE_MATRIX") else 250
@@ -197,6 +198,20 @@ def test_a_node_whose_addresses_were_freed_takes_them_again_when_it_comes_back(n
     shutil.rmtree(other.folders.index)
     other.add("b")
     assert other.leases()[held] == "a"
+
+
+def test_an_add_asks_etcd_one_question_and_a_release_two(nodes, etcd, prefix):
+    one = nodes[0]
+    one.add("a")  # It leaves the sign of life, too.
+    with Proxy(etcd.port) as proxy:
+        one.document = etcd.document(prefix=prefix, endpoints=[proxy.endpoint])
+        one.sets = ((range_of("10.77.0.0", 16, "10.77.0.1", "10.77.255.254"),),)
+        one.add("b")
+        before = proxy.questions
+        one.add("c")
+        assert proxy.questions - before == 1
+        one.delete("c")
+        assert proxy.questions - before == 3
 
 
 class Walk:
