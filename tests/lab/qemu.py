@@ -18,7 +18,7 @@ from tests.lab.image import Image
 # With more memory q35 puts RAM above 4 GiB and the firmware the VFs' BARs behind it; QEMU's VFs are dead up there.
 MOST_MEMORY = 2048
 # `-cpu max` has RDRAND, without which the guest's first Python waits for entropy.
-MACHINE = "-machine q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max,la57=off"
+MACHINE = "-machine q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max,la57=off,smap=off,smep=off,umip=off"
 PLAIN = "-nodefaults -no-user-config -display none -no-reboot"
 IOMMU = "-device intel-iommu,intremap=on,caching-mode=on"
 # Two network cards without SR-IOV, as a VF looks inside a virtual machine; behind this bridge they share an IOMMU group.
@@ -28,10 +28,12 @@ PLAIN_NICS = (
     " -device e1000,bus=shared,addr=1,netdev=nowhere0,mac=52:54:00:ba:7e:e0"
     " -device e1000,bus=shared,addr=2,netdev=nowhere1,mac=52:54:00:ba:7e:e1"
 )
-# What saves time under emulation; iommu=pt keeps the kernel's own devices out of the IOMMU's tables.
+# What saves time under emulation; iommu=pt keeps the kernel's own devices out of the IOMMU's tables. Debian's kernel
+# clears all memory that it gives out, and asks several security modules about each file: a tenth of the time.
 KERNEL = (
     "console=hvc0 quiet panic=-1 intel_iommu=on iommu=pt mitigations=off nokaslr no_timer_check tsc=reliable "
-    "cryptomgr.notests random.trust_cpu=on audit=0 nowatchdog"
+    "cryptomgr.notests random.trust_cpu=on audit=0 nowatchdog init_on_alloc=0 lsm=capability hardened_usercopy=off "
+    "randomize_kstack_offset=off"
 )
 # Holds the machine on a leash: when the pipe on its stdin closes, because the tests close it or are killed, QEMU ends.
 # Then it says how QEMU ended: 137 is our own signal; 0 that the guest went off or reset itself; else QEMU crashed.
