@@ -15,7 +15,7 @@ from deviceplugin.holding import Holding
 from deviceplugin.offer import Offer, ailments, offers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from cni.log import Log
     from deviceplugin.conf import Configuration
@@ -83,9 +83,19 @@ class Stock:
     def _recount(self) -> None:
         held = {device: holding.resource for device, holding in self.held.items()}
         self.assignment = assign(self.sight.inventory, self._selection, self.sight.used, held)
+        before = self._offers
         self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes)
+        self._tell_health(before)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def _tell_health(self, before: Mapping[str, tuple[Offer, ...]]) -> None:
+        known = {(resource, offer.device): offer.ailments for resource, some in before.items() for offer in some}
+        for resource, some in self._offers.items():
+            for offer in some:
+                if offer.ailments != known.get((resource, offer.device), ()):
+                    state = f"unhealthy: {'; '.join(offer.ailments)}" if offer.ailments else "healthy again"
+                    self._log.info(f"{offer.device} ({resource}) is {state}")
 
     # What changes
 

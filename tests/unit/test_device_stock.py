@@ -225,6 +225,23 @@ def test_a_container_starts_though_the_pf_has_no_link_and_not_with_a_driver_that
     asyncio.run(scenario())
 
 
+def test_each_change_of_a_device_s_health_is_logged_once_with_the_reason(tmp_path, monkeypatch):
+    async def scenario():
+        told: list[str] = []
+        monkeypatch.setattr(RecordingLog, "info", lambda _log, text: told.append(text))
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        assert told == []
+        await life.stock.allocate(CARDS, [GPU])
+        await life.stock.look()
+        await life.stock.release(GPU)
+        assert told == [
+            f"{SOUND} ({AUDIO}) is unhealthy: {GPU} of its IOMMU group is held ({CARDS})",
+            f"{SOUND} ({AUDIO}) is healthy again",
+        ]
+
+    asyncio.run(scenario())
+
+
 def test_a_damaged_entry_of_the_journal_is_set_aside_and_told(tmp_path):
     told: list[str] = []
     journal = Journal(str(tmp_path / "state"), told.append)
