@@ -61,6 +61,16 @@ def program() -> str:
 
 
 @alone
+def test_names_that_are_too_long_for_a_file_work_in_the_bundle():
+    host, container = Host(), "c" * 300
+    conf = host.conf(name="n" * 400)
+    added = json.loads(host.call(program(), "ADD", conf, container).stdout)
+    assert host.call(program(), "CHECK", {**conf, "prevResult": added}, container).stdout == ""
+    assert host.call(program(), "DEL", conf, container).stdout == ""
+    assert [path for path in LEASES.parent.glob("*/*") if path.name[0].isdigit()] == []
+
+
+@alone
 def test_a_runtime_gets_addresses_checks_and_frees_them():
     host = Host()
     added = json.loads(host.call(program(), "ADD", host.conf()).stdout)
