@@ -37,7 +37,8 @@ GUEST_MODULES = (
 BOOT_SCRIPTS = ("init", "boot", "agent.py", "frames.py")
 # Of the project's Python packages: tools that only the host runs.
 HOST_ONLY = frozenset(
-    "_pyinstaller_hooks_contrib PyInstaller coverage grimp hypothesis importlinter mypy mypyc pip pygments _pytest ruff setuptools".split()
+    "_pyinstaller_hooks_contrib PyInstaller coverage google grimp grpc grpc_tools hypothesis importlinter mypy mypyc pip "
+    "prometheus_client pygments _pytest ruff setuptools".split()
 )
 STDLIB_LEFT_OUT = frozenset(
     "__phello__ ensurepip idlelib lib2to3 pydoc_data site-packages test tests tkinter turtledemo".split()

@@ -19,14 +19,18 @@ from ipam.store import Owner, claim_on
 KEYS = Keys(prefix="/barewire/ipam", network="net", node="node-a")
 OWNER = Owner(network="net", container_id="a", ifname="net1")
 LATEST = 3.0
-"""Seconds after which a call with a bound of 0.2 s has not kept it, on however busy a machine."""
+"""Seconds after which a call with a bound of `SHORT` has not kept it, on however busy a machine."""
+
+SHORT = 0.2
+AMPLE = 60.0
+"""The bound of a call that ends for another reason."""
 
 
 class Hostile(Gateway):
     """Answers a question for the keys from `start` on with those that `answer` gives."""
 
-    def __init__(self, answer: Callable[[bytes], Iterable[bytes]]) -> None:
-        super().__init__((), 0.2)
+    def __init__(self, answer: Callable[[bytes], Iterable[bytes]], seconds: float = AMPLE) -> None:
+        super().__init__((), seconds)
         self._answers = answer
 
     def ask(self, path: str, question: Any) -> dict[str, Any]:
@@ -62,27 +66,23 @@ def too_many(start: bytes) -> list[bytes]:
     return [*endless(start), start + b"z"]
 
 
-WALKS: dict[str, Callable[[Gateway], object]] = {
-    "give_back_all": lambda gateway: Etcd(gateway, KEYS, 0.2).give_back_all(OWNER),
-    "of_node": lambda gateway: list(Etcd(gateway, KEYS, 0.2).of_node()),
-    "leases": lambda gateway: list(Etcd(gateway, KEYS, 0.2).leases("net")),
-    "dead": lambda gateway: list(etcd_dead.leases(gateway, KEYS)),
-    "freed": lambda gateway: list(etcd_dead.free(gateway, KEYS, 0.2)),
+WALKS: dict[str, Callable[[Gateway, float], object]] = {
+    "give_back_all": lambda gateway, seconds: Etcd(gateway, KEYS, seconds).give_back_all(OWNER),
+    "of_node": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).of_node()),
+    "leases": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).leases("net")),
+    "dead": lambda gateway, _seconds: list(etcd_dead.leases(gateway, KEYS)),
+    "freed": lambda gateway, seconds: list(etcd_dead.free(gateway, KEYS, seconds)),
 }
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch) -> None:
-    """Who reads everything waits a minute for it."""
-    monkeypatch.setattr(etcd, "ALL_SECONDS", 0.2)
-    monkeypatch.setattr(etcd_dead, "ALL_SECONDS", 0.2)
-
-
 @pytest.mark.parametrize("walk", WALKS)
-def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(walk):
+def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(walk, monkeypatch):
+    for module in (etcd, etcd_dead):  # who reads everything waits a minute for it
+        monkeypatch.setattr(module, "ALL_SECONDS", SHORT)
+    answer = names if walk in ("dead", "freed") else endless
     started = time.monotonic()
     with pytest.raises((NotAvailable, TryAgainLater), match=r"etcd has more|time is over"):
-        WALKS[walk](Hostile(lambda start: names(start) if walk in ("dead", "freed") else endless(start)))
+        WALKS[walk](Hostile(answer, SHORT), SHORT)
     assert time.monotonic() - started < LATEST
 
 
@@ -96,14 +96,14 @@ def names(start: bytes) -> list[bytes]:
 @pytest.mark.parametrize("walk", ["give_back_all", "of_node", "leases"])
 def test_keys_that_nobody_requested_end_the_walk_as_an_error_of_that_server(walk, answer):
     with pytest.raises(NotAvailable, match="requested"):
-        WALKS[walk](Hostile(answer))
+        WALKS[walk](Hostile(answer), AMPLE)
 
 
 @pytest.mark.parametrize("walk", ["dead", "freed"])
 @pytest.mark.parametrize("key", [b"/barewire/ipam/net/ip/4", b"/barewire/ipal/x", b"/zzz"])
 def test_the_same_network_in_each_answer_ends_the_search_for_networks(walk, key):
     with pytest.raises(NotAvailable, match="requested"):
-        WALKS[walk](Hostile(lambda _start: [key]))
+        WALKS[walk](Hostile(lambda _start: [key]), AMPLE)
 
 
 def test_an_owner_has_no_more_leases_than_a_configuration_can_give_it():
@@ -114,16 +114,16 @@ def test_an_owner_has_no_more_leases_than_a_configuration_can_give_it():
         return endless(start)
 
     with pytest.raises(NotAvailable, match=f"more than {etcd_walk.MOST_OF_OWNER} keys"):
-        Etcd(Hostile(answer), KEYS, 60.0).give_back_all(OWNER)
+        Etcd(Hostile(answer), KEYS, AMPLE).give_back_all(OWNER)
     assert len(asked) == 3
 
 
 def test_a_nodes_leases_are_bounded_in_number(monkeypatch):
     monkeypatch.setattr(etcd, "MOST_OF_NODE", 1500)
     with pytest.raises(NotAvailable, match="more than 1500 keys"):
-        list(Etcd(Hostile(endless), KEYS, 60.0).of_node())
+        list(Etcd(Hostile(endless), KEYS, AMPLE).of_node())
 
 
 def test_a_transaction_without_an_answer_to_each_step_is_refused():
     with pytest.raises(NotAvailable, match="each step"):
-        Etcd(Hostile(endless), KEYS, 0.2).take((claim_on(parse("10.9.0.1", "test")),), OWNER)
+        Etcd(Hostile(endless), KEYS, AMPLE).take((claim_on(parse("10.9.0.1", "test")),), OWNER)

@@ -140,7 +140,7 @@ def test_a_restarted_vswitch_has_the_port_again_and_del_removes_it(own_node):
         ({"ovsdb": "unix:/run/openvswitch/nowhere.sock"}, {}, 11, "OVSDB at unix:/run/openvswitch/nowhere.sock"),
         ({"vlna": 5}, {}, 7, "did you mean vlan?"),
         ({}, {"brigde": {}}, 7, "did you mean host.bridge?"),
-        ({"kubeconfig": "/run/multus/none"}, {}, 7, "/run/multus does not exist (on the way to /run/multus/none)"),
+        ({"kubeconfig": "/run/multus/no/file"}, {}, 7, "does not exist (on the way to /run/multus/no/file)"),
         ({"kubeconfig": "/etc/hostname"}, {}, 7, "/etc/hostname is not below /etc/cni"),
         ({"ipam": {"type": "none-such"}}, {}, 106, "none-such was not found"),
     ],
