@@ -26,9 +26,15 @@ def child():
     return Path(f"/proc/{strace}/task/{strace}/children").read_text().split()
 def state(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def ended():
+    # Without a child it may also not have started one yet.
+    try:
+        return state(strace) == "Z"
+    except OSError:
+        return True
 # Being traced, it is in state t at each system call for a moment; strace's own line tells that it stays there.
 while not (trace.exists() and "--- stopped by SIGSTOP ---" in trace.read_text()):
-    if not child() or time.monotonic() > deadline:
+    if ended() or time.monotonic() > deadline:
         raise SystemExit("it was not stopped")
     time.sleep(0.005)
 (pid,) = child()
