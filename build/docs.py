@@ -22,7 +22,7 @@ ERRORS_HEAD = """\
 # Error codes
 
 A plugin that fails prints one JSON object with `code`, `msg` and `details`; `details` begins with a hint. Codes below
-100 are the CNI specification's. This page is made from `cni/errors.py` by `make docs`.
+100 are the CNI specification's. What to look at on a node: [troubleshooting.md](troubleshooting.md). This page is made from `cni/errors.py` by `make docs`.
 
 | code | name | when | what to do |
 |---|---|---|---|
