@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HOST = "1"
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_CLONE_NEWNS = 0x20000
+_CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
 
 
 def bind(directory: int, folder: str) -> None:
@@ -86,6 +86,8 @@ class _Host:
             try:
                 for path, flags in (("/proc/self/ns/mnt", os.O_RDONLY), ("/", os.O_PATH), (".", os.O_PATH)):
                     self._kept.append(os.open(path, flags | os.O_CLOEXEC))
+                # A thread that shares its root and current directory with another one cannot change its mount namespace.
+                mounts.call("unshare", _CLONE_FS)
                 _enter(f"/proc/{_HOST}/ns/mnt")
             except OSError:
                 self._close()

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PLUGIN = """
-import os, sys
+import _thread, os, sys
+# A call has another thread, which loads the IPAM meanwhile. This one waits for a lock that nobody releases.
+held = _thread.allocate_lock()
+held.acquire()
+_thread.start_new_thread(held.acquire, ())
 from cni.host import hostmounts
 from cni.log import Log
 from cni.userspace.directory import SocketDirectory

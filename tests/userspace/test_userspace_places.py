@@ -115,7 +115,7 @@ def test_below_multus_thick_daemon_a_pod_comes_and_goes_as_on_the_host():
         with node.running(*DAEMON) as daemon:
             pod, before = node.pod("shared-dir"), node.snapshot()
             ranges = [[{"subnet": "10.57.0.0/24"}]]
-            conf = node.conf(cniVersion="1.0.0", ipam={"type": "host-local", "ranges": ranges})
+            conf = node.conf(cniVersion="1.0.0", ipam={"type": "barewire-ipam", "ranges": ranges})
             conf["prevResult"] = node.call("ADD", conf, pod, "net1", *below(daemon)).required().document
             node.bind(socket_of(conf["prevResult"]))
             # A daemon that was started again, and the host's own programs, see the same.
