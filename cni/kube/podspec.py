@@ -11,12 +11,15 @@ _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 
 
 _MIRROR = "kubernetes.io/config.mirror"
+_NAMED_BY = ("name", "namespace", "resourceVersion", "uid")
 
 
 def has_form(pod: Mapping[str, Any]) -> bool:
     """Whether what is read of a pod is where it is looked for: a network's author may have named the server."""
     spec, metadata = pod.get("spec") or {}, pod.get("metadata") or {}
     if not isinstance(spec, dict) or not isinstance(metadata, dict):
+        return False
+    if not all(isinstance(metadata.get(name) or "", str) for name in _NAMED_BY):
         return False
     texts = metadata.get("annotations") or {}
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
