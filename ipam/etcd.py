@@ -114,6 +114,9 @@ class Etcd:
         with self._gateway.until(deadline):
             return self._taken(claims, owner, deadline)
 
+    def retake(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        return self.take(claims, owner)
+
     def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds

@@ -276,7 +276,8 @@ class Journaled:
         """What the pod's interface has; before that, what a deleted part of the cluster has lost is taken again."""
         found = cluster.of_pod(owner)
         if cluster.parts():
-            gone = lost(self._journal.of_network(self._network), cluster, self._present(), owner)
+            told = self._journal.of_network(self._network)
+            gone = lost(told, cluster, self._present(), owner, self._journal.written)
             if gone:
                 take_again(self._journal, cluster, gone, latest)
                 found = cluster.of_pod(owner)

@@ -84,6 +84,10 @@ class Journal:
         """The entry of the owner's container ID and interface in its network."""
         return self._load(self._path(owner))
 
+    def written(self, owner: Owner) -> float:
+        """When its entry was written last; 0 where there is none."""
+        return folders.changed(self._path(owner))
+
     def save(self, entry: Entry) -> None:
         """Writes it; it is on disk when this returns."""
         path = self._path(entry.owner)

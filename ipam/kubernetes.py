@@ -83,18 +83,11 @@ class Kubernetes(Anonymous):
         return self._pools.held(claims, owner)
 
     def take(self, claims: Claims, owner: Owner) -> Claims:
-        self._api.begin()
-        made = Made()
-        try:
-            with on_failure(self._undo, made, owner):
-                # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
-                others = self._pools.add(claims, owner, made) or self._reserve(claims, owner, made)
-        except (RefusedForGood, AddressesExhausted) as error:
-            # Both say that nothing is the owner's now.
-            raise _is_undone(error) from error
-        if others:
-            self._undo(made, owner)
-        return others
+        return self._taken(claims, owner, lost=False)
+
+    def retake(self, claims: Claims, owner: Owner) -> Claims:
+        """See `ipam.store.Cluster`: a reservation outlives the pool that was deleted, and may name an earlier sandbox."""
+        return self._taken(claims, owner, lost=True)
 
     def parts(self) -> dict[str, str]:
         """See `ipam.store.Cluster`: the pools, by subnet."""
@@ -177,8 +170,23 @@ class Kubernetes(Anonymous):
         """See `ipam.kubernetes_reservations.Allocations`."""
         return self._pools.entries_of(self._placed((claim,)))
 
-    def _reserve(self, claims: Claims, owner: Owner, made: Made) -> Claims:
-        others = self._reservations.add(claims, owner, made.reserved, made.added) if self._reservations else ()
+    def _taken(self, claims: Claims, owner: Owner, *, lost: bool) -> Claims:
+        self._api.begin()
+        made = Made()
+        try:
+            with on_failure(self._undo, made, owner):
+                # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
+                others = self._pools.add(claims, owner, made) or self._reserve(claims, owner, made, lost=lost)
+        except (RefusedForGood, AddressesExhausted) as error:
+            # Both say that nothing is the owner's now.
+            raise _is_undone(error) from error
+        if others:
+            self._undo(made, owner)
+        return others
+
+    def _reserve(self, claims: Claims, owner: Owner, made: Made, *, lost: bool) -> Claims:
+        fresh = () if lost else made.added
+        others = self._reservations.add(claims, owner, made.reserved, fresh) if self._reservations else ()
         for claim in others:
             self._reserved.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
         return others

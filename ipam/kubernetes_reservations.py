@@ -44,6 +44,7 @@ class Reservations:
         """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's.
 
         `fresh` are those whose allocations nobody had before: what another container has reserved is in another pool then.
+        None are where the pool was deleted.
         """
         return next(((claim,) for claim in claims if not self._added(claim, owner, made, is_fresh=claim in fresh)), ())
 

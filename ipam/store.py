@@ -132,6 +132,9 @@ if TYPE_CHECKING:
             `RefusedForGood` or `AddressesExhausted` when nothing has.
             """
 
+        def retake(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+            """As `take`, of what the owner had before the store lost it: what its pod's earlier sandbox left there serves."""
+
         def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
             """Frees those that are the owner's; those of somebody else and those in nobody's hands are left alone."""
 

@@ -92,6 +92,9 @@ class FakeCluster:
         self._answered("take")
         return refused
 
+    def retake(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        return self.take(claims, owner)
+
     def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
         with self._call("give_back"):
             for claim in claims:
