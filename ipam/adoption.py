@@ -11,13 +11,13 @@ from functools import partial
 
 from cni import jsontext
 from cni.cniargs import cni_arguments
-from cni.errors import CniError, DecodeFailure, NotAvailable
+from cni.errors import CniError, DecodeFailure, InvalidConfig, NotAvailable
 from cni.host.files import read_file
 from cni.host.folders import entries as names_in
 from cni.names import file_name
 from cni.value import Value
 from ipam.address import Address, parse
-from ipam.journal_entry import HELD, INTENT, Entry, location
+from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry, location
 from ipam.journal_files import Journal
 from ipam.known import entries, place_of, records
 from ipam.kubernetes import open_kubernetes
@@ -26,12 +26,14 @@ from ipam.ranges import range_of
 from ipam.settling import Settling
 from ipam.store import Claim, Owner, claim_on, ignore, owner_fault
 from ipam.stores import LOCK_SECONDS, open_living_cluster
+from ipam.succession import left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ipam.known import Folders, Network
+    from ipam.kubernetes import Kubernetes
     from ipam.store import Cluster
 
     Pods = dict[str, tuple[str, str]]
@@ -44,7 +46,8 @@ class NotAdopted(NotAvailable):
 class Move(Value):
     """What an interface has in a place of before: `former` describes it, unless it is host-local's `directory`.
 
-    `entry` is that of the journal. What another plugin leased has none.
+    `entry` is that of the journal. What another plugin leased has none. What a later sandbox of the pod has by now is in the
+    entry, and not in `addresses`.
     """
 
     owner: Owner
@@ -56,7 +59,7 @@ class Move(Value):
     def __str__(self) -> str:
         who = f"{self.owner.container_id}/{self.owner.ifname}" + (f" of {self.owner.pod}" if self.owner.pod else "")
         where = self.directory if self.former is None else place_of(self.former.document)
-        return f"{', '.join(map(str, self.addresses))}  {who}  {where}"
+        return f"{_texts(self.addresses) or 'nothing'}  {who}  {where}"
 
 
 class Adoption:
@@ -92,8 +95,8 @@ class Adoption:
         told = entries(self._folders, [self._network.name])
         held = [one for one in told if isinstance(one, Entry) and one.phase == HELD and one.claims]
         moves = [
-            Move(owner=one.owner, addresses=tuple(claim.address for claim in one.claims or ()), former=one, entry=one)
-            for one in held
+            Move(owner=one.owner, addresses=tuple(claim.address for claim in claims), former=one, entry=one)
+            for one, claims in left(held, held, self._journal.written)
             if not self._is_here(one, identity)
         ]
         return moves + list(self._of_directories())
@@ -103,7 +106,8 @@ class Adoption:
         document = former.document or {}
         cluster = open_kubernetes(document, former.name, self._seconds, self._folders.policy.api_servers())
         told = [one for one in entries(self._folders, [self._network.name]) if isinstance(one, Entry)]
-        known = {(one.owner.container_id, one.owner.ifname) for one in told}
+        # One that is only intended may be what a run that was cut off has left.
+        known = {(one.owner.container_id, one.owner.ifname) for one in told if one.phase in (HELD, TOMBSTONE)}
         found: dict[Owner, list[Address]] = {}
         # The pools first: a pod is there before it has an address.
         for lease in list(cluster.leases(self._network.name)):
@@ -112,8 +116,16 @@ class Adoption:
         return [
             Move(owner=owner, addresses=tuple(addresses), former=_former(owner, addresses, former))
             for owner, addresses in found.items()
-            if cluster.node_of(owner.pod) == former.node
+            if self._is_of_node(cluster, owner, addresses, former.node)
         ]
+
+    def _is_of_node(self, cluster: Kubernetes, owner: Owner, addresses: Iterable[Address], node: str) -> bool:
+        try:
+            return cluster.node_of(owner.pod) == node
+        except InvalidConfig:
+            who = f"{owner.container_id}/{owner.ifname}"
+            self._warn(f"{_texts(addresses)} of {who} stays where it is: {owner.pod!r} is no pod's name")
+            return False
 
     def take_over(self, move: Move) -> None:
         """Raises `NotAdopted`, and what the places raise."""
@@ -132,9 +144,9 @@ class Adoption:
     def _into_cluster(self, move: Move, entry: Entry | None) -> None:
         cluster = self._cluster()
         owner = move.owner if entry is None else entry.owner
-        if entry is not None and entry.phase != HELD:
+        if entry is not None and entry.phase != HELD and not self._is_resumable(entry):
             raise NotAdopted(f"{owner.container_id} is in the midst of a call, or to be freed", hint="run it again")
-        kept = (entry.claims or ()) if entry is not None else ()
+        kept = _kept(move, entry)
         known = {claim.address for claim in kept}
         new = tuple(self._claim(one) for one in move.addresses if one not in known)
         intent = self._entry(owner, (*kept, *new))
@@ -201,6 +213,10 @@ class Adoption:
             owner = Owner(network=self._network.name, container_id=container_id, ifname=ifname, pod=pod, pod_uid=uid)
             yield Move(owner=owner, addresses=tuple(addresses), directory=path)
 
+    def _is_resumable(self, entry: Entry) -> bool:
+        """Whether a run that was cut off can have left it. The owner's lock is held, so no call is at it."""
+        return entry.phase == INTENT and self._is_located(entry)
+
     def _is_here(self, entry: Entry, identity: str) -> bool:
         return self._is_located(entry) and entry.identity in ("", identity)
 
@@ -231,6 +247,12 @@ class Adoption:
 
     def _directory(self, path: str) -> Directory:
         return Directory(path, min(self._seconds, LOCK_SECONDS))
+
+
+def _kept(move: Move, entry: Entry | None) -> tuple[Claim, ...]:
+    """What the entry tells of that stays the owner's."""
+    claims = (entry.claims or ()) if entry is not None else ()
+    return claims if move.entry is None else tuple(one for one in claims if one.address in move.addresses)
 
 
 def _former(owner: Owner, addresses: Iterable[Address], place: Network) -> Entry:

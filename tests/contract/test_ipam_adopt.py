@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cni.errors import AddressesExhausted, InvalidConfig
+from cni.errors import AddressesExhausted, InvalidConfig, TryAgainLater
 from ipam import whereabouts
 from ipam.adoption import Adoption
 from ipam.known import configured
@@ -73,6 +73,7 @@ def move(node: Node, document: dict[str, Any] | None) -> str:
     else:
         told = {key: document[key] for key in ("endpoints", "prefix", "kubeconfig") if document.get(key)}
         section |= {"backend": document["kind"], document["kind"]: told, "nodeName": node.name}
+        section |= {"network_name": document["network_name"]} if document.get("network_name") else {}
     path = Path(node.folders.run, "moved.conf")
     path.write_text(json.dumps({"cniVersion": "1.0.0", "name": NETWORK, "type": "sriov", "ipam": section}))
     return str(path)
@@ -244,6 +245,67 @@ def test_a_move_that_was_cut_off_is_done_by_the_next_run(node, etcd, prefix, way
                 adoption.take_over(one)
     assert adopt(node, config) == 0
     assert node.leases() == held
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TryAgainLater])
+@pytest.mark.parametrize("origin", ["host-local", "whereabouts"])
+def test_a_move_that_was_cut_off_before_anything_was_taken_is_done_by_the_next_run(
+    node, api, etcd, prefix, tmp_path, monkeypatch, origin, error
+):
+    options: tuple[str, ...] = ()
+    if origin == "whereabouts":
+        before, held = of_whereabouts(api, node, tmp_path, "a")
+        api.add_pod("default", "a", spec={"nodeName": node.name, "containers": [{"name": "app", "image": "app"}]})
+        options = ("--from", before)
+    else:
+        held = {node.add("a")[0]: "a"}
+    config = move(node, etcd.document(prefix=prefix))
+
+    def cut(*_arguments: object) -> None:
+        raise error("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ipam.etcd.Etcd.take", cut)
+        assert adopt(node, config, *options) != 0
+    assert (node.leases(), node.entries()) == ({}, {"a:net1.json": "intent"})
+    assert adopt(node, config, *options) == 0
+    assert (node.leases(), node.entries()) == (held, {"a:net1.json": "held"})
+    node.delete("a")
+    assert (node.leases(), node.entries()) == ({}, {})
+
+
+@pytest.mark.parametrize("way", ["to kubernetes", "to etcd", "to local"])
+def test_what_a_later_sandbox_has_taken_over_is_moved_for_it_alone(node, api, etcd, prefix, tmp_path, way):
+    place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
+    node.document = {**whereabouts.document(place), "node": node.name}
+    # By its name the earlier one is the last in the journal.
+    for name in ("z-earlier", "a-later"):
+        node.store().allocate(owner(name).replace(pod="default/pod"), FEW, (None,))
+    held = node.leases()
+    assert list(held.values()) == ["a-later"]
+    elsewhere = {
+        "to kubernetes": {**whereabouts.document(place.replace(network_name="other")), "node": node.name},
+        "to etcd": etcd.document(prefix=prefix),
+        "to local": None,
+    }
+    assert adopt(node, move(node, elsewhere[way])) == 0
+    assert node.leases() == held
+    node.delete("z-earlier")
+    assert node.leases() == held
+    node.delete("a-later")
+    assert (node.leases(), node.entries()) == ({}, {})
+
+
+def test_a_lease_whose_pod_s_name_is_none_is_passed_over_and_said(node, api, etcd, prefix, tmp_path, capsys):
+    before, _held = of_whereabouts(api, node, tmp_path, "a", "b")
+    api.add_pod("default", "a", spec={"nodeName": node.name, "containers": [{"name": "app", "image": "app"}]})
+    pool = api.resources.get(POOLS, "kube-system", "10.77.0.0-24")
+    pool["spec"]["allocations"]["6"]["podref"] = "default/No Name"
+    api.resources.put(POOLS, "kube-system", pool)
+    assert adopt(node, move(node, etcd.document(prefix=prefix)), "--from", before) == 0
+    said = capsys.readouterr().err
+    assert "10.77.0.6 of b/net1 stays where it is: 'default/No Name' is no pod's name" in said
+    assert list(node.leases().values()) == ["a"]
 
 
 def test_a_file_that_names_no_interface_is_not_taken_over(node, etcd, prefix, capsys):
