@@ -31,6 +31,7 @@ PROBE_SECONDS = 1.0
 
 _PAUSE = 0.01
 _HARMLESS = ("pci-stub",)
+_VIRTIO = "virtio-pci"
 
 
 class Drivers:
@@ -153,9 +154,13 @@ class Drivers:
         if self._sysfs.driver(device) != driver:
             return False
         if not gives_to_user_space(driver):
-            return bool(self._sysfs.netdevs(device))
+            return not self._makes_netdev(device, driver) or bool(self._sysfs.netdevs(device))
         nodes = self._nodes(device)
         return not needs_iommu_group(driver) or any(map(os.path.exists, nodes)) or self._sysfs.has_vfio_group(device)
+
+    def _makes_netdev(self, device: PciAddress, driver: str) -> bool:
+        """Whether the kernel driver makes a network device in the device's own folder; virtio's is further below."""
+        return self._sysfs.is_network(device) and driver != _VIRTIO
 
     def _nodes(self, device: PciAddress) -> list[str]:
         """Where VFIO's device node of its group can be; the second is for a kernel that was told to do without IOMMU."""

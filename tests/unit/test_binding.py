@@ -162,6 +162,18 @@ def test_a_network_driver_is_ready_when_its_network_device_is_there(tree):
     assert tree.drivers._ready(VF, "igbvf")
 
 
+@pytest.mark.parametrize(
+    ("pci_class", "driver"),
+    [("0x030200", "nouveau"), ("0x120000", "qat"), ("0x010802", "nvme"), ("0x020000", "virtio-pci")],
+)
+def test_a_kernel_driver_that_makes_no_network_device_is_ready_when_it_is_bound(tree, pci_class, driver):
+    """Waiting for one, the device of a GPU or a disk was given back only after 15 s, and with an error."""
+    (tree.root / "bus/pci/devices" / VF / "class").write_text(f"{pci_class}\n")
+    assert not tree.drivers._ready(VF, driver)
+    tree.bind(VF, driver)
+    assert tree.drivers._ready(VF, driver)
+
+
 @pytest.mark.parametrize("name", ["7", "noiommu-7"])
 def test_a_group_that_a_containers_dev_does_not_show_is_ready_and_in_use_while_a_process_has_it_open(tree, name):
     tree.bind(VF, "vfio-pci")
