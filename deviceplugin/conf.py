@@ -17,7 +17,7 @@ from cni.drivers import is_bindable
 from cni.errors import InvalidConfig
 from cni.value import Value
 from deviceplugin.function import ACCELERATOR, NETWORK
-from deviceplugin.pool import Auto, Pool, Selector, vf_numbers
+from deviceplugin.pool import Auto, Pool, Selector, require_pattern, vf_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,7 @@ def _numbered(text: str) -> str:
     name, mark, numbers = text.partition("#")
     if not name:
         raise ValueError(f"{text!r} names no PF")
+    require_pattern(name)
     if mark:
         vf_numbers(numbers)
     return text
@@ -240,7 +241,7 @@ def parse(content: bytes, prefix: str = PREFIX) -> Configuration:
     """The configuration. Raises `InvalidConfig` with all problems, each with the path of its key."""
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"the configuration is not JSON: {error}") from error
     problems, warnings = _unknown(File, document, "")
     pools: tuple[Pool, ...] = ()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from deviceplugin.function import Function
 
 EXCLUSIVE, SINGLE, UNSAFE = "exclusive", "single", "unsafe"
+_NO_PATTERN = (re.error, OverflowError, RecursionError)
+"""What `re` raises: also for a repetition that no number holds, and for brackets in brackets without end."""
 
 
 class Selector(Value):
@@ -122,6 +124,14 @@ def vf_numbers(text: str) -> frozenset[int]:
     return frozenset(numbers)
 
 
+def require_pattern(text: str) -> None:
+    """Raises `ValueError` when it is no regular expression."""
+    try:
+        re.compile(text)
+    except _NO_PATTERN as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+
+
 def _chosen(items: tuple[str, ...], name: str, number: int) -> bool:
     """Whether an item names it. The first that has the name decides, as it does in sriov-network-device-plugin."""
     if not name:
@@ -137,7 +147,7 @@ def _is_pattern_of(pattern: str, name: str) -> bool:
     # The whole name: as a part of it, eth1 would also be the pattern of eth10.
     try:
         return re.fullmatch(pattern, name) is not None
-    except re.error:
+    except _NO_PATTERN:
         return False
 
 

@@ -188,7 +188,16 @@ def test_a_key_that_the_peer_ignores_too_is_a_warning():
     assert parse(b'{"resourceList": [], "comment": "mine"}').warnings == ("comment: unknown key, ignored",)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"resourceList": {}}', b'"text"', b"{"])
+@pytest.mark.parametrize("key", ["pfNames", "rootDevices"])
+@pytest.mark.parametrize("pattern", ["eth[0", "eth{99999999999}", "(" * 50000 + ")" * 50000])
+def test_a_broken_pattern_is_a_problem_with_its_path(key, pattern):
+    """The second and the third ended the process when a device was compared, and the first selected nothing in silence."""
+    document = {"resourceList": [{"resourceName": "a", "selectors": {key: ["eth0", f"{pattern}#0-3"]}}]}
+    with pytest.raises(InvalidConfig, match=rf"resourceList\[0\].selectors\[0\].{key}\[1\]: .*is not a regular expr"):
+        parse(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"resourceList": {}}', b'"text"', b"{", b"[" * 200000])
 def test_what_is_no_configuration_is_refused(content):
     with pytest.raises(InvalidConfig):
         parse(content)
