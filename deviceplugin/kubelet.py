@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 REGISTER_SECONDS = 15.0
 """Bound for a registration: within the call the kubelet calls us back, for which it has 10 s."""
+FINISH_SECONDS = 20.0
+"""Bound for the calls that are at work at the end; a pod that is deleted is killed after 30 s."""
 LOOK_SECONDS = 1.0
 """How often the sockets are looked at besides the events."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -54,7 +56,8 @@ class Kubelet:
                     pause = _FIRST_PAUSE if done else min(pause * 2, _LONGEST_PAUSE)
                     await self._event(LOOK_SECONDS if done else pause)
             finally:
-                await asyncio.gather(*(server.stop() for server in self._servers.values()))
+                # An end in the middle of a call would fail a pod, and undo while a thread still binds.
+                await asyncio.gather(*(server.stop(FINISH_SECONDS) for server in self._servers.values()))
 
     async def settle(self) -> bool:
         """Serves and registers what is not yet; False when something is left to be tried again."""

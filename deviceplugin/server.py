@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deviceplugin.stock import Stock
 
 VERSION = "v1beta1"
+ANSWER_SECONDS = 1.0
+"""Bound for sending an answer."""
 _LONGEST_NAME = 40
 """Characters of a socket's name: its whole path has room for 107."""
 
@@ -55,6 +57,8 @@ class ResourceServer:
         self._metrics = metrics
         self._servers: list[grpc.aio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = -ANSWER_SECONDS
+        """When the last call was done, whose answer may be on its way yet."""
 
     async def start(self) -> None:
         """Serves from now on. Raises `RuntimeError` when the socket cannot be made."""
@@ -71,11 +75,19 @@ class ResourceServer:
         if self._registry_path:
             await self._serve(self._registry_path, {calls.GET_INFO: self._info, calls.NOTIFY: self._notified})
 
-    async def stop(self) -> None:
-        """Ends the streams and removes the sockets."""
+    async def stop(self, patience: float = 0.0) -> None:
+        """Ends the streams and removes the sockets. For `patience` seconds it first waits for calls that are at work."""
+        await self._finish_calls(patience)
         servers, self._servers = self._servers, []
+        answered = time.monotonic() - self._ended > ANSWER_SECONDS
         for server in servers:
-            await server.stop(grace=None)
+            await server.stop(grace=None if answered or not patience else ANSWER_SECONDS)
+
+    async def _finish_calls(self, patience: float) -> None:
+        """Waits until no call changes anything; each one that comes meanwhile is waited for as well."""
+        deadline = time.monotonic() + patience
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
 
     async def _serve(self, path: str, functions: dict[calls.Call, Any]) -> None:
         server = grpc.aio.server()
@@ -142,7 +154,8 @@ class ResourceServer:
             self._log.error(f"{told}: {text}")
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
         finally:
-            self._metrics.took(call, time.monotonic() - began)
+            self._ended = time.monotonic()
+            self._metrics.took(call, self._ended - began)
         self._log.info(told)
         return outcome
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -241,6 +243,28 @@ async def test_a_resource_outlives_its_plugin_unhealthy_for_the_grace_and_comes_
         await until("the end of the grace", lambda: world.kubelet.capacity(RESOURCE) == 0)
         await world.start_plugin()
         await world.offered(RESOURCE, 4)
+        assert [*world.service.stock.held] == [device]
+
+
+@driven
+async def test_a_plugin_that_is_stopped_finishes_the_allocations_that_it_has_begun(place):
+    """A rolling update failed the pod, and undid the allocation while a thread still bound the driver."""
+    async with of_card(place, BINDING, driver="iavf") as world:
+        await world.offered(RESOURCE, 4)
+        begun = threading.Event()
+        write = world.host.write
+
+        def slow(path, text, deadline):
+            begun.set()
+            time.sleep(0.2)
+            write(path, text, deadline)
+
+        world.service.stock.host._drivers._writer = slow
+        admission = asyncio.create_task(world.kubelet.admit("pod", RESOURCE))
+        await until("the first write", begun.is_set)
+        await world.stop_plugin()
+        [device] = await admission
+        assert world.host.bound(device) == "vfio-pci"
         assert [*world.service.stock.held] == [device]
 
 
