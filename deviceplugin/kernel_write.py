@@ -11,12 +11,20 @@ import time
 
 from cni.errors import KernelRefused, TryAgainLater
 
+_hanging: dict[tuple[str, str], threading.Thread] = {}
+"""The threads that did not end in time. By the text as well: in files of the bus it names the device."""
+
 
 def write(path: str, text: str, deadline: float) -> None:
     """Writes in a thread, until `deadline` (monotonic seconds). Raises `KernelRefused` with the kernel's errno, `TryAgainLater`.
 
-    After the deadline the thread waits on in the kernel, which nothing can end.
+    After the deadline the thread waits on in the kernel, which nothing can end. While it does, the same write is refused at
+    once: every attempt would leave one more thread there.
     """
+    what = f"write of {text.strip()!r} to {path}"
+    last = _hanging.get((path, text))
+    if last and last.is_alive():
+        raise TryAgainLater(f"{what}: the kernel has not finished the last one yet", hint="see dmesg")
     outcome: list[OSError | None] = []
 
     def attempt() -> None:
@@ -34,8 +42,8 @@ def write(path: str, text: str, deadline: float) -> None:
     thread = threading.Thread(target=attempt, daemon=True, name=f"write {path}")
     thread.start()
     thread.join(max(0.0, deadline - time.monotonic()))
-    what = f"write of {text.strip()!r} to {path}"
     if not outcome:
+        _hanging[path, text] = thread
         raise TryAgainLater(f"{what}: the kernel does not finish it in time", hint="see dmesg")
     if error := outcome[0]:
         refused = KernelRefused(f"{what}: the kernel refused: {os.strerror(error.errno or 0)}")

@@ -15,6 +15,8 @@ from deviceplugin.server import VERSION, ResourceServer, options, socket_name
 from deviceplugin.watching import Bell, FolderEvents
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni.log import Log
     from deviceplugin.metrics import Metrics
     from deviceplugin.stock import Stock
@@ -43,6 +45,8 @@ class Kubelet:
         self._metrics = metrics
         self._servers: dict[str, ResourceServer] = {}
         self._registered: dict[str, tuple[int, int]] = {}
+        self._told: dict[str, set[str]] = {}
+        """The failures of each resource that were logged: all is tried again each second."""
         self.bell = Bell()
 
     async def run(self) -> None:
@@ -106,10 +110,11 @@ class Kubelet:
         try:
             await server.start()
         except RuntimeError as error:
-            self._log.error(f"cannot serve {resource} on {path}: {error}")
+            self._tell(resource, self._log.error, f"cannot serve {resource} on {path}: {error}")
             await server.stop()
             return False
         self._servers[resource] = server
+        self._told.pop(resource, None)
         return True
 
     async def _stop(self, resource: str) -> None:
@@ -120,6 +125,13 @@ class Kubelet:
         folders = [self.folder, self._registry_folder] if self._registry_folder else [self.folder]
         return [f"{folder}/{socket_name(resource)}" for folder in folders]
 
+    def _tell(self, resource: str, log: Callable[[str], None], failure: str) -> None:
+        """Logs a failure once, until the resource is served anew or registered."""
+        told = self._told.setdefault(resource, set())
+        if failure not in told:
+            told.add(failure)
+            log(failure)
+
     async def _register(self, channel: grpc.aio.Channel, resource: str, identity: tuple[int, int]) -> bool:
         request = v1beta1.RegisterRequest(
             version=VERSION, endpoint=socket_name(resource), resource_name=resource, options=options()
@@ -128,10 +140,12 @@ class Kubelet:
             await calls.REGISTER.of(channel)(request, timeout=REGISTER_SECONDS)
         except grpc.aio.AioRpcError as error:
             self._metrics.registered(ok=False)
-            self._log.warning(f"the kubelet does not register {resource}, tried again soon: {error.details()}")
+            failure = f"the kubelet does not register {resource}, tried again soon: {error.details()}"
+            self._tell(resource, self._log.warning, failure)
             return False
         self._metrics.registered(ok=True)
         self._registered[resource] = identity
+        self._told.pop(resource, None)
         self._log.info(f"registered {resource} with the kubelet")
         return True
 

@@ -214,14 +214,19 @@ async def test_a_kubelet_that_starts_again_has_all_resources_again_at_once_and_n
         assert (world.kubelet.folder / CHECKPOINT).exists()
 
 
+def registrations(world, *, ok):
+    return world.metrics._registered.labels("ok" if ok else "failed")._value.get()
+
+
 @driven
 async def test_registration_is_tried_until_the_kubelet_takes_it(place):
     world = of_card(place, CONFIG)
     world.kubelet.refuses_registration = "not now"
     async with world:
-        await until("refusals", lambda: len([text for text in world.log.messages if "not now" in text]) > 2)
+        await until("refusals", lambda: registrations(world, ok=False) > 3)
         world.kubelet.refuses_registration = ""
         await world.offered(RESOURCE, 4)
+        assert len([text for text in world.log.messages if "not now" in text]) == 1, "told once, not at each attempt"
 
 
 @driven
