@@ -92,7 +92,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _host(options: argparse.Namespace, log: Log) -> Host:
     sysfs = Sysfs(options.sysfs)
-    return Host(sysfs, dev=options.dev, uses=HostUse(sysfs, log), has_record=_has_record)
+    return Host(sysfs, dev=options.dev, uses=HostUse(sysfs, log, dev=options.dev), has_record=_has_record)
 
 
 def _has_record(device: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ from cni.errors import CniError
 from cni.host.kernel import HostKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cni.host.sysfs import Sysfs
     from cni.log import Log
@@ -20,13 +21,32 @@ if TYPE_CHECKING:
 
 _MOST_LAYERS = 8
 """Devices on devices: RAID on LUKS on LVM on a multipath of disks is four."""
+_SUBSYSTEM = re.compile(r".*/nvme-subsystem/[^/]+")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
-class HostUse:
-    """`proc` is the process file system of the host, whose first process sees the host's mounts."""
+def is_claimed(node: str) -> bool:
+    """Whether the kernel or a process has the block device for itself: a file system, a ZFS pool, a RAID."""
+    try:
+        os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
 
-    def __init__(self, sysfs: Sysfs, log: Log, proc: str = "/proc") -> None:
+
+class HostUse:
+    """`proc` is the process file system of the host, whose first process sees the host's mounts; `claimed` as `is_claimed`."""
+
+    def __init__(
+        self,
+        sysfs: Sysfs,
+        log: Log,
+        proc: str = "/proc",
+        dev: str = "/dev",
+        claimed: Callable[[str], bool] = is_claimed,
+    ) -> None:
+        self._dev = dev
+        self._claimed = claimed
         self._sysfs = sysfs
         self._kernel = HostKernel(log, sysfs)
         self._proc = proc
@@ -34,7 +54,7 @@ class HostUse:
     def __call__(self, inventory: Inventory) -> dict[str, str]:
         """Reasons by address. What cannot be looked at counts as used."""
         found: dict[str, str] = {}
-        for path, reason in (*self._networks(), *self._disks(), *self._consoles()):
+        for path, reason in (*self._networks(), *self._disks(), *self._consoles(), *self._claims()):
             for address in _addresses(path):
                 if address in inventory.functions:
                     found.setdefault(address, reason)
@@ -61,6 +81,22 @@ class HostUse:
         for number, what in (*self._mounts(), *self._swaps()):
             for path in self._below(f"{self._sysfs.root}/dev/block/{number}", _MOST_LAYERS):
                 yield path, what
+
+    def _claims(self) -> Iterator[tuple[str, str]]:
+        """Places of disks that are in use without a mount that names them: members of ZFS, of btrfs, of a RAID, of LVM."""
+        folder = f"{self._sysfs.root}/class/block"
+        for name in sorted(_names(folder)):
+            places = [*self._below(f"{folder}/{name}", 0)]
+            if any(map(_addresses, places)) and (reason := self._claim(name, places[0])):
+                for place in places:
+                    yield place, reason
+
+    def _claim(self, name: str, place: str) -> str:
+        if holders := sorted(_names(f"{place}/holders")):
+            return f"{', '.join(holders)} of the host is made of {name}"
+        if os.path.exists(f"{place}/partition"):
+            return ""  # the kernel does not give the whole disk to one while another has a partition
+        return f"the host has {name} open for itself" if self._claimed(f"{self._dev}/{name.replace('!', '/')}") else ""
 
     def _mounts(self) -> Iterator[tuple[str, str]]:
         for line in self._lines("1/mountinfo") or self._lines("self/mountinfo"):
@@ -93,9 +129,9 @@ class HostUse:
         """Where the block device is, and those that it is made of."""
         place = os.path.realpath(path)
         yield place
-        if "/nvme-subsystem/" in place:
-            # The disk of a subsystem with several paths is below none of its controllers.
-            subsystem = os.path.dirname(place)
+        if found := _SUBSYSTEM.match(place):
+            # The disk of a subsystem with several paths is below none of its controllers, and so are its partitions.
+            subsystem = found[0]
             yield from (os.path.realpath(f"{subsystem}/{name}") for name in _names(subsystem))
         # A partition has no slaves of its own; the disk that it is on may be a RAID.
         for folder in (f"{place}/slaves", f"{os.path.dirname(place)}/slaves"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -45,9 +46,10 @@ def host(tmp_path):
     return host
 
 
-def used(host, uses=None):
+def used(host, uses=None, claimed=()):
     sysfs = Sysfs(str(host.sys))
-    use = HostUse(sysfs, RecordingLog(), str(host.root / "proc"))
+    nodes = [f"{host.dev}/{name}" for name in claimed]
+    use = HostUse(sysfs, RecordingLog(), str(host.root / "proc"), str(host.dev), nodes.__contains__)
     use._kernel = Kernel(uses or {})  # type: ignore[assignment]
     return use(Scanner(sysfs).scan())
 
@@ -58,8 +60,9 @@ def block(host, number, place, slaves=()):
     (folder / "slaves").mkdir(parents=True)
     for slave in slaves:
         (folder / "slaves" / slave.rpartition("/")[2]).symlink_to(host.sys / slave)
-    (host.sys / "dev/block").mkdir(parents=True, exist_ok=True)
-    (host.sys / "dev/block" / number).symlink_to(folder)
+    for links, name in (("dev/block", number), ("class/block", place.rpartition("/")[2])):
+        (host.sys / links).mkdir(parents=True, exist_ok=True)
+        (host.sys / links / name).symlink_to(folder)
 
 
 def mounted(host, number, source="/dev/x", target="/"):
@@ -108,6 +111,52 @@ def test_the_controllers_of_a_disk_with_several_paths_are_used(host):
     (host.sys / subsystem / "nvme0").symlink_to(host.sys / DISK_PLACE / "nvme/nvme0")
     mounted(host, "259:1")
     assert used(host) == {DISK: "/ is mounted from it"}
+
+
+def test_the_controllers_of_a_mounted_partition_of_a_disk_with_several_paths_are_used(host):
+    subsystem = "devices/virtual/nvme-subsystem/nvme-subsys0"
+    block(host, "259:2", f"{subsystem}/nvme0n1/nvme0n1p1")
+    (host.sys / DISK_PLACE / "nvme/nvme0").mkdir(parents=True)
+    (host.sys / subsystem / "nvme0").symlink_to(host.sys / DISK_PLACE / "nvme/nvme0")
+    mounted(host, "259:2")
+    assert used(host) == {DISK: "/ is mounted from it"}
+
+
+def test_a_disk_of_zfs_is_used_though_no_mount_names_it(host):
+    """It was offered, and the pool's disk was taken away from the host that runs from it."""
+    block(host, "259:0", f"{DISK_PLACE}/nvme/nvme0/nvme0n1")
+    mounted(host, "0:29", "rpool/ROOT/debian")
+    assert used(host) == {}
+    assert used(host, claimed=["nvme0n1"]) == {DISK: "the host has nvme0n1 open for itself"}
+
+
+def test_a_disk_of_which_something_is_made_is_used_also_when_that_is_a_partition(host):
+    partition = f"{DISK_PLACE}/nvme/nvme0/nvme0n1/nvme0n1p2"
+    block(host, "259:0", f"{DISK_PLACE}/nvme/nvme0/nvme0n1")
+    block(host, "259:2", partition)
+    (host.sys / partition / "partition").write_text("2\n")
+    assert used(host, claimed=["nvme0n1p2"]) == {}, "the whole disk tells it"
+    (host.sys / partition / "holders/dm-0").mkdir(parents=True)
+    assert used(host) == {DISK: "dm-0 of the host is made of nvme0n1p2"}
+
+
+def test_disks_below_no_function_are_not_opened(host):
+    block(host, "7:0", "devices/virtual/block/loop0")
+    assert used(host, claimed=["loop0"]) == {}
+
+
+@pytest.mark.parametrize(("number", "claimed"), [(errno.EBUSY, True), (errno.ENOMEDIUM, False), (errno.ENOENT, False)])
+def test_a_disk_is_claimed_when_the_kernel_does_not_give_it_to_another_one(monkeypatch, number, claimed):
+    flags: list[int] = []
+
+    def refuse(_path, how):
+        flags.append(how)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert hostuse.is_claimed("/dev/sda") is claimed
+    assert flags[0] & os.O_EXCL
+    assert not flags[0] & os.O_ACCMODE
 
 
 def test_what_the_host_swaps_to_and_the_disk_that_a_mount_names_only_are_used(host, monkeypatch):
