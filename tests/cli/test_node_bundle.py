@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import elf
 import pytest
 
 from tests.kubelet.pcihost import VFS, PciHost, card
@@ -34,6 +35,11 @@ def options(tmp_path):
         f"--sysfs={host.sys}",
         f"--dev={host.dev}",
     ]
+
+
+def test_no_library_looks_for_others_where_the_build_machine_had_them(program):
+    libraries = [path for path in program.parent.rglob("*") if path.is_file() and elf.is_elf(path)]
+    assert {path.name: paths for path in libraries if (paths := elf.run_paths(path))} == {}
 
 
 def test_it_explains_the_devices_of_a_host(program, options):
