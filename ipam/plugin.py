@@ -8,17 +8,15 @@ from cni.result import IpConfig, Result
 from cni.rollback import bound, run_all
 from ipam.address import parse_cidr
 from ipam.place import LOCAL, owner, place
-from ipam.ranges import range_of
+from ipam.ranges import range_of, unleased
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.log import Log
     from cni.request import Request
     from cni.result import Dns
-    from ipam.address import Address
     from ipam.asked import Asked
     from ipam.place import Defaults
-    from ipam.ranges import RangeSet
     from ipam.store import Claim, Store
     from ipam.stores import Stores
 
@@ -55,7 +53,7 @@ class IpamPlugin:
         wanted = self._asked(request, defaults)
         store = self._traced(self._stores.open(place(request, defaults))) if wanted.sets else None
         held = set() if store is None else set(store.addresses(owner(request)))
-        problems = [f"no address of {', '.join(map(str, one))} is leased" for one in wanted.sets if not _any(one, held)]
+        problems = [f"no address of {', '.join(map(str, one))} is leased" for one in unleased(wanted.sets, held)]
         if previous is not None:
             told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
             fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in wanted.fixed}
@@ -155,7 +153,3 @@ def _is_ours(ip: IpConfig, previous: Result, request: Request) -> bool:
         return True
     interface = previous.interfaces[ip.interface]
     return (interface.name, interface.sandbox) == (request.ifname, request.netns)
-
-
-def _any(ranges: RangeSet, held: set[Address]) -> bool:
-    return any(address in one for one in ranges for address in held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.value import Value
-from ipam.address import Address
+from ipam.address import BITS, Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ class Range(Value):
 
     def address(self, number: int) -> Address:
         return Address(version=self.subnet.version, number=number)
+
+    def is_in_subnet(self, address: Address) -> bool:
+        """Whether the address is one of the whole subnet, also where the range leaves it out."""
+        bits = BITS[self.subnet.version] - self.prefix
+        return address.version == self.subnet.version and address.number >> bits == self.subnet.number >> bits
 
     def leases(self, address: Address) -> bool:
         """Whether the address may be leased: it is in the range, not its gateway, and not excluded."""
@@ -66,6 +71,24 @@ RangeSet = tuple[Range, ...]
 def range_of(ranges: RangeSet, address: Address) -> Range | None:
     """The range that holds the address, or None."""
     return next((one for one in ranges if address in one), None)
+
+
+def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
+    """The sets of which nothing is held.
+
+    What no range has counts for one set of its subnet: an older version, or configuration, leased it to a living pod.
+    """
+    strays = [one for one in held if not any(range_of(ranges, one) for ranges in sets)]
+    missing = []
+    for ranges in sets:
+        if any(range_of(ranges, one) for one in held):
+            continue
+        stray = next((one for one in strays if any(some.is_in_subnet(one) for some in ranges)), None)
+        if stray is None:
+            missing.append(ranges)
+        else:
+            strays.remove(stray)
+    return missing
 
 
 def walk(ranges: RangeSet, start: Address | None = None) -> Iterator[tuple[Range, Address]]:

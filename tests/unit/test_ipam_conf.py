@@ -15,11 +15,12 @@ from cni.log import Log
 from cni.request import parse as parse_request, parse_environment
 from cni.result import Dns, IpConfig, Route
 from cni.schema import reference
+from ipam.address import parse as parse_address
 from ipam.asked import asked
 from ipam.conf import IpamConf
 from ipam.conf_table import REQUIRED, TABLE
 from ipam.place import owner, place
-from ipam.ranges import walk
+from ipam.ranges import unleased, walk
 from ipam.rules import cross_check, range_sets
 
 LONG = 10.0
@@ -314,6 +315,12 @@ def test_in_kubernetes_only_addresses_are_leased_that_whereabouts_keeps_at_its_n
     assert elsewhere.last > one.last
     with pytest.raises(AddressTaken):
         wanted({**section, "backend": "kubernetes"}, runtimeConfig={"ips": ["fd00::8000:0:0:0"]})
+
+
+def test_what_was_leased_beyond_whereabouts_part_of_a_subnet_counts_as_leased():
+    sets = wanted({"range": "fd00::/64", "backend": "kubernetes"}).sets
+    assert unleased(sets, {parse_address("fd00::8000:0:0:0", "old")}) == []
+    assert unleased(sets, {parse_address("fd00:0:0:1::1", "elsewhere")}) == unleased(sets, set()) == list(sets)
 
 
 def test_a_large_configuration_is_understood_at_once_and_tells_a_few_overlaps_only():

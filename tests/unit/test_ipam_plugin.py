@@ -169,6 +169,31 @@ def test_check_compares_prev_result_with_the_leases(node):
         node.plugin.check(node.request(DUAL, "CHECK", prevResult=previous(result)))
 
 
+WHEREABOUTS = {"range": "10.9.0.0/29", "backend": "local"}
+
+
+@pytest.mark.parametrize("address", ["10.9.0.0", "10.9.0.7"])
+def test_check_passes_for_an_address_that_an_older_version_leased_and_today_s_range_leaves_out(node, address):
+    result = node.add({"subnet": "10.9.0.0/29", "rangeStart": address, "rangeEnd": address})
+    assert [ip.address for ip in result.ips] == [f"{address}/29"]
+    node.plugin.check(node.request(WHEREABOUTS, "CHECK", prevResult=previous(result)))
+    node.plugin.delete(node.request(WHEREABOUTS, "DEL"))
+    with pytest.raises(CheckFailed, match=r"no address of 10\.9\.0\.1-10\.9\.0\.6 is leased"):
+        node.plugin.check(node.request(WHEREABOUTS, "CHECK", prevResult=previous(result)))
+
+
+def test_check_misses_the_address_of_each_set_of_a_subnet_that_two_sets_share(node):
+    halves = [
+        [{"subnet": "10.9.0.0/28", "rangeEnd": "10.9.0.6"}],
+        [{"subnet": "10.9.0.0/28", "rangeStart": "10.9.0.9"}],
+    ]
+    for first in (halves[0], [{"subnet": "10.9.0.0/28", "rangeStart": "10.9.0.7", "rangeEnd": "10.9.0.7"}]):
+        node.add({"ranges": [first]})
+        with pytest.raises(CheckFailed, match=r"^no address of \S+ is leased$"):
+            node.plugin.check(node.request({"ranges": halves}, "CHECK"))
+        node.plugin.delete(node.request({"ranges": halves}, "DEL"))
+
+
 def test_check_of_a_fixed_address_that_is_missing_fails(node):
     section = {"addresses": [{"address": "10.5.0.9/24"}]}
     result = node.add(section)
