@@ -162,7 +162,8 @@ class DelegatedIpam:
         goes through here as well, and a delegate that hangs must not cost its bound twice.
         """
         if call not in self._cleaned_up:
-            self._release(call, self._bound(call, "DEL") if seconds is None else seconds)
+            bound = self._bound(call, "DEL")
+            self._release(call, bound if seconds is None else min(seconds, bound))
             return
         failure = self._cleaned_up.pop(call)
         if failure is not None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 5.0
 """Bound for finishing what earlier calls had to leave pending; it is work on the side of an ADD or DEL."""
 
+COLLECT_SECONDS = 60.0
+"""Bound for all removals of a GC together, but for a step that has begun; what it does not reach is kept pending."""
+
 DRAIN_RECORDS = 4
 """Bound for their number in one call: what fails each time must not slow down every pod of the node."""
 
@@ -43,6 +46,8 @@ class Removal(ABC):
         self._attachments = attachments
         self._ipam = ipam
         self._log = log
+        self._silent: set[str] | None = None
+        """What has not answered in this GC, and is not asked again; None in a call that asks each time."""
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
         """What undoes each part that a record's `left` can name, in the order in which it is done.
@@ -60,8 +65,12 @@ class Removal(ABC):
         return False
 
     def remote(self, record: Record, /) -> str:
-        """What the removal waits for outside of this plugin and the kernel, for people; empty for nothing."""
-        return f"IPAM plugin {record.ipam.get('type')}" if IPAM in record.left and record.ipam else ""
+        """What the removal waits for first outside of this plugin and the kernel, for people; empty for nothing."""
+        return next((name for part, name in self.remotes(record).items() if part in record.left), "")
+
+    def remotes(self, record: Record) -> dict[str, str]:
+        """What undoing each part waits for, the one to name first before others; not the parts that wait for nothing."""
+        return {IPAM: f"IPAM plugin {record.ipam.get('type')}"} if record.ipam else {}
 
     def kept(self, record: Record) -> Record:
         """The record of a removal that could not finish, as it is to be kept: with what the next try has to know."""
@@ -74,24 +83,36 @@ class Removal(ABC):
         Raises what hindered it; the record says what is left.
         """
         left: set[str] = set(record.left)
+        remotes = self.remotes(record)
 
         def step(name: str, action: Callable[[], None]) -> None:
             if name in left and not (name == IPAM and DEVICE in left and self.is_in_use(record)):
-                action()
+                self._ask(remotes.get(name, ""), action)
                 left.discard(name)
 
         with on_failure(lambda: self._attachments.keep_pending(self.kept(record).replace(left=tuple(sorted(left))))):
             run_all(*[bound(step, name, action) for name, action in self.steps(record, deadline).items()])
         self._attachments.forget(record)
 
+    def _ask(self, remote: str, action: Callable[[], None]) -> None:
+        """Does it, unless that waits for what has not answered in this GC. Raises `TryAgainLater` then, too."""
+        if self._silent is not None and remote in self._silent:
+            raise TryAgainLater(f"{remote} has not answered in this call, and is not waited for again")
+        try:
+            action()
+        except TryAgainLater:
+            if self._silent is not None and remote:
+                self._silent.add(remote)
+            raise
+
     def is_in_use(self, record: Record) -> bool:
         """Whether a pod may go on with a device that could not be taken from it, and so with its addresses."""
         return self._is_inhabited(record)
 
-    def remove_or_keep(self, record: Record) -> None:
+    def remove_or_keep(self, record: Record, deadline: float | None = None) -> None:
         """Removes; what does not hold up the pod may stay pending, and later calls try again."""
         try:
-            self.remove(record)
+            self.remove(record, deadline)
         except CniError as error:
             kept = self._attachments.find(record.key)
             # When it could not even be kept nobody would ever finish it.
@@ -108,21 +129,24 @@ class Removal(ABC):
         return is_of_this_boot and self._namespaces.is_inhabited(record.netns, record.netns_identity)
 
     def collect_all(self, keys: Iterable[Key]) -> None:
-        """Removes the attachments. What waits for a remote that has not answered meanwhile is kept pending without a wait."""
-        silent: set[str] = set()
+        """Removes the attachments. No remote that has not answered is waited for again; the rest is kept pending."""
+        deadline = time.monotonic() + COLLECT_SECONDS
+        self._silent = set()
+        try:
+            run_all(*[bound(self._collect, key, deadline) for key in keys])
+        finally:
+            self._silent = None
 
-        def collect(key: Key) -> None:
-            with Replay(self._attachments, key) as record:
-                if record is None:
-                    return
-                if self.remote(record) in silent and not self.holds_up(record):
-                    self._attachments.keep_pending(record)
-                    return
-                self.remove_or_keep(record)
-                kept = self._attachments.find(key)
-                silent.update({self.remote(kept)} - {""} if kept is not None else ())
-
-        run_all(*[bound(collect, key) for key in keys])
+    def _collect(self, key: Key, deadline: float) -> None:
+        is_late = time.monotonic() >= deadline
+        with Replay(self._attachments, key, 0.0 if is_late else None) as record:
+            if record is None:
+                return
+            if not is_late:
+                self.remove_or_keep(record, deadline)
+            elif not record.removing:
+                self._log.warning(f"the time of this GC is over: {key} is left to later calls")
+                self._attachments.keep_pending(record)
 
     def collect_dead(self, key: Key) -> None:
         """The same, unless it is somebody's: looked at under the lock, since a pod may just have been made anew."""
@@ -192,7 +216,7 @@ class Removal(ABC):
 
     def _release(self, record: Record, deadline: float | None) -> None:
         if record.ipam is not None:
-            seconds = None if deadline is None else within(deadline, DRAIN_SECONDS)
+            seconds = None if deadline is None else within(deadline, COLLECT_SECONDS)
             self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
 
     def withdraw_device_info(self, record: Record, part: str) -> None:
@@ -211,6 +235,11 @@ class Removal(ABC):
         others = self._attachments.others_with(record.key, path)
         if not any(part in other.left for other in others):
             deviceinfo.remove(path)
+
+
+def is_on_the_side(deadline: float | None) -> bool:
+    """Whether a removal has no more time than work on the side of another pod's call."""
+    return deadline is not None and deadline - time.monotonic() <= DRAIN_SECONDS
 
 
 def within(deadline: float | None, seconds: float) -> float:

@@ -65,10 +65,10 @@ class Removal(removal.Removal):
         """A repair's record does not have the addresses: a DEL of its attachment releases them by its configuration."""
         return repair.is_repair(record)
 
-    def remove_or_keep(self, record: Record) -> None:
+    def remove_or_keep(self, record: Record, deadline: float | None = None) -> None:
         """As for every attachment; and what only time can mend, a VF that is home but not clean, holds up nothing."""
         try:
-            super().remove_or_keep(record)
+            super().remove_or_keep(record, deadline)
         except DeviceNotClean as error:
             self._log.error(f"{error}; it is not given to another pod before it is clean")
 
@@ -130,7 +130,7 @@ class Removal(removal.Removal):
             return None
         netns = self._kernel.find_netns(record.netns, record.netns_identity)
         # Work on the side does not wait: a pod can hide its VF for ever, and every other pod would wait each time.
-        waits = netns is None and deadline is None
+        waits = netns is None and not removal.is_on_the_side(deadline)
         if waits and self._kernel.device(attachment.device).driver == attachment.expected_driver:
             self._kernel.await_home(attachment.device, HOME_SECONDS)
         return netns

@@ -60,12 +60,12 @@ class Removal(removal.Removal):
         """Nothing of a port keeps a pod from going: what is left is in nobody's way but the same attachment's."""
         return False
 
-    def remote(self, record: Record, /) -> str:
-        if DEVICE in record.left:
-            return f"OVSDB at {record.wanted.get('remote')}"
-        if POD in record.left:
-            return f"API server of {record.wanted.get('kubeconfig') or 'the cluster'}"
-        return super().remote(record)
+    def remotes(self, record: Record) -> dict[str, str]:
+        return {
+            DEVICE: f"OVSDB at {record.wanted.get('remote')}",
+            POD: f"API server of {record.wanted.get('kubeconfig') or 'the cluster'}",
+            **super().remotes(record),
+        }
 
     def _withdraw(self, record: Record, deadline: float | None) -> None:
         attachment = from_record(record)

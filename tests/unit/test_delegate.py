@@ -201,3 +201,19 @@ def test_the_clean_up_of_a_plugin_that_allows_itself_more_time_is_let_finish_and
         DelegatedIpam({}).lease(one)
     assert told == [130.0, 70.0]
     assert sum(told) < 240
+
+
+@pytest.mark.parametrize(("seconds", "bound"), [(0.5, 0.5), (60.0, 3.0)])
+def test_a_release_has_the_time_of_its_caller_and_no_more_than_a_call_may_take(
+    seconds: float, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def call(_self: object, _call: object, _command: str, bound: float) -> bytes:
+        told.append(bound)
+        return b""
+
+    monkeypatch.setattr(DelegatedIpam, "_call", call)
+    one = IpamCall(type="some", stdin=b"{}", container_id="c", netns="/n", ifname="i", args="", path=())
+    DelegatedIpam({}, seconds=3.0).release(one, seconds=seconds)
+    assert told == [bound]

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from cni.attachments import Attachments
-from cni.errors import DeviceBusy
+from cni.delegate import IpamCall
+from cni.errors import DeviceBusy, TryAgainLater
 from cni.host.netlink import IFF_UP
 from cni.log import Log
 from cni.record import Key
@@ -176,6 +177,26 @@ def test_a_mark_has_at_most_255_bytes_also_where_characters_have_several():
     assert model.names_owner(mark, key)
 
 
+def test_gc_waits_once_for_a_silent_ipam_plugin_and_every_vf_is_home(node, monkeypatch):
+    for container, device in (("a", VF0), ("b", VF1)):
+        node.add(container, device, vlan=7, ipam={"type": "fake"})
+        node.kernel.delete_netns(f"/run/netns/{container}")
+    asked: list[str] = []
+
+    def release(call: IpamCall, *, seconds: float | None = None) -> None:
+        asked.append(call.type)
+        raise TryAgainLater(f"{call.type} did not finish DEL in {seconds} s")
+
+    monkeypatch.setattr(node.ipam, "release", release)
+    gc(node)
+    assert asked == ["fake"]
+    assert [node.kernel.device(device).settings.vlan for device in (VF0, VF1)] == [0, 0]
+    assert node.marks() == []
+    monkeypatch.undo()
+    gc(node)
+    node.assert_as_before()
+
+
 def test_a_vf_that_a_pod_hides_is_looked_for_by_other_calls_and_not_awaited(node, monkeypatch):
     node.add()
     node.kernel.devices[VF0].place = "hidden"
@@ -193,3 +214,6 @@ def test_a_vf_that_a_pod_hides_is_looked_for_by_other_calls_and_not_awaited(node
     node.add("b", VF1)
     node.delete("b", VF1)
     assert waited[1:] == []
+    with pytest.raises(Exception, match="not back on the host"):
+        gc(node)
+    assert waited[1:] == [3.0], "a GC has the time"

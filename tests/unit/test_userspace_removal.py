@@ -14,6 +14,7 @@ from cni.delegate import IpamCall
 from cni.errors import DeviceBusy, InvalidConfig, IoFailure, TryAgainLater
 from cni.node.node import NodeConf, SocketPolicy
 from cni.record import DEVICE, IPAM, POD, Key, Record
+from cni.removal import COLLECT_SECONDS
 from cni.request import Request
 from cni.tool.giving_up import give_up, key_of
 from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
@@ -337,6 +338,57 @@ def test_gc_waits_once_for_a_silent_database_and_keeps_the_rest_pending(host):
     assert len(host.attachments.pending()) == 10
     host.silent.clear()
     host.removal().collect_all([record.key for record in records])
+    assert host.left() == []
+
+
+class SilentIpam(FakeIpam):
+    """One that does not answer. `asked` are the bounds of the waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float | None] = []
+
+    def release(self, call: IpamCall, *, seconds: float | None = None) -> None:
+        self.asked.append(seconds)
+        raise TryAgainLater(f"{call.type} does not answer")
+
+
+def leasing(host: Host, count: int) -> list[Key]:
+    """Attachments with addresses of an IPAM plugin that does not answer any more."""
+    host.ipam = SilentIpam()
+    calls = {
+        name: IpamCall(type="fake", stdin=b"{}", container_id=name, netns="", ifname="net1", args="", path=())
+        for name in (f"c{number}" for number in range(count))
+    }
+    left = (DEVICE, IPAM, POD)
+    return [host.attach(name, ipam=call.as_document(), left=left).key for name, call in calls.items()]
+
+
+def test_gc_waits_once_for_a_silent_ipam_plugin_and_takes_off_every_port(host):
+    keys = leasing(host, 5)
+    host.removal().collect_all(keys)
+    assert len(host.ipam.asked) == 1
+    assert host.vswitches[OLD].ports == {}
+    assert {record.left for record in host.attachments.pending()} == {(IPAM,)}
+    assert len(host.attachments.pending()) == 5
+    host.ipam = FakeIpam()
+    host.removal().collect_all(keys)
+    assert host.left() == []
+
+
+def test_gc_lets_nothing_wait_for_longer_than_it_may_last_itself(host):
+    keys = leasing(host, 1)
+    host.removal().collect_all(keys)
+    assert 0 < host.ipam.asked[0] <= COLLECT_SECONDS / 2
+
+
+def test_what_a_gc_has_no_time_for_is_kept_pending_and_a_later_call_goes_on(host, monkeypatch):
+    monkeypatch.setattr("cni.removal.COLLECT_SECONDS", 0.0)
+    keys = [host.attach(f"c{number}").key for number in range(3)]
+    host.removal().collect_all(keys)
+    assert host.asked == []
+    assert len(host.attachments.pending()) == 3
+    host.drain()
     assert host.left() == []
 
 
