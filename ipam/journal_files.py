@@ -186,7 +186,7 @@ class Journal:
         if not os.path.exists(path):
             make_directory(self.folder)
             create_file(path, f"{made}\n".encode())  # Another call may be faster: then its ID is the one.
-        return (read_file(path) or b"").decode(errors="replace").strip() or made
+        return _kept_id(self.folder) or made
 
     def _load(self, path: str) -> Entry | None:
         content = read_file(path)
@@ -213,7 +213,15 @@ def path_in(folder: str, owner: Owner) -> str:
 
 def known_machine(folder: str) -> str:
     """The identity that `Journal.machine` has, without making one where there is none."""
-    return _machine_id(MACHINE_ID) or _machine_id(f"{folder}/.machine")
+    try:
+        return _machine_id(MACHINE_ID) or _kept_id(folder)
+    except IoFailure:
+        return ""
+
+
+def _kept_id(folder: str) -> str:
+    """The ID that the journal made for itself, as it was written; empty where there is none."""
+    return (read_file(f"{folder}/.machine") or b"").decode(errors="replace").strip()
 
 
 def _machine_id(path: str) -> str:

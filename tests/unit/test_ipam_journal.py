@@ -21,6 +21,7 @@ from cni.errors import (
 from ipam.address import parse
 from ipam.journal import Journal
 from ipam.journal_entry import TOMBSTONE, Entry, Present
+from ipam.journal_files import known_machine
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
 from tests.fake_cluster import FakeCluster, Shared
@@ -671,6 +672,16 @@ def test_without_a_machine_id_the_journal_keeps_a_random_one(tmp_path, content):
     ]
     assert found[0] == found[1] != found[2]
     assert all(len(one) > 32 for one in found)
+
+
+def test_the_commands_know_the_machine_by_the_id_that_its_journal_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("ipam.journal_files.MACHINE_ID", str(tmp_path / "machine-id"))
+    folder = str(tmp_path / "journal")
+    assert known_machine(folder) == ""
+    made = Journal(folder, str(tmp_path / "run"), machine_id=str(tmp_path / "machine-id")).machine
+    assert known_machine(folder) == made
+    (tmp_path / "machine-id").write_text(f"{'1d' * 16}\n")
+    assert known_machine(folder) == "1d" * 16
 
 
 def test_gc_frees_an_address_that_came_to_an_owner_after_all_hope(node, shared):
