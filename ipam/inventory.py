@@ -93,7 +93,7 @@ def _holding(folders: Folders, network: Network, seconds: float) -> Holding:
         document = {**network.document, "machine": known_machine(folders.journal)}
         cluster = open_cluster(document, network.shared, seconds, folders.policy)
         leases = tuple(cluster.leases(network.shared, damaged.append))
-        known = noted(folders.journal, network.name, network.document, network.shared)
+        known = noted(folders.journal, network.name, document, network.shared)
         replaced = cluster.is_replaced(known, network.name)
         texts = tuple(f"{network}: {text}" for text in damaged)
         return Holding(network=network, leases=leases, damaged=texts, replaced=replaced)

@@ -99,8 +99,8 @@ class Journaled:
             intent = self._entry(owner, INTENT, (), node=entry.node if entry is not None and any(kept) else self._node)
             cluster = self._opened(intent.document, self._shared, bound)
             self._give_back_rest(entry, kept)
-            self._expect(cluster, owner)
-            if None not in kept and not self._take(cluster, _known(kept), owner):
+            self._expect(cluster, intent)
+            if None not in kept and not self._take(cluster, _known(kept), intent):
                 return self._held(self._identified(cluster, intent), _known(kept), entry)
             return self._anew(cluster, intent, (sets, requested), kept, deadline - bound)
 
@@ -247,7 +247,7 @@ class Journaled:
         claims = tuple(known or choice.first() for known, choice in zip(kept, choices, strict=True))
         self._journal.save(intent.replace(claims=claims))
         while True:
-            refused = self._take(cluster, claims, intent.owner)
+            refused = self._take(cluster, claims, intent)
             if not refused:
                 return claims
             if time.monotonic() > latest:
@@ -263,14 +263,14 @@ class Journaled:
         found = self._cluster(self._seconds).of_pod(owner)
         return tuple(lease.address for lease in found if _key(lease.owner) == _key(owner))
 
-    def _take(self, cluster: Cluster, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+    def _take(self, cluster: Cluster, claims: tuple[Claim, ...], intent: Entry) -> tuple[Claim, ...]:
         """As `Cluster.take`. Where the cluster was replaced, what this node has is taken again before anything else."""
         try:
-            return cluster.take(claims, owner)
+            return cluster.take(claims, intent.owner)
         except Replaced:
-            self._retaking().go(cluster, self._half(), owner)
+            self._retaking(intent.document).go(cluster, self._half(), intent.owner)
             cluster.expect(UNKNOWN)
-            return cluster.take(claims, owner)
+            return cluster.take(claims, intent.owner)
 
     def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
         """What the pod's interface has; before that, what a deleted part of the cluster has lost is taken again."""
@@ -283,29 +283,29 @@ class Journaled:
                 found = cluster.of_pod(owner)
         return tuple(claim_on(lease.address) for lease in found)
 
-    def _expect(self, cluster: Cluster, owner: Owner) -> None:
-        known = self._noted()
+    def _expect(self, cluster: Cluster, intent: Entry) -> None:
+        known = self._noted(intent.document)
         if known.left:
-            self._retaking().rest(known, self._half(), owner)
+            self._retaking(intent.document).rest(known, self._half(), intent.owner)
         cluster.expect(known)
 
-    def _retaking(self) -> Retaking:
+    def _retaking(self, document: dict[str, Any]) -> Retaking:
         from ipam.retaking import Retaking  # noqa: PLC0415 - seldom is a cluster restored
 
         settling = self._settling(self._seconds / 2)
-        return Retaking(self._journal, settling, self._network, self._configured(), self._shared)
+        return Retaking(self._journal, settling, self._network, document, self._shared)
 
     def _half(self) -> float:
         return time.monotonic() + self._seconds / 2
 
-    def _noted(self) -> Identity:
-        return noted(self._journal.folder, self._network, self._configured(), self._shared)
+    def _noted(self, document: dict[str, Any]) -> Identity:
+        return noted(self._journal.folder, self._network, self._journal.named(document), self._shared)
 
     def _identified(self, cluster: Cluster, intent: Entry) -> Entry:
         """With the cluster's name, after something was taken; what the next call expects of it is noted."""
         seen = cluster.identity()
         if seen != UNKNOWN:
-            note(self._journal.folder, self._network, self._configured(), self._shared, seen)
+            note(self._journal.folder, self._network, self._journal.named(intent.document), self._shared, seen)
         return intent.replace(identity=seen.cluster, parts=parts_of(cluster))
 
     def _unknown(self, owner: Owner) -> Entry | None:
@@ -356,7 +356,7 @@ class Journaled:
 
     def _regain(self, settling: Settling) -> None:
         """Takes again what a cluster that was replaced does not know."""
-        known = UNKNOWN if self._document is None else self._noted()
+        known = UNKNOWN if self._document is None else self._noted(self._document)
         if known == UNKNOWN:
             return
         cluster = settling.cluster(self._configured(), self._shared)
@@ -366,9 +366,9 @@ class Journaled:
             settling.give_up(cluster, error)
             raise
         if is_replaced:
-            self._retaking().go(cluster, self._half())
+            self._retaking(self._configured()).go(cluster, self._half())
         elif known.left:
-            self._retaking().rest(known, self._half())
+            self._retaking(self._configured()).rest(known, self._half())
 
     def _of_node(self, settling: Settling) -> list[Lease]:
         if self._document is None:
@@ -413,7 +413,7 @@ class Journaled:
         return self._opened(self._configured(), self._shared, seconds)
 
     def _opened(self, document: dict[str, Any], shared: str, seconds: float) -> Cluster:
-        return self._open_cluster({**document, "machine": self._journal.machine}, shared, seconds)
+        return self._open_cluster(self._journal.named(document), shared, seconds)
 
     def _settling(self, seconds: float) -> Settling:
         return Settling(self._journal, self._open_cluster, seconds, self._present())

@@ -32,6 +32,7 @@ from ipam.store import Owner
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ipam.journal_entry import Entry
 
@@ -69,6 +70,10 @@ class Journal:
         """
         self._machine = self._machine or _machine_id(self._machine_id) or self._random_id()
         return self._machine
+
+    def named(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The description of a cluster, with this machine."""
+        return {**document, "machine": self.machine}
 
     def locked(self, owner: Owner, seconds: float = LOCK_SECONDS) -> Lock:
         """The owner's lock. Raises `TryAgainLater` when another call holds it for longer."""

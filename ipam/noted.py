@@ -24,7 +24,10 @@ _DIGITS = 20
 
 
 def noted(folder: str, network: str, document: dict[str, Any], shared: str) -> Identity:
-    """What is noted about the network's cluster; `UNKNOWN` when it was in another place then."""
+    """What is noted about the network's cluster; `UNKNOWN` when it was in another place then.
+
+    `document` names also the node and the machine: as another one, this node has left no witness there yet.
+    """
     try:
         fd = os.open(_path(folder, network), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -63,7 +66,8 @@ def _path(folder: str, network: str) -> str:
 
 
 def _place(document: dict[str, Any], shared: str) -> list[str]:
-    return [*location(document), shared]
+    names = (str(document.get(key) or "") for key in ("node", "machine"))
+    return [*location(document), shared, *names]
 
 
 def _line(place: list[str], identity: Identity) -> bytes:

@@ -26,7 +26,7 @@ BUSY_SECONDS = 1.0
 
 
 class Retaking:
-    """For one network, whose cluster `document` describes, which calls it `shared`."""
+    """For one network, whose cluster `document` describes, which calls it `shared`. The document names the node, too."""
 
     def __init__(
         self, journal: Journal, settling: Settling, network: str, document: dict[str, Any], shared: str
@@ -75,7 +75,8 @@ class Retaking:
             cluster = self._settling.cluster(document, self._shared)
             # Each by itself: one that somebody else has must not keep the others from being taken.
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
-            self._latest = cluster.identity()
+            if entry.node == self._document.get("node"):
+                self._latest = cluster.identity()  # Under another name it leaves another witness.
             kept = entry.replace(document=document, identity=NOBODYS if refused else seen.cluster)
             if kept != entry:
                 self._journal.save(kept)
@@ -84,11 +85,12 @@ class Retaking:
         return len(refused)
 
     def _noted(self) -> Identity:
-        return noted(self._journal.folder, self._network, self._document, self._shared)
+        return noted(self._journal.folder, self._network, self._journal.named(self._document), self._shared)
 
     def _note(self, identity: Identity, *, left: bool) -> None:
         identity = identity.replace(left=left)
-        note(self._journal.folder, self._network, self._document, self._shared, identity, anew=True)
+        document = self._journal.named(self._document)
+        note(self._journal.folder, self._network, document, self._shared, identity, anew=True)
 
     def _is_here(self, entry: Entry) -> bool:
         return (entry.phase, entry.shared, location(entry.document)) == (HELD, self._shared, location(self._document))

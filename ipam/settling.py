@@ -54,7 +54,7 @@ class Settling:
         for known, network, cluster in self._opened:
             if (known, network) == (document, shared):
                 return cluster
-        cluster = self._open({**document, "machine": self._journal.machine}, shared, self._seconds)
+        cluster = self._open(self._journal.named(document), shared, self._seconds)
         self._opened.append((document, shared, cluster))
         return cluster
 

@@ -48,6 +48,7 @@ class FakeCluster:
         self._shared = shared
         self._node = node
         self._machine = machine
+        self._witness = f"{node}/{machine}"
         self._expected = UNKNOWN
         self._witnessed = 0
 
@@ -64,7 +65,7 @@ class FakeCluster:
         if known == UNKNOWN:
             return False
         with self._call("is_replaced"):
-            return self._is_other(known, self._shared.witnesses.get((self._node, network), 0))
+            return self._is_other(known, self._shared.witnesses.get((self._witness, network), 0))
 
     def _is_other(self, known: Identity, witnessed: int) -> bool:
         return bool(known.cluster) and (known.cluster != self._shared.identity or witnessed < known.revision)
@@ -75,7 +76,7 @@ class FakeCluster:
 
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         with self._call("take"):
-            key = (self._node, owner.network)
+            key = (self._witness, owner.network)
             self._witnessed = self._shared.witnesses.get(key, 0)
             if self._is_other(self._expected, self._witnessed):
                 raise Replaced("the fake was restored")

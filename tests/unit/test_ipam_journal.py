@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -19,9 +20,11 @@ from cni.errors import (
     TryAgainLater,
 )
 from ipam.address import parse
+from ipam.identity import UNKNOWN, Identity
 from ipam.journal import Journal
 from ipam.journal_entry import TOMBSTONE, Entry, Present
 from ipam.journal_files import known_machine
+from ipam.noted import note, noted
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
 from tests.fake_cluster import FakeCluster, Shared
@@ -943,3 +946,53 @@ def test_a_lease_without_an_entry_is_not_forgotten_because_of_a_right_that_is_mi
     shared.refuses = False
     node.store().gc(set())
     assert (in_use(shared), node.files()) == ({}, [])
+
+
+def told_of_a_restore(node) -> bool:
+    return any("was restored" in text for text in node.warnings)
+
+
+@pytest.mark.parametrize("change", [{"name": "renamed"}, {"machine": "0123456789abcdef" * 2}])
+@pytest.mark.parametrize("again", ["a", "b"])
+def test_a_node_with_another_name_or_machine_id_does_not_take_the_cluster_for_a_restored_one(
+    node, shared, change, again
+):
+    shared.identity = "one"
+    held = node.add("a")
+    vars(node).update(change)
+    node.store().gc({("a", "net1")})
+    node.add(again)
+    node.add("c")
+    node.store().gc({(name, "net1") for name in ("a", "b", "c")})
+    assert not told_of_a_restore(node)
+    assert node.add("a") == held
+
+
+def test_a_renamed_node_takes_again_what_it_has_once_and_under_the_name_of_then(node, shared):
+    shared.identity = "one"
+    backup = shared.snapshot()
+    held = node.add("a")
+    node.name = "renamed"
+    node.add("b")
+    shared.restore(backup, "one")
+    node.add("c")
+    assert told_of_a_restore(node)
+    assert {str(lease.address): lease.node for lease in shared.leases.values() if lease.owner.container_id == "a"} == (
+        dict.fromkeys(held, "node-a")
+    )
+    node.warnings.clear()
+    for name in ("d", "a", "e"):
+        node.add(name)
+    assert not told_of_a_restore(node)
+
+
+def test_a_note_of_an_older_version_that_names_no_node_is_read_as_none(tmp_path):
+    document = {"kind": "etcd", "prefix": "/p", "node": "node-a", "machine": "1d" * 16}
+    note(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=9))
+    assert noted(str(tmp_path), "net", document, "net").revision == 9
+    (file,) = (tmp_path / ".clusters").iterdir()
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({**told, "place": told["place"][:-2]}).ljust(512) + "\n")
+    assert noted(str(tmp_path), "net", document, "net") == UNKNOWN
+    note(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=3))
+    assert noted(str(tmp_path), "net", document, "net").revision == 3
