@@ -89,6 +89,13 @@ def forbidden(function: Function, used: Mapping[str, str]) -> str:
     return used.get(function.address, "")
 
 
+def estranged(function: Function, identity: str, used: Mapping[str, str]) -> str:
+    """Why the function is not the one that was held with this identity, or empty. Without one, what is forbidden is not."""
+    if not identity:
+        return forbidden(function, used)
+    return f"it was {identity} and is {function.identity}" if function.identity != identity else ""
+
+
 def _wanting(function: Function, configuration: Configuration) -> list[Pool]:
     wanting = [pool for pool in configuration.pools if pool.selector_of(function)]
     automatic = configuration.auto.pool_of(function) if configuration.auto else None

@@ -55,6 +55,11 @@ class Function(Value):
         return self.pci_class[:2]
 
     @property
+    def identity(self) -> str:
+        """What it is, wherever it is: another device that gets its address has another one, unless it is of the same model."""
+        return f"{self.vendor}:{self.device} {self.subsystem} {self.pci_class}"
+
+    @property
     def is_bridge(self) -> bool:
         return self.base_class == BRIDGE
 

@@ -25,6 +25,7 @@ class Holding(Value):
     """A device that a container has, or may have.
 
     `found_driver` and `found_override` are what it goes back to when `driver`, which the pool promises, is not empty.
+    `identity` is that of the function: addresses are given anew at a boot. Older files have none.
     """
 
     device: str
@@ -32,6 +33,7 @@ class Holding(Value):
     driver: str = ""
     found_driver: str = ""
     found_override: str = ""
+    identity: str = ""
 
 
 class Journal:

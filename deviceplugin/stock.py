@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from cni.drivers import gives_to_user_space
 from cni.errors import CniError, DeviceBusy, DeviceNotFound
-from cni.pci import PciAddress
 from deviceplugin import container
-from deviceplugin.assignment import Assignment, Selection, assign
+from deviceplugin.assignment import Assignment, Selection, assign, estranged, forbidden
 from deviceplugin.container import Given
 from deviceplugin.holding import Holding
 from deviceplugin.offer import Offer, ailments, offers
@@ -52,6 +51,7 @@ class Stock:
         """Looks at the host, and offers what it has now."""
         async with self._looking:
             self.sight = await asyncio.to_thread(self.host.look)
+            self._drop_strangers()
             self._recount()
 
     def configure(self, configuration: Configuration) -> None:
@@ -79,6 +79,23 @@ class Stock:
                 yield present
                 sent = present
             await changed.wait()
+
+    def _drop_strangers(self) -> None:
+        """Forgets what is held of functions that have gone, where another one has the address now. It is not touched."""
+        for device, holding in list(self.held.items()):
+            function = self.sight.inventory.get(device)
+            reason = estranged(function, holding.identity, self.sight.used) if function else ""
+            if reason:
+                self._log.warning(f"{device} is not the device that was held for {holding.resource}, dropped: {reason}")
+                del self.held[device]
+                self._forget(holding)
+
+    def _forget(self, holding: Holding) -> None:
+        try:
+            self.host.remove_info(container.info_file(holding.resource, holding.device))
+            self._journal.remove(holding.device)
+        except CniError as error:
+            self._log.error(f"the files of {holding.device}, which is not held any more, could not be removed: {error}")
 
     def _recount(self) -> None:
         held = {device: holding.resource for device, holding in self.held.items()}
@@ -131,8 +148,8 @@ class Stock:
                 function = self._function(resource, name)
                 holding = self.held.get(name)
                 if holding and holding.driver and function.driver != holding.driver:
-                    await asyncio.to_thread(self.host.bind, function.address, holding.driver, holding.driver)
-                await self._reset_idle(function.address, holding.driver if holding else function.driver)
+                    await self._bind(function, holding.driver, holding.driver)
+                await self._reset_idle(function, holding.driver if holding else function.driver)
             await self.look()
             for name in devices:
                 function = self._function(resource, name)
@@ -157,6 +174,7 @@ class Stock:
     async def release(self, device: str) -> None:
         """Takes the device back as it was found, and offers it again. Raises `CniError`; it is still held then."""
         async with self._changing:
+            await self.look()
             if device in self.held:
                 await self._give_back(device)
                 await self.look()
@@ -193,7 +211,7 @@ class Stock:
         if function.address not in self.held:
             await self._note(self._holding(pool, function))
         if pool.driver and function.driver != pool.driver:
-            await asyncio.to_thread(self.host.bind, function.address, pool.driver, pool.driver)
+            await self._bind(function, pool.driver, pool.driver)
         name = container.info_file(pool.name, function.address)
         await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
 
@@ -205,6 +223,7 @@ class Stock:
             driver=pool.driver,
             found_driver=function.driver,
             found_override=function.override,
+            identity=function.identity,
         )
 
     async def _note(self, holding: Holding) -> None:
@@ -222,17 +241,27 @@ class Stock:
             self._log.error(f"{address} could not be taken back after a failed allocation: {failure}")
 
     async def _give_back(self, device: str) -> None:
-        holding, address = self.held[device], PciAddress(device)
+        holding = self.held[device]
         function = self.sight.inventory.get(device)
         if function is not None:
-            await self._reset_idle(address, holding.driver or function.driver)
+            await self._reset_idle(function, holding.driver or function.driver)
             if holding.driver:
-                await asyncio.to_thread(self.host.bind, address, holding.found_driver, holding.found_override)
+                await self._bind(function, holding.found_driver, holding.found_override)
         await asyncio.to_thread(self.host.remove_info, container.info_file(holding.resource, device))
         await asyncio.to_thread(self._journal.remove, device)
-        del self.held[device]
+        self.held.pop(device, None)
 
-    async def _reset_idle(self, device: PciAddress, driver: str) -> None:
+    async def _bind(self, function: Function, driver: str, override: str) -> None:
+        self._refuse_forbidden(function)
+        await asyncio.to_thread(self.host.bind, function.address, driver, override)
+
+    async def _reset_idle(self, function: Function, driver: str) -> None:
         # With a network driver a reset would take settings away that a CNI plugin has made meanwhile.
-        if gives_to_user_space(driver) and not await asyncio.to_thread(self.host.in_use, device):
-            await asyncio.to_thread(self.host.reset, device)
+        if gives_to_user_space(driver) and not await asyncio.to_thread(self.host.in_use, function.address):
+            self._refuse_forbidden(function)
+            await asyncio.to_thread(self.host.reset, function.address)
+
+    def _refuse_forbidden(self, function: Function) -> None:
+        # A device of the same model may have the address now: what is held is no leave to touch what the host uses.
+        if reason := forbidden(function, self.sight.used):
+            raise DeviceBusy(f"{function.address} is left as it is: {reason}", hint="barewire-node explain tells more")

@@ -251,6 +251,61 @@ def test_a_damaged_entry_of_the_journal_is_set_aside_and_told(tmp_path):
     assert "was set aside" in told[0]
 
 
+async def _renumbered(tmp_path, *, spoil=lambda holding: holding, **disk):
+    """A process that starts when its held VF has gone and a disk has its address."""
+    host, pods = host_in(tmp_path), Pods()
+    life = await Life(host, tmp_path, pods).started()
+    await life.stock.allocate(RESOURCE, VFS[:1])
+    journal = Journal(str(tmp_path / "state"))
+    journal.write(spoil(journal.load()[VFS[0]]))
+    host.remove(VFS[0])
+    host.add(VFS[0], driver="nvme", group="10", **disk)
+    host.used = {VFS[0]: "/ is mounted from it"}
+    host.writes.clear()
+    return host, await (await Life(host, tmp_path, pods).started()).reclaimed()
+
+
+@pytest.mark.parametrize("spoil", [lambda holding: holding, lambda holding: holding.replace(identity="")])
+def test_another_device_at_a_held_address_is_dropped_from_the_journal_and_not_touched(tmp_path, spoil):
+    async def scenario():
+        host, life = await _renumbered(tmp_path, spoil=spoil, class_="0x010802", device="0xa808")
+        assert host.bound(VFS[0]) == "nvme"
+        assert host.writes == []
+        assert not life.stock.held
+        assert list((tmp_path / "state").iterdir()) == []
+        assert "is not the device that was held" in life.log.messages[0]
+        assert VFS[0] not in [offer.device for offer in life.stock.offers(RESOURCE)]
+
+    asyncio.run(scenario())
+
+
+def test_a_device_of_the_same_model_that_the_host_uses_is_not_touched(tmp_path):
+    async def scenario():
+        host, life = await _renumbered(tmp_path)
+        assert host.bound(VFS[0]) == "nvme"
+        assert host.writes == []
+        assert any("is left as it is: / is mounted from it" in text for text in life.log.messages), life.log.messages
+        with pytest.raises(DeviceBusy, match="left as it is"):
+            await life.stock.prepare(RESOURCE, VFS[:1])
+
+    asyncio.run(scenario())
+
+
+def test_a_holding_of_an_older_journal_is_accepted_where_the_host_does_not_use_the_device(tmp_path):
+    async def scenario():
+        host, pods = host_in(tmp_path), Pods()
+        life = await Life(host, tmp_path, pods).started()
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        file = tmp_path / "state" / f"{VFS[0]}.json"
+        document = json.loads(file.read_text())
+        del document["identity"]
+        file.write_text(json.dumps(document))
+        again = await Life(host, tmp_path, pods).started()
+        assert [*again.stock.held] == VFS[:1]
+
+    asyncio.run(scenario())
+
+
 class Walk(RuleBasedStateMachine):
     """A kubelet that knows what it has given, and a plugin that dies at times."""
 
