@@ -57,6 +57,7 @@ class Reclaimer:
         self._answers_since = 0.0
         self._known_since: dict[str, float] = {}
         self._absences: dict[str, int] = {}
+        self._grants: dict[str, int] = {}
         self._told: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -72,6 +73,7 @@ class Reclaimer:
     async def round(self) -> None:
         """One comparison."""
         now = time.monotonic()
+        self._note_grants()
         try:
             listed = await self._pods.listed()
         except TryAgainLater as error:
@@ -88,6 +90,15 @@ class Reclaimer:
             for device in [*memory]:
                 if device not in self._stock.held and device != "kubelet":
                     del memory[device]
+
+    def _note_grants(self) -> None:
+        """Before the kubelet is asked: its answer does not count for a device that it gives away meanwhile."""
+        grants = dict(self._stock.grants)
+        for device, grant in grants.items():
+            if grant != self._grants.get(device):
+                self._known_since.pop(device, None)
+                self._absences.pop(device, None)
+        self._grants = grants
 
     async def _adopt(self, listed: Mapping[str, frozenset[str]]) -> None:
         for resource in self._stock.resources():
@@ -113,11 +124,12 @@ class Reclaimer:
 
     async def _release(self, device: str, holding: Holding) -> None:
         try:
-            await self._stock.release(device)
+            released = await self._stock.release(device, self._grants.get(device, 0))
         except CniError as error:
             self._tell(device, f"{device} ({holding.resource}) could not be taken back, tried again: {error}")
         else:
-            self._log.info(f"took {device} back from {holding.resource}")
+            if released:
+                self._log.info(f"took {device} back from {holding.resource}")
 
     def _doubts(self, device: str) -> list[str]:
         """Why it may be in use."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Stock:
     """One at a time changes what is held; looking and offering go on meanwhile.
 
-    The first `look` comes before everything else: nothing is offered that is not the whole.
+    The first `look` comes before everything else: nothing is offered that is not the whole. `grants` counts by device how
+    often the kubelet has asked for it.
     """
 
     sight: Sight
@@ -38,6 +39,7 @@ class Stock:
         self.host = host
         self._selection = Selection(configuration)
         self.held = journal.load()
+        self.grants: dict[str, int] = {}
         self._journal = journal
         self._log = log
         self._offers: dict[str, tuple[Offer, ...]] = {}
@@ -118,6 +120,8 @@ class Stock:
 
     async def allocate(self, resource: str, devices: Sequence[str]) -> Contents:
         """Gives the devices to a container, all or none of them. Raises `CniError`."""
+        for name in devices:
+            self.grants[name] = self.grants.get(name, 0) + 1
         async with self._changing:
             await self.look()
             pool, chosen = self._judged(resource, devices)
@@ -171,13 +175,18 @@ class Stock:
             await self._note(self._holding(pool, function))
             self._recount()
 
-    async def release(self, device: str) -> None:
-        """Takes the device back as it was found, and offers it again. Raises `CniError`; it is still held then."""
+    async def release(self, device: str, grant: int) -> bool:
+        """Takes the device back as it was found, and offers it again, unless it was granted since its grants were so many.
+
+        Returns whether it is back. Raises `CniError`; it is still held then.
+        """
         async with self._changing:
             await self.look()
-            if device in self.held:
-                await self._give_back(device)
-                await self.look()
+            if device not in self.held or self.grants.get(device, 0) != grant:
+                return False
+            await self._give_back(device)
+            await self.look()
+            return True
 
     def _judged(self, resource: str, devices: Sequence[str]) -> tuple[Pool, tuple[Given, ...]]:
         """The pool and the devices. Raises `CniError` when one cannot be given away."""

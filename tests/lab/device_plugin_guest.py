@@ -58,7 +58,7 @@ async def main(pf: str, vf: str, one: PciAddress, other: str) -> dict[str, Any]:
     os.close(descriptor)
     seen["in use when closed"] = host.in_use(one)
     await stock.prepare("intel.com/pair", [one])
-    await stock.release(one)
+    await stock.release(one, stock.grants[one])
     seen["healthy when it is released"] = healthy()
     seen["driver as found"] = sysfs.driver(one) == found
     _write("/sys/bus/pci/drivers_probe", other)

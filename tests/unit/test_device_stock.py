@@ -233,7 +233,7 @@ def test_each_change_of_a_device_s_health_is_logged_once_with_the_reason(tmp_pat
         assert told == []
         await life.stock.allocate(CARDS, [GPU])
         await life.stock.look()
-        await life.stock.release(GPU)
+        await life.stock.release(GPU, 1)
         assert told == [
             f"{SOUND} ({AUDIO}) is unhealthy: {GPU} of its IOMMU group is held ({CARDS})",
             f"{SOUND} ({AUDIO}) is healthy again",
@@ -249,6 +249,53 @@ def test_a_damaged_entry_of_the_journal_is_set_aside_and_told(tmp_path):
     (tmp_path / "state" / f"{VFS[0]}.json").write_text("{")
     assert journal.load() == {}
     assert "was set aside" in told[0]
+
+
+class Meanwhile(Pods):
+    """The kubelet gives a device away while it is asked what pods have, and answers what was true before."""
+
+    stock: Stock | None = None
+
+    async def listed(self):
+        answer = await super().listed()
+        if self.stock:
+            await self.stock.allocate(RESOURCE, VFS[:1])
+        return answer
+
+
+def test_a_device_that_is_allocated_while_the_kubelet_is_asked_is_not_taken_back(tmp_path):
+    async def scenario():
+        host, pods = host_in(tmp_path), Meanwhile()
+        life = await Life(host, tmp_path, pods).started()
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        pods.devices = {RESOURCE: VFS[:1]}
+        await life.reclaimer.round()
+        pods.devices = {}
+        await life.reclaimer.round()
+        pods.stock = life.stock
+        await life.reclaimer.round()
+        assert [*life.stock.held] == VFS[:1]
+        assert host.bound(VFS[0]) == "vfio-pci"
+        pods.stock = None
+        await life.reclaimer.round()
+        assert [*life.stock.held] == VFS[:1], "the absence before the grant counted"
+        await life.reclaimer.round()
+        assert not life.stock.held
+
+    asyncio.run(scenario())
+
+
+def test_an_allocation_that_waits_is_not_undone_by_a_release_that_was_decided_before(tmp_path):
+    async def scenario():
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        grant = life.stock.grants[VFS[0]]
+        again, late = life.stock.allocate(RESOURCE, VFS[:1]), life.stock.release(VFS[0], grant)
+        _contents, released = await asyncio.gather(again, late)
+        assert not released
+        assert [*life.stock.held] == VFS[:1]
+
+    asyncio.run(scenario())
 
 
 async def _renumbered(tmp_path, *, spoil=lambda holding: holding, **disk):
