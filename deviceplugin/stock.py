@@ -159,6 +159,8 @@ class Stock:
                 function = self._function(resource, name)
                 # A PF without a link makes its devices unhealthy for others, but a container may start and wait for it.
                 pool = self.assignment.pool_of[name].replace(needs_link=False)
+                if name in self.held:
+                    pool = pool.replace(driver=self.held[name].driver)
                 found = ailments(function, pool, self.sight.inventory, {name: resource}, self.sight.nodes)
                 if found:
                     raise DeviceBusy(
@@ -172,7 +174,9 @@ class Stock:
             pool = self.assignment.pools.get(resource)
             if function is None or pool is None or device in self.held:
                 return
-            await self._note(self._holding(pool, function))
+            # Its pod has it as it is: with another driver than the pool's it was given away by somebody else.
+            driver = pool.driver if function.driver == pool.driver else ""
+            await self._note(self._holding(pool, function).replace(driver=driver))
             self._recount()
 
     async def release(self, device: str, grant: int) -> bool:
@@ -217,8 +221,12 @@ class Stock:
 
     async def _take(self, pool: Pool, device: Given) -> None:
         function = device.function
-        if function.address not in self.held:
-            await self._note(self._holding(pool, function))
+        known = self.held.get(function.address)
+        noted = self._holding(pool, function)
+        if known and known.driver:
+            noted = noted.replace(found_driver=known.found_driver, found_override=known.found_override)
+        if noted != known:
+            await self._note(noted)
         if pool.driver and function.driver != pool.driver:
             await self._bind(function, pool.driver, pool.driver)
         name = container.info_file(pool.name, function.address)
@@ -262,6 +270,8 @@ class Stock:
 
     async def _bind(self, function: Function, driver: str, override: str) -> None:
         self._refuse_forbidden(function)
+        if await asyncio.to_thread(self.host.netdev_is_away, function.address):
+            raise DeviceBusy(f"{function.address} keeps its driver: its network device is in a pod")
         await asyncio.to_thread(self.host.bind, function.address, driver, override)
 
     async def _reset_idle(self, function: Function, driver: str) -> None:

@@ -136,7 +136,8 @@ async def _allocate_then_kept(root, last):
     again = await (await Life(host, root, pods).started()).reclaimed()
     assert [*again.stock.held] == VFS[:1]
     await again.stock.prepare(RESOURCE, VFS[:1])
-    assert host.bound(VFS[0]) == "vfio-pci"
+    # Without an entry in the journal nobody knows that a driver was promised.
+    assert host.bound(VFS[0]) == ("vfio-pci" if last else "iavf")
     pods.devices = {}
     await again.reclaimed()
     assert host.bound(VFS[0]) == "iavf"
@@ -294,6 +295,58 @@ def test_an_allocation_that_waits_is_not_undone_by_a_release_that_was_decided_be
         _contents, released = await asyncio.gather(again, late)
         assert not released
         assert [*life.stock.held] == VFS[:1]
+
+    asyncio.run(scenario())
+
+
+def in_a_pod(host, device):
+    """Its network device: the folder is there, and empty from here."""
+    for netdev in (host.devices / device / "net").iterdir():
+        netdev.rmdir()
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_device_that_a_pod_has_with_another_driver_is_adopted_as_it_is(tmp_path, away):
+    async def scenario():
+        host, pods = host_in(tmp_path), Pods()
+        pods.devices = {RESOURCE: VFS[:1]}
+        await (await Life(host, tmp_path, pods).started()).reclaimed()
+        if away:
+            in_a_pod(host, VFS[0])
+        life = await (await Life(host, tmp_path, pods).started()).reclaimed()
+        await life.stock.prepare(RESOURCE, VFS[:1])
+        assert host.bound(VFS[0]) == "iavf"
+        assert not [name for name, _text in host.writes if name in ("unbind", "reset")]
+        assert [*life.stock.held] == VFS[:1]
+
+    asyncio.run(scenario())
+
+
+def test_an_adopted_device_that_is_allocated_gets_the_driver_of_the_pool_and_its_own_afterwards(tmp_path):
+    async def scenario():
+        host, pods = host_in(tmp_path), Pods()
+        pods.devices = {RESOURCE: VFS[:1]}
+        life = await (await Life(host, tmp_path, pods).started()).reclaimed()
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        assert host.bound(VFS[0]) == "vfio-pci"
+        pods.devices = {}
+        await life.reclaimed()
+        assert host.bound(VFS[0]) == "iavf"
+        assert not life.stock.held
+
+    asyncio.run(scenario())
+
+
+def test_a_promised_driver_is_not_bound_while_the_network_device_is_in_a_pod(tmp_path):
+    async def scenario():
+        host = host_in(tmp_path)
+        life = await Life(host, tmp_path, Pods()).started()
+        await life.stock.allocate(RESOURCE, VFS[:1])
+        host.bind(VFS[0], "iavf")
+        in_a_pod(host, VFS[0])
+        with pytest.raises(DeviceBusy, match="its network device is in a pod"):
+            await life.stock.prepare(RESOURCE, VFS[:1])
+        assert host.bound(VFS[0]) == "iavf"
 
     asyncio.run(scenario())
 
