@@ -25,7 +25,8 @@ class Holding(Value):
     """A device that a container has, or may have.
 
     `found_driver` and `found_override` are what it goes back to when `driver`, which the pool promises, is not empty.
-    `identity` is that of the function: addresses are given anew at a boot. Older files have none.
+    `identity` is that of the function: addresses are given anew at a boot. `request` lists the devices that the container asked
+    for together. Older files have neither.
     """
 
     device: str
@@ -34,6 +35,11 @@ class Holding(Value):
     found_driver: str = ""
     found_override: str = ""
     identity: str = ""
+    request: str = ""
+
+    def asked_with(self, other: Holding) -> bool:
+        """Whether one request was for both."""
+        return bool(self.request) and self.request == other.request
 
 
 class Journal:

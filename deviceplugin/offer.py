@@ -32,25 +32,36 @@ class Offer(Value):
 
 
 def offers(
-    inventory: Inventory, assignment: Assignment, held: Mapping[str, str], nodes: AbstractSet[str]
+    inventory: Inventory,
+    assignment: Assignment,
+    held: Mapping[str, str],
+    nodes: AbstractSet[str],
+    doubts: Mapping[str, tuple[str, ...]] = {},
 ) -> dict[str, tuple[Offer, ...]]:
-    """The devices of each resource, sorted. `held` is by address the resource; `nodes` are device nodes that exist."""
+    """The devices of each resource, sorted. `held` is by address the resource; `nodes` are device nodes that exist.
+
+    `doubts` says by address why a device that no pod has any more may still be in use.
+    """
     found: dict[str, list[Offer]] = {name: [] for name in assignment.pools}
     for address, pool in sorted(assignment.pool_of.items()):
         function = inventory.functions[address]
         numa = function.numa if pool.topology else -1
-        found[pool.name].append(
-            Offer(device=address, numa=numa, ailments=tuple(ailments(function, pool, inventory, held, nodes)))
-        )
+        why = [*doubts.get(address, ()), *ailments(function, pool, inventory, held, nodes, assignment.pools)]
+        found[pool.name].append(Offer(device=address, numa=numa, ailments=tuple(why)))
     return {name: tuple(some) for name, some in found.items()}
 
 
 def ailments(
-    function: Function, pool: Pool, inventory: Inventory, held: Mapping[str, str], nodes: AbstractSet[str]
+    function: Function,
+    pool: Pool,
+    inventory: Inventory,
+    held: Mapping[str, str],
+    nodes: AbstractSet[str],
+    pools: Mapping[str, Pool] = {},
 ) -> list[str]:
-    """Why the device cannot be given away, or does not work for its present holder."""
+    """Why the device cannot be given away, or does not work for its present holder. `pools` are all, by their resources."""
     is_held = function.address in held
-    found = [] if is_held else _of_group(function, pool, inventory, held)
+    found = [] if is_held else of_group(function, pool, inventory, held, pools)
     driver = pool.driver or function.driver
     if not driver:
         found.append("it has no driver")
@@ -71,11 +82,20 @@ def vfio_node(function: Function, nodes: AbstractSet[str]) -> str:
     return next((path for path in paths if path in nodes), "") if function.group else ""
 
 
-def _of_group(function: Function, pool: Pool, inventory: Inventory, held: Mapping[str, str]) -> list[str]:
-    if pool.groups != EXCLUSIVE:
-        return []
+def of_group(
+    function: Function, pool: Pool, inventory: Inventory, held: Mapping[str, str], pools: Mapping[str, Pool]
+) -> list[str]:
+    """The other members of its IOMMU group that are held, where one of the two is to be alone."""
     others = [member.address for member in inventory.group_of(function) if member.address != function.address]
-    return [f"{other} of its IOMMU group is held ({held[other]})" for other in others if other in held]
+    return [
+        f"{other} of its IOMMU group is held ({held[other]})"
+        for other in others
+        if other in held and EXCLUSIVE in {pool.groups, _groups(pools, held[other])}
+    ]
+
+
+def _groups(pools: Mapping[str, Pool], resource: str) -> str:
+    return pools[resource].groups if resource in pools else ""
 
 
 def _of_vfio(function: Function, pool: Pool, inventory: Inventory) -> list[str]:

@@ -113,12 +113,14 @@ class Reclaimer:
             self._absences[device] = 0
             # From now on two answers without it are enough.
             self._known_since[device] = min(known, now - self._settle)
+            self._stock.doubt(device, self._grants.get(device, 0), ())
             return
         self._absences[device] = self._absences.get(device, 0) + 1
         if now - max(known, self._answers_since) < self._settle or self._absences[device] < _ABSENCES:
             return
         doubts = await asyncio.to_thread(self._doubts, device)
         self._tell(device, f"{device} is still held, though no pod has it: {'; '.join(doubts)}" if doubts else "")
+        self._stock.doubt(device, self._grants.get(device, 0), doubts)
         if not doubts:
             await self._release(device, holding)
 

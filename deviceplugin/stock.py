@@ -11,7 +11,7 @@ from deviceplugin import container
 from deviceplugin.assignment import Assignment, Selection, assign, estranged, forbidden
 from deviceplugin.container import Given
 from deviceplugin.holding import Holding
-from deviceplugin.offer import Offer, ailments, offers
+from deviceplugin.offer import Offer, ailments, of_group, offers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Stock:
     """One at a time changes what is held; looking and offering go on meanwhile.
 
     The first `look` comes before everything else: nothing is offered that is not the whole. `grants` counts by device how
-    often the kubelet has asked for it.
+    often it was given to a container.
     """
 
     sight: Sight
@@ -40,6 +40,7 @@ class Stock:
         self._selection = Selection(configuration)
         self.held = journal.load()
         self.grants: dict[str, int] = {}
+        self._doubts: dict[str, tuple[str, ...]] = {}
         self._journal = journal
         self._log = log
         self._offers: dict[str, tuple[Offer, ...]] = {}
@@ -103,7 +104,8 @@ class Stock:
         held = {device: holding.resource for device, holding in self.held.items()}
         self.assignment = assign(self.sight.inventory, self._selection, self.sight.used, held)
         before = self._offers
-        self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes)
+        self._doubts = {device: why for device, why in self._doubts.items() if device in held}
+        self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes, self._doubts)
         self._tell_health(before)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -120,17 +122,18 @@ class Stock:
 
     async def allocate(self, resource: str, devices: Sequence[str]) -> Contents:
         """Gives the devices to a container, all or none of them. Raises `CniError`."""
-        for name in devices:
-            self.grants[name] = self.grants.get(name, 0) + 1
+        request = " ".join(sorted(devices))
         async with self._changing:
             await self.look()
             pool, chosen = self._judged(resource, devices)
+            # Not for a refusal: a device that is asked for again and again would never be taken back.
+            self.grants.update({name: self.grants.get(name, 0) + 1 for name in devices})
             taken: list[str] = []
             try:
                 for device in chosen:
                     if device.function.address not in self.held:
                         taken.append(device.function.address)
-                    await self._take(pool, device)
+                    await self._take(pool, device, request)
             except BaseException as error:
                 for address in reversed(taken):
                     await self._undo(address, error)
@@ -179,6 +182,16 @@ class Stock:
             await self._note(self._holding(pool, function).replace(driver=driver))
             self._recount()
 
+    def doubt(self, device: str, grant: int, why: Sequence[str]) -> None:
+        """Notes why a held device may be in use though no pod has it: nobody gets it then. Without reasons, that is over.
+
+        It does not count for a device that was granted since its grants were so many.
+        """
+        told = tuple(f"no pod has it any more, and {reason}" for reason in why)
+        if self.grants.get(device, 0) == grant and self._doubts.get(device, ()) != told:
+            self._doubts[device] = told
+            self._recount()
+
     async def release(self, device: str, grant: int) -> bool:
         """Takes the device back as it was found, and offers it again, unless it was granted since its grants were so many.
 
@@ -201,13 +214,27 @@ class Stock:
         held = {device: holding.resource for device, holding in self.held.items()}
         for name in devices:
             function = self._function(resource, name)
-            found = ailments(function, pool, self.sight.inventory, held, self.sight.nodes)
-            if found and name not in held:
+            if name in held:
+                found = [*self._doubts.get(name, ()), *self._apart(function, pool, devices)]
+            else:
+                others = {device: resource for device, resource in held.items() if device not in devices}
+                found = ailments(function, pool, self.sight.inventory, others, self.sight.nodes, self.assignment.pools)
+            if found:
                 problems.append(f"{name}: {'; '.join(found)}")
             chosen.append(Given(function=function, selector=pool.selector_of(function) or pool.selectors[0]))
         if problems:
             raise DeviceBusy("; ".join(problems), hint="barewire-node explain tells more")
         return pool, tuple(chosen)
+
+    def _apart(self, function: Function, pool: Pool, devices: Sequence[str]) -> list[str]:
+        """The members of a held device's IOMMU group that somebody else may have."""
+        own = self.held[function.address]
+        others = {
+            device: holding.resource
+            for device, holding in self.held.items()
+            if device not in devices and not holding.asked_with(own)
+        }
+        return of_group(function, pool, self.sight.inventory, others, self.assignment.pools)
 
     def _function(self, resource: str, device: str) -> Function:
         function = self.sight.inventory.get(device)
@@ -219,10 +246,10 @@ class Stock:
             raise DeviceNotFound(f"{device} is no device of {resource}: {reason}", hint="the configuration has changed")
         return function
 
-    async def _take(self, pool: Pool, device: Given) -> None:
+    async def _take(self, pool: Pool, device: Given, request: str) -> None:
         function = device.function
         known = self.held.get(function.address)
-        noted = self._holding(pool, function)
+        noted = self._holding(pool, function).replace(request=request)
         if known and known.driver:
             noted = noted.replace(found_driver=known.found_driver, found_override=known.found_override)
         if noted != known:

@@ -351,6 +351,86 @@ def test_a_promised_driver_is_not_bound_while_the_network_device_is_in_a_pod(tmp
     asyncio.run(scenario())
 
 
+PAIR = "intel.com/pair"
+
+
+def pools_of(*described):
+    """A configuration with pools of these names, ways with groups, and devices."""
+    resources = [
+        {"resourceName": name, "groups": groups, "deviceType": "pci", "selectors": {"pciAddresses": devices}}
+        for name, groups, devices in described
+    ]
+    return parse(json.dumps({"resourceList": resources}).encode())
+
+
+async def with_pair(tmp_path, pods):
+    life = await Life(host_in(tmp_path), tmp_path, pods).started()
+    life.stock.configure(pools_of(("pair", "exclusive", [GPU, SOUND])))
+    await life.stock.allocate(PAIR, [GPU, SOUND])
+    return life
+
+
+def test_members_of_a_group_that_are_still_held_are_not_given_to_two_pods(tmp_path):
+    async def scenario():
+        life = await with_pair(tmp_path, Pods())
+        await life.stock.allocate(PAIR, [GPU])
+        with pytest.raises(DeviceBusy, match=f"{GPU} of its IOMMU group is held"):
+            await life.stock.allocate(PAIR, [SOUND])
+        assert life.stock.grants[SOUND] == 1, "a refusal counted, and put its release off"
+        await life.stock.allocate(PAIR, [GPU, SOUND])
+
+    asyncio.run(scenario())
+
+
+def test_a_container_gets_the_whole_group_when_one_of_it_was_its_own_already(tmp_path):
+    async def scenario():
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        life.stock.configure(pools_of(("pair", "exclusive", [GPU, SOUND])))
+        await life.stock.allocate(PAIR, [GPU])
+        await life.stock.allocate(PAIR, [GPU, SOUND])
+        assert {*life.stock.held} == {GPU, SOUND}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("first", "second"), [("exclusive", "single"), ("single", "exclusive")])
+def test_a_group_is_exclusive_if_the_pool_of_one_of_its_members_says_so(tmp_path, first, second):
+    async def scenario():
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        life.stock.configure(pools_of(("a", first, [GPU]), ("b", second, [SOUND])))
+        await life.stock.allocate("intel.com/a", [GPU])
+        assert not life.stock.offers("intel.com/b")[0].healthy
+        with pytest.raises(DeviceBusy, match=f"{GPU} of its IOMMU group is held"):
+            await life.stock.allocate("intel.com/b", [SOUND])
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_no_pod_has_and_a_process_has_open_is_unhealthy_and_refused_until_it_is_closed(tmp_path):
+    async def scenario():
+        pods = Pods()
+        pods.devices = {PAIR: [GPU, SOUND]}
+        life = await (await with_pair(tmp_path, pods)).reclaimed()
+        life.stock.host.in_use.__self__.add(GPU)
+        pods.devices = {}
+        await life.reclaimed()
+        [gpu, sound] = life.stock.offers(PAIR)
+        assert gpu.ailments == ("no pod has it any more, and a process has it open",)
+        assert not sound.healthy
+        with pytest.raises(DeviceBusy, match="a process has it open"):
+            await life.stock.allocate(PAIR, [GPU])
+        pods.devices = {PAIR: [GPU]}
+        await life.reclaimed()
+        assert life.stock.offers(PAIR)[0].healthy
+        pods.devices = {}
+        await life.reclaimed()
+        life.stock.host.in_use.__self__.clear()
+        await life.reclaimed()
+        assert [offer.healthy for offer in life.stock.offers(PAIR)] == [True, True]
+
+    asyncio.run(scenario())
+
+
 async def _renumbered(tmp_path, *, spoil=lambda holding: holding, **disk):
     """A process that starts when its held VF has gone and a disk has its address."""
     host, pods = host_in(tmp_path), Pods()
