@@ -11,9 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from cni.drivers import gives_to_user_space
 from cni.errors import CniError, TryAgainLater
-from cni.pci import PciAddress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +116,7 @@ class Reclaimer:
         self._absences[device] = self._absences.get(device, 0) + 1
         if now - max(known, self._answers_since) < self._settle or self._absences[device] < _ABSENCES:
             return
-        doubts = await asyncio.to_thread(self._doubts, device)
+        doubts = await asyncio.to_thread(self._stock.signs_of_use, device)
         self._tell(device, f"{device} is still held, though no pod has it: {'; '.join(doubts)}" if doubts else "")
         self._stock.doubt(device, self._grants.get(device, 0), doubts)
         if not doubts:
@@ -132,18 +130,6 @@ class Reclaimer:
         else:
             if released:
                 self._log.info(f"took {device} back from {holding.resource}")
-
-    def _doubts(self, device: str) -> list[str]:
-        """Why it may be in use."""
-        function, host = self._stock.sight.inventory.get(device), self._stock.host
-        doubts = []
-        if function is not None and gives_to_user_space(function.driver) and host.in_use(PciAddress(device)):
-            doubts.append("a process has it open")
-        if host.has_record(device):
-            doubts.append("a CNI plugin has a record of it")
-        if function is not None and host.netdev_is_away(PciAddress(device)):
-            doubts.append("its network device is in a pod")
-        return doubts
 
     def _tell(self, subject: str, text: str) -> None:
         """Once for each reason, not once a second."""

@@ -12,6 +12,7 @@ from deviceplugin.assignment import Assignment, Selection, assign, estranged, fo
 from deviceplugin.container import Given
 from deviceplugin.holding import Holding
 from deviceplugin.offer import Offer, ailments, of_group, offers
+from deviceplugin.pool import EXCLUSIVE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from deviceplugin.holding import Journal
     from deviceplugin.host import Host, Sight
     from deviceplugin.pool import Pool
+
+
+_OPEN = "a process has it open"
 
 
 class Stock:
@@ -126,6 +130,7 @@ class Stock:
         async with self._changing:
             await self.look()
             pool, chosen = self._judged(resource, devices)
+            await self._refuse_used(devices)
             # Not for a refusal: a device that is asked for again and again would never be taken back.
             self.grants.update({name: self.grants.get(name, 0) + 1 for name in devices})
             taken: list[str] = []
@@ -182,12 +187,23 @@ class Stock:
             await self._note(self._holding(pool, function).replace(driver=driver))
             self._recount()
 
+    def signs_of_use(self, device: str) -> list[str]:
+        """Why a container may have it, whatever journal and kubelet say. It blocks."""
+        function, signs = self.sight.inventory.get(device), []
+        if function is not None and gives_to_user_space(function.driver) and self.host.in_use(function.address):
+            signs.append(_OPEN)
+        if self.host.has_record(device):
+            signs.append("a CNI plugin has a record of it")
+        if function is not None and self.host.netdev_is_away(function.address):
+            signs.append("its network device is in a pod")
+        return signs
+
     def doubt(self, device: str, grant: int, why: Sequence[str]) -> None:
         """Notes why a held device may be in use though no pod has it: nobody gets it then. Without reasons, that is over.
 
         It does not count for a device that was granted since its grants were so many.
         """
-        told = tuple(f"no pod has it any more, and {reason}" for reason in why)
+        told = tuple(f"no pod has it any more, and {reason}" for reason in self._its_own(device, why))
         if self.grants.get(device, 0) == grant and self._doubts.get(device, ()) != told:
             self._doubts[device] = told
             self._recount()
@@ -226,15 +242,37 @@ class Stock:
             raise DeviceBusy("; ".join(problems), hint="barewire-node explain tells more")
         return pool, tuple(chosen)
 
-    def _apart(self, function: Function, pool: Pool, devices: Sequence[str]) -> list[str]:
-        """The members of a held device's IOMMU group that somebody else may have."""
-        own = self.held[function.address]
-        others = {
+    async def _refuse_used(self, devices: Sequence[str]) -> None:
+        """Raises `DeviceBusy` for what is not held, and yet in use: by a pod of another plugin, or under another resource."""
+        free = [name for name in devices if name not in self.held]
+        signs = {name: self._its_own(name, await asyncio.to_thread(self.signs_of_use, name)) for name in free}
+        problems = [f"{name}: {'; '.join(some)}" for name, some in signs.items() if some]
+        if problems:
+            raise DeviceBusy("; ".join(problems), hint="it is held by nobody that this plugin knows of")
+
+    def _its_own(self, device: str, signs: Sequence[str]) -> list[str]:
+        """The signs without that of an open group, where another container may have it open for another member.
+
+        VFIO has one device node for a group, and a pool can share groups.
+        """
+        function, pool = self.sight.inventory.get(device), self.assignment.pool_of.get(device)
+        shared = function and pool and pool.groups != EXCLUSIVE and self._mates(function, [device])
+        return [sign for sign in signs if not (shared and sign == _OPEN)]
+
+    def _mates(self, function: Function, devices: Sequence[str]) -> dict[str, str]:
+        """The members of its IOMMU group that another request may have, by address, with the resource."""
+        own = self.held.get(function.address)
+        mates = {member.address for member in self.sight.inventory.group_of(function)}
+        return {
             device: holding.resource
             for device, holding in self.held.items()
-            if device not in devices and not holding.asked_with(own)
+            if device in mates and device not in devices and not (own and holding.asked_with(own))
         }
-        return of_group(function, pool, self.sight.inventory, others, self.assignment.pools)
+
+    def _apart(self, function: Function, pool: Pool, devices: Sequence[str]) -> list[str]:
+        """The members of a held device's IOMMU group that somebody else may have."""
+        mates = self._mates(function, devices)
+        return of_group(function, pool, self.sight.inventory, mates, self.assignment.pools)
 
     def _function(self, resource: str, device: str) -> Function:
         function = self.sight.inventory.get(device)

@@ -431,6 +431,43 @@ def test_a_device_that_no_pod_has_and_a_process_has_open_is_unhealthy_and_refuse
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("sign", "told"),
+    [
+        (lambda host: host.open.add(GPU), "a process has it open"),
+        (lambda host: host.records.add(GPU), "a CNI plugin has a record of it"),
+        (lambda host: (host.devices / GPU / "net").mkdir(), "its network device is in a pod"),
+    ],
+)
+def test_a_device_that_nobody_holds_and_somebody_uses_is_refused(tmp_path, sign, told):
+    async def scenario():
+        host = host_in(tmp_path)
+        life = await Life(host, tmp_path, Pods()).started()
+        sign(host)
+        with pytest.raises(DeviceBusy, match=told):
+            await life.stock.allocate(CARDS, [GPU])
+        assert not life.stock.held
+        assert host.writes == []
+
+    asyncio.run(scenario())
+
+
+def test_a_pool_that_shares_groups_gives_a_member_away_though_the_group_is_open_for_another(tmp_path):
+    async def scenario():
+        pods = Pods()
+        life = await Life(host_in(tmp_path), tmp_path, pods).started()
+        life.stock.configure(pools_of(("a", "single", [GPU]), ("b", "single", [SOUND])))
+        await life.stock.allocate("intel.com/a", [GPU])
+        life.stock.host.in_use.__self__.update([GPU, SOUND])
+        await life.stock.allocate("intel.com/b", [SOUND])
+        pods.devices = {"intel.com/a": [GPU]}
+        await life.reclaimed()
+        assert life.stock.offers("intel.com/b")[0].healthy
+        await life.stock.allocate("intel.com/b", [SOUND])
+
+    asyncio.run(scenario())
+
+
 async def _renumbered(tmp_path, *, spoil=lambda holding: holding, **disk):
     """A process that starts when its held VF has gone and a disk has its address."""
     host, pods = host_in(tmp_path), Pods()
