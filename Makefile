@@ -1,5 +1,5 @@
 # `make demo` and `make test` do their own set-up, on a fresh Debian machine as root; the others want it done once.
-.PHONY: demo test check unit contract cli userspace lab matrix freeze freeze-node docs protos fix bench clean
+.PHONY: demo test check unit contract cli deviceplugin userspace lab matrix freeze freeze-node docs protos fix bench clean
 PYTHON := .venv/bin/python
 TIMED := build/timed.sh
 
@@ -8,6 +8,7 @@ test:     ; @$(TIMED) set-up build/setup.sh && $(TIMED) tests build/test.sh
 check:    ; @build/bootstrap.sh && $(TIMED) check build/check.sh
 unit:     ; @$(TIMED) unit $(PYTHON) -m pytest tests/unit
 contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
+deviceplugin: ; @$(TIMED) deviceplugin $(PYTHON) -m pytest tests/deviceplugin
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
 userspace: freeze ; @$(TIMED) userspace $(PYTHON) -m pytest tests/userspace
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
