@@ -22,7 +22,6 @@ from ipam.store import Owner
 from tests.alone import alone
 from tests.contract.hostile_host import CONTAINER, VF, Host
 from tests.contract.ipam_cluster_contract import V4, V6
-from tests.etcd.server import EtcdServer
 from tests.fake_cluster import Shared
 from tests.fake_vswitch import FakeVswitch
 from tests.journalled import Node
@@ -174,12 +173,6 @@ def test_a_device_comes_and_goes():
 
 
 # The backends.
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer(durable=False) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

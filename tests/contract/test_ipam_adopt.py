@@ -34,18 +34,6 @@ FEW = ((range_of("10.77.0.0", 24, "10.77.0.1", "10.77.0.30"),),)
 _NUMBER = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer(durable=False) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def second() -> Iterator[EtcdServer]:
-    with EtcdServer(durable=False) as server:
-        yield server
-
-
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
     with ApiServer() as api:

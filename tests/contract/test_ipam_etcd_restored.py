@@ -10,7 +10,6 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,18 +28,6 @@ BETWEEN = 250 if os.environ.get("BAREWIRE_MATRIX") else 60
 FEW = ((range_of("10.77.0.0", 24, "10.77.0.1", "10.77.0.30"),),)
 TOKENS = {"the same ID": "etcd-cluster", "another ID": "another"}
 _NUMBER = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer(durable=False) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def second() -> Iterator[EtcdServer]:
-    with EtcdServer(durable=False) as server:
-        yield server
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ipam.journal import Journal, Journaled
 from ipam.local import Local
 from tests.contract.ipam_store_contract import CONTRACT, NETWORK
-from tests.etcd.server import EtcdServer
 from tests.fake_cluster import Shared
 from tests.journalled import Node
 from tests.trusting import opened_etcd
@@ -27,12 +24,6 @@ def test_the_journal_before_a_cluster_keeps_the_contract(name, tells_taken, tmp_
     shared.tells_taken = tells_taken
     node = Node(tmp_path, "n1", {"fake": shared})
     CONTRACT[name](lambda: node.store(NETWORK))
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer(durable=False) as server:
-        yield server
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -86,16 +86,21 @@ def host_in(root):
     return host
 
 
+async def _is_killed(call):
+    """Whether the process met its end within the call."""
+    try:
+        await call
+    except Killed:
+        return True
+    return False
+
+
 async def _allocate_then_free(root, last):
     """Kills an allocation of two devices at a step; the kubelet has never heard of an answer. Returns whether it was killed."""
     host, pods, mortal = host_in(root), Pods(), Mortal()
     life = await Life(host, root, pods, mortal).started()
     mortal.last = mortal.steps + last
-    try:
-        await life.stock.allocate(RESOURCE, VFS[:2])
-        killed = False
-    except Killed:
-        killed = True
+    killed = await _is_killed(life.stock.allocate(RESOURCE, VFS[:2]))
     again = await (await Life(host, root, pods).started()).reclaimed()
     assert not again.stock.held
     assert [host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
@@ -110,11 +115,7 @@ async def _release_killed(root, last):
     life = await Life(host, root, pods, mortal).started()
     await life.stock.allocate(RESOURCE, VFS[:2])
     mortal.last = mortal.steps + last
-    try:
-        await life.reclaimed()
-        killed = False
-    except Killed:
-        killed = True
+    killed = await _is_killed(life.reclaimed())
     again = await (await Life(host, root, pods).started()).reclaimed()
     assert not again.stock.held
     assert [host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
@@ -127,11 +128,7 @@ async def _allocate_then_kept(root, last):
     host, pods, mortal = host_in(root), Pods(), Mortal()
     life = await Life(host, root, pods, mortal).started()
     mortal.last = mortal.steps + last
-    try:
-        await life.stock.allocate(RESOURCE, VFS[:1])
-        killed = False
-    except Killed:
-        killed = True
+    killed = await _is_killed(life.stock.allocate(RESOURCE, VFS[:1]))
     pods.devices = {RESOURCE: VFS[:1]}
     again = await (await Life(host, root, pods).started()).reclaimed()
     assert [*again.stock.held] == VFS[:1]
