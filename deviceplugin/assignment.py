@@ -30,6 +30,14 @@ class Assignment(Value):
         """The addresses in a pool, sorted."""
         return tuple(sorted(address for address, pool in self.pool_of.items() if pool.name == name))
 
+    def contested(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """The devices that a second pool selects, by the resource that has them and that of the second pool."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for address, others in sorted(self.claims.items()):
+            for other in others:
+                found.setdefault((self.pool_of[address].name, other), []).append(address)
+        return {pair: tuple(addresses) for pair, addresses in found.items()}
+
 
 class Selection:
     """What a configuration says of functions. It remembers that, because a host has many and few change between two looks."""

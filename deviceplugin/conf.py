@@ -190,6 +190,10 @@ class Resource(_Model):
         "exclusive",
         description="IOMMU groups: `exclusive` gives devices of one group to one container only; `single` looks at no other member; `unsafe` is `single`, and allows VFIO without an IOMMU.",
     )
+    placement: Literal["pack", "spread"] = Field(
+        "pack",
+        description="Which PFs several devices for one container are on: `pack` few, `spread` many, as for a bond. Whole IOMMU groups come first.",
+    )
     needLink: bool = Field(False, description="Whether a device is healthy only while its PF has a link.")
 
     def pool(self, prefix: str) -> Pool:
@@ -202,6 +206,7 @@ class Resource(_Model):
             driver=self.driver or "",
             groups=self.groups,
             needs_link=self.needLink,
+            spread=self.placement == "spread",
         )
 
 
@@ -244,6 +249,7 @@ def parse(content: bytes, prefix: str = PREFIX) -> Configuration:
     except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"the configuration is not JSON: {error}") from error
     problems, warnings = _unknown(File, document, "")
+    problems += _twice(document, prefix)
     pools: tuple[Pool, ...] = ()
     auto = None
     try:
@@ -252,20 +258,31 @@ def parse(content: bytes, prefix: str = PREFIX) -> Configuration:
         problems += [_problem(detail) for detail in error.errors()]
     else:
         pools = tuple(resource.pool(prefix) for resource in file.resourceList)
-        problems += _twice(pools)
         auto = file.auto.auto() if file.auto else None
     if problems:
         raise InvalidConfig("; ".join(problems), hint="docs/deviceplugin.md lists the keys")
     return Configuration(pools=pools, auto=auto, warnings=tuple(warnings))
 
 
-def _twice(pools: tuple[Pool, ...]) -> list[str]:
-    names = [pool.name for pool in pools]
+def _twice(document: object, prefix: str) -> list[str]:
+    """Resources with the name of an earlier one. Of the document, because a wrong key elsewhere must not hide them."""
+    resources = _lowered(document).get("resourcelist")
+    names = [_resource_name(one, prefix) for one in resources] if isinstance(resources, list) else []
     return [
         f"resourceList[{number}].resourceName: {name} is there already"
         for number, name in enumerate(names)
-        if name in names[:number]
+        if name and name in names[:number]
     ]
+
+
+def _resource_name(resource: object, prefix: str) -> str:
+    keys = _lowered(resource)
+    name = keys.get("resourcename")
+    return f"{keys.get('resourceprefix') or prefix}/{name}" if name else ""
+
+
+def _lowered(data: object) -> dict[str, Any]:
+    return {key.lower(): value for key, value in data.items()} if isinstance(data, dict) else {}
 
 
 def _problem(detail: Any) -> str:

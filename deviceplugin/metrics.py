@@ -61,6 +61,13 @@ class _Devices:
     def collect(self) -> Iterator[GaugeMetricFamily]:
         states = GaugeMetricFamily("barewire_devices", "Devices of a resource.", labels=["resource", "state"])
         sick = GaugeMetricFamily("barewire_device_unhealthy", "A reason why.", labels=["resource", "device", "reason"])
+        claims = GaugeMetricFamily(
+            "barewire_device_claims",
+            "Devices that a second resource selects as well.",
+            labels=["resource", "second_resource"],
+        )
+        for pair, devices in self._stock.assignment.contested().items():
+            claims.add_metric(pair, len(devices))
         held = self._stock.held
         for resource in self._stock.resources():
             offers = self._stock.offers(resource)
@@ -74,5 +81,4 @@ class _Devices:
             for offer in offers:
                 for reason in offer.ailments:
                     sick.add_metric([resource, offer.device, reason], 1)
-        yield states
-        yield sick
+        yield from (states, sick, claims)

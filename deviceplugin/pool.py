@@ -63,7 +63,8 @@ class Pool(Value):
     """What one resource offers: functions of a base class (empty: of any) that meet one of the selectors.
 
     `driver` is bound when a device is allocated; empty leaves the one that it has. `extra` is information for containers, by
-    address, or by `*` for all. `needs_link`: a device is healthy only while its PF has a link.
+    address, or by `*` for all. `needs_link`: a device is healthy only while its PF has a link. `spread`: several devices for one
+    container are on many PFs and not on few.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Pool(Value):
     driver: str = ""
     groups: str = EXCLUSIVE
     needs_link: bool = False
+    spread: bool = False
 
     def selector_of(self, function: Function) -> Selector | None:
         """The first selector that the function meets."""

@@ -11,21 +11,26 @@ if TYPE_CHECKING:
     from deviceplugin.function import Inventory
 
 
-def preferred(inventory: Inventory, available: Iterable[str], included: Iterable[str], size: int) -> list[str]:
+def preferred(
+    inventory: Inventory, available: Iterable[str], included: Iterable[str], size: int, *, spread: bool = False
+) -> list[str]:
     """As many devices as the container needs, `included` among them.
 
-    Whole IOMMU groups first, so that no member is left that nobody else can have; then on few PFs and few NUMA nodes.
+    Whole IOMMU groups first, so that no member is left that nobody else can have; then on few PFs, or with `spread` on many;
+    then on few NUMA nodes.
     """
     chosen = list(dict.fromkeys(included))
     free = sorted(set(available) - set(chosen))
     while len(chosen) < size and free:
-        best = min(free, key=lambda device: _rank(inventory, device, chosen, free, size - len(chosen)))
+        best = min(free, key=lambda device: _rank(inventory, device, chosen, free, size - len(chosen), spread=spread))
         free.remove(best)
         chosen.append(best)
     return chosen[: max(size, 0)]
 
 
-def _rank(inventory: Inventory, device: str, chosen: list[str], free: list[str], missing: int) -> tuple[object, ...]:
+def _rank(
+    inventory: Inventory, device: str, chosen: list[str], free: list[str], missing: int, *, spread: bool
+) -> tuple[object, ...]:
     """The smaller the better."""
     function = inventory.get(device)
     if function is None:
@@ -36,6 +41,7 @@ def _rank(inventory: Inventory, device: str, chosen: list[str], free: list[str],
     fits = len([mate for mate in mates if mate in free]) <= missing
     same_pf = sum(bool(other.pf) and other.pf == function.pf for other in functions)
     same_numa = sum(other.numa == function.numa for other in functions)
-    # A PF with fewer free VFs is used up first, which leaves whole PFs to others.
+    # To pack, a PF with fewer free VFs is used up first, which leaves whole PFs to others; to spread, all are used alike.
     left = Counter(found.pf for name in free if (found := inventory.get(name)))[function.pf]
-    return (False, not begun, not fits, -same_pf, -same_numa, left, device)
+    on_pf, rest = (same_pf, -left) if spread else (-same_pf, left)
+    return (False, not begun, not fits, on_pf, -same_numa, rest, device)

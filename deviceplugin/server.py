@@ -117,6 +117,7 @@ class ResourceServer:
                     one.available_deviceIDs,
                     one.must_include_deviceIDs,
                     one.allocation_size,
+                    spread=self._stock.spreads(self.resource),
                 )
             )
             for one in request.container_requests

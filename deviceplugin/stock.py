@@ -45,6 +45,7 @@ class Stock:
         self.held = journal.load()
         self.grants: dict[str, int] = {}
         self._doubts: dict[str, tuple[str, ...]] = {}
+        self._claims: Mapping[tuple[str, str], tuple[str, ...]] = {}
         self._journal = journal
         self._log = log
         self._offers: dict[str, tuple[Offer, ...]] = {}
@@ -72,6 +73,11 @@ class Stock:
 
     def offers(self, resource: str) -> tuple[Offer, ...]:
         return self._offers.get(resource, ())
+
+    def spreads(self, resource: str) -> bool:
+        """Whether several of its devices for one container are on many PFs."""
+        pool = self.assignment.pools.get(resource)
+        return pool is not None and pool.spread
 
     async def changes(self) -> None:
         """Returns after the next change."""
@@ -111,6 +117,7 @@ class Stock:
         self._doubts = {device: why for device, why in self._doubts.items() if device in held}
         self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes, self._doubts)
         self._tell_health(before)
+        self._tell_claims()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -121,6 +128,14 @@ class Stock:
                 if offer.ailments != known.get((resource, offer.device), ()):
                     state = f"unhealthy: {'; '.join(offer.ailments)}" if offer.ailments else "healthy again"
                     self._log.info(f"{offer.device} ({resource}) is {state}")
+
+    def _tell_claims(self) -> None:
+        """Once for each set of devices: a host can have hundreds that two pools select."""
+        claims = self.assignment.contested()
+        for (resource, other), devices in claims.items():
+            if self._claims.get((resource, other)) != devices:
+                self._log.warning(f"{other} selects as well what {resource} has: {', '.join(devices)}")
+        self._claims = claims
 
     # What changes
 

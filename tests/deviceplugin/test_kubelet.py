@@ -299,12 +299,54 @@ async def test_a_vf_that_comes_is_offered_and_one_that_goes_is_withdrawn_without
 
 
 @driven
+async def test_a_second_claim_to_devices_is_logged_once_and_counted(place):
+    config = {"resourceList": [{"resourceName": "a", "selectors": {"pfNames": ["eth0#0-1"]}}, {"resourceName": "b"}]}
+    async with of_card(place, config) as world:
+        await world.offered("intel.com/a", 2)
+        await world.offered("intel.com/b", 2)
+        world.service.event.ring()
+        await world.kubelet.admit("pod", "intel.com/a")
+        told = f"intel.com/b selects as well what intel.com/a has: {VFS[0]}, {VFS[1]}"
+        assert [text for text in world.log.messages if "selects as well" in text] == [told]
+        labels = {"resource": "intel.com/a", "second_resource": "intel.com/b"}
+        assert world.metrics.registry.get_sample_value("barewire_device_claims", labels) == 2
+
+
+@driven
+async def test_the_kubelet_is_advised_by_the_placement_of_the_pool(place):
+    resources = [
+        {"resourceName": name, "placement": name, "selectors": {"drivers": [driver]}}
+        for name, driver in (("pack", "vfio-pci"), ("spread", "iavf"))
+    ]
+    world = of_card(place, {"resourceList": resources})
+    world.host.add("0000:04:00.0", driver="i40e", netdev="eth1", sriov_totalvfs="8")
+    for number, address in enumerate(("0000:04:10.0", "0000:04:10.2")):
+        world.host.add_vf("0000:04:00.0", number, address, driver="vfio-pci", group=str(30 + number))
+    for number, pf in enumerate((PF, PF, "0000:04:00.0")):
+        world.host.add_vf(pf, 6 + number, f"0000:05:10.{number}", driver="iavf", group=str(40 + number))
+    async with world:
+        await world.offered("intel.com/pack", 6)
+        await world.offered("intel.com/spread", 3)
+        assert sorted(await world.kubelet.admit("one", "intel.com/pack", 2)) == ["0000:04:10.0", "0000:04:10.2"]
+        assert "0000:05:10.2" in await world.kubelet.admit("two", "intel.com/spread", 2)
+
+
+@driven
 async def test_a_changed_configuration_is_taken_and_a_bad_one_is_not(place):
     async with of_card(place, CONFIG) as world:
         await world.offered(RESOURCE, 4)
-        world.configure({"resourceList": [{"resourceName": "two words"}]})
+        bad = {"resourceName": "two words", "groups": "some", "selectors": [{}, {"vendors": ["80"]}]}
+        world.configure({"resourceList": [{"resourceName": "ok"}, bad], "auto": {"ids": ["10de"]}})
         await until("the error", lambda: any("is not taken" in text for text in world.log.messages))
+        [told] = [text for text in world.log.messages if "is not taken" in text]
+        bad_keys = ("resourceName", "groups", "selectors[1].vendors[0]")
+        assert all(f"resourceList[1].{key}: " in told for key in bad_keys)
+        assert "auto.ids[0]: " in told
+        assert [*world.kubelet.endpoints] == [RESOURCE]
         assert world.kubelet.allocatable(RESOURCE) == 4
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        world.kubelet.end("pod")
+        await until("release", lambda: device not in world.service.stock.held)
         world.configure({"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["eth0#0-1"]}}]})
         await world.offered(RESOURCE, 2)
         world.configure({"resourceList": [{"resourceName": "other"}]})

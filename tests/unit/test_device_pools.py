@@ -154,6 +154,7 @@ def test_every_problem_of_a_configuration_is_told_with_its_path():
             {"resourceName": "ok", "resourcePrefix": "kubernetes.io", "driver": "e1000e", "groups": "some"},
             {"resourceName": "ok", "selectors": [{"pKeys": ["0x1"]}, {"pfName": ["eth0"]}], "comment": "mine"},
             {"deviceType": "auxNetDevice"},
+            {"ResourceName": "ok"},
         ],
         "auto": {"classes": ["0604"], "ids": ["10de"]},
     }
@@ -172,6 +173,7 @@ def test_every_problem_of_a_configuration_is_told_with_its_path():
         "resourceList[2].selectors[1].pfName: unknown key; is pfNames meant?",
         "resourceList[3].resourceName: ",
         "resourceList[3].deviceType: ",
+        "resourceList[4].resourceName: intel.com/ok is there already",
         "auto.classes[0]: '0604' is the class of bridges",
         "auto.ids[0]: '10de' is not vendor and device",
     ):
@@ -206,6 +208,28 @@ def test_what_is_no_configuration_is_refused(content):
 def test_preferred_devices_are_of_one_pf_and_the_smaller_rest_first():
     assert preferred(HOST, [*VFS[:3], *OTHER_VFS], [], 2) == OTHER_VFS
     assert preferred(HOST, [*VFS, *OTHER_VFS], [VFS[3]], 3) == [VFS[3], VFS[0], VFS[1]]
+
+
+def test_devices_that_spread_are_on_as_many_pfs_as_there_are():
+    assert preferred(HOST, [*VFS, *OTHER_VFS], [], 2, spread=True) == [VFS[0], OTHER_VFS[0]]
+    assert preferred(HOST, [*VFS, *OTHER_VFS], [VFS[3]], 4, spread=True) == [
+        VFS[3],
+        *OTHER_VFS[:1],
+        VFS[0],
+        OTHER_VFS[1],
+    ]
+
+
+def test_a_whole_iommu_group_comes_before_another_pf_and_the_pf_before_the_numa_node():
+    functions = {
+        "0000:05:00.0": vf("0000:05:00.0", 0, pf="a", group="1", numa=0),
+        "0000:05:00.1": vf("0000:05:00.1", 1, pf="a", group="1", numa=0),
+        "0000:06:00.0": vf("0000:06:00.0", 0, pf="b", group="2", numa=0),
+        "0000:06:00.1": vf("0000:06:00.1", 1, pf="b", group="3", numa=1),
+    }
+    host = Inventory(functions=functions)
+    assert preferred(host, functions, ["0000:05:00.0"], 2, spread=True) == ["0000:05:00.0", "0000:05:00.1"]
+    assert preferred(host, functions, ["0000:06:00.1"], 2) == ["0000:06:00.1", "0000:06:00.0"]
 
 
 def test_preferred_devices_complete_an_iommu_group_before_they_begin_another():
