@@ -82,7 +82,8 @@ def in_use(api) -> set[str]:
 
 
 def collect(node: Node) -> None:
-    """A GC as the runtime of the node asks for it."""
+    """A GC as the runtime of the node asks for it: an attachment whose ADD or DEL was cut off is not valid."""
+    node.forget_halves()
     node.store.gc({(container, "net1") for container in node.attachments()})
 
 

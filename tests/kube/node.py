@@ -79,6 +79,13 @@ class Node:
             path.unlink()
         self.store.release(owner(container))
 
+    def forget_halves(self) -> None:
+        """Ends the belief in attachments of which a killed call has made, or removed, only some of the files."""
+        for paths in self.attachments().values():
+            if len(paths) < len(SETS):
+                for path in paths:
+                    path.unlink()
+
     def churn(self, seed: int, turns: int) -> None:
         """As a runtime: an ADD that fails is followed by a DEL."""
         chance = random.Random(seed)
