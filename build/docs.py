@@ -11,12 +11,13 @@ from pydantic import BaseModel
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cni import errors, schema  # noqa: E402 - found through the line above
+from cni import errors  # noqa: E402 - found through the line above
+from cni.config import schema  # noqa: E402 - found through the line above
 from cni.node.conf import NodeFile  # noqa: E402
 from cni.sriov.conf import SriovConf  # noqa: E402
 from cni.userspace.conf import UserspaceConf  # noqa: E402
 from deviceplugin import conf as devices  # noqa: E402
-from ipam.conf import IpamConf  # noqa: E402
+from ipam.config.conf import IpamConf  # noqa: E402
 
 ERRORS_HEAD = """\
 # Error codes
@@ -102,7 +103,7 @@ def pages() -> dict[Path, str]:
         **schema.generated("node", "cni/node", NodeFile),
         **schema.generated("sriov", "cni/sriov", SriovConf),
         **schema.generated("userspace", "cni/userspace", UserspaceConf),
-        **schema.generated("barewire-ipam", "ipam", IpamConf),
+        **schema.generated("barewire-ipam", "ipam/config", IpamConf),
     }
 
 

@@ -9,18 +9,31 @@ import os
 import select
 import time
 
-from cni import jsontext, result
+from cni import jsontext
 from cni.errors import CniError, InternalError, InvalidNetns, IoFailure
-from cni.request import VERSIONS, parse, parse_environment
+from cni.protocol import result
+from cni.protocol.request import VERSIONS, parse, parse_environment
 from cni.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Protocol
 
-    from cni.ports import Plugin
-    from cni.request import Environment, Request
+    from cni.protocol.request import Environment, Request
+
+    class Plugin(Protocol):
+        """One method for each command of CNI."""
+
+        def add(self, request: Request) -> result.Result: ...
+
+        def delete(self, request: Request) -> None: ...
+
+        def check(self, request: Request) -> None: ...
+
+        def gc(self, request: Request) -> None: ...
+
+        def status(self, request: Request) -> None: ...
 
     Load = Callable[[Request], Plugin]
     Read = Callable[[float], bytes]

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 
-from cni.attachments import STATE_DIRECTORY
+from cni.attachment.records import STATE_DIRECTORY
 from cni.errors import CniError
 from cni.host.sysfs import Sysfs
 from cni.log import LEVELS, Log
@@ -96,7 +96,7 @@ def _host(options: argparse.Namespace, log: Log) -> Host:
 
 
 def _has_record(device: str) -> bool:
-    # The place where `cni.attachments` links the owner of a device; a look must not need its state to be sound.
+    # The place where `cni.attachment.records` links the owner of a device; a look must not need its state to be sound.
     return os.path.lexists(f"{STATE_DIRECTORY}/.devices/{device}")
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cni import pci
-from cni.drivers import is_bindable
 from cni.errors import InvalidConfig
+from cni.host.drivers import is_bindable
 from cni.value import Value
 from deviceplugin.function import ACCELERATOR, NETWORK
 from deviceplugin.pool import Auto, Pool, Selector, require_pattern, vf_numbers

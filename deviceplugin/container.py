@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from cni import deviceinfo
-from cni.drivers import gives_to_user_space, needs_iommu_group
+from cni.attachment import device_info
+from cni.host.drivers import gives_to_user_space, needs_iommu_group
 from cni.value import Value
 from deviceplugin.offer import vfio_node
 
@@ -76,7 +76,7 @@ def info_file(resource: str, address: str) -> str:
 def info_document(device: Given) -> dict[str, Any]:
     """The document of the device-info specification."""
     function = device.function
-    document = deviceinfo.pci(function.address, function.pf)
+    document = device_info.pci(function.address, function.pf)
     if device.selector.rdma and function.rdma:
         document["pci"]["rdma-device"] = ",".join(function.rdma)
     if device.selector.vhost_net:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from cni.drivers import gives_to_user_space
+from cni.host.drivers import gives_to_user_space
 from cni.value import Value
 from deviceplugin.function import NETWORK, Function, Inventory
 

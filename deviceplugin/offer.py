@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cni.drivers import gives_to_user_space, needs_iommu_group
+from cni.host.drivers import gives_to_user_space, needs_iommu_group
 from cni.value import Value
 from deviceplugin.pool import EXCLUSIVE, UNSAFE
 

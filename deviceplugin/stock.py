@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from cni.drivers import gives_to_user_space
 from cni.errors import CniError, DeviceBusy, DeviceNotFound
+from cni.host.drivers import gives_to_user_space
 from deviceplugin import container
 from deviceplugin.assignment import Assignment, Selection, assign, estranged, forbidden
 from deviceplugin.container import Given

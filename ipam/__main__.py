@@ -9,16 +9,16 @@ from cni.serve import main
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.ports import Plugin
-    from cni.request import Request
+    from cni.protocol.request import Request
+    from cni.serve import Plugin
 
 
 def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
     from cni.node.start import begin
-    from ipam.place import PLUGIN
+    from ipam.config.location import PLUGIN
+    from ipam.config.policy import Policy
     from ipam.plugin import IpamPlugin
-    from ipam.policy import Policy
     from ipam.stores import Stores
 
     node, log = begin(request, PLUGIN)
@@ -27,7 +27,7 @@ def load(request: Request) -> Plugin:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and not os.environ.get("CNI_COMMAND"):
-        from ipam.tool import command
+        from ipam.command.main import command
 
         sys.exit(command(sys.argv[1:]))
     main("barewire-ipam", load)

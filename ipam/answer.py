@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from cni import jsontext, result
+from cni import jsontext
 from cni.node.start import log_of
-from cni.request import parse, parse_environment
-from ipam.place import PLUGIN
+from cni.protocol import result
+from cni.protocol.request import parse, parse_environment
+from ipam.config.location import PLUGIN
+from ipam.config.policy import Policy
 from ipam.plugin import IpamPlugin
-from ipam.policy import Policy
 from ipam.stores import Stores
 
 TYPE_CHECKING = False

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import _thread
 
-from cni.delegate import DelegatedIpam, DelegateRefusal
+from cni.attachment.delegate import DelegatedIpam, DelegateRefusal
 from cni.errors import CniError, InternalError, IoFailure, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cni.delegate import IpamCall
+    from cni.attachment.delegate import IpamCall
     from cni.node.node import NodeConf
 
 TYPE = "barewire-ipam"
@@ -56,7 +56,7 @@ class EmbeddedIpam(DelegatedIpam):
 def _load() -> None:
     try:
         import ipam.answer  # noqa: PLC0415
-        import ipam.asked  # noqa: PLC0415
-        import ipam.local  # noqa: F401, PLC0415
+        import ipam.config.request  # noqa: PLC0415
+        import ipam.local.store  # noqa: F401, PLC0415
     except Exception:  # noqa: BLE001 - the lease itself will meet it again, where it can be told
         return

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from cni.errors import CheckFailed, InvalidConfig, NotAvailable
-from cni.request import NO_LIST
-from cni.result import IpConfig, Result
+from cni.protocol.request import NO_LIST
+from cni.protocol.result import IpConfig, Result
 from cni.rollback import bound, run_all
 from ipam.address import parse_cidr
-from ipam.place import LOCAL, owner, place
+from ipam.config.location import LOCAL, owner, place
 from ipam.ranges import range_of, unleased
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.log import Log
-    from cni.request import Request
-    from cni.result import Dns
-    from ipam.asked import Asked
-    from ipam.place import Defaults
+    from cni.protocol.request import Request
+    from cni.protocol.result import Dns
+    from ipam.config.location import Defaults
+    from ipam.config.request import Asked
     from ipam.store import Claim, Store
     from ipam.stores import Stores
 
@@ -100,7 +100,7 @@ class IpamPlugin:
         return self._log.traced(store, "store")
 
     def _asked(self, request: Request, defaults: Defaults) -> Asked:
-        from ipam.asked import asked  # noqa: PLC0415 - DEL and GC look at no ranges
+        from ipam.config.request import asked  # noqa: PLC0415 - DEL and GC look at no ranges
 
         return asked(request, self._log, defaults)
 
@@ -117,7 +117,7 @@ class IpamPlugin:
     def _name_service(self, wanted: Asked) -> Dns:
         if not wanted.resolv_conf:
             return wanted.passed_on.dns
-        from ipam.resolvconf import LARGEST, parse  # noqa: PLC0415 - hardly any configuration names a file
+        from ipam.config.resolvconf import LARGEST, parse  # noqa: PLC0415 - hardly any configuration names a file
 
         return parse(self._stores.policy.resolv_conf(wanted.resolv_conf, LARGEST))
 

@@ -1,4 +1,4 @@
-"""What the plugin needs of the places where leases are kept. `ipam.local`, `ipam.etcd` and others implement it."""
+"""What the plugin needs of the places where leases are kept. `ipam.local.store`, `ipam.etcd.cluster` and others implement it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Protocol
 
-    from ipam.identity import Identity
+    from ipam.cluster.identity import Identity
     from ipam.ranges import RangeSet
 
     Tell = Callable[[str], None]
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
             """All addresses of the network that are in use, in the order of their numbers; `damaged` as in `Cluster`."""
 
     class Cluster(Protocol):
-        """A store that all nodes share, as `ipam.journal` uses it: what changes is journalled before it is asked for.
+        """A store that all nodes share, as `ipam.cluster.store` uses it: what changes is journalled before it is asked for.
 
         An owner is its container ID and interface name, on one node; what else is known about it may change. Every call
         is bounded; `TryAgainLater` when it cannot be served.

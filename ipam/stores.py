@@ -6,8 +6,8 @@ import os
 
 from cni.errors import InvalidConfig
 from cni.host.files import component
-from ipam.place import DATA_DIRECTORY, LOCAL
-from ipam.policy import Policy
+from ipam.config.location import DATA_DIRECTORY, LOCAL
+from ipam.config.policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.log import Log
-    from ipam.journal import Journal
-    from ipam.journal_entry import Entry
-    from ipam.local import FindOccupied
-    from ipam.place import Place
+    from ipam.cluster.journal_entry import Entry
+    from ipam.cluster.store import Journal
+    from ipam.config.location import Place
+    from ipam.local.store import FindOccupied
     from ipam.store import Cluster, Owner, Store
 
     Entries = Callable[[], Iterable[Entry]]
@@ -88,7 +88,7 @@ class Stores:
             return []
 
     def _local(self, place: Place) -> Store:
-        from ipam.local import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
+        from ipam.local.store import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
 
         directory = self.policy.data_directory(place.directory)
         return Local(
@@ -100,7 +100,7 @@ class Stores:
         others = tuple(one for one in self._directories(place) if one != directory)
         if not others and not os.path.isdir(f"{self._folder}/{component(place.network)}"):
             return None
-        from ipam.occupied import Occupied  # noqa: PLC0415 - hardly any node has had another backend
+        from ipam.cluster.occupied import Occupied  # noqa: PLC0415 - hardly any node has had another backend
 
         return lambda owner: Occupied(owner, self._folder, others)
 
@@ -110,7 +110,7 @@ class Stores:
         return tuple(one for one in found if os.path.isdir(one))
 
     def _journaled(self, place: Place) -> Store:
-        from ipam.journal import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses
+        from ipam.cluster.store import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses
 
         return Journaled(
             self._journal(),
@@ -128,7 +128,7 @@ class Stores:
         return open_living_cluster(document, network, seconds, run=self._run, policy=self.policy, entries=entries)
 
     def _journal(self) -> Journal:
-        from ipam.journal import Journal  # noqa: PLC0415 - as above
+        from ipam.cluster.store import Journal  # noqa: PLC0415 - as above
 
         return Journal(self._folder, warn=self._log.warning)
 
@@ -139,11 +139,11 @@ class Stores:
 def open_cluster(document: dict[str, Any], network: str, seconds: float, policy: Policy) -> Cluster:
     """The cluster of a description. Raises `InvalidConfig`."""
     if document.get("kind") == "etcd":
-        from ipam.etcd import open_etcd  # noqa: PLC0415 - it brings TLS along
+        from ipam.etcd.cluster import open_etcd  # noqa: PLC0415 - it brings TLS along
 
         return open_etcd(document, network, seconds, policy.certificates(document))
     if document.get("kind") == "kubernetes":
-        from ipam.kubernetes import open_kubernetes  # noqa: PLC0415 - (the same)
+        from ipam.kubernetes.cluster import open_kubernetes  # noqa: PLC0415 - (the same)
 
         return open_kubernetes(document, network, seconds, policy.api_servers())
     raise InvalidConfig(f"there is no backend {document.get('kind')!r}")
@@ -157,7 +157,7 @@ def open_living_cluster(
     `entries` are those of the node's journal: what it has may bear another name than it has now.
     """
     if document.get("kind") == "etcd":
-        from ipam.etcd_alive import open_living_etcd  # noqa: PLC0415 - it brings TLS along
+        from ipam.etcd.heartbeat import open_living_etcd  # noqa: PLC0415 - it brings TLS along
 
         return open_living_etcd(document, network, seconds, policy.certificates(document), run, entries)
     return open_cluster(document, network, seconds, policy)

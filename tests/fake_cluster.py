@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cni.errors import NotAvailable, RefusedForGood, TryAgainLater
-from ipam.identity import UNKNOWN, Identity, Replaced
+from ipam.cluster.identity import UNKNOWN, Identity, Replaced
 from ipam.store import Lease, ignore
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from cni.errors import (
     TryAgainLater,
     VswitchRefused,
 )
-from cni.userspace.model import NOBODY, Owner, Port, Seen, key
-from cni.userspace.rows import INTERFACE_TYPE
+from cni.userspace.vswitch.model import NOBODY, Owner, Port, Seen, key
+from cni.userspace.vswitch.rows import INTERFACE_TYPE
 
 USERSPACE = "netdev"
 

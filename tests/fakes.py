@@ -11,17 +11,17 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from cni.delegate import IpamCall
-from cni.device import Device, VfSettings
-from cni.drivers import gives_to_user_space
+from cni.attachment.delegate import IpamCall
 from cni.errors import DelegateFailed, DeviceNotFound, DriverUnfit, InvalidNetns, KernelRefused, TryAgainLater
 from cni.host import netlink as nl
 from cni.host.addressing import gateways, network, resolved
+from cni.host.device import Device, VfSettings
+from cni.host.drivers import gives_to_user_space
 from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, InterfaceRoute, Link, VfInfo
 from cni.host.netns import Netns
 from cni.host.rtnetlink import NetlinkError
 from cni.pci import PciAddress
-from cni.result import IpConfig, Result, Route
+from cni.protocol.result import IpConfig, Result, Route
 
 HOST = ""
 NO_MAC = "00:00:00:00:00:00"

@@ -27,7 +27,15 @@ STAND_INS = frozenset() if hasattr(os, "setns") else frozenset("ctypes ctypes._e
 ALLOWED = INTERPRETER | LIGHT | STAND_INS
 
 MODELS = frozenset(
-    ("cni.fields", "cni.node.conf", "cni.schema", "cni.sriov.conf", "cni.userspace.conf", "ipam.conf", "ipam.tool")
+    (
+        "cni.config.model_fields",
+        "cni.node.conf",
+        "cni.config.schema",
+        "cni.sriov.conf",
+        "cni.userspace.conf",
+        "ipam.config.conf",
+        "ipam.command.main",
+    )
 )
 """Ours, but they import pydantic."""
 

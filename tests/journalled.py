@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.errors import InvalidConfig
-from ipam.journal import Journal, Journaled
+from ipam.cluster.store import Journal, Journaled
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6
 from tests.fake_cluster import FakeCluster, Shared

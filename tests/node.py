@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 
-from cni.attachments import Attachments
+from cni.attachment.records import Attachments
 from cni.log import Log
 from cni.node.node import DevicePolicy, NodeConf
-from cni.request import parse, parse_environment
+from cni.protocol.request import parse, parse_environment
 from cni.sriov.model import PLUGIN
 from cni.sriov.plugin import SriovPlugin
 from cni.sriov.predecessor import Predecessor

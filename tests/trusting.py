@@ -12,9 +12,9 @@ from typing import Any
 from cni.host.trusted import Roots
 from cni.kube.access import Access
 from cni.node.node import AddressPolicy, NodeConf
-from ipam.etcd import open_etcd
-from ipam.kubernetes import open_kubernetes
-from ipam.policy import Policy
+from ipam.config.policy import Policy
+from ipam.etcd.cluster import open_etcd
+from ipam.kubernetes.cluster import open_kubernetes
 
 TOP = tempfile.gettempdir()
 

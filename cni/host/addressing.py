@@ -14,7 +14,7 @@ from cni.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.host.rtnetlink import RouteSocket
-    from cni.result import IpConfig, Route
+    from cni.protocol.result import IpConfig, Route
 
 AF_INET, AF_INET6 = 2, 10
 _LINK_LOCAL = b"\xa9\xfe"  # 169.254

@@ -11,8 +11,8 @@ import errno
 import os
 import time
 
-from cni.drivers import gives_to_user_space, needs_iommu_group
 from cni.errors import DriverUnfit, KernelRefused, TryAgainLater
+from cni.host.drivers import gives_to_user_space, needs_iommu_group
 from cni.host.processes import has_open
 from cni.host.sysfs_write import write
 

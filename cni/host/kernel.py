@@ -6,11 +6,11 @@ import errno
 import os
 import time
 
-from cni.device import Device
 from cni.errors import DeviceNotFound, KernelRefused, LinksUnsettled, TryAgainLater
 from cni.host import addressing, links, netlink as nl, tuning
 from cni.host.announce import announce
 from cni.host.binding import Drivers
+from cni.host.device import Device
 from cni.host.files import read_file
 from cni.host.netns import find_netns, is_inhabited, named_namespaces, open_netns
 from cni.host.resets import Resets, is_passing
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.device import VfSettings
+    from cni.host.device import VfSettings
     from cni.host.netns import Netns
     from cni.log import Log
-    from cni.result import IpConfig, Route
+    from cni.protocol.result import IpConfig, Route
 
 _RENAME_TRIES = 5
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21

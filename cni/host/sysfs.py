@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cni import pci
-from cni.drivers import gives_to_user_space
+from cni.host.drivers import gives_to_user_space
 from cni.host.files import glance
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cni.fields import Section
+from cni.config.model_fields import Section
 from cni.node.rules import cross_check
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cni import conf as configuration, jsontext
+from cni import jsontext
+from cni.config import validation as configuration
 from cni.errors import InvalidConfig
 from cni.node.conf_table import REQUIRED, TABLE
 from cni.node.node import AddressPolicy, CredentialPolicy, DevicePolicy, EtcdAccess, NodeConf, SocketPolicy

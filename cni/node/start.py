@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.log import Log
     from cni.node.node import NodeConf
-    from cni.request import Request
+    from cni.protocol.request import Request
 
 
 def begin(request: Request, plugin: str, device: str = "") -> tuple[NodeConf, Log]:

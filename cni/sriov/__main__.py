@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni.log import Log
-    from cni.ports import Kernel, Plugin
-    from cni.request import Request
+    from cni.protocol.request import Request
+    from cni.serve import Plugin
+    from cni.sriov.kernel import Kernel
 
 
 def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plugin:
     """The plugin for one call, on the host's kernel or another; VERSION and malformed requests are answered without."""
-    from cni.attachments import Attachments
+    from cni.attachment.records import Attachments
     from cni.host.kernel import HostKernel
     from cni.node.start import begin
     from cni.sriov.model import PLUGIN

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from cni.device import Device
+    from cni.host.device import Device
     from cni.node.node import DevicePolicy
 
     Problem = tuple[str, str]

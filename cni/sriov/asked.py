@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cni import conf as configuration, deviceinfo
-from cni.cniargs import cni_arguments, wanted_mac
-from cni.delegate import IpamCall
+from cni.attachment import device_info
+from cni.attachment.delegate import IpamCall
+from cni.config import validation as configuration
 from cni.errors import InvalidConfig
-from cni.result import LEGACY_VERSIONS, inexpressible
+from cni.protocol.cni_args import cni_arguments, wanted_mac
+from cni.protocol.result import LEGACY_VERSIONS, inexpressible
 from cni.sriov import allowed
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.legacy import modern
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from cni.log import Log
     from cni.node.node import DevicePolicy
-    from cni.request import Request
+    from cni.protocol.request import Request
 
 
 def configuration_of(request: Request, policy: DevicePolicy, log: Log) -> tuple[dict[str, Any], str | None]:
@@ -64,4 +65,4 @@ def ipam_call(request: Request) -> IpamCall | None:
 def device_info_file(conf: dict[str, Any]) -> str:
     """The path of the device-info file, or empty. Raises `InvalidConfig`."""
     path = (conf.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
-    return deviceinfo.checked(path) if path else ""
+    return device_info.checked(path) if path else ""

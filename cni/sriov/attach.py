@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from cni.device import VfSettings
 from cni.errors import CniError, DriverUnfit, KernelRefused, TryAgainLater
+from cni.host.device import VfSettings
 from cni.host.netlink import KEPT_FLAGS
 from cni.sriov import model, plan
 from cni.sriov.renewal import NO_RULES, RenewalRules, renew, renew_for, unfit_tuning
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.device import Device
+    from cni.host.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
     from cni.log import Log
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
     from cni.sriov.model import DeviceAttachment, Netdev
 
     _Step = Callable[[Kernel, DeviceAttachment, Netns | None], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni import deviceinfo
+from cni.attachment import device_info
 from cni.host.addressing import gateways, network, resolved
 from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
 from cni.sriov import model, plan
@@ -11,13 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cni.device import VfSettings
+    from cni.attachment.record import Record
+    from cni.host.device import VfSettings
     from cni.host.netlink import InterfaceRoute, Link
     from cni.host.netns import Netns
-    from cni.ports import Kernel
-    from cni.record import Record
-    from cni.request import Request
-    from cni.result import Interface, Result, Route
+    from cni.protocol.request import Request
+    from cni.protocol.result import Interface, Result, Route
+    from cni.sriov.kernel import Kernel
 
 _FLAGS = {IFF_PROMISC: "promisc", IFF_ALLMULTI: "allmulticast"}
 
@@ -39,8 +39,8 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
     link = kernel.link(attachment.device, netns) if here else None
     problems = plan.differences(_own_settings(request, attachment, link), device.settings)
     if record.device_info:
-        document = deviceinfo.pci(attachment.device, attachment.pf)
-        problems += deviceinfo.difference(record.device_info, document)
+        document = device_info.pci(attachment.device, attachment.pf)
+        problems += device_info.difference(record.device_info, document)
     if device.driver != attachment.expected_driver:
         return [*problems, f"the driver is {device.driver or 'none'}, not {attachment.expected_driver}"]
     if attachment.userspace:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from cni.fields import Arguments, IpamSection, MacText, Model, Mtu, PciText, folded
-from cni.schema import Rule
+from cni.config.model_fields import Arguments, IpamSection, MacText, Model, Mtu, PciText, folded
+from cni.config.schema import Rule
 from cni.sriov.rules import cross_check
 
 Switch = Literal["on", "off"]

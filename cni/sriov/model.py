@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cni.device import VfSettings
-from cni.drivers import gives_to_user_space
+from cni.attachment.record import Key, Record, fit
 from cni.errors import IoFailure
+from cni.host.device import VfSettings
+from cni.host.drivers import gives_to_user_space
 from cni.host.netlink import Link, VfInfo
 from cni.pci import PciAddress, parse
-from cni.record import Key, Record, fit
 from cni.value import Value
 
 TYPE_CHECKING = False

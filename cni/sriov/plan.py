@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cni.device import VfSettings
-from cni.drivers import gives_to_user_space
+from cni.attachment.record import Key
 from cni.errors import DeviceBusy, DriverUnfit, InvalidConfig
+from cni.host.device import VfSettings
+from cni.host.drivers import gives_to_user_space
 from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
-from cni.record import Key
 from cni.sriov import model
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from cni.device import Device
+    from cni.host.device import Device
     from cni.host.netlink import VfInfo
 
 SETTINGS = ("vlan", "rate", "spoofchk", "trust", "link_state", "mac")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from cni import conf as configuration, deviceinfo
-from cni.drivers import needs_iommu_group
+from cni.attachment import device_info
+from cni.attachment.lifecycle import Lifecycle
+from cni.attachment.record import Key
+from cni.config import validation as configuration
 from cni.errors import CheckFailed, DeviceBusy, InterfaceExists, LinksUnsettled
-from cni.lifecycle import Lifecycle
+from cni.host.drivers import needs_iommu_group
 from cni.pci import parse
-from cni.record import Key
-from cni.result import Interface, Result
+from cni.protocol.result import Interface, Result
 from cni.rollback import bound, on_failure
 from cni.sriov import model, plan
 from cni.sriov.allowed import require_pf
@@ -21,18 +22,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.attachments import Attachments
-    from cni.delegate import IpamCall
-    from cni.device import Device
+    from cni.attachment.delegate import IpamCall
+    from cni.attachment.ipam import Ipam
+    from cni.attachment.lifecycle import Steps
+    from cni.attachment.record import Record
+    from cni.attachment.records import Attachments
+    from cni.host.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
-    from cni.lifecycle import Steps
     from cni.log import Log
     from cni.node.node import NodeConf
     from cni.pci import PciAddress
-    from cni.ports import Ipam, Kernel
-    from cni.record import Record
-    from cni.request import Request
+    from cni.protocol.request import Request
+    from cni.sriov.kernel import Kernel
     from cni.sriov.predecessor import Predecessor
     from cni.sriov.removal import Removal
 
@@ -91,7 +93,7 @@ class SriovPlugin(Lifecycle):
                 )
                 leased = self._leased(record, link, netns)
                 if record.device_info:
-                    deviceinfo.write(record.device_info, deviceinfo.pci(attachment.device, attachment.pf))
+                    device_info.write(record.device_info, device_info.pci(attachment.device, attachment.pf))
                 return previous.extended(_interface(request, attachment, device, link), leased)
 
     def ipam_call(self, request: Request) -> IpamCall | None:

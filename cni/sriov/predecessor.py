@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from cni import jsontext, pci
-from cni.device import VfSettings
 from cni.errors import CniError, DeviceBusy, IoFailure
+from cni.host.device import VfSettings
 from cni.host.files import component, read_file, remove_file
 from cni.host.netlink import ETH_P_8021AD, IFF_MULTICAST, LINK_STATES, VfInfo
 from cni.host.netns import Optional
@@ -23,13 +23,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.attachments import Attachments
-    from cni.device import Device
+    from cni.attachment.record import Key
+    from cni.attachment.records import Attachments
+    from cni.host.device import Device
     from cni.host.netlink import Link
     from cni.log import Log
     from cni.pci import PciAddress
-    from cni.ports import Kernel
-    from cni.record import Key
+    from cni.sriov.kernel import Kernel
 
 FOLDER = "/var/lib/cni/sriov"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from cni import removal
+from cni.attachment import removal
+from cni.attachment.record import DEVICE
 from cni.errors import DeviceBusy
 from cni.host.netns import Optional
 from cni.pci import parse
-from cni.record import DEVICE
 from cni.rollback import bound, run_all
 from cni.sriov import model, repair
 from cni.sriov.attach import DeviceNotClean, detach
@@ -18,13 +18,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni.attachments import Attachments, Mark
+    from cni.attachment.ipam import Ipam
+    from cni.attachment.record import Key, Record
+    from cni.attachment.records import Attachments, Mark
     from cni.host.netlink import Link
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.pci import PciAddress
-    from cni.ports import Ipam, Kernel
-    from cni.record import Key, Record
+    from cni.sriov.kernel import Kernel
 
 HOME_SECONDS = 3.0
 """Bound for a device on its way home from a namespace that is gone: the kernel takes up to about a second."""

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.host.netlink import Link
     from cni.log import Log
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
     from cni.sriov.model import DeviceAttachment
 
 TENANTS = {"xdp": "an XDP program is attached to it", "promiscuity": "something wants it promiscuous"}

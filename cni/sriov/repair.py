@@ -7,20 +7,20 @@ the host only while nothing there uses the device. The name that it gets is the 
 from __future__ import annotations
 
 from cni import pci
-from cni.device import VfSettings
+from cni.attachment.record import DEVICE, Key, Record
+from cni.host.device import VfSettings
 from cni.host.netlink import IFF_MULTICAST, VfInfo
-from cni.record import DEVICE, Key, Record
 from cni.sriov import model, plan
 from cni.sriov.attach import random_mac
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.attachments import Mark
-    from cni.device import Device
+    from cni.attachment.records import Mark
+    from cni.host.device import Device
     from cni.host.netlink import Link
     from cni.host.netns import Netns
     from cni.pci import PciAddress
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
 
 _DEFAULT_MTU = 1500
 _REPAIR = "repair"

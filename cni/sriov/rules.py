@@ -5,7 +5,7 @@ The pydantic model and the fast path's table call the same functions, so the rul
 
 from __future__ import annotations
 
-from cni.drivers import is_bindable
+from cni.host.drivers import is_bindable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.attachments import Attachments
+    from cni.attachment.records import Attachments
     from cni.host.files import Lock
     from cni.pci import PciAddress
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
 
 CHOICE_SECONDS = 10.0
 """Bound for VFs that another call works on, when all others are taken: one that a DEL holds is about to be free."""

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
 
 
 def require_host(kernel: Kernel) -> None:

@@ -14,20 +14,20 @@ from cni.errors import CniError, TryAgainLater
 from cni.pci import parse
 from cni.sriov import repair
 from cni.tool.giving_up import give_up
-from cni.userspace.model import NOBODY
 from cni.userspace.plan import is_port_name
+from cni.userspace.vswitch.model import NOBODY
 from cni.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from cni.attachments import Attachments
-    from cni.ports import Kernel
-    from cni.record import Key, Record
-    from cni.removal import Removal
+    from cni.attachment.record import Key, Record
+    from cni.attachment.records import Attachments
+    from cni.attachment.removal import Removal
+    from cni.sriov.kernel import Kernel
     from cni.sriov.removal import Removal as DeviceRemoval
+    from cni.userspace.adapters import World
     from cni.userspace.removal import Removal as PortRemoval
-    from cni.userspace.world import World
 
 
 class Leftover(Value):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cni.attachments import Replay
+from cni.attachment.record import Key
+from cni.attachment.records import Replay
 from cni.errors import CniError, DeviceBusy, InvalidConfig, TryAgainLater
 from cni.names import attachment_fault
-from cni.record import Key
 
 if TYPE_CHECKING:
-    from cni.attachments import Attachments
-    from cni.removal import Removal
+    from cni.attachment.records import Attachments
+    from cni.attachment.removal import Removal
 
 
 def key_of(text: str) -> Key:

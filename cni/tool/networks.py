@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cni.errors import InvalidConfig, IoFailure
 from cni.names import is_identifier
-from cni.request import Request
+from cni.protocol.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,24 +9,24 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from cni import conf as configuration
+from cni.config import validation as configuration
 from cni.errors import CniError, InvalidConfig, NotAvailable
 from cni.rollback import bound
 from cni.sriov import model as device
 from cni.sriov.conf_table import TABLE as SRIOV_TABLE
 from cni.sriov.status import require_host, require_pf, require_pfs_up
 from cni.userspace import attachment as port
-from cni.userspace.asked import bridge_of, remote_of
+from cni.userspace.request import bridge_of, remote_of
 from cni.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from cni.attachments import Attachments
+    from cni.attachment.records import Attachments
     from cni.node.node import NodeConf
-    from cni.ports import Kernel
-    from cni.request import Request
-    from cni.userspace.world import OpenVswitch
+    from cni.protocol.request import Request
+    from cni.sriov.kernel import Kernel
+    from cni.userspace.adapters import OpenVswitch
 
 NODE = "this node"
 

@@ -10,9 +10,9 @@ from cni.pci import parse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cni.attachments import Attachments
+    from cni.attachment.records import Attachments
     from cni.pci import PciAddress
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
     from cni.sriov.predecessor import Predecessor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from cni.attachments import Attachments
+from cni.attachment.records import Attachments
 from cni.errors import CniError
 from cni.host.kernel import HostKernel
 from cni.host.netns import Namespaces
@@ -17,23 +17,23 @@ from cni.tool.gc import Devices, Ports
 from cni.tool.status import Look, of_devices, of_ports
 from cni.tool.vlans import with_vlans
 from cni.userspace import attachment as port, removal as port_removal
+from cni.userspace.adapters import World
 from cni.userspace.allowed import default_vhost_directory
-from cni.userspace.ovs import OvsDpdk
 from cni.userspace.publish import Publisher
-from cni.userspace.remote import REMOTE
-from cni.userspace.sockets import Sockets
-from cni.userspace.world import World
-from ipam import inventory, listing
+from cni.userspace.sockets.sockets import Sockets
+from cni.userspace.vswitch.ovs import OvsDpdk
+from cni.userspace.vswitch.remote import REMOTE
+from ipam.command import inventory, listing
+from ipam.command.networks import Folders, configured, known
+from ipam.config.policy import Policy
 from ipam.embedded import EmbeddedIpam
-from ipam.known import Folders, configured, known
-from ipam.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cni.log import Log
     from cni.node.node import NodeConf
-    from cni.request import Request
+    from cni.protocol.request import Request
 
 
 def devices(node: NodeConf, log: Log) -> Devices:

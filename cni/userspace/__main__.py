@@ -7,24 +7,24 @@ from cni.serve import main
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.node.node import NodeConf
-    from cni.ports import Plugin
-    from cni.request import Request
+    from cni.protocol.request import Request
+    from cni.serve import Plugin
     from cni.userspace.publish import Pods
 
 
 def load(request: Request) -> Plugin:
     """The plugin for one call; VERSION and malformed requests are answered without."""
-    from cni.attachments import Attachments
+    from cni.attachment.records import Attachments
     from cni.host.netns import Namespaces
     from cni.node.start import begin
-    from cni.userspace.asked import present_remote
+    from cni.userspace.adapters import World
     from cni.userspace.attachment import PLUGIN
-    from cni.userspace.ovs import OvsDpdk
     from cni.userspace.plugin import UserspacePlugin
     from cni.userspace.publish import Publisher
     from cni.userspace.removal import Removal
-    from cni.userspace.sockets import Sockets
-    from cni.userspace.world import World
+    from cni.userspace.request import present_remote
+    from cni.userspace.sockets.sockets import Sockets
+    from cni.userspace.vswitch.ovs import OvsDpdk
     from ipam.embedded import EmbeddedIpam
 
     node, log = begin(request, PLUGIN)

@@ -6,7 +6,7 @@ The author of a network is not trusted with the host, so that places come from h
 from __future__ import annotations
 
 from cni.paths import is_below, is_plain_path
-from cni.userspace.remote import REMOTE
+from cni.userspace.vswitch.remote import REMOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

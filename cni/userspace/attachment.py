@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from cni.attachment.record import fit
 from cni.errors import IoFailure
 from cni.names import is_file_name, shown
 from cni.paths import is_plain_path
-from cni.record import fit
-from cni.userspace.directory import SocketDirectory
-from cni.userspace.model import Owner, Port, Rate
+from cni.userspace.sockets.directory import SocketDirectory
+from cni.userspace.vswitch.model import Owner, Port, Rate
 from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.record import Key, Record
+    from cni.attachment.record import Key, Record
 
 PLUGIN = "userspace"
 """What a record of ours says of its plugin."""

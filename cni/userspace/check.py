@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from cni import deviceinfo
+from cni.attachment import device_info
 from cni.userspace.attachment import from_record
-from cni.userspace.model import differences
-from cni.userspace.rows import INTERFACE_TYPE
+from cni.userspace.vswitch.model import differences
+from cni.userspace.vswitch.rows import INTERFACE_TYPE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cni.attachment.record import Record
     from cni.log import Log
-    from cni.record import Record
     from cni.userspace.attachment import PortAttachment
-    from cni.userspace.engine import Vswitch
-    from cni.userspace.sockets import Sockets
+    from cni.userspace.sockets.sockets import Sockets
+    from cni.userspace.vswitch.engine import Vswitch
 
 
 def drift(vswitch: Vswitch, sockets: Sockets, record: Record, log: Log) -> list[str]:
@@ -23,8 +23,8 @@ def drift(vswitch: Vswitch, sockets: Sockets, record: Record, log: Log) -> list[
     attachment = from_record(record)
     problems = [*_port_drift(vswitch, attachment, log), *sockets.differences(attachment.directory)]
     if record.device_info:
-        document = deviceinfo.vhost_user(attachment.container_path)
-        problems += deviceinfo.difference(record.device_info, document)
+        document = device_info.vhost_user(attachment.container_path)
+        problems += device_info.difference(record.device_info, document)
     return problems
 
 

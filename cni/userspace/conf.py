@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cni.fields import Arguments, IpamSection, MacText, Model, Section, folded
-from cni.schema import Rule
+from cni.config.model_fields import Arguments, IpamSection, MacText, Model, Section, folded
+from cni.config.schema import Rule
 from cni.userspace.rules import cross_check
 
 Vlan = Annotated[int, Field(ge=1, le=4094)]

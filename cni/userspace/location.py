@@ -11,15 +11,15 @@ from cni.errors import InvalidConfig
 from cni.host.trusted import NotThere, Roots
 from cni.kube.podspec import mount_path, volume_of
 from cni.userspace import allowed, plan
-from cni.userspace.directory import SocketDirectory, kubelet_volumes, own, ownership
+from cni.userspace.sockets.directory import SocketDirectory, kubelet_volumes, own, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.attachment.record import Key
     from cni.node.node import NodeConf
-    from cni.record import Key
-    from cni.userspace.asked import Asked
+    from cni.userspace.request import Asked
 
 DEFAULT_VOLUME = "shared-dir"
 _OF_ONE_POD = frozenset(("owner", "mode", "acl", "selinuxLabel"))

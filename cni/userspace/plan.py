@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import zlib
 
-from cni.conf import is_hex
+from cni.config.validation import is_hex
 from cni.errors import SocketDirUnfit
 from cni.names import is_ifname
 from cni.userspace.attachment import PortAttachment, owner_of
-from cni.userspace.directory import kubelet_folder
-from cni.userspace.model import DEFAULT_BURST_KBIT, Port, Rate
-from cni.userspace.remote import LONGEST_SOCKET_PATH, REMOTE
 from cni.userspace.rules import BRIDGE
+from cni.userspace.sockets.directory import kubelet_folder
+from cni.userspace.vswitch.model import DEFAULT_BURST_KBIT, Port, Rate
+from cni.userspace.vswitch.remote import LONGEST_SOCKET_PATH, REMOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.record import Key
-    from cni.userspace.asked import Asked
-    from cni.userspace.directory import SocketDirectory
+    from cni.attachment.record import Key
+    from cni.userspace.request import Asked
+    from cni.userspace.sockets.directory import SocketDirectory
 
 _SHORT = 12
 """Characters of a container ID that name a container for people, as container runtimes print it."""

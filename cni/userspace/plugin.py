@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from cni.attachment.lifecycle import Lifecycle
+from cni.attachment.record import POD, Key
 from cni.errors import (
     DeviceBusy,
     InterfaceExists,
@@ -13,32 +15,31 @@ from cni.errors import (
     TryAgainLater,
     VswitchRefused,
 )
-from cni.lifecycle import Lifecycle
-from cni.record import POD, Key
-from cni.result import Interface, Result
+from cni.protocol.result import Interface, Result
 from cni.rollback import on_failure
-from cni.userspace import ownership, plan
-from cni.userspace.asked import Asked, asked, bridge_of, ipam_call, remote_of, vhost_directory
+from cni.userspace import plan
 from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
 from cni.userspace.removal import directory_of
+from cni.userspace.request import Asked, asked, bridge_of, ipam_call, remote_of, vhost_directory
+from cni.userspace.sockets import ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.attachments import Attachments
-    from cni.delegate import IpamCall
-    from cni.lifecycle import Steps
+    from cni.attachment.delegate import IpamCall
+    from cni.attachment.ipam import Ipam
+    from cni.attachment.lifecycle import Steps
+    from cni.attachment.record import Record
+    from cni.attachment.records import Attachments
     from cni.log import Log
     from cni.node.node import NodeConf
-    from cni.ports import Ipam
-    from cni.record import Record
-    from cni.request import Request
+    from cni.protocol.request import Request
+    from cni.userspace.adapters import World
     from cni.userspace.attachment import PortAttachment
     from cni.userspace.removal import Removal
-    from cni.userspace.world import World
 
 
 STATUS_SECONDS = 2.0

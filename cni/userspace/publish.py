@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from cni import deviceinfo, jsontext, result
+from cni import jsontext
+from cni.attachment import device_info
+from cni.attachment.removal import within
 from cni.errors import PodNotFound
 from cni.kube.podspec import uids
-from cni.removal import within
+from cni.protocol import result
 from cni.userspace import appnetutil
 
 TYPE_CHECKING = False
@@ -13,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
+    from cni.attachment.record import Record
     from cni.log import Log
-    from cni.record import Record
-    from cni.result import Result
+    from cni.protocol.result import Result
     from cni.userspace.attachment import PodName, PortAttachment
-    from cni.userspace.sockets import Sockets
+    from cni.userspace.sockets.sockets import Sockets
 
     class Pods(Protocol):
         """The API server's pods. Every call is bounded."""
@@ -58,7 +60,7 @@ class Publisher:
     def publish(self, record: Record, attachment: PortAttachment, entry: dict[str, Any]) -> None:
         """Tells the pod. `entry` is its element of the annotation."""
         if record.device_info:
-            deviceinfo.write(record.device_info, deviceinfo.vhost_user(attachment.container_path))
+            device_info.write(record.device_info, device_info.vhost_user(attachment.container_path))
         if attachment.config_file:
             text = jsontext.dumps(entry).encode() + b"\n"
             self._sockets.write(attachment.directory, attachment.config_file, text)

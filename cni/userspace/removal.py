@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 
-from cni import removal
+from cni.attachment import removal
+from cni.attachment.record import DEVICE, POD, Key, Record
+from cni.attachment.removal import within
 from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater, VswitchRefused
 from cni.host.files import LOCK_SECONDS
 from cni.names import is_file_name
-from cni.record import DEVICE, POD, Key, Record
-from cni.removal import within
 from cni.rollback import bound, run_all
-from cni.userspace import ownership
 from cni.userspace.attachment import PLUGIN, from_record, owner_of
-from cni.userspace.directory import SocketDirectory, own
-from cni.userspace.model import NOBODY
 from cni.userspace.plan import config_file_name, is_port_name, port_name
+from cni.userspace.sockets import ownership
+from cni.userspace.sockets.directory import SocketDirectory, own
+from cni.userspace.vswitch.model import NOBODY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from cni.attachments import Attachments
+    from cni.attachment.ipam import Ipam
+    from cni.attachment.records import Attachments
     from cni.host.files import Lock
     from cni.log import Log
-    from cni.ports import Ipam
+    from cni.userspace.adapters import World
     from cni.userspace.attachment import PortAttachment
-    from cni.userspace.model import Seen
-    from cni.userspace.world import World
+    from cni.userspace.vswitch.model import Seen
 
 
 UNPLUG_SECONDS = 10.0

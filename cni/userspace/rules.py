@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cni.errors import InvalidConfig
 from cni.paths import is_plain_path
-from cni.userspace.directory import acl_entry, permissions
-from cni.userspace.remote import parse_remote
+from cni.userspace.sockets.directory import acl_entry, permissions
+from cni.userspace.vswitch.remote import parse_remote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

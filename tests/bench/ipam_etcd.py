@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ipam.etcd import open_etcd
-from ipam.journal import Journal, Journaled
+from ipam.cluster.store import Journal, Journaled
+from ipam.etcd.cluster import open_etcd
 from ipam.ranges import Range
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, range_of

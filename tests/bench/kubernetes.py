@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipam import whereabouts
-from ipam.journal import Journal, Journaled
-from ipam.whereabouts import Place
+from ipam.cluster.store import Journal, Journaled
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.whereabouts import Place
 from tests.contract.ipam_cluster_contract import NETWORK, owner, range_of
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS

@@ -11,16 +11,16 @@ from cni.sriov.__main__ import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.ports import Plugin
-    from cni.request import Request
+    from cni.protocol.request import Request
+    from cni.serve import Plugin
 
 HOST_NAME = "bwbench0"
 
 
 def load_for_veth(request: Request) -> Plugin:
     """The product's own wiring, with another look-up of the device."""
-    from cni.device import Device
     from cni.host import links
+    from cni.host.device import Device
     from cni.host.kernel import HostKernel
     from cni.host.netlink import VfInfo
     from cni.pci import PciAddress

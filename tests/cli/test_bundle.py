@@ -30,7 +30,7 @@ INTERPRETER = {
 }  # fmt: skip
 BOOT = {"gc"}
 OURS_ON_VERSION = {
-    "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.request", "cni.result", "cni.serve", "cni.value",
+    "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.protocol.request", "cni.protocol.result", "cni.serve", "cni.value",
     "cni.version", "select",
 }  # fmt: skip
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from cni.attachment.record import Key, Record
 from cni.host import mounts
-from cni.record import Key, Record
 from tests.alone import alone
 from tests.cli.program import BUNDLE, from_bundle, imports
 from tests.fastpath import forbidden
@@ -177,5 +177,5 @@ def test_no_call_imports_a_heavy_module_with_the_nodes_own_backend():
         assert done.code == 0, done.out
         found[command] = modules
     assert {command: forbidden(modules) for command, modules in found.items()} == {command: [] for command in found}
-    assert "ipam.local" in found["ADD"]
+    assert "ipam.local.store" in found["ADD"]
     assert not any(name.startswith("ipam.etcd") for name in found["ADD"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from cni.request import VERSIONS
+from cni.protocol.request import VERSIONS
 from cni.version import VERSION
 from tests.cli.program import SECONDS
 

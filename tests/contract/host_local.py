@@ -17,7 +17,7 @@ from typing import Any
 
 from cni.errors import AddressesExhausted
 from ipam import address
-from ipam.local import Local
+from ipam.local.store import Local
 from ipam.ranges import Range
 from ipam.store import Owner
 

@@ -20,7 +20,7 @@ from cni.host import mounts
 from cni.host.netns import CLONE_NEWNET
 from cni.serve import serve
 from cni.userspace import __main__ as userspace
-from cni.userspace.model import external_ids
+from cni.userspace.vswitch.model import external_ids
 from ipam import __main__ as ipam
 from tests.fakes import FakeKernel
 from tests.tree import differences, tree
@@ -123,7 +123,7 @@ class Host:
 
 def port_rows(name: str, names: dict[str, str], path: str) -> dict[str, list[dict[str, Any]]]:
     """The rows of a port of ours, by table, as OVSDB answers them."""
-    from cni.userspace.model import Owner
+    from cni.userspace.vswitch.model import Owner
 
     mark = ["map", [list(pair) for pair in external_ids(Owner(**names), path).items()]]
     one, empty = ["uuid", "11111111-1111-1111-1111-111111111111"], ["set", []]

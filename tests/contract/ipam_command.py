@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from cni.record import IPAM, Key, Record
-from ipam.journal import Journal, Journaled
-from ipam.known import Folders
-from ipam.local import Local
+from cni.attachment.record import IPAM, Key, Record
+from ipam.cluster.store import Journal, Journaled
+from ipam.command.main import Host, command
+from ipam.command.networks import Folders
+from ipam.local.store import Local
 from ipam.ranges import Range
 from ipam.store import Owner
 from ipam.stores import open_living_cluster
-from ipam.tool import Host, command
 from tests.contract.ipam_cluster_contract import range_of
 from tests.trusting import POLICY
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cni.device import VfSettings
 from cni.errors import DriverUnfit, KernelRefused
+from cni.host.device import VfSettings
 from cni.host.netlink import Link
 from cni.host.netns import Netns
 from cni.pci import PciAddress
 
 if TYPE_CHECKING:
-    from cni.ports import Kernel
+    from cni.sriov.kernel import Kernel
 
 MAC, OTHER_MAC, NO_MAC = "02:00:00:00:77:01", "02:00:00:00:77:02", "00:00:00:00:00:00"
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cni.host import mounts
 from cni.log import Log
-from cni.userspace.directory import SocketDirectory
-from cni.userspace.sockets import Sockets
+from cni.userspace.sockets.directory import SocketDirectory
+from cni.userspace.sockets.sockets import Sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

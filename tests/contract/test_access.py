@@ -14,9 +14,9 @@ from cni.kube.config import Cluster, open_cluster
 from cni.kube.connection import Connection
 from cni.kube.pods import open_pods
 from cni.node.node import AddressPolicy, CredentialPolicy, NodeConf
-from ipam.etcd import keys_of, open_etcd
-from ipam.etcd_gateway import servers
-from ipam.policy import Policy
+from ipam.config.policy import Policy
+from ipam.etcd.cluster import keys_of, open_etcd
+from ipam.etcd.gateway import servers
 from tests.kube.apiserver import ApiServer
 from tests.kube.authority import certificates
 from tests.trusting import TOP

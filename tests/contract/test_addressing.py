@@ -14,7 +14,7 @@ from cni.errors import AddressConflict, InvalidConfig
 from cni.host import addressing, links
 from cni.host.netns import open_netns
 from cni.host.rtnetlink import RTNLGRP_IPV6_IFADDR, NetlinkError, RouteSocket
-from cni.result import IpConfig, Route
+from cni.protocol.result import IpConfig, Route
 
 
 class End:

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from cni.names import ifname_fault
 from cni.pci import parse as parse_pci
-from cni.request import parse, parse_environment
-from ipam import whereabouts
-from ipam.local import Local
-from ipam.place import PLUGIN, place
+from cni.protocol.request import parse, parse_environment
+from ipam.config.location import PLUGIN, place
+from ipam.kubernetes import whereabouts
+from ipam.local.store import Local
 from ipam.store import Owner
 from tests.alone import alone
 from tests.contract.hostile_host import CONTAINER, VF, Host
@@ -108,8 +108,8 @@ def left() -> list[str]:
 def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
     fake = FakeVswitch()
     fake.add_bridge("br0", "netdev")
-    monkeypatch.setattr("cni.userspace.ovs.OvsDpdk", lambda _remote, **_how: fake)
-    monkeypatch.setattr("cni.userspace.sight.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.vswitch.ovs.OvsDpdk", lambda _remote, **_how: fake)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
     monkeypatch.setattr("cni.pauses.GRACE_SECONDS", 3600.0)
     return fake
 

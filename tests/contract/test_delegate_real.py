@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from cni.delegate import DelegatedIpam, DelegateRefusal, IpamCall, delegate
+from cni.attachment.delegate import DelegatedIpam, DelegateRefusal, IpamCall, delegate
 from cni.errors import CniError, DelegateFailed, InvalidConfig, NotAvailable, TryAgainLater
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
-from ipam.etcd import Etcd, open_etcd
-from ipam.etcd_gateway import servers
-from ipam.etcd_walk import PAGE
+from ipam.etcd.cluster import Etcd, open_etcd
+from ipam.etcd.gateway import servers
+from ipam.etcd.paging import PAGE
 from ipam.store import Claim
 from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, World, claim, everything, owner, range_of
 from tests.etcd.filling import fill
@@ -213,7 +213,7 @@ def test_an_endpoint_where_nobody_listens_is_passed_over(etcd, prefix):
 
 
 def test_a_silent_endpoint_costs_its_share_once(etcd, prefix, monkeypatch):
-    monkeypatch.setattr("ipam.etcd_gateway.SHARE", 0.3)
+    monkeypatch.setattr("ipam.etcd.gateway.SHARE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_one = f"http://127.0.0.1:{silent.getsockname()[1]}"
         cluster = opened(etcd, prefix, "node-a", endpoints=[silent_one, etcd.endpoint])

@@ -28,8 +28,8 @@ held.acquire()
 _thread.start_new_thread(held.acquire, ())
 from cni.host import hostmounts
 from cni.log import Log
-from cni.userspace.directory import SocketDirectory
-from cni.userspace.sockets import Sockets
+from cni.userspace.sockets.directory import SocketDirectory
+from cni.userspace.sockets.sockets import Sockets
 sockets, directory = Sockets(Log({}, level="panic")), SocketDirectory.from_document(eval(sys.argv[2]))
 before = os.readlink("/proc/self/ns/mnt"), os.stat("/"), os.getcwd()
 if sys.argv[1] == "add":

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from cni.errors import InternalError
 from cni.tool import __main__ as barewire
-from cni.userspace import ovs
-from cni.userspace.remote import REMOTE
-from ipam.tool import Host as CommandHost, command
+from cni.userspace.vswitch import ovs
+from cni.userspace.vswitch.remote import REMOTE
+from ipam.command.main import Host as CommandHost, command
 from tests.alone import alone
 from tests.contract.hostile_host import (
     CONTAINER,
@@ -108,13 +108,13 @@ def changed(document: Any, path: tuple[Any, ...], value: object) -> Any:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.userspace.sight.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
     # The tests' machine has processes; whose addresses they have is no matter here.
-    monkeypatch.setattr("ipam.sandboxes._namespaces", lambda: iter(()))
+    monkeypatch.setattr("ipam.command.sandboxes._namespaces", lambda: iter(()))
     # What fails is asked again until there is no time left.
-    for name in ("ipam.journal.SECONDS", "ipam.stores.SECONDS", "cni.userspace.ovs.SECONDS"):
+    for name in ("ipam.cluster.store.SECONDS", "ipam.stores.SECONDS", "cni.userspace.vswitch.ovs.SECONDS"):
         monkeypatch.setattr(name, 0.2)
-    monkeypatch.setattr("cni.userspace.ovs.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
     def of(remote: str, **how: float) -> object:
         return fake if remote == REMOTE else real(remote, **how)
 
-    for place in ("cni.userspace.ovs.OvsDpdk", "cni.tool.wiring.OvsDpdk"):
+    for place in ("cni.userspace.vswitch.ovs.OvsDpdk", "cni.tool.wiring.OvsDpdk"):
         monkeypatch.setattr(place, of)
     fake.add_bridge("br0", "netdev")
     return fake
@@ -295,8 +295,8 @@ def test_whatever_rows_an_ovsdb_has_nothing_of_others_is_touched(monkeypatch):
             {"rows": said[0].get(one["table"], [])} if one["op"] == "select" else {"count": 1} for one in operations
         ]
 
-    monkeypatch.setattr("cni.userspace.ovsdb.Database.transact", transact)
-    monkeypatch.setattr("cni.userspace.ovsdb.Database._connect", lambda *_how: None)
+    monkeypatch.setattr("cni.userspace.vswitch.ovsdb.Database.transact", transact)
+    monkeypatch.setattr("cni.userspace.vswitch.ovsdb.Database._connect", lambda *_how: None)
 
     def body(data: st.DataObject) -> None:
         rows = good

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from cni.errors import AddressesExhausted, InvalidConfig, TryAgainLater
-from ipam import whereabouts
-from ipam.adoption import Adoption
-from ipam.known import configured
-from ipam.kubernetes import open_kubernetes
-from ipam.place import Place as IpamPlace
+from ipam.command.adopt import Adoption
+from ipam.command.networks import configured
+from ipam.config.location import Place as IpamPlace
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from ipam.stores import Stores
-from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import claim, range_of
 from tests.contract.ipam_command import NETWORK, SECONDS, Node, owner
 from tests.etcd.server import EtcdServer
@@ -253,7 +253,7 @@ def test_a_move_that_was_cut_off_before_anything_was_taken_is_done_by_the_next_r
         raise error("cut off")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ipam.etcd.Etcd.take", cut)
+        patch.setattr("ipam.etcd.cluster.Etcd.take", cut)
         assert adopt(node, config, *options) != 0
     assert (node.leases(), node.entries()) == ({}, {"a:net1.json": "intent"})
     assert adopt(node, config, *options) == 0

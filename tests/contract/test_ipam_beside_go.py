@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cni import result
 from cni.errors import CniError
 from cni.log import Log
-from cni.request import parse, parse_environment
+from cni.protocol import result
+from cni.protocol.request import parse, parse_environment
 from ipam.plugin import IpamPlugin
 from ipam.stores import Stores
 from tests.trusting import POLICY

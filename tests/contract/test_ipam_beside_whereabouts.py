@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ipam import whereabouts
-from ipam.kubernetes import open_kubernetes
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from ipam.ranges import walk
 from ipam.store import Claim
-from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import NETWORK, V4, owner
 from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipam import whereabouts
-from ipam.whereabouts import Place
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.whereabouts import Place
 from tests.contract.ipam_cluster_contract import V6, owner
 from tests.kube.apiserver import ApiServer
 from tests.kube.node import FEW, SETS, Node

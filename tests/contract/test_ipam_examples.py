@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cni.log import Log
-from cni.request import parse, parse_environment
+from cni.protocol.request import parse, parse_environment
 from ipam.plugin import IpamPlugin
 from ipam.stores import Stores
 from tests.etcd.server import EtcdServer

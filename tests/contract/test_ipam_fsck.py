@@ -17,15 +17,17 @@ from typing import Any
 import pytest
 
 from cni.log import Log
-from ipam import etcd_dead, place as ipam_place, whereabouts
 from ipam.address import parse
-from ipam.etcd import keys_of, open_etcd
-from ipam.etcd_alive import LASTS, Alive
-from ipam.etcd_gateway import Gateway, servers
-from ipam.kubernetes import open_kubernetes
+from ipam.config import location as ipam_place
+from ipam.etcd import dead_node
+from ipam.etcd.cluster import keys_of, open_etcd
+from ipam.etcd.gateway import Gateway, servers
+from ipam.etcd.heartbeat import LASTS, Alive
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from ipam.store import Claim, claim_on
 from ipam.stores import Stores
-from ipam.whereabouts import Place
 from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node, last_of, owner
 from tests.etcd.server import EtcdServer
 from tests.kube.apiserver import ApiServer
@@ -275,10 +277,10 @@ def reinstall(member: Node) -> None:
 def test_what_a_node_had_before_it_was_installed_anew_is_freed_when_its_machine_leaves_no_sign(
     member, etcd, prefix, capsys, monkeypatch
 ):
-    monkeypatch.setattr("ipam.journal_files._machine_id", lambda _path: "a" * 32)
+    monkeypatch.setattr("ipam.cluster.journal._machine_id", lambda _path: "a" * 32)
     lost = member.add("a")[0]
     reinstall(member)
-    monkeypatch.setattr("ipam.journal_files._machine_id", lambda _path: "b" * 32)
+    monkeypatch.setattr("ipam.cluster.journal._machine_id", lambda _path: "b" * 32)
     kept, config = member.add("b")[0], configuration(member)
     arguments = ("free-node", "--former", member.name, "--config", config, "--yes")
     assert member.run(*arguments) == 1
@@ -529,13 +531,13 @@ def test_a_node_that_comes_back_keeps_what_it_has_still(member, other, etcd, pre
     silence(etcd, prefix, "node-b")
     shutil.rmtree(other.folders.index)
     document = {**(other.document or {}), "node": "node-b"}
-    freeing = etcd_dead.free(Gateway(servers(document, ROOTS), SECONDS), keys_of(document, NETWORK), SECONDS)
-    gone = [next(freeing) for _ in range(etcd_dead.PAGE)]
+    freeing = dead_node.free(Gateway(servers(document, ROOTS), SECONDS), keys_of(document, NETWORK), SECONDS)
+    gone = [next(freeing) for _ in range(dead_node.PAGE)]
     new = other.add("new")[0]
     with pytest.raises(Alive, match="node-b is alive"):
         next(freeing)
-    assert len(gone) == etcd_dead.PAGE
-    assert len(other.leases()) == 40 - etcd_dead.PAGE + 1
+    assert len(gone) == dead_node.PAGE
+    assert len(other.leases()) == 40 - dead_node.PAGE + 1
     assert other.leases()[new] == "new"
 
 

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from cni.errors import AddressesExhausted, InvalidConfig, KubeRefused, NotAvailable, RefusedForGood, TryAgainLater
-from ipam import whereabouts
 from ipam.address import parse
-from ipam.kubernetes import open_kubernetes
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from ipam.store import Claim, claim_on
-from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, everything, owner, range_of, texts
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS

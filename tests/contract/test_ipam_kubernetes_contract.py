@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ipam import whereabouts
-from ipam.kubernetes import open_kubernetes
-from ipam.whereabouts import Place
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, V4, V6, World
 from tests.kube.apiserver import ApiServer
 from tests.kube.routes import RIGHTS

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ipam import whereabouts
-from ipam.whereabouts import Place
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.whereabouts import Place
 from tests.contract.ipam_cluster_contract import V4, V6
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.node import Node

@@ -22,16 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ipam import whereabouts
 from ipam.address import Address, parse
-from ipam.journal import Journal, Journaled
-from ipam.known import Folders, Network
-from ipam.kubernetes import open_kubernetes
+from ipam.cluster.store import Journal, Journaled
+from ipam.command.networks import Folders, Network
+from ipam.command.reconcile import Reconciliation
+from ipam.command.sandboxes import Sandboxes
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from ipam.ranges import Range
-from ipam.reconcile import Reconciliation
-from ipam.sandboxes import Sandboxes
 from ipam.store import Claim, Owner
-from ipam.whereabouts import Place
 from tests.contract.ipam_cluster_contract import NETWORK, range_of
 from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS

@@ -12,13 +12,13 @@ import pytest
 from cni.errors import CniError, InvalidConfig
 from cni.log import Log
 from cni.node.node import AddressPolicy, CredentialPolicy, NodeConf
-from cni.request import Request, parse, parse_environment
-from ipam import flat_file
-from ipam.asked import asked
-from ipam.node_name import name_in, of_kubelet
-from ipam.place import place
+from cni.protocol.request import Request, parse, parse_environment
+from ipam.config import flat_file
+from ipam.config.location import place
+from ipam.config.node_name import name_in, of_kubelet
+from ipam.config.policy import Policy
+from ipam.config.request import asked
 from ipam.plugin import IpamPlugin
-from ipam.policy import Policy
 from ipam.stores import Stores
 from tests.recording_log import RecordingLog
 from tests.trusting import TOP

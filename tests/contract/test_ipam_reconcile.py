@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipam import whereabouts
-from ipam.kubernetes import open_kubernetes
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.kubernetes.whereabouts import Place
 from ipam.store import Claim, Owner
-from ipam.whereabouts import Place
 from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS, RESERVATIONS
@@ -236,7 +236,7 @@ def test_another_kubeconfig_may_tell_of_pods(api, node, lease, tmp_path):
 
 
 def test_a_pod_that_comes_back_before_the_answer_keeps_its_address(api, node, lease):
-    from ipam.tool import Host
+    from ipam.command.main import Host
 
     lease(10, "default/p")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ipam.journal import Journal, Journaled
-from ipam.local import Local
+from ipam.cluster.store import Journal, Journaled
+from ipam.local.store import Local
 from tests.contract.ipam_store_contract import CONTRACT, NETWORK
 from tests.fake_cluster import Shared
 from tests.journalled import Node

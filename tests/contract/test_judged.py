@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from cni.attachments import Attachments
+from cni.attachment.record import Key
+from cni.attachment.records import Attachments
 from cni.host.netns import Namespaces
 from cni.kube.pods import open_pods
 from cni.log import Log
-from cni.record import Key
 from cni.tool.gc import Ports
+from cni.userspace.adapters import World
 from cni.userspace.attachment import PLUGIN, owner_of
-from cni.userspace.model import external_ids
-from cni.userspace.ovs import OvsDpdk
 from cni.userspace.plan import port_name
 from cni.userspace.publish import Publisher
 from cni.userspace.removal import Removal
-from cni.userspace.sockets import Sockets
-from cni.userspace.world import World
-from ipam import whereabouts
-from ipam.whereabouts import Place
+from cni.userspace.sockets.sockets import Sockets
+from cni.userspace.vswitch.model import external_ids
+from cni.userspace.vswitch.ovs import OvsDpdk
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.whereabouts import Place
 from tests.contract.ipam_command import NETWORK, V4, Node
 from tests.etcd.server import EtcdServer
 from tests.fakes import FakeIpam
@@ -213,7 +213,7 @@ def attachments(tmp_path) -> Attachments:
 
 @pytest.fixture
 def removal(tmp_path, attachments, monkeypatch) -> Removal:
-    monkeypatch.setattr("cni.userspace.ovs.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.0)
     log = Log({}, level="error")
     sockets = Sockets(log)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, ACCESS, seconds), log)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cni.errors import CniError, LimitedConnectivity, NotAvailable, TryAgainLater
-from cni.userspace.model import Owner, Port, Rate
-from cni.userspace.ovs import SETTLE_SECONDS, OvsDpdk
+from cni.userspace.vswitch.model import Owner, Port, Rate
+from cni.userspace.vswitch.ovs import SETTLE_SECONDS, OvsDpdk
 from tests.ovs.daemon import Daemon, until
 from tests.ovs.worlds import RealWorld
 

@@ -18,8 +18,8 @@ from ovs.db.schema import DbSchema
 from ovs.poller import Poller
 
 from cni.errors import TryAgainLater, VswitchRefused
-from cni.userspace.model import Owner, Port, Rate, Seen
-from cni.userspace.operations import (
+from cni.userspace.vswitch.model import Owner, Port, Rate, Seen
+from cni.userspace.vswitch.operations import (
     delete,
     equals,
     from_map,
@@ -34,8 +34,8 @@ from cni.userspace.operations import (
     update,
     wait,
 )
-from cni.userspace.ovs import OvsDpdk
-from cni.userspace.ovsdb import Database
+from cni.userspace.vswitch.ovs import OvsDpdk
+from cni.userspace.vswitch.ovsdb import Database
 from tests.ovs.daemon import SCHEMA, Daemon
 
 SECONDS = 10.0
@@ -198,7 +198,7 @@ def test_sets_mean_to_python_ovs_what_they_mean_to_us(elements):
 
 
 def test_all_columns_that_we_name_are_in_the_schema():
-    from cni.userspace.rows import INTERFACE_COLUMNS, PORT_COLUMNS, QOS_COLUMNS
+    from cni.userspace.vswitch.rows import INTERFACE_COLUMNS, PORT_COLUMNS, QOS_COLUMNS
 
     schema = DbSchema.from_json(json.loads(SCHEMA.read_text()))
     for table, columns in (("Port", PORT_COLUMNS), ("Interface", INTERFACE_COLUMNS), ("QoS", QOS_COLUMNS)):

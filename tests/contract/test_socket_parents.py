@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cni.userspace import ovs
+from cni.userspace.vswitch import ovs
 from tests.alone import alone
 from tests.contract.hostile_host import Host
 from tests.fake_vswitch import FakeVswitch
@@ -22,7 +22,7 @@ def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
     fake = FakeVswitch()
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
-    monkeypatch.setattr("cni.userspace.sight.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
     return fake
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cni.errors import SocketDirUnfit
-from cni.userspace.directory import SocketDirectory, own
+from cni.userspace.sockets.directory import SocketDirectory, own
 from tests.alone import alone
 from tests.contract.pod_directory import (
     CONFIG,

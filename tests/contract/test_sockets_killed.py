@@ -16,7 +16,7 @@ from tests.alone import alone
 from tests.contract.pod_directory import CONFIG, NAMES, SOCKET, VHOST, Host, host_snapshot, listening, mounted
 
 if TYPE_CHECKING:
-    from cni.userspace.directory import SocketDirectory
+    from cni.userspace.sockets.directory import SocketDirectory
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30
@@ -31,8 +31,8 @@ PROGRAM = """
 import sys
 from cni.errors import CniError
 from cni.log import Log
-from cni.userspace.directory import SocketDirectory
-from cni.userspace.sockets import Sockets
+from cni.userspace.sockets.directory import SocketDirectory
+from cni.userspace.sockets.sockets import Sockets
 sockets, directory = Sockets(Log({})), SocketDirectory.from_document(eval(sys.argv[1]))
 try:
     if "prepare" in sys.argv:

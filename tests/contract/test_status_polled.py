@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cni.userspace import ovs
+from cni.userspace.vswitch import ovs
 from tests.alone import alone
 from tests.contract.hostile_host import CONTAINER, KUBECONFIG, Host
 from tests.fake_vswitch import FakeVswitch
@@ -33,11 +33,11 @@ def _vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeVswitch()
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
-    monkeypatch.setattr("cni.userspace.sight.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
     # What is imported late is looked for below folders that the host of the tests hides.
-    for name in ("ipam.etcd", "ipam.kubernetes", "cni.kube.config", "yaml"):
+    for name in ("ipam.etcd.cluster", "ipam.kubernetes.cluster", "cni.kube.config", "yaml"):
         importlib.import_module(name)
-    for name in ("ipam.journal.SECONDS", "ipam.stores.SECONDS"):
+    for name in ("ipam.cluster.store.SECONDS", "ipam.stores.SECONDS"):
         monkeypatch.setattr(name, 0.2)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cni.userspace.model import Owner, Port
-from cni.userspace.ovs import OvsDpdk
+from cni.userspace.vswitch.model import Owner, Port
+from cni.userspace.vswitch.ovs import OvsDpdk
 from tests.ovs.daemon import Daemon, until
 from tests.ovs.domain import Domain, Interface
 from tests.ovs.guests import Guest

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from cni.errors import BridgeUnfit, LimitedConnectivity, NotAvailable, PortTaken, TryAgainLater, VswitchRefused
-from cni.userspace.model import Owner, Port, Rate, Seen, differences
+from cni.userspace.vswitch.model import Owner, Port, Rate, Seen, differences
 
 if TYPE_CHECKING:
-    from cni.userspace.engine import Vswitch
+    from cni.userspace.vswitch.engine import Vswitch
 
 OWNER = Owner(container_id="c0ffee", ifname="net1", network="fast", pod_uid="f00d")
 BOUND_SECONDS = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ipam.etcd import Etcd
+from ipam.etcd.cluster import Etcd
 from ipam.ranges import Range
 from ipam.store import Claim, Owner
 from tests.contract.ipam_cluster_contract import NETWORK

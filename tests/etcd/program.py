@@ -16,7 +16,7 @@ import time
 from cni import jsontext
 from cni.errors import AddressesExhausted, CniError, TryAgainLater
 from ipam.address import parse
-from ipam.journal import Journal, Journaled
+from ipam.cluster.store import Journal, Journaled
 from ipam.ranges import Range
 from ipam.store import Owner
 from tests.trusting import opened_etcd

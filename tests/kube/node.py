@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.errors import AddressesExhausted, TryAgainLater
-from ipam.journal import Journal, Journaled
+from ipam.cluster.store import Journal, Journaled
 from tests.contract.ipam_cluster_contract import NETWORK, V6, owner, range_of
 from tests.trusting import opened_kubernetes
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cni.userspace.ovs import OvsDpdk
+from cni.userspace.vswitch.ovs import OvsDpdk
 from tests.contract.vswitch_contract import BOUND_SECONDS
 from tests.fake_vswitch import FakeVswitch
 from tests.ovs.daemon import Daemon

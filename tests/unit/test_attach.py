@@ -7,11 +7,11 @@ import contextlib
 import pytest
 from hypothesis import given, strategies as st
 
-from cni.device import VfSettings
+from cni.attachment.record import Key
 from cni.errors import CniError, DeviceBusy, KernelRefused, TryAgainLater
+from cni.host.device import VfSettings
 from cni.log import Log
 from cni.pci import PciAddress
-from cni.record import Key
 from cni.sriov import plan
 from cni.sriov.attach import attach, detach
 from tests.fakes import HOST, FakeKernel

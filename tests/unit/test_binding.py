@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import pytest
 
-from cni.drivers import is_bindable
 from cni.errors import DriverUnfit, KernelRefused, TryAgainLater
 from cni.host.binding import Drivers
+from cni.host.drivers import is_bindable
 from cni.host.sysfs import Sysfs
 from cni.host.sysfs_write import write
 from cni.pci import PciAddress

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from cni.cniargs import KNOWN, cni_arguments
 from cni.errors import InvalidEnvironment
+from cni.protocol.cni_args import KNOWN, cni_arguments
 
 MULTUS = "IgnoreUnknown=true;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_UID=u"
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters=";="))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cni.tool.__main__ import _parser
-from ipam.tool_options import parser
+from ipam.command.options import parser
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {"barewire": _parser(), "barewire-ipam": parser()}

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
-from cni import unknown_keys
-from cni.cniargs import wanted_mac
-from cni.conf import canonical, canonical_mac, parse
+from cni.config import unknown_keys
+from cni.config.validation import canonical, canonical_mac, parse
 from cni.errors import InvalidConfig, UnsupportedField
 from cni.jsontext import shown
+from cni.protocol.cni_args import wanted_mac
 from cni.sriov.conf import SriovConf
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.rules import cross_check

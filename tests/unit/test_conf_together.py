@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cni.conf import parse
+from cni.config.validation import parse
 from cni.errors import CniError, InvalidConfig
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.rules import cross_check

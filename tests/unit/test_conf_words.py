@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cni.conf import parse
+from cni.config.unknown_keys import _distance, _plain, _words
+from cni.config.validation import parse
 from cni.errors import CniError
 from cni.log import Log
 from cni.node.conf_table import TABLE as NODE
 from cni.node.parse import parse_node
 from cni.node.rules import cross_check as node_rules
-from cni.request import parse as parse_request, parse_environment
+from cni.protocol.request import parse as parse_request, parse_environment
 from cni.sriov.conf_table import TABLE as SRIOV
 from cni.sriov.rules import cross_check as sriov_rules
-from cni.unknown_keys import _distance, _plain, _words
 from cni.userspace.conf_table import TABLE as USERSPACE
 from cni.userspace.rules import cross_check as userspace_rules
-from ipam.asked import asked
-from ipam.conf_table import TABLE as IPAM
-from ipam.rules import cross_check as ipam_rules
+from ipam.config.conf_table import TABLE as IPAM
+from ipam.config.request import asked
+from ipam.config.rules import cross_check as ipam_rules
 
 Table = dict[str, tuple[Any, ...]]
 TABLES: dict[str, tuple[Table, Callable[..., Any]]] = {

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cni.attachments import Attachments
+from cni.attachment.record import DEVICE, IPAM, Key
+from cni.attachment.records import Attachments
 from cni.errors import CniError, DeviceBusy, TryAgainLater
 from cni.node.node import NodeConf
-from cni.record import DEVICE, IPAM, Key
 from cni.sriov.model import PLUGIN
 from cni.tool.__main__ import main
 from cni.tool.gc import Devices

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cni import jsontext
-from cni.delegate import DelegatedIpam, DelegateRefusal, IpamCall, cleaned, find
+from cni.attachment.delegate import DelegatedIpam, DelegateRefusal, IpamCall, cleaned, find
 from cni.errors import DelegateFailed, InvalidConfig, IoFailure, TryAgainLater, catalogue
 
 if TYPE_CHECKING:

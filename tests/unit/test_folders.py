@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from cni import deviceinfo
-from cni.attachments import Attachments
+from cni.attachment import device_info
+from cni.attachment.record import DEVICE, IPAM, Key, Record
+from cni.attachment.records import Attachments
 from cni.errors import IoFailure
 from cni.host import files, folders
 from cni.names import is_identifier
-from cni.record import DEVICE, IPAM, Key, Record
-from ipam.known import Folders, attached, entries, records
+from ipam.command.networks import Folders, attached, entries, records
 
 GONE = 2**22 + 1
 """No process has this number."""
@@ -107,7 +107,7 @@ def test_only_what_was_left_of_the_very_file_is_swept_with_it(tmp_path):
     others = [f"{path.name}.x.{GONE}.tmp", f"{path.name}.tmp", f"b.{GONE}.tmp", f".{path.name}", f".b.{GONE}.tmp"]
     for name in (*others, path.name, f"{path.name}.{GONE}.tmp", f".{path.name}.{GONE}.tmp"):
         (tmp_path / name).touch()
-    deviceinfo.remove(str(path))
+    device_info.remove(str(path))
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 

@@ -15,27 +15,27 @@ SECONDS = 30
 
 FAST = [
     "cni.serve",
-    "cni.request",
-    "cni.result",
-    "cni.conf",
-    "cni.cniargs",
-    "cni.attachments",
-    "cni.delegate",
+    "cni.protocol.request",
+    "cni.protocol.result",
+    "cni.config.validation",
+    "cni.protocol.cni_args",
+    "cni.attachment.records",
+    "cni.attachment.delegate",
     "cni.log",
     "cni.sriov.plugin",
     "cni.sriov.__main__",
     "cni.host.kernel",
     "cni.kube.podspec",
     "cni.userspace.appnetutil",
-    "cni.userspace.ovs",
+    "cni.userspace.vswitch.ovs",
     "cni.userspace.plugin",
     "cni.userspace.__main__",
     "ipam.__main__",
     "ipam.answer",
     "ipam.embedded",
-    "ipam.journal",
-    "ipam.local",
-    "ipam.whereabouts",
+    "ipam.cluster.store",
+    "ipam.local.store",
+    "ipam.kubernetes.whereabouts",
 ]
 
 # What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.
@@ -80,15 +80,15 @@ def test_a_module_of_the_fast_path_imports_light_modules_only(module):
 EXPECTING = """
 import sys, time
 sys.path.insert(0, {root!r})
-from cni.delegate import IpamCall
+from cni.attachment.delegate import IpamCall
 from cni.node.node import NodeConf
 from ipam.embedded import EmbeddedIpam
 call = IpamCall(type={type!r}, stdin=b"{{}}", container_id="c", netns="/n", ifname="net1", args="", path=())
 EmbeddedIpam({{}}, NodeConf()).expect(call)
 deadline = time.monotonic() + 10
-while {type!r} == "barewire-ipam" and "ipam.local" not in sys.modules and time.monotonic() < deadline:
+while {type!r} == "barewire-ipam" and "ipam.local.store" not in sys.modules and time.monotonic() < deadline:
     time.sleep(0.001)
-print("ipam.local" in sys.modules)
+print("ipam.local.store" in sys.modules)
 """
 
 
@@ -101,7 +101,7 @@ def test_an_expected_lease_of_our_own_is_loaded_while_something_else_goes_on(kin
 @pytest.mark.parametrize(
     "name",
     "dataclasses typing enum re json pathlib socket subprocess logging inspect asyncio ipaddress collections functools contextlib"
-    " pydantic pyroute2 ovs cni.schema cni.sriov.conf".split(),
+    " pydantic pyroute2 ovs cni.config.schema cni.sriov.conf".split(),
 )
 def test_heavy_modules_are_not_allowed(name):
     assert forbidden({*ALLOWED, "cni.serve", name}) == [name]

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
-from cni.conf import canonical, parse
+from cni.config.schema import reference
+from cni.config.validation import canonical, parse
 from cni.errors import AddressTaken, InvalidConfig
 from cni.log import Log
-from cni.request import parse as parse_request, parse_environment
-from cni.result import Dns, IpConfig, Route
-from cni.schema import reference
+from cni.protocol.request import parse as parse_request, parse_environment
+from cni.protocol.result import Dns, IpConfig, Route
 from ipam.address import parse as parse_address
-from ipam.asked import asked
-from ipam.conf import IpamConf
-from ipam.conf_table import REQUIRED, TABLE
-from ipam.place import owner, place
+from ipam.config.conf import IpamConf
+from ipam.config.conf_table import REQUIRED, TABLE
+from ipam.config.location import owner, place
+from ipam.config.request import asked
+from ipam.config.rules import cross_check, range_sets
 from ipam.ranges import unleased, walk
-from ipam.rules import cross_check, range_sets
 
 LONG = 10.0
 """Seconds: what it takes is a twentieth of that, and what grows with the square would take minutes."""
@@ -101,7 +101,11 @@ BAD = [
         "ipam.etcd.certFile",
         "keyFile",
     ),
-    ({"backend": "kubernetes", "kubernetes": {"kubeconfig": "k"}}, "ipam.kubernetes.kubeconfig", "absolute path"),
+    (
+        {"backend": "kubernetes", "kubernetes": {"kubeconfig": "k"}},
+        "ipam.kubernetes.kubeconfig",
+        "absolute path",
+    ),
     (
         {"backend": "kubernetes", "range": "10.0.0.0/24", "network_name": "net_a"},
         "ipam.network_name",
@@ -124,7 +128,11 @@ BAD = [
     ({"subnet": "10.0.0.0/24", "dataDir": "/var/../etc"}, "ipam.dataDir", "absolute path"),
     ({"subnet": "10.0.0.0/24", "resolvConf": "resolv.conf"}, "ipam.resolvConf", "absolute path"),
     ({"subnet": "10.0.0.0/24", "backend": "etcd"}, "ipam.etcd.endpoints", "missing"),
-    ({"subnet": "10.0.0.0/24", "backend": "etcd", "etcd": {"endpoints": ["x:1"]}}, "ipam.etcd.endpoints[0]", "http"),
+    (
+        {"subnet": "10.0.0.0/24", "backend": "etcd", "etcd": {"endpoints": ["x:1"]}},
+        "ipam.etcd.endpoints[0]",
+        "http",
+    ),
     ({"subnet": "10.0.0.0/24", "etcd": {"endpoints": ["http://x:1"]}}, "ipam.etcd", "the backend is local"),
     ({"range": "10.0.0.0/24"}, "ipam.backend", "say local, etcd or kubernetes"),
     ({"subnet": "10.0.0.0/24", "backend": "redis"}, "ipam.backend", "is not one of"),

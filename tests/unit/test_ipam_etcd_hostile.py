@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from cni.errors import NotAvailable, TryAgainLater
-from ipam import etcd, etcd_dead, etcd_walk
 from ipam.address import parse
-from ipam.etcd import Etcd
-from ipam.etcd_gateway import Gateway, from_base64, to_base64
-from ipam.etcd_keys import Keys
+from ipam.etcd import cluster, dead_node, paging
+from ipam.etcd.cluster import Etcd
+from ipam.etcd.gateway import Gateway, from_base64, to_base64
+from ipam.etcd.keys import Keys
 from ipam.store import Owner, claim_on
 
 KEYS = Keys(prefix="/barewire/ipam", network="net", node="node-a")
@@ -45,17 +45,17 @@ def endless(start: bytes) -> Iterator[bytes]:
     """A page of keys of addresses, each greater than the one before."""
     top, _, last = start.rstrip(b"\0").rpartition(b"/")
     first = int(last[1:], 16) + 1 if last else 0
-    return (top + b"/4%08x" % number for number in range(first, first + etcd_walk.PAGE))
+    return (top + b"/4%08x" % number for number in range(first, first + paging.PAGE))
 
 
 def again(start: bytes) -> list[bytes]:
     """The same keys in each answer, of which the first lies where the walk began."""
     prefix = start[: start.rindex(b"/") + 1]
-    return [prefix + b"4%08x" % number for number in range(etcd_walk.PAGE)]
+    return [prefix + b"4%08x" % number for number in range(paging.PAGE)]
 
 
 def elsewhere(_start: bytes) -> list[bytes]:
-    return [b"/zzz/4%08x" % number for number in range(etcd_walk.PAGE)]
+    return [b"/zzz/4%08x" % number for number in range(paging.PAGE)]
 
 
 def backwards(start: bytes) -> list[bytes]:
@@ -70,14 +70,14 @@ WALKS: dict[str, Callable[[Gateway, float], object]] = {
     "give_back_all": lambda gateway, seconds: Etcd(gateway, KEYS, seconds).give_back_all(OWNER),
     "of_node": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).of_node()),
     "leases": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).leases("net")),
-    "dead": lambda gateway, _seconds: list(etcd_dead.leases(gateway, KEYS)),
-    "freed": lambda gateway, seconds: list(etcd_dead.free(gateway, KEYS, seconds)),
+    "dead": lambda gateway, _seconds: list(dead_node.leases(gateway, KEYS)),
+    "freed": lambda gateway, seconds: list(dead_node.free(gateway, KEYS, seconds)),
 }
 
 
 @pytest.mark.parametrize("walk", WALKS)
 def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(walk, monkeypatch):
-    for module in (etcd, etcd_dead):  # who reads everything waits a minute for it
+    for module in (cluster, dead_node):  # who reads everything waits a minute for it
         monkeypatch.setattr(module, "ALL_SECONDS", SHORT)
     answer = names if walk in ("dead", "freed") else endless
     started = time.monotonic()
@@ -113,13 +113,13 @@ def test_an_owner_has_no_more_leases_than_a_configuration_can_give_it():
         asked.append(start)
         return endless(start)
 
-    with pytest.raises(NotAvailable, match=f"more than {etcd_walk.MOST_OF_OWNER} keys"):
+    with pytest.raises(NotAvailable, match=f"more than {paging.MOST_OF_OWNER} keys"):
         Etcd(Hostile(answer), KEYS, AMPLE).give_back_all(OWNER)
     assert len(asked) == 3
 
 
 def test_a_nodes_leases_are_bounded_in_number(monkeypatch):
-    monkeypatch.setattr(etcd, "MOST_OF_NODE", 1500)
+    monkeypatch.setattr(cluster, "MOST_OF_NODE", 1500)
     with pytest.raises(NotAvailable, match="more than 1500 keys"):
         list(Etcd(Hostile(endless), KEYS, AMPLE).of_node())
 

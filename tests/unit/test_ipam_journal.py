@@ -20,11 +20,11 @@ from cni.errors import (
     TryAgainLater,
 )
 from ipam.address import parse
-from ipam.identity import UNKNOWN, Identity
-from ipam.journal import Journal
-from ipam.journal_entry import TOMBSTONE, Entry, Present
-from ipam.journal_files import known_machine
-from ipam.noted import note, noted
+from ipam.cluster.identity import UNKNOWN, Identity
+from ipam.cluster.journal import known_machine
+from ipam.cluster.journal_entry import TOMBSTONE, Entry, Present
+from ipam.cluster.known_identity import note, noted
+from ipam.cluster.store import Journal
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
 from tests.fake_cluster import FakeCluster, Shared
@@ -477,7 +477,7 @@ def test_draining_begins_nothing_in_the_second_half_of_its_time(node, shared, mo
     for name in "abc":
         node.store().release(owner(name))
     shared.away = False
-    monkeypatch.setattr("ipam.settling.DRAIN_SECONDS", 0.4)
+    monkeypatch.setattr("ipam.cluster.release.DRAIN_SECONDS", 0.4)
     monkeypatch.setattr(FakeCluster, "give_back", lambda *_arguments: time.sleep(0.25))
     node.store().drain()
     assert len(node.journal().buried()) == 2
@@ -485,7 +485,7 @@ def test_draining_begins_nothing_in_the_second_half_of_its_time(node, shared, mo
 
 def test_draining_takes_nothing_of_an_adds_own_time(node, monkeypatch):
     opened = []
-    monkeypatch.setattr("ipam.settling.Settling.drain", lambda _self: time.sleep(0.4))
+    monkeypatch.setattr("ipam.cluster.release.Settling.drain", lambda _self: time.sleep(0.4))
 
     def open_cluster(self, document, network, seconds, real=Node.open):
         opened.append(seconds)
@@ -678,7 +678,7 @@ def test_without_a_machine_id_the_journal_keeps_a_random_one(tmp_path, content):
 
 
 def test_the_commands_know_the_machine_by_the_id_that_its_journal_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("ipam.journal_files.MACHINE_ID", str(tmp_path / "machine-id"))
+    monkeypatch.setattr("ipam.cluster.journal.MACHINE_ID", str(tmp_path / "machine-id"))
     folder = str(tmp_path / "journal")
     assert known_machine(folder) == ""
     made = Journal(folder, str(tmp_path / "run"), machine_id=str(tmp_path / "machine-id")).machine

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cni.errors import AddressesExhausted, TryAgainLater
-from ipam.journal import Journal, Journaled
+from ipam.cluster.store import Journal, Journaled
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, owner, range_of
 from tests.fake_cluster import FakeCluster, Shared
 from tests.journalled import FAKE, Node
 
 if TYPE_CHECKING:
-    from ipam.journal_entry import Entry
+    from ipam.cluster.journal_entry import Entry
     from ipam.store import Claim
 
 WALKS = 400 if os.environ.get("BAREWIRE_MATRIX") else 25

@@ -8,10 +8,11 @@ import pytest
 
 from cni.errors import AddressesExhausted, AddressTaken, IoFailure, NotAvailable, TryAgainLater
 from cni.host.files import Lock
-from ipam import address, local_index
-from ipam.local import Local
-from ipam.local_directory import Directory
-from ipam.local_used import Used
+from ipam import address
+from ipam.local import index
+from ipam.local.bitmap import Used
+from ipam.local.directory import Directory
+from ipam.local.store import Local
 from ipam.ranges import Range
 from ipam.store import Owner
 
@@ -369,8 +370,8 @@ def test_without_a_place_for_the_index_everything_works(tmp_path, place):
 
 
 def test_an_index_that_has_grown_is_made_anew_with_more_parts(store, run, monkeypatch, no_reading):
-    monkeypatch.setattr(local_index, "_SHARD_BYTES", 400)
-    monkeypatch.setattr(local_index, "_SHARD_ENTRIES", 10)
+    monkeypatch.setattr(index, "_SHARD_BYTES", 400)
+    monkeypatch.setattr(index, "_SHARD_ENTRIES", 10)
     got = {f"c{i}": take(store, f"c{i}", V6) for i in range(60)}
     assert len(list(run.rglob("shard*"))) > 1
     no_reading()

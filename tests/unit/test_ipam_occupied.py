@@ -9,10 +9,10 @@ import pytest
 
 from cni.errors import AddressesExhausted, AddressTaken
 from ipam.address import parse
-from ipam.local import Local
-from ipam.local_directory import Directory
-from ipam.occupied import Occupied
-from ipam.place import Place
+from ipam.cluster.occupied import Occupied
+from ipam.config.location import Place
+from ipam.local.directory import Directory
+from ipam.local.store import Local
 from ipam.store import Owner
 from ipam.stores import Stores
 from tests.contract.ipam_cluster_contract import NETWORK, owner, range_of

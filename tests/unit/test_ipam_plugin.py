@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cni.delegate import IpamCall
+from cni.attachment.delegate import IpamCall
 from cni.errors import (
     AddressesExhausted,
     CheckFailed,
@@ -22,15 +22,15 @@ from cni.errors import (
 from cni.log import Log
 from cni.node.node import AddressPolicy, EtcdAccess, NodeConf
 from cni.paths import is_below
-from cni.request import parse, parse_environment
+from cni.protocol.request import parse, parse_environment
 from ipam import answer as answering, stores
-from ipam.asked import asked
+from ipam.cluster.journal_entry import Entry
+from ipam.cluster.store import Journal
+from ipam.config.location import place
+from ipam.config.policy import RESOLV_CONFS, Policy
+from ipam.config.request import asked
 from ipam.embedded import EmbeddedIpam
-from ipam.journal import Journal
-from ipam.journal_entry import Entry
-from ipam.place import place
 from ipam.plugin import IpamPlugin
-from ipam.policy import RESOLV_CONFS, Policy
 from ipam.store import Owner
 from ipam.stores import Stores
 from tests.recording_log import RecordingLog
@@ -376,7 +376,7 @@ def test_a_defect_after_leasing_leaves_nothing_and_is_told_as_one(node, ipam, mo
     def broken(*_arguments):
         raise ValueError("no result")
 
-    monkeypatch.setattr("cni.result.encode", broken)
+    monkeypatch.setattr("cni.protocol.result.encode", broken)
     call = IpamCall.of(node.request(DUAL))
     with pytest.raises(InternalError, match="ValueError: no result"):
         ipam.lease(call)

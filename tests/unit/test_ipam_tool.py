@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from cni.record import IPAM, Key, Record
-from ipam import fsck, listing
+from cni.attachment.record import IPAM, Key, Record
 from ipam.address import Address, parse
-from ipam.fsck import Finding, Judgement
-from ipam.inventory import Holding, Inventory, room
-from ipam.journal import Journal
-from ipam.journal_entry import HELD, INTENT, TOMBSTONE, Entry
-from ipam.known import Folders, Network, configured, known
-from ipam.sandboxes import Sandboxes
+from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry
+from ipam.cluster.store import Journal
+from ipam.command import fsck, listing
+from ipam.command.fsck import Finding, Judgement
+from ipam.command.inventory import Holding, Inventory, room
+from ipam.command.main import Host, command
+from ipam.command.networks import Folders, Network, configured, known
+from ipam.command.sandboxes import Sandboxes
 from ipam.store import Lease, Owner, claim_on
-from ipam.tool import Host, command
 from tests.contract.ipam_cluster_contract import range_of
 from tests.trusting import POLICY
 

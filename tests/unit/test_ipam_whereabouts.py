@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ipam import whereabouts
 from ipam.address import parse, parse_cidr
+from ipam.kubernetes import whereabouts
 from ipam.ranges import Range
 from ipam.store import Claim, Owner
 

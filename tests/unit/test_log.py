@@ -16,7 +16,7 @@ from cni.log import LEVELS, Log, open_log
 from cni.logfile import open_below
 from cni.node.node import NodeConf
 from cni.node.start import log_of
-from cni.request import parse, parse_environment
+from cni.protocol.request import parse, parse_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cni.attachments import Attachments
+from cni.attachment.record import DEVICE, Key, Record
+from cni.attachment.records import Attachments
 from cni.errors import IoFailure, SocketDirUnfit
 from cni.host import files
 from cni.names import attachment_fault, is_file_name, is_identifier, is_ifname
-from cni.record import DEVICE, Key, Record
-from cni.userspace.directory import entry
-from cni.userspace.model import NOBODY, owner_of
 from cni.userspace.plan import is_port_name, port_name
-from ipam.journal_entry import TOMBSTONE, Entry, decode
-from ipam.journal_files import Journal
+from cni.userspace.sockets.directory import entry
+from cni.userspace.vswitch.model import NOBODY, owner_of
+from ipam.cluster.journal import Journal
+from ipam.cluster.journal_entry import TOMBSTONE, Entry, decode
 from ipam.store import Owner, holder_fault, owner_fault
 from tests.hostile import WRONG, climbing
 

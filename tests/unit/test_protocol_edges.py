@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni import jsontext
-from cni.conf import parse
+from cni.config.validation import parse
 from cni.errors import DecodeFailure
 from cni.serve import serve
 from cni.sriov.conf_table import REQUIRED, TABLE

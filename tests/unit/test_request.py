@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 from cni.errors import CniError, DecodeFailure, IncompatibleVersion, InvalidConfig, InvalidEnvironment
 from cni.names import is_identifier
-from cni.request import VERSIONS, parse, parse_environment
-from cni.result import Interface
+from cni.protocol.request import VERSIONS, parse, parse_environment
+from cni.protocol.result import Interface
 
 FULL = {
     "CNI_CONTAINERID": "c1",

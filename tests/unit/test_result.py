@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 
 from cni import jsontext
 from cni.errors import InvalidConfig
-from cni.request import VERSIONS
-from cni.result import Dns, Interface, IpConfig, Result, Route, decode, encode
+from cni.protocol.request import VERSIONS
+from cni.protocol.result import Dns, Interface, IpConfig, Result, Route, decode, encode
 
 OLD = ("0.1.0", "0.2.0")
 MIDDLE = ("0.3.0", "0.3.1", "0.4.0")

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 import docs
-from cni import errors, schema
+from cni import errors
+from cni.config import schema
 from cni.sriov import conf_table
 from cni.sriov.conf import SriovConf
 

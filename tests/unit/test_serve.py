@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cni.errors import CheckFailed, DeviceBusy, InternalError, IoFailure, KernelRefused, NotAvailable, TryAgainLater
-from cni.request import VERSIONS
-from cni.result import Dns, Interface, IpConfig, Result
+from cni.protocol.request import VERSIONS
+from cni.protocol.result import Dns, Interface, IpConfig, Result
 from cni.serve import about, read_all, serve
 from cni.version import VERSION
 

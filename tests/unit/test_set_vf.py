@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
-from cni.device import Device, VfSettings
 from cni.errors import KernelRefused, TryAgainLater
 from cni.host import netlink as nl
+from cni.host.device import Device, VfSettings
 from cni.host.kernel import HostKernel
 from cni.host.resets import CALL_SECONDS, RESET_SECONDS, Resets
 from cni.host.rtnetlink import NetlinkError

@@ -8,7 +8,7 @@ import pytest
 
 from cni.errors import InvalidEnvironment, SocketDirUnfit
 from cni.host.acl import encoded
-from cni.userspace.directory import (
+from cni.userspace.sockets.directory import (
     SocketDirectory,
     acl_entry,
     entry,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from cni import result
 from cni.errors import CheckFailed
 from cni.host.netlink import IFF_UP
-from cni.result import Route
+from cni.protocol import result
+from cni.protocol.result import Route
 from tests.node import EVERYTHING, VF0, Node
 
 CONF = {"ipam": {"type": "fake"}}

@@ -436,7 +436,7 @@ def test_configurations_of_the_older_plugins_do_what_they_did(node, old):
 @pytest.fixture
 def device_info(tmp_path, monkeypatch):
     folder = tmp_path / "devinfo"
-    monkeypatch.setattr("cni.deviceinfo.checked", lambda path: path)
+    monkeypatch.setattr("cni.attachment.device_info.checked", lambda path: path)
     return folder / "net-a_net1"
 
 
@@ -455,8 +455,8 @@ def test_what_multus_wrote_for_a_pods_new_sandbox_survives_the_record_of_its_old
 ):
     conf = {"runtimeConfig": {"CNIDeviceInfoFile": str(device_info)}}
     node.add("a", **conf)
-    monkeypatch.setattr("cni.attachments._boot_id", lambda: "a later one")
-    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    monkeypatch.setattr("cni.attachment.records._boot_id", lambda: "a later one")
+    monkeypatch.setattr("cni.attachment.removal.DRAIN_SECONDS", 60.0)
     written = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": VF1, "rdma-device": "mlx5_7"}}
     device_info.write_text(json.dumps(written))
     node.add("b", VF1, **conf)

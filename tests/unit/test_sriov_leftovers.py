@@ -274,7 +274,7 @@ def test_a_driver_is_bound_anew_on_the_side_of_another_pods_call_only_with_time_
         node.delete(vlan=100)
     node.kernel.reveal(VF0)
     instance = vf(node).netdev_instance
-    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", seconds)
+    monkeypatch.setattr("cni.attachment.removal.DRAIN_SECONDS", seconds)
     node.add("b", VF1)
     assert (vf(node).netdev_instance != instance, vf(node).info.vlan == 0) == (rebinds, rebinds)
     node.add("b", ifname="net2")

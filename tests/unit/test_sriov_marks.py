@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from cni.attachments import Attachments
-from cni.delegate import IpamCall
+from cni.attachment.delegate import IpamCall
+from cni.attachment.record import Key
+from cni.attachment.records import Attachments
 from cni.errors import DeviceBusy, TryAgainLater
 from cni.host.netlink import IFF_UP
 from cni.log import Log
-from cni.record import Key
 from cni.sriov import model
 from cni.sriov.model import PLUGIN
 from cni.sriov.removal import Removal

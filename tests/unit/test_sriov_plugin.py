@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cni.attachments import Attachments
-from cni.device import VfSettings
+from cni.attachment.record import Key
+from cni.attachment.records import Attachments
 from cni.errors import (
     CheckFailed,
     CniError,
@@ -20,8 +20,8 @@ from cni.errors import (
     KernelRefused,
     TryAgainLater,
 )
+from cni.host.device import VfSettings
 from cni.host.netlink import Link
-from cni.record import Key
 from cni.sriov.model import PLUGIN
 from tests.fakes import FakeKernel
 from tests.node import EVERYTHING, VF0, VF1, Node
@@ -295,8 +295,8 @@ def test_the_first_call_of_a_boot_frees_the_addresses_of_pods_that_a_reboot_has_
     node.kernel.delete_netns("/run/netns/a")
     node.add("b", VF1, ipam={"type": "fake"})
     assert len(node.ipam.leases) == 2
-    monkeypatch.setattr("cni.attachments._boot_id", lambda: "a later one")
-    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    monkeypatch.setattr("cni.attachment.records._boot_id", lambda: "a later one")
+    monkeypatch.setattr("cni.attachment.removal.DRAIN_SECONDS", 60.0)
     node.delete("c")
     assert node.ipam.leases == {}
     assert node.files() == []

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from cni.device import VfSettings
 from cni.errors import CheckFailed, DeviceBusy, TryAgainLater
+from cni.host.device import VfSettings
 from cni.host.netlink import IFF_UP
 from tests.node import VF0, Node
 

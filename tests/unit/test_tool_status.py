@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cni.attachments import Attachments
+from cni.attachment.records import Attachments
 from cni.errors import InvalidConfig, IoFailure, NotAvailable
 from cni.log import Log
 from cni.node.node import NodeConf
@@ -21,7 +21,7 @@ from tests.fake_vswitch import FakeVswitch
 from tests.node import Node
 
 if TYPE_CHECKING:
-    from cni.request import Request
+    from cni.protocol.request import Request
 
 
 def requests(tmp_path: Path, *confs: dict[str, Any]) -> list[Request]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cni.attachment.record import Key
 from cni.errors import InvalidConfig
 from cni.log import Log
 from cni.node.node import NodeConf, SocketPolicy
-from cni.record import Key
-from cni.request import Request
+from cni.protocol.request import Request
 from cni.userspace.allowed import (
     default_vhost_directory,
     is_remote,
@@ -17,8 +17,8 @@ from cni.userspace.allowed import (
     socket_root,
     vhost_directory,
 )
-from cni.userspace.asked import asked, remote_of
 from cni.userspace.location import locate
+from cni.userspace.request import asked, remote_of
 
 HOST = {"engine": "ovs-dpdk"}
 BARE = NodeConf()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from cni.conf import canonical, parse
+from cni.attachment.record import DEVICE, Key, Record, decode
+from cni.config.validation import canonical, parse
 from cni.errors import InvalidConfig, SocketDirUnfit, UnsupportedField
-from cni.record import DEVICE, Key, Record, decode
-from cni.userspace.asked import Asked
 from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.conf import UserspaceConf
 from cni.userspace.conf_table import REQUIRED, TABLE
-from cni.userspace.directory import SocketDirectory, acl_entry, kubelet_volumes
-from cni.userspace.model import Rate
 from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name
+from cni.userspace.request import Asked
 from cni.userspace.rules import cross_check
+from cni.userspace.sockets.directory import SocketDirectory, acl_entry, kubelet_volumes
+from cni.userspace.vswitch.model import Rate
 
 HOST = {"engine": "ovs-dpdk"}
 SWAPPED = {**HOST, "iftype": "vhostuser"}

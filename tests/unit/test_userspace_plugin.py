@@ -10,7 +10,7 @@ import pytest
 from cni.errors import InterfaceExists
 from cni.log import Log
 from cni.node.node import NodeConf
-from cni.request import Request, parse, parse_environment
+from cni.protocol.request import Request, parse, parse_environment
 from cni.userspace.plugin import UserspacePlugin
 
 NETNS = "/run/netns/a"

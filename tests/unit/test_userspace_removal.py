@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from cni.attachments import Attachments
-from cni.delegate import IpamCall
+from cni.attachment.delegate import IpamCall
+from cni.attachment.record import DEVICE, IPAM, POD, Key, Record
+from cni.attachment.records import Attachments
+from cni.attachment.removal import COLLECT_SECONDS
 from cni.errors import DeviceBusy, InvalidConfig, IoFailure, TryAgainLater
 from cni.node.node import NodeConf, SocketPolicy
-from cni.record import DEVICE, IPAM, POD, Key, Record
-from cni.removal import COLLECT_SECONDS
-from cni.request import Request
+from cni.protocol.request import Request
 from cni.tool.giving_up import give_up, key_of
+from cni.userspace.adapters import World
 from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
-from cni.userspace.directory import SocketDirectory
-from cni.userspace.model import Port
 from cni.userspace.plan import port_name
 from cni.userspace.plugin import UserspacePlugin
 from cni.userspace.publish import Publisher
 from cni.userspace.removal import Removal
-from cni.userspace.sockets import Sockets
-from cni.userspace.world import World
+from cni.userspace.sockets.directory import SocketDirectory
+from cni.userspace.sockets.sockets import Sockets
+from cni.userspace.vswitch.model import Port
 from tests.fake_vswitch import FakeVswitch
 from tests.fakes import FakeIpam
 from tests.recording_log import RecordingLog
@@ -219,8 +219,8 @@ def test_addresses_stay_with_a_running_pod_whose_port_could_not_be_taken_off(hos
 
 
 def reboot(host: Host, monkeypatch: pytest.MonkeyPatch, boot: str = "later") -> None:
-    monkeypatch.setattr("cni.attachments._boot_id", lambda: boot)
-    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    monkeypatch.setattr("cni.attachment.records._boot_id", lambda: boot)
+    monkeypatch.setattr("cni.attachment.removal.DRAIN_SECONDS", 60.0)
     host.attachments = host.opened()
 
 
@@ -254,10 +254,10 @@ def test_where_the_time_is_over_the_next_call_goes_on(host, monkeypatch):
     for number in range(5):
         host.attach(f"c{number}")
     reboot(host, monkeypatch)
-    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", -1.0)
+    monkeypatch.setattr("cni.attachment.removal.DRAIN_SECONDS", -1.0)
     host.drain()
     assert len(host.left()) == 5
-    monkeypatch.setattr("cni.removal.DRAIN_SECONDS", 60.0)
+    monkeypatch.setattr("cni.attachment.removal.DRAIN_SECONDS", 60.0)
     host.drain()
     assert host.left() == []
 
@@ -383,7 +383,7 @@ def test_gc_lets_nothing_wait_for_longer_than_it_may_last_itself(host):
 
 
 def test_what_a_gc_has_no_time_for_is_kept_pending_and_a_later_call_goes_on(host, monkeypatch):
-    monkeypatch.setattr("cni.removal.COLLECT_SECONDS", 0.0)
+    monkeypatch.setattr("cni.attachment.removal.COLLECT_SECONDS", 0.0)
     keys = [host.attach(f"c{number}").key for number in range(3)]
     host.removal().collect_all(keys)
     assert host.asked == []

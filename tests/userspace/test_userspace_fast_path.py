@@ -21,5 +21,5 @@ def test_no_call_of_a_runtime_imports_a_heavy_module(node):
     # More of `os` than build/lean_os.py has.
     assert [command for command, modules in found.items() if "_collections_abc" in modules] == []
     assert "cni.userspace.plugin" in found["ADD"]
-    assert "ipam.local" in found["ADD"]
+    assert "ipam.local.store" in found["ADD"]
     assert "cni.userspace.plugin" not in found["VERSION"]

@@ -1,0 +1,184 @@
+"""What DEL, CHECK, GC and STATUS are for every plugin that attaches something, and what ADD has in common.
+
+A plugin's subclass says what it attaches.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from cni.attachment.delegate import IpamCall
+from cni.attachment.record import DEVICE, IPAM, Key, Record
+from cni.attachment.records import Replay
+from cni.errors import CheckFailed, DelegateFailed, InvalidConfig, IoFailure, LimitedConnectivity, NotAvailable
+from cni.protocol.request import NO_LIST
+from cni.protocol.result import Result
+from cni.rollback import run_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from cni.attachment.ipam import Ipam
+    from cni.attachment.records import Attachments
+    from cni.attachment.removal import Removal
+    from cni.host.netns import Netns
+    from cni.log import Log
+    from cni.protocol.request import Request
+
+    Steps = list[Callable[[], object]]
+
+
+class Lifecycle(ABC):
+    """One call of a plugin, but for its ADD. DEL and the rollback of ADD share one way back, `removal`."""
+
+    def __init__(
+        self, *, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal, strict_status: bool = False
+    ) -> None:
+        self._attachments = attachments
+        self._ipam = ipam
+        self._log = log
+        self._removal = removal
+        self._strict_status = strict_status
+
+    @abstractmethod
+    def ipam_call(self, request: Request) -> IpamCall | None:
+        """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+
+    @abstractmethod
+    def unrecorded(self, request: Request) -> Steps:
+        """What DEL does where there is no record: it acts on the attachment's own marks."""
+
+    @abstractmethod
+    def drift(self, request: Request, record: Record) -> list[str]:
+        """Every difference between the attachment as recorded and as it is, one line each."""
+
+    @abstractmethod
+    def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
+        """What GC does about what this network has without a record and without a right to."""
+
+    @abstractmethod
+    def require_node(self, request: Request) -> None:
+        """Raises `NotAvailable` when the node itself cannot serve any ADD."""
+
+    @abstractmethod
+    def require_network(self, request: Request) -> None:
+        """Raises `NotAvailable` or `LimitedConnectivity` when this network lacks something that an ADD needs.
+
+        Asks nothing beyond the node, and answers within seconds.
+        """
+
+    def delete(self, request: Request) -> None:
+        """Undoes what the record tells of; without a record, what the attachment's own marks tell of."""
+        self._removal.drain(request.network)
+        record = self._delete_recorded(request)
+        if record is None:
+            run_all(*self.unrecorded(request), lambda: self._release_unrecorded(request))
+            # An ADD of this very attachment may have been under way, and have saved its record meanwhile.
+            self._delete_recorded(request, again=True)
+        elif self._removal.is_promise(record):
+            self._release_unrecorded(request)
+
+    def _delete_recorded(self, request: Request, *, again: bool = False) -> Record | None:
+        """The record, if there was one. `again`: what has just been left pending, and holds up nothing, is not repeated."""
+        with Replay(self._attachments, Key.of(request)) as record:
+            if record is not None and not (again and record.removing and not self._removal.holds_up(record)):
+                self._removal.remove_or_keep(record)
+            return record
+
+    def check(self, request: Request) -> None:
+        """Compares with the host all that ADD did. Raises `CheckFailed` with every difference."""
+        key = Key.of(request)
+        record = self._attachments.find(key)
+        if record is None:
+            self.check_unrecorded(request)
+            return
+        if record.removing:
+            raise CheckFailed(f"{key} is being removed; still to do: {', '.join(record.left)}", hint="ADD it again")
+        problems = self.drift(request, record)
+        if problems:
+            raise CheckFailed("; ".join(problems))
+        self._with_ipam(request, self._ipam.check)
+
+    def check_unrecorded(self, request: Request) -> None:
+        """What CHECK does without a record. Raises `CheckFailed`."""
+        raise CheckFailed(
+            f"there is no record of {Key.of(request)}", hint="the container was not attached by this plugin"
+        )
+
+    def gc(self, request: Request) -> None:
+        """Removes this network's attachments that the runtime does not know any more, and what has no record."""
+        listed = request.valid_attachments
+        self._removal.drain(request.network)
+        if listed is None:
+            self._log.warning(NO_LIST)
+            return
+        valid = set(listed)
+        keys = [record.key for record in self._attachments.of_network(request.network)]
+        stale = [key for key in keys if (key.container_id, key.ifname) not in valid]
+        run_all(
+            lambda: self._removal.collect_all(stale),
+            *self.orphans(request, valid),
+            lambda: self._with_ipam(request, self._ipam.gc),
+        )
+
+    def status(self, request: Request) -> None:
+        """Raises `NotAvailable` when the node cannot serve any ADD. A lack of this network is a warning in the log.
+
+        containerd, CRI-O and the kubelet make the whole node NotReady when STATUS fails, and its healthy pods are then
+        evicted: the lack of one network must not do that, unless the administrator wants it (`strict_status`).
+        """
+        try:
+            self._attachments.writable()
+        except IoFailure as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+        self.require_node(request)
+        try:
+            self.require_network(request)
+        except (NotAvailable, LimitedConnectivity) as error:
+            if self._strict_status:
+                raise
+            self._log.warning(f"STATUS: {error.msg}")
+        self._with_ipam(request, self._ipam.status)
+
+    # What ADDs have in common.
+
+    def begun(self, request: Request, netns: Netns, **parts: Any) -> Record:
+        """The record of an attachment of which everything is still to be undone. `parts` are the plugin's own fields."""
+        call = self.ipam_call(request)
+        left = {DEVICE, *parts.pop("left", ()), *([IPAM] if call else ())}
+        if call is not None:
+            self._ipam.expect(call)
+        return Record(
+            key=Key.of(request),
+            netns=request.netns,
+            netns_identity=netns.identity,
+            boot_id=self._attachments.boot_id,
+            ipam=None if call is None else call.as_document(),
+            left=tuple(sorted(left)),
+            **parts,
+        )
+
+    def lease(self, record: Record) -> Result:
+        """The addresses of the attachment. Raises `InvalidConfig` when its IPAM plugin gives none."""
+        if record.ipam is None:
+            return Result()
+        leased = self._ipam.lease(IpamCall.from_document(record.ipam))
+        if not leased.ips:
+            raise InvalidConfig(
+                "ipam: the IPAM plugin returned no addresses", hint="for an attachment without addresses omit ipam"
+            )
+        return leased
+
+    def _release_unrecorded(self, request: Request) -> None:
+        try:
+            self._with_ipam(request, self._ipam.release)
+        except (DelegateFailed, InvalidConfig) as error:
+            # Nothing says that an address was ever leased: an ADD that failed over this very configuration, mostly.
+            self._log.warning(f"IPAM DEL without a record: {error}")
+
+    def _with_ipam(self, request: Request, action: Callable[[IpamCall], None]) -> None:
+        call = self.ipam_call(request)
+        if call is not None:
+            action(call)

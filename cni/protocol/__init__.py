@@ -1,0 +1,1 @@
+"""What CNI says: requests, results, and the arguments of a call. Pure."""

@@ -1,0 +1,117 @@
+"""What a request asks of the plugin: configuration, address, pod, delegate's call. Nothing of the host is read."""
+
+from __future__ import annotations
+
+from cni.attachment import device_info as deviceinfo
+from cni.attachment.delegate import IpamCall
+from cni.config import validation as configuration
+from cni.errors import InvalidConfig
+from cni.protocol.cni_args import cni_arguments, wanted_mac
+from cni.protocol.result import LEGACY_VERSIONS, inexpressible
+from cni.userspace import allowed
+from cni.userspace.attachment import PodName
+from cni.userspace.conf_table import REQUIRED, TABLE
+from cni.userspace.rules import BRIDGE, cross_check
+from cni.userspace.vswitch.remote import REMOTE, parse_remote
+from cni.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.log import Log
+    from cni.node.node import NodeConf
+    from cni.protocol.request import Request
+
+
+class Asked(Value):
+    """A validated request: `conf` by the table's keys, the MAC address that is asked for or None, the pod or None.
+
+    `pod_uid` is told by some runtimes that do not tell the pod. `kubelet_root` and `vhost_directory` are the kubelet's
+    directory and the folder of the short folders, as the network or the node has them.
+    """
+
+    conf: dict[str, Any]
+    mac: str | None
+    pod: PodName | None
+    pod_uid: str
+    device_info: str
+    kubelet_root: str
+    vhost_directory: str
+
+
+def asked(request: Request, node: NodeConf, log: Log) -> Asked:
+    """The request, validated, also by what the node allows. Raises with every problem at once."""
+
+    def judged(conf: dict[str, Any], refused: frozenset[str]) -> list[tuple[str, str]]:
+        found = cross_check(conf, refused)
+        known = refused.union(path for path, _text in found)
+        return found + [problem for problem in allowed.problems(conf, node) if problem[0] not in known]
+
+    parsed = configuration.parse(TABLE, REQUIRED, request.config, judged)
+    for warning in parsed.warnings:
+        log.warning(warning)
+    arguments = cni_arguments(request.args)
+    if parsed.values.get("annotations") and _pod(arguments) is None:
+        raise InvalidConfig(
+            "annotations: CNI_ARGS do not tell which pod to annotate", hint="without annotations a file tells the pod"
+        )
+    if request.cni_version in LEGACY_VERSIONS and not parsed.values.get("ipam"):
+        raise inexpressible(request.cni_version)
+    path = (parsed.values.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
+    return Asked(
+        conf=parsed.values,
+        mac=wanted_mac(parsed.values, arguments),
+        pod=_pod(arguments),
+        pod_uid=arguments.get("K8S_POD_UID", ""),
+        device_info=deviceinfo.checked(path) if path else "",
+        kubelet_root=allowed.kubelet_root(parsed.values, node),
+        vhost_directory=allowed.vhost_directory(parsed.values.get("vhostDir"), node),
+    )
+
+
+def remote_of(request: Request, node: NodeConf) -> str:
+    """The vswitch's database, also where the rest of the configuration is not valid: DEL may have nothing else.
+
+    Raises `InvalidConfig` when it cannot be one, or may not be named: no ADD has got past that, either.
+    """
+    named = configuration.canonical(TABLE, request.config).get("ovsdb")
+    remote = named if isinstance(named, str) and named else REMOTE
+    parse_remote(remote)
+    for path, text in allowed.problems({"ovsdb": remote}, node):
+        raise InvalidConfig(f"{path}: {text}")
+    return remote
+
+
+def present_remote(request: Request, node: NodeConf) -> str:
+    """The same, and empty where it cannot be one, or may not be named."""
+    try:
+        return remote_of(request, node)
+    except InvalidConfig:
+        return ""
+
+
+def bridge_of(request: Request) -> tuple[str, bool]:
+    """The bridge's name, empty where it cannot be one, and whether it may be created; likewise."""
+    conf = configuration.canonical(TABLE, request.config)
+    host = conf.get("host")
+    bridge = host.get("bridge") if isinstance(host, dict) else None
+    name = (bridge.get("bridgeName") if isinstance(bridge, dict) else None) or BRIDGE
+    return name if isinstance(name, str) else "", conf.get("createBridge") is True
+
+
+def vhost_directory(request: Request, node: NodeConf) -> str:
+    """The folder of the short folders, likewise; the default when the configuration names none that may be."""
+    return allowed.vhost_directory(configuration.canonical(TABLE, request.config).get("vhostDir"), node)
+
+
+def ipam_call(request: Request) -> IpamCall | None:
+    """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+    return IpamCall.configured(request, configuration.canonical(TABLE, request.config).get("ipam"))
+
+
+def _pod(arguments: dict[str, str]) -> PodName | None:
+    namespace, name = arguments.get("K8S_POD_NAMESPACE"), arguments.get("K8S_POD_NAME")
+    if not namespace or not name:
+        return None
+    return PodName(namespace=namespace, name=name, uid=arguments.get("K8S_POD_UID", ""))

@@ -1,0 +1,1 @@
+"""The directories and files of vhost-user sockets."""

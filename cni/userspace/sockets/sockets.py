@@ -1,0 +1,458 @@
+"""The directories of sockets on the host: made, given to the vswitch by a mount that follows no symlinks, taken back.
+
+A pod owns its directory and is not trusted: what is below the directory's root is opened name by name without following
+links, and then used through its descriptor. Nothing is removed that was there before the ADD. All steps can be repeated,
+after a kill at any point, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+from cni.attachment.records import RUN_DIRECTORY
+from cni.errors import InvalidConfig, SocketDirUnfit
+from cni.host import hostmounts, mounts
+from cni.host.files import make_directory
+from cni.host.trusted import Closing, Roots
+from cni.rollback import on_failure, run_all
+from cni.userspace.sockets import ownership, visibility
+from cni.userspace.sockets.directory import OWN_DIRECTORIES, entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from cni.log import Log
+    from cni.userspace.sockets.directory import SocketDirectory
+
+    Kind = Callable[[os.stat_result], bool]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_STACKED_MOUNTS = 16
+"""More than killed calls can have put on one another; the next one begins by taking off what is there."""
+
+_PASSABLE = 0o711
+"""Of folders that lead to sockets: the vswitch may run as somebody else, and needs no list of them."""
+
+_SHORT_FOLDER = 0o700
+"""Of the folders that are mounted on."""
+
+_MOST_FILES = 10_000
+"""That are removed from a directory of ours: a pod must not make a DEL last for ever."""
+
+_HINT = "look at its file system, and at what the pod has put there"
+_MOUNT_HINT = (
+    "it needs CAP_SYS_ADMIN, and Linux 5.14 for mounts that follow no symlinks; with allowUnsafeSocketDir there is none"
+)
+
+_CLOCK_REALTIME_COARSE = 5
+"""The clock of a file's times, in <linux/time.h>. It is up to some milliseconds behind the other one."""
+
+_NOT_OURS = (errno.EBUSY, errno.ENOTDIR, errno.ENOTEMPTY)
+"""Why a folder is not removed that somebody else has put something in, or in the place of."""
+
+
+class Sockets:
+    """The socket directories of this node. `owners` are those of `Roots`."""
+
+    def __init__(self, log: Log, owners: tuple[int, ...] = ()) -> None:
+        self._log = log
+        self._owners = owners
+
+    def found(self, directory: SocketDirectory) -> dict[str, Any]:
+        """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
+        if directory.made or directory.absent or not ownership.is_wanted(directory):
+            return {}
+        with Closing(self._opened(directory)) as fd, _telling(directory.path, "look at it"):
+            return ownership.found(fd)
+
+    def require_free(self, directory: SocketDirectory, socket: str, file: str) -> None:
+        """Refuses what is there already under the names of the socket and of the file, or of a directory to be made.
+
+        What the pod has in a directory of its own is its own, and stays: an earlier sandbox's application may have left a
+        socket. An empty name is not looked at. Raises `SocketDirUnfit`.
+        """
+        try:
+            fd = self._opened(directory)
+        except SocketDirUnfit:
+            return  # It is not there yet, or `prepare` tells what is in its place.
+        with Closing(fd):
+            if directory.made and not _is_own(directory):
+                raise _taken(directory.path)
+            if not directory.made:
+                _require_names_free(fd, directory, socket, file)
+
+    @staticmethod
+    def now() -> int:
+        """The time, in seconds, of which a file that is made from now on is never older."""
+        return int(time.clock_gettime(_CLOCK_REALTIME_COARSE))
+
+    def prepare(self, directory: SocketDirectory, found: dict[str, Any] | None = None) -> None:
+        """Makes the directory if it is ours, gives it its owner, and mounts it where the vswitch finds it.
+
+        `found` is what is to be put back later. Raises `SocketDirUnfit`.
+        """
+        if directory.made or directory.absent:
+            self._make_below(directory)
+        with Closing(self._opened(directory)) as fd:
+            if found and ownership.is_wanted(directory) and not ownership.is_of(fd, found):
+                raise SocketDirUnfit(f"socket directory {directory.path} has been replaced by another one", hint=_HINT)
+            with _telling(directory.path, "give it its owner and permissions"):
+                ownership.give(fd, directory, self._log)
+            if directory.mount:
+                self._mount(fd, directory)
+
+    def write(self, directory: SocketDirectory, name: str, content: bytes) -> None:
+        """Writes a file that everybody in the pod can read, in one step. Raises `SocketDirUnfit`."""
+        temporary = _temporary(name)
+        with Closing(self._reached(directory)) as fd, _telling(directory.path, f"write {name}"):
+            _unlink(fd, temporary)
+            file = os.open(temporary, _NEW_FILE, 0o644, dir_fd=fd)
+            try:
+                os.fchmod(file, 0o644)
+                while content:
+                    content = content[os.write(file, content) :]
+            finally:
+                os.close(file)
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+
+    def remove(
+        self, directory: SocketDirectory, socket: str, file: str, *, found: dict[str, Any] | None = None
+    ) -> None:
+        """Removes the socket, the file, the mount, and the directory if it is ours; puts back what `found` told.
+
+        What is gone is no error. What was there before, and what has been put in the place of a socket, a file, or the
+        directory, is left. An empty name is none. Raises `SocketDirUnfit`: for another name that is none at once,
+        otherwise when all the rest has been done.
+        """
+        names = _names_of(socket, file)
+        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found or {})]
+        if directory.mount:
+            steps.append(lambda: self._unmount(directory.mount))
+        if directory.made or directory.absent:
+            steps.append(lambda: self._remove_made(directory))
+        run_all(*steps)
+
+    def _remove_names(self, directory: SocketDirectory, names: dict[str, Kind], found: dict[str, Any]) -> None:
+        try:
+            fd = self._reached(directory)
+        except SocketDirUnfit as error:
+            self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
+            return
+        with Closing(fd):
+            run_all(lambda: self._unlink_all(fd, directory, names), lambda: self._put_back(fd, directory, found))
+
+    def _unlink_all(self, fd: int, directory: SocketDirectory, names: dict[str, Kind]) -> None:
+        with _telling(directory.path, "remove the socket"):
+            if directory.made:
+                names = dict.fromkeys(_files(fd), _is_no_folder)
+            since = 0 if _is_own(directory) else directory.since
+            left = [name for name, kind in names.items() if not _unlinked(fd, name, kind, since)]
+        if left:
+            self._log.warning(f"not ours, and left in {directory.path}: {', '.join(map(repr, left))}")
+
+    def _put_back(self, fd: int, directory: SocketDirectory, found: dict[str, Any]) -> None:
+        with _telling(directory.path, "give it back its owner and permissions"):
+            if found and ownership.is_of(fd, found):
+                ownership.put_back(fd, found)
+            elif found:
+                self._log.warning(f"{directory.path} has been replaced by another directory, which is left as it is")
+
+    def require_seen(self, directory: SocketDirectory, remote: str) -> None:
+        """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
+        if directory.mount:
+            visibility.require_seen(directory.mount, remote)
+
+    def differences(self, directory: SocketDirectory) -> list[str]:
+        """What CHECK says: nothing while the vswitch's path leads to the directory."""
+        try:
+            with Closing(self._opened(directory)) as fd:
+                wanted = visibility.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
+        except SocketDirUnfit as error:
+            return [error.msg]
+        if not directory.mount:
+            return []
+        try:
+            mounted = visibility.identity(directory.mount)
+        except OSError:
+            mounted = ""
+        return [] if mounted == wanted else [f"{directory.mount} is not the mount of {directory.path} any more"]
+
+    def folders(self, parent: str) -> list[str]:
+        """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
+        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
+
+    def own_directories(self) -> list[str]:
+        """The names of the directories of our own, one per port."""
+        return _names(OWN_DIRECTORIES)
+
+    def remove_folder(self, folder: str, socket: str, file: str) -> None:
+        """Removes a short folder of which nothing else is known, and through it the socket and the file.
+
+        What is not as we make short folders is somebody else's, and left. Raises `SocketDirUnfit`.
+        """
+        if not self._is_trusted(os.path.dirname(folder)):
+            return
+        if hostmounts.is_mounted(folder):
+            names = _names_of(socket, file)
+            with _telling(folder, "remove the socket"), Closing(hostmounts.opened(folder, _DIRECTORY)) as fd:
+                for name, kind in names.items():
+                    _unlinked(fd, name, kind)
+            self._unmount(folder)
+        elif _is_ours(folder):
+            self._unmount(folder)
+
+    def _mount(self, fd: int, directory: SocketDirectory) -> None:
+        os.close(self._trusted(os.path.dirname(directory.mount), make=True))
+        make_directory(directory.mount)
+        self._unmount(directory.mount, keep=True)
+        with (
+            _telling(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
+            on_failure(self._unmount, directory.mount),
+        ):
+            hostmounts.bind(fd, directory.mount)
+
+    def _unmount(self, folder: str, *, keep: bool = False) -> None:
+        with _telling(folder, "take off the mount"):
+            for _ in range(_STACKED_MOUNTS):
+                if not hostmounts.is_mounted(folder) or not hostmounts.unmount(folder):
+                    break
+            # A version that knew no other namespace than its own may have left one there.
+            if not hostmounts.is_mounted(folder) and _has_mount(folder):
+                mounts.unmount(folder)
+        if not keep:
+            self._rmdir(folder, lambda: hostmounts.remove(folder))
+
+    def _reached(self, directory: SocketDirectory) -> int:
+        """The directory, by the mount, which leads to it whatever the pod has renamed; else by its path."""
+        if directory.mount and hostmounts.is_mounted(directory.mount):
+            with _telling(directory.mount, "open it"):
+                return hostmounts.opened(directory.mount, _DIRECTORY)
+        return self._opened(directory)
+
+    def _remove_made(self, directory: SocketDirectory) -> None:
+        self._rmdir_below(directory)
+        # A record can be damaged: only what is above the directory, and in its order.
+        for folder, above in zip(directory.parents, directory.above if directory.parents else (), strict=False):
+            if folder != above or not self._rmdir_below(directory.replace(path=folder), is_shared=True):
+                break
+
+    def _rmdir_below(self, directory: SocketDirectory, *, is_shared: bool = False) -> bool:
+        try:
+            parent = self._opened(directory, up_to=-1)
+        except SocketDirUnfit:
+            return False
+        with Closing(parent):
+            return self._rmdir(
+                directory.path, lambda: os.rmdir(directory.below[-1], dir_fd=parent), is_shared=is_shared
+            )
+
+    def _rmdir(self, path: str, remove: Callable[[], None], *, is_shared: bool = False) -> bool:
+        """Removes a folder if it is there, and empty. Whether it is gone."""
+        try:
+            remove()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise SocketDirUnfit(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
+            # A pod that fills it must not keep its own DEL from ending.
+            if not is_shared:
+                self._log.warning(f"{path} is left: {os.strerror(error.errno)}")
+            return False
+        return True
+
+    def _opened(self, directory: SocketDirectory, up_to: int | None = None) -> int:
+        """A descriptor of the directory, or of one on the way to it. Raises `SocketDirUnfit`."""
+        names = directory.below[:up_to]
+        fd = self._trusted(directory.root)
+        for name in names:
+            fd = _entered(fd, name, directory)
+        return fd
+
+    def _make_below(self, directory: SocketDirectory) -> None:
+        *passed, last = directory.below
+        fd = self._trusted(directory.root, make=True)
+        for name in passed:
+            with on_failure(os.close, fd), _telling(directory.path, f"make {name!r} in it"):
+                _mkdir(name, _PASSABLE, fd)
+            fd = _entered(fd, name, directory)
+        with Closing(fd), _telling(directory.path, "make it"):
+            _mkdir(last, 0o755, fd)
+
+    def _trusted(self, path: str, *, make: bool = False) -> int:
+        """A descriptor of a folder where nobody but root decides what is on the way. `make`: others may pass what is made.
+
+        Raises `SocketDirUnfit`.
+        """
+        previous = os.umask(0)
+        try:
+            fd = Roots(allowed=(path,), owners=self._owners).opened(
+                path, "socket directory", make=_PASSABLE if make else 0
+            )
+        except InvalidConfig as error:
+            raise SocketDirUnfit(error.msg, hint=error.hint) from error
+        finally:
+            os.umask(previous)
+        if make and path.startswith(f"{RUN_DIRECTORY}/"):
+            with on_failure(os.close, fd):
+                _open_passage()
+        return fd
+
+    def _is_trusted(self, path: str) -> bool:
+        try:
+            os.close(self._trusted(path))
+        except SocketDirUnfit:
+            return False
+        return True
+
+
+class _telling:  # noqa: N801 - reads as a statement
+    """Turns an `OSError` of the body into `SocketDirUnfit`, which says what could not be done with which path."""
+
+    def __init__(self, path: str, what: str, hint: str = _HINT) -> None:
+        self._path = path
+        self._what = what
+        self._hint = hint
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OSError):
+            raise SocketDirUnfit(
+                f"socket directory {self._path}: cannot {self._what}: {os.strerror(error.errno or 0)}",
+                hint=self._hint,
+            ) from error
+
+
+def _entered(fd: int, name: str, directory: SocketDirectory) -> int:
+    """The folder of that name, in place of the descriptor of the one that it is in."""
+    with Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
+        return os.open(name, _DIRECTORY, dir_fd=fd)
+
+
+def _open_passage() -> None:
+    # Whatever else we have in /run made it first, for root alone.
+    with _telling(RUN_DIRECTORY, "set its permissions"):
+        if os.stat(RUN_DIRECTORY).st_mode & _PASSABLE != _PASSABLE:
+            os.chmod(RUN_DIRECTORY, _PASSABLE)
+
+
+def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
+    """Makes a folder, if it is not there, with just these permissions from the start: a call can be killed any time."""
+    previous = os.umask(0)
+    try:
+        os.mkdir(path, mode, dir_fd=parent)
+    except FileExistsError:
+        return
+    finally:
+        os.umask(previous)
+
+
+def _is_own(directory: SocketDirectory) -> bool:
+    """Whether nobody but we can have made it."""
+    return directory.made and directory.root == OWN_DIRECTORIES
+
+
+def _names_of(socket: str, file: str) -> dict[str, Kind]:
+    """The names that an attachment can have in a directory, and what bears each."""
+    sockets = {entry(socket): _is_socket} if socket else {}
+    return {**sockets, **(dict.fromkeys((entry(file), _temporary(file)), _is_file) if file else {})}
+
+
+def _is_socket(look: os.stat_result) -> bool:
+    return stat.S_ISSOCK(look.st_mode)
+
+
+def _is_file(look: os.stat_result) -> bool:
+    return stat.S_ISREG(look.st_mode) and look.st_uid == os.geteuid()
+
+
+def _is_no_folder(look: os.stat_result) -> bool:
+    return not stat.S_ISDIR(look.st_mode)
+
+
+def _require_names_free(fd: int, directory: SocketDirectory, socket: str, file: str) -> None:
+    with _telling(directory.path, "look at it"):
+        for name, kind in _names_of(socket, file).items():
+            look = _look(fd, name)
+            if look is not None and not (directory.of_pod and kind(look)):
+                raise _taken(f"{directory.path}/{name}")
+
+
+def _taken(path: str) -> SocketDirUnfit:
+    return SocketDirUnfit(
+        f"{path} is there already, and no attachment of ours left it",
+        hint="remove it if nothing uses it, or give the socket another name (socketNaming, host.vhost.socketfile) or place",
+    )
+
+
+def _look(fd: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _unlinked(fd: int, name: str, kind: Kind, since: int = 0) -> bool:
+    """Removes the name, if that kind of thing bears it, and has done so not before `since`. Whether it is gone."""
+    look = _look(fd, name)
+    if look is not None and kind(look) and int(look.st_ctime) >= since:
+        _unlink(fd, name)
+        return True
+    return look is None
+
+
+def _temporary(name: str) -> str:
+    """The name under which a file is written: no socket's name, of whatever attachment, begins with a dot."""
+    return f".{entry(name)}.tmp"
+
+
+def _unlink(fd: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except (FileNotFoundError, IsADirectoryError):
+        return
+
+
+def _files(fd: int) -> list[str]:
+    """The names in a directory, not more than it takes a moment to remove."""
+    names = []
+    with os.scandir(fd) as entries:
+        for found in entries:
+            names.append(found.name)
+            if len(names) == _MOST_FILES:
+                break
+    return names
+
+
+def _has_mount(folder: str) -> bool:
+    """Whether one of our mounts is on the folder in the plugin's own mount namespace."""
+    try:
+        return bool(os.statvfs(folder).f_flag & mounts.ST_NOSYMFOLLOW)
+    except OSError:
+        return False
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether it is one of our mounts, or a folder as we make them to mount on."""
+    if hostmounts.is_mounted(folder):
+        return True
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return status.st_uid == 0 and status.st_mode & 0o170777 == 0o040000 | _SHORT_FOLDER

@@ -1,0 +1,1 @@
+"""Ports of a vswitch: the `Vswitch` protocol, and Open vSwitch."""

@@ -1,0 +1,145 @@
+"""Which address of a set is tried next, so that nodes that know nothing of each other seldom try the same."""
+
+from __future__ import annotations
+
+import zlib
+
+from cni.errors import AddressesExhausted, AddressTaken
+from ipam.ranges import range_of
+from ipam.store import Claim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ipam.address import Address
+    from ipam.cluster.occupied import Occupied
+    from ipam.ranges import Range, RangeSet
+    from ipam.store import Cluster, Owner
+
+_SPREAD = 0x9E3779B97F4A7C15
+"""2**64 over the golden ratio: its multiples lie evenly in a range of any size."""
+
+
+def seed_of(owner: Owner) -> int:
+    """The same for every try of an owner: one that was cut off is repeated where it was."""
+    return zlib.crc32(f"{owner.network}/{owner.container_id}/{owner.ifname}".encode()) * _SPREAD
+
+
+class Choice:
+    """The tries for one set: `first`, and `next` after somebody else turned out to have it; never what is `occupied`.
+
+    Both raise `AddressTaken` where the address is `wanted`, and `AddressesExhausted` when really all are in use. `before`
+    is what the owner's pod has of the set already, in whatever container: it comes first.
+    """
+
+    def __init__(
+        self, cluster: Cluster, ranges: RangeSet, wanted: Address | None, seed: int, occupied: Occupied
+    ) -> None:
+        self._cluster = cluster
+        self._occupied = occupied
+        self._ranges = ranges
+        self._wanted = wanted
+        self._seed = seed
+        self.before: Claim | None = None
+        self._refused: dict[int, Range] = {}
+
+    def first(self) -> Claim:
+        if self.before is not None:
+            return self.before
+        return self._free(blindly=True) if self._wanted is None else self._requested(self._wanted)
+
+    def next(self, refused: Claim) -> Claim:
+        """Another one than that."""
+        if self._wanted is not None:
+            raise AddressTaken(f"{self._wanted} is in use")
+        self._refused[refused.address.number] = refused.range
+        return self._free(blindly=False)
+
+    def _requested(self, wanted: Address) -> Claim:
+        home = range_of(self._ranges, wanted)
+        if home is None or not home.leases(wanted):
+            raise AddressTaken(
+                f"{wanted} cannot be had from {_text(self._ranges)}: it is outside, a gateway or excluded"
+            )
+        if self._occupied.has(wanted):
+            raise AddressTaken(f"{wanted} is in use on this node", hint="barewire-ipam show tells by whom")
+        return Claim(range=home, address=wanted)
+
+    def _free(self, *, blindly: bool) -> Claim:
+        found = self._found(blindly=blindly)
+        if self._occupied.has(found.address):
+            # Seldom: the store is another one than before, or has forgotten. Then it may not know of any of them.
+            self._ranges = self._occupied.narrowed(self._ranges)
+            found = self._found(blindly=blindly)
+        return found
+
+    def _found(self, *, blindly: bool) -> Claim:
+        for one, start in self._starts():
+            number = self._number(one, start, blindly=blindly)
+            if number is not None:
+                return Claim(range=one, address=one.address(number))
+        raise AddressesExhausted(f"no address of {_text(self._ranges)} is free", hint=AddressesExhausted.remedy)
+
+    def _number(self, one: Range, start: int, *, blindly: bool) -> int | None:
+        taken = self._cluster.taken(one)
+        if taken is None:
+            return next(_around(one, start), None) if blindly else self._cluster.gap(one, self._near(one, start))
+        return next(
+            (number for number in _around(one, start) if number not in taken and number not in self._refused), None
+        )
+
+    def _near(self, one: Range, start: int) -> int:
+        """Where to look on: the cluster may have seen what is beside the address that it refused last."""
+        return next((number for number, of in reversed(self._refused.items()) if of is one), start)
+
+    def _starts(self) -> Iterator[tuple[Range, int]]:
+        """Every range, with the number at which its search begins; the one that the seed leads to is the first."""
+        place = self._seed % sum(_size(one) for one in self._ranges)
+        home = 0
+        while place >= _size(self._ranges[home]):
+            place -= _size(self._ranges[home])
+            home += 1
+        yield self._ranges[home], self._ranges[home].first + place
+        for one in self._ranges[home + 1 :] + self._ranges[:home]:
+            yield one, one.first + self._seed % _size(one)
+
+
+def fitting(
+    claims: tuple[Claim, ...], sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+) -> tuple[Claim | None, ...]:
+    """For each set one of the claims that fits it, as requested, with its range as it is configured now; or None."""
+    left = [claim.address for claim in claims]
+    found: list[Claim | None] = []
+    for ranges, wanted in zip(sets, requested, strict=True):
+        fits = (_fit(address, ranges) for address in left if wanted in (None, address))
+        first = next((claim for claim in fits if claim is not None), None)
+        if first is not None:
+            left.remove(first.address)
+        found.append(first)
+    return tuple(found)
+
+
+def has_room(cluster: Cluster, one: Range) -> bool:
+    taken = cluster.taken(one)
+    if taken is None:
+        return cluster.gap(one, one.first) is not None
+    return any(number not in taken for number in one.walk(one.first, one.last))
+
+
+def _fit(address: Address, ranges: RangeSet) -> Claim | None:
+    home = range_of(ranges, address)
+    return None if home is None or not home.leases(address) else Claim(range=home, address=address)
+
+
+def _around(one: Range, start: int) -> Iterator[int]:
+    yield from one.walk(start, one.last)
+    yield from one.walk(one.first, start - 1)
+
+
+def _size(one: Range) -> int:
+    return one.last - one.first + 1
+
+
+def _text(ranges: RangeSet) -> str:
+    return ", ".join(map(str, ranges))

@@ -1,0 +1,90 @@
+"""What the journal notes about the clusters of networks: `<folder>/.clusters/<network>`, one line.
+
+It is written by every ADD, so it is not synced: a machine that loses its power loses its containers, too. A line has one
+length and is written in one piece, so a killed call leaves the line of before or that of now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from cni import jsontext
+from cni.errors import DecodeFailure, IoFailure
+from cni.host.files import component, make_directory
+from ipam.cluster.identity import UNKNOWN, Identity
+from ipam.cluster.journal_entry import location
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LENGTH = 512
+_DIGITS = 20
+
+
+def noted(folder: str, network: str, document: dict[str, Any], shared: str) -> Identity:
+    """What is noted about the network's cluster; `UNKNOWN` when it was in another place then.
+
+    `document` names also the node and the machine: as another one, this node has left no witness there yet.
+    """
+    try:
+        fd = os.open(_path(folder, network), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return UNKNOWN
+    try:
+        return _read(fd, _place(document, shared))
+    finally:
+        os.close(fd)
+
+
+def note(
+    folder: str, network: str, document: dict[str, Any], shared: str, identity: Identity, *, anew: bool = False
+) -> None:
+    """Notes it. A revision that is smaller than that of another call, for the same cluster, changes nothing.
+
+    `anew`: the cluster was replaced, and what was noted before does not count; else `left` stays as it is.
+    """
+    path, place = _path(folder, network), _place(document, shared)
+    make_directory(os.path.dirname(path))
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            known = _read(fd, place)
+            if anew or known.cluster != identity.cluster or known.revision < identity.revision:
+                kept = identity if anew else identity.replace(left=known.left)
+                os.pwrite(fd, _line(place, kept), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise IoFailure(f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="look at free space") from error
+
+
+def _path(folder: str, network: str) -> str:
+    return f"{folder}/.clusters/{component(network)}"
+
+
+def _place(document: dict[str, Any], shared: str) -> list[str]:
+    names = (str(document.get(key) or "") for key in ("node", "machine"))
+    return [*location(document), shared, *names]
+
+
+def _line(place: list[str], identity: Identity) -> bytes:
+    told = {
+        "cluster": identity.cluster,
+        "revision": f"{identity.revision:0{_DIGITS}}",
+        "left": identity.left,
+        "place": place,
+    }
+    return jsontext.dumps(told).encode().ljust(_LENGTH) + b"\n"
+
+
+def _read(fd: int, place: list[str]) -> Identity:
+    try:
+        told = jsontext.loads(os.pread(fd, 1 << 14, 0).partition(b"\n")[0])
+        if told["place"] != place:
+            return UNKNOWN
+        return Identity(cluster=str(told["cluster"]), revision=int(told["revision"]), left=bool(told.get("left")))
+    except (OSError, DecodeFailure, KeyError, TypeError, ValueError):
+        return UNKNOWN

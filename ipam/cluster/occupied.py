@@ -1,0 +1,105 @@
+"""What this node itself knows to be in use in a network, whatever the store says that an ADD asks.
+
+The store may be another one than before, or it has lost what it knew; the containers still use their addresses.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import CniError
+from cni.host import folders
+from ipam.address import parse
+from ipam.cluster.journal import path_in
+from ipam.cluster.journal_entry import HELD, decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ipam.address import Address
+    from ipam.ranges import RangeSet
+    from ipam.store import Owner
+
+_HELD = f'"phase": "{HELD}"'.encode()
+_PART = 1 << 16
+
+
+class Occupied:
+    """What the journal in `folder` says that others than `owner` hold in its network, and all of host-local's `directories`.
+
+    Every ADD looks here, so a file is decoded only when its bytes name the address.
+    """
+
+    def __init__(self, owner: Owner, folder: str, directories: tuple[str, ...] = ()) -> None:
+        self._folder, _, self._own = path_in(folder, owner).rpartition("/")
+        self._directories = directories
+        self._known: list[bytes] | None = None
+
+    def has(self, address: Address) -> bool:
+        """Whether somebody else on this node uses it."""
+        if any(os.path.lexists(f"{one}/{address}") for one in self._directories):
+            return True
+        words = f'"text": "{address}"'.encode()
+        return any(address in _held(line) for line in self._lines() if words in line)
+
+    def addresses(self) -> set[Address]:
+        """All that others on this node use."""
+        found = {address for line in self._lines() for address in _held(line)}
+        return found.union(*map(_named, self._directories))
+
+    def narrowed(self, ranges: RangeSet) -> RangeSet:
+        """The ranges without what others on this node use."""
+        addresses = self.addresses()
+        return tuple(
+            one.replace(excluded=(*one.excluded, *sorted((ip.number, ip.number) for ip in addresses if ip in one)))
+            for one in ranges
+        )
+
+    def _lines(self) -> list[bytes]:
+        if self._known is None:
+            names = [name for name in folders.documents(self._folder) if name != self._own]
+            lines = (_last_line(f"{self._folder}/{name}") for name in names)
+            self._known = [line for line in lines if _HELD in line]
+        return self._known
+
+
+def _last_line(path: str) -> bytes:
+    """The last whole line, with its end. The folder is root's own: the files need no second look, which would cost more."""
+    content = b""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""  # Another call has removed it.
+    try:
+        while part := os.read(fd, _PART):
+            content += part
+            if len(part) < _PART:
+                break
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+    whole = content.rpartition(b"\n")[0]
+    return whole.rpartition(b"\n")[2] + b"\n"
+
+
+def _held(line: bytes) -> set[Address]:
+    try:
+        entry = decode(line)
+    except ValueError:
+        return set()  # A call for its owner sets it aside, and fsck tells of it.
+    return {claim.address for claim in entry.claims or ()} if entry.phase == HELD else set()
+
+
+def _named(directory: str) -> Iterator[Address]:
+    """The addresses of host-local's files; a directory that is not there has none."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        try:
+            yield parse(name, directory)
+        except CniError:
+            continue

@@ -1,0 +1,159 @@
+"""Giving back what journal entries tell of: at once, or by a later call of whatever network."""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import CniError, InvalidConfig, TryAgainLater
+from ipam.cluster.journal import name_of
+from ipam.cluster.journal_entry import TOMBSTONE, Present
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from ipam.cluster.journal import Journal
+    from ipam.cluster.journal_entry import Entry
+    from ipam.store import Cluster, Owner
+
+    OpenCluster = Callable[[dict[str, Any], str, float], Cluster]
+    """By the document that describes it, the network's name in it, and the seconds that bound each of its calls."""
+
+DRAINED, DRAIN_SECONDS = 16, 2.0
+"""How many tombstones an ADD or DEL looks at, and for how long: what they wait for is not theirs.
+
+None is begun in the second half of the time, which bounds the last one (`Journaled.drain`).
+"""
+
+MOST_NOTED = 1000
+"""Tombstones that are looked at after a cluster did not answer; reading one takes 50 microseconds."""
+
+
+class Settling:
+    """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry.
+
+    `present` leads to the entries of its network by what is configured now: endpoints and files move, leases do not.
+    """
+
+    def __init__(
+        self, journal: Journal, open_cluster: OpenCluster, seconds: float, present: Present | None = None
+    ) -> None:
+        self._journal = journal
+        self._open = open_cluster
+        self._seconds = seconds
+        self._present = Present(network="", document=None) if present is None else present
+        self._opened: list[tuple[dict[str, Any], str, Cluster]] = []
+        self._failed: list[tuple[dict[str, Any], CniError]] = []
+
+    def cluster(self, document: dict[str, Any], shared: str) -> Cluster:
+        """Raises what it failed with before."""
+        for failed, error in self._failed:
+            if failed == document:
+                raise TryAgainLater(str(error))
+        for known, network, cluster in self._opened:
+            if (known, network) == (document, shared):
+                return cluster
+        cluster = self._open(self._journal.named(document), shared, self._seconds)
+        self._opened.append((document, shared, cluster))
+        return cluster
+
+    def reached(self, entry: Entry) -> Cluster:
+        """Its cluster, by the first description that can be right."""
+        wrong: list[InvalidConfig] = []
+        for document in self._present.documents(entry):
+            try:
+                return self.cluster(document, entry.shared)
+            except InvalidConfig as error:
+                wrong.append(error)
+        raise wrong[0]
+
+    def can_reach(self, entry: Entry) -> bool:
+        """Whether a description of its cluster can be right; False where each is refused, whatever the cluster does."""
+        try:
+            self.reached(entry)
+        except InvalidConfig:
+            return False
+        except CniError:
+            return True
+        return True
+
+    @property
+    def met_silence(self) -> bool:
+        """Whether a cluster did not answer: no other one is waited for in the same call."""
+        return any(isinstance(error, TryAgainLater) for _document, error in self._failed)
+
+    def free(self, entry: Entry) -> None:
+        """Gives back what the entry tells of, and raises what the cluster raises."""
+        if entry.claims == ():
+            return  # It may be that every question would be refused.
+        for cluster in self._ways(entry):
+            self._give_back(cluster, entry)
+            if entry.identity in ("", cluster.identity().cluster):
+                return
+
+    def _ways(self, entry: Entry) -> Iterator[Cluster]:
+        """Its cluster by each description that can be right: what is configured now may lead to another cluster."""
+        wrong: list[InvalidConfig] = []
+        documents = self._present.documents(entry)
+        for document in documents:
+            try:
+                yield self.cluster(document, entry.shared)
+            except InvalidConfig as error:
+                wrong.append(error)
+        if len(wrong) == len(documents):
+            raise wrong[0]
+
+    def _give_back(self, cluster: Cluster, entry: Entry) -> None:
+        try:
+            if entry.claims is None:
+                cluster.give_back_all(entry.owner)
+            else:
+                cluster.give_back(entry.claims, entry.owner)
+        except CniError as error:
+            self.give_up(cluster, error)
+            raise
+
+    def give_up(self, cluster: Cluster, error: CniError) -> None:
+        """It has failed, and is not asked again."""
+        self._failed += [(document, error) for document, _shared, known in self._opened if known is cluster]
+
+    def settle(self, entry: Entry) -> bool:
+        """Whether the cluster has been told, and the entry is gone; else it is a tombstone. The owner's lock is held."""
+        try:
+            self.free(entry)
+        except CniError as error:
+            self._journal.warn(f"the addresses of {name_of(entry.owner)} are not released yet: {error}")
+            self._journal.bury(entry)
+            return False
+        self._journal.forget(entry.owner)
+        return True
+
+    def drain(self) -> None:
+        """Tries a few tombstones again whose pauses are over. What fails is logged only."""
+        latest = time.monotonic() + DRAIN_SECONDS / 2
+        for owner in self._journal.due()[:DRAINED]:
+            if time.monotonic() >= latest or self.met_silence:
+                break
+            try:
+                self._flush(owner)
+            except CniError as error:
+                self._journal.warn(f"the tombstone of {name_of(owner)} stays: {error}")
+        self._note_silence()
+
+    def _flush(self, owner: Owner) -> None:
+        with self._journal.locked(owner, 0.0):
+            # Read under the lock: the owner may have come back, and hold the same addresses again.
+            entry = self._journal.find(owner)
+            if entry is None or entry.phase != TOMBSTONE:
+                self._journal.unmark(owner)
+            else:
+                self.settle(entry)
+
+    def _note_silence(self) -> None:
+        """One try was that of all tombstones of the same cluster: else each would cost a call the same wait."""
+        failed = [document for document, _error in self._failed]
+        for owner in self._journal.buried()[:MOST_NOTED] if self.met_silence else ():
+            entry = self._journal.find(owner)
+            if entry is not None and any(document in failed for document in self._present.documents(entry)):
+                self._journal.tried(owner)

@@ -1,0 +1,115 @@
+"""Takes again what the journal holds, in a cluster that was replaced or restored, before anything else is leased there."""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import TryAgainLater
+from ipam.cluster.identity import NOBODYS
+from ipam.cluster.journal import name_of
+from ipam.cluster.journal_entry import HELD, location
+from ipam.cluster.known_identity import note, noted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ipam.cluster.identity import Identity
+    from ipam.cluster.journal import Journal
+    from ipam.cluster.journal_entry import Entry
+    from ipam.cluster.release import Settling
+    from ipam.store import Cluster, Owner
+
+
+BUSY_SECONDS = 1.0
+"""For the lock of an owner whose call goes on, and takes or releases by itself what the owner has."""
+
+
+class Retaking:
+    """For one network, whose cluster `document` describes, which calls it `shared`. The document names the node, too."""
+
+    def __init__(
+        self, journal: Journal, settling: Settling, network: str, document: dict[str, Any], shared: str
+    ) -> None:
+        self._journal = journal
+        self._settling = settling
+        self._network = network
+        self._document = document
+        self._shared = shared
+        self._latest: Identity | None = None
+
+    def go(self, found: Cluster, deadline: float, owner: Owner | None = None) -> None:
+        """Notes what `found` is when all is done, and warns. Raises `TryAgainLater` when the time was too short.
+
+        The lock of `owner` is held: its call takes what it has.
+        """
+        with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
+            if not found.is_replaced(self._noted(), self._network):
+                return  # Another call was faster.
+            seen = found.identity()
+            entries = [one for one in self._journal.of_network(self._network) if self._is_here(one)]
+            entries = [one for one in entries if one.owner != owner]
+            ours = [one for one in entries if not self._is_elsewhere(one, seen)]
+            lost = sum(self._take(one.owner, seen, deadline) for one in ours)
+            self._note(self._latest or seen, left=bool(lost))
+        self._tell(len(ours), len(entries) - len(ours))
+
+    def rest(self, known: Identity, deadline: float, owner: Owner | None = None) -> None:
+        """Tries again to take what somebody else had. Whoever that was may not have used it, and has been found out."""
+        with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
+            entries = [one for one in self._journal.of_network(self._network) if self._is_here(one)]
+            ours = [one for one in entries if one.identity == NOBODYS and one.owner != owner]
+            lost = sum(self._take(one.owner, known, deadline) for one in ours)
+            if not lost:
+                self._note(self._latest or known, left=False)
+
+    def _take(self, owner: Owner, seen: Identity, deadline: float) -> int:
+        """How many addresses the owner has lost."""
+        if time.monotonic() >= deadline:
+            raise TryAgainLater("the time was too short to take again what a replaced etcd does not know")
+        with self._journal.locked(owner, BUSY_SECONDS):
+            entry = self._journal.find(owner)
+            if entry is None or entry.phase != HELD or not entry.claims:
+                return 0  # Released meanwhile.
+            document = {**self._document, "node": entry.node}
+            cluster = self._settling.cluster(document, self._shared)
+            # Each by itself: one that somebody else has must not keep the others from being taken.
+            refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
+            if entry.node == self._document.get("node"):
+                self._latest = cluster.identity()  # Under another name it leaves another witness.
+            kept = entry.replace(document=document, identity=NOBODYS if refused else seen.cluster)
+            if kept != entry:
+                self._journal.save(kept)
+        for claim in refused:
+            self._journal.warn(f"{claim.address} of {name_of(owner)} is somebody else's, too: barewire-ipam fsck")
+        return len(refused)
+
+    def _noted(self) -> Identity:
+        return noted(self._journal.folder, self._network, self._journal.named(self._document), self._shared)
+
+    def _note(self, identity: Identity, *, left: bool) -> None:
+        identity = identity.replace(left=left)
+        document = self._journal.named(self._document)
+        note(self._journal.folder, self._network, document, self._shared, identity, anew=True)
+
+    def _is_here(self, entry: Entry) -> bool:
+        return (entry.phase, entry.shared, location(entry.document)) == (HELD, self._shared, location(self._document))
+
+    def _is_elsewhere(self, entry: Entry, seen: Identity) -> bool:
+        """Whether its cluster is another one, by other endpoints: both may live, and `adopt` moves what is there."""
+        if entry.identity in ("", NOBODYS, seen.cluster):
+            return False
+        before, now = set(_endpoints(entry.document)), set(_endpoints(self._document))
+        return before != now and before.isdisjoint(now)
+
+    def _tell(self, taken: int, elsewhere: int) -> None:
+        text = f"the etcd of network {self._network} is another one than before, or was restored from a backup: "
+        text += f"what {taken} interfaces of this node have is taken again"
+        if elsewhere:
+            text += f"; what {elsewhere} more have is leased by other endpoints (barewire-ipam adopt takes them over)"
+        self._journal.warn(text)
+
+
+def _endpoints(document: dict[str, Any]) -> tuple[str, ...]:
+    found = document.get("endpoints")
+    return tuple(map(str, found)) if isinstance(found, (list, tuple)) else ()

@@ -1,0 +1,30 @@
+"""An address goes from a pod's sandbox to its next one, and the journal has an entry of both until the DEL of the earlier."""
+
+from __future__ import annotations
+
+from ipam.cluster.journal_entry import HELD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ipam.cluster.journal_entry import Entry
+    from ipam.store import Claim, Owner
+
+    Left = tuple[Entry, tuple[Claim, ...]]
+
+
+def left(some: Iterable[Entry], entries: Iterable[Entry], written: Callable[[Owner], float]) -> list[Left]:
+    """Some of the entries, the oldest first, each with those of its claims that no later sandbox of its pod holds."""
+    of_pod: dict[tuple[str, str], list[Entry]] = {}
+    for one in entries:
+        if one.owner.pod and one.phase == HELD:
+            of_pod.setdefault((one.owner.pod, one.owner.ifname), []).append(one)
+    timed = sorted(((written(one.owner), one) for one in some), key=lambda pair: pair[0])
+    found: list[Left] = []
+    for time, entry in timed:
+        others = of_pod.get((entry.owner.pod, entry.owner.ifname), ())
+        later = [one for one in others if one.owner != entry.owner and written(one.owner) > time]
+        gone = {claim.address for one in later for claim in one.claims or ()}
+        found.append((entry, tuple(claim for claim in entry.claims or () if claim.address not in gone)))
+    return found

@@ -1,0 +1,307 @@
+"""Takes over, into the place where a network's leases are to be now, what this node has of it in the places of before.
+
+Each interface is moved by itself: it has its addresses in the new place before they leave the old one. Whatever breaks off in
+between is done by the next run, and a DEL frees what is in both.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from cni import jsontext
+from cni.errors import CniError, DecodeFailure, InvalidConfig, NotAvailable
+from cni.host.files import read_file
+from cni.host.folders import entries as names_in
+from cni.names import file_name
+from cni.protocol.cni_args import cni_arguments
+from cni.value import Value
+from ipam.address import Address, parse
+from ipam.cluster.journal import Journal
+from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, location
+from ipam.cluster.release import Settling
+from ipam.cluster.succession import left
+from ipam.command.networks import entries, place_of, records
+from ipam.kubernetes.cluster import open_kubernetes
+from ipam.local.directory import Directory
+from ipam.ranges import range_of
+from ipam.store import Claim, Owner, claim_on, ignore, owner_fault
+from ipam.stores import LOCK_SECONDS, open_living_cluster
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ipam.command.networks import Folders, Network
+    from ipam.kubernetes.cluster import Kubernetes
+    from ipam.store import Cluster
+
+    Pods = dict[str, tuple[str, str]]
+
+
+class NotAdopted(NotAvailable):
+    """An interface stays where its addresses were leased before."""
+
+
+class Move(Value):
+    """What an interface has in a place of before: `former` describes it, unless it is host-local's `directory`.
+
+    `entry` is that of the journal. What another plugin leased has none. What a later sandbox of the pod has by now is in the
+    entry, and not in `addresses`.
+    """
+
+    owner: Owner
+    addresses: tuple[Address, ...]
+    former: Entry | None = None
+    entry: Entry | None = None
+    directory: str = ""
+
+    def __str__(self) -> str:
+        who = f"{self.owner.container_id}/{self.owner.ifname}" + (f" of {self.owner.pod}" if self.owner.pod else "")
+        where = self.directory if self.former is None else place_of(self.former.document)
+        return f"{_texts(self.addresses) or 'nothing'}  {who}  {where}"
+
+
+class Adoption:
+    """For one network, as it is configured now. `abandon`: a place of before that cannot be told is given up."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        network: Network,
+        warn: Callable[[str], None],
+        seconds: float,
+        *,
+        abandon: bool = False,
+    ) -> None:
+        self._folders = folders
+        self._network = network
+        self._warn = warn
+        self._seconds = seconds
+        self._abandon = abandon
+        self._journal = Journal(folders.journal, folders.run, warn=warn)
+        open_living = partial(
+            open_living_cluster, run=folders.index, policy=folders.policy, entries=self._journal.entries
+        )
+        self._settling = Settling(self._journal, open_living, seconds)
+
+    def found(self) -> list[Move]:
+        """What is to be moved. Raises `CniError` where the place of now does not answer."""
+        cluster = None if self._network.document is None else self._cluster()
+        identity = ""
+        if cluster is not None:
+            cluster.reach()
+            identity = cluster.identity().cluster
+        told = entries(self._folders, [self._network.name])
+        held = [one for one in told if isinstance(one, Entry) and one.phase == HELD and one.claims]
+        moves = [
+            Move(owner=one.owner, addresses=tuple(claim.address for claim in claims), former=one, entry=one)
+            for one, claims in left(held, held, self._journal.written)
+            if not self._is_here(one, identity)
+        ]
+        return moves + list(self._of_directories())
+
+    def of_pods(self, former: Network) -> list[Move]:
+        """What this node's pods have in whereabouts' resources, by the API server, and no journal tells of."""
+        document = former.document or {}
+        cluster = open_kubernetes(document, former.name, self._seconds, self._folders.policy.api_servers())
+        told = [one for one in entries(self._folders, [self._network.name]) if isinstance(one, Entry)]
+        # One that is only intended may be what a run that was cut off has left.
+        known = {(one.owner.container_id, one.owner.ifname) for one in told if one.phase in (HELD, TOMBSTONE)}
+        found: dict[Owner, list[Address]] = {}
+        # The pools first: a pod is there before it has an address.
+        for lease in list(cluster.leases(self._network.name)):
+            if (lease.owner.container_id, lease.owner.ifname) not in known and lease.owner.pod:
+                found.setdefault(lease.owner, []).append(lease.address)
+        return [
+            Move(owner=owner, addresses=tuple(addresses), former=_former(owner, addresses, former))
+            for owner, addresses in found.items()
+            if self._is_of_node(cluster, owner, addresses, former.node)
+        ]
+
+    def _is_of_node(self, cluster: Kubernetes, owner: Owner, addresses: Iterable[Address], node: str) -> bool:
+        try:
+            return cluster.node_of(owner.pod) == node
+        except InvalidConfig:
+            who = f"{owner.container_id}/{owner.ifname}"
+            self._warn(f"{_texts(addresses)} of {who} stays where it is: {owner.pod!r} is no pod's name")
+            return False
+
+    def take_over(self, move: Move) -> None:
+        """Raises `NotAdopted`, and what the places raise."""
+        fault = owner_fault(move.owner)
+        if fault:
+            raise NotAdopted(f"{_texts(move.addresses)} is nobody's whom a journal can name: {fault}")
+        with self._journal.locked(move.owner, self._seconds):
+            entry = self._journal.find(move.owner)
+            if move.entry is not None and entry != move.entry:
+                raise NotAdopted(f"{move.owner.container_id} has changed meanwhile", hint="run it again")
+            if self._network.document is None:
+                self._into_directory(move)
+            else:
+                self._into_cluster(move, entry)
+
+    def _into_cluster(self, move: Move, entry: Entry | None) -> None:
+        cluster = self._cluster()
+        owner = move.owner if entry is None else entry.owner
+        if entry is not None and entry.phase != HELD and not self._is_resumable(entry):
+            raise NotAdopted(f"{owner.container_id} is in the midst of a call, or to be freed", hint="run it again")
+        kept = _kept(move, entry)
+        known = {claim.address for claim in kept}
+        new = tuple(self._claim(one) for one in move.addresses if one not in known)
+        intent = self._entry(owner, (*kept, *new))
+        if entry is None:
+            self._journal.save(intent)
+        refused = cluster.take(intent.claims or (), owner)
+        if refused:
+            if entry is None:
+                self._journal.forget(owner)
+            raise NotAdopted(f"{_texts(one.address for one in refused)} is somebody else's in {self._network}")
+        if move.former is not None:
+            self._leave(move.former, cluster)
+        self._journal.save(intent.replace(phase=HELD, identity=cluster.identity().cluster))
+        if move.directory:
+            self._remove_files(move)
+
+    def _into_directory(self, move: Move) -> None:
+        expected = (move.owner.container_id, move.owner.ifname)
+        with self._directory(self._folders.directory_of(self._network)) as directory:
+            for name in map(str, move.addresses):
+                directory.take([name], *expected)
+                if (directory.entry(name) or ("", "", ""))[1:] != expected:
+                    raise NotAdopted(f"{name} is somebody else's in {directory.path}")
+        if move.directory:
+            self._remove_files(move)
+        elif move.former is not None and not self._settling.settle(move.former):
+            self._warn(f"{move.owner.container_id}: a tombstone tells {place_of(move.former.document)} later")
+
+    def _leave(self, entry: Entry, now: Cluster) -> None:
+        """Gives back what is leased in the place of before, unless that has become the place of now."""
+        try:
+            before = self._settling.cluster(entry.document, entry.shared)
+            before.reach()
+            name = now.identity().cluster
+            if name and before.identity().cluster == name and self._is_located(entry):
+                return
+            before.give_back(entry.claims or (), entry.owner)
+        except CniError as error:
+            if not self._abandon:
+                raise NotAdopted(
+                    f"{place_of(entry.document)} cannot be told: {error.msg}",
+                    hint="use --abandon if it is gone for good",
+                ) from error
+            self._warn(f"what {entry.owner.container_id} has in {place_of(entry.document)} stays there: {error.msg}")
+
+    def _remove_files(self, move: Move) -> None:
+        with self._directory(move.directory) as directory:
+            for name in map(str, move.addresses):
+                if (directory.entry(name) or ("", "", ""))[1:] == (move.owner.container_id, move.owner.ifname):
+                    directory.remove(name)
+
+    def _of_directories(self) -> Iterator[Move]:
+        path = f"{self._folders.data}/{file_name(self._network.name)}"
+        if path == self._network.directory or not os.path.isdir(path):
+            return
+        with self._directory(path) as directory:
+            found = list(directory.judged(ignore))
+        pods = _pods(self._folders) if found else {}
+        holders: dict[tuple[str, str], list[Address]] = {}
+        for name, container_id, ifname in found:
+            holders.setdefault((container_id, ifname), []).append(parse(name, path))
+        for (container_id, ifname), addresses in holders.items():
+            pod, uid = pods.get(container_id, ("", ""))
+            owner = Owner(network=self._network.name, container_id=container_id, ifname=ifname, pod=pod, pod_uid=uid)
+            yield Move(owner=owner, addresses=tuple(addresses), directory=path)
+
+    def _is_resumable(self, entry: Entry) -> bool:
+        """Whether a run that was cut off can have left it. The owner's lock is held, so no call is at it."""
+        return entry.phase == INTENT and self._is_located(entry)
+
+    def _is_here(self, entry: Entry, identity: str) -> bool:
+        return self._is_located(entry) and entry.identity in ("", identity)
+
+    def _is_located(self, entry: Entry) -> bool:
+        document = self._network.document
+        if document is None or entry.shared != self._network.shared:
+            return False
+        return location(entry.document) == location(document)
+
+    def _entry(self, owner: Owner, claims: tuple[Claim, ...]) -> Entry:
+        network = self._network
+        return Entry(
+            owner=owner,
+            phase=INTENT,
+            claims=claims,
+            document=network.document or {},
+            shared=network.shared,
+            node=network.node,
+        )
+
+    def _claim(self, address: Address) -> Claim:
+        homes = (range_of(ranges, address) for ranges in self._network.sets)
+        home = next((one for one in homes if one is not None), None)
+        return claim_on(address) if home is None else Claim(range=home, address=address)
+
+    def _cluster(self) -> Cluster:
+        return self._settling.cluster(self._network.document or {}, self._network.shared)
+
+    def _directory(self, path: str) -> Directory:
+        return Directory(path, min(self._seconds, LOCK_SECONDS))
+
+
+def _kept(move: Move, entry: Entry | None) -> tuple[Claim, ...]:
+    """What the entry tells of that stays the owner's."""
+    claims = (entry.claims or ()) if entry is not None else ()
+    return claims if move.entry is None else tuple(one for one in claims if one.address in move.addresses)
+
+
+def _former(owner: Owner, addresses: Iterable[Address], place: Network) -> Entry:
+    """As the journal would have told it."""
+    return Entry(
+        owner=owner,
+        phase=HELD,
+        claims=tuple(map(claim_on, addresses)),
+        document=place.document or {},
+        shared=place.shared,
+        node=place.node,
+    )
+
+
+def _texts(addresses: Iterable[Address]) -> str:
+    return ", ".join(map(str, addresses))
+
+
+def _pods(folders: Folders) -> Pods:
+    """The pods of containers, by what our records and the runtime's results tell of CNI_ARGS."""
+    found: Pods = {}
+    for folder in folders.results:
+        for name in names_in(folder):
+            kept = _document(f"{folder}/{name}")
+            told = kept.get("cniArgs")
+            pairs = [one for one in told if isinstance(one, list) and len(one) == 2] if isinstance(told, list) else []
+            _note(found, kept.get("containerId"), {str(key): str(value) for key, value in pairs})
+    for record in records(folders):
+        if not isinstance(record, str):
+            _note(found, record.key.container_id, _arguments(str((record.ipam or {}).get("args") or "")))
+    return found
+
+
+def _note(found: Pods, container_id: object, told: dict[str, str]) -> None:
+    namespace, name = told.get("K8S_POD_NAMESPACE"), told.get("K8S_POD_NAME")
+    if isinstance(container_id, str) and namespace and name:
+        found[container_id] = (f"{namespace}/{name}", told.get("K8S_POD_UID", ""))
+
+
+def _arguments(text: str) -> dict[str, str]:
+    try:
+        return dict(cni_arguments(text))
+    except CniError:
+        return {}
+
+
+def _document(path: str) -> dict[str, object]:
+    try:
+        found = jsontext.loads(read_file(path) or b"")
+    except (CniError, DecodeFailure):
+        return {}
+    return found if isinstance(found, dict) else {}

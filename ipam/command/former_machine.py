@@ -1,0 +1,81 @@
+"""Frees what machines have leased that bore this node's name before it: one that was replaced, or installed anew.
+
+Their leases bear this node's name and another machine's ID. GC leaves them alone: two living machines can have one name.
+"""
+
+from __future__ import annotations
+
+from cni.errors import NotAvailable
+from ipam.cluster.journal import known_machine
+from ipam.command.free_node import Freed, gateway_to, places_in_etcd
+from ipam.command.networks import place_of
+from ipam.etcd import dead_node
+from ipam.etcd.heartbeat import left
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from ipam.command.networks import Folders, Network
+
+
+class NotFormer(NotAvailable):
+    """Which machine is the living one is not known here."""
+
+
+class FormerMachines:
+    """The clusters of the networks, as far as they hold what other machines have leased as the node `name`."""
+
+    def __init__(self, folders: Folders, networks: Iterable[Network], name: str, seconds: float) -> None:
+        networks = list(networks)
+        self._folders = folders
+        self._name = name
+        self._seconds = seconds
+        self._own = {folders.policy.node_name(), *(one.node for one in networks if one.document is not None)}
+        self._machine = known_machine(folders.journal)
+        self._places = places_in_etcd(networks)
+        self.alive: set[str] = set()
+        """Machines that have left a sign of life, as far as `leases` has met them: theirs is not freed."""
+
+    @property
+    def has_clusters(self) -> bool:
+        return bool(self._places)
+
+    def require_here(self) -> None:
+        """Raises `NotFormer` for another node's name, and where this machine cannot be told from others."""
+        if self._name not in self._own:
+            raise NotFormer(
+                f"{self._name} is not this node", hint="run it there, or without --former once that node is dead"
+            )
+        if not self._machine:
+            raise NotFormer(
+                "this machine has no ID: /etc/machine-id is empty, and the journal keeps none",
+                hint="systemd-machine-id-setup",
+            )
+
+    def leases(self) -> list[Freed]:
+        """What would be freed."""
+        return [Freed(cluster=place_of(place), lease=one) for place, one in self._leases()]
+
+    def free(self) -> Iterator[Freed]:
+        """Frees each, and tells. Raises `Alive` when its machine has left a sign of life meanwhile."""
+        found = [(place, lease.machine) for place, lease in self._leases()]
+        for count, (place, machine) in enumerate(found):
+            if (place, machine) in found[:count]:
+                continue
+            gateway, keys = gateway_to(self._folders, place, self._name, self._seconds)
+            for one in dead_node.free(gateway, keys.replace(machine=machine), self._seconds):
+                yield Freed(cluster=place_of(place), lease=one)
+
+    def _leases(self) -> Iterator[tuple[dict[str, Any], Any]]:
+        for place in self._places:
+            gateway, keys = gateway_to(self._folders, place, self._name, self._seconds)
+            dead: dict[str, bool] = {self._machine: False, "": False}
+            for lease in dead_node.leases(gateway, keys):
+                machine = lease.machine
+                if machine not in dead:
+                    dead[machine] = left(gateway, keys.replace(machine=machine)) is None
+                    self.alive.update(() if dead[machine] else (machine,))
+                if dead[machine]:
+                    yield place, lease

@@ -1,0 +1,156 @@
+"""Frees the addresses of a node that is gone, and refuses one that is alive: its pods would lose what they use."""
+
+from __future__ import annotations
+
+from cni.errors import InvalidConfig, NotAvailable
+from cni.value import Value
+from ipam.command.networks import entries, place_of
+from ipam.etcd import dead_node
+from ipam.etcd.cluster import keys_of
+from ipam.etcd.gateway import Gateway, servers
+from ipam.etcd.heartbeat import Alive
+from ipam.kubernetes.cluster import NOWHERE, open_kubernetes
+from ipam.store import claim_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from ipam.command.networks import Folders, Network
+    from ipam.etcd.keys import Keys
+    from ipam.kubernetes.cluster import Kubernetes
+    from ipam.store import Lease
+
+    Document = dict[str, Any]
+
+
+class Unknown(NotAvailable):
+    """No node has the name: most likely it is misspelt."""
+
+
+class Freed(Value):
+    """A lease in a cluster, to be freed or freed. `gone`: its pod does not exist, so that nobody knows the node."""
+
+    cluster: str
+    lease: Lease
+    gone: bool = False
+
+    def __str__(self) -> str:
+        owner = self.lease.owner
+        who = f"{owner.container_id}/{owner.ifname}" + (f" of {owner.pod}" if owner.pod else "")
+        return f"{self.lease.address}  {who}  {self.cluster}"
+
+
+class DeadNode:
+    """The clusters of the networks, as far as the node `name` is concerned."""
+
+    def __init__(
+        self, folders: Folders, networks: Iterable[Network], name: str, seconds: float, *, kubeconfig: str = ""
+    ) -> None:
+        self._folders = folders
+        self._name = name
+        self._seconds = seconds
+        networks = [one for one in networks if one.document is not None]
+        self._own = {folders.policy.node_name(), *(one.node for one in networks)}
+        self._etcd = places_in_etcd(networks)
+        self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
+        self._asked = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
+
+    @property
+    def has_clusters(self) -> bool:
+        return bool(self._etcd or self._kubernetes)
+
+    def require_dead(self) -> None:
+        """Raises `Alive` when a cluster, or the API server of the kubeconfig, says that it lives."""
+        if self._name in self._own:
+            raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
+        for document in self._etcd:
+            dead_node.require_dead(*self._gateway(document))
+        for document in [*self._kubernetes, *self._asked]:
+            if self._opened(document).node_is_alive(self._name):
+                raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
+
+    def require_known(self, found: Iterable[Freed]) -> None:
+        """Raises `Unknown` when neither a lease that was found nor a Node object bears the name."""
+        if any(not one.gone for one in found):
+            return
+        if any(self._opened(document).knows_node(self._name) for document in [*self._kubernetes, *self._asked]):
+            return
+        raise Unknown(
+            f"no Node object, no pod with a lease and no lease names the node {self._name}",
+            hint="look at its spelling with barewire-ipam list",
+        )
+
+    def leases(self) -> list[Freed]:
+        """What would be freed, and what is `gone`: leases of pods that do not exist, whatever node they were on."""
+        found = [
+            Freed(cluster=place_of(document), lease=lease)
+            for document in self._etcd
+            for lease in dead_node.leases(*self._gateway(document))
+        ]
+        return found + [one for document in self._kubernetes for one in self._of_pods(self._opened(document), document)]
+
+    def free(self, *, gone_pods: bool) -> Iterator[Freed]:
+        """Frees each, and tells; what is `gone` on request only. Raises `Alive` when the node has come back."""
+        for document in self._etcd:
+            for lease in dead_node.free(*self._gateway(document), self._seconds):
+                yield Freed(cluster=place_of(document), lease=lease)
+        for document in self._kubernetes:
+            cluster = self._opened(document)
+            for one in self._of_pods(cluster, document):
+                if gone_pods or not one.gone:
+                    cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
+                    yield one
+
+    def _of_pods(self, cluster: Kubernetes, document: Document) -> Iterator[Freed]:
+        """Leases whose pods are bound to the node, or do not exist any more, but for those of this node's journal."""
+        ours = {
+            (entry.owner.container_id, entry.owner.ifname)
+            for entry in entries(self._folders)
+            if not isinstance(entry, str) and entry.document.get("kind") == document["kind"]
+        }
+        nodes: dict[str, str | None] = {}
+        # The pools first: a pod is there before it has an address.
+        for lease in list(cluster.leases("")):
+            pod = lease.owner.pod
+            if not pod or (lease.owner.container_id, lease.owner.ifname) in ours:
+                continue
+            if pod not in nodes:
+                nodes[pod] = _node_of(cluster, pod)
+            if nodes[pod] in (None, self._name):
+                yield Freed(cluster=place_of(document), lease=lease, gone=nodes[pod] is None)
+
+    def _gateway(self, document: Document) -> tuple[Gateway, Keys]:
+        return gateway_to(self._folders, document, self._name, self._seconds)
+
+    def _opened(self, document: Document) -> Kubernetes:
+        return open_kubernetes(document, "", self._seconds, self._folders.policy.api_servers())
+
+
+def places_in_etcd(networks: Iterable[Network]) -> list[Document]:
+    """What leads to the networks' etcds, each once."""
+    return _each([_etcd_part(one.document) for one in networks if one.document is not None and one.backend == "etcd"])
+
+
+def gateway_to(folders: Folders, document: Document, node: str, seconds: float) -> tuple[Gateway, Keys]:
+    """The cluster of a description, and the names of a node in it."""
+    keys = keys_of({**document, "node": node}, "any")
+    return Gateway(servers(document, folders.policy.certificates(document)), seconds), keys
+
+
+def _node_of(cluster: Kubernetes, pod: str) -> str | None:
+    try:
+        return cluster.node_of(pod)
+    except InvalidConfig:
+        return ""  # It is no name of a pod: nobody knows whose the lease is.
+
+
+def _etcd_part(document: Document) -> Document:
+    """What leads to the cluster: all networks in it are looked at."""
+    return {key: document.get(key) for key in ("kind", "endpoints", "prefix", "caFile", "certFile", "keyFile")}
+
+
+def _each(documents: list[Document]) -> list[Document]:
+    """Without repetitions."""
+    return [one for place, one in enumerate(documents) if one not in documents[:place]]

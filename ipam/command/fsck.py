@@ -1,0 +1,258 @@
+"""What does not fit together: leases, the journal, and who is alive on this node. Pure, but for the age of files.
+
+Only this node's leases are judged: all of host-local's directories, and of a cluster what bears this node's name or is in
+its journal. What is younger than a sandbox takes to be made is nobody's fault yet.
+"""
+
+from __future__ import annotations
+
+from cni.value import Value
+from ipam.cluster.journal import known_machine, path_in
+from ipam.cluster.journal_entry import HELD, TOMBSTONE
+from ipam.command.inventory import age
+from ipam.config.location import KUBERNETES
+from ipam.store import Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ipam.address import Address
+    from ipam.cluster.journal_entry import Entry
+    from ipam.command.inventory import Holding, Inventory
+    from ipam.command.networks import Folders, Network
+    from ipam.command.sandboxes import Sandboxes
+    from ipam.store import Lease
+
+    Holder = tuple[str, str]
+
+GRACE_SECONDS = 600.0
+"""kubelet gives a sandbox four minutes."""
+
+LEAK = "leak"
+DUPLICATE = "duplicate"
+UNLEASED = "journal without lease"
+UNJOURNALED = "lease without journal"
+WAITING = "tombstone"
+REPLACED = "restored"
+UNREACHED = "not reached"
+DAMAGED = "damaged"
+FORMER = "former machine"
+
+
+class Finding(Value):
+    """Something that is not as it should be. `live`: the owner is alive. `entry` is the journal's, if it has one."""
+
+    kind: str
+    text: str
+    network: Network | None = None
+    owner: Owner | None = None
+    addresses: tuple[Address, ...] = ()
+    entry: Entry | None = None
+    live: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class Judgement:
+    """One look. `findings` are what follows from it."""
+
+    def __init__(
+        self, folders: Folders, inventory: Inventory, sandboxes: Sandboxes, grace: float = GRACE_SECONDS
+    ) -> None:
+        self._folders = folders
+        self._inventory = inventory
+        self._sandboxes = sandboxes
+        self._grace = grace
+
+    def findings(self) -> list[Finding]:
+        found = [one for holding in self._inventory.holdings for one in self._of(holding)]
+        found += self._duplicates()
+        # Last: what is repaired above is not looked at again.
+        found += [_replaced(one.network) for one in self._inventory.holdings if one.replaced]
+        return found + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
+
+    def _of(self, holding: Holding) -> Iterator[Finding]:
+        if holding.failure:
+            yield Finding(kind=UNREACHED, text=f"{holding.network}: {holding.failure}", network=holding.network)
+            yield from (_waiting(one, holding.network) for one in self._buried(holding.network))
+        elif holding.network.document is None:
+            yield from self._of_directory(holding)
+        else:
+            yield from self._of_journal(holding)
+            yield from self._without_journal(holding)
+            yield from self._of_former_machines(holding)
+
+    def _of_directory(self, holding: Holding) -> Iterator[Finding]:
+        for owner, addresses in _by_owner(holding.leases):
+            paths = [f"{holding.network.directory}/{address}" for address in addresses]
+            if not self._is_live(owner, addresses) and all(age(path) >= self._grace for path in paths):
+                yield _leak(holding.network, owner, addresses)
+
+    def _of_journal(self, holding: Holding) -> Iterator[Finding]:
+        for entry in self._inventory.entries_at(holding.network):
+            if entry.phase == TOMBSTONE:
+                yield _waiting(entry, holding.network)
+            elif age(path_of(self._folders, entry.owner)) >= self._grace:
+                yield from self._of_entry(entry, holding)
+
+    def _of_entry(self, entry: Entry, holding: Holding) -> Iterator[Finding]:
+        # Who has an address by now lives, and looks as if the container before it did.
+        leases = holding.leases if holding.network.backend == KUBERNETES else ()
+        over = {lease.address for lease in leases if _has_taken_over(lease, entry.owner)}
+        told = tuple(claim.address for claim in entry.claims or () if claim.address not in over)
+        leased = holding.of(entry.owner.container_id, entry.owner.ifname)
+        missing = tuple(address for address in told if address not in leased)
+        live = self._is_live(entry.owner, told)
+        if not live and (leased or entry.phase != HELD):
+            yield _leak(holding.network, entry.owner, tuple(one for one in told if one in leased) or leased, entry)
+        elif entry.phase == HELD and missing:
+            yield Finding(
+                kind=UNLEASED,
+                text=f"{_owned(entry.owner, missing)}: {holding.network} does not say so",
+                network=holding.network,
+                owner=entry.owner,
+                addresses=missing,
+                entry=entry,
+                live=live,
+            )
+
+    def _without_journal(self, holding: Holding) -> Iterator[Finding]:
+        told = {_holder(entry.owner): entry for entry in self._inventory.entries}
+        # Other networks of the place have journals that were not looked at.
+        ours = (holding.network.node, holding.network.name)
+        leases = [one for one in holding.leases if (one.node, one.owner.network) == ours]
+        # Two nodes can have one name; of what tells no machine, from an older version, the name is all there is.
+        machine = known_machine(self._folders.journal)
+        for owner, addresses in _by_owner(one for one in leases if one.machine in ("", machine)):
+            entry = told.get(_holder(owner))
+            if entry is not None and entry.phase != HELD:
+                continue
+            known = {claim.address for claim in entry.claims or ()} if entry else set()
+            lost = tuple(address for address in addresses if address not in known)
+            if not lost:
+                continue
+            if not self._is_live(owner, addresses):
+                yield _leak(holding.network, owner, lost)
+                continue
+            yield Finding(
+                kind=UNJOURNALED,
+                text=f"{_owned(owner, lost)} in {holding.network}: a DEL without configuration would not find it",
+                network=holding.network,
+                owner=owner,
+                addresses=lost,
+                live=True,
+            )
+
+    def _of_former_machines(self, holding: Holding) -> Iterator[Finding]:
+        """What bears this node's name, and was leased by another machine: one that was replaced, or is called alike."""
+        machine, network = known_machine(self._folders.journal), holding.network
+        ours = (network.node, network.name)
+        leases = [one for one in holding.leases if (one.node, one.owner.network) == ours and machine]
+        for other in sorted({one.machine for one in leases} - {"", machine}):
+            addresses = tuple(one.address for one in leases if one.machine == other)
+            text = f"machine {other} has {len(addresses)} addresses in {network} under the name {network.node}"
+            yield Finding(kind=FORMER, text=text, network=network, addresses=addresses)
+
+    def _duplicates(self) -> Iterator[Finding]:
+        held = self._held()
+        networks: dict[Address, set[str]] = {}
+        for (name, address), holders in sorted(held.items(), key=_by_number):
+            networks.setdefault(address, set()).add(name)
+            if len(holders) > 1:
+                whose = "; ".join(f"{_named(*holder)} in {', '.join(places)}" for holder, places in holders.items())
+                yield Finding(kind=DUPLICATE, text=f"{address} of {name} has {len(holders)} owners: {whose}")
+        for address, names in networks.items():
+            places = self._sandboxes.places.get(address, ())
+            # Networks may have the same ranges: then there is a sandbox for each.
+            if len(places) > len(names):
+                text = f"{address} of {', '.join(sorted(names))} is in {len(places)} namespaces: {', '.join(places)}"
+                yield Finding(kind=DUPLICATE, text=text, addresses=(address,))
+
+    def _held(self) -> dict[tuple[str, Address], dict[Holder, dict[str, None]]]:
+        """Who has an address of a network, and which places say so."""
+        # The places of an owner are a set that keeps its order: one cluster can be known by several descriptions.
+        held: dict[tuple[str, Address], dict[Holder, dict[str, None]]] = {}
+        for holding in self._inventory.holdings:
+            where = holding.network.directory or holding.network.backend
+            for lease in holding.leases:
+                holders = held.setdefault((holding.network.name, lease.address), {})
+                holders.setdefault(_holder(lease.owner), {})[where] = None
+        pods = {
+            (lease.owner.network, lease.address, lease.owner.pod, lease.owner.ifname)
+            for holding in self._inventory.holdings
+            for lease in holding.leases
+            if lease.owner.pod and holding.network.backend == KUBERNETES
+        }
+        for entry in self._inventory.entries:
+            pod = entry.owner.pod, entry.owner.ifname
+            for claim in (entry.claims or ()) if entry.phase == HELD else ():
+                if (entry.owner.network, claim.address, *pod) in pods:
+                    continue  # It is the pod's still, in whatever sandbox: the lease is counted.
+                holders = held.setdefault((entry.owner.network, claim.address), {})
+                holders.setdefault(_holder(entry.owner), {})["the journal"] = None
+        return held
+
+    def _buried(self, network: Network) -> list[Entry]:
+        return [one for one in self._inventory.entries_at(network) if one.phase == TOMBSTONE]
+
+    def _is_live(self, owner: Owner, addresses: Iterable[Address]) -> bool:
+        return bool(self._sandboxes.uses(owner.container_id, owner.ifname, addresses))
+
+
+def confirmed(first: list[Finding], second: list[Finding]) -> list[Finding]:
+    """What two looks have found: in between, a call that went on during the first has come to its end, or a step further."""
+    return [one for one in first if one in second]
+
+
+def path_of(folders: Folders, owner: Owner) -> str:
+    """The file of an owner's entry."""
+    return path_in(folders.journal, owner)
+
+
+def _leak(network: Network, owner: Owner, addresses: tuple[Address, ...], entry: Entry | None = None) -> Finding:
+    text = f"{_owned(owner, addresses)} in {network}: nothing on this node uses it"
+    return Finding(kind=LEAK, text=text, network=network, owner=owner, addresses=addresses, entry=entry)
+
+
+def _replaced(network: Network) -> Finding:
+    text = f"{network} was restored from a backup, or is another one than before: it has forgotten leases of this node"
+    return Finding(kind=REPLACED, text=text, network=network)
+
+
+def _waiting(entry: Entry, network: Network) -> Finding:
+    addresses = tuple(claim.address for claim in entry.claims or ())
+    text = f"{_owned(entry.owner, addresses)}: to be freed in {network}, which could not be told yet"
+    return Finding(kind=WAITING, text=text, network=network, owner=entry.owner, addresses=addresses, entry=entry)
+
+
+def _has_taken_over(lease: Lease, owner: Owner) -> bool:
+    """Whether the address is of a later sandbox of the owner's pod."""
+    same = bool(owner.pod) and (lease.owner.pod, lease.owner.ifname) == (owner.pod, owner.ifname)
+    return same and lease.owner.container_id != owner.container_id
+
+
+def _by_owner(leases: Iterable[Lease]) -> list[tuple[Owner, tuple[Address, ...]]]:
+    found: dict[Holder, tuple[Owner, list[Address]]] = {}
+    for lease in leases:
+        found.setdefault(_holder(lease.owner), (lease.owner, []))[1].append(lease.address)
+    return [(owner, tuple(addresses)) for owner, addresses in found.values()]
+
+
+def _holder(owner: Owner) -> Holder:
+    return owner.container_id, owner.ifname
+
+
+def _by_number(one: tuple[tuple[str, Address], object]) -> tuple[str, int, int]:
+    (name, address), _holders = one
+    return name, address.version, address.number
+
+
+def _owned(owner: Owner, addresses: Iterable[Address]) -> str:
+    pod = f" of {owner.pod}" if owner.pod else ""
+    return f"{', '.join(map(str, addresses)) or 'what it has'} of {_named(*_holder(owner))}{pod}"
+
+
+def _named(container_id: str, ifname: str) -> str:
+    return f"{container_id}/{ifname}".rstrip("/") if container_id else "nobody"

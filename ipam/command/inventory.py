@@ -1,0 +1,101 @@
+"""One look at where addresses are kept: the leases of each place, and what the journal tells. Nothing is changed."""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import CniError
+from cni.host.folders import changed
+from cni.value import Value
+from ipam.cluster.journal import known_machine
+from ipam.cluster.journal_entry import Entry
+from ipam.cluster.known_identity import noted
+from ipam.command.networks import damaged_records, entries
+from ipam.local.store import Local
+from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ipam.address import Address
+    from ipam.command.networks import Folders, Network
+    from ipam.ranges import Range
+    from ipam.store import Lease
+
+
+class Holding(Value):
+    """The leases of one network in one place; `failure` says why they are not known, `damaged` what is no lease there.
+
+    `replaced`: the place has lost what this node took there, or is another one by the same name.
+    """
+
+    network: Network
+    leases: tuple[Lease, ...] = ()
+    failure: str = ""
+    damaged: tuple[str, ...] = ()
+    replaced: bool = False
+
+    def of(self, container_id: str, ifname: str) -> tuple[Address, ...]:
+        """What a container's interface has."""
+        owner = (container_id, ifname)
+        return tuple(one.address for one in self.leases if (one.owner.container_id, one.owner.ifname) == owner)
+
+
+class Inventory(Value):
+    """`entries` are those of the networks' names; `damaged` tells of files, and of what else names nobody."""
+
+    holdings: tuple[Holding, ...]
+    entries: tuple[Entry, ...]
+    damaged: tuple[str, ...]
+
+    def entries_at(self, network: Network) -> list[Entry]:
+        """The entries about the network's place."""
+        return [one for one in self.entries if (one.document, one.shared) == (network.document, network.shared)]
+
+
+def take(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS) -> Inventory:
+    """What cannot be asked is a failure of its holding."""
+    # The clusters before the journal, in which every lease of this node is noted before it is taken.
+    holdings = tuple(_holding(folders, network, seconds) for network in networks)
+    told = list(entries(folders, (one.network.name for one in holdings)))
+    unread = [one for one in told if isinstance(one, str)] + damaged_records(folders)
+    return Inventory(
+        holdings=holdings,
+        entries=tuple(one for one in told if isinstance(one, Entry)),
+        damaged=(*(text for one in holdings for text in one.damaged), *(f"{path} cannot be read" for path in unread)),
+    )
+
+
+def age(path: str) -> float:
+    """Seconds since the file was written; endless when there is none."""
+    written = changed(path)
+    return time.time() - written if written else float("inf")
+
+
+def used(one: Range, leases: Iterable[Lease]) -> int:
+    """How many addresses of the range are in use."""
+    return sum(1 for lease in leases if lease.address in one)
+
+
+def room(one: Range) -> int:
+    """How many addresses of the range can be leased."""
+    return sum(last - first + 1 for first, last in one.stretches(one.first, one.last))
+
+
+def _holding(folders: Folders, network: Network, seconds: float) -> Holding:
+    damaged: list[str] = []
+    try:
+        if network.document is None:
+            directory = folders.directory_of(network)
+            local = Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS))
+            return Holding(network=network, leases=tuple(local.leases(damaged.append)), damaged=tuple(damaged))
+        document = {**network.document, "machine": known_machine(folders.journal)}
+        cluster = open_cluster(document, network.shared, seconds, folders.policy)
+        leases = tuple(cluster.leases(network.shared, damaged.append))
+        known = noted(folders.journal, network.name, document, network.shared)
+        replaced = cluster.is_replaced(known, network.name)
+        texts = tuple(f"{network}: {text}" for text in damaged)
+        return Holding(network=network, leases=leases, damaged=texts, replaced=replaced)
+    except CniError as error:
+        return Holding(network=network, failure=": ".join(part for part in (error.msg, error.hint) if part))

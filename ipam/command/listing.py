@@ -1,0 +1,208 @@
+"""Leases and utilisation, as text for people and as values for JSON. Pure."""
+
+from __future__ import annotations
+
+from cni.errors import CniError
+from cni.value import Value
+from ipam.address import Address, parse
+from ipam.cluster.journal_entry import TOMBSTONE
+from ipam.command.inventory import room, used
+from ipam.command.networks import place_of
+from ipam.ranges import Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ipam.cluster.journal_entry import Entry
+    from ipam.command.fsck import Finding
+    from ipam.command.inventory import Holding, Inventory
+    from ipam.command.networks import Network
+    from ipam.command.sandboxes import Sandboxes
+    from ipam.store import Lease, Owner
+
+
+class Match(Value):
+    """What an interface has in one place: leases, an entry of the journal, or both. `node` is the leases'."""
+
+    network: Network
+    owner: Owner
+    addresses: tuple[Address, ...]
+    entry: Entry | None = None
+    node: str = ""
+
+
+def matches(inventory: Inventory, what: str) -> list[Match]:
+    """The owners that `what` (an address, a container ID, or container ID/interface) means, in each place."""
+    wanted = _parsed(what)
+    found: list[Match] = []
+    for holding in inventory.holdings:
+        entries = {_holder(one.owner): one for one in inventory.entries_at(holding.network)}
+        owners = {_holder(lease.owner): lease for lease in holding.leases if _is_meant(wanted, lease)}
+        meant = {key: lease.owner for key, lease in owners.items()}
+        meant |= {key: entry.owner for key, entry in entries.items() if _tells(wanted, entry)}
+        found += [_match(holding, meant[key], owners.get(key), entries.get(key)) for key in meant]
+    return found
+
+
+def listed(inventory: Inventory) -> list[dict[str, Any]]:
+    """Each place once, with its networks' names, ranges and leases."""
+    found: list[dict[str, Any]] = []
+    seen: list[tuple[object, dict[str, Any]]] = []
+    for holding in inventory.holdings:
+        known = next((told for store, told in seen if store == holding.network.store), None)
+        if known is not None:
+            known["names"].append(holding.network.name)
+            continue
+        told = _told(holding, inventory)
+        seen.append((holding.network.store, told))
+        found.append(told)
+    return found
+
+
+def as_table(told: list[dict[str, Any]]) -> str:
+    return "\n\n".join("\n".join(_lines(one)) for one in told) or "no network is known here"
+
+
+def match_document(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
+    """One match, and what shows that its owner is alive."""
+    alive = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
+    return {
+        "network": match.network.name,
+        **_place(match.network),
+        "addresses": [str(address) for address in match.addresses],
+        **_owner(match.owner),
+        "node": match.node,
+        "journal": match.entry.phase if match.entry else "",
+        "inUse": alive,
+    }
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "text": finding.text,
+        "network": finding.network.name if finding.network else "",
+        "addresses": [str(address) for address in finding.addresses],
+        **(_owner(finding.owner) if finding.owner else {}),
+    }
+
+
+def as_block(told: dict[str, Any]) -> str:
+    """One match as text."""
+    values = {key: ", ".join(value) if isinstance(value, list) else value for key, value in told.items()}
+    return "\n".join(f"{key + ':':12} {value or '-'}" for key, value in values.items())
+
+
+def is_named(what: str, owner: Owner) -> bool:
+    """Whether `what` (a container ID, or container ID/interface) means the owner."""
+    container_id, _, ifname = what.partition("/")
+    return _is_owner((container_id, ifname), owner)
+
+
+def tombstone(entry: Entry) -> str:
+    """What waits to be freed, where, and whose it was: one line."""
+    texts = ", ".join(str(claim.address) for claim in entry.claims or ()) or "what it has"
+    owner = entry.owner
+    return f"{texts}  {owner.network}/{owner.container_id}/{owner.ifname}  {place_of(entry.document)}"
+
+
+def printable(text: str) -> str:
+    """Names come from pods and clusters: they must not steer a terminal."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+
+
+def _told(holding: Holding, inventory: Inventory) -> dict[str, Any]:
+    network = holding.network
+    return {
+        "names": [network.name],
+        **_place(network),
+        "failure": holding.failure,
+        "ranges": [
+            {"range": str(one), "used": used(one, holding.leases), "size": room(one), "configured": bool(network.sets)}
+            for one in _ranges(network, inventory)
+        ],
+        "used": len(holding.leases),
+        "leases": [
+            {"address": str(lease.address), **_owner(lease.owner), "node": lease.node} for lease in holding.leases
+        ],
+    }
+
+
+def _ranges(network: Network, inventory: Inventory) -> list[Range]:
+    """The configured ones; else those that the journal remembers, without gateway and exclusions."""
+    if network.sets:
+        return [one for ranges in network.sets for one in ranges]
+    told = (claim.range for entry in inventory.entries_at(network) for claim in entry.claims or ())
+    return list(dict.fromkeys(one for one in told if one.first != one.last))
+
+
+def _lines(told: dict[str, Any]) -> Iterator[str]:
+    where = f"local {told['directory']}" if "directory" in told else f"{told['cluster']}, network {told['shared']}"
+    yield f"{', '.join(told['names'])}: {where}"
+    if told["failure"]:
+        yield f"  not reached: {told['failure']}"
+        return
+    for one in told["ranges"]:
+        yield f"  {one['range']}: {one['used']} of {one['size']} in use ({_percent(one['used'], one['size'])})"
+    if not told["ranges"]:
+        yield f"  {told['used']} in use"
+    rows: list[tuple[str, ...]] = [("ADDRESS", "CONTAINER", "INTERFACE", "POD", "NODE")]
+    rows += [tuple(str(one[key] or "-") for key in _COLUMNS) for one in told["leases"]]
+    if len(rows) > 1:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
+
+
+_COLUMNS = ("address", "container", "interface", "pod", "node")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part * 100 // whole if whole else 100}%"
+
+
+def _place(network: Network) -> dict[str, Any]:
+    if network.document is None:
+        return {"backend": network.backend, "directory": network.directory}
+    return {"backend": network.backend, "cluster": place_of(network.document), "shared": network.shared}
+
+
+def _owner(owner: Owner) -> dict[str, str]:
+    return {"container": owner.container_id, "interface": owner.ifname, "pod": owner.pod}
+
+
+def _match(holding: Holding, owner: Owner, lease: Lease | None, entry: Entry | None) -> Match:
+    leased = holding.of(owner.container_id, owner.ifname)
+    told = tuple(claim.address for claim in entry.claims or ()) if entry else ()
+    node = entry.node if entry else lease.node if lease else ""
+    addresses = tuple(dict.fromkeys([*leased, *told]))
+    return Match(network=holding.network, owner=owner, addresses=addresses, entry=entry, node=node)
+
+
+def _parsed(what: str) -> Address | tuple[str, str]:
+    try:
+        return parse(what, "")
+    except CniError:
+        container_id, _, ifname = what.partition("/")
+        return container_id, ifname
+
+
+def _is_meant(wanted: Address | tuple[str, str], lease: Lease) -> bool:
+    return lease.address == wanted if isinstance(wanted, Address) else _is_owner(wanted, lease.owner)
+
+
+def _tells(wanted: Address | tuple[str, str], entry: Entry) -> bool:
+    if isinstance(wanted, Address):
+        return entry.phase != TOMBSTONE and any(claim.address == wanted for claim in entry.claims or ())
+    return _is_owner(wanted, entry.owner)
+
+
+def _is_owner(wanted: tuple[str, str], owner: Owner) -> bool:
+    container_id, ifname = wanted
+    return bool(container_id) and owner.container_id == container_id and ifname in ("", owner.ifname)
+
+
+def _holder(owner: Owner) -> tuple[str, str]:
+    return owner.container_id, owner.ifname

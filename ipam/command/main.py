@@ -1,0 +1,376 @@
+"""The command line of `barewire-ipam`: what an operator asks about addresses, and changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cni.errors import CniError, InternalError, InvalidConfig, NotAvailable
+from cni.node.load import load_node
+from cni.value import Value
+from ipam.cluster.journal_entry import TOMBSTONE
+from ipam.command import inventory, listing
+from ipam.command.fsck import Finding, Judgement, confirmed
+from ipam.command.networks import Folders, Network, configured, entries, known
+from ipam.command.options import parser
+from ipam.command.repair import Repair, repaired
+from ipam.command.sandboxes import Sandboxes, look
+from ipam.config.location import KUBERNETES
+from ipam.config.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipam.command.free_node import Freed
+
+FINE, FOUND, USAGE = 0, 1, 2
+
+
+class Refused(NotAvailable):
+    """What was asked for is not done."""
+
+
+class Host(Value):
+    """What the command meets: the node's folders, who is alive there, and whoever is asked before something is changed."""
+
+    folders: Folders = Folders()
+
+    def sandboxes(self) -> Sandboxes:
+        return look(self.folders)
+
+    def has_terminal(self) -> bool:
+        return sys.stdin.isatty()
+
+    def agrees(self, question: str) -> bool:
+        """Whether the answer is yes."""
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def command(arguments: list[str], host: Host | None = None) -> int:
+    """Runs it and returns the exit code: 1 when something was found, refused or failed, 2 for wrong usage."""
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        code = _COMMANDS[options.command](options, _host(options, host))
+    except CniError as error:
+        _complain(error)
+        return USAGE if isinstance(error, InvalidConfig) else FOUND
+    except (BrokenPipeError, KeyboardInterrupt):
+        # Whoever reads has seen enough; the interpreter would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FOUND
+    except Exception as defect:  # noqa: BLE001 - one line with the place, whatever it was
+        _complain(_internal(defect))
+        return FOUND
+    return code
+
+
+def _list(options: Any, host: Host) -> int:
+    told = listing.listed(inventory.take(host.folders, _networks(options, host.folders), options.seconds))
+    _show(options, {"networks": told}, listing.as_table(told))
+    return FOUND if any(one["failure"] for one in told) else FINE
+
+
+def _show_one(options: Any, host: Host) -> int:
+    taken = inventory.take(host.folders, _networks(options, host.folders), options.seconds)
+    found, seen = listing.matches(taken, options.what), host.sandboxes()
+    told = [listing.match_document(one, seen) for one in found]
+    _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
+    return _failures(taken) or (FINE if found else FOUND)
+
+
+def _release(options: Any, host: Host) -> int:
+    taken = inventory.take(host.folders, _networks(options, host.folders), options.seconds)
+    found, seen = listing.matches(taken, options.what), host.sandboxes()
+    failed = _failures(taken)
+    if not found:
+        _say(f"nobody has {options.what}")
+        return FOUND
+    if len({one.network.name for one in found}) > 1 or len({one.owner.container_id for one in found}) > 1:
+        names = ", ".join(sorted({str(one.network) for one in found}))
+        raise Refused(f"{options.what} is in several networks: {names}", hint="choose one with --network")
+    for one in found:
+        _require_released(one, seen, force=options.force)
+        _say(listing.as_block(listing.match_document(one, seen)))
+    _require_agreement(options, host, "release this?")
+    repair = Repair(host.folders, _warn, seconds=options.seconds)
+    for one in found:
+        repair.release(one.network, one.owner, one.addresses, one.node)
+        _say(f"released: {', '.join(map(str, one.addresses)) or 'what the journal told'}")
+    return failed
+
+
+def _forget(options: Any, host: Host) -> int:
+    networks = [options.network] if options.network else None
+    kept = [one for one in entries(host.folders, networks) if not isinstance(one, str) and one.phase == TOMBSTONE]
+    found = [one for one in kept if not options.what or listing.is_named(options.what, one.owner)]
+    if not found:
+        _say("there is no tombstone" + (f" of {options.what}" if options.what else ""))
+        return FOUND if options.what else FINE
+    for one in found:
+        _say(listing.tombstone(one))
+    _require_agreement(
+        options, host, f"give up {len(found)}? What a cluster holds that cannot be told stays leased there"
+    )
+    repair = Repair(host.folders, _warn, seconds=options.seconds)
+    told = sum(repair.forget(one) for one in found)
+    _say(f"{told} freed after all, {len(found) - told} forgotten")
+    return FINE
+
+
+def _fsck(options: Any, host: Host) -> int:
+    networks = _networks(options, host.folders)
+
+    def findings() -> list[Finding]:
+        taken = inventory.take(host.folders, networks, options.seconds)
+        return Judgement(host.folders, taken, host.sandboxes(), options.older_than).findings()
+
+    found = findings()
+    # What goes on meanwhile looks odd once, but not twice.
+    found = confirmed(found, findings()) if found else []
+    left = [(one, "") for one in found]
+    if options.repair:
+        left = repaired(Repair(host.folders, _warn, seconds=options.seconds), found)
+    _report(options, found, left)
+    return FOUND if left else FINE
+
+
+def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]]) -> None:
+    remaining = {id(one): why for one, why in left}  # A finding has documents in it, and no hash.
+    documents, lines = [], []
+    for one in found:
+        outcome = remaining.get(id(one), "repaired") if options.repair else ""
+        documents.append({**listing.finding_document(one), **({"outcome": outcome} if options.repair else {})})
+        lines.append(f"{one}" + (f": {outcome}" if outcome else ""))
+    if not found:
+        lines.append("nothing is wrong")
+    elif options.repair:
+        lines.append(f"{len(found) - len(left)} of {len(found)} repaired")
+    else:
+        lines.append(f"{len(found)} found; nothing was changed: run again with --repair")
+    _show(options, {"findings": documents}, "\n".join(lines))
+
+
+def _adopt(options: Any, host: Host) -> int:
+    from ipam.command.adopt import Adoption, Move  # noqa: PLC0415 - who only lists needs no TLS
+
+    if not options.config:
+        raise InvalidConfig("adopt takes over into what is configured", hint="tell the configuration with --config")
+    told = configured(options.config, host.folders.policy)
+    networks = [one for one in told if options.network in (None, "", one.name)]
+    former = configured(options.former, host.folders.policy) if options.former else []
+    if any(one.backend != KUBERNETES for one in former):
+        raise InvalidConfig("--from is for a network with backend kubernetes", hint="the journal tells of the others")
+    found: list[tuple[Adoption, Move]] = []
+    for network in networks:
+        adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
+        found += [(adoption, move) for move in adoption.found()]
+        found += [(adoption, move) for one in former if one.name == network.name for move in adoption.of_pods(one)]
+    for _adoption, move in found:
+        _say(str(move))
+    if not found:
+        _say("nothing of " + ", ".join(one.name for one in networks) + " is in another place")
+        return FINE
+    _require_agreement(options, host, f"take over what {len(found)} interfaces have?")
+    failed = 0
+    for adoption, move in found:
+        try:
+            adoption.take_over(move)
+        except CniError as error:
+            failed += 1
+            _complain(error)
+    _say(f"{len(found) - failed} of {len(found)} interfaces taken over")
+    return FOUND if failed else FINE
+
+
+def _free_node(options: Any, host: Host) -> int:
+    if options.former:
+        return _free_former(options, host)
+    from ipam.command.free_node import DeadNode  # noqa: PLC0415 - who only lists needs no TLS
+
+    node = DeadNode(
+        host.folders, _networks(options, host.folders), options.name, options.seconds, kubeconfig=options.kubeconfig
+    )
+    if not node.has_clusters:
+        raise InvalidConfig("no network here is in a cluster", hint="tell one with --config")
+    node.require_dead()
+    told = node.leases()
+    node.require_known(told)
+    bound, gone = [one for one in told if not one.gone], [one for one in told if one.gone]
+    found = bound + gone if options.gone_pods else bound
+    _list_freed(options, bound, gone)
+    if not found:
+        return FINE
+    condition = f"Only if {options.name} is powered off, or none of its pods runs"
+    if options.gone_pods and gone:
+        condition += ", and none of the pods that do not exist any more runs anywhere"
+    _require_agreement(options, host, f"free {len(found)} addresses? {condition}")
+    node.require_dead()
+    count = sum(1 for _ in node.free(gone_pods=options.gone_pods))
+    _say(f"{count} freed")
+    return FINE
+
+
+def _free_former(options: Any, host: Host) -> int:
+    from ipam.command.former_machine import FormerMachines  # noqa: PLC0415 - as in `_free_node`
+
+    former = FormerMachines(host.folders, _networks(options, host.folders), options.name, options.seconds)
+    if not former.has_clusters:
+        raise InvalidConfig("no network here is in etcd", hint="tell one with --config")
+    former.require_here()
+    found = former.leases()
+    for machine in sorted(former.alive):
+        _warn(f"machine {machine} has the name {options.name}, and is alive: what it has is not freed")
+    for one in found:
+        _say(f"{one}  machine {one.lease.machine}")
+    if not found:
+        _say(f"no former machine of {options.name} has addresses")
+        return FOUND if former.alive else FINE
+    _require_agreement(options, host, f"free {len(found)} addresses? Only if these machines do not run any more")
+    count = sum(1 for _ in former.free())
+    _say(f"{count} freed")
+    return FOUND if former.alive else FINE
+
+
+def _reconcile(options: Any, host: Host) -> int:
+    from ipam.command.reconcile import Reconciliation  # noqa: PLC0415 - as in `_free_node`
+
+    networks = _networks(options, host.folders)
+    pools = Reconciliation(
+        host.folders,
+        networks,
+        host.sandboxes,
+        grace=options.older_than,
+        seconds=options.seconds,
+        kubeconfig=options.kubeconfig,
+    )
+    if not pools.has_pools:
+        raise InvalidConfig("no network here is in Kubernetes", hint="tell one with --config")
+    found = pools.look()
+    for one in found.unclear:
+        _say(f"kept: {one}")
+    for one in found.lost:
+        _say(str(one))
+    if found.lost:
+        _require_agreement(options, host, f"free {len(found.lost)} address{'es' * (len(found.lost) > 1)}?")
+        _say(f"{sum(1 for _ in pools.free(found.lost))} freed")
+    elif not found.unclear:
+        _say("every lease may be in use")
+    return FOUND if found.unclear else FINE
+
+
+def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
+    """Leases of pods that are gone stand apart: they may be of any node."""
+    for one in bound:
+        _say(str(one))
+    if not bound:
+        _say(f"{options.name} has no addresses")
+    if gone and options.gone_pods:
+        _say("of pods that do not exist any more, whatever node they were on:")
+        for one in gone:
+            _say(str(one))
+    elif gone:
+        _say(f"{len(gone)} more are of pods that do not exist any more, on any node: --gone-pods lists and frees them")
+
+
+def _host(options: Any, host: Host | None) -> Host:
+    found = host or Host(folders=Folders(policy=Policy(node=load_node())))
+    if options.data_dir:
+        found = found.replace(folders=found.folders.replace(data=os.path.abspath(options.data_dir)))
+    if getattr(options, "kubeconfig", ""):
+        # The operator names it, and is as trusted as the node configuration.
+        options.kubeconfig = os.path.abspath(options.kubeconfig)
+        policy = found.folders.policy.with_kubeconfig(options.kubeconfig)
+        found = found.replace(folders=found.folders.replace(policy=policy))
+    return found
+
+
+def _networks(options: Any, folders: Folders) -> list[Network]:
+    found = known(folders)
+    if options.config:
+        told = configured(options.config, folders.policy)
+        names = {one.name for one in told}
+        stores = [(one.name, one.store) for one in told]
+        found = told + [one for one in found if one.name in names and (one.name, one.store) not in stores]
+    if options.network:
+        found = [one for one in found if one.name == options.network]
+        if not found:
+            raise InvalidConfig(f"no network {options.network} is known here", hint="tell it with --config")
+    return found
+
+
+def _require_released(match: listing.Match, seen: Sandboxes, *, force: bool) -> None:
+    """Raises `Refused` for what is in use, or is another node's to judge."""
+    if force:
+        return
+    uses = seen.uses(match.owner.container_id, match.owner.ifname, match.addresses)
+    texts = ", ".join(map(str, match.addresses))
+    if uses:
+        raise Refused(f"{texts} is in use: {', '.join(uses)}", hint="delete its pod, or use --force")
+    if match.network.document is not None and match.entry is None and match.node != match.network.node:
+        whose = f"node {match.node}'s" if match.node else "of a node that nobody knows"
+        raise Refused(
+            f"{texts} is {whose}: here it is not known whether it is in use", hint="look there, or use --force"
+        )
+
+
+def _require_agreement(options: Any, host: Host, question: str) -> None:
+    if options.yes:
+        return
+    if not host.has_terminal():
+        raise Refused("nothing was changed: there is no terminal to ask", hint="use --yes")
+    if not host.agrees(question):
+        raise Refused("nothing was changed")
+
+
+def _failures(taken: inventory.Inventory) -> int:
+    """Tells of places that could not be asked."""
+    failed = [one for one in taken.holdings if one.failure]
+    for one in failed:
+        _warn(f"{one.network} is not reached: {one.failure}")
+    return FOUND if failed else FINE
+
+
+def _show(options: Any, document: dict[str, Any], text: str) -> None:
+    if options.json:
+        print(json.dumps(document, indent=2))
+    else:
+        _say(text)
+
+
+def _say(text: str) -> None:
+    print(listing.printable(text))
+
+
+def _warn(text: str) -> None:
+    print(f"barewire-ipam: {listing.printable(text)}", file=sys.stderr)
+
+
+def _internal(defect: BaseException) -> InternalError:
+    frame = defect.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "unknown place"
+    return InternalError(f"internal error: {type(defect).__name__}: {defect}", hint=f"at {place}; this is a defect")
+
+
+def _complain(error: CniError) -> None:
+    hint = " ".join(error.details.split())
+    _warn(" ".join(error.msg.split()) + (f" ({hint})" if hint else ""))
+
+
+_COMMANDS: dict[str, Callable[[Any, Host], int]] = {
+    "list": _list,
+    "show": _show_one,
+    "release": _release,
+    "forget": _forget,
+    "fsck": _fsck,
+    "free-node": _free_node,
+    "adopt": _adopt,
+    "reconcile": _reconcile,
+}

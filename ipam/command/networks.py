@@ -1,0 +1,256 @@
+"""The networks whose addresses this node knows of: by configurations, records, the journal, and host-local's directories."""
+
+from __future__ import annotations
+
+import os
+
+from cni import jsontext
+from cni.attachment.record import DamagedRecord, Key, decode as decode_record
+from cni.errors import CniError, DecodeFailure, InvalidConfig
+from cni.host.files import read_file
+from cni.host.folders import DOCUMENT, documents, keys
+from cni.log import Log
+from cni.names import attachment_fault, is_identifier
+from cni.protocol.request import Request
+from cni.value import Value
+from ipam.cluster import journal_entry
+from ipam.cluster.journal import RUN_DIRECTORY
+from ipam.config.location import DATA_DIRECTORY, LOCAL, PLUGIN, place
+from ipam.config.policy import Policy
+from ipam.config.request import asked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from cni.attachment.record import Record
+    from ipam.cluster.journal_entry import Entry
+    from ipam.ranges import RangeSet
+
+STATE_DIRECTORY = "/var/lib/cni/barewire"
+"""The records of `sriov` and `userspace`, and the journal."""
+
+_SERVED = (PLUGIN, "host-local")
+"""What `ipam.type` says where the addresses are ours to list."""
+
+
+DEFAULTS = Policy()
+
+
+class Folders(Value):
+    """Where a node keeps what we look at; `results` are those in which runtimes, and Multus, keep what ADD answered.
+
+    `policy` judges what configurations and records name.
+    """
+
+    data: str = DATA_DIRECTORY
+    state: str = STATE_DIRECTORY
+    run: str = RUN_DIRECTORY
+    results: tuple[str, ...] = ("/var/lib/cni/results", "/var/lib/cni/multus/results")
+    policy: Policy = DEFAULTS
+
+    @property
+    def journal(self) -> str:
+        return f"{self.state}/.ipam"
+
+    @property
+    def index(self) -> str:
+        return f"{self.run}/ipam"
+
+    def directory_of(self, network: Network) -> str:
+        """The directory of a network of backend local. Raises `InvalidConfig` where none may be."""
+        # What is in the directory of all networks, the operator of the command has named.
+        if os.path.dirname(network.directory) == self.data:
+            return network.directory
+        return self.policy.data_directory(network.directory)
+
+
+class Network(Value):
+    """A network's addresses in one place: host-local's `directory`, or the cluster of `document`, which calls it `shared`.
+
+    `sets` is empty where no configuration tells.
+    """
+
+    name: str
+    backend: str
+    directory: str = ""
+    document: dict[str, Any] | None = None
+    shared: str = ""
+    sets: tuple[RangeSet, ...] = ()
+
+    @property
+    def store(self) -> object:
+        """Equal for two that keep their addresses in the same place."""
+        return self.directory or (self.document, self.shared)
+
+    @property
+    def node(self) -> str:
+        return str((self.document or {}).get("node") or os.uname().nodename)
+
+    def __str__(self) -> str:
+        if self.document is None:
+            return f"{self.name} ({self.directory})"
+        return f"{self.name} ({place_of(self.document)}, network {self.shared})"
+
+
+def place_of(document: dict[str, Any]) -> str:
+    """A cluster, for people."""
+    if document.get("kind") == "etcd":
+        return f"etcd {','.join(map(str, document.get('endpoints') or ()))} {document.get('prefix') or ''}".rstrip()
+    return f"kubernetes {document.get('kubeconfig') or 'by the pod'}".rstrip()
+
+
+def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
+    """Those of a configuration, or of a list of them. Raises `InvalidConfig`."""
+    content = read_file(os.path.abspath(path))
+    if content is None:
+        raise InvalidConfig(f"{path}: there is no such file")
+    try:
+        document = jsontext.loads(content)
+    except DecodeFailure as error:
+        raise InvalidConfig(
+            f"{path}: {error.msg}", hint="it is the JSON of a network, or of a list of plugins"
+        ) from error
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"{path}: not an object")
+    plugins = document.get("plugins", [document])
+    shared = {key: document[key] for key in ("name", "cniVersion") if key in document}
+    confs = [{**one, **shared} for one in plugins if isinstance(one, dict)] if isinstance(plugins, list) else []
+    found = [_network(one, policy) for one in confs if _type(one) in _SERVED]
+    if not found:
+        raise InvalidConfig(f"{path}: no plugin has an ipam section of type {' or '.join(_SERVED)}")
+    return found
+
+
+def known(folders: Folders) -> list[Network]:
+    """All that left a trace on the node, each once, with its ranges where a record tells them."""
+    found: list[Network] = []
+    told = [*_of_records(folders), *_of_directories(folders)]
+    told += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
+    for network in told:
+        if (network.name, network.store) not in [(one.name, one.store) for one in found]:
+            found.append(network)
+    return sorted(found, key=lambda one: (one.name, one.backend))
+
+
+def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:
+    """The journal, as it is: where a file is none of ours, its path. All networks', or theirs."""
+    # Not by `Journal`, which sets damaged files aside: who looks changes nothing.
+    names = _names(folders.journal) if networks is None else sorted(set(networks))
+    for name in names:
+        folder = f"{folders.journal}/{name}"
+        for file in documents(folder):
+            content = _content(f"{folder}/{file}")
+            try:
+                yield from () if content is None else (_entry_of(content, name, file),)
+            except ValueError:
+                yield f"{folder}/{file}"
+
+
+def records(folders: Folders) -> Iterator[Record | str]:
+    """The attachments that `sriov` and `userspace` have on this node: where a file is no record, its path.
+
+    Raises `IoFailure` for one that cannot be read.
+    """
+    for network in _names(folders.state):
+        for file in documents(f"{folders.state}/{network}"):
+            path = f"{folders.state}/{network}/{file}"
+            content = _content(path)
+            try:
+                yield from () if content is None else (decode_record(content, path),)
+            except DamagedRecord:
+                yield path
+
+
+def damaged_records(folders: Folders) -> list[str]:
+    """The paths of the files that are no records."""
+    return [one for one in records(folders) if isinstance(one, str)]
+
+
+def attached(folders: Folders) -> Iterator[Key]:
+    """Whose records there are, by the files' names alone: who is alive is known also where what is in a file is lost."""
+    for network in _names(folders.state):
+        for file in documents(f"{folders.state}/{network}"):
+            container_id, _, ifname = file.removesuffix(DOCUMENT).partition(":")
+            if not attachment_fault(network, container_id, ifname):
+                yield Key(network=network, container_id=container_id, ifname=ifname)
+
+
+def _entry_of(content: bytes, network: str, file: str) -> Entry:
+    """Raises `ValueError` for what is no entry of the network and file."""
+    entry = journal_entry.decode(content)
+    owner = entry.owner
+    if (owner.network, f"{owner.container_id}:{owner.ifname}{DOCUMENT}") != (network, file):
+        raise ValueError("it is another owner's")
+    return entry
+
+
+def _content(path: str) -> bytes | None:
+    return read_file(path) if os.path.isfile(path) else None
+
+
+def _of_directories(folders: Folders) -> Iterator[Network]:
+    for name in _names(folders.data):
+        if os.path.isdir(f"{folders.data}/{name}"):
+            yield Network(name=name, backend=LOCAL, directory=f"{folders.data}/{name}")
+
+
+def _of_records(folders: Folders) -> Iterator[Network]:
+    """What the delegate calls of records tell: they have the whole configuration."""
+    for record in records(folders):
+        if isinstance(record, str):
+            continue
+        try:
+            conf = jsontext.loads(str((record.ipam or {}).get("stdin") or "{}").encode())
+            if isinstance(conf, dict) and _type(conf) in _SERVED:
+                yield _network(conf, folders.policy)
+        except CniError:
+            continue  # It was valid for the plugin of its day.
+
+
+def _of_entry(entry: Entry) -> Network:
+    kind = str(entry.document.get("kind"))
+    return Network(name=entry.owner.network, backend=kind, document=entry.document, shared=entry.shared)
+
+
+def _type(conf: dict[str, Any]) -> object:
+    section = conf.get("ipam")
+    return section.get("type") if isinstance(section, dict) else None
+
+
+def _network(conf: dict[str, Any], policy: Policy) -> Network:
+    request = _request(conf)
+    defaults = policy.defaults(request)
+    where = place(request, defaults)
+    sets = asked(request, Log({}, level="error"), defaults).sets
+    found = Network(name=where.network, backend=where.backend, sets=sets)
+    if where.document is None:
+        return found.replace(directory=where.directory)
+    # As `ipam.cluster.store` completes it.
+    document = {**where.document, "node": where.node or policy.node_name()}
+    return found.replace(document=document, shared=where.shared)
+
+
+def _request(conf: dict[str, Any]) -> Request:
+    name = conf.get("name")
+    if not is_identifier(name):
+        raise InvalidConfig("missing network name")
+    return Request(
+        command="",
+        container_id="",
+        netns="",
+        ifname="",
+        args="",
+        path=(),
+        env={},
+        network=name,
+        cni_version=str(conf.get("cniVersion") or "1.0.0"),
+        config=conf,
+        stdin=b"",
+    )
+
+
+def _names(folder: str) -> list[str]:
+    """The networks that have a folder in this one."""
+    return [name for name in keys(folder) if is_identifier(name)]

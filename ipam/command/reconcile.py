@@ -1,0 +1,207 @@
+"""Leases in whereabouts' pools that are of no pod any more: judged by podref, the pod's UID and Multus' network-status.
+
+For what no journal tells of: a node was installed anew, or lost its state. What may be in use is never freed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+
+from cni import jsontext
+from cni.errors import CniError, DecodeFailure, InvalidConfig
+from cni.kube.podspec import uids
+from cni.value import Value
+from ipam.address import parse_cidr
+from ipam.command.networks import entries, place_of
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.cluster import NOWHERE, open_kubernetes
+from ipam.store import claim_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from ipam.address import Address
+    from ipam.command.networks import Folders, Network
+    from ipam.command.sandboxes import Sandboxes
+    from ipam.kubernetes.cluster import Kubernetes
+    from ipam.store import Lease
+
+    Document = dict[str, Any]
+
+STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
+"""Multus' annotation, and the name that it had in the beginning."""
+
+
+class Judged(Value):
+    """A lease, and why it is of nobody, or cannot be judged. `place` is the number of its network's pools."""
+
+    place: int
+    cluster: str
+    lease: Lease
+    reason: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for the same lease in the same state."""
+        owner = self.lease.owner
+        return self.place, self.lease.address, owner.container_id, owner.ifname, owner.pod
+
+    def __str__(self) -> str:
+        owner = self.lease.owner
+        who = f"{owner.container_id}/{owner.ifname}" + (f" of {owner.pod}" if owner.pod else "")
+        return f"{self.lease.address}  {who}  {self.cluster}: {self.reason}"
+
+
+class Look(Value):
+    """What was found: leases of nobody, and those of which nothing tells whether they are."""
+
+    lost: tuple[Judged, ...]
+    unclear: tuple[Judged, ...]
+
+
+class _Unclear(Exception):
+    """Says why."""
+
+
+class Reconciliation:
+    """The networks' pools. `sandboxes` looks at this node, whose own leases are `fsck`'s.
+
+    `grace`: what is younger, in seconds, or of unknown age is passed over; 0 takes everything. With a `kubeconfig` its API
+    server tells of pods.
+    """
+
+    def __init__(
+        self,
+        folders: Folders,
+        networks: Iterable[Network],
+        sandboxes: Callable[[], Sandboxes],
+        *,
+        grace: float,
+        seconds: float,
+        kubeconfig: str = "",
+    ) -> None:
+        self._folders = folders
+        self._sandboxes = sandboxes
+        self._grace = grace
+        self._seconds = seconds
+        found = [one.document for one in networks if one.document is not None and one.backend == "kubernetes"]
+        self._documents = [one for place, one in enumerate(found) if one not in found[:place]]
+        self._pods = self._opened({**NOWHERE, "kubeconfig": kubeconfig}) if kubeconfig else None
+
+    @property
+    def has_pools(self) -> bool:
+        return bool(self._documents)
+
+    def look(self) -> Look:
+        """Judges every lease. Raises `CniError` when somebody cannot be asked: then nothing is known."""
+        lost: dict[object, Judged] = {}
+        unclear: dict[object, Judged] = {}
+        for place, document in enumerate(self._documents):
+            cluster = self._opened(document)
+            # The pools first: a pod, and its sandbox on this node, are there before they have an address.
+            leases = list(cluster.leases(""))
+            seen, ours = self._sandboxes(), self._journalled()
+            pods: dict[str, Document | None] = {}
+            for lease in leases:
+                key = lease.owner.container_id, lease.owner.ifname
+                if key in ours or seen.uses(*key, [lease.address]):
+                    continue
+                judged = Judged(place=place, cluster=place_of(document), lease=lease, reason="")
+                try:
+                    reason = self._reason(cluster, lease, pods)
+                except _Unclear as why:
+                    unclear[judged.key] = judged.replace(reason=str(why))
+                    continue
+                if reason:
+                    lost[judged.key] = judged.replace(reason=reason)
+        return Look(lost=tuple(lost.values()), unclear=tuple(unclear.values()))
+
+    def free(self, told: Iterable[Judged]) -> Iterator[Judged]:
+        """Frees those that are still of nobody."""
+        keys = {one.key for one in told}
+        found = [one for one in self.look().lost if one.key in keys]
+        for place, document in enumerate(self._documents):
+            cluster = self._opened(document)
+            for one in found:
+                if one.place == place:
+                    cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
+                    yield one
+
+    def _reason(self, cluster: Kubernetes, lease: Lease, pods: dict[str, Document | None]) -> str:
+        """Why the lease is of nobody; empty where it may be of somebody. Raises `_Unclear`."""
+        owner = lease.owner
+        if not owner.pod:
+            raise _Unclear("no pod is named")
+        if owner.pod not in pods:
+            try:
+                pods[owner.pod] = (self._pods or cluster).pod(owner.pod)
+            except InvalidConfig as error:
+                raise _Unclear(f"{owner.pod!r} is no pod's name") from error
+        pod = pods[owner.pod]
+        shown = {} if pod is None else _shown(pod)
+        if any(lease.address in addresses for addresses in shown.values()):
+            return ""
+        reserved = cluster.reserved(lease.address) or {}
+        signed = whereabouts.is_signed(reserved, owner)
+        uid = whereabouts.pod_uid(reserved) if signed else ""
+        if pod is None:
+            # An earlier container's reservation may be much older than the lease; but it had that pod, too.
+            return self._if_old(
+                reserved, "its pod does not exist", known=signed or whereabouts.is_for_pod(reserved, owner)
+            )
+        if uid and uid not in uids(pod):
+            return self._if_old(reserved, "its pod was made anew", known=True)
+        if owner.ifname in shown:
+            return self._if_old(reserved, "its pod has another address by now", known=signed)
+        return ""
+
+    def _if_old(self, reserved: Document, reason: str, *, known: bool) -> str:
+        """The reason, if the lease is old enough; `known`: the reservation was made along with it."""
+        if self._grace <= 0:
+            return reason
+        age = _age(reserved) if known else None
+        if age is None:
+            raise _Unclear(f"{reason}, but nothing tells how old the lease is (--older-than 0 takes it)")
+        return reason if age >= self._grace else ""
+
+    def _journalled(self) -> set[tuple[str, str]]:
+        told = [one for one in entries(self._folders) if not isinstance(one, str)]
+        return {(one.owner.container_id, one.owner.ifname) for one in told if one.document.get("kind") == "kubernetes"}
+
+    def _opened(self, document: Document) -> Kubernetes:
+        return open_kubernetes(document, "", self._seconds, self._folders.policy.api_servers())
+
+
+def _shown(pod: Document) -> dict[str, set[Address]]:
+    """The addresses of each interface that Multus tells of. Raises `_Unclear` for what Multus cannot have written."""
+    metadata = pod.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    told = annotations if isinstance(annotations, dict) else {}
+    text = next((told[name] for name in STATUS if told.get(name)), None)
+    if text is None:
+        return {}
+    try:
+        found: dict[str, set[Address]] = {}
+        for one in jsontext.loads(str(text).encode()):
+            addresses = {
+                parse_cidr(ip if "/" in ip else f"{ip}/{128 if ':' in ip else 32}", "")[0]
+                for ip in one.get("ips") or ()
+            }
+            found.setdefault(str(one.get("interface") or ""), set()).update(addresses)
+    except (DecodeFailure, CniError, AttributeError, TypeError) as error:
+        raise _Unclear("the network-status of its pod cannot be read") from error
+    return found
+
+
+def _age(reserved: Document) -> float | None:
+    """Seconds since a reservation was made, by this node's clock; None where nobody tells."""
+    metadata = reserved.get("metadata")
+    text = metadata.get("creationTimestamp") if isinstance(metadata, dict) else None
+    try:
+        made = dt.datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return time.time() - made.timestamp() if made.tzinfo else None

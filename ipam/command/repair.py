@@ -1,0 +1,195 @@
+"""What `fsck --repair` and `release` change: each thing is looked at again under its lock, and changed if it is as it was."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from cni.errors import CniError, TryAgainLater
+from ipam.address import Address
+from ipam.cluster.journal import Journal, name_of
+from ipam.cluster.journal_entry import HELD, Entry
+from ipam.cluster.release import Settling
+from ipam.cluster.retaking import Retaking
+from ipam.command.fsck import LEAK, REPLACED, UNJOURNALED, UNLEASED, WAITING
+from ipam.local.directory import Directory
+from ipam.ranges import range_of
+from ipam.store import Claim, claim_on
+from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster, open_living_cluster
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ipam.command.fsck import Finding
+    from ipam.command.networks import Folders, Network
+    from ipam.store import Cluster, Owner
+
+
+class Repair:
+    """Changes of one node. All raise `CniError` where they cannot be made, and `TryAgainLater` where things have changed."""
+
+    def __init__(self, folders: Folders, warn: Callable[[str], None], *, seconds: float = SECONDS) -> None:
+        self._folders = folders
+        self._journal = Journal(folders.journal, folders.run, warn=warn)
+        self._seconds = seconds
+        # What it takes for this node is protected as any ADD's.
+        open_living = partial(
+            open_living_cluster, run=folders.index, policy=folders.policy, entries=self._journal.entries
+        )
+        self._settling = Settling(self._journal, open_living, seconds)
+
+    def repair(self, finding: Finding) -> bool:
+        """Whether it is repaired; False for what a person must decide."""
+        if finding.kind == REPLACED and finding.network is not None:
+            self.take_again(finding.network)
+            return True
+        done = _REPAIRS.get(finding.kind)
+        if done is None or finding.network is None or finding.owner is None:
+            return False
+        done(self, finding, finding.network, finding.owner)
+        return True
+
+    def release(self, network: Network, owner: Owner, addresses: Iterable[Address], node: str) -> None:
+        """Frees what an interface has in one place; the cluster's `node` is that of the lease."""
+        if network.document is None:
+            self._free_files(network, owner, addresses)
+            return
+        with self._journal.locked(owner, self._seconds):
+            entry = self._journal.find(owner)
+            if entry is not None and _is_at(entry, network):
+                self._settle(entry)
+                return
+            document = {**network.document, "node": node or network.node}
+            cluster = open_cluster(document, network.shared, self._seconds, self._folders.policy)
+            cluster.give_back(tuple(map(claim_on, addresses)), owner)
+
+    def take_again(self, network: Network) -> None:
+        """Takes all that the journal holds in a cluster that was replaced."""
+        document = network.document or {}
+        retaking = Retaking(self._journal, self._settling, network.name, document, network.shared)
+        retaking.go(self._settling.cluster(document, network.shared), time.monotonic() + self._seconds)
+
+    def free_leak(self, finding: Finding, network: Network, owner: Owner) -> None:
+        if finding.entry is not None:
+            self.settle(finding, network, owner)
+        elif network.document is None:
+            self._free_files(network, owner, finding.addresses)
+        else:
+            self._free_untold(network, owner, finding.addresses)
+
+    def settle(self, finding: Finding, _network: Network, owner: Owner) -> None:
+        """Gives back what the entry tells of, and forgets it."""
+        with self._journal.locked(owner, self._seconds):
+            entry = self._journal.find(owner)
+            if entry is not None:
+                _require_same(entry, finding.entry)
+                self._settle(entry)
+
+    def forget(self, entry: Entry) -> bool:
+        """Gives a tombstone up. Whether its cluster was told after all; else what it has there stays leased."""
+        with self._journal.locked(entry.owner, self._seconds):
+            _require_same(self._journal.find(entry.owner), entry)
+            if self._settling.settle(entry):
+                return True
+            self._journal.forget(entry.owner)
+            return False
+
+    def lease_again(self, finding: Finding, network: Network, owner: Owner) -> None:
+        """Takes what a living owner believes to have; a dead one's entry goes."""
+        if not finding.live:
+            self.settle(finding, network, owner)
+            return
+        with self._journal.locked(owner, self._seconds):
+            entry = self._journal.find(owner)
+            _require_same(entry, finding.entry)
+            claims = entry.claims or () if entry else ()
+            refused = self._cluster(network).take(claims, owner)
+        if refused:
+            texts = ", ".join(str(claim.address) for claim in refused)
+            raise TryAgainLater(f"somebody else has {texts} now", hint=f"recreate the pod of {owner.container_id}")
+
+    def note(self, finding: Finding, network: Network, owner: Owner) -> None:
+        """Writes the entry of what a living owner has."""
+        with self._journal.locked(owner, self._seconds):
+            found = self._journal.find(owner)
+            if found is not None and found.phase != HELD:
+                raise _changed(owner)
+            held = self._cluster(network).held(tuple(_claim(network, one) for one in finding.addresses), owner)
+            known = found.claims or () if found else ()
+            entry = Entry(
+                owner=owner,
+                phase=HELD,
+                claims=(*known, *held),
+                document=network.document or {},
+                shared=network.shared,
+                node=network.node,
+            )
+            self._journal.save(entry)
+
+    def _free_files(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
+        expected = (owner.container_id, owner.ifname)
+        with Directory(self._folders.directory_of(network), min(self._seconds, LOCK_SECONDS)) as directory:
+            for address in map(str, addresses):
+                entry = directory.entry(address)
+                if entry is not None and entry[1:] != expected:
+                    raise _changed(owner)
+                directory.remove(address)
+
+    def _free_untold(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
+        """Frees addresses that no entry tells of."""
+        with self._journal.locked(owner, self._seconds):
+            entry = self._journal.find(owner)
+            told = {claim.address for claim in entry.claims or ()} if entry else set()
+            if told.intersection(addresses) or (entry is not None and entry.phase != HELD):
+                raise _changed(owner)
+            self._cluster(network).give_back(tuple(map(claim_on, addresses)), owner)
+
+    def _settle(self, entry: Entry) -> None:
+        if not self._settling.settle(entry):
+            raise TryAgainLater(
+                f"{name_of(entry.owner)} is kept as a tombstone: the cluster could not be told",
+                hint="if that cluster is gone for good: barewire-ipam forget",
+            )
+
+    def _cluster(self, network: Network) -> Cluster:
+        return self._settling.cluster(network.document or {}, network.shared)
+
+
+_REPAIRS = {
+    LEAK: Repair.free_leak,
+    UNLEASED: Repair.lease_again,
+    UNJOURNALED: Repair.note,
+    WAITING: Repair.settle,
+}
+
+
+def repaired(repair: Repair, findings: Iterable[Finding]) -> list[tuple[Finding, str]]:
+    """The findings that are left, and why."""
+    left = []
+    for finding in findings:
+        try:
+            if not repair.repair(finding):
+                left.append((finding, "for a person to decide"))
+        except CniError as error:
+            left.append((finding, ": ".join(part for part in (error.msg, error.hint) if part)))
+    return left
+
+
+def _is_at(entry: Entry, network: Network) -> bool:
+    return (entry.document, entry.shared) == (network.document, network.shared)
+
+
+def _claim(network: Network, address: Address) -> Claim:
+    homes = (range_of(ranges, address) for ranges in network.sets)
+    home = next((one for one in homes if one is not None), None)
+    return claim_on(address) if home is None else Claim(range=home, address=address)
+
+
+def _require_same(entry: Entry | None, seen: Entry | None) -> None:
+    if entry != seen and seen is not None:
+        raise _changed(seen.owner)
+
+
+def _changed(owner: Owner) -> TryAgainLater:
+    return TryAgainLater(f"{name_of(owner)} has changed meanwhile", hint="run it again")

@@ -1,0 +1,138 @@
+"""Who is alive on this node: attachments that have a record or that a runtime keeps, and addresses in network namespaces."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cni import jsontext
+from cni.errors import CniError, DecodeFailure, InvalidNetns, KernelRefused
+from cni.host import netlink as nl
+from cni.host.files import read_file
+from cni.host.folders import entries
+from cni.host.netns import open_netns
+from cni.host.processes import pids
+from cni.host.rtnetlink import RouteSocket
+from cni.names import is_identifier, is_ifname
+from cni.value import Value
+from ipam.address import Address
+from ipam.command.networks import Folders, attached as of_records
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from cni.host.netns import Netns
+
+    Seen = dict[Address, tuple[str, ...]]
+
+_KEPT = "cniCacheV1"
+NAMED = ("/run/netns", "/var/run/netns")
+_VERSIONS = {4: 4, 16: 6}
+
+
+class Sandboxes(Value):
+    """One look. `attached` tells by container ID and interface who knows it; `places` the namespaces that have an address."""
+
+    attached: Mapping[tuple[str, str], str]
+    places: Mapping[Address, tuple[str, ...]]
+
+    def uses(self, container_id: str, ifname: str, addresses: Iterable[Address]) -> list[str]:
+        """What shows that the container is alive; empty when nothing does.
+
+        Old leases of host-local have no `ifname`: then any interface of the container counts.
+        """
+        named = {name for holder, name in self.attached if container_id and holder == container_id}
+        matching = [name for name in sorted(named) if ifname in ("", name)]
+        found = [self.attached[container_id, name] for name in matching]
+        return found + [f"{one} in {place}" for one in addresses for place in self.places.get(one, ())]
+
+
+def look(folders: Folders) -> Sandboxes:
+    """Raises `KernelRefused` and `IoFailure` when something cannot be seen: nobody can be said to be dead then."""
+    attached = dict(_cached(folders))
+    attached |= {(one.container_id, one.ifname): f"record of {one}" for one in of_records(folders)}
+    places: dict[Address, list[str]] = {}
+    for netns in _namespaces():
+        with netns:
+            for address in _addresses(netns):
+                places.setdefault(address, []).append(netns.path)
+    return Sandboxes(attached=attached, places={address: tuple(paths) for address, paths in places.items()})
+
+
+def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
+    """What libcni keeps of each ADD until DEL: other plugins than ours have no record, and with DPDK no address, either."""
+    for folder in folders.results:
+        for name in entries(folder):
+            path = f"{folder}/{name}"
+            found = _document(path)
+            container_id, ifname = found.get("containerId"), found.get("ifName")
+            if found.get("kind") == _KEPT and is_identifier(container_id) and is_ifname(ifname) and _is_there(found):
+                yield (container_id, ifname), f"result {path}"
+
+
+def _is_there(found: dict[str, Any]) -> bool:
+    """False when all sandboxes that the result tells of are gone: it was left over, by a reboot for example."""
+    result = found.get("result")
+    interfaces = result.get("interfaces") if isinstance(result, dict) else None
+    told = [one.get("sandbox") for one in interfaces if isinstance(one, dict)] if isinstance(interfaces, list) else []
+    paths = [one for one in (*told, found.get("netns")) if isinstance(one, str) and one and "\0" not in one]
+    return not paths or any(map(os.path.lexists, paths))
+
+
+def _document(path: str) -> dict[str, Any]:
+    try:
+        found = jsontext.loads((read_file(path) if stat.S_ISREG(os.lstat(path).st_mode) else None) or b"")
+    except FileNotFoundError:
+        return {}
+    except DecodeFailure:
+        return {}  # It is of an older libcni, which kept the bare result, or none at all.
+    return found if isinstance(found, dict) else {}
+
+
+def _namespaces() -> Iterator[Netns]:
+    """Each namespace once, by a name where it has one."""
+    seen: set[str] = set()
+    for path in _paths():
+        netns = _opened(path)
+        if netns is not None and netns.identity not in seen:
+            seen.add(netns.identity)
+            yield netns
+        elif netns is not None:
+            netns.close()
+
+
+def _opened(path: str) -> Netns | None:
+    """None for what is gone, or is no namespace (any more)."""
+    try:
+        return open_netns(path)
+    except InvalidNetns as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM):
+            raise KernelRefused(f"cannot look into {path}: {cause.strerror}", hint="run it as root") from error
+        return None
+
+
+def _paths() -> Iterator[str]:
+    for folder in NAMED:
+        yield from (f"{folder}/{name}" for name in entries(folder))
+    # Init is in the node's own namespace, which we are in or see by others; it can have more rights than we, and hide.
+    yield from (f"/proc/{pid}/ns/net" for pid in ("self", *pids()) if pid != "1")
+
+
+def _addresses(netns: Netns) -> set[Address]:
+    # The socket belongs to the namespace in which it is made.
+    try:
+        with netns.entered(), RouteSocket() as socket:
+            found = [nl.address(body).address for body in socket.dump(nl.RTM_GETADDR, nl.address_dump_body())]
+    except CniError:
+        raise
+    except OSError as error:
+        raise KernelRefused(f"cannot list the addresses in {netns.path}: {error.strerror}") from error
+    return {
+        Address(version=_VERSIONS[len(packed)], number=int.from_bytes(packed, "big"))
+        for packed in found
+        if len(packed) in _VERSIONS
+    }

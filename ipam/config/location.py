@@ -1,0 +1,168 @@
+"""Where a network's leases are, and whose: all that a DEL has to know of a configuration, however broken the rest. Pure."""
+
+from __future__ import annotations
+
+from cni.config.validation import canonical
+from cni.errors import CniError
+from cni.names import file_name
+from cni.paths import is_plain_path
+from cni.protocol.cni_args import cni_arguments
+from cni.value import Value
+from ipam.store import Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.protocol.request import Request
+
+DATA_DIRECTORY = "/var/lib/cni/networks"
+"""host-local's."""
+
+PLUGIN = "barewire-ipam"
+LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
+
+
+class Place(Value):
+    """Where a network's leases are kept.
+
+    `directory` is host-local's, for backend local; `document` describes a cluster, None where it is not told well enough.
+    `shared` is what a cluster calls the network. `node` is empty for the host's own name.
+    """
+
+    backend: str
+    network: str
+    directory: str
+    shared: str = ""
+    document: dict[str, Any] | None = None
+    node: str = ""
+
+
+class Defaults(Value):
+    """What the node says for networks that say nothing: `etcd` is a whole section `etcd`.
+
+    `network_etcd` False: a network names no etcd of its own.
+    """
+
+    backend: str = ""
+    etcd: dict[str, Any] | None = None
+    kubeconfig: str = ""
+    network_etcd: bool = True
+
+    def applied(self, told: dict[str, Any]) -> dict[str, Any]:
+        """The section `ipam`, completed."""
+        found = dict(told)
+        if self.backend and not found.get("backend"):
+            found["backend"] = self.backend
+        if found.get("backend") == ETCD and self.etcd and not found.get("etcd"):
+            found["etcd"] = dict(self.etcd)
+        access = found.get("kubernetes") or {}
+        if found.get("backend") == KUBERNETES and self.kubeconfig and isinstance(access, dict):
+            found["kubernetes"] = {**access, "kubeconfig": access.get("kubeconfig") or self.kubeconfig}
+        return found
+
+    def problems(self, told: Any) -> list[tuple[str, str]]:
+        """What a section `ipam` names and may not, as (JSON path, text)."""
+        if self.network_etcd or not isinstance(told, dict) or not told.get("etcd"):
+            return []
+        return [("ipam.etcd", "a network may not name an etcd on this node (networkEtcd of the node configuration)")]
+
+
+NONE = Defaults()
+
+_ANY = ("any",)
+_ACCESS = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "kubeconfig", "namespace"]
+_KEYS: dict[str, tuple[Any, ...]] = {
+    "ipam": (
+        "section",
+        {
+            **dict.fromkeys(["backend", "dataDir", "network_name", "nodeName", "enable_overlapping_ranges"], _ANY),
+            **dict.fromkeys(["range", "range_start", "ipRanges", "configuration_path", "datastore"], _ANY),
+            **dict.fromkeys(("etcd", "kubernetes"), ("section", dict.fromkeys(_ACCESS, _ANY))),
+        },
+    )
+}
+"""Those of the table's keys that are read here: to load it takes a DEL longer than all that it does with it."""
+
+
+def section_of(request: Request) -> dict[str, Any]:
+    """What the section `ipam` says about places, by its proper keys."""
+    section = canonical(_KEYS, request.config).get("ipam")
+    return section if isinstance(section, dict) else {}
+
+
+def place(request: Request, defaults: Defaults = NONE) -> Place:
+    """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
+    own = section_of(request)
+    told = defaults.applied(own)
+    backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
+    data = _text(told, "dataDir")
+    shared = _text(told, "network_name")
+    return Place(
+        backend=str(backend),
+        network=request.network,
+        directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{file_name(request.network)}",
+        shared=shared or request.network,
+        document=None if defaults.problems(own) else _document(str(backend), request, told),
+        node=_text(told, "nodeName"),
+    )
+
+
+def _document(backend: str, request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
+    return _documents[backend](request, told) if backend in _documents else None
+
+
+def owner(request: Request) -> Owner:
+    """The attachment, and what CNI_ARGS tell of its pod."""
+    try:
+        arguments = cni_arguments(request.args)
+    except CniError:
+        arguments = {}  # ADD refuses them; a DEL has to do with what there is.
+    namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
+    return Owner(
+        network=request.network,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        pod=f"{namespace}/{name}" if namespace and name else "",
+        pod_uid=arguments.get("K8S_POD_UID", ""),
+    )
+
+
+def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
+    section = told.get("etcd")
+    if not isinstance(section, dict):
+        return None
+    endpoints = section.get("endpoints")
+    if not isinstance(endpoints, list) or not endpoints or not all(isinstance(one, str) for one in endpoints):
+        return None
+    told_more = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
+    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
+
+
+def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
+    from ipam.config.request import parts  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
+    from ipam.config.rules import range_sets  # noqa: PLC0415 - (the same)
+
+    section = told.get("kubernetes")
+    access = section if isinstance(section, dict) else {}
+    try:
+        sets = range_sets({**parts(request), "ipam": told}, [])
+    except (AttributeError, TypeError):
+        sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
+    subnets = dict.fromkeys(f"{one.subnet}/{one.prefix}" for ranges in sets for one in ranges)
+    return {
+        "kind": KUBERNETES,
+        "kubeconfig": _text(access, "kubeconfig"),
+        "namespace": _text(access, "namespace"),
+        "network_name": _text(told, "network_name"),
+        "overlapping": told.get("enable_overlapping_ranges") is not False,
+        "subnets": list(subnets),
+    }
+
+
+_documents = {ETCD: _etcd, KUBERNETES: _kubernetes}
+
+
+def _text(section: dict[str, Any], key: str) -> str:
+    value = section.get(key)
+    return value if isinstance(value, str) else ""

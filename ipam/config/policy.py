@@ -1,0 +1,165 @@
+"""What the node's administrator lets a network's configuration name: directories, files, and access to clusters."""
+
+from __future__ import annotations
+
+import os
+
+from cni.host.trusted import Roots, reserved
+from cni.node.node import NodeConf
+from cni.value import Value
+from ipam.config.location import KUBERNETES, Defaults, section_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cni.kube.access import Access
+    from cni.node.node import EtcdAccess
+    from cni.protocol.request import Request
+
+DATA_ROOTS = ("/var/lib/cni", "/run", "/var/run")
+RESERVED = (
+    ("/var/lib/cni", ("barewire", "cache", "multus", "results", "sriov", "usrspcni", "vhostuser")),
+    ("/run", (
+        "barewire", "calico", "cilium", "containerd", "credentials", "crio", "cryptsetup", "dbus", "docker", "flannel",
+        "initctl", "initramfs", "k3s", "libvirt", "lock", "log", "mount", "netns", "nologin", "openvswitch", "secrets",
+        "sudo", "systemd", "tmpfiles.d", "udev", "user", "utmp", "xtables.lock",
+    )),
+)  # fmt: skip
+"""Directories of other programs, which read what is put there, and files that they look for by their names.
+
+They are given by the directories that they are in: `Roots.reserved`.
+"""
+
+RESOLV_CONFS = (
+    "/etc/resolv.conf",
+    "/etc/cni",
+    "/etc/kubernetes/resolv.conf",
+    "/run/systemd/resolve",
+    "/run/NetworkManager",
+    "/run/netconfig",
+    "/run/resolvconf",
+    "/run/k3s",
+    "/usr/lib/systemd/resolv.conf",
+)
+"""Where a host's name service is described."""
+
+_RESOLVERS = ("/run/systemd/resolve",)
+"""systemd's resolver runs as a user of its own, to which its files belong."""
+
+_WHEREABOUTS = ("range", "range_start", "ipRanges")
+"""Keys of whereabouts' ranges."""
+
+_ETCD = {
+    "endpoints": "endpoints",
+    "prefix": "prefix",
+    "caFile": "ca_file",
+    "certFile": "cert_file",
+    "keyFile": "key_file",
+}
+
+CREDENTIALS = ("/etc/barewire", "/etc/cni", "/etc/kubernetes/cni")
+"""Where certificates for an etcd are. Those for a control plane's own etcd are elsewhere, but for Calico's."""
+
+_CALICO = ("/etc/cni/net.d", ("calico-tls",))
+
+
+class Policy(Value):
+    """The node configuration, as judgement of what is named. `start` is where judging begins (`Roots.start`).
+
+    `flat_files` are the places of whereabouts' second configuration file; None for the usual ones.
+    """
+
+    node: NodeConf = NodeConf()
+    start: str = "/"
+    flat_files: tuple[str, ...] | None = None
+
+    def data_directory(self, path: str) -> str:
+        """The directory of a network's leases, without symlinks; it need not exist. Raises `InvalidConfig`."""
+        allowed = (*DATA_ROOTS, *self.node.addresses.data_roots)
+        roots = self._roots(allowed, key="addresses.dataDirs", reserved=RESERVED)
+        return roots.destination(path, "ipam.dataDir")
+
+    def resolv_conf(self, path: str, largest: int) -> bytes:
+        """The content of a file with a name service. Raises `InvalidConfig`."""
+        allowed = (*RESOLV_CONFS, *self.node.addresses.resolv_confs)
+        roots = self._roots(allowed, key="addresses.resolvConfs", entrusted=_RESOLVERS)
+        return roots.content(path, "ipam.resolvConf", largest)
+
+    def certificates(self, document: Mapping[str, Any]) -> Roots:
+        """The places of the files that a description of an etcd may name.
+
+        The administrator's description may name any file that only root can change. No other one may name its
+        certificate and key, wherever they are: with another prefix or endpoint they would serve a purpose that the
+        administrator has not allowed.
+        """
+        ours = self.etcd() or {}
+        if ours and ours == {key: document[key] for key in _ETCD if document.get(key)}:
+            return self._roots(("/",))
+        allowed = (*CREDENTIALS, *self.node.addresses.credentials)
+        identity = [reserved(ours[key]) for key in ("certFile", "keyFile") if key in ours]
+        return self._roots(allowed, key="addresses.credentials", reserved=(_CALICO, *identity))
+
+    def _roots(self, allowed: tuple[str, ...], **more: Any) -> Roots:
+        return Roots(allowed=allowed, owners=self.node.trusted_owners, start=self.start, **more)
+
+    def etcd(self) -> dict[str, Any] | None:
+        """The node's own access to etcd, as a section `etcd`."""
+        access = self.node.addresses.etcd
+        return _section(access) if access.endpoints else None
+
+    def defaults(self, request: Request | None = None) -> Defaults:
+        """What networks that say nothing use. Raises `InvalidConfig` for a file of whereabouts that cannot be used.
+
+        The file is read only for a network in whereabouts' form whose kubeconfig nothing else tells.
+        """
+        addresses = self.node.addresses
+        found = Defaults(backend=addresses.backend, etcd=self.etcd(), network_etcd=addresses.network_etcd)
+        section = {} if request is None else section_of(request)
+        if not self._is_in_kubernetes(section):
+            return found
+        access = section.get("kubernetes")
+        has_own = isinstance(access, dict) and bool(access.get("kubeconfig"))
+        # The store takes the node's own kubeconfig by itself.
+        is_known = has_own or bool(self.node.kubernetes.kubeconfig)
+        kubeconfig = "" if is_known else self._whereabouts_kubeconfig(section)
+        backend = addresses.backend or (KUBERNETES if is_known or kubeconfig else "")
+        return found.replace(backend=backend, kubeconfig=kubeconfig)
+
+    def _is_in_kubernetes(self, section: dict[str, Any]) -> bool:
+        """Whether a network has whereabouts' form, and nothing names another place for its leases."""
+        told = section.get("backend") or self.node.addresses.backend or section.get("datastore")
+        return told in (None, "", KUBERNETES) and any(map(section.get, _WHEREABOUTS))
+
+    def _whereabouts_kubeconfig(self, section: dict[str, Any]) -> str:
+        from ipam.config.flat_file import PLACES, kubeconfig  # noqa: PLC0415 - other networks have no second file
+
+        path = section.get("configuration_path")
+        places = PLACES if self.flat_files is None else self.flat_files
+        return kubeconfig(path if isinstance(path, str) else "", places, self.api_servers().kubeconfigs())
+
+    def api_servers(self) -> Access:
+        from cni.kube.access import access_of  # noqa: PLC0415 - most calls ask no API server
+
+        return access_of(self.node, self.start)
+
+    def with_kubeconfig(self, path: str) -> Policy:
+        """The same, and that kubeconfig is as good as one that the node configuration names."""
+        kubernetes = self.node.kubernetes
+        more = kubernetes.replace(kubeconfigs=(*kubernetes.kubeconfigs, path))
+        return self.replace(node=self.node.replace(kubernetes=more))
+
+    def node_name(self) -> str:
+        """What this node is called in a cluster."""
+        if self.node.node_name:
+            return self.node.node_name
+        from ipam.config.node_name import of_kubelet  # noqa: PLC0415 - only clusters of addresses know nodes by names
+
+        return of_kubelet(self.node.kubelet_root, self.start, self.node.trusted_owners) or os.uname().nodename
+
+
+def _section(etcd: EtcdAccess) -> dict[str, Any]:
+    """Access to an etcd, with the keys of a network's configuration."""
+    told = {name: getattr(etcd, field) for name, field in _ETCD.items()}
+    return {name: list(value) if name == "endpoints" else value for name, value in told.items() if value}

@@ -1,0 +1,144 @@
+"""What a request asks of the plugin: ranges and addresses. Nothing of the host is read."""
+
+from __future__ import annotations
+
+from cni.config import validation as configuration
+from cni.errors import AddressTaken, InvalidConfig
+from cni.protocol.cni_args import cni_arguments
+from cni.protocol.result import LEGACY_VERSIONS, IpConfig, Result
+from cni.value import Value
+from ipam.address import Address, parse, parse_cidr
+from ipam.config.conf_table import REQUIRED, TABLE
+from ipam.config.location import NONE
+from ipam.config.rules import cross_check, fixed_addresses, passed_on, range_sets
+from ipam.ranges import range_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cni.log import Log
+    from cni.protocol.request import Request
+    from ipam.config.location import Defaults
+    from ipam.ranges import RangeSet
+
+
+class Asked(Value):
+    """A validated request. `requested` has an address or None for each of `sets`; `fixed` are kept nowhere."""
+
+    sets: tuple[RangeSet, ...]
+    requested: tuple[Address | None, ...]
+    fixed: tuple[IpConfig, ...]
+    passed_on: Result
+    resolv_conf: str
+
+
+def asked(request: Request, log: Log, defaults: Defaults = NONE) -> Asked:
+    """The request, validated. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
+    own = parts(request)
+    section = own.get("ipam")
+    whole = {**own, "ipam": defaults.applied(section)} if isinstance(section, dict) else own
+
+    def judged(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+        return cross_check(conf, refused) + defaults.problems(section)
+
+    parsed = configuration.parse(TABLE, REQUIRED, whole, judged)
+    for warning in parsed.warnings:
+        log.warning(warning)
+    conf = parsed.values
+    section, arguments = conf["ipam"], cni_arguments(request.args)
+    sets = range_sets(conf, [])
+    invocation = ((conf.get("args") or {}).get("cni") or {}).get("ips", ())
+    runtime = (conf.get("runtimeConfig") or {}).get("ips", ())
+    told = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
+    fixed = fixed_addresses(section)
+    if sets:
+        requested = _requested(sets, [*told, *invocation, *runtime])
+    else:
+        # As static: CNI_ARGS adds to the configured ones, and a later source takes the place of all before it.
+        later = runtime or invocation
+        gateways = "" if later else arguments.get("GATEWAY", "")
+        requested, fixed = (), _fixed(list(later or told), gateways, [] if later else fixed)
+        # The runtime passes addresses to ADD, not to STATUS.
+        if not fixed and section.get("addresses") is None and request.command != "STATUS":
+            raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")
+    _require_expressible(request.cni_version, sets, fixed)
+    return Asked(
+        sets=sets,
+        requested=requested,
+        fixed=tuple(IpConfig(address=text, gateway=gateway) for text, gateway in fixed),
+        passed_on=passed_on(section),
+        resolv_conf="" if section.get("dns") else section.get("resolvConf") or "",
+    )
+
+
+def parts(request: Request) -> dict[str, Any]:
+    """The parts of the configuration that we read: the others are the main plugin's."""
+    named = configuration.canonical(TABLE, request.config)
+    return {key: named[key] for key in TABLE if key in named}
+
+
+def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | None, ...]:
+    """Which set each requested address is of. Raises `AddressTaken` when one of them can be of none."""
+    found: list[Address | None] = [None] * len(sets)
+    left = []
+    for text in texts:
+        address = parse_cidr(text, "the requested address")[0] if "/" in text else parse(text, "the requested address")
+        places = [i for i, ranges in enumerate(sets) if found[i] in (None, address) and range_of(ranges, address)]
+        if places:
+            _require_leasable(sets[places[0]], address)
+            found[places[0]] = address
+        else:
+            left.append(str(address))
+    if left:
+        raise AddressTaken(
+            f"failed to allocate all requested IPs: {', '.join(left)}",
+            hint="each must be in a range set of its own; the sets are "
+            + "; ".join(", ".join(map(str, one)) for one in sets),
+        )
+    return tuple(found)
+
+
+def _require_leasable(ranges: RangeSet, address: Address) -> None:
+    home = range_of(ranges, address)
+    if home is not None and not home.leases(address):
+        what = "the gateway" if home.gateway == address.number else "excluded"
+        raise AddressTaken(f"the requested address {address} is {what} of {home}", hint="request another one")
+
+
+def _fixed(texts: list[str], gateways: str, configured: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The fixed addresses with those that are requested, each with the gateway of CNI_ARGS that it can reach."""
+    told = [parse(text.strip(), "CNI_ARGS GATEWAY") for text in gateways.split(",") if text.strip()]
+    found = list(configured)
+    for text in texts:
+        if "/" not in text:
+            raise InvalidConfig(
+                f"the requested address {text} is not in CIDR notation",
+                hint="without ranges nothing else tells its prefix",
+            )
+        found.append((text, ""))
+    return [(_normal(text), gateway or _reachable(text, told)) for text, gateway in found]
+
+
+def _normal(text: str) -> str:
+    address, prefix = parse_cidr(text, "the requested address")
+    return f"{address}/{prefix}"
+
+
+def _reachable(text: str, gateways: list[Address]) -> str:
+    address, prefix = parse_cidr(text, "the requested address")
+    bits = (32 if address.version == 4 else 128) - prefix
+    near = [one for one in gateways if one.version == address.version and one.number >> bits == address.number >> bits]
+    return str(near[0]) if near else ""
+
+
+def _require_expressible(version: str, sets: tuple[RangeSet, ...], fixed: list[tuple[str, str]]) -> None:
+    if version not in LEGACY_VERSIONS:
+        return
+    versions = [ranges[0].subnet.version for ranges in sets] + [6 if ":" in text else 4 for text, _gateway in fixed]
+    if len(versions) != len(set(versions)):
+        raise InvalidConfig(
+            f"CNI version {version} does not support more than 1 address per family",
+            hint="use cniVersion 0.3.0 or newer",
+        )

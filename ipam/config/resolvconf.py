@@ -1,0 +1,32 @@
+"""Name service from a file in the form of resolv.conf, as host-local reads it."""
+
+from __future__ import annotations
+
+from cni.protocol.result import Dns
+
+LARGEST = 1 << 16
+"""Bytes. The C library reads the first few lines."""
+
+_COMMENTS = (b"#", b";")
+
+
+def parse(content: bytes) -> Dns:
+    """What the content of such a file says."""
+    servers: list[str] = []
+    lists: dict[str, list[str]] = {"search": [], "options": []}
+    domain = ""
+    for line in content.splitlines():
+        word, *rest = line.split() or [b""]
+        texts = [one.decode(errors="replace") for one in rest]
+        if not texts or word.startswith(_COMMENTS):
+            continue
+        key = word.decode(errors="replace")
+        if key == "nameserver":
+            servers.append(texts[0])
+        elif key == "domain":
+            domain = texts[0]
+        elif key in lists:
+            lists[key] += texts
+    return Dns(
+        nameservers=tuple(servers), domain=domain, search=tuple(lists["search"]), options=tuple(lists["options"])
+    )

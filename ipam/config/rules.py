@@ -1,0 +1,336 @@
+"""What a configuration of `barewire-ipam` asks for: sets of ranges, and the rules about several fields. Pure.
+
+The pydantic model and the fast path's table call the same functions, so the rules stand once.
+"""
+
+from __future__ import annotations
+
+from cni.errors import CniError
+from cni.names import is_identifier
+from cni.paths import is_plain_path
+from cni.protocol.result import decode
+from ipam.address import parse, parse_cidr
+from ipam.config import range_parsing
+from ipam.etcd.key_prefix import problem_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cni.protocol.result import Result
+    from ipam.ranges import Range, RangeSet
+
+    Problems = list[tuple[str, str]]
+
+_SINGLE = ("subnet", "rangeStart", "rangeEnd")
+_SCHEMES = ("http://", "https://")
+
+MOST_SETS, MOST_RANGES, MOST_EXCLUSIONS = 32, 1000, 10_000
+"""etcd takes 128 operations in a transaction, three for each address of an interface."""
+
+TOLD_OVERLAPS = 3
+
+
+def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> Problems:
+    """Problems, as (JSON path, text), of what the fields say together; a rule that reads a `refused` one says nothing."""
+    problems: Problems = []
+    for keys, rule in _RULES:
+        if not _touched(refused, keys):
+            problems += rule(conf.get("ipam") or {}, conf)
+    return problems
+
+
+def _touched(refused: frozenset[str], keys: tuple[str, ...]) -> bool:
+    """Whether one of the keys, or something in it, is refused by itself."""
+    return any(path == key or path.startswith((f"{key}.", f"{key}[")) for path in refused for key in keys)
+
+
+def _ranges(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
+    problems: Problems = []
+    sets = range_sets(conf, problems)
+    problems += [] if problems else _common_gateway(section, sets)
+    return problems + _overlaps(sets)
+
+
+def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> Problems:
+    """Without `subnet` it is that of whereabouts' ranges; beside `ranges` alone host-local reads it and goes on without."""
+    text = section.get("gateway")
+    if not text or section.get("subnet"):
+        return []
+    try:
+        version = parse(text, "ipam.gateway").version
+    except CniError:
+        return [("ipam.gateway", f"{text!r} is not an IP address")]
+    is_used = section.get("range") or section.get("ipRanges")
+    if is_used and all(one.subnet.version != version for ranges in sets for one in ranges):
+        return [("ipam.gateway", f"{text} is of another IP version than all ranges")]
+    return []
+
+
+def _addresses(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    problems: Problems = []
+    _fixed(section, problems)
+    return problems
+
+
+def _places(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    told = [(f"ipam.{key}", section.get(key)) for key in ("dataDir", "resolvConf")]
+    told += [(f"ipam.etcd.{key}", (section.get("etcd") or {}).get(key)) for key in ("caFile", "certFile", "keyFile")]
+    told.append(("ipam.kubernetes.kubeconfig", (section.get("kubernetes") or {}).get("kubeconfig")))
+    return [
+        (path, f"{text!r} is not an absolute path without . and ..")
+        for path, text in told
+        if text and not is_plain_path(text)
+    ]
+
+
+def _slices(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    if not section.get("node_slice_size"):
+        return []
+    text = "not supported: a node's addresses are not a part of the range of its own"
+    return [("ipam.node_slice_size", text)]
+
+
+def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    """Both are parts of keys and of objects' names in a cluster: a / would lead into another node's or network's."""
+    told = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
+    return [
+        (path, f"{text!r} is not a name of letters, digits, and _ . -")
+        for path, text in told
+        if not is_identifier(text)
+    ]
+
+
+def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, ...]:
+    """The sets, in the order in which a result has their addresses: the runtime's, host-local's, whereabouts'."""
+    section, runtime = conf.get("ipam") or {}, conf.get("runtimeConfig") or {}
+    if _too_many(section, runtime, problems):
+        return ()
+    sets = [
+        *_host_local_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges", problems),
+        *_single(section, problems),
+        *_host_local_sets(section.get("ranges"), "ipam.ranges", problems),
+        *_whereabouts(section, problems),
+    ]
+    if section.get("backend") == "kubernetes":
+        sets = [tuple(range_parsing.within_pool(one, "ipam", problems) for one in ranges) for ranges in sets]
+    held_back = range_parsing.stretches(
+        [*(section.get("exclude") or ()), *_fixed_texts(section)], "ipam.exclude", problems
+    )
+    return tuple(tuple(_without(one, held_back) for one in ranges) for ranges in sets)
+
+
+def _fixed_texts(section: Mapping[str, Any]) -> list[str]:
+    """The fixed addresses: every pod of the network is told to use them, so they are leased to none."""
+    return [text.partition("/")[0] for text, _gateway in _fixed(section, []) if text]
+
+
+def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: Problems) -> bool:
+    """A configuration is anybody's who may write one, and what it costs must be bounded before it is looked at."""
+    lists = [found for found in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(found, list)]
+    more = section.get("ipRanges")
+    others = more if isinstance(more, list) else []
+    exclusions = [section, *others, *(one for sets in lists for some in sets if isinstance(some, list) for one in some)]
+    counts = (
+        ("sets of ranges", sum(map(len, lists)) + len(others), MOST_SETS),
+        (
+            "ranges",
+            sum(len(some) for sets in lists for some in sets if isinstance(some, list)) + len(others),
+            MOST_RANGES,
+        ),
+        (
+            "exclusions",
+            sum(len(one.get("exclude") or ()) for one in exclusions if isinstance(one, dict)),
+            MOST_EXCLUSIONS,
+        ),
+    )
+    told = [("ipam", f"has {count} {what}; {most} are the most") for what, count, most in counts if count > most]
+    problems += told
+    return bool(told)
+
+
+def fixed_addresses(section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fixed addresses (CIDR, gateway or empty) of a section that has no problems."""
+    return _fixed(section, [])
+
+
+def passed_on(section: Mapping[str, Any]) -> Result:
+    """Routes and name service, as they are. Raises `InvalidConfig`."""
+    return decode({key: section[key] for key in ("routes", "dns") if section.get(key) is not None}, "1.0.0")
+
+
+def _single(section: Mapping[str, Any], problems: Problems) -> list[RangeSet]:
+    told = {key: section[key] for key in _SINGLE if section.get(key)}
+    if not told:
+        return []
+    found = range_parsing.host_local({**told, "gateway": section.get("gateway")}, "ipam", problems)
+    return [] if found is None else [(found,)]
+
+
+def _host_local_sets(told: Any, path: str, problems: Problems) -> list[RangeSet]:
+    if told is None:
+        return []
+    if not isinstance(told, list):
+        problems.append((path, "is not a list of lists of ranges"))
+        return []
+    return [found for place, one in enumerate(told) if (found := _set(one, f"{path}[{place}]", problems))]
+
+
+def _set(told: Any, path: str, problems: Problems) -> RangeSet:
+    if not isinstance(told, list) or not told:
+        problems.append(
+            (path, "is not a list of ranges" if not isinstance(told, list) else "is an empty set of ranges")
+        )
+        return ()
+    found = [range_parsing.host_local(one, f"{path}[{place}]", problems) for place, one in enumerate(told)]
+    ranges = tuple(one for one in found if one is not None)
+    if len({one.subnet.version for one in ranges}) > 1:
+        problems.append((path, "has both IPv4 and IPv6: an interface gets one address of each set"))
+    return ranges
+
+
+def _whereabouts(section: Mapping[str, Any], problems: Problems) -> list[RangeSet]:
+    told = []
+    if section.get("range") or section.get("range_start") or section.get("range_end"):
+        own = {key: section.get(key) for key in ("range", "range_start", "range_end")}
+        told.append((own, "ipam"))
+    more = section.get("ipRanges")
+    if more is not None and not isinstance(more, list):
+        problems.append(("ipam.ipRanges", "is not a list of ranges"))
+    told += [(one, f"ipam.ipRanges[{place}]") for place, one in enumerate(more if isinstance(more, list) else ())]
+    found = [range_parsing.whereabouts(one, path, problems) for one, path in told]
+    return [(_with_gateway(one, section, problems),) for one in found if one is not None]
+
+
+def _with_gateway(one: Range, section: Mapping[str, Any], problems: Problems) -> Range:
+    """Whereabouts has one gateway for all ranges: it is that of the range whose subnet it is in."""
+    text = section.get("gateway")
+    if not text or section.get("subnet"):
+        return one
+    ours: Problems = []
+    number = range_parsing.gateway(text, "ipam.gateway", one.subnet, ours)
+    if ours and "another IP version" not in ours[0][1]:
+        problems += ours
+    return one if number is None else one.replace(gateway=number)
+
+
+def _without(one: Range, held_back: dict[int, tuple[tuple[int, int], ...]]) -> Range:
+    more = range_parsing.clipped(held_back, one)
+    return one.replace(excluded=range_parsing.joined([*one.excluded, *more])) if more else one
+
+
+def _overlaps(sets: tuple[RangeSet, ...]) -> Problems:
+    """The first few overlaps, each range with the one before it that reaches furthest."""
+    flat = [(one.subnet.version, one.first, place, one) for place, ranges in enumerate(sets) for one in ranges]
+    flat.sort(key=lambda entry: entry[:3])
+    problems: Problems = []
+    reaching: tuple[int, Range] | None = None
+    for version, first, place, one in flat:
+        if reaching is not None and reaching[1].subnet.version == version and first <= reaching[1].last:
+            problems.append(("ipam", _overlap(*reaching, place, one)))
+            if len(problems) == TOLD_OVERLAPS:
+                break
+        if reaching is None or reaching[1].subnet.version != version or one.last > reaching[1].last:
+            reaching = place, one
+    return problems
+
+
+def _overlap(place: int, one: Range, there: int, other: Range) -> str:
+    if place == there:
+        return f"ranges {one} and {other} overlap"
+    return f"range set {min(place, there)} overlaps with {max(place, there)}"
+
+
+def _fixed(section: Mapping[str, Any], problems: Problems) -> list[tuple[str, str]]:
+    return [
+        _fixed_one(entry, f"ipam.addresses[{place}]", problems)
+        for place, entry in enumerate(section.get("addresses") or ())
+    ]
+
+
+def _fixed_one(entry: Mapping[str, Any], path: str, problems: Problems) -> tuple[str, str]:
+    text, gateway = entry.get("address"), entry.get("gateway") or ""
+    if not text:
+        problems.append((f"{path}.address", "missing"))
+        return "", ""
+    try:
+        address, prefix = parse_cidr(text, path)
+    except CniError:
+        problems.append((f"{path}.address", f"{text!r} is not in CIDR notation"))
+        return "", ""
+    number = range_parsing.gateway(gateway, f"{path}.gateway", address, problems) if gateway else None
+    return f"{address}/{prefix}", "" if number is None else str(address.replace(number=number))
+
+
+def _routes(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    found = [_route(route, f"ipam.routes[{place}]") for place, route in enumerate(section.get("routes") or ())]
+    return [problem for problems in found for problem in problems]
+
+
+def _route(route: Mapping[str, Any], path: str) -> Problems:
+    """A gateway that is none would be found out by the main plugin, when the address is leased already."""
+    problems = [] if route.get("dst") else [(f"{path}.dst", "missing")]
+    for key, read, what in (
+        ("dst", parse_cidr, "an address with a prefix length"),
+        ("gw", parse, "an IP address"),
+    ):
+        try:
+            if route.get(key):
+                read(route[key], path)
+        except CniError:
+            problems.append((f"{path}.{key}", f"{route[key]!r} is not {what}"))
+    return problems
+
+
+def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+    backend = section.get("backend") or "local"
+    problems = []
+    if not section.get("backend") and (section.get("range") or section.get("ipRanges")):
+        # Whoever comes from whereabouts has addresses that are unique in the cluster; these would not be.
+        problems.append(("ipam.backend", "missing: say local, etcd or kubernetes with ranges of whereabouts' kind"))
+    if backend == "etcd":
+        endpoints = (section.get("etcd") or {}).get("endpoints") or []
+        problems += [] if endpoints else [("ipam.etcd.endpoints", "missing")]
+        problems += [
+            (f"ipam.etcd.endpoints[{place}]", f"{one!r} is neither http:// nor https://")
+            for place, one in enumerate(endpoints)
+            if not one.startswith(_SCHEMES)
+        ]
+        access = section.get("etcd") or {}
+        problem = problem_of(access["prefix"]) if access.get("prefix") else ""
+        problems += [("ipam.etcd.prefix", f"{access['prefix']!r} {problem}")] if problem else []
+        if bool(access.get("certFile")) != bool(access.get("keyFile")):
+            problems.append(("ipam.etcd.certFile", "goes together with keyFile"))
+    for name in ("etcd", "kubernetes"):
+        # whereabouts' configurations have the section that says where its resources are.
+        if section.get(name) and backend != name:
+            problems.append((f"ipam.{name}", f"is for backend {name}, and the backend is {backend}"))
+    return problems
+
+
+def _objects(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
+    if section.get("backend") != "kubernetes":
+        return []
+    from ipam.kubernetes import names  # noqa: PLC0415 - other backends have no objects to name
+
+    return names.problems(section.get("network_name") or "", range_sets(conf, []))
+
+
+_OF_RANGES = (
+    *(f"ipam.{key}" for key in ("subnet", "rangeStart", "rangeEnd", "gateway", "exclude", "ranges", "ipRanges")),
+    *(f"ipam.{key}" for key in ("range", "range_start", "range_end")),
+    "runtimeConfig.ipRanges",
+)
+
+_RULES = (
+    (_OF_RANGES, _ranges),
+    (("ipam.addresses",), _addresses),
+    (("ipam.routes",), _routes),
+    (("ipam.backend", "ipam.etcd", "ipam.kubernetes"), _backend),
+    (("ipam.dataDir", "ipam.resolvConf", "ipam.etcd", "ipam.kubernetes"), _places),
+    (("ipam.nodeName", "ipam.network_name"), _names),
+    (("ipam.backend", "ipam.network_name", *_OF_RANGES), _objects),
+    (("ipam.node_slice_size",), _slices),
+)
+"""Each rule with the keys that it reads."""

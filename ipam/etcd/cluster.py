@@ -1,0 +1,351 @@
+"""Leases in etcd, where all nodes take and give them back in transactions. Nothing of it expires by itself.
+
+A question whose answer was lost is asked again, and the first one may arrive after the second: by a slow member, or
+after an election. So what is asked must be right at any later time, too. Taking is: it depends on that the key is not
+there. Giving back depends on the revision that was read, not on the value, which the same owner may write again.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
+from ipam.cluster.identity import UNKNOWN, Identity, Replaced
+from ipam.etcd.gateway import FOREIGN, Gateway, servers, to_base64
+from ipam.etcd.key_prefix import problem_of
+from ipam.etcd.keys import Keys, found, number_of
+from ipam.etcd.paging import ALL_SECONDS, MOST_OF_NODE, MOST_OF_OWNER, walk
+from ipam.store import claim_on, ignore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from cni.host.trusted import Roots
+    from ipam.address import Address
+    from ipam.etcd.keys import Found
+    from ipam.ranges import Range
+    from ipam.store import Claim, Lease, Owner, Tell
+
+    Step = dict[str, Any]
+
+PREFIX = "/barewire/ipam"
+SMALL = 256
+"""Addresses whose use one question tells."""
+
+NEAR, SAMPLES = 16, 12
+"""Where an address is somebody else's, the same question looks at so many behind it, and at others all over the range.
+
+Mostly one is free, in a pool that is full of scattered leases, or of one block. They are few because etcd goes through
+all keys of a stretch, whatever limit is set, and each stretch costs a twentieth of a millisecond.
+"""
+
+LONGEST_REVISION = 20
+"""Digits of a number of 64 bits."""
+
+PARTS = 64
+"""Stretches that are counted in one transaction, and claims in one; etcd takes 128 steps."""
+
+
+def open_etcd(document: Mapping[str, Any], network: str, seconds: float, certificates: Roots) -> Etcd:
+    """The document: endpoints, node, and where they are wanted machine, prefix, caFile, certFile, keyFile.
+
+    `seconds` bound a call; `certificates` are the places of the files. Raises `InvalidConfig`.
+    """
+    keys = keys_of(document, network)
+    return Etcd(Gateway(servers(document, certificates), seconds), keys, seconds)
+
+
+def keys_of(document: Mapping[str, Any], network: str) -> Keys:
+    """The names that a document and a network stand for. Raises `InvalidConfig`."""
+    prefix = document.get("prefix") or PREFIX
+    node = document.get("node") or ""
+    for what, name in (("node", node), ("network", network)):
+        if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
+            raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
+    # The rules refuse such a prefix, too; but a DEL, the journal and records bring documents that these have not seen.
+    problem = problem_of(str(prefix))
+    if problem:
+        raise InvalidConfig(f"etcd: prefix {prefix!r} {problem}", hint=f"the default is {PREFIX}")
+    machine = str(document.get("machine") or "")
+    return Keys(prefix=str(prefix).rstrip("/"), network=network, node=node, machine=machine)
+
+
+class Etcd:
+    """A `Cluster`: the leases of one network, for one node."""
+
+    def __init__(self, gateway: Gateway, keys: Keys, seconds: float) -> None:
+        self._gateway = gateway
+        self._keys = keys
+        self._seconds = seconds
+        self._seen: dict[Address, list[int]] = {}
+        """For an address that was refused the numbers that were looked at, and were free."""
+        self._expected = UNKNOWN
+        self._witnessed = 0
+        """The revision of what was taken last."""
+
+    def expect(self, known: Identity) -> None:
+        """See `Cluster`."""
+        self._expected = known
+
+    def identity(self) -> Identity:
+        """See `Cluster`."""
+        return Identity(cluster=self._gateway.cluster_id, revision=self._witnessed)
+
+    def parts(self) -> dict[str, str]:
+        """See `Cluster`."""
+        return {}
+
+    def is_replaced(self, known: Identity, network: str) -> bool:
+        """See `Cluster`."""
+        if known == UNKNOWN:
+            return False
+        _done, answers = self._transaction([], [_get(self._keys.witness(network), keys_only=True)], [])
+        return self._is_other(known) or _revision(answers[0]) < known.revision
+
+    def taken(self, one: Range) -> set[int] | None:
+        """The numbers in use; None for a range with more than SMALL addresses."""
+        return None if one.last - one.first >= SMALL else self._used(one, one.first, one.last)
+
+    def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        with self._gateway.until(deadline):
+            return self._taken(claims, owner, deadline)
+
+    def retake(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        return self.take(claims, owner)
+
+    def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        with self._gateway.until(deadline):
+            self._given_back(claims, owner, deadline)
+
+    def gap(self, one: Range, start: int) -> int | None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        with self._gateway.until(deadline):
+            for number in self._seen.pop(one.address(start), None) or self._behind(one, start):
+                if one.leases(one.address(number)):
+                    return number
+            return self._searched(one, start, deadline)
+
+    def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        """See `Cluster`."""
+        ours = {one.address for one in self._find(claims) if self._keys.is_of(one.lease, owner)}
+        return tuple(claim for claim in claims if claim.address in ours)
+
+    def of_pod(self, _owner: Owner) -> tuple[Lease, ...]:
+        """See `Cluster`: a lease is a container's here."""
+        return ()
+
+    def give_back_all(self, owner: Owner) -> None:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        walked = walk(self._gateway, self._keys.indexes(owner), deadline, MOST_OF_OWNER)
+        addresses = [one.address for one in walked]
+        with self._gateway.until(deadline):
+            for place in range(0, len(addresses), PARTS):
+                self._given_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner, deadline)
+
+    def of_node(self) -> Iterator[Lease]:
+        """See `Cluster`."""
+        deadline = time.monotonic() + self._seconds
+        walked = walk(self._gateway, self._keys.node_indexes(), deadline, MOST_OF_NODE)
+        return (one.lease for one in walked if one.lease is not None)
+
+    def reach(self) -> None:
+        """Removes a key that nobody writes: for that etcd needs what it needs for any change."""
+        try:
+            self._transaction([], [{"request_delete_range": {"key": to_base64(self._keys.ips())}}], [])
+        except TryAgainLater as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+
+    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+        """See `Cluster`."""
+        deadline = time.monotonic() + ALL_SECONDS
+        for one in walk(self._gateway, self._keys.replace(network=network).ips(), deadline):
+            if one.lease is not None:
+                yield one.lease
+            else:
+                damaged(f"the lease of {one.address}: {one.fault}")
+
+    def _taken(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> tuple[Claim, ...]:
+        known: dict[Address, Found] = {}
+        samples = [_samples(claim, SAMPLES // len(claims)) for claim in claims]
+        looks = [step for claim, some in zip(claims, samples, strict=True) for step in self._look(claim, some)]
+        witness = self._keys.witness(owner.network)
+        note = {"request_put": {"key": to_base64(witness), "value": to_base64(b"{}")}}
+        while time.monotonic() < deadline:
+            done, answers = self._transaction(
+                [self._unchanged(claim.address, known) for claim in claims] + self._unforgotten(witness),
+                [step for claim in claims if claim.address not in known for step in self._puts(claim, owner)] + [note],
+                [_get(self._keys.ip(claim.address)) for claim in claims] + looks + [_get(witness, keys_only=True)],
+            )
+            self._witnessed = self._gateway.revision if done else _revision(answers[-1])
+            if self._is_other(self._expected) or self._witnessed < self._expected.revision:
+                raise Replaced("this etcd is another one than before, or was restored from a backup")
+            if done:
+                return ()
+            known = _by_address(answers[: len(claims)])
+            refused = tuple(claim for claim in claims if self._is_anothers(known.get(claim.address), owner))
+            if refused:
+                seen = iter(answers[len(claims) :])
+                for claim, some in zip(claims, samples, strict=True):
+                    self._remember(claim, some, seen)
+                return refused
+            if len(known) == len(claims):
+                return ()
+        raise TryAgainLater("the addresses change hands all the time")
+
+    def _given_back(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            ours = [one for one in self._find(claims) if self._keys.is_of(one.lease, owner)]
+            if self._removed(ours, owner):
+                return
+        raise TryAgainLater("the addresses change hands all the time")
+
+    def _unchanged(self, address: Address, known: Mapping[Address, Found]) -> Step:
+        key = self._keys.ip(address)
+        return _compare(key, "MOD", known[address].revision) if address in known else _compare(key, "CREATE", "0")
+
+    def _unforgotten(self, witness: bytes) -> list[Step]:
+        """That etcd knows what this node took last: without it nothing is taken."""
+        least = self._expected.revision
+        return [_compare(witness, "MOD", str(least - 1), "GREATER")] if least else []
+
+    def _is_other(self, known: Identity) -> bool:
+        return bool(known.cluster) and self._gateway.cluster_id != known.cluster
+
+    def _puts(self, claim: Claim, owner: Owner) -> Iterator[Step]:
+        value = to_base64(self._keys.value(owner))
+        for key in (self._keys.ip(claim.address), self._keys.index(owner, claim.address)):
+            yield {"request_put": {"key": to_base64(key), "value": value}}
+
+    def _look(self, claim: Claim, samples: list[int]) -> Iterator[Step]:
+        """What is in use behind the address, and of the samples."""
+        one, start = claim.range, claim.address.number
+        yield self._keys_only(one, start, min(start + NEAR, one.last))
+        yield from (self._count(one, number, number) for number in samples)
+
+    def _remember(self, claim: Claim, samples: list[int], answers: Iterator[Step]) -> None:
+        start, last = claim.address.number, min(claim.address.number + NEAR, claim.range.last)
+        used = _numbers(next(answers).get("kvs", []))
+        free = [number for number in range(start, last + 1) if number not in used]
+        counts = [(number, next(answers).get("count")) for number in samples]
+        self._seen[claim.address] = free + [number for number, count in counts if not count]
+
+    def _is_anothers(self, one: Found | None, owner: Owner) -> bool:
+        return one is not None and not self._keys.is_of(one.lease, owner)
+
+    def _find(self, claims: tuple[Claim, ...]) -> list[Found]:
+        if not claims:
+            return []
+        _done, answers = self._transaction([], [_get(self._keys.ip(claim.address)) for claim in claims], [])
+        return list(_by_address(answers).values())
+
+    def _removed(self, ours: list[Found], owner: Owner) -> bool:
+        """Whether they are gone; False when one of them has changed since it was found."""
+        if not ours:
+            return True
+        keys = [(self._keys.ip(one.address), self._keys.index(owner, one.address)) for one in ours]
+        done, _answers = self._transaction(
+            [_compare(key, "MOD", one.revision) for one, (key, _index) in zip(ours, keys, strict=True)],
+            [{"request_delete_range": {"key": to_base64(key)}} for pair in keys for key in pair],
+            [],
+        )
+        return done
+
+    def _behind(self, one: Range, start: int) -> list[int]:
+        """What is free behind a number: a few steps on, mostly, and much cheaper than to count all leases."""
+        last = min(start + SMALL, one.last)
+        used = self._used(one, start, last)
+        return [number for number in range(start, last + 1) if number not in used]
+
+    def _searched(self, one: Range, start: int, deadline: float) -> int | None:
+        """Counts in ever smaller stretches. `start` decides between those with room, so that nodes go separate ways."""
+        stretches = list(one.stretches(one.first, one.last))
+        while time.monotonic() < deadline:
+            roomy = self._roomy(one, stretches)
+            if not roomy:
+                return None
+            first, last = roomy[start % len(roomy)]
+            if last - first >= SMALL:
+                stretches = _parts(first, last)
+                continue
+            used = self._used(one, first, last)
+            free = [number for number in range(first, last + 1) if number not in used]
+            if free:
+                return free[start % len(free)]
+            stretches = list(one.stretches(one.first, one.last))  # Others were faster.
+        raise TryAgainLater("others take the free addresses all the time")
+
+    def _roomy(self, one: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Some of the stretches with addresses that nobody has; none when all are in use."""
+        for place in range(0, len(stretches), PARTS):
+            some = stretches[place : place + PARTS]
+            _done, answers = self._transaction([], [self._count(one, *stretch) for stretch in some], [])
+            pairs = zip(some, answers, strict=True)
+            roomy = [(first, last) for (first, last), answer in pairs if int(answer.get("count", 0)) <= last - first]
+            if roomy:
+                return roomy
+        return []
+
+    def _count(self, one: Range, first: int, last: int) -> Step:
+        end = self._keys.ip(one.address(last)) + b"\0"
+        return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), count_only=True)
+
+    def _keys_only(self, one: Range, first: int, last: int) -> Step:
+        end = self._keys.ip(one.address(last)) + b"\0"
+        return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), keys_only=True)
+
+    def _used(self, one: Range, first: int, last: int) -> set[int]:
+        question = self._keys_only(one, first, last)["request_range"]
+        return _numbers(self._gateway.ask("/v3/kv/range", question).get("kvs", []))
+
+    def _transaction(self, compare: list[Step], success: list[Step], failure: list[Step]) -> tuple[bool, list[Step]]:
+        """Whether all compared equal, and of each step what its reading found."""
+        question = {"compare": compare, "success": success, "failure": failure}
+        answer = self._gateway.ask("/v3/kv/txn", question)
+        done, answers = bool(answer.get("succeeded")), answer.get("responses", [])
+        if len(answers) != len(success if done else failure):
+            raise NotAvailable("etcd does not answer each step of a transaction", hint=FOREIGN)
+        return done, [one.get("response_range", {}) for one in answers]
+
+
+def _get(key: bytes, **how: Any) -> Step:
+    return {"request_range": {"key": to_base64(key), **how}}
+
+
+def _compare(key: bytes, target: str, revision: str, result: str = "EQUAL") -> Step:
+    return {"key": to_base64(key), "target": target, "result": result, f"{target.lower()}_revision": revision}
+
+
+def _revision(answer: Step) -> int:
+    """Of the key that was looked for; 0 where there is none."""
+    text = str(next((entry.get("mod_revision", "") for entry in answer.get("kvs", [])), ""))
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= LONGEST_REVISION else 0
+
+
+def _by_address(answers: list[Step]) -> dict[Address, Found]:
+    leases = [found(entry) for answer in answers for entry in answer.get("kvs", [])]
+    return {one.address: one for one in leases if one is not None}
+
+
+def _numbers(entries: list[Step]) -> set[int]:
+    return {number_of(entry["key"]) for entry in entries}
+
+
+def _samples(claim: Claim, count: int) -> list[int]:
+    """So many numbers that lie evenly in the range."""
+    one = claim.range
+    size, place = one.last - one.first + 1, claim.address.number - one.first
+    return [one.first + (place + size * step // (count + 1)) % size for step in range(1, count + 1)]
+
+
+def _parts(first: int, last: int) -> list[tuple[int, int]]:
+    """PARTS stretches of one."""
+    step = -(-(last - first + 1) // PARTS)
+    return [(start, min(start + step - 1, last)) for start in range(first, last + 1, step)]

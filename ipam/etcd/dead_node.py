@@ -1,0 +1,108 @@
+"""A dead node's leases in etcd, of all networks below the prefix, freed as long as it leaves no sign of life.
+
+Everything is read before anything is freed, and both are bounded: a network's author may have named the server.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import TryAgainLater
+from ipam.etcd.gateway import to_base64
+from ipam.etcd.heartbeat import Alive, left, sign_of
+from ipam.etcd.keys import after, found
+from ipam.etcd.paging import ALL_SECONDS, MOST_OF_NODE, networks, walk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ipam.etcd.gateway import Gateway
+    from ipam.etcd.keys import Found, Keys
+    from ipam.store import Lease
+
+PAGE = 32
+"""Leases of a transaction: each has two keys, and etcd takes 128 steps."""
+
+FREE_SECONDS = 600.0
+"""Bound for freeing them: a transaction takes milliseconds."""
+
+
+def leases(gateway: Gateway, keys: Keys) -> Iterator[Lease]:
+    """Those of the node that `keys` names, or of its machine where they name one. Raises `TryAgainLater`, and `NotAvailable` for a server that is no etcd."""
+    for _ours, some in _indexed(gateway, keys):
+        yield from some
+
+
+def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
+    """Frees them, and gives each that is free. Raises `Alive` as soon as there is a sign of life."""
+    result = _indexed(gateway, keys)
+    latest = time.monotonic() + FREE_SECONDS
+    for ours, indexed in result:
+        for place in range(0, len(indexed), PAGE):
+            some = indexed[place : place + PAGE]
+            with gateway.until(latest):
+                _free(gateway, ours, some, min(seconds, latest - time.monotonic()))
+            yield from some
+        with gateway.until(latest):
+            _forget(gateway, ours)
+
+
+def require_dead(gateway: Gateway, keys: Keys) -> None:
+    """Raises `Alive` when there is a sign of life."""
+    seconds = left(gateway, keys)
+    if seconds is not None:
+        hint = f"power it off, and repeat this when the sign has expired, in {seconds} s"
+        raise Alive(f"{keys.node} is alive: it has left a sign of life in etcd", hint=hint)
+
+
+def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
+    """The node's leases in each network."""
+    deadline, most = time.monotonic() + ALL_SECONDS, MOST_OF_NODE
+    result = []
+    for network in networks(gateway, f"{keys.prefix}/".encode(), deadline):
+        ours = keys.replace(network=network)
+        whole = [one.lease for one in walk(gateway, ours.node_indexes(), deadline, most) if one.lease is not None]
+        most -= len(whole)
+        some = [one for one in whole if keys.machine in ("", one.machine)]
+        if some:
+            result.append((ours, some))
+    return result
+
+
+def _free(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> None:
+    """Removes them, with their indexes, in a transaction that fails when the node lives."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        held = _held(gateway, keys, some)
+        compare = [{"key": to_base64(sign_of(keys)), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}]
+        compare += [_unchanged(keys, one) for one in held]
+        gone = [keys.ip(one.address) for one in held] + [keys.index(one.owner, one.address) for one in some]
+        steps = [{"request_delete_range": {"key": to_base64(key)}} for key in gone]
+        if gateway.ask("/v3/kv/txn", {"compare": compare, "success": steps, "failure": []}).get("succeeded"):
+            return
+        require_dead(gateway, keys)
+    raise TryAgainLater("the addresses change hands all the time")
+
+
+def _forget(gateway: Gateway, keys: Keys) -> None:
+    """Removes the node's witnesses: should it come back, it takes again what its journal has."""
+    start = keys.witnesses()
+    gateway.ask("/v3/kv/deleterange", {"key": to_base64(start), "range_end": to_base64(after(start))})
+
+
+def _held(gateway: Gateway, keys: Keys, some: list[Lease]) -> list[Found]:
+    """Those that are the owners' as the indexes say: an index may be left over, and the address another node's."""
+    steps = [{"request_range": {"key": to_base64(keys.ip(one.address))}} for one in some]
+    answer = gateway.ask("/v3/kv/txn", {"compare": [], "success": steps, "failure": []})
+    owners = {one.address: one.owner for one in some}
+    entries = [entry for one in answer.get("responses", []) for entry in one.get("response_range", {}).get("kvs", [])]
+    seen = [one for one in map(found, entries) if one is not None and one.address in owners]
+    ours = [one for one in seen if keys.is_of(one.lease, owners[one.address])]
+    return [one for one in ours if one.lease is not None and keys.machine in ("", one.lease.machine)]
+
+
+def _unchanged(keys: Keys, one: Found) -> dict[str, Any]:
+    key = to_base64(keys.ip(one.address))
+    return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": one.revision}

@@ -1,0 +1,157 @@
+"""A node's sign of life in etcd: `<prefix>/alive/<node>`, which etcd removes when nobody has renewed it for a while.
+
+`<prefix>/alive/<node>/<machine>` is that of one machine, where several may have had the name.
+
+Only by it anybody else learns whether the node still asks for addresses. It is the only key that expires; addresses never do.
+A node leaves it before it takes an address, so that whoever frees a dead node's addresses, in transactions that depend on
+the sign not being there, can never free one that was taken since.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+
+from cni import jsontext
+from cni.errors import CniError, InvalidConfig, NotAvailable, TryAgainLater
+from cni.host.files import make_directory
+from cni.host.folders import changed
+from ipam.cluster.identity import Replaced
+from ipam.cluster.journal_entry import TOMBSTONE
+from ipam.etcd.cluster import Etcd, keys_of
+from ipam.etcd.gateway import Gateway, servers, to_base64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any
+
+    from cni.host.trusted import Roots
+    from ipam.cluster.journal_entry import Entry
+    from ipam.etcd.keys import Keys
+    from ipam.store import Claim, Lease, Owner
+
+    Entries = Callable[[], Iterable[Entry]]
+
+LASTS, RENEWED = 900, 60.0
+"""Seconds after which a sign expires, and for which one is not renewed."""
+
+
+class Alive(NotAvailable):
+    """The node whose addresses were to be freed is alive."""
+
+
+def open_living_etcd(
+    document: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str, entries: Entries
+) -> LivingEtcd:
+    """As `ipam.etcd.cluster.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time.
+
+    `entries` tells the node's journal, when a sign is due.
+    """
+    keys = keys_of(document, network)
+    gateway = Gateway(servers(document, certificates), seconds)
+    place = f"{document.get('endpoints')} {keys.prefix} {keys.node}"
+    return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}", entries)
+
+
+def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
+    """What the node is called: now, and in what it has below the prefix since it had another name."""
+    told = [one.node for one in entries if one.phase != TOMBSTONE and _prefix_of(one.document) == keys.prefix]
+    return sorted({keys.node, *told})
+
+
+def _prefix_of(document: dict[str, Any]) -> str:
+    """Of the cluster of an entry; empty where no key can be."""
+    try:
+        return keys_of(document, "any").prefix if document.get("kind") == "etcd" else ""
+    except InvalidConfig:
+        return ""
+
+
+def sign_of(keys: Keys) -> bytes:
+    """The key of the node's sign; of that of one machine of the node's name, where `keys` name one."""
+    machine = f"/{keys.machine}" if keys.machine else ""
+    return f"{keys.prefix}/alive/{keys.node}{machine}".encode()
+
+
+def left(gateway: Gateway, keys: Keys) -> int | None:
+    """Seconds until the node's sign expires; None when there is none."""
+    entries = gateway.ask("/v3/kv/range", {"key": to_base64(sign_of(keys))}).get("kvs", [])
+    if not entries:
+        return None
+    answer = gateway.ask("/v3/lease/timetolive", {"ID": entries[0].get("lease", "0")})
+    seconds = str(answer.get("TTL") or 0)
+    return int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 10 else 0
+
+
+class LivingEtcd(Etcd):
+    """The `Cluster` of a node's own calls: each leaves the signs, at most once a minute.
+
+    A node that is called otherwise than before has what it took under its old name still, and `free-node` goes by names.
+    """
+
+    def __init__(self, gateway: Gateway, keys: Keys, seconds: float, mark: str, entries: Entries) -> None:
+        super().__init__(gateway, keys, seconds)
+        self._mark = mark
+        self._entries = entries
+
+    def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
+        # Both within the bound of one call.
+        with self._gateway.until(time.monotonic() + self._seconds):
+            self._live()
+            try:
+                return super().take(claims, owner)
+            except Replaced:
+                _untouch(self._mark)  # The sign may be lost, too.
+                raise
+
+    def of_node(self) -> Iterator[Lease]:
+        with self._gateway.until(time.monotonic() + self._seconds):
+            self._live()
+        return super().of_node()
+
+    def reach(self) -> None:
+        try:
+            self._live()
+        except TryAgainLater as error:
+            raise NotAvailable(error.msg, hint=error.hint) from error
+        super().reach()
+
+    def _given_back(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> None:
+        super()._given_back(claims, owner, deadline)
+        try:
+            self._live()
+        except CniError:
+            return  # What matters is done; and whoever gives back needs no protection for it.
+
+    def _live(self) -> None:
+        """Raises what the gateway raises."""
+        if 0 <= time.time() - changed(self._mark) < RENEWED:
+            return
+        granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
+        told = names(self._keys, self._entries())
+        ours = [self._keys.replace(node=name, machine="") for name in told]
+        # Another machine of this name leaves the same sign, so that each has one of its own, too.
+        for keys in [*ours, *([self._keys] if self._keys.machine else [])]:
+            value = jsontext.dumps({"node": keys.node, "time": int(time.time())}).encode()
+            sign = {"key": to_base64(sign_of(keys)), "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
+            self._gateway.ask("/v3/kv/put", sign)
+        _touch(self._mark)
+
+
+def _untouch(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return
+
+
+def _touch(path: str) -> None:
+    """What cannot be noted is done again by the next call."""
+    try:
+        make_directory(os.path.dirname(path))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+        os.utime(path)
+    except (CniError, OSError):
+        return

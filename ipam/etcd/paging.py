@@ -1,0 +1,90 @@
+"""Reads all keys with a prefix, page by page, from a server that a network's author may have named.
+
+Every answer is judged: keys that lie elsewhere, or come again, would keep the walk going for ever.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cni.errors import NotAvailable, TryAgainLater
+from ipam.etcd.gateway import FOREIGN, from_base64, to_base64
+from ipam.etcd.keys import after, found
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ipam.etcd.gateway import Gateway
+    from ipam.etcd.keys import Found
+
+PAGE = 1000
+"""Keys that are read at once; one with its lease takes about 400 bytes."""
+
+ALL_SECONDS = 60.0
+"""Bound for reading the leases of all nodes, for a person who waits: a million take a tenth of it."""
+
+MOST_OF_OWNER = 32 * 64
+"""Leases that one interface can have: a configuration has 32 range sets at most (ipam.config.rules), each gives one address."""
+
+MOST_OF_NODE = 100_000
+"""Leases that nodes of one name can have; machines that were made from one image may all be called "localhost"."""
+
+LONGEST_NAME = 1024
+"""Bytes of a network's name."""
+
+
+def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = None) -> Iterator[Found]:
+    """What the keys with this prefix hold, in their order.
+
+    Raises `TryAgainLater` at the deadline, in monotonic seconds, and `NotAvailable` for a server that is no etcd, or has
+    more than `most`.
+    """
+    start, count = prefix, 0
+    while True:
+        page = _page(gateway, prefix, start, deadline, limit=PAGE)
+        count += len(page)
+        if most is not None and count > most:
+            raise NotAvailable(f"etcd has more than {most} keys below {_shown(prefix)}", hint=FOREIGN)
+        yield from (one for one in map(found, page) if one is not None)
+        if len(page) < PAGE:
+            return
+        start = from_base64(page[-1]["key"]) + b"\0"
+
+
+def networks(gateway: Gateway, top: bytes, deadline: float) -> list[str]:
+    """The first parts of the keys below `top`, by a look at one key of each. Raises as `walk`."""
+    names: list[str] = []
+    start = top
+    while True:
+        page = _page(gateway, top, start, deadline, limit=1, keys_only=True)
+        if not page:
+            return names
+        name = from_base64(page[0]["key"]).removeprefix(top).partition(b"/")[0]
+        if len(name) > LONGEST_NAME or len(names) >= MOST_OF_NODE:
+            raise NotAvailable(f"etcd has names below {_shown(top)} that no networks have", hint=FOREIGN)
+        names.append(name.decode(errors="replace"))
+        start = after(top + name + b"/")
+
+
+def _page(gateway: Gateway, prefix: bytes, start: bytes, deadline: float, **how: Any) -> list[dict[str, Any]]:
+    """Some entries from `start` on."""
+    if time.monotonic() >= deadline:
+        raise TryAgainLater(f"etcd has more below {_shown(prefix)} than it tells in the time")
+    question = {"key": to_base64(start), "range_end": to_base64(after(prefix)), **how}
+    with gateway.until(deadline):
+        entries: list[dict[str, Any]] = gateway.ask("/v3/kv/range", question).get("kvs", [])
+    least = start
+    for entry in entries[: how["limit"] + 1]:
+        key = from_base64(entry["key"])
+        if key < least or not key.startswith(prefix):
+            raise NotAvailable(f"etcd answers with keys that nobody requested, below {_shown(prefix)}", hint=FOREIGN)
+        least = key + b"\0"
+    if len(entries) > how["limit"]:
+        raise NotAvailable(f"etcd answers with more keys than requested, below {_shown(prefix)}", hint=FOREIGN)
+    return entries
+
+
+def _shown(prefix: bytes) -> str:
+    return prefix.decode(errors="replace")

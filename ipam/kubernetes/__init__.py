@@ -1,0 +1,1 @@
+"""Leases in Kubernetes, in the resources of whereabouts."""

@@ -1,0 +1,213 @@
+"""Addresses in Kubernetes, in the resources of whereabouts, so that both can lease from the same ranges at one time.
+
+An address is leased by one JSON patch, which tests that nobody has it: the API server takes all of a patch or nothing,
+so there is no lock, and whereabouts' own, which tests the version of the whole pool, sees each of our leases.
+"""
+
+from __future__ import annotations
+
+from cni.errors import AddressesExhausted, KubeRefused, NotAvailable, RefusedForGood, TryAgainLater
+from cni.kube.config import open_cluster
+from cni.rollback import on_failure
+from ipam.cluster.identity import Anonymous
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.api import Api
+from ipam.kubernetes.pools import Made, Pools
+from ipam.kubernetes.reservations import Reservations
+from ipam.kubernetes.whereabouts import POOLS
+from ipam.store import ignore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from cni.errors import CniError
+    from cni.kube.access import Access
+    from cni.kube.config import Cluster
+    from ipam.address import Address
+    from ipam.kubernetes.whereabouts import Place
+    from ipam.ranges import Range
+    from ipam.store import Claim, Lease, Owner, Tell
+
+    Document = dict[str, Any]
+    Claims = tuple[Claim, ...]
+
+SECONDS = 10.0
+"""Bound of one call: its two requests take milliseconds."""
+
+NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
+"""A place of no leases, for who only asks about nodes and pods. Its kubeconfig is missing."""
+
+_DEFAULT_NAMESPACE = "kube-system"
+
+
+def open_kubernetes(document: Document, network: str, seconds: float, access: Access) -> Kubernetes:
+    """The backend of a description by `whereabouts.document`; `seconds` bound each call. Raises `InvalidConfig`."""
+    place = whereabouts.place(document)
+    return Kubernetes(open_cluster(place.kubeconfig, access), place, network, seconds)
+
+
+class Kubernetes(Anonymous):
+    """A `Cluster` of `ipam.store`, for one process and one thread. Raises also `KubeRefused`."""
+
+    def __init__(self, cluster: Cluster, place: Place, network: str, seconds: float = SECONDS) -> None:
+        self._place = place
+        self._network = network
+        self._api = Api(cluster, place.namespace or cluster.namespace or _DEFAULT_NAMESPACE, seconds)
+        self._pools = Pools(self._api, place.network_name)
+        self._reservations = Reservations(self._api, place.network_name) if place.overlapping else None
+        # Seen to be in use, maybe by another range's owner, of whom the pool does not tell.
+        self._reserved: dict[str, set[int]] = {}
+
+    def close(self) -> None:
+        """Closes the connection, which calls share; the next call opens another."""
+        self._api.close()
+
+    def taken(self, one: Range) -> None:
+        """See `ipam.store.Cluster`: to try is one small patch, and to ask sends the whole pool."""
+
+    def gap(self, one: Range, start: int) -> int | None:
+        self._api.begin()
+        cidr = whereabouts.subnet(one)
+        entries = whereabouts.allocations(self._pools.find(cidr) or {})
+        taken = {one.subnet.number + int(key) for key in entries} | self._reserved.get(cidr, set())
+        for first, last in ((start, one.last), (one.first, start - 1)):
+            for number in one.walk(first, last):
+                if number not in taken:
+                    return number
+        return None
+
+    def held(self, claims: Claims, owner: Owner) -> Claims:
+        self._api.begin()
+        return self._pools.held(claims, owner)
+
+    def take(self, claims: Claims, owner: Owner) -> Claims:
+        return self._taken(claims, owner, lost=False)
+
+    def retake(self, claims: Claims, owner: Owner) -> Claims:
+        """See `ipam.store.Cluster`: a reservation outlives the pool that was deleted, and may name an earlier sandbox."""
+        return self._taken(claims, owner, lost=True)
+
+    def parts(self) -> dict[str, str]:
+        """See `ipam.store.Cluster`: the pools, by subnet."""
+        return dict(self._pools.uids)
+
+    def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+        """See `ipam.store.Cluster`."""
+        self._api.begin()
+        pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
+        return tuple(lease for found in pools for lease in whereabouts.leases_of_pod(found, owner))
+
+    def give_back(self, claims: Claims, owner: Owner) -> None:
+        self._api.begin()
+        self._free(self._placed(claims), claims, owner)
+
+    def give_back_all(self, owner: Owner) -> None:
+        self._api.begin()
+        pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
+        self.give_back(tuple(claim for found in pools for claim in whereabouts.claims_of(found, owner)), owner)
+
+    def of_node(self) -> Iterator[Lease]:
+        """See `ipam.store.Cluster`: whereabouts' resources have no place for a node's name."""
+        yield from ()
+
+    def reach(self) -> None:
+        """See `ipam.store.Cluster`. It rehearses, and changes nothing."""
+        self._api.begin()
+        try:
+            for cidr in self._place.subnets[:1]:
+                self._api.patch(POOLS, self._pools.name(cidr), [])
+            if self._reservations:
+                self._reservations.rehearse()
+        except (KubeRefused, TryAgainLater) as error:
+            raise NotAvailable(error.msg, hint=error.details) from error
+
+    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+        """See `ipam.store.Cluster`. Whereabouts' pools do not tell networks apart: all that is in them is listed."""
+        self._api.begin()
+        for cidr in self._place.subnets:
+            found = self._pools.find(cidr)
+            if found is not None:
+                yield from whereabouts.leases(found, network, damaged)
+
+    def node_is_alive(self, name: str) -> bool:
+        """Whether the node exists and its kubelet reports it ready. Raises `KubeRefused`, `TryAgainLater`."""
+        self._api.begin()
+        node = self._api.node(name) or {}
+        status = node.get("status")
+        conditions = status.get("conditions") if isinstance(status, dict) else None
+        told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
+        return any(one.get("type") == "Ready" and one.get("status") == "True" for one in told)
+
+    def knows_node(self, name: str) -> bool:
+        """Whether there is a Node object of the name. Raises as `node_is_alive`."""
+        self._api.begin()
+        return self._api.node(name) is not None
+
+    def pod(self, pod: str) -> Document | None:
+        """The object of a pod (namespace/name), or None where there is none. Raises `InvalidConfig` for no such name."""
+        self._api.begin()
+        namespace, _, name = pod.partition("/")
+        return self._api.pod(namespace, name)
+
+    def reserved(self, address: Address) -> Document | None:
+        """The object that keeps the address from other pools."""
+        self._api.begin()
+        return self._reservations.find(address) if self._reservations else None
+
+    def node_of(self, pod: str) -> str | None:
+        """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
+        found = self.pod(pod)
+        spec = None if found is None else found.get("spec")
+        return None if found is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
+
+    def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
+        """See `ipam.kubernetes.reservations.Allocations`."""
+        return self._pools.give_up(self._placed((claim,)), owner, pod)
+
+    def entries_of(self, claim: Claim) -> list[Document]:
+        """See `ipam.kubernetes.reservations.Allocations`."""
+        return self._pools.entries_of(self._placed((claim,)))
+
+    def _taken(self, claims: Claims, owner: Owner, *, lost: bool) -> Claims:
+        self._api.begin()
+        made = Made()
+        try:
+            with on_failure(self._undo, made, owner):
+                # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
+                others = self._pools.add(claims, owner, made) or self._reserve(claims, owner, made, lost=lost)
+        except (RefusedForGood, AddressesExhausted) as error:
+            # Both say that nothing is the owner's now.
+            raise _is_undone(error) from error
+        if others:
+            self._undo(made, owner)
+        return others
+
+    def _reserve(self, claims: Claims, owner: Owner, made: Made, *, lost: bool) -> Claims:
+        fresh = () if lost else made.added
+        others = self._reservations.add(claims, owner, made.reserved, fresh) if self._reservations else ()
+        for claim in others:
+            self._reserved.setdefault(whereabouts.subnet(claim.range), set()).add(claim.address.number)
+        return others
+
+    def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
+        # The allocation goes last: it tells who it was, if this breaks off.
+        if self._reservations:
+            self._reservations.remove(reserved, owner, self)
+        self._pools.remove(allocated, owner)
+
+    def _placed(self, claims: Claims) -> Claims:
+        return whereabouts.placed(claims, self._place.subnets)
+
+    def _undo(self, made: Made, owner: Owner) -> None:
+        self._free(tuple(made.added), tuple(made.reserved), owner)
+        self._pools.hand_back(made.taken_over, owner)
+
+
+def _is_undone(error: RefusedForGood | AddressesExhausted) -> CniError:
+    """The error, or a weaker one where something could not be undone."""
+    if not getattr(error, "__notes__", None):
+        return error
+    kind = KubeRefused if isinstance(error, RefusedForGood) else TryAgainLater
+    return kind(error.msg, hint=error.details)

@@ -1,0 +1,31 @@
+"""Which objects Kubernetes can have for a network's pools and addresses: its names are narrower than CNI's. Pure."""
+
+from __future__ import annotations
+
+from cni.kube.answers import is_name
+from ipam.kubernetes.whereabouts import pool_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ipam.ranges import RangeSet
+
+KEY = "ipam.network_name"
+_LONGEST_CIDR = {4: "255.255.255.255/32", 6: f"{':'.join(['ffff'] * 8)}/128"}
+"""No name of a pool or a reservation is longer than that of such a pool."""
+
+
+def problems(network_name: str, sets: Iterable[RangeSet]) -> list[tuple[str, str]]:
+    """Problems, as (JSON path, text), with names that no object can have."""
+    ranges = [one for ranges in sets for one in ranges]
+    if network_name:
+        longest = _LONGEST_CIDR[max((one.subnet.version for one in ranges), default=4)]
+        fits = is_name(pool_name(longest, network_name))
+        text = f"{network_name!r} cannot be in the name of a Kubernetes object: "
+        rule = "it is too long, or has something else than lower-case letters, digits, - and ."
+        return [] if fits else [(KEY, text + rule)]
+    # The text of such an address can begin with "::", and the name of its object then with "--".
+    bad = [one for one in ranges if one.subnet.version == 6 and not one.subnet.number >> 96]
+    text = "missing: without it the name of a Kubernetes object for {} would begin with -"
+    return [(KEY, text.format(bad[0]))] if bad else []

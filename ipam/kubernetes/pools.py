@@ -1,0 +1,203 @@
+"""Allocations: entries in whereabouts' IPPool objects, one per leased address."""
+
+from __future__ import annotations
+
+from cni.errors import AddressesExhausted, RefusedForGood, TryAgainLater
+from cni.kube.answers import is_name, words
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.api import TOO_LARGE
+from ipam.kubernetes.whereabouts import POOLS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ipam.kubernetes.api import Api
+    from ipam.kubernetes.whereabouts import Allocated
+    from ipam.store import Claim, Owner
+
+    Document = dict[str, Any]
+    Claims = tuple[Claim, ...]
+
+_HINT = "look at the policies of the API server (admission), and at the definition of IPPool"
+
+TRIES = 8
+"""Of a patch that others' changes foil each time."""
+
+
+class Made:
+    """What a lease has made so far, for who must undo it.
+
+    Entries that were added; those that were taken over from an earlier container of the pod, as they were; reservations.
+    """
+
+    def __init__(self) -> None:
+        self.added: list[Claim] = []
+        self.taken_over: list[Allocated] = []
+        self.reserved: list[Claim] = []
+
+
+class Pools:
+    """The pools of one network name. Raises `TryAgainLater`, `KubeRefused`."""
+
+    def __init__(self, api: Api, network_name: str) -> None:
+        self._api = api
+        self._network_name = network_name
+        self.uids: dict[str, str] = {}
+        """Of the pools that were met, by subnet; empty where there was none."""
+
+    def name(self, cidr: str) -> str:
+        return whereabouts.pool_name(cidr, self._network_name)
+
+    def find(self, cidr: str) -> Document | None:
+        """The object of a subnet's pool; None where there is none, or can be none of that name."""
+        name = self.name(cidr)
+        found = self._api.get(POOLS, name) if is_name(name) else None
+        self.uids[cidr] = _uid(found or {})
+        return found
+
+    def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
+        """Those that somebody else has, of the first pool that has such; what was made before is in `made`.
+
+        An earlier container of the owner's pod is nobody else.
+        """
+        # In the same order everywhere: then one of those who want the same wins.
+        for cidr, some in sorted(_by_subnet(claims).items()):
+            others = self._added(cidr, some, owner, made)
+            if others:
+                return others
+        return ()
+
+    def remove(self, claims: Claims, owner: Owner) -> None:
+        """Removes what is the owner's."""
+        for cidr, some in self._named(claims).items():
+            self._removed(cidr, some, owner)
+
+    def hand_back(self, taken_over: list[Allocated], owner: Owner) -> None:
+        """Undoes that the owner has taken allocations over."""
+        for claim, entry in taken_over:
+            name = self.name(whereabouts.subnet(claim.range))
+            self._api.patch(POOLS, name, whereabouts.handing_back(claim, entry, owner))
+
+    def give_up(self, claims: Claims, owner: Owner, pod: str) -> bool:
+        """Whether one of them is the owner's, for that pod: then no later container takes it over any more."""
+        return any(
+            self._api.patch(POOLS, self.name(cidr), whereabouts.giving_up(claim, owner, pod)).status == 200
+            for cidr, some in self._named(claims).items()
+            for claim in some
+        )
+
+    def entries_of(self, claims: Claims) -> list[Document]:
+        """The entries of these addresses."""
+        return [
+            entries[whereabouts.offset(claim)]
+            for cidr, some in self._named(claims).items()
+            for entries in [whereabouts.allocations(self.find(cidr) or {})]
+            for claim in some
+            if not _is_free(entries, claim)
+        ]
+
+    def held(self, claims: Claims, owner: Owner) -> Claims:
+        """Those that are the owner's."""
+        found: Claims = ()
+        for cidr, some in _by_subnet(claims).items():
+            found += some if self._is_held(cidr, some, owner) else self._ours(cidr, some, owner)
+        return found
+
+    def _named(self, claims: Claims) -> dict[str, Claims]:
+        """The claims by subnet. Nothing can ever have been leased in a pool whose name no object can have."""
+        return {cidr: some for cidr, some in _by_subnet(claims).items() if is_name(self.name(cidr))}
+
+    def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
+        # Far less to send than a pool of thousands of leases.
+        return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200
+
+    def _ours(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
+        entries = whereabouts.allocations(self.find(cidr) or {})
+        return tuple(one for one in claims if _is_ours(entries, one, owner))
+
+    def _added(self, cidr: str, claims: Claims, owner: Owner, made: Made) -> Claims:
+        name, missing, said = self.name(cidr), claims, ""
+        earlier: list[Allocated] = []
+        for _ in range(TRIES):
+            patch = whereabouts.adding(missing, owner) + whereabouts.taking_over(earlier, owner)
+            answer = self._api.patch(POOLS, name, patch)
+            if answer.status == 200:
+                self.uids[cidr] = _uid(answer.content)
+                made.added.extend(missing)
+                made.taken_over.extend(earlier)
+                return ()
+            said = words(answer.content)
+            if answer.status == TOO_LARGE:
+                raise _full(name, said)
+            entries = self._entries_of_mended(cidr) if answer.status == 422 else self._entries_of_new(cidr)
+            if answer.again:
+                made.added.extend(one for one in missing if _is_ours(entries, one, owner))
+                made.taken_over.extend(one for one in earlier if _is_ours(entries, one[0], owner))
+            missing = tuple(one for one in claims if _is_free(entries, one))
+            earlier = [
+                (one, entries[whereabouts.offset(one)])
+                for one in claims
+                if _is_of_another_container(entries, one, owner)
+            ]
+            known = {*missing, *(one for one, _entry in earlier)}
+            others = tuple(one for one in claims if one not in known and not _is_ours(entries, one, owner))
+            if others or not known:
+                return others
+        # Nobody has them each time that the pool is read: so it is not the tests of the patch that fail.
+        raise RefusedForGood(f"the IPPool {name} does not take a lease: {said}", hint=_HINT)
+
+    def _entries_of_new(self, cidr: str) -> dict[str, Document]:
+        # Somebody else may be faster: then the patch meets what is in it.
+        self._api.create(POOLS, whereabouts.pool(self.name(cidr), cidr))
+        return {}
+
+    def _entries_of_mended(self, cidr: str) -> dict[str, Document]:
+        """The allocations of a pool, which is given its map of them if it has none."""
+        found = self.find(cidr)
+        mending = whereabouts.mending(found, cidr) if found else []
+        if mending:
+            self._api.patch(POOLS, self.name(cidr), mending)
+        return whereabouts.allocations(found or {})
+
+    def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
+        name, left = self.name(cidr), claims
+        for _ in range(TRIES):
+            if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
+                return
+            left = self._ours(cidr, claims, owner)
+        raise TryAgainLater(f"the IPPool {name} is changed by others all the time")
+
+
+def _by_subnet(claims: Claims) -> dict[str, Claims]:
+    found: dict[str, Claims] = {}
+    for claim in claims:
+        cidr = whereabouts.subnet(claim.range)
+        found[cidr] = (*found.get(cidr, ()), claim)
+    return found
+
+
+def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
+    return whereabouts.offset(claim) not in entries
+
+
+def _full(name: str, said: str) -> AddressesExhausted:
+    hint = "free leases of pods that are gone, use several smaller ranges, or backend etcd"
+    return AddressesExhausted(f"the IPPool {name} is as large as the cluster allows: {said}", hint=hint)
+
+
+def _uid(found: Document) -> str:
+    metadata = found.get("metadata")
+    uid = metadata.get("uid") if isinstance(metadata, dict) else None
+    return uid if isinstance(uid, str) else ""
+
+
+def _is_of_another_container(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
+    """Whether it is that of the same interface of the owner's pod, in an earlier or a later sandbox."""
+    return whereabouts.is_of_pod(entries.get(whereabouts.offset(claim), {}), owner) and not _is_ours(
+        entries, claim, owner
+    )
+
+
+def _is_ours(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
+    return whereabouts.allocated_to(entries.get(whereabouts.offset(claim), {}), owner)

@@ -1,0 +1,118 @@
+"""Reservations: whereabouts' OverlappingRangeIPReservation, one object per address, whatever pools hold the address."""
+
+from __future__ import annotations
+
+from cni.errors import RefusedForGood, TryAgainLater
+from cni.kube.answers import is_name
+from ipam.kubernetes import whereabouts
+from ipam.kubernetes.whereabouts import RESERVATIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from typing import Any, Protocol
+
+    from ipam.address import Address
+    from ipam.kubernetes.api import Api
+    from ipam.store import Claim, Owner
+
+    Document = dict[str, Any]
+    Claims = tuple[Claim, ...]
+
+    class Allocations(Protocol):
+        """What the pools say of an address."""
+
+        def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
+            """Whether it was the owner's, for that pod; no later container takes it over any more."""
+
+        def entries_of(self, claim: Claim) -> list[Document]:
+            """What the pools say of it."""
+
+
+TRIES = 8
+"""Of a reservation that comes and goes."""
+
+
+class Reservations:
+    """The reservations of one network name. Raises `TryAgainLater`, `KubeRefused`."""
+
+    def __init__(self, api: Api, network_name: str) -> None:
+        self._api = api
+        self._network_name = network_name
+
+    def add(self, claims: Claims, owner: Owner, made: list[Claim], fresh: Container[Claim]) -> Claims:
+        """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's.
+
+        `fresh` are those whose allocations nobody had before: what another container has reserved is in another pool then.
+        None are where the pool was deleted.
+        """
+        return next(((claim,) for claim in claims if not self._added(claim, owner, made, is_fresh=claim in fresh)), ())
+
+    def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> None:
+        """Removes those that go with the owner's allocations, and those that name its container where there is none."""
+        for claim in claims:
+            if is_name(self._name(claim)):
+                self._removed(claim, owner, allocations)
+
+    def find(self, address: Address) -> Document | None:
+        """The object of an address."""
+        name = whereabouts.reservation_name(address, self._network_name)
+        return self._api.get(RESERVATIONS, name) if is_name(name) else None
+
+    def rehearse(self) -> None:
+        """Returns if the server would take a reservation."""
+        answer = self._api.create(RESERVATIONS, whereabouts.rehearsal(), rehearsal=True)
+        if answer.status == 201:
+            _require_interfaces(answer.content)
+
+    def _added(self, claim: Claim, owner: Owner, made: list[Claim], *, is_fresh: bool) -> bool:
+        name = self._name(claim)
+        for _ in range(TRIES):
+            answer = self._api.create(RESERVATIONS, whereabouts.reservation(name, owner))
+            if answer.status == 201:
+                made.append(claim)
+                _require_interfaces(answer.content)
+                return True
+            found = self._api.get(RESERVATIONS, name)
+            if found is not None and whereabouts.is_signed(found, owner):
+                made.extend([claim] * answer.again)
+                return True
+            if found is not None:
+                # That of the pod's earlier container serves the next one, as in whereabouts.
+                return whereabouts.is_for_pod(found, owner) and (whereabouts.is_unsigned(found) or not is_fresh)
+        return False
+
+    def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> None:
+        name = self._name(claim)
+        for _ in range(TRIES):
+            found = self._api.get(RESERVATIONS, name)
+            if found is None or not self._goes_with_owner(found, claim, owner, allocations):
+                return
+            if self._api.delete(RESERVATIONS, found).status != 409:
+                return
+        raise TryAgainLater(f"the reservation {name} is changed by others all the time")
+
+    def _goes_with_owner(self, found: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
+        """Whether nobody relies on a reservation any more, nor ever will."""
+        signed, pod = whereabouts.is_signed(found, owner), whereabouts.pod_of(found)
+        # Whereabouts' own names no container: the allocation of the same pod does, and a DEL may come without its name.
+        if not signed and not whereabouts.is_for_pod(found, owner.replace(pod=pod)):
+            return False
+        if allocations.give_up(claim, owner, pod):
+            return True
+        entries = allocations.entries_of(claim)
+        ours = [one for one in entries if whereabouts.allocated_to(one, owner)]
+        if any(signed or whereabouts.is_given_up(one, pod) for one in ours):
+            return True
+        # The next container of the pod may have taken the address over, and relies on the reservation then.
+        return signed and not entries
+
+    def _name(self, claim: Claim) -> str:
+        return whereabouts.reservation_name(claim.address, self._network_name)
+
+
+def _require_interfaces(found: Document) -> None:
+    # An allocation without its interface could be taken for that of the container's other interface.
+    if not whereabouts.keeps_interfaces(found):
+        hint = "install those of whereabouts 0.7 or later"
+        raise RefusedForGood("the definitions of whereabouts' resources are too old: they know no ifname", hint=hint)

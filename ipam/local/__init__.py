@@ -1,0 +1,1 @@
+"""Leases in the node's own directories, as host-local keeps them."""

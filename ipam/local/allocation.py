@@ -1,0 +1,174 @@
+"""One ADD on a locked directory of host-local: what its owner has is given again, what is missing is made."""
+
+from __future__ import annotations
+
+from cni.errors import AddressesExhausted, AddressTaken
+from cni.rollback import run_all
+from ipam import address
+from ipam.ranges import range_of, walk
+from ipam.store import Claim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ipam.address import Address
+    from ipam.cluster.occupied import Occupied
+    from ipam.local.bitmap import Used
+    from ipam.local.directory import Directory, Entry
+    from ipam.local.index import Index
+    from ipam.ranges import Range, RangeSet
+    from ipam.store import Owner
+
+
+class Allocation:
+    """`claim` an address of each set, then `finish`; `undo` when one of these failed."""
+
+    def __init__(self, directory: Directory, index: Index, owner: Owner, occupied: Occupied | None = None) -> None:
+        self._directory = directory
+        self._index = index
+        self._owner = owner
+        self._elsewhere = frozenset(map(str, occupied.addresses())) if occupied else frozenset()
+        self._found = still_there(directory, index.entries(owner.container_id))
+        self._made: list[Entry] = []
+        self._given: list[str] = []
+        self._signed = False
+        self._last: dict[int, Address] = {}
+
+    def claim(self, place: int, ranges: RangeSet, requested: Address | None) -> Claim:
+        """An address of the range set at `place`. Raises `AddressesExhausted`, `AddressTaken`."""
+        claim = self._present(ranges, requested)
+        if claim is not None:
+            self._given.append(str(claim.address))
+            return claim
+        found = self._take(place, ranges) if requested is None else self._take_requested(ranges, requested)
+        self._last[place] = found.address
+        return found
+
+    def finish(self) -> None:
+        # Only now: an ADD that gets nothing leaves the next one where it was, and keeps what it had.
+        for place, last in self._last.items():
+            self._directory.keep_last(place, last)
+        stale = [entry for entry in self._found if entry[2] == self._owner.ifname and entry[0] not in self._given]
+        remove(self._directory, stale)
+        kept = [entry for entry in self._found if entry not in stale]
+        self._tell(kept + self._made, changed=bool(stale))
+
+    def undo(self) -> None:
+        remove(self._directory, self._made)
+        self._tell(self._found)
+
+    def _tell(self, entries: list[Entry], *, changed: bool = False) -> None:
+        if self._made or self._signed or changed:
+            self._index.replace(self._owner.container_id, entries)
+        else:
+            self._index.settle()
+
+    def _present(self, ranges: RangeSet, requested: Address | None) -> Claim | None:
+        """What the owner has of the ranges already; of what has no interface's name, which old versions made, the first."""
+        for wanted in (self._owner.ifname, ""):
+            for entry in self._found:
+                held = address.parse(entry[0], "")
+                home = range_of(ranges, held)
+                if home is not None and entry[2] == wanted and requested in (None, held):
+                    self._own(entry)
+                    return Claim(range=home, address=held)
+        return None
+
+    def _own(self, entry: Entry) -> None:
+        """Writes the interface's name where there is none: else the container's next interface would get it, too."""
+        if not entry[2]:
+            mine = (entry[0], entry[1], self._owner.ifname)
+            self._directory.sign(mine)
+            self._found[self._found.index(entry)] = mine
+            self._signed = True
+
+    def _take(self, place: int, ranges: RangeSet) -> Claim:
+        tried: list[Claim] = []
+        if self._make(_told(self._candidates(place, ranges), tried)):
+            return tried[-1]
+        raise AddressesExhausted(f"no address is free in {text(ranges)}", hint=AddressesExhausted.remedy)
+
+    def _candidates(self, place: int, ranges: RangeSet) -> Iterator[Claim]:
+        last = self._directory.last(place)
+        for one, start, end in _round(ranges, last):
+            yield from _probably_free(self._index.used, one, start, end)
+        # The hint can be wrong, but exhaustion is never said on its word.
+        yield from free(ranges, self._directory.names())
+
+    def _take_requested(self, ranges: RangeSet, requested: Address) -> Claim:
+        home = range_of(ranges, requested)
+        if home is None or not home.leases(requested):
+            raise AddressTaken(f"{requested} is the gateway, excluded, or outside of {text(ranges)}")
+        if not self._make([str(requested)]):
+            raise AddressTaken(f"{requested} is in use by {self._holder(str(requested))}")
+        return Claim(range=home, address=requested)
+
+    def _make(self, names: Iterable[str]) -> bool:
+        container_id, ifname = self._owner.container_id, self._owner.ifname
+        free_ones = (name for name in names if name not in self._elsewhere) if self._elsewhere else names
+        name = self._directory.take(free_ones, container_id, ifname)
+        if name is None:
+            return False
+        self._made.append((name, container_id, ifname))
+        return True
+
+    def _holder(self, name: str) -> str:
+        if name in self._elsewhere:
+            return "a container of this node, by another backend (barewire-ipam show tells which)"
+        _name, container_id, ifname = self._directory.entry(name) or (name, "", "")
+        return f"container {container_id} {ifname}".rstrip() if container_id else "nobody that is known"
+
+
+def still_there(directory: Directory, entries: list[Entry]) -> list[Entry]:
+    """Those that their files confirm: a file can be written anew without a change of its directory."""
+    return [entry for entry in entries if directory.entry(entry[0]) == entry]
+
+
+def remove(directory: Directory, entries: list[Entry]) -> None:
+    """Removes the files of all entries, also after one could not be removed."""
+    run_all(*(lambda name=name: directory.remove(name) for name, _id, _ifname in entries))
+
+
+def free(ranges: RangeSet, names: Iterable[str]) -> Iterator[Claim]:
+    """The addresses that have none of the names."""
+    taken = frozenset(names)
+    return (Claim(range=one, address=found) for one, found in walk(ranges) if str(found) not in taken)
+
+
+def text(ranges: RangeSet) -> str:
+    """The set in messages, as host-local writes it."""
+    return ",".join(map(str, ranges))
+
+
+def _round(ranges: RangeSet, last: Address | None) -> list[tuple[Range, int, int]]:
+    """All numbers as stretches (range, first, last), in host-local's order: on from `last`, which comes at the end."""
+    home = next((i for i, one in enumerate(ranges) if last is not None and last in one), None)
+    if home is None or last is None:
+        return [(one, one.first, one.last) for one in ranges]
+    others = ranges[home + 1 :] + ranges[:home]
+    return [
+        (ranges[home], last.number + 1, ranges[home].last),
+        *((one, one.first, one.last) for one in others),
+        (ranges[home], ranges[home].first, last.number),
+    ]
+
+
+def _probably_free(used: Used, one: Range, start: int, end: int) -> Iterator[Claim]:
+    version = one.subnet.version
+    number = used.next_free(version, start, end)
+    while number <= end:
+        leased = next(one.walk(number, end), None)
+        if leased is None:
+            return
+        if leased == number:
+            yield Claim(range=one, address=one.address(number))
+            leased += 1
+        number = used.next_free(version, leased, end)
+
+
+def _told(claims: Iterable[Claim], tried: list[Claim]) -> Iterator[str]:
+    """The names of the claims; the last one that was asked for is the last in `tried`."""
+    for claim in claims:
+        tried.append(claim)
+        yield str(claim.address)

@@ -1,0 +1,166 @@
+"""Who has which addresses in a directory of host-local, without reading all of its files.
+
+The index is outside the directory, where Go would read it at every call, and it is never believed without proof: under
+the lock, after each change, we give the directory a modification time in the past, which no clock will give again, and
+note it. While the directory has this time (the seal), nobody has made or removed a file since. Otherwise, or when
+anything about the index is odd, the files are read, as Go does at every call, and the index is made anew.
+So a process may be killed anywhere in here, and nothing in here needs to reach a disk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+
+from cni.errors import IoFailure
+from cni.host.files import make_directory
+from ipam.local.bitmap import Used
+from ipam.local.directory import write_over
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipam.local.directory import Directory, Entry
+
+_FORMAT = "1"
+_AGE = 1_000_000_000
+"""Nanoseconds: the seal is that much older than the change, so it is not in the future and not of this clock tick."""
+
+_SHARD_ENTRIES = 64
+"""Above that many for each shard, on average, an index that is made anew has four times as many shards."""
+_SHARD_BYTES = 16 * 1024
+"""Above that a shard has grown so much that the index is better made anew: at about 180 entries."""
+
+
+class Index:
+    """Index of a directory that is locked as long as this exists, for a call about one container, or about all.
+
+    Nothing is raised but what reading the files raises.
+    """
+
+    def __init__(self, run: str, directory: Directory) -> None:
+        self._directory = directory
+        stat = os.fstat(directory.fd)
+        self._modified = stat.st_mtime_ns
+        self._place = f"{run}/{stat.st_dev:x}-{stat.st_ino:x}"
+        self._shards = self._sealed_shards()
+        self._all: list[Entry] | None = None
+        self._lines: list[str] | None = None
+        self.used = Used(self._place)
+
+    def entries(self, container_id: str) -> list[Entry]:
+        """Those of the container. They were true when they were written: files can be written without changing them."""
+        shard = self._shard(container_id)
+        if shard is None:
+            return [entry for entry in self.read() if entry[1] == container_id]
+        return [_entry(line) for line in shard if f" {container_id} " in line]
+
+    def read(self) -> list[Entry]:
+        """All entries, from the files."""
+        if self._all is None:
+            self._all = list(self._directory.entries())
+            self.used.start_anew(name for name, _id, _ifname in self._all)
+        return self._all
+
+    def replace(self, container_id: str, entries: list[Entry]) -> None:
+        """After a change: these are the container's now."""
+        shard = self._shard(container_id)
+        if shard is None:
+            self.rewrite([entry for entry in self.read() if entry[1] != container_id] + entries)
+            return
+        for name, _id, _ifname in self.entries(container_id):
+            self.used.mark(name, used=False)
+        for name, _id, _ifname in entries:
+            self.used.mark(name, used=True)
+        lines = [line for line in shard if f" {container_id} " not in line] + [_line(entry) for entry in entries]
+        if self._write_shard(self._number(container_id), lines) and self.used.save():
+            self._seal()
+
+    def rewrite(self, entries: list[Entry]) -> None:
+        """These are all there are."""
+        self._all = entries
+        self.used.start_anew(name for name, _id, _ifname in entries)
+        self._shards = 1
+        while len(entries) > self._shards * _SHARD_ENTRIES:
+            self._shards *= 4
+        parts: list[list[str]] = [[] for _ in range(self._shards)]
+        for entry in entries:
+            if entry[1]:  # files of unknown owners are found by reading only: GC does that
+                parts[self._number(entry[1])].append(_line(entry))
+        try:
+            make_directory(self._place)
+        except IoFailure:
+            return
+        if all(self._write_shard(number, part) for number, part in enumerate(parts)) and self.used.save():
+            self._seal()
+
+    def settle(self) -> None:
+        """After a call that changed nothing: what had to be read need not be read again."""
+        if self._all is not None:
+            self.rewrite(self._all)
+
+    def _number(self, container_id: str) -> int:
+        return zlib.crc32(os.fsencode(container_id)) % self._shards
+
+    def _shard(self, container_id: str) -> list[str] | None:
+        """The lines of the shard that has the container's; None without a sealed index."""
+        if self._all is not None or not self._shards:
+            return None
+        if self._lines is None:
+            self._lines = self._load(f"shard{self._number(container_id)}")
+        if self._lines is None:
+            self._shards = 0
+        return self._lines
+
+    def _write_shard(self, number: int, lines: list[str]) -> bool:
+        """Whether it is worth a seal."""
+        return 0 <= self._store(f"shard{number}", lines) < _SHARD_BYTES
+
+    def _sealed_shards(self) -> int:
+        """How many shards the index has; 0 when there is no index that says what the directory holds now."""
+        words = (self._load("seal") or [""])[0].split(" ")
+        if len(words) != 3 or words[:2] != [_FORMAT, str(self._modified)]:
+            return 0
+        return int(words[2])
+
+    def _seal(self) -> None:
+        # Odd: a file system with coarser times makes it even, and the index is not believed there.
+        seal = time.time_ns() - _AGE | 1
+        if self._store("seal", [f"{_FORMAT} {seal} {self._shards}"]) < 0:
+            return
+        try:
+            os.utime(self._directory.fd, ns=(os.fstat(self._directory.fd).st_atime_ns, seal))
+        except OSError:
+            return
+
+    def _load(self, name: str) -> list[str] | None:
+        """The lines of a file of the index; None unless it is whole."""
+        try:
+            fd = os.open(f"{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(fd, "rb") as file:
+                check, _newline, content = file.read().partition(b"\n")
+        except OSError:
+            return None
+        return os.fsdecode(content).split("\n")[:-1] if check == _check(content) else None
+
+    def _store(self, name: str, lines: list[str]) -> int:
+        """Number of bytes; -1 when they could not be written. Half a file is none, so it is not replaced but overwritten."""
+        content = os.fsencode("".join(f"{line}\n" for line in lines))
+        try:
+            write_over(f"{self._place}/{name}", _check(content) + b"\n" + content, 0o600)
+        except OSError:
+            return -1
+        return len(content)
+
+
+def _line(entry: Entry) -> str:
+    return " ".join(entry)
+
+
+def _entry(line: str) -> Entry:
+    name, container_id, ifname = line.split(" ")
+    return name, container_id, ifname
+
+
+def _check(content: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(content)

@@ -1,0 +1,130 @@
+"""Addresses of one node, in the directory of Go's host-local, which may allocate from it at the same time.
+
+Beyond host-local: one lock for all range sets of an ADD, which gets all of its addresses or none, and again those that it
+has; GC; STATUS; and no file is read that does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni.errors import AddressesExhausted, NotAvailable
+from cni.host.files import LOCK_SECONDS
+from cni.rollback import on_failure
+from ipam import address
+from ipam.local.allocation import Allocation, free, remove, still_there, text
+from ipam.local.directory import Directory
+from ipam.local.index import Index
+from ipam.store import Lease, Owner, ignore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ipam.address import Address
+    from ipam.cluster.occupied import Occupied
+    from ipam.local.directory import Entry
+    from ipam.ranges import RangeSet
+    from ipam.store import Claim, Tell
+
+    FindOccupied = Callable[[Owner], Occupied]
+
+
+class Local:
+    """The `ipam.store.Store` of the network whose host-local directory is `directory` (<dataDir>/<network>).
+
+    `run` is a directory for indexes, for all networks, which may vanish at any time; `lock_seconds` bounds every call.
+    `occupied` tells what is in use beside the directory, where the network had another backend before.
+    """
+
+    def __init__(
+        self, directory: str, run: str, *, occupied: FindOccupied | None = None, lock_seconds: float = LOCK_SECONDS
+    ) -> None:
+        self._path = directory
+        self._run = run
+        self._occupied = occupied
+        self._seconds = lock_seconds
+
+    def allocate(
+        self, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
+    ) -> tuple[Claim, ...]:
+        with self._open() as directory:
+            index = Index(self._run, directory)
+            call = Allocation(directory, index, owner, None if self._occupied is None else self._occupied(owner))
+            with on_failure(call.undo):
+                claims = tuple(call.claim(i, *asked) for i, asked in enumerate(zip(sets, requested, strict=True)))
+                call.finish()
+        return claims
+
+    def release(self, owner: Owner) -> None:
+        if not self._open().exists():
+            return
+        with self._open() as directory:
+            index = Index(self._run, directory)
+            entries = still_there(directory, index.entries(owner.container_id))
+            freed = [entry for entry in entries if entry[2] == owner.ifname]
+            # As host-local: what has no interface name is the last one's, not that of the first DEL of the container.
+            freed = freed or [entry for entry in entries if not entry[2]]
+            remove(directory, freed)
+            if freed:
+                index.replace(owner.container_id, [entry for entry in entries if entry not in freed])
+            else:
+                index.settle()
+
+    def addresses(self, owner: Owner) -> tuple[Address, ...]:
+        if not self._open().exists():
+            return ()
+        with self._open() as directory:
+            index = Index(self._run, directory)
+            entries = still_there(directory, index.entries(owner.container_id))
+            index.settle()
+        return tuple(address.parse(name, self._path) for name, _id, ifname in entries if ifname in (owner.ifname, ""))
+
+    def gc(self, valid: set[tuple[str, str]]) -> None:
+        if not self._open().exists():
+            return
+        containers = {container_id for container_id, _ifname in valid}
+        with self._open() as directory:
+            index = Index(self._run, directory)
+            kept: list[Entry] = []
+            freed: list[Entry] = []
+            for entry in index.read():
+                _name, container_id, ifname = entry
+                known = (container_id, ifname) in valid if ifname else container_id in containers
+                (kept if known else freed).append(entry)
+            remove(directory, freed)
+            index.rewrite(kept)
+
+    def require_writable(self) -> None:
+        """See `Store`."""
+        place = self._path
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+            raise NotAvailable(f"{self._path} cannot be written", hint=f"look at permissions and the mount of {place}")
+
+    def status(self, sets: tuple[RangeSet, ...]) -> None:
+        """See `Store`."""
+        self.require_writable()
+        names = os.listdir(self._path) if os.path.isdir(self._path) else []
+        full = [text(one) for one in sets if next(free(one, names), None) is None]
+        if full:
+            raise NotAvailable(f"no address is free in {'; '.join(full)}", hint=AddressesExhausted.remedy)
+
+    def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
+        if not self._open().exists():
+            return iter(())
+        with self._open() as directory:
+            entries = list(directory.judged(damaged))
+        network = os.path.basename(self._path)
+        found = [
+            Lease(
+                address=address.parse(name, self._path),
+                owner=Owner(network=network, container_id=holder, ifname=ifname),
+            )
+            for name, holder, ifname in entries
+        ]
+        return iter(sorted(found, key=lambda lease: (lease.address.version, lease.address.number)))
+
+    def _open(self) -> Directory:
+        return Directory(self._path, self._seconds)
