@@ -30,8 +30,8 @@ INTERPRETER = {
 }  # fmt: skip
 BOOT = {"gc"}
 OURS_ON_VERSION = {
-    "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.protocol.request", "cni.protocol.result", "cni.serve", "cni.value",
-    "cni.version", "select",
+    "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.protocol", "cni.protocol.request", "cni.protocol.result", "cni.serve",
+    "cni.value", "cni.version", "select",
 }  # fmt: skip
 
 
