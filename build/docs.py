@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from cni import errors  # noqa: E402 - found through the line above
 from cni.config import schema  # noqa: E402 - found through the line above
+from cni.host.vf_settings import SETTINGS, Field, Setting, shown  # noqa: E402
 from cni.node.conf import NodeFile  # noqa: E402
 from cni.sriov.conf import SriovConf  # noqa: E402
 from cni.userspace.conf import UserspaceConf  # noqa: E402
@@ -68,6 +69,37 @@ Made from `deviceplugin/conf.py` by `make docs`. What they are for: [docs/device
 """
 
 
+VF_SETTINGS_HEAD = """\
+# The settings that the PF holds for a VF
+
+ADD sends those that are configured and not so already, and the MAC address always. CHECK compares them. DEL restores every
+value of each message that ADD sent, as it was found. A VF whose record is lost gets the clean values instead. With `pfOnly`
+only `mac` may be configured.
+This page is made from the rows in `cni/host/vf_settings.py` by `make docs`.
+
+| key | sent with | values | clean |
+|---|---|---|---|
+"""
+
+
+def vf_settings_page() -> str:
+    """The rows of the settings of a VF as a table."""
+    rules = schema.table(SriovConf)
+    rows = [
+        f"| `{field.key}` | {', '.join(f'`{one.key}`' for one in row.fields if one is not field) or '-'} "
+        f"| {schema.values(rules[field.key])} | {_clean(row, field)} |\n"
+        for row in SETTINGS.values()
+        for field in row.fields
+    ]
+    return VF_SETTINGS_HEAD + "".join(rows)
+
+
+def _clean(row: Setting, field: Field) -> str:
+    if field.clean is not None:
+        return f"`{shown(field.clean)}`"
+    return "another address" if row.of_netdev else "the value that was found: the mark's copy in /run/barewire has it"
+
+
 def devices_page() -> str:
     """The keys of each object of the device plugin's configuration as a table."""
     sections: dict[str, type[BaseModel]] = {
@@ -100,6 +132,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "errors.md": errors_page(),
         DECISIONS / "README.md": decisions_page(),
         ROOT / "docs" / "reference" / "deviceplugin.md": devices_page(),
+        ROOT / "docs" / "reference" / "vf-settings.md": vf_settings_page(),
         **schema.generated("node", "cni/node", NodeFile),
         **schema.generated("sriov", "cni/sriov", SriovConf),
         **schema.generated("userspace", "cni/userspace", UserspaceConf),

@@ -24,11 +24,16 @@ else:
 class Value:
     """Base of all values: equality, hash and repr by field; assignment raises `AttributeError`."""
 
-    _fields: ClassVar[tuple[str, ...]] = ()
+    _fields: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
-        own = tuple(name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_"))
-        cls._fields = (*cls._fields, *own)
+        own = cls.__dict__.get("__annotations__", {}).items()
+        cls._fields = {**cls._fields, **{name: kind for name, kind in own if not name.startswith("_")}}
+
+    @classmethod
+    def kinds(cls) -> dict[str, str]:
+        """The text of each field's annotation, by the field's name; those that are inherited come first."""
+        return cls._fields
 
     def __init__(self, **values: Any) -> None:
         fields = self.__dict__

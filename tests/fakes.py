@@ -15,13 +15,15 @@ from cni.attachment.delegate import IpamCall
 from cni.errors import DelegateFailed, DeviceNotFound, DriverUnfit, InvalidNetns, KernelRefused, TryAgainLater
 from cni.host import netlink as nl
 from cni.host.addressing import gateways, network, resolved
-from cni.host.device import Device, VfSettings
+from cni.host.device import Device
 from cni.host.drivers import gives_to_user_space
-from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, InterfaceRoute, Link, VfInfo
+from cni.host.netlink import IFF_MULTICAST, IFF_UP, InterfaceAddress, InterfaceRoute, Link
 from cni.host.netns import Netns
 from cni.host.rtnetlink import NetlinkError
+from cni.host.vf_settings import IFLA_VF_MAC, IFLA_VF_VLAN, SETTINGS, VfInfo, VfSettings
 from cni.pci import PciAddress
 from cni.protocol.result import IpConfig, Result, Route
+from tests.vf_samples import igb_refusal
 
 HOST = ""
 NO_MAC = "00:00:00:00:00:00"
@@ -99,7 +101,8 @@ class FakeDevice:
 
 def _vf(index: int) -> FakeDevice:
     mac = f"aa:00:00:00:00:{index:02x}"
-    info = VfInfo(index=index, mac=mac, spoofchk=True, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto")
+    clean = {field.name: field.clean for row in SETTINGS.values() for field in row.fields}
+    info = VfInfo(index=index, **{**clean, "mac": mac, "spoofchk": True})
     return FakeDevice(f"0000:01:10.{2 * index}", 10 + index, f"eth{1 + index}", mac, "igbvf", info)
 
 
@@ -121,6 +124,7 @@ class FakeKernel:
         self.awaited = 0
         self.refused_settings: set[str] = set()
         self.refused_tuning: set[str] = set()
+        self.takes_all_settings = False
         self.knows_zero_mac = True
         self.limits_offloads = False
         self.resetting = 0
@@ -323,13 +327,13 @@ class FakeKernel:
     def set_vf(self, device: Device, setting: str, wanted: VfSettings) -> None:
         fake = self.devices[device.address]
         assert fake.info is not None, "only VFs have settings at a PF"
-        refusal = _igb_refusal(setting, wanted)
+        refusal = None if self.takes_all_settings else igb_refusal(setting, wanted)
         if setting in self.refused_settings or (wanted.mac == NO_MAC and not self.knows_zero_mac):
             refusal = "EINVAL"
         if refusal is not None or self._counted():
             raise KernelRefused(f"{setting} of VF {device.index}: driver igb of PF eth0 refused: {refusal or 'EIO'}")
-        fields = {"vlan": ("vlan", "qos", "proto"), "rate": ("min_tx_rate", "max_tx_rate")}.get(setting, (setting,))
-        asked = {field: getattr(wanted, field) for field in fields if getattr(wanted, field) is not None}
+        fields = [field.name for field in SETTINGS[setting].fields]
+        asked = {name: getattr(wanted, name) for name in fields if getattr(wanted, name) is not None}
         fake.info = fake.info.replace(**asked)
         if setting == "mac":
             fake.mac_set_by_pf = wanted.mac != NO_MAC
@@ -445,7 +449,8 @@ class FakeKernel:
         fake.tuning, fake.netdev_instance = dict(TUNING), f"n{self._numbers}"
         mac = fake.address_of_its_own
         if fake.info is not None:
-            mac = fake.info.mac if fake.mac_set_by_pf else f"da:00:00:00:00:{self._numbers & 0xFF:02x}"
+            given = fake.info.mac if fake.mac_set_by_pf else None
+            mac = given or f"da:00:00:00:00:{self._numbers & 0xFF:02x}"
             fake.info = fake.info.replace(mac=mac)
         fake.home = Link(
             index=self._numbers,
@@ -547,8 +552,8 @@ class ResettingPf:
         self.ready = self.clock.now + self.seconds
 
     def get(self, kind: int, body: bytes) -> bytes:
-        number, vlan = nl.attribute(nl.IFLA_VF_MAC, struct.pack("=I32s", self.vf, b"\x02")), (self.vf, 7, 0)
-        reported = nl.nested(nl.IFLA_VF_INFO, number, nl.attribute(nl.IFLA_VF_VLAN, struct.pack("=III", *vlan)))
+        number, vlan = nl.attribute(IFLA_VF_MAC, struct.pack("=I32s", self.vf, b"\x02")), (self.vf, 7, 0)
+        reported = nl.nested(nl.IFLA_VF_INFO, number, nl.attribute(IFLA_VF_VLAN, struct.pack("=III", *vlan)))
         vfs = nl.nested(nl.IFLA_VFINFO_LIST, *([reported] if self.clock.now >= self.ready else []))
         parent = nl.text(nl.IFLA_PARENT_DEV_NAME, PF) + nl.text(nl.IFLA_PARENT_DEV_BUS_NAME, "pci")
         return nl.link_body(2, nl.text(nl.IFLA_IFNAME, "eth0"), parent, nl.u32(nl.IFLA_NUM_VF, 1), vfs)
@@ -592,13 +597,3 @@ class FakeIpam:
 
 def _identity(netns: Netns | None) -> str:
     return netns.identity if netns is not None else HOST
-
-
-def _igb_refusal(setting: str, wanted: VfSettings) -> str | None:
-    if setting == "vlan" and wanted.proto == "802.1ad":
-        return "EPROTONOSUPPORT"
-    if setting == "link_state":
-        return "EOPNOTSUPP"
-    if setting == "rate" and wanted.min_tx_rate:
-        return "EINVAL"
-    return None

@@ -13,17 +13,16 @@ from cni.sriov.model import PLUGIN
 from cni.sriov.plugin import SriovPlugin
 from cni.sriov.predecessor import Predecessor
 from cni.sriov.removal import Removal
+from tests import vf_samples
 from tests.fakes import FakeIpam, FakeKernel
 
 VF0, VF1 = "0000:01:10.0", "0000:01:10.2"
 EVERYTHING = {
+    **vf_samples.everything(),
     "vlan": 100,
     "vlanQoS": 3,
-    "spoofchk": "off",
-    "trust": "on",
     "max_tx_rate": 500,
     "mtu": 1400,
-    "mac": "02:00:00:00:00:42",
     "ipam": {"type": "fake"},
 }
 

@@ -104,7 +104,7 @@ def fit(value: V) -> V:
 
     Raises `TypeError`. Types that are not simple are the maker's to look at.
     """
-    kinds = type(value).__annotations__
+    kinds = type(value).kinds()
     for name, found in value.as_dict().items():
         if isinstance(found, Value):
             fit(found)

@@ -129,7 +129,7 @@ def _rows(model: type[BaseModel], prefix: str) -> list[str]:
     for name, info in model.model_fields.items():
         rule = _rule(info)
         needed = " (required)" if info.is_required() else ""
-        rows.append(f"| `{prefix}{name}`{needed} | {_values(rule)} | {info.description} |")
+        rows.append(f"| `{prefix}{name}`{needed} | {values(rule)} | {info.description} |")
         below = _BELOW.get(rule[0])
         if below is not None:
             rows += _rows(_model(info.annotation), f"{prefix}{name}{below}.")
@@ -148,7 +148,8 @@ def _model(annotation: typing.Any) -> type[BaseModel]:
     return inner  # type: ignore[no-any-return]  # an annotation can be anything
 
 
-def _values(rule: tuple[typing.Any, ...]) -> str:
+def values(rule: tuple[typing.Any, ...]) -> str:
+    """The values that a rule allows, as the reference pages show them."""
     texts = {"mac": "MAC address", "pci": "PCI address", "ipam": "object", "open": "object", "section": "object"}
     texts |= {"sections": "list of objects", "section-lists": "list of lists of objects"}
     if rule[0] == "integers":

@@ -1,4 +1,4 @@
-"""A PCI network device as found on the host, and the settings that a PF holds for a VF. All values, no I/O."""
+"""A PCI network device as found on the host. All values, no I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.host.netlink import Link, VfInfo
+    from cni.host.netlink import Link
+    from cni.host.vf_settings import VfInfo
     from cni.pci import PciAddress
 
 
@@ -43,20 +44,3 @@ class Device(Value):
     def kind(self) -> str:
         """What messages call it."""
         return "VF" if self.pf else "PF" if self.most_vfs else "device"
-
-
-class VfSettings(Value):
-    """PF-side settings of a VF that a configuration asks for; None leaves the setting as it is.
-
-    Rates in Mbit/s, 0 is no limit. `vlan`, `qos` and `proto` are set together.
-    """
-
-    vlan: int | None = None
-    qos: int | None = None
-    proto: str | None = None
-    mac: str | None = None
-    spoofchk: bool | None = None
-    trust: bool | None = None
-    min_tx_rate: int | None = None
-    max_tx_rate: int | None = None
-    link_state: str | None = None

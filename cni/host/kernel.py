@@ -7,7 +7,7 @@ import os
 import time
 
 from cni.errors import DeviceNotFound, KernelRefused, LinksUnsettled, TryAgainLater
-from cni.host import addressing, links, netlink as nl, tuning
+from cni.host import addressing, links, netlink as nl, tuning, vf_settings
 from cni.host.announce import announce
 from cni.host.binding import Drivers
 from cni.host.device import Device
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.host.device import VfSettings
     from cni.host.netns import Netns
+    from cni.host.vf_settings import VfSettings
     from cni.log import Log
     from cni.protocol.result import IpConfig, Route
 
@@ -70,7 +70,7 @@ class HostKernel:
             netdevs=len(self._sysfs.netdevs(address)),
             vfs=self._sysfs.number(address, "sriov_numvfs"),
             most_vfs=self._sysfs.number(address, "sriov_totalvfs"),
-            **(self._told_by_pf(pf, address) if pf else {"settings": nl.VfInfo(index=-1)}),
+            **(self._told_by_pf(pf, address) if pf else {"settings": vf_settings.VfInfo(index=-1)}),
         )
 
     def exists(self, device: PciAddress) -> bool:
@@ -86,7 +86,7 @@ class HostKernel:
 
         Raises `KernelRefused`, naming field, value, driver and reason, and `TryAgainLater` when a reset does not end.
         """
-        what, body, plain = _vf_request(device, setting, wanted)
+        what, body, older = vf_settings.request(setting, device.index, wanted, device.settings)
         socket = self._socket(None)
 
         def send() -> None:
@@ -94,9 +94,9 @@ class HostKernel:
                 socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, body))
             except NetlinkError as error:
                 # Some drivers know no tag protocols and refuse even the only one that they have.
-                if error.errno != errno.EPROTONOSUPPORT or not plain:
+                if error.errno != errno.EPROTONOSUPPORT or not older:
                     raise
-                socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, plain))
+                socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, older))
 
         told = f"{what} of VF {device.index}: driver {device.pf_driver} of PF {device.pf_name} refused"
         with _refusals(told):
@@ -229,7 +229,8 @@ class HostKernel:
         # The kernel leaves out a VF whose settings the driver does not tell, as i40e does not while it resets the VF.
         for _ in self._resets.tries():
             link = self._pf_link(pf)
-            info = next((vf for vf in link.vfs if vf.index == index), None)
+            with _refusals(f"look at the VFs of PF {link.name}"):
+                info = next((vf for vf in vf_settings.reported(link) if vf.index == index), None)
             if info is not None:
                 break
         else:
@@ -472,37 +473,6 @@ class _Host:
     def __exit__(self, *_exc: object) -> None:
         if self._own >= 0:
             os.close(self._own)
-
-
-def _vf_request(device: Device, setting: str, wanted: VfSettings) -> tuple[str, bytes, bytes]:
-    """(field and value as the message shows them, netlink attribute, plain attribute to try instead or empty)."""
-    index = device.index
-    if setting == "vlan":
-        vlan, qos, proto = wanted.vlan or 0, wanted.qos or 0, wanted.proto or "802.1q"
-        plain = nl.vf_plain_vlan(index, vlan, qos) if proto == "802.1q" else b""
-        return f"vlan {vlan} (vlanQoS {qos}, vlanProto {proto})", nl.vf_vlan(index, vlan, qos, proto), plain
-    if setting == "rate":
-        low = _chosen(wanted.min_tx_rate, device.settings.min_tx_rate)
-        high = _chosen(wanted.max_tx_rate, device.settings.max_tx_rate)
-        rates = [(name, getattr(wanted, name)) for name in ("min_tx_rate", "max_tx_rate")]
-        shown = ", ".join(f"{name} {value}" for name, value in rates if value is not None)
-        return shown, nl.vf_rate(index, low, high), b""
-    value = getattr(wanted, setting)
-    encode: Callable[[int, Any], bytes] = _ENCODERS[setting]
-    shown_value = value if isinstance(value, str) else "on" if value else "off"
-    return f"{setting} {shown_value}", encode(index, value), b""
-
-
-_ENCODERS: dict[str, Callable[[int, Any], bytes]] = {
-    "mac": nl.vf_mac,
-    "spoofchk": nl.vf_spoofchk,
-    "trust": nl.vf_trust,
-    "link_state": nl.vf_link_state,
-}
-
-
-def _chosen(wanted: int | None, found: int | None) -> int:
-    return wanted if wanted is not None else found or 0
 
 
 def _described(attributes: dict[str, Any]) -> str:

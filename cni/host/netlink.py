@@ -31,9 +31,6 @@ IFLA_NUM_VF, IFLA_VFINFO_LIST = 21, 22
 IFLA_LINK_NETNSID, IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS = 37, 52, 53, 54
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
 IFLA_VF_INFO = 1
-IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE, IFLA_VF_RATE = 1, 2, 4, 5, 6
-IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 9, 12
-IFLA_VF_VLAN_INFO = 1
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x200, 0x1000, 0x10000
 KEPT_FLAGS = IFF_NOARP | IFF_PROMISC | IFF_ALLMULTI | IFF_MULTICAST
@@ -54,10 +51,6 @@ NSID_NONE = 0xFFFFFFFF
 # Attributes of an acknowledgement (extended acks).
 NLMSGERR_ATTR_MSG = 1
 
-ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
-VLAN_PROTOCOLS = {"802.1q": ETH_P_8021Q, "802.1ad": ETH_P_8021AD}
-LINK_STATES = ("auto", "enable", "disable")  # index = IFLA_VF_LINK_STATE_*
-
 _HEADER = Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = Struct("=HH")  # length with header, type
 _IFINFO = Struct("=BxHiII")  # family, ARPHRD type, index, flags, change mask
@@ -65,10 +58,6 @@ _IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _NEXTHOP = Struct("=HBBi")  # length, flags, hops, interface index
 _U32 = Struct("=I")
-_U32_2 = Struct("=II")
-_U32_3 = Struct("=III")
-_VF_MAC = Struct("=I32s")
-_VF_VLAN = Struct("=III2s")  # vf, vlan, qos, protocol in network byte order; two bytes of padding follow
 
 
 class Message(Value):
@@ -80,27 +69,13 @@ class Message(Value):
     body: bytes
 
 
-class VfInfo(Value):
-    """What a PF says of one VF (IFLA_VF_INFO). `None`: the driver does not report it."""
-
-    index: int
-    mac: str = ""
-    vlan: int = 0
-    qos: int = 0
-    proto: str = "802.1q"
-    spoofchk: bool | None = None
-    trust: bool | None = None
-    min_tx_rate: int | None = None
-    max_tx_rate: int | None = None
-    link_state: str | None = None
-
-
 class Link(Value):
     """A network device as one namespace sees it.
 
     `parent` is its PCI address, `permanent` the driver's own MAC address, `lower` the index of the link that it is
     stacked on, as a VLAN or macvlan is (0: none in this namespace), `queue` the transmit queue's length in packets.
-    `promiscuity` counts who wants it promiscuous; `xdp` is how an XDP program is attached (0: none is).
+    `promiscuity` counts who wants it promiscuous; `xdp` is how an XDP program is attached (0: none is). `vfs` are its VFs
+    as the kernel reports them, for `vf_settings.reported`.
     """
 
     index: int
@@ -118,7 +93,7 @@ class Link(Value):
     parent: str = ""
     promiscuity: int = 0
     xdp: int = 0
-    vfs: tuple[VfInfo, ...] = ()
+    vfs: tuple[bytes, ...] = ()
 
     @property
     def kept_flags(self) -> int:
@@ -254,44 +229,8 @@ def nsid(body: bytes) -> int:
 
 
 def vf_body(pf_index: int, setting: bytes) -> bytes:
-    """Body of RTM_SETLINK on a PF that changes one VF; `setting` comes from a `vf_*` function."""
+    """Body of RTM_SETLINK on a PF that changes one VF; `setting` is an attribute of `vf_settings`."""
     return link_body(pf_index, nested(IFLA_VFINFO_LIST, nested(IFLA_VF_INFO, setting)))
-
-
-def vf_mac(vf: int, mac: str) -> bytes:
-    """Administrative MAC address of a VF."""
-    return attribute(IFLA_VF_MAC, _VF_MAC.pack(vf, packed_mac(mac)))
-
-
-def vf_vlan(vf: int, vlan: int, qos: int, proto: str) -> bytes:
-    """Port VLAN of a VF (0 removes it), priority 0 to 7, and tag protocol ("802.1q" or "802.1ad")."""
-    entry = _VF_VLAN.pack(vf, vlan, qos, VLAN_PROTOCOLS[proto].to_bytes(2, "big")) + bytes(2)
-    return nested(IFLA_VF_VLAN_LIST, attribute(IFLA_VF_VLAN_INFO, entry))
-
-
-def vf_plain_vlan(vf: int, vlan: int, qos: int) -> bytes:
-    """The same for drivers that know no tag protocols: always 802.1q."""
-    return attribute(IFLA_VF_VLAN, _U32_3.pack(vf, vlan, qos))
-
-
-def vf_rate(vf: int, minimum: int, maximum: int) -> bytes:
-    """Transmit rate limits of a VF in Mbit/s; 0 is no limit."""
-    return attribute(IFLA_VF_RATE, _U32_3.pack(vf, minimum, maximum))
-
-
-def vf_spoofchk(vf: int, enabled: bool) -> bytes:
-    """Whether the PF drops frames whose source address is not the VF's."""
-    return attribute(IFLA_VF_SPOOFCHK, _U32_2.pack(vf, enabled))
-
-
-def vf_trust(vf: int, enabled: bool) -> bytes:
-    """Whether the VF may do privileged things (change its MAC, go promiscuous)."""
-    return attribute(IFLA_VF_TRUST, _U32_2.pack(vf, enabled))
-
-
-def vf_link_state(vf: int, state: str) -> bytes:
-    """Link state that the VF sees: one of `LINK_STATES`."""
-    return attribute(IFLA_VF_LINK_STATE, _U32_2.pack(vf, LINK_STATES.index(state)))
 
 
 def link(body: bytes) -> Link:
@@ -319,7 +258,7 @@ def link(body: bytes) -> Link:
             else "",
             promiscuity=_number(attrs.get(IFLA_PROMISCUITY)),
             xdp=dict(attributes(attrs.get(IFLA_XDP, b""))).get(IFLA_XDP_ATTACHED, b"\0")[0],
-            vfs=tuple(map(_vf_info, vfs)),
+            vfs=tuple(vfs),
         )
     except (struct_error, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"malformed link message: {error}") from error
@@ -366,31 +305,6 @@ def _vf_list(body: bytes, start: int, declared: int, expected: int) -> tuple[lis
         return entries, at
     inside = attributes(body[start + _ATTRIBUTE.size : start + declared])
     return [entry for kind, entry in inside if kind == IFLA_VF_INFO], start + _aligned(max(declared, _ATTRIBUTE.size))
-
-
-def _vf_info(payload: bytes) -> VfInfo:
-    attrs = dict(attributes(payload))
-    index, vlan, qos = _U32_3.unpack_from(attrs[IFLA_VF_VLAN])
-    fields: dict[str, object] = {"index": index, "vlan": vlan, "qos": qos}
-    fields["mac"] = mac_text(attrs[IFLA_VF_MAC][4:10])
-    for kind, entry in attributes(attrs.get(IFLA_VF_VLAN_LIST, b"")):
-        if kind == IFLA_VF_VLAN_INFO:
-            fields["proto"] = "802.1ad" if _VF_VLAN.unpack_from(entry)[3] == b"\x88\xa8" else "802.1q"
-    if IFLA_VF_RATE in attrs:
-        _, fields["min_tx_rate"], fields["max_tx_rate"] = _U32_3.unpack_from(attrs[IFLA_VF_RATE])
-    if IFLA_VF_LINK_STATE in attrs:
-        fields["link_state"] = LINK_STATES[_U32_2.unpack_from(attrs[IFLA_VF_LINK_STATE])[1]]
-    for name, kind in (("spoofchk", IFLA_VF_SPOOFCHK), ("trust", IFLA_VF_TRUST)):
-        fields[name] = _setting(attrs.get(kind))
-    return VfInfo(**fields)  # type: ignore[arg-type]
-
-
-def _setting(payload: bytes | None) -> bool | None:
-    # The kernel sends 0xffffffff where the driver does not report the setting.
-    if payload is None:
-        return None
-    value = _U32_2.unpack_from(payload)[1]
-    return None if value > 1 else bool(value)
 
 
 def address_body(index: int, family: int, packed: bytes, prefix: int, broadcast: bytes = b"") -> bytes:

@@ -6,8 +6,8 @@ import os
 import time
 
 from cni.errors import CniError, DriverUnfit, KernelRefused, TryAgainLater
-from cni.host.device import VfSettings
 from cni.host.netlink import KEPT_FLAGS
+from cni.host.vf_settings import VfSettings
 from cni.sriov import model, plan
 from cni.sriov.renewal import NO_RULES, RenewalRules, renew, renew_for, unfit_tuning
 

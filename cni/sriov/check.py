@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cni.attachment.record import Record
-    from cni.host.device import VfSettings
     from cni.host.netlink import InterfaceRoute, Link
     from cni.host.netns import Netns
+    from cni.host.vf_settings import VfSettings
     from cni.protocol.request import Request
     from cni.protocol.result import Interface, Result, Route
     from cni.sriov.kernel import Kernel

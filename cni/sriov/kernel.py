@@ -6,9 +6,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
-    from cni.host.device import Device, VfSettings
+    from cni.host.device import Device
     from cni.host.netlink import InterfaceAddress, InterfaceRoute, Link
     from cni.host.netns import Netns
+    from cni.host.vf_settings import VfSettings
     from cni.pci import PciAddress
     from cni.protocol.result import IpConfig, Route
 

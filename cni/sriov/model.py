@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from cni.attachment.record import Key, Record, fit
 from cni.errors import IoFailure
-from cni.host.device import VfSettings
 from cni.host.drivers import gives_to_user_space
-from cni.host.netlink import Link, VfInfo
+from cni.host.netlink import Link
+from cni.host.vf_settings import VfInfo, VfSettings
 from cni.pci import PciAddress, parse
 from cni.value import Value
 

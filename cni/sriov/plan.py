@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from cni.attachment.record import Key
 from cni.errors import DeviceBusy, DriverUnfit, InvalidConfig
-from cni.host.device import VfSettings
 from cni.host.drivers import gives_to_user_space
 from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
+from cni.host.vf_settings import SETTINGS, VfSettings, shown
 from cni.sriov import model
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from cni.host.device import Device
-    from cni.host.netlink import VfInfo
-
-SETTINGS = ("vlan", "rate", "spoofchk", "trust", "link_state", "mac")
-"""The order in which the PF is told: trust before the MAC, because some drivers take a MAC from trusted VFs only."""
+    from cni.host.vf_settings import Setting, VfInfo
 
 RESTORED = ("mtu", "alias", "queue", "group")
 """Attributes of the network device that one message each puts back."""
@@ -31,8 +28,6 @@ only igbvf's can be put back.
 """
 
 _FLAGS = {"promisc": IFF_PROMISC, "allmulticast": IFF_ALLMULTI}
-
-_SWITCH = {"on": True, "off": False, None: None}
 
 
 def plan(
@@ -53,7 +48,7 @@ def plan(
     """
     driver = wanted_driver(conf, device)
     userspace = gives_to_user_space(driver) if driver else device.userspace
-    settings = wanted_settings(conf, mac if device.pf else None)
+    settings = wanted_settings({**conf, "mac": mac if device.pf else None})
     _require_suitable(conf, device, settings)
     if userspace and not conf.get("driver"):
         # sriov-cni ignores mtu, so that pools of VFIO devices have networks with one.
@@ -91,21 +86,15 @@ def plan(
     )
 
 
-def wanted_settings(conf: dict[str, Any], mac: str | None) -> VfSettings:
-    """The PF-side settings that a valid configuration asks for."""
-    vlan = conf.get("vlan")
-    tagged = vlan is not None
-    return VfSettings(
-        vlan=vlan,
-        qos=(conf.get("vlanQoS") or 0) if tagged else None,
-        proto=(conf.get("vlanProto") or "802.1q") if tagged else None,
-        mac=mac,
-        spoofchk=_SWITCH[conf.get("spoofchk")],
-        trust=_SWITCH[conf.get("trust")],
-        min_tx_rate=conf.get("min_tx_rate"),
-        max_tx_rate=conf.get("max_tx_rate"),
-        link_state=conf.get("link_state"),
-    )
+def wanted_settings(conf: Mapping[str, Any]) -> VfSettings:
+    """The PF-side settings that a valid configuration requests."""
+    wanted: dict[str, Any] = {}
+    for row in SETTINGS.values():
+        if any(conf.get(field.key) is not None for field in row.fields):
+            for field in row.fields:
+                word = conf.get(field.key)
+                wanted[field.name] = field.default if word is None else field.words.get(word, word)
+    return VfSettings(**wanted)
 
 
 def wanted_driver(conf: dict[str, Any], device: Device) -> str:
@@ -136,10 +125,10 @@ def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings
         raise InvalidConfig(
             f"deviceID: {device.address} is a PF", hint="name one of its VFs, or say pfOnly to give the PF itself away"
         )
-    asked = [name for name, value in settings.as_dict().items() if value is not None]
-    if asked:
+    keys = [key for name, key in _KEYS.items() if conf.get(key) is not None and getattr(settings, name) is not None]
+    if keys:
         raise InvalidConfig(
-            f"{', '.join(asked)}: {device.kind} {device.address} has no PF on this host that could apply it",
+            f"{', '.join(keys)}: {device.kind} {device.address} has no PF on this host that could apply it",
             hint="a VF inside a virtual machine gets such settings from the hypervisor; remove them here",
         )
 
@@ -206,28 +195,30 @@ def _require_at_home(device: Device) -> None:
 
 
 def changes(settings: VfSettings, present: VfInfo) -> list[str]:
-    """Which settings are asked for and are not so already, in the order in which to send them.
+    """The messages that make the PF's settings as requested, in the order in which to send them.
 
     A MAC address is always sent: only an address that the PF has set is one that an untrusted VF cannot change.
     """
-    return [name for name in SETTINGS if _differs(name, settings, present) or (name == "mac" and settings.mac)]
+    return [name for name, row in SETTINGS.items() if _differs(row, settings, present) or _is_pin(row, settings)]
+
+
+def _is_pin(row: Setting, settings: VfSettings) -> bool:
+    return row.of_netdev and _is_requested(row, settings)
+
+
+def _is_requested(row: Setting, settings: VfSettings) -> bool:
+    return any(getattr(settings, field.name) is not None for field in row.fields)
+
+
+def _differs(row: Setting, settings: VfSettings, present: VfInfo) -> bool:
+    requested = [field.name for field in row.fields if getattr(settings, field.name) is not None]
+    return any(getattr(settings, name) != getattr(present, name) for name in requested)
 
 
 def restoration(attachment: model.DeviceAttachment) -> VfSettings:
-    """The settings as found, of those that the attachment changes; the MAC is restored apart (see `attach`)."""
-    asked, found = attachment.settings, attachment.found
-    rated = asked.min_tx_rate is not None or asked.max_tx_rate is not None
-    tagged = asked.vlan is not None
-    return VfSettings(
-        vlan=found.vlan if tagged else None,
-        qos=found.qos if tagged else None,
-        proto=found.proto if tagged else None,
-        spoofchk=None if asked.spoofchk is None else found.spoofchk,
-        trust=None if asked.trust is None else found.trust,
-        min_tx_rate=found.min_tx_rate if rated else None,
-        max_tx_rate=found.max_tx_rate if rated else None,
-        link_state=None if asked.link_state is None else found.link_state,
-    )
+    """The settings as found, of the messages that the attachment sends; the MAC is restored apart (see `attach`)."""
+    rows = [row for row in SETTINGS.values() if not row.of_netdev and _is_requested(row, attachment.settings)]
+    return VfSettings(**{field.name: getattr(attachment.found, field.name) for row in rows for field in row.fields})
 
 
 def differences(settings: VfSettings, present: VfInfo) -> list[str]:
@@ -236,32 +227,15 @@ def differences(settings: VfSettings, present: VfInfo) -> list[str]:
     for name, wanted in settings.as_dict().items():
         value = getattr(present, name)
         if wanted is not None and wanted != value:
-            what = "the MAC address at the PF" if name == "mac" else name
-            found.append(f"{what} is {_shown(value)}, not {_shown(wanted)}")
+            what = "the MAC address at the PF" if name == "mac" else _KEYS[name]
+            found.append(f"{what} is {shown(value)}, not {shown(wanted)}")
     return found
 
 
 def clean_settings(spoofchk: bool | None) -> VfSettings:
-    """What a VF gets whose state before its attachment is not known any more: nothing of the pod's stays.
-
-    Spoof check becomes as it was, or stays as it is (None). Drivers have different defaults, and on mlx5 a VF whose
-    address the PF does not know is mute with it.
-    """
-    return VfSettings(
-        vlan=0, qos=0, proto="802.1q", spoofchk=spoofchk, trust=False, min_tx_rate=0, max_tx_rate=0, link_state="auto"
-    )
+    """What a VF gets whose state before its attachment is not known any more; `spoofchk` is that of its note."""
+    clean = {field.name: field.clean for row in SETTINGS.values() for field in row.fields}
+    return VfSettings(**{**clean, "spoofchk": spoofchk})
 
 
-_FIELDS = {"vlan": ("vlan", "qos", "proto"), "rate": ("min_tx_rate", "max_tx_rate")}
-
-
-def _differs(name: str, settings: VfSettings, present: VfInfo) -> bool:
-    fields = _FIELDS.get(name, (name,))
-    asked = [field for field in fields if getattr(settings, field) is not None]
-    return any(getattr(settings, field) != getattr(present, field) for field in asked)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "not reported" if value is None else str(value)
+_KEYS = {field.name: field.key for row in SETTINGS.values() for field in row.fields}

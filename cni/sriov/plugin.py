@@ -215,7 +215,7 @@ def _interface(request: Request, attachment: model.DeviceAttachment, device: Dev
     address = str(attachment.device)
     if link is not None:
         return Interface(name=link.name, mac=link.mac, mtu=link.mtu, sandbox=request.netns, pci_id=address)
-    mac = attachment.settings.mac or device.settings.mac
+    mac = attachment.settings.mac or device.settings.mac or NO_MAC
     return Interface(
         name=request.ifname,
         mac="" if mac == NO_MAC else mac,

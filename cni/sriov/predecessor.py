@@ -10,10 +10,10 @@ import os
 
 from cni import jsontext, pci
 from cni.errors import CniError, DeviceBusy, IoFailure
-from cni.host.device import VfSettings
 from cni.host.files import component, read_file, remove_file
-from cni.host.netlink import ETH_P_8021AD, IFF_MULTICAST, LINK_STATES, VfInfo
+from cni.host.netlink import IFF_MULTICAST
 from cni.host.netns import Optional
+from cni.host.vf_settings import ETH_P_8021AD, LINK_STATES, VfInfo, VfSettings
 from cni.names import is_ifname
 from cni.sriov.attach import NO_MAC, DeviceNotClean, detach, random_mac
 from cni.sriov.model import DeviceAttachment, Netdev

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from cni import pci
 from cni.attachment.record import DEVICE, Key, Record
-from cni.host.device import VfSettings
-from cni.host.netlink import IFF_MULTICAST, VfInfo
+from cni.host.netlink import IFF_MULTICAST
+from cni.host.vf_settings import VfInfo, VfSettings
 from cni.sriov import model, plan
 from cni.sriov.attach import random_mac
 
@@ -143,7 +143,7 @@ def _clean_netdev(present: Device, link: Link, name: str) -> model.Netdev:
 
 
 def _as_found(present: Device, wanted: VfSettings) -> VfInfo:
-    return VfInfo(index=present.index, **{**wanted.as_dict(), "mac": ""}) if present.pf else present.settings
+    return VfInfo(index=present.index, **wanted.as_dict()) if present.pf else present.settings
 
 
 def _marked_for(link: Link, device: str) -> bool:

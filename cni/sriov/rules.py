@@ -6,6 +6,7 @@ The pydantic model and the fast path's table call the same functions, so the rul
 from __future__ import annotations
 
 from cni.host.drivers import is_bindable
+from cni.host.vf_settings import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ def _device(conf: Mapping[str, Any]) -> list[Problem]:
 def _pf_only(conf: Mapping[str, Any]) -> list[Problem]:
     if not conf.get("pfOnly"):
         return []
-    settings = ("vlan", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "vf")
-    return [(key, "is for VFs, and with pfOnly there is none") for key in settings if conf.get(key) is not None]
+    settings = [field.key for row in SETTINGS.values() if not row.of_netdev for field in row.fields]
+    return [
+        (key, "is for VFs, and with pfOnly there is none") for key in (*settings, "vf") if conf.get(key) is not None
+    ]
 
 
 def _driver(conf: Mapping[str, Any]) -> list[Problem]:

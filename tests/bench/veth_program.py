@@ -22,7 +22,7 @@ def load_for_veth(request: Request) -> Plugin:
     from cni.host import links
     from cni.host.device import Device
     from cni.host.kernel import HostKernel
-    from cni.host.netlink import VfInfo
+    from cni.host.vf_settings import VfInfo
     from cni.pci import PciAddress
 
     class VethKernel(HostKernel):

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cni.errors import DriverUnfit, KernelRefused
-from cni.host.device import VfSettings
 from cni.host.netlink import Link
 from cni.host.netns import Netns
+from cni.host.vf_settings import VfSettings
 from cni.pci import PciAddress
 
 if TYPE_CHECKING:

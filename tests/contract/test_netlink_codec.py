@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import pytest
 from hypothesis import given, strategies as st
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from cni.host import netlink as nl
+from cni.host.vf_settings import LINK_STATES, SETTINGS, VLAN_PROTOCOLS, reported
 
 MACS = st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":"))
 VFS = st.integers(0, 255)
@@ -24,8 +26,8 @@ def read_by_pyroute2(kind: type, message_kind: int, body: bytes):
     return decoded
 
 
-def vf_setting(body: bytes):
-    decoded = read_by_pyroute2(ifinfmsg, nl.RTM_SETLINK, body)
+def vf_setting(name: str, vf: int, *values: Any):
+    decoded = read_by_pyroute2(ifinfmsg, nl.RTM_SETLINK, nl.vf_body(2, SETTINGS[name].encode(vf, *values)))
     return decoded.get_attr("IFLA_VFINFO_LIST").get_attr("IFLA_VF_INFO")
 
 
@@ -64,33 +66,57 @@ def test_a_link_change_without_up_leaves_the_flags_alone():
 
 @given(vf=VFS, mac=MACS)
 def test_pyroute2_reads_our_vf_mac(vf, mac):
-    decoded = vf_setting(nl.vf_body(2, nl.vf_mac(vf, mac))).get_attr("IFLA_VF_MAC")
+    decoded = vf_setting("mac", vf, mac).get_attr("IFLA_VF_MAC")
     assert decoded["vf"] == vf
     assert decoded["mac"][: len(mac)] == mac
 
 
 @given(vf=VFS, vlan=st.integers(0, 4094), qos=st.integers(0, 7), proto=st.sampled_from(["802.1q", "802.1ad"]))
 def test_pyroute2_reads_our_vf_vlan(vf, vlan, qos, proto):
-    decoded = vf_setting(nl.vf_body(2, nl.vf_vlan(vf, vlan, qos, proto)))
-    entry = decoded.get_attr("IFLA_VF_VLAN_LIST").get_attr("IFLA_VF_VLAN_INFO")
+    entry = vf_setting("vlan", vf, vlan, qos, proto).get_attr("IFLA_VF_VLAN_LIST").get_attr("IFLA_VF_VLAN_INFO")
     assert (entry["vf"], entry["vlan"], entry["qos"]) == (vf, vlan, qos)
-    assert entry["proto"] == nl.VLAN_PROTOCOLS[proto]
+    assert entry["proto"] == VLAN_PROTOCOLS[proto]
 
 
 @given(vf=VFS, low=U32, high=U32)
 def test_pyroute2_reads_our_vf_rate(vf, low, high):
-    decoded = vf_setting(nl.vf_body(2, nl.vf_rate(vf, low, high))).get_attr("IFLA_VF_RATE")
+    decoded = vf_setting("rate", vf, low, high).get_attr("IFLA_VF_RATE")
     assert (decoded["vf"], decoded["min_tx_rate"], decoded["max_tx_rate"]) == (vf, low, high)
 
 
-@given(vf=VFS, enabled=st.booleans(), state=st.sampled_from(nl.LINK_STATES))
-def test_pyroute2_reads_our_vf_switches(vf, enabled, state):
-    spoofchk = vf_setting(nl.vf_body(2, nl.vf_spoofchk(vf, enabled))).get_attr("IFLA_VF_SPOOFCHK")
-    assert (spoofchk["vf"], spoofchk["spoofchk"]) == (vf, enabled)
-    trust = vf_setting(nl.vf_body(2, nl.vf_trust(vf, enabled))).get_attr("IFLA_VF_TRUST")
-    assert (trust["vf"], trust["trust"]) == (vf, enabled)
-    link_state = vf_setting(nl.vf_body(2, nl.vf_link_state(vf, state))).get_attr("IFLA_VF_LINK_STATE")
-    assert (link_state["vf"], link_state["link_state"]) == (vf, nl.LINK_STATES.index(state))
+CHOICES = {
+    name: tuple(row.fields[0].words.values()) or LINK_STATES
+    for name, row in SETTINGS.items()
+    if name not in ("vlan", "rate", "mac")
+}
+"""The values of each setting that the kernel has a number for, in the order of these numbers."""
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@given(vf=VFS, data=st.data())
+def test_pyroute2_reads_our_vf_choice(name, vf, data):
+    value = data.draw(st.sampled_from(CHOICES[name]))
+    ((attribute, entry),) = vf_setting(name, vf, value)["attrs"]
+    (number,) = [entry[field] for field, _ in entry.fields if field != "vf"]
+    # pyroute2 may have another word of the same attribute: IFLA_VF_RSS_QUERY_EN is the setting query_rss.
+    assert set(attribute.lower().split("_")) >= set(name.split("_"))
+    assert (entry["vf"], number) == (vf, CHOICES[name].index(value))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("number", [0, 1, 0xFFFFFFFF])
+def test_we_read_the_vf_choice_that_pyroute2_writes(name, number):
+    ((attribute, entry),) = vf_setting(name, 3, CHOICES[name][0])["attrs"]
+    (field,) = [field for field, _ in entry.fields if field != "vf"]
+    read = read_vf({attribute: {"vf": 3, field: number}})
+    assert getattr(read, name) == (CHOICES[name][number] if number < len(CHOICES[name]) else None)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_that_the_driver_does_not_report_is_none(name):
+    known = {"vlan": 0, "qos": 0, "proto": "802.1q", "mac": "02:00:00:00:00:01"}  # the kernel always tells these
+    for field in SETTINGS[name].fields:
+        assert getattr(read_vf({}), field.name) == known.get(field.name)
 
 
 def test_pyroute2_reads_our_altnames():
@@ -173,38 +199,31 @@ def test_a_parent_on_another_bus_is_no_pci_address():
     assert nl.link(body).parent == ""
 
 
-@given(
-    vf=VFS,
-    mac=MACS,
-    vlan=st.integers(0, 4094),
-    qos=st.integers(0, 7),
-    spoofchk=st.sampled_from([0, 1, 0xFFFFFFFF]),
-    rate=U32,
-)
-def test_we_read_the_vf_that_pyroute2_writes(vf, mac, vlan, qos, spoofchk, rate):
-    info = {
-        "attrs": [
-            ("IFLA_VF_MAC", {"vf": vf, "mac": mac}),
-            ("IFLA_VF_VLAN", {"vf": vf, "vlan": vlan, "qos": qos}),
-            (
-                "IFLA_VF_VLAN_LIST",
-                {"attrs": [("IFLA_VF_VLAN_INFO", {"vf": vf, "vlan": vlan, "qos": qos, "proto": 0x88A8})]},
-            ),
-            ("IFLA_VF_SPOOFCHK", {"vf": vf, "spoofchk": spoofchk}),
-            ("IFLA_VF_TRUST", {"vf": vf, "trust": 1}),
-            ("IFLA_VF_LINK_STATE", {"vf": vf, "link_state": 2}),
-            ("IFLA_VF_RATE", {"vf": vf, "min_tx_rate": 1, "max_tx_rate": rate}),
-        ]
+def read_vf(attributes: dict[str, Any]):
+    """The VF as we read it; pyroute2 writes the given attributes, and those that the kernel always sends."""
+    always = {
+        "IFLA_VF_MAC": {"vf": 3, "mac": "02:00:00:00:00:01"},
+        "IFLA_VF_VLAN": {"vf": 3, "vlan": 0, "qos": 0},
     }
-    body = written_by_pyroute2(
-        ifinfmsg,
-        {"index": 2, "flags": 1},
-        [("IFLA_IFNAME", "eth0"), ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})],
+    info = {"attrs": list({**always, **attributes}.items())}
+    vfs = ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})
+    (read,) = reported(nl.link(written_by_pyroute2(ifinfmsg, {"index": 2, "flags": 1}, [("IFLA_IFNAME", "eth0"), vfs])))
+    return read
+
+
+@given(vf=VFS, mac=MACS, vlan=st.integers(0, 4094), qos=st.integers(0, 7), rate=U32)
+def test_we_read_the_vf_that_pyroute2_writes(vf, mac, vlan, qos, rate):
+    tag = {"vf": vf, "vlan": vlan, "qos": qos}
+    read = read_vf(
+        {
+            "IFLA_VF_MAC": {"vf": vf, "mac": mac},
+            "IFLA_VF_VLAN": tag,
+            "IFLA_VF_VLAN_LIST": {"attrs": [("IFLA_VF_VLAN_INFO", {**tag, "proto": 0x88A8})]},
+            "IFLA_VF_RATE": {"vf": vf, "min_tx_rate": 1, "max_tx_rate": rate},
+        }
     )
-    (read,) = nl.link(body).vfs
     assert (read.index, read.mac, read.vlan, read.qos, read.proto) == (vf, mac, vlan, qos, "802.1ad")
-    assert read.spoofchk is {0: False, 1: True, 0xFFFFFFFF: None}[spoofchk]
-    assert (read.trust, read.link_state, read.min_tx_rate, read.max_tx_rate) == (True, "disable", 1, rate)
+    assert (read.min_tx_rate, read.max_tx_rate) == (1, rate)
 
 
 def test_a_refusal_gives_errno_and_the_kernels_words():

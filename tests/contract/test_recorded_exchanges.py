@@ -19,6 +19,7 @@ from pyroute2.netlink import nlmsgerr
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from cni.host import links, netlink as nl
+from cni.host.vf_settings import LINK_STATES, VLAN_PROTOCOLS, reported
 from tests.contract.exchanges import cases, tape
 from tests.contract.exchanges.cases import Case, Outcome
 from tests.contract.exchanges.tape import Recording
@@ -27,7 +28,7 @@ GROUPS = {"netdevsim-legacy": cases.LEGACY, "netdevsim-switchdev": cases.SWITCHD
 RECORDED = {name: tape.load(name) for name in GROUPS}
 MANY = tape.load("netdevsim-many")
 # netdevsim says 0 of a VF that was never given a VLAN.
-PROTOCOLS = {0: "802.1q"} | {number: name for name, number in nl.VLAN_PROTOCOLS.items()}
+PROTOCOLS = {0: "802.1q"} | {number: name for name, number in VLAN_PROTOCOLS.items()}
 
 
 def each(wanted: Callable[[Case], bool] = lambda _case: True) -> Any:
@@ -67,7 +68,7 @@ def said_by_pyroute2(info: Any) -> dict[str, Any]:
     if rate := info.get_attr("IFLA_VF_RATE"):
         said |= {"min_tx_rate": rate["min_tx_rate"], "max_tx_rate": rate["max_tx_rate"]}
     if state := info.get_attr("IFLA_VF_LINK_STATE"):
-        said["link_state"] = nl.LINK_STATES[state["link_state"]]
+        said["link_state"] = LINK_STATES[state["link_state"]]
     for name, kind in (("spoofchk", "IFLA_VF_SPOOFCHK"), ("trust", "IFLA_VF_TRUST")):
         if setting := info.get_attr(kind):
             said[name] = bool(setting[name])
@@ -85,7 +86,7 @@ def test_recorded_settings_are_asked_for_in_our_bytes_and_answered_as_expected(r
 
 @each(lambda case: not case.refused)
 def test_recorded_answers_read_as_what_was_set(recording, case):
-    (vf,) = [vf for vf in play(recording, case).pf.vfs if vf.index == case.vf]
+    (vf,) = [vf for vf in play(recording, case).vfs if vf.index == case.vf]
     assert {name: getattr(vf, name) for name in case.asks} == case.asks
 
 
@@ -94,7 +95,7 @@ def test_recorded_refusals_leave_every_vf_as_it_was(name):
     outcomes = [play(RECORDED[name], case) for case in GROUPS[name]]
     refused = [(before, after) for before, after in pairwise(outcomes) if after.refused]
     assert refused
-    assert all(before.pf.vfs == after.pf.vfs for before, after in refused)
+    assert all(before.vfs == after.vfs for before, after in refused)
 
 
 @each()
@@ -121,7 +122,7 @@ def test_recorded_answers_mean_the_same_to_pyroute2(recording, case):
     assert (link["index"], link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_MTU")) == (ours.index, ours.name, ours.mtu)
     fields = said_by_pyroute2(vf_infos(link)[0])
     assert [said_by_pyroute2(info) for info in vf_infos(link)] == [
-        {name: getattr(vf, name) for name in fields} for vf in ours.vfs
+        {name: getattr(vf, name) for name in fields} for vf in reported(ours)
     ]
 
 
@@ -134,8 +135,8 @@ def test_the_recordings_hold_what_igb_refuses_and_netdevsim_takes():
         "min_tx_rate": errno.EINVAL,
     }
     taken = [case.asks for case in cases.LEGACY if not case.refused]
-    assert {asks["link_state"] for asks in taken if "link_state" in asks} == set(nl.LINK_STATES)
-    assert {asks["proto"] for asks in taken if "proto" in asks} == set(nl.VLAN_PROTOCOLS)
+    assert {asks["link_state"] for asks in taken if "link_state" in asks} == set(LINK_STATES)
+    assert {asks["proto"] for asks in taken if "proto" in asks} == set(VLAN_PROTOCOLS)
     assert any(asks.get("min_tx_rate") for asks in taken)
 
 
@@ -144,7 +145,7 @@ def test_lists_of_many_vfs_recorded_from_netdevsim_are_read_whole(number):
     with tape.played(MANY.exchanges[f"{number} VFs"]) as socket:
         link = links.by_index(socket, MANY.pf, with_vfs=True)
     assert link is not None
-    assert [(vf.index, vf.mac, vf.vlan, vf.qos) for vf in link.vfs] == [
+    assert [(vf.index, vf.mac, vf.vlan, vf.qos) for vf in reported(link)] == [
         (vf, cases.mac_of(vf), vf, vf % 8) for vf in range(number)
     ]
     assert link.altnames == (cases.ALTNAME,)

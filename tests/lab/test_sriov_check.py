@@ -28,7 +28,7 @@ SETTINGS = {
 # What changes, and is changed back: by whom, how, how back, and what CHECK says. {pf} and {vf} are name and number.
 DRIFTS = (
     ("host", "ip link set {pf} vf {vf} vlan 101 qos 3", "vlan 100 qos 3", ["vlan is 101, not 100"]),
-    ("host", "ip link set {pf} vf {vf} vlan 100 qos 5", "vlan 100 qos 3", ["qos is 5, not 3"]),
+    ("host", "ip link set {pf} vf {vf} vlan 100 qos 5", "vlan 100 qos 3", ["vlanQoS is 5, not 3"]),
     ("host", "ip link set {pf} vf {vf} spoofchk on", "spoofchk off", ["spoofchk is on, not off"]),
     ("host", "ip link set {pf} vf {vf} trust off", "trust on", ["trust is off, not on"]),
     ("host", "ip link set {pf} vf {vf} max_tx_rate 200", "max_tx_rate 500", ["max_tx_rate is 200, not 500"]),

@@ -9,18 +9,19 @@ from hypothesis import given, strategies as st
 
 from cni.attachment.record import Key
 from cni.errors import CniError, DeviceBusy, KernelRefused, TryAgainLater
-from cni.host.device import VfSettings
+from cni.host.vf_settings import VfSettings
 from cni.log import Log
 from cni.pci import PciAddress
 from cni.sriov import plan
 from cni.sriov.attach import attach, detach
+from tests import node
 from tests.fakes import HOST, FakeKernel
 
 DEVICE = PciAddress("0000:01:10.0")
 POD = "/run/netns/pod"
 KEY = Key(network="net", container_id="c1", ifname="net1")
 MAC = "02:00:00:00:00:42"
-EVERYTHING = {"vlan": 100, "vlanQoS": 3, "spoofchk": "off", "trust": "on", "max_tx_rate": 500, "mtu": 1400}
+EVERYTHING = {key: value for key, value in node.EVERYTHING.items() if key not in ("mac", "ipam")}
 SILENT = Log(level="panic", context={})
 
 

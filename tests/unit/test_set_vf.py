@@ -8,11 +8,12 @@ import pytest
 
 from cni.errors import KernelRefused, TryAgainLater
 from cni.host import netlink as nl
-from cni.host.device import Device, VfSettings
+from cni.host.device import Device
 from cni.host.kernel import HostKernel
 from cni.host.resets import CALL_SECONDS, RESET_SECONDS, Resets
 from cni.host.rtnetlink import NetlinkError
 from cni.host.sysfs import Sysfs
+from cni.host.vf_settings import SETTINGS, VfInfo, VfSettings
 from cni.log import Log
 from cni.pci import PciAddress
 from tests.fakes import PF, FakeClock, ResettingPf
@@ -20,7 +21,7 @@ from tests.fakes import PF, FakeClock, ResettingPf
 VF = Device(
     address=PciAddress("0000:01:10.0"),
     driver="igbvf",
-    settings=nl.VfInfo(index=3),
+    settings=VfInfo(index=3),
     link=None,
     index=3,
     pf="0000:01:00.0",
@@ -39,7 +40,7 @@ class OldDriver:
 
     def change(self, kind, body, flags=0):
         self.sent.append(body)
-        if body == nl.vf_body(7, nl.vf_vlan(3, 100, 2, "802.1q")) or b"\x88\xa8" in body:
+        if body == nl.vf_body(7, SETTINGS["vlan"].encode(3, 100, 2, "802.1q")) or b"\x88\xa8" in body:
             raise NetlinkError(self.number)
 
 
@@ -53,7 +54,7 @@ def kernel_with(socket, clock=None, sysfs=None):
 def test_a_driver_without_tag_protocols_gets_the_plain_vlan_attribute():
     socket = OldDriver(errno.EPROTONOSUPPORT)
     kernel_with(socket).set_vf(VF, "vlan", VfSettings(vlan=100, qos=2, proto="802.1q"))
-    assert socket.sent[1:] == [nl.vf_body(7, nl.vf_plain_vlan(3, 100, 2))]
+    assert socket.sent[1:] == [nl.vf_body(7, SETTINGS["vlan"].older(3, 100, 2, "802.1q"))]
 
 
 def test_a_tag_protocol_that_the_driver_does_not_know_is_refused():

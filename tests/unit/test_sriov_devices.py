@@ -326,7 +326,7 @@ def test_a_device_that_the_host_uses_is_not_given_away(tmp_path, conf):
 
 
 def test_settings_of_a_pf_are_refused_for_a_device_without_one_all_at_once(node):
-    with pytest.raises(InvalidConfig, match=r"vlan, qos, proto, spoofchk: device .* has no PF"):
+    with pytest.raises(InvalidConfig, match=r"vlan, spoofchk: device .* has no PF"):
         node.add(device=NIC, vlan=5, spoofchk="on")
     node.assert_as_before()
 

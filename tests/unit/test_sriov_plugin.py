@@ -20,8 +20,8 @@ from cni.errors import (
     KernelRefused,
     TryAgainLater,
 )
-from cni.host.device import VfSettings
 from cni.host.netlink import Link
+from cni.host.vf_settings import VfSettings
 from cni.sriov.model import PLUGIN
 from tests.fakes import FakeKernel
 from tests.node import EVERYTHING, VF0, VF1, Node

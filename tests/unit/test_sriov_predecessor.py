@@ -8,8 +8,8 @@ import os
 import pytest
 
 from cni.errors import CheckFailed, DeviceBusy, TryAgainLater
-from cni.host.device import VfSettings
 from cni.host.netlink import IFF_UP
+from cni.host.vf_settings import VfSettings
 from tests.node import VF0, Node
 
 MAC, OWN_MAC = "02:00:00:00:00:42", "aa:00:00:00:00:00"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cni.attachment.records import Attachments
-from cni.host.device import VfSettings
+from cni.host.vf_settings import VfSettings
 from cni.pci import PciAddress
 from cni.sriov.model import PLUGIN
 from cni.sriov.predecessor import Predecessor

@@ -11,6 +11,7 @@ from typing import Any
 
 from cni.host import links, netlink as nl
 from cni.host.rtnetlink import NetlinkError, RouteSocket
+from cni.host.vf_settings import LINK_STATES, SETTINGS, VfInfo, reported
 
 VFS = 3
 
@@ -33,6 +34,10 @@ class Outcome:
     refused: int
     words: str
     pf: nl.Link
+
+    @property
+    def vfs(self) -> list[VfInfo]:
+        return list(reported(self.pf))
 
 
 def perform(socket: RouteSocket, pf: int, case: Case) -> Outcome:
@@ -57,31 +62,31 @@ def _case(vf: int, setting: bytes, refused: int, **asks: Any) -> Case:
 
 
 def _link_state(vf: int, state: str, refused: int = 0) -> Case:
-    return _case(vf, nl.vf_link_state(vf, state), refused, link_state=state)
+    return _case(vf, SETTINGS["link_state"].encode(vf, state), refused, link_state=state)
 
 
 def _vlan(vf: int, vlan: int, qos: int, proto: str, refused: int = 0) -> Case:
-    return _case(vf, nl.vf_vlan(vf, vlan, qos, proto), refused, vlan=vlan, qos=qos, proto=proto)
+    return _case(vf, SETTINGS["vlan"].encode(vf, vlan, qos, proto), refused, vlan=vlan, qos=qos, proto=proto)
 
 
 def _plain_vlan(vf: int, vlan: int, qos: int) -> Case:
-    return _case(vf, nl.vf_plain_vlan(vf, vlan, qos), 0, vlan=vlan, qos=qos)
+    return _case(vf, SETTINGS["vlan"].older(vf, vlan, qos, "802.1q"), 0, vlan=vlan, qos=qos)
 
 
 def _rate(vf: int, minimum: int, maximum: int, refused: int = 0) -> Case:
-    return _case(vf, nl.vf_rate(vf, minimum, maximum), refused, min_tx_rate=minimum, max_tx_rate=maximum)
+    return _case(vf, SETTINGS["rate"].encode(vf, minimum, maximum), refused, min_tx_rate=minimum, max_tx_rate=maximum)
 
 
 def _trust(vf: int, enabled: bool) -> Case:
-    return _case(vf, nl.vf_trust(vf, enabled), 0, trust=enabled)
+    return _case(vf, SETTINGS["trust"].encode(vf, enabled), 0, trust=enabled)
 
 
 def _spoofchk(vf: int, enabled: bool) -> Case:
-    return _case(vf, nl.vf_spoofchk(vf, enabled), 0, spoofchk=enabled)
+    return _case(vf, SETTINGS["spoofchk"].encode(vf, enabled), 0, spoofchk=enabled)
 
 
 def _mac(vf: int, mac: str, refused: int = 0) -> Case:
-    return _case(vf, nl.vf_mac(vf, mac), refused, mac=mac)
+    return _case(vf, SETTINGS["mac"].encode(vf, mac), refused, mac=mac)
 
 
 LEGACY = (
@@ -110,7 +115,7 @@ SWITCHDEV = (
 """The same in switchdev mode: rates belong to the representors."""
 
 IGB = (
-    *(_link_state(0, state, errno.EOPNOTSUPP) for state in nl.LINK_STATES),
+    *(_link_state(0, state, errno.EOPNOTSUPP) for state in LINK_STATES),
     _vlan(0, 100, 0, "802.1ad", errno.EPROTONOSUPPORT),
     _rate(0, 100, 1000, errno.EINVAL),
 )
@@ -130,5 +135,5 @@ def mark_all(socket: RouteSocket, pf: int, number: int) -> None:
     """Gives each VF its MAC address and, as VLAN, its number; and the PF a name that is told behind its VFs."""
     links.add_altnames(socket, pf, [ALTNAME])
     for vf in range(number):
-        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, nl.vf_mac(vf, mac_of(vf))))
-        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, nl.vf_vlan(vf, vf, vf % 8, "802.1q")))
+        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, SETTINGS["mac"].encode(vf, mac_of(vf))))
+        socket.change(nl.RTM_SETLINK, nl.vf_body(pf, SETTINGS["vlan"].encode(vf, vf, vf % 8, "802.1q")))
