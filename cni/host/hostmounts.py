@@ -71,6 +71,15 @@ def opened(folder: str, flags: int) -> int:
         os.close(root)
 
 
+def identity(folder: str) -> str:
+    """The directory that is seen at the folder, and whether its mount follows links; see `mounts.described`. Raises `OSError`."""
+    fd = opened(folder, _FOLDER)
+    try:
+        return mounts.described(os.fstat(fd), os.fstatvfs(fd).f_flag)
+    finally:
+        os.close(fd)
+
+
 class _Host:
     """Inside it, this process is in the namespace in which the folder is mounted on. Raises `OSError`.
 

@@ -102,6 +102,11 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH | os.O_DIRECTORY |
     return _syscall(_OPENAT2, root, os.fsencode(path), how, len(how))
 
 
+def described(stat: os.stat_result, flags: int) -> str:
+    """Text that is equal for one directory by mounts that follow links, or do not, alike. `flags` are those of `statvfs`."""
+    return f"{stat.st_dev}:{stat.st_ino}:{flags & ST_NOSYMFOLLOW}"
+
+
 def call(name: str, *arguments: int | bytes) -> int:
     """Calls a function of the C library that returns an int, -1 for an error. Raises `OSError`."""
     return _result(_Function(_address(name)), arguments)

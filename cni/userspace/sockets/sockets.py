@@ -24,12 +24,41 @@ from cni.userspace.sockets.directory import OWN_DIRECTORIES, entry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from cni.log import Log
     from cni.userspace.sockets.directory import SocketDirectory
 
     Kind = Callable[[os.stat_result], bool]
+
+    class Mounts(Protocol):
+        """Mounts of directories on short folders, which follow no symlinks. Every call raises `OSError`.
+
+        `cni.host.hostmounts` and the tests' FakeMounts implement it.
+        """
+
+        def bind(self, directory: int, folder: str) -> None:
+            """Mounts the directory of the descriptor on the folder, on top of what is mounted there."""
+
+        def unmount(self, folder: str) -> bool:
+            """Takes the uppermost mount off the folder; False when there is none."""
+
+        def remove(self, folder: str) -> None:
+            """Removes the folder, which is empty and has no mount."""
+
+        def is_mounted(self, folder: str) -> bool:
+            """Whether one of these mounts is on the folder. Raises nothing."""
+
+        def opened(self, folder: str, flags: int) -> int:
+            """A descriptor of what is mounted on the folder, or of the folder itself."""
+
+        def identity(self, folder: str) -> str:
+            """The mounted directory and its mount's flag, as `cni.host.mounts.described` writes them."""
+
+    class Visibility(Protocol):
+        def require_seen(self, folder: str, remote: str) -> None:
+            """Proves that the vswitch of this database has the folder's mount. Raises `SocketDirUnfit`."""
+
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,9 +89,18 @@ _NOT_OURS = (errno.EBUSY, errno.ENOTDIR, errno.ENOTEMPTY)
 class Sockets:
     """The socket directories of this node. `owners` are those of `Roots`."""
 
-    def __init__(self, log: Log, owners: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        owners: tuple[int, ...] = (),
+        *,
+        mounts: Mounts = hostmounts,
+        visibility: Visibility = visibility,
+    ) -> None:
         self._log = log
         self._owners = owners
+        self._mounts = mounts
+        self._visibility = visibility
 
     def found(self, directory: SocketDirectory) -> dict[str, Any]:
         """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
@@ -166,26 +204,28 @@ class Sockets:
     def require_seen(self, directory: SocketDirectory, remote: str) -> None:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
         if directory.mount:
-            visibility.require_seen(directory.mount, remote)
+            self._visibility.require_seen(directory.mount, remote)
 
     def differences(self, directory: SocketDirectory) -> list[str]:
         """What CHECK says: nothing while the vswitch's path leads to the directory."""
         try:
             with Closing(self._opened(directory)) as fd:
-                wanted = visibility.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
+                wanted = mounts.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
         except SocketDirUnfit as error:
             return [error.msg]
         if not directory.mount:
             return []
         try:
-            mounted = visibility.identity(directory.mount)
+            mounted = self._mounts.identity(directory.mount)
         except OSError:
             mounted = ""
         return [] if mounted == wanted else [f"{directory.mount} is not the mount of {directory.path} any more"]
 
     def folders(self, parent: str) -> list[str]:
         """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
-        return [name for name in _names(parent) if _is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
+        return (
+            [name for name in _names(parent) if self._is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
+        )
 
     def own_directories(self) -> list[str]:
         """The names of the directories of our own, one per port."""
@@ -198,13 +238,13 @@ class Sockets:
         """
         if not self._is_trusted(os.path.dirname(folder)):
             return
-        if hostmounts.is_mounted(folder):
+        if self._mounts.is_mounted(folder):
             names = _names_of(socket, file)
-            with _telling(folder, "remove the socket"), Closing(hostmounts.opened(folder, _DIRECTORY)) as fd:
+            with _telling(folder, "remove the socket"), Closing(self._mounts.opened(folder, _DIRECTORY)) as fd:
                 for name, kind in names.items():
                     _unlinked(fd, name, kind)
             self._unmount(folder)
-        elif _is_ours(folder):
+        elif self._is_ours(folder):
             self._unmount(folder)
 
     def _mount(self, fd: int, directory: SocketDirectory) -> None:
@@ -215,24 +255,24 @@ class Sockets:
             _telling(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
             on_failure(self._unmount, directory.mount),
         ):
-            hostmounts.bind(fd, directory.mount)
+            self._mounts.bind(fd, directory.mount)
 
     def _unmount(self, folder: str, *, keep: bool = False) -> None:
         with _telling(folder, "take off the mount"):
             for _ in range(_STACKED_MOUNTS):
-                if not hostmounts.is_mounted(folder) or not hostmounts.unmount(folder):
+                if not self._mounts.is_mounted(folder) or not self._mounts.unmount(folder):
                     break
             # A version that knew no other namespace than its own may have left one there.
-            if not hostmounts.is_mounted(folder) and _has_mount(folder):
+            if not self._mounts.is_mounted(folder) and _has_mount(folder):
                 mounts.unmount(folder)
         if not keep:
-            self._rmdir(folder, lambda: hostmounts.remove(folder))
+            self._rmdir(folder, lambda: self._mounts.remove(folder))
 
     def _reached(self, directory: SocketDirectory) -> int:
         """The directory, by the mount, which leads to it whatever the pod has renamed; else by its path."""
-        if directory.mount and hostmounts.is_mounted(directory.mount):
+        if directory.mount and self._mounts.is_mounted(directory.mount):
             with _telling(directory.mount, "open it"):
-                return hostmounts.opened(directory.mount, _DIRECTORY)
+                return self._mounts.opened(directory.mount, _DIRECTORY)
         return self._opened(directory)
 
     def _remove_made(self, directory: SocketDirectory) -> None:
@@ -303,6 +343,16 @@ class Sockets:
             with on_failure(os.close, fd):
                 _open_passage()
         return fd
+
+    def _is_ours(self, folder: str) -> bool:
+        """Whether it is one of our mounts, or a folder as we make them to mount on."""
+        if self._mounts.is_mounted(folder):
+            return True
+        try:
+            status = os.lstat(folder)
+        except OSError:
+            return False
+        return status.st_uid == os.geteuid() and status.st_mode & 0o170777 == 0o040000 | _SHORT_FOLDER
 
     def _is_trusted(self, path: str) -> bool:
         try:
@@ -445,14 +495,3 @@ def _names(folder: str) -> list[str]:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _is_ours(folder: str) -> bool:
-    """Whether it is one of our mounts, or a folder as we make them to mount on."""
-    if hostmounts.is_mounted(folder):
-        return True
-    try:
-        status = os.lstat(folder)
-    except OSError:
-        return False
-    return status.st_uid == 0 and status.st_mode & 0o170777 == 0o040000 | _SHORT_FOLDER

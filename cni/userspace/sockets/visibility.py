@@ -23,7 +23,7 @@ def require_seen(folder: str, remote: str) -> None:
     Looking at another process needs CAP_SYS_PTRACE.
     """
     try:
-        here = identity(folder)
+        here = hostmounts.identity(folder)
     except OSError as error:
         raise SocketDirUnfit(f"cannot look at {folder}: {os.strerror(error.errno or 0)}") from error
     reasons = []
@@ -41,20 +41,6 @@ def require_seen(folder: str, remote: str) -> None:
     )
 
 
-def identity(path: str) -> str:
-    """What a folder of ours has on it, and whether links are followed there: text that is equal for the same. Raises `OSError`."""
-    fd = hostmounts.opened(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return described(os.fstat(fd), os.fstatvfs(fd).f_flag)
-    finally:
-        os.close(fd)
-
-
-def described(stat: os.stat_result, flags: int) -> str:
-    """The same, of what `stat` and `statvfs` say."""
-    return f"{stat.st_dev}:{stat.st_ino}:{flags & mounts.ST_NOSYMFOLLOW}"
-
-
 def _seen_by(pid: str, folder: str) -> str:
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -62,7 +48,7 @@ def _seen_by(pid: str, folder: str) -> str:
     finally:
         os.close(root)
     try:
-        return described(os.fstat(there), os.fstatvfs(there).f_flag)
+        return mounts.described(os.fstat(there), os.fstatvfs(there).f_flag)
     finally:
         os.close(there)
 
