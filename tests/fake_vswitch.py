@@ -1,6 +1,6 @@
 """A vswitch in memory that behaves as OVS-DPDK does; tests/contract/vswitch_contract.py holds both to the same.
 
-`refuse(n)` makes the n-th change from now on fail. `database`, `daemon` and `capable` are what runs, and what it can.
+`refuse(n)` makes the n-th change from now on fail, `refuse_from(n)` also all that follow it. `database`, `daemon` and `capable` are what runs, and what it can.
 """
 
 from __future__ import annotations
@@ -37,11 +37,17 @@ class FakeVswitch:
         self.ports: dict[str, Seen] = {}
         self.database = self.daemon = self.capable = True
         self._changes = 0
-        self._refused = 0
+        self._refused = range(0)
         self._numbers = 0
 
     def refuse(self, number: int) -> None:
-        self._refused = self._changes + number
+        self._refused = range(self._changes + number, self._changes + number + 1)
+
+    def refuse_from(self, number: int) -> None:
+        self._refused = range(self._changes + number, 1 << 30)
+
+    def refuse_nothing(self) -> None:
+        self._refused = range(0)
 
     def snapshot(self) -> tuple[dict[str, str], dict[str, Seen]]:
         return {name: repr(bridge) for name, bridge in self.bridges.items()}, dict(self.ports)
@@ -122,7 +128,7 @@ class FakeVswitch:
     def _change(self) -> None:
         self._answer()
         self._changes += 1
-        if self._changes == self._refused:
+        if self._changes in self._refused:
             raise VswitchRefused("refused by the test")
 
 
