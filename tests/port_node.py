@@ -18,22 +18,22 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cni import deviceinfo
-from cni.attachments import Attachments
+from cni.attachment import device_info
+from cni.attachment.record import Key, Record
+from cni.attachment.records import Attachments
 from cni.errors import SocketDirUnfit
 from cni.host.trusted import Roots
 from cni.node.node import NodeConf, SocketPolicy
-from cni.record import Key, Record
-from cni.request import Request, parse, parse_environment
-from cni.result import Result
-from cni.userspace import directory as directories, sockets as socket_directories
+from cni.protocol.request import Request, parse, parse_environment
+from cni.protocol.result import Result
+from cni.userspace.adapters import World
 from cni.userspace.attachment import PLUGIN
 from cni.userspace.plan import port_name
 from cni.userspace.plugin import UserspacePlugin
 from cni.userspace.publish import Publisher
 from cni.userspace.removal import Removal
-from cni.userspace.sockets import Sockets
-from cni.userspace.world import World
+from cni.userspace.sockets import directory as directories, sockets as socket_directories
+from cni.userspace.sockets.sockets import Sockets
 from tests.fake_mounts import FakeMounts
 from tests.fake_pods import FakePods
 from tests.fake_vswitch import FakeVswitch
@@ -95,7 +95,7 @@ class PortNode:
         for module in (directories, socket_directories):
             patch.setattr(module, "OWN_DIRECTORIES", str(folder / "run/sockets"))
         patch.setattr(socket_directories, "RUN_DIRECTORY", str(folder / "run"))
-        patch.setattr(deviceinfo, "checked", partial(deviceinfo.checked, folders=(str(folder / "devinfo"),)))
+        patch.setattr(device_info, "checked", partial(device_info.checked, folders=(str(folder / "devinfo"),)))
 
     @property
     def conf_of_node(self) -> NodeConf:

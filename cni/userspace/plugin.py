@@ -170,7 +170,8 @@ class UserspacePlugin(Lifecycle):
         sockets, taken = self._world.sockets, any(one.wanted["socket"] == attachment.socket for one in beside)
         # The vswitch refuses a second port on the socket of an attachment that lives.
         sockets.require_free(directory, "" if taken else attachment.socket, attachment.config_file)
-        absent = directory.absent or any(directory_of(one).absent for one in beside)
+        # What another attachment made, also on the way to its own directory, goes with the last one that needs it.
+        absent = directory.absent or bool(self._removal.making(key, directory.path))
         found = wanting[0].found if wanting else sockets.found(directory)
         directory = directory.replace(absent=absent, since=sockets.now())
         return attachment.replace(directory=self._removal.with_parents(key, directory)), found

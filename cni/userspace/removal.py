@@ -157,30 +157,26 @@ class Removal(removal.Removal):
             return directory
         parents = []
         for folder in directory.above:
-            if os.path.lexists(folder) and not self._making(key, folder):
+            if os.path.lexists(folder) and not self.making(key, folder):
                 break
             parents.append(folder)
         return directory.replace(parents=tuple(parents))
 
     def _going(self, key: Key, directory: SocketDirectory, beside: list[Record]) -> SocketDirectory:
         """The directory without what others of our attachments use: the last of them takes that away."""
-        if beside or (directory.absent and self._needing(key, directory.path)):
+        if beside or (directory.absent and self.making(key, directory.path)):
             return directory.replace(absent=False, parents=())
         parents = list(directory.parents)
         for place, folder in enumerate(parents):
-            if self._needing(key, folder):
+            if self.making(key, folder):
                 del parents[place:]
                 break
         return directory.replace(parents=tuple(parents))
 
-    def _making(self, key: Key, folder: str) -> list[Record]:
-        """The other attachments that made the folder, or found that another one had."""
+    def making(self, key: Key, folder: str) -> list[Record]:
+        """The other attachments that made the folder, or found that another one had: each of them needs it."""
         with_it = self._attachments.others_with(key, folder)
         return [one for one in with_it if DEVICE in one.left and _makes(one.wanted.get("directory") or {}, folder)]
-
-    def _needing(self, key: Key, folder: str) -> list[Record]:
-        """Those of them whose directories are in it."""
-        return [one for one in self._making(key, folder) if one.wanted["directory"].get("path") != folder]
 
     def is_promise(self, record: Record, /) -> bool:
         """A record of `promise`."""

@@ -25,7 +25,7 @@ from cni.errors import (
     TryAgainLater,
     VswitchRefused,
 )
-from cni.userspace.model import DEFAULT_BURST_KBIT, Owner, Rate
+from cni.userspace.vswitch.model import DEFAULT_BURST_KBIT, Owner, Rate
 from tests.port_node import KUBECONFIG, PortNode, port, port_node
 
 if TYPE_CHECKING:
