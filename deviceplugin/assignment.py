@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 from cni.value import Value
-from deviceplugin.function import BRIDGE
+from deviceplugin.function import forbidden
+from deviceplugin.pool import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,17 +20,24 @@ if TYPE_CHECKING:
 class Assignment(Value):
     """`pools` by resource, also those without a function; `pool_of` and `kept_out` by address.
 
-    `claims` names the other pools that would take a function that is in one already.
+    `claims` names the other pools that would take a function that is in one already. `leads` is by address, for the functions
+    that a pool gives away together with another one of their IOMMU group, that other one.
     """
 
     pools: Mapping[str, Pool]
     pool_of: Mapping[str, Pool]
     kept_out: Mapping[str, str]
     claims: Mapping[str, tuple[str, ...]]
+    leads: Mapping[str, str] = {}
 
     def members(self, name: str) -> tuple[str, ...]:
-        """The addresses in a pool, sorted."""
-        return tuple(sorted(address for address, pool in self.pool_of.items() if pool.name == name))
+        """The devices of a pool, sorted."""
+        found = (address for address, pool in self.pool_of.items() if pool.name == name)
+        return tuple(sorted(address for address in found if address not in self.leads))
+
+    def parts(self, lead: str) -> tuple[str, ...]:
+        """The functions that are given away together with a device."""
+        return tuple(sorted(address for address, other in self.leads.items() if other == lead))
 
     def contested(self) -> dict[tuple[str, str], tuple[str, ...]]:
         """The devices that a second pool selects, by the resource that has them and that of the second pool."""
@@ -44,15 +53,17 @@ class Selection:
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
-        self._known: dict[str, tuple[Function, list[Pool], str]] = {}
+        self._known: dict[str, tuple[tuple[Function, ...], list[Pool], str]] = {}
 
-    def of(self, function: Function) -> tuple[list[Pool], str]:
+    def of(self, function: Function, inventory: Inventory) -> tuple[list[Pool], str]:
         """The pools that select the function, the one that gets it first; where none does, the reason."""
         known = self._known.get(function.address)
-        if known is None or known[0] is not function:
-            wanting = _wanting(function, self.configuration)
+        members = inventory.group_of(function)
+        seen = (function, *members)
+        if known is None or len(known[0]) != len(seen) or any(map(operator.is_not, known[0], seen)):
+            wanting = _wanting(function, members, self.configuration)
             reason = "" if wanting else _unselected(function, self.configuration)
-            known = self._known[function.address] = (function, wanting, reason)
+            known = self._known[function.address] = (seen, wanting, reason)
         return known[1], known[2]
 
 
@@ -73,28 +84,50 @@ def assign(inventory: Inventory, selection: Selection, used: Mapping[str, str], 
         if reason:
             kept_out[function.address] = reason
             continue
-        wanting, unselected = selection.of(function)
+        wanting, unselected = selection.of(function, inventory)
         chosen = _chosen(resource, wanting, pools)
         if chosen is None:
             kept_out[function.address] = unselected
             continue
-        pools.setdefault(chosen.name, chosen)
         pool_of[function.address] = chosen
-        others = tuple(pool.name for pool in wanting if pool.name != chosen.name)
-        if others:
-            claims[function.address] = others
-    return Assignment(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims)
+        if more := tuple(pool.name for pool in wanting if pool.name != chosen.name):
+            claims[function.address] = more
+    found = Assignment(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims)
+    return _with_whole_groups(found, inventory, used, held)
 
 
-def forbidden(function: Function, used: Mapping[str, str]) -> str:
-    """The rule that keeps a function out whatever the configuration says, or empty."""
-    if function.base_class == BRIDGE:
-        return "it is a bridge"
-    if function.vfs:
-        return f"it is a PF and has {len(function.vfs)} VFs"
-    if function.boot_vga:
-        return "it is the boot console"
-    return used.get(function.address, "")
+def _with_whole_groups(
+    found: Assignment, inventory: Inventory, used: Mapping[str, str], held: Mapping[str, str]
+) -> Assignment:
+    """Gives whole IOMMU groups to the pools that want them.
+
+    The member that leads is one that is held, so that a device keeps its name, or the first one of the first pool.
+    """
+    order = {name: number for number, name in enumerate(found.pools)}
+    pool_of, kept_out, claims = dict(found.pool_of), dict(found.kept_out), dict(found.claims)
+    leads: dict[str, str] = {}
+    for address, pool in found.pool_of.items():
+        if pool.groups != GROUP or address in leads or address not in pool_of:
+            continue
+        members = {member.address: member for member in inventory.group_of(inventory.functions[address])}
+        selected = [member for member in members if member in pool_of]
+        first = min(selected, key=lambda one: (one not in held, order.get(pool_of[one].name, len(order)), one))
+        winner = pool_of[first]
+        if winner.groups != GROUP:
+            del pool_of[address]
+            kept_out[address] = f"{first} of its IOMMU group is in {winner.name}"
+            continue
+        for member, function in members.items():
+            if member == first or member in held or forbidden(function, used):
+                continue  # what the host uses stays out, which makes the device unhealthy
+            wanting = (pool_of[member].name, *claims.get(member, ())) if member in pool_of else ()
+            if more := tuple(name for name in wanting if name != winner.name):
+                claims[member] = more
+            pool_of[member] = winner
+            kept_out.pop(member, None)
+            leads[member] = first
+    pools = {**found.pools, **{pool.name: pool for pool in pool_of.values()}}
+    return Assignment(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims, leads=leads)
 
 
 def estranged(function: Function, identity: str, used: Mapping[str, str]) -> str:
@@ -104,15 +137,20 @@ def estranged(function: Function, identity: str, used: Mapping[str, str]) -> str
     return f"it was {identity} and is {function.identity}" if function.identity != identity else ""
 
 
-def _wanting(function: Function, configuration: Configuration) -> list[Pool]:
+def _wanting(function: Function, members: tuple[Function, ...], configuration: Configuration) -> list[Pool]:
     wanting = [pool for pool in configuration.pools if pool.selector_of(function)]
-    automatic = configuration.auto.pool_of(function) if configuration.auto else None
+    automatic = configuration.auto.pool_of(function, members) if configuration.auto else None
     return [*wanting, automatic] if automatic else wanting
 
 
 def _chosen(resource: str, wanting: list[Pool], pools: Mapping[str, Pool]) -> Pool | None:
     if resource:
         known = {pool.name: pool for pool in wanting} | dict(pools)
+        if resource not in known and wanting and wanting[-1].groups == GROUP:
+            prefix, _, name = resource.partition("/")
+            if name.startswith("group_") and wanting[-1].name.startswith(f"{prefix}/"):
+                # The group is not what it was, and its holder has it all the same.
+                return wanting[-1].replace(name=resource)
         return known.get(resource)
     return next(iter(wanting), None)
 

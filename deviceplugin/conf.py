@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -107,7 +107,8 @@ def _bindable(text: str) -> str:
 
 
 Driver = Annotated[str, AfterValidator(_bindable)]
-Groups = Literal["exclusive", "single", "unsafe"]
+Companion = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+Groups = Literal["exclusive", "group", "single", "unsafe"]
 
 
 class _Model(BaseModel):
@@ -164,7 +165,21 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-class Resource(_Model):
+class _Bound(_Model):
+    driver: Driver | None = None
+    groups: Groups = "exclusive"
+    companions: list[Companion] = []
+
+    @model_validator(mode="after")
+    def _companions_have_a_use(self) -> Self:
+        if self.companions and not self.driver:
+            raise ValueError("companions are bound together with a device, and so need driver")
+        if self.companions and self.groups in ("single", "unsafe"):
+            raise ValueError(f"companions have no use with groups {self.groups}, which looks at no other member")
+        return self
+
+
+class Resource(_Bound):
     """A resource that the kubelet offers to pods."""
 
     resourceName: Annotated[str, AfterValidator(_name)] = Field(description="The part of its name after the slash.")
@@ -188,7 +203,11 @@ class Resource(_Model):
     )
     groups: Groups = Field(
         "exclusive",
-        description="IOMMU groups: `exclusive` gives devices of one group to one container only; `single` looks at no other member; `unsafe` is `single`, and allows VFIO without an IOMMU.",
+        description="IOMMU groups: `exclusive` gives devices of one group to one container only; `group` makes one device of a whole group; `single` looks at no other member; `unsafe` is `single`, and allows VFIO without an IOMMU.",
+    )
+    companions: list[Companion] = Field(
+        [],
+        description="Drivers from which other members of the IOMMU group are taken when `driver` is bound, such as snd_hda_intel.",
     )
     placement: Literal["pack", "spread"] = Field(
         "pack",
@@ -207,11 +226,15 @@ class Resource(_Model):
             groups=self.groups,
             needs_link=self.needLink,
             spread=self.placement == "spread",
+            companions=tuple(self.companions),
         )
 
 
-class Automatic(_Model):
-    """A resource for each vendor and device of the listed classes and IDs: `devices.kubevirt.io/10de_1bb3`."""
+class Automatic(_Bound):
+    """A resource for each vendor and device of the listed classes and IDs: `devices.kubevirt.io/10de_1bb3`.
+
+    With `groups: group` it is one for each composition of IOMMU groups that have such a device: `group_10de_10f0_10de_1bb3`.
+    """
 
     resourcePrefix: Annotated[str, AfterValidator(_domain)] = Field(
         AUTO_PREFIX, description="The part of the names before the slash."
@@ -222,6 +245,7 @@ class Automatic(_Model):
     ids: list[Annotated[str, AfterValidator(_ids)]] = Field([], description="Vendors and devices, such as 10de:1bb3.")
     driver: Driver | None = Field(None, description="As in `resourceList`.")
     groups: Groups = Field("exclusive", description="As in `resourceList`.")
+    companions: list[Companion] = Field([], description="As in `resourceList`.")
 
     def auto(self) -> Auto:
         return Auto(
@@ -230,6 +254,7 @@ class Automatic(_Model):
             ids=tuple(self.ids),
             driver=self.driver or "",
             groups=self.groups,
+            companions=tuple(self.companions),
         )
 
 

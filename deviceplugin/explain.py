@@ -9,20 +9,23 @@ from cni import pci
 from cni.errors import DeviceNotFound
 from cni.value import Value
 from deviceplugin.assignment import Selection, assign
+from deviceplugin.holding import holders
 from deviceplugin.offer import offers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from deviceplugin.assignment import Assignment
     from deviceplugin.conf import Configuration
     from deviceplugin.holding import Holding
     from deviceplugin.host import Sight
+    from deviceplugin.offer import Offer
 
 _HEAD = ("DEVICE", "ID", "DRIVER", "GROUP", "RESOURCE", "STATE", "WHY")
 
 
 class Row(Value):
-    """A device. `state` is healthy, unhealthy, held, or not offered; `why` the reasons for it."""
+    """A device. `state` is healthy, unhealthy, held, not offered, or part of another one; `why` the reasons for it."""
 
     device: str
     pci_id: str
@@ -37,29 +40,40 @@ def explained(
     sight: Sight, configuration: Configuration, held: Mapping[str, Holding], addresses: Iterable[str] = ()
 ) -> list[Row]:
     """All devices but bridges, or those with the addresses. Raises `DeviceNotFound`."""
-    resources = {device: one.resource for device, one in held.items()}
+    resources = holders(held)
     assignment = assign(sight.inventory, Selection(configuration), sight.used, resources)
-    offered = offers(sight.inventory, assignment, resources, sight.nodes)
+    offered = offers(sight.inventory, assignment, resources, sight.nodes, used=sight.used)
     found = {offer.device: (resource, offer) for resource, some in offered.items() for offer in some}
     rows = []
     for address in _chosen(sight, addresses):
         function = sight.inventory.functions[address]
         resource, offer = found.get(address, ("", None))
-        why = offer.ailments if offer else (assignment.kept_out[address],)
-        claims = assignment.claims.get(address, ())
-        state = "not offered" if offer is None else "healthy" if offer.healthy else "unhealthy"
+        lead = assignment.leads.get(address)
+        state = "part" if lead else "not offered" if offer is None else "healthy" if offer.healthy else "unhealthy"
         rows.append(
             Row(
                 device=address,
                 pci_id=f"{function.vendor}:{function.device}",
                 driver=function.driver,
                 group=function.group,
-                resource=resource,
+                resource=assignment.pool_of[address].name if lead else resource,
                 state=f"{state}, held" if address in resources else state,
-                why=(*why, *(f"{name} selects it as well" for name in claims)),
+                why=_reasons(address, assignment, offer, held.get(address)),
             )
         )
     return rows
+
+
+def _reasons(address: str, assignment: Assignment, offer: Offer | None, holding: Holding | None) -> tuple[str, ...]:
+    lead = assignment.leads.get(address)
+    if lead:
+        found = [f"it comes with {lead} of its IOMMU group"]
+    else:
+        found = [*(offer.ailments if offer else (assignment.kept_out[address],))]
+    if holding and holding.lead:
+        found.append(f"it is bound together with {holding.lead} of its IOMMU group")
+    found += [f"{name} selects it as well" for name in assignment.claims.get(address, ())]
+    return tuple(found)
 
 
 def table(rows: Iterable[Row], *, as_json: bool) -> str:

@@ -69,6 +69,17 @@ class Function(Value):
         return self.pf_name if self.pf else next(iter(self.netdevs), "")
 
 
+def forbidden(function: Function, used: Mapping[str, str]) -> str:
+    """The rule that keeps a function from everybody whatever a configuration says, or empty. `used`: what the host needs, and why."""
+    if function.base_class == BRIDGE:
+        return "it is a bridge"
+    if function.vfs:
+        return f"it is a PF and has {len(function.vfs)} VFs"
+    if function.boot_vga:
+        return "it is the boot console"
+    return used.get(function.address, "")
+
+
 class Inventory:
     """The PCI functions of the host by their addresses."""
 

@@ -15,7 +15,7 @@ from cni.host.files import component, make_directory, read_file, remove_file, re
 from cni.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 FOLDER = "/var/lib/barewire/devices"
 _SCHEMA = 1
@@ -26,7 +26,8 @@ class Holding(Value):
 
     `found_driver` and `found_override` are what it goes back to when `driver`, which the pool promises, is not empty.
     `identity` is that of the function: addresses are given anew at a boot. `request` lists the devices that the container asked
-    for together. Older files have neither.
+    for together. `lead` is the device that this one was bound together with, for a member of its IOMMU group that no container
+    asked for. Older files lack these.
     """
 
     device: str
@@ -36,10 +37,16 @@ class Holding(Value):
     found_override: str = ""
     identity: str = ""
     request: str = ""
+    lead: str = ""
 
     def asked_with(self, other: Holding) -> bool:
         """Whether one request was for both."""
         return bool(self.request) and self.request == other.request
+
+
+def holders(held: Mapping[str, Holding]) -> dict[str, str]:
+    """By device the resource that a container asked for it: without those that were only bound together with one."""
+    return {device: holding.resource for device, holding in held.items() if not holding.lead}
 
 
 class Journal:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
 from cni.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from deviceplugin.function import Function
 
-EXCLUSIVE, SINGLE, UNSAFE = "exclusive", "single", "unsafe"
+EXCLUSIVE, GROUP, SINGLE, UNSAFE = "exclusive", "group", "single", "unsafe"
+ALONE = frozenset((EXCLUSIVE, GROUP))
+"""Whose devices share their IOMMU group with no other container."""
+_LONGEST_NAME = 63
+"""Characters of a resource's name after the slash."""
 _NO_PATTERN = (re.error, OverflowError, RecursionError)
 """What `re` raises: also for a repetition that no number holds, and for brackets in brackets without end."""
 
@@ -64,7 +69,8 @@ class Pool(Value):
 
     `driver` is bound when a device is allocated; empty leaves the one that it has. `extra` is information for containers, by
     address, or by `*` for all. `needs_link`: a device is healthy only while its PF has a link. `spread`: several devices for one
-    container are on many PFs and not on few.
+    container are on many PFs and not on few. `companions` are the drivers from which members of a device's IOMMU group may be
+    taken when `driver` is bound.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Pool(Value):
     groups: str = EXCLUSIVE
     needs_link: bool = False
     spread: bool = False
+    companions: tuple[str, ...] = ()
 
     def selector_of(self, function: Function) -> Selector | None:
         """The first selector that the function meets."""
@@ -92,22 +99,45 @@ class Pool(Value):
 
 
 class Auto(Value):
-    """The automatic pools: one for each vendor and device of the listed classes and IDs."""
+    """The automatic pools: one for each vendor and device of the listed classes and IDs, or for each composition of groups."""
 
     prefix: str
     classes: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     driver: str = ""
     groups: str = EXCLUSIVE
+    companions: tuple[str, ...] = ()
 
-    def pool_of(self, function: Function) -> Pool | None:
+    def pool_of(self, function: Function, members: tuple[Function, ...]) -> Pool | None:
+        """The pool of a function, `members` being those of its IOMMU group."""
         if not (
             f"{function.vendor}:{function.device}" in self.ids or function.pci_class.startswith(self.classes or ("-",))
         ):
             return None
-        name = f"{self.prefix}/{function.vendor}_{function.device}"
-        selector = Selector(vendors=(function.vendor,), devices=(function.device,))
-        return Pool(name=name, selectors=(selector,), driver=self.driver, groups=self.groups)
+        if self.groups == GROUP and len(members) > 1:
+            name, selector = signature(members), Selector()
+        else:
+            name, selector = _model(function), Selector(vendors=(function.vendor,), devices=(function.device,))
+        return Pool(
+            name=f"{self.prefix}/{name}",
+            selectors=(selector,),
+            driver=self.driver,
+            groups=self.groups,
+            companions=self.companions,
+        )
+
+
+def signature(members: Iterable[Function]) -> str:
+    """The name of a group's composition, the same on every node: numbers of groups and addresses are not."""
+    models = sorted(map(_model, members))
+    name = "_".join(("group", *models))
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"group_{len(models)}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _model(function: Function) -> str:
+    return f"{function.vendor}_{function.device}"
 
 
 def vf_numbers(text: str) -> frozenset[int]:

@@ -83,7 +83,8 @@ class Reclaimer:
         self._answers_since = self._answers_since or now
         await self._adopt(listed)
         for device, holding in list(self._stock.held.items()):
-            await self._consider(device, holding, listed, now)
+            if holding.lead not in self._stock.held:  # otherwise it goes with that one
+                await self._consider(device, holding, listed, now)
         for memory in (self._known_since, self._absences, self._told):
             for device in [*memory]:
                 if device not in self._stock.held and device != "kubelet":
@@ -107,7 +108,7 @@ class Reclaimer:
 
     async def _consider(self, device: str, holding: Holding, listed: Mapping[str, frozenset[str]], now: float) -> None:
         known = self._known_since.setdefault(device, now)
-        if device in listed.get(holding.resource, frozenset()):
+        if (holding.lead or device) in listed.get(holding.resource, frozenset()):
             self._absences[device] = 0
             # From now on two answers without it are enough.
             self._known_since[device] = min(known, now - self._settle)
@@ -141,6 +142,8 @@ class Reclaimer:
 async def resume(stock: Stock, log: Log) -> None:
     """After a start: what an allocation promised and a killed process did not do is done now, unless it is in use."""
     for device, holding in list(stock.held.items()):
+        if holding.lead:
+            continue  # it is made ready together with that one
         with contextlib.suppress(CniError):
             await stock.prepare(holding.resource, [device])
             continue

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from cni.errors import CniError, DeviceBusy, DeviceNotFound
 from cni.host.drivers import gives_to_user_space
-from deviceplugin import container
-from deviceplugin.assignment import Assignment, Selection, assign, estranged, forbidden
+from deviceplugin import container, group
+from deviceplugin.assignment import Assignment, Selection, assign, estranged
 from deviceplugin.container import Given
-from deviceplugin.holding import Holding
-from deviceplugin.offer import Offer, ailments, of_group, offers
-from deviceplugin.pool import EXCLUSIVE
+from deviceplugin.function import forbidden
+from deviceplugin.holding import Holding, holders
+from deviceplugin.offer import Offer, ailments, offers
+from deviceplugin.pool import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -111,11 +112,12 @@ class Stock:
             self._log.error(f"the files of {holding.device}, which is not held any more, could not be removed: {error}")
 
     def _recount(self) -> None:
-        held = {device: holding.resource for device, holding in self.held.items()}
+        held = holders(self.held)
         self.assignment = assign(self.sight.inventory, self._selection, self.sight.used, held)
         before = self._offers
         self._doubts = {device: why for device, why in self._doubts.items() if device in held}
-        self._offers = offers(self.sight.inventory, self.assignment, held, self.sight.nodes, self._doubts)
+        sight = self.sight
+        self._offers = offers(sight.inventory, self.assignment, held, sight.nodes, self._doubts, sight.used)
         self._tell_health(before)
         self._tell_claims()
         changed, self._changed = self._changed, asyncio.Event()
@@ -145,15 +147,19 @@ class Stock:
         async with self._changing:
             await self.look()
             pool, chosen = self._judged(resource, devices)
-            await self._refuse_used(devices)
+            await self._refuse_used(pool, devices)
             # Not for a refusal: a device that is asked for again and again would never be taken back.
             self.grants.update({name: self.grants.get(name, 0) + 1 for name in devices})
             taken: list[str] = []
             try:
                 for device in chosen:
-                    if device.function.address not in self.held:
-                        taken.append(device.function.address)
-                    await self._take(pool, device, request)
+                    lead = device.function.address
+                    for function in (device.function, *self._companions(pool, device.function, devices)):
+                        if function.address not in self.held:
+                            taken.append(function.address)
+                        await self._promise(pool, function, request, lead if function.address != lead else "")
+                    name = container.info_file(pool.name, lead)
+                    await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
             except BaseException as error:
                 for address in reversed(taken):
                     await self._undo(address, error)
@@ -162,21 +168,24 @@ class Stock:
                 await self.look()
             else:
                 self._recount()
-            present = tuple(
-                device.replace(function=self._function(resource, device.function.address)) for device in chosen
-            )
-            return container.contents(pool, present, self.sight.nodes)
+            present = [
+                device.replace(function=self._function(resource, name))
+                for device in chosen
+                for name in (device.function.address, *self.assignment.parts(device.function.address))
+            ]
+            return container.contents(pool, tuple(present), self.sight.nodes)
 
     async def prepare(self, resource: str, devices: Sequence[str]) -> None:
         """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
         async with self._changing:
             await self.look()
             for name in devices:
-                function = self._function(resource, name)
-                holding = self.held.get(name)
-                if holding and holding.driver and function.driver != holding.driver:
-                    await self._bind(function, holding.driver, holding.driver)
-                await self._reset_idle(function, holding.driver if holding else function.driver)
+                self._function(resource, name)
+                for function in self._together(name):
+                    holding = self.held.get(function.address)
+                    if holding and holding.driver and function.driver != holding.driver:
+                        await self._bind(function, holding.driver, holding.driver)
+                    await self._reset_idle(function, holding.driver if holding else function.driver)
             await self.look()
             for name in devices:
                 function = self._function(resource, name)
@@ -242,14 +251,24 @@ class Stock:
         if pool is None:
             raise DeviceNotFound(f"no pool has the resource {resource}", hint="the configuration has changed")
         problems, chosen = [], []
-        held = {device: holding.resource for device, holding in self.held.items()}
+        held = holders(self.held)
         for name in devices:
             function = self._function(resource, name)
-            if name in held:
+            if lead := self.assignment.leads.get(name):
+                found = [f"it is no device of its own, it comes with {lead}"]
+            elif name in held:
                 found = [*self._doubts.get(name, ()), *self._apart(function, pool, devices)]
             else:
                 others = {device: resource for device, resource in held.items() if device not in devices}
-                found = ailments(function, pool, self.sight.inventory, others, self.sight.nodes, self.assignment.pools)
+                found = ailments(
+                    function,
+                    pool,
+                    self.sight.inventory,
+                    others,
+                    self.sight.nodes,
+                    self.assignment.pools,
+                    used=self.sight.used,
+                )
             if found:
                 problems.append(f"{name}: {'; '.join(found)}")
             chosen.append(Given(function=function, selector=pool.selector_of(function) or pool.selectors[0]))
@@ -257,9 +276,19 @@ class Stock:
             raise DeviceBusy("; ".join(problems), hint="barewire-node explain tells more")
         return pool, tuple(chosen)
 
-    async def _refuse_used(self, devices: Sequence[str]) -> None:
+    async def _refuse_used(self, pool: Pool, devices: Sequence[str]) -> None:
         """Raises `DeviceBusy` for what is not held, and yet in use: by a pod of another plugin, or under another resource."""
-        free = [name for name in devices if name not in self.held]
+        inventory = self.sight.inventory
+        together = [
+            name
+            for device in devices
+            for name in (
+                device,
+                *self.assignment.parts(device),
+                *(one.address for one in group.companions(inventory.functions[device], pool, inventory, devices)),
+            )
+        ]
+        free = [name for name in dict.fromkeys(together) if name not in self.held]
         signs = {name: self._its_own(name, await asyncio.to_thread(self.signs_of_use, name)) for name in free}
         problems = [f"{name}: {'; '.join(some)}" for name, some in signs.items() if some]
         if problems:
@@ -271,7 +300,7 @@ class Stock:
         VFIO has one device node for a group, and a pool can share groups.
         """
         function, pool = self.sight.inventory.get(device), self.assignment.pool_of.get(device)
-        shared = function and pool and pool.groups != EXCLUSIVE and self._mates(function, [device])
+        shared = function and pool and pool.groups not in ALONE and self._mates(function, [device])
         return [sign for sign in signs if not (shared and sign == _OPEN)]
 
     def _mates(self, function: Function, devices: Sequence[str]) -> dict[str, str]:
@@ -281,13 +310,28 @@ class Stock:
         return {
             device: holding.resource
             for device, holding in self.held.items()
-            if device in mates and device not in devices and not (own and holding.asked_with(own))
+            if device in mates and device not in devices and not holding.lead and not (own and holding.asked_with(own))
         }
 
     def _apart(self, function: Function, pool: Pool, devices: Sequence[str]) -> list[str]:
         """The members of a held device's IOMMU group that somebody else may have."""
         mates = self._mates(function, devices)
-        return of_group(function, pool, self.sight.inventory, mates, self.assignment.pools)
+        return group.conflicts(function, pool, self.sight.inventory, mates, self.assignment.pools)
+
+    def _companions(self, pool: Pool, function: Function, devices: Sequence[str]) -> list[Function]:
+        """The members of its IOMMU group that have to be bound with it, or were when it was given away before."""
+        inventory = self.sight.inventory
+        bound = [self.held[name].device for name in self._bound_with(function.address) if name not in devices]
+        again = [found for name in bound if (found := inventory.get(name))]
+        return [*again, *group.companions(function, pool, inventory, [*devices, *self.held])]
+
+    def _bound_with(self, lead: str) -> list[str]:
+        return [device for device, holding in self.held.items() if holding.lead == lead]
+
+    def _together(self, device: str) -> list[Function]:
+        """The device, and the members of its IOMMU group that are given away or bound together with it."""
+        names = dict.fromkeys((device, *self._bound_with(device), *self.assignment.parts(device)))
+        return [found for name in names if (found := self.sight.inventory.get(name))]
 
     def _function(self, resource: str, device: str) -> Function:
         function = self.sight.inventory.get(device)
@@ -299,18 +343,15 @@ class Stock:
             raise DeviceNotFound(f"{device} is no device of {resource}: {reason}", hint="the configuration has changed")
         return function
 
-    async def _take(self, pool: Pool, device: Given, request: str) -> None:
-        function = device.function
+    async def _promise(self, pool: Pool, function: Function, request: str, lead: str) -> None:
         known = self.held.get(function.address)
-        noted = self._holding(pool, function).replace(request=request)
+        noted = self._holding(pool, function).replace(request=request, lead=lead)
         if known and known.driver:
             noted = noted.replace(found_driver=known.found_driver, found_override=known.found_override)
         if noted != known:
             await self._note(noted)
         if pool.driver and function.driver != pool.driver:
             await self._bind(function, pool.driver, pool.driver)
-        name = container.info_file(pool.name, function.address)
-        await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
 
     @staticmethod
     def _holding(pool: Pool, function: Function) -> Holding:
@@ -338,6 +379,11 @@ class Stock:
             self._log.error(f"{address} could not be taken back after a failed allocation: {failure}")
 
     async def _give_back(self, device: str) -> None:
+        # Its companions first: as long as it is held itself, somebody looks after them.
+        for companion in self._bound_with(device):
+            await self._give_back(companion)
+        for part in self._together(device)[1:]:
+            await self._reset_idle(part, part.driver)
         holding = self.held[device]
         function = self.sight.inventory.get(device)
         if function is not None:

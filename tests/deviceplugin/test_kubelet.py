@@ -153,6 +153,27 @@ async def test_both_members_of_a_group_are_given_to_one_container(place):
 
 
 @driven
+async def test_a_whole_group_is_one_device_and_its_members_are_bound_and_go_back(place):
+    config = {"auto": {"classes": ["0302"], "groups": "group", "driver": "vfio-pci", "companions": ["snd_hda_intel"]}}
+    resource = "devices.kubevirt.io/group_10de_10f0_10de_1bb3"
+    async with of_graphics(place, config, sound_driver="snd_hda_intel") as world:
+        await world.offered(resource, 1)
+        assert await world.kubelet.admit("machine", resource) == [GPU]
+        await world.kubelet.start_container("machine")
+        answer = world.kubelet.answers["machine", "app", resource]
+        assert answer.envs["PCI_RESOURCE_DEVICES_KUBEVIRT_IO_GROUP_10DE_10F0_10DE_1BB3"] == f"{GPU},{SOUND}"
+        assert [node.container_path for node in answer.devices] == ["/dev/vfio/vfio", "/dev/vfio/20"]
+        assert world.host.bound(SOUND) == "vfio-pci"
+        await world.stop_plugin()
+        await world.start_plugin()
+        await world.offered(resource, 1)
+        assert {*world.service.stock.held} == {GPU, SOUND}
+        world.kubelet.end("machine")
+        await until("release", lambda: not world.service.stock.held)
+        assert world.host.bound(SOUND) == "snd_hda_intel"
+
+
+@driven
 async def test_containers_restart_and_follow_init_containers_without_a_release(place):
     async with of_card(place, CONFIG) as world:
         await world.offered(RESOURCE, 4)
