@@ -20,7 +20,7 @@ SECONDS = 60
 
 @pytest.fixture(scope="module")
 def program():
-    subprocess.run([ROOT / "build/freeze_node.sh"], check=True, timeout=900)
+    subprocess.run([ROOT / "build/freeze_resident.sh", "node"], check=True, timeout=900)
     return BUNDLE / "barewire-node"
 
 

@@ -1,0 +1,1 @@
+"""KubeVirt's hook protocol: our descriptions of its messages, and the modules that `make protos` makes of them."""

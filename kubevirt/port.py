@@ -1,0 +1,162 @@
+"""An interface of ours as the domain gets it: decided from the machine and from what is known about its network. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from cni import pci
+from cni.errors import InvalidConfig
+from cni.names import is_ifname, shown
+from cni.paths import is_plain_path
+from cni.value import Value
+from kubevirt.podnames import pod_interface
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kubevirt.facts import Fact
+    from kubevirt.machine import Interface, Machine, Network
+
+SOCKETS = "/var/run/kubevirt/sockets"
+"""Where each virt-launcher has its volume `sockets`."""
+LONGEST_PATH = 107
+"""Bytes of a Unix socket's path, without the one that ends it."""
+QUEUES = 128
+"""The most pairs of queues that DPDK's vhost library has for a port. QEMU does not start with more."""
+
+ABSENT, DOWN = "absent", "down"
+"""KubeVirt's words for an interface that is to go, and for one whose link is down."""
+
+_OF_KUBEVIRT = frozenset(("launcher-sock", "launcher-init-sock"))
+"""virt-launcher's own sockets in that volume."""
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+
+
+class Port(Value):
+    """`network` is the name in the machine, and `ifname` that in the pod. `queues` is None without multiqueue."""
+
+    network: str
+    ifname: str
+    path: str
+    mac: str
+    model: str
+    queues: int | None = None
+    mtu: int | None = None
+    boot_order: int | None = None
+    option_rom: bool = True
+    acpi_index: int = 0
+    pci_address: str = ""
+    link_down: bool = False
+    may_be_missing: bool = False
+    """It is on its way out, and is not put back where it has gone."""
+
+
+class Sight(Value):
+    """What the sidecar knows beside the machine: facts by network's name, and the folder of the sockets."""
+
+    info: Mapping[str, Fact]
+    claims: Mapping[str, Fact]
+    sockets: str = SOCKETS
+
+
+def ports(machine: Machine, binding: str, sight: Sight, macs: Mapping[str, str], vcpus: int) -> list[Port]:
+    """The ports of all interfaces of that binding, in their order.
+
+    `macs` are those that the domain has for them already, and `vcpus` its number of CPUs. Raises `InvalidConfig`.
+    """
+    found = [_port(machine, interface, sight, macs, vcpus) for interface in machine.of_binding(binding)]
+    paths: dict[str, str] = {}
+    for port in found:
+        if (other := paths.setdefault(port.path, port.network)) != port.network:
+            raise InvalidConfig(f"interfaces {other} and {port.network} have one socket, {port.path}")
+    return found
+
+
+def _port(machine: Machine, interface: Interface, sight: Sight, macs: Mapping[str, str], vcpus: int) -> Port:
+    name = interface.name
+    network = machine.network(name)
+    if network is None:
+        raise InvalidConfig(
+            f"interface {name}: the machine has no network of that name", hint="write it into spec.networks"
+        )
+    ifname = pod_interface(machine, network)
+    if not is_ifname(ifname) or ifname in _OF_KUBEVIRT:
+        raise InvalidConfig(f"interface {name}: {shown(ifname)} is no name of an interface in the pod")
+    known = sight.claims.get(name) or sight.info.get(name)
+    # What a running guest has counts more than what is written about it later.
+    given = interface.mac_address or macs.get(name) or (known.mac if known else "")
+    return Port(
+        network=name,
+        ifname=ifname,
+        path=_path(name, network, ifname, sight),
+        mac=judged_mac(name, given) if given else made_mac(machine, name),
+        model=_model(machine, interface),
+        queues=_queues(machine, vcpus),
+        mtu=known.mtu if known else None,
+        boot_order=interface.boot_order,
+        option_rom=interface.boot_order is not None or machine.spec.architecture not in ("", "amd64"),
+        acpi_index=interface.acpi_index,
+        pci_address=_pci_address(interface),
+        link_down=interface.state == DOWN,
+        may_be_missing=interface.state == ABSENT,
+    )
+
+
+def _path(name: str, network: Network, ifname: str, sight: Sight) -> str:
+    """The claim's socket for a network of a claim; else the one that a device-info file names; else that of the convention."""
+    fact = sight.claims.get(name) if network.resource_claim else sight.info.get(name)
+    path = (fact.path if fact else "") or f"{sight.sockets}/{ifname}"
+    if not is_plain_path(path) or not path.isprintable():
+        raise InvalidConfig(f"interface {name}: {shown(path)} is no absolute path")
+    if len(path.encode()) > LONGEST_PATH:
+        raise InvalidConfig(
+            f"interface {name}: the socket's path {shown(path)} has {len(path.encode())} bytes, and {LONGEST_PATH} is the limit",
+            hint="mount the sockets at a shorter path",
+        )
+    return path
+
+
+def judged_mac(name: str, mac: str) -> str:
+    """The address with colons, in lower case. Raises `InvalidConfig`."""
+    text = mac.replace("-", ":").lower()
+    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+        raise InvalidConfig(f"interface {name}: {shown(mac)} is not the MAC address of one interface")
+    return text
+
+
+def made_mac(machine: Machine, name: str) -> str:
+    """An address for an interface that nobody gave one: the same at each start of the machine, on each node."""
+    firmware = machine.spec.domain.firmware
+    owner = f"{firmware.uuid if firmware else ''}/{machine.metadata.namespace}/{machine.metadata.name}/{name}"
+    digest = hashlib.sha256(owner.encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (digest[0] & 0xFC | 0x02, *digest[1:6]))
+
+
+def _model(machine: Machine, interface: Interface) -> str:
+    """As KubeVirt names virtio on that architecture. Raises `InvalidConfig` for a card that vhost-user does not have."""
+    if interface.model not in ("", "virtio"):
+        raise InvalidConfig(
+            f"interface {interface.name}: a vhost-user interface cannot be a card of model {shown(interface.model)}",
+            hint="leave out the model, or write virtio",
+        )
+    if machine.spec.architecture == "s390x":
+        return "virtio"
+    return "virtio-transitional" if machine.spec.domain.devices.use_virtio_transitional else "virtio-non-transitional"
+
+
+def _queues(machine: Machine, vcpus: int) -> int | None:
+    if not machine.spec.domain.devices.network_interface_multiqueue:
+        return None
+    wanted = machine.spec.domain.cpu.count if machine.spec.domain.cpu else 0
+    return min(wanted or vcpus or 1, QUEUES)
+
+
+def _pci_address(interface: Interface) -> str:
+    if not interface.pci_address:
+        return ""
+    try:
+        return pci.parse(interface.pci_address)
+    except ValueError as error:
+        raise InvalidConfig(f"interface {interface.name}: {error}") from error

@@ -1,0 +1,145 @@
+"""The sidecar as virt-launcher sees it: a gRPC server on a socket in the folder of the hooks."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import signal
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from cni.errors import CniError, IoFailure, TryAgainLater
+from kubevirt import domain, machine as machines
+from kubevirt.api import calls, info_pb2
+from kubevirt.markup import LARGEST
+
+if TYPE_CHECKING:
+    from cni.log import Log
+    from kubevirt.podfiles import PodFiles
+
+HOOKS = "/var/run/kubevirt-hooks"
+NAME = "barewire-vhostuser"
+PRIORITY = -1000
+"""Higher ones come first. A hook that reads the domain by KubeVirt's schema would drop our socket's path again."""
+ANSWER_SECONDS = 50.0
+"""Bound of a call: virt-launcher's own is a minute."""
+END_SECONDS = 5.0
+"""For calls that are at work when the sidecar ends."""
+_CALLS = 8
+_LONGEST_MESSAGE = LARGEST + machines.LARGEST + 1024
+_LONGEST_REASON = 2000
+"""Characters of an error's text: gRPC sends it as a header, and these have a bound."""
+
+
+def socket_name(container: str, binding: str) -> str:
+    """A name that no other sidecar of the pod has: virt-launcher knows their sockets by name only, also across folders.
+
+    The container's name comes from KubeVirt. The binding's is as good; without both a random one is.
+    """
+    owner = re.sub("[^A-Za-z0-9.-]+", "-", container or binding)[:40] or secrets.token_hex(8)
+    return f"{owner}-vhu.sock"
+
+
+class Sidecar:
+    """Serves the hooks for the interfaces of one binding, until a signal or virt-launcher ends it."""
+
+    def __init__(self, binding: str, files: PodFiles, log: Log, *, path: str) -> None:
+        self._binding = binding
+        self._files = files
+        self._log = log
+        self._path = path
+        self._end = asyncio.Event()
+
+    async def run(self) -> None:
+        """Raises `IoFailure` when the socket cannot be made."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end.set)
+        server = self._server()
+        # From here on virt-launcher may connect, and an answer that does not come in time makes it give up: nothing in between.
+        await server.start()
+        self._log.info(f"binding {self._binding}: serving on {self._path}")
+        await self._end.wait()
+        await server.stop(grace=END_SECONDS)
+        self._log.info("ended")
+
+    def _server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            maximum_concurrent_rpcs=_CALLS,
+            options=[
+                ("grpc.max_receive_message_length", _LONGEST_MESSAGE),
+                ("grpc.max_send_message_length", _LONGEST_MESSAGE),
+            ],
+        )
+        functions: dict[calls.Call, Any] = {calls.INFO: self._info}
+        functions |= dict.fromkeys(calls.ON_DEFINE_DOMAIN.values(), self._on_define_domain)
+        functions |= dict.fromkeys(calls.PRE_CLOUD_INIT_ISO.values(), self._pre_cloud_init_iso)
+        functions |= dict.fromkeys(calls.SHUTDOWN.values(), self._shutdown)
+        calls.serve(server, {call: _with_answer_of(call, function) for call, function in functions.items()})
+        try:
+            server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise IoFailure(
+                f"cannot listen on {self._path}: {error}", hint="virt-launcher mounts its folder"
+            ) from error
+        return server
+
+    async def _info(self, _request: Any, _context: Any) -> dict[str, Any]:
+        # Not PreCloudInitIso: its data are secrets, and nothing of ours is in them.
+        hooks = ("OnDefineDomain", "Shutdown")
+        return {
+            "name": NAME,
+            "hookPoints": [info_pb2.HookPoint(name=hook, priority=PRIORITY) for hook in hooks],
+            "versions": list(calls.VERSIONS),
+        }
+
+    async def _on_define_domain(self, request: Any, context: Any) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return {"domainXML": await self._changed(request.domainXML, request.vmi)}
+        except TryAgainLater as error:
+            await self._refuse(context, grpc.StatusCode.UNAVAILABLE, error)
+        except CniError as error:
+            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{NAME}: no answer in {ANSWER_SECONDS:.0f} s")
+        raise AssertionError  # abort has raised
+
+    async def _changed(self, text: bytes, vmi: bytes) -> bytes:
+        machine = machines.parse(vmi)
+        bound = machine.of_binding(self._binding)
+        if not bound:
+            self._log.warning(f"no interface of the machine has the binding {self._binding}; the domain stays as it is")
+        sight = await self._files.sight(machine, self._binding)
+        changed = domain.change(text, machine, self._binding, sight)
+        names = ", ".join(each.name for each in bound)
+        self._log.info(f"{machine.metadata.namespace}/{machine.metadata.name}: vhost-user interfaces {names or 'none'}")
+        return changed
+
+    async def _pre_cloud_init_iso(self, request: Any, _context: Any) -> dict[str, Any]:
+        return {
+            "cloudInitNoCloudSource": request.cloudInitNoCloudSource,
+            "cloudInitData": request.cloudInitData,
+        }
+
+    async def _shutdown(self, _request: Any, _context: Any) -> dict[str, Any]:
+        self._end.set()
+        return {}
+
+    async def _refuse(self, context: Any, code: grpc.StatusCode, error: CniError) -> None:
+        """Fails the call. virt-launcher shows the text as the reason why the machine does not start."""
+        self._log.error(f"{error}" + (f"; {error.hint}" if error.hint else ""))
+        reason = f"{NAME}: {error}" + (f" ({error.hint})" if error.hint else "")
+        await context.abort(code, reason[:_LONGEST_REASON])
+
+
+def _with_answer_of(call: calls.Call, function: Any) -> Any:
+    """The function with the call's own message as its answer: the versions' messages are alike, and types of their own."""
+
+    async def answer(request: Any, context: Any) -> Any:
+        return call.response(**await function(request, context))
+
+    return answer
