@@ -9,7 +9,7 @@ check:    ; @build/bootstrap.sh && $(TIMED) check build/check.sh
 unit:     ; @$(TIMED) unit $(PYTHON) -m pytest tests/unit
 contract: ; @$(TIMED) contract $(PYTHON) -m pytest tests/contract
 deviceplugin: ; @$(TIMED) deviceplugin $(PYTHON) -m pytest tests/deviceplugin
-kubevirt: ; @$(TIMED) kubevirt $(PYTHON) -m pytest tests/kubevirt_hooks
+kubevirt: ; @$(TIMED) kubevirt $(PYTHON) -m pytest tests/kubevirt
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
 userspace: freeze ; @$(TIMED) userspace $(PYTHON) -m pytest tests/userspace
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab

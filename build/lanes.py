@@ -43,7 +43,10 @@ FAULTS = "tests/lab/test_sriov_faults.py"
 SUITES: Parts = {
     "lab": (PYTHON, "-m", "pytest", "tests/lab", f"--ignore={FAULTS}"),
     "faults": (PYTHON, "-m", "pytest", FAULTS),
-    **{name: (PYTHON, "-m", "pytest", f"tests/{name}") for name in ("contract", "userspace", "deviceplugin", "cli")},
+    **{
+        name: (PYTHON, "-m", "pytest", f"tests/{name}")
+        for name in ("contract", "userspace", "deviceplugin", "kubevirt", "cli")
+    },
 }
 EVERYTHING: Parts = {**SUITES, **CHECKS}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cni.errors import InvalidConfig
+from kubevirt import guest_mtu
 from kubevirt.markup import Document, tag
 from kubevirt.memory import share
 from kubevirt.port import ports
@@ -40,6 +41,7 @@ def change(text: bytes, machine: Machine, binding: str, sight: Sight) -> bytes:
     if not wanted:
         return text
     share(document, machine)
+    guest_mtu.offer(document, {_ALIAS + port.network: port.mtu for port in wanted if port.mtu is not None})
     _put(document, devices, wanted, present, [each.name for each in machine.spec.domain.devices.interfaces])
     return document.changed()
 
@@ -56,7 +58,6 @@ def interface(port: Port, address: bytes = b"", indent: bytes = b"") -> bytes:
         tag("driver", {"name": "vhost", **queues, **sizes}),
         *([tag("boot", {"order": port.boot_order})] if port.boot_order is not None else []),
         *([tag("link", {"state": "down"})] if port.link_down else []),
-        *([tag("mtu", {"size": port.mtu})] if port.mtu is not None else []),
         tag("alias", {"name": _ALIAS + port.network}),
         *([] if port.option_rom else [tag("rom", {"enabled": "no"})]),
         *([tag("acpi", {"index": port.acpi_index})] if port.acpi_index else []),

@@ -9,10 +9,10 @@ from deviceplugin.api import deviceplugin_pb2 as v1beta1, podresources_pb2 as v1
 
 def test_the_modules_are_those_that_protoc_makes_of_the_descriptions(tmp_path):
     protos.make(tmp_path)
-    made = sorted((tmp_path / "deviceplugin/api").iterdir())
-    assert len(made) == 6
+    made = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(made) == 14
     for path in made:
-        assert path.read_bytes() == (protos.ROOT / "deviceplugin/api" / path.name).read_bytes(), "run make protos"
+        assert path.read_bytes() == (protos.ROOT / path.relative_to(tmp_path)).read_bytes(), "run make protos"
 
 
 def test_messages_have_the_bytes_that_a_kubelet_sends_and_expects():

@@ -1,0 +1,121 @@
+"""Where the socket of a machine's interface is: what the sidecar computes is what the CNI plugin does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cni.errors import InvalidConfig
+from cni.userspace.location import SEEN_BY_CONTAINERS
+from kubevirt import machine as machines
+from kubevirt.facts import Fact, device_metadata, network_info
+from kubevirt.port import SOCKETS, Port, Sight, ports
+from tests.kubevirt_hooks.domains import BINDING, DATAPLANE, bound, machine, network
+
+
+def located(vmi: dict[str, Any], **sight: Any) -> list[Port]:
+    return ports(machines.parse(json.dumps(vmi).encode()), BINDING, Sight(**{"info": {}, "claims": {}, **sight}), {}, 1)
+
+
+def test_the_plugin_sees_the_sockets_in_the_volume_where_the_sidecar_has_them():
+    assert SEEN_BY_CONTAINERS["sockets"] == SOCKETS
+
+
+def test_a_network_of_multus_has_the_hash_of_its_name():
+    (port,) = located(machine())
+    assert (port.ifname, port.path) == (DATAPLANE, f"{SOCKETS}/{DATAPLANE}")
+
+
+def test_the_default_network_of_multus_is_the_pods_first_interface():
+    (port,) = located(machine(networks=[network(multus={"networkName": "x", "default": True})]))
+    assert port.ifname == "eth0"
+
+
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        ([], [DATAPLANE, "pod16367aacb67"]),
+        ([{"name": "other", "podInterfaceName": "net1"}], ["net2", "net3"]),
+        ([{"name": "dataplane", "podInterfaceName": "net2"}], ["net2", "net3"]),
+        ([{"name": "second", "podInterfaceName": "ovn-udn1"}], [DATAPLANE, "ovn-udn1"]),
+    ],
+)
+def test_names_follow_the_status_and_its_scheme(status, names):
+    vmi = machine(bound(), bound("second"), networks=[network("other"), network(), network("second")], status=status)
+    assert [port.ifname for port in located(vmi)] == names
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "launcher-sock", "x" * 16, "%d"])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(InvalidConfig, match="no name of an interface"):
+        located(machine(status=[{"name": "dataplane", "podInterfaceName": name}]))
+
+
+def test_a_claims_socket_is_where_the_device_says_and_so_is_the_mtu():
+    vmi = machine(networks=[network(resourceClaim={"claimName": "c", "requestName": "r"})])
+    (port,) = located(vmi, claims={"dataplane": Fact(path="/var/run/ovsdpdk/c/r/vhost.sock", mtu=9000)})
+    assert (port.path, port.mtu) == ("/var/run/ovsdpdk/c/r/vhost.sock", 9000)
+
+
+def test_a_device_info_files_socket_counts_more_than_the_convention():
+    (port,) = located(machine(), info={"dataplane": Fact(path="/var/lib/sockets/a")})
+    assert port.path == "/var/lib/sockets/a"
+
+
+@pytest.mark.parametrize("path", ["sockets/a", "/a/../b", "/a\nb", "/a\0b"])
+def test_a_path_that_is_none_is_refused(path):
+    with pytest.raises(InvalidConfig, match="no absolute path"):
+        located(machine(), info={"dataplane": Fact(path=path)})
+
+
+def test_network_info_tells_of_networks_by_their_names():
+    text = json.dumps({"interfaces": [
+        {"network": "a", "mac": "02:00:00:00:00:01", "mtu": 9000},
+        {"network": "b", "deviceInfo": {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "server", "path": "/s"}}},
+        {"network": "c", "deviceInfo": {"type": "pci", "pci": {"pci-address": "0000:01:00.0"}}, "mtu": 0},
+    ]})  # fmt: skip
+    assert network_info(text.encode()) == {
+        "a": Fact(mac="02:00:00:00:00:01", mtu=9000),
+        "b": Fact(path="/s"),
+        "c": Fact(),
+    }
+
+
+def test_an_empty_file_says_that_nothing_is_written_yet():
+    assert network_info(b" \n") is None
+    assert device_metadata(b"", "f") is None
+    assert network_info(b"{}") == {}
+
+
+def metadata(**attributes: Any) -> dict[str, Any]:
+    device = {"driver": "d.example.com", "pool": "p", "name": "n", "attributes": attributes}
+    return {
+        "kind": "DeviceMetadata",
+        "apiVersion": "metadata.resource.k8s.io/v1alpha1",
+        "metadata": {"name": "c", "generation": 1},
+        "requests": [{"name": "r", "devices": [{"name": "other"}, device]}],
+    }
+
+
+def test_a_devices_metadata_have_path_and_mtu_in_the_first_object_of_a_known_version():
+    known = metadata(**{"vhost-user-path": {"string": "/v/s"}, "mtu": {"int": 1400}})
+    text = json.dumps({"apiVersion": "metadata.example.com/v9"}) + "\n" + json.dumps(known) + json.dumps(metadata())
+    assert device_metadata(text.encode(), "f") == Fact(path="/v/s", mtu=1400)
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (metadata(), "no device with the attribute vhost-user-path"),
+        (metadata(**{"vhost-user-path": {"string": "/s"}, "mtu": {"int": 9703}}), "not a number from 68 to 9702"),
+        (metadata(**{"vhost-user-path": {"string": 5}}), "not a text"),
+        (metadata(**{"vhost-user-path": "/s"}), "not an object"),
+        ({"apiVersion": "v1"}, "no object of metadata.resource.k8s.io"),
+        ([], "no object of"),
+    ],
+)
+def test_metadata_that_do_not_tell_of_a_port_are_refused(document, reason):
+    with pytest.raises(InvalidConfig, match=reason):
+        device_metadata(json.dumps(document).encode(), "f")
