@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cni.userspace.vswitch.operations import equals, includes, insert, mutate, named, select, to_map
 from cni.userspace.vswitch.ovs import OvsDpdk
+from cni.userspace.vswitch.rows import INTERFACE_TYPE, PATH
 from tests.contract.vswitch_contract import BOUND_SECONDS
+from tests.fake_ovsdb import FakeOvsdb
 from tests.fake_vswitch import FakeVswitch
 from tests.ovs.daemon import Daemon
 
@@ -110,3 +114,48 @@ class FakeWorld:
 
     def incapable(self) -> Any:
         return self._lacking("capable")
+
+
+class DatabaseWorld:
+    """OvsDpdk on a database in memory. Waits that must run out are short."""
+
+    def __init__(self, fake: FakeOvsdb, folder: Path) -> None:
+        self.fake = fake
+        self.folder = folder
+        self.vswitch = OvsDpdk(fake.remote)
+        self.hasty = OvsDpdk(fake.remote, seconds=0.2)
+        for bridge in BRIDGES:
+            self.add_bridge(bridge, "netdev")
+        self.snapshot = fake.snapshot
+        self.without_daemon, self.without_database = fake.without_daemon, fake.without_database
+        self.incapable = fake.incapable
+
+    def add_bridge(self, name: str, datapath: str) -> None:
+        self._done(
+            insert("Interface", {"name": name, "type": "internal"}, "interface"),
+            insert("Port", {"name": name, "interfaces": named("interface")}, "port"),
+            insert("Bridge", {"name": name, "datapath_type": datapath, "ports": named("port")}, "bridge"),
+            mutate("Open_vSwitch", [], "bridges", "insert", named("bridge")),
+        )
+
+    def remove_bridge(self, name: str) -> None:
+        (bridge,) = self._done(select("Bridge", [equals("name", name)], ("_uuid",)))[0]["rows"]
+        self._done(mutate("Open_vSwitch", [], "bridges", "delete", bridge["_uuid"]))
+
+    def add_foreign_port(self, bridge: str, name: str, path: str) -> None:
+        row = {"name": name, "type": INTERFACE_TYPE, "options": to_map({PATH: path})}
+        self._done(
+            insert("Interface", row, "interface"),
+            insert("Port", {"name": name, "interfaces": named("interface")}, "port"),
+            mutate("Bridge", [equals("name", bridge)], "ports", "insert", named("port")),
+        )
+
+    def remove_foreign_port(self, name: str) -> None:
+        (port,) = self._done(select("Port", [equals("name", name)], ("_uuid",)))[0]["rows"]
+        self._done(mutate("Bridge", [includes("ports", port["_uuid"])], "ports", "delete", port["_uuid"]))
+
+    def _done(self, *operations: Any) -> Any:
+        """Somebody else's change."""
+        results = self.fake.transact(json.loads(json.dumps(operations)))
+        assert not any("error" in (result or {}) for result in results), results
+        return results
