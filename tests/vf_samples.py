@@ -15,7 +15,12 @@ ROWS = {field.name: row for row in SETTINGS.values() for field in row.fields}
 
 MACS = ("02:00:00:00:00:42", "02:00:00:00:00:43")
 
-REFUSED_BY_IGB = {"vlanProto": "EPROTONOSUPPORT", "min_tx_rate": "EINVAL", "link_state": "EOPNOTSUPP"}
+REFUSED_BY_IGB = {
+    "vlanProto": "EPROTONOSUPPORT",
+    "min_tx_rate": "EINVAL",
+    "query_rss": "EOPNOTSUPP",
+    "link_state": "EOPNOTSUPP",
+}
 """The keys that the emulated card of the lab, and so FakeKernel, refuses: with EOPNOTSUPP each value, otherwise each one
 that changes something."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Attributes of linux/if_link.h about one VF.
 IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE, IFLA_VF_RATE = 1, 2, 4, 5, 6
-IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 9, 12
+IFLA_VF_RSS_QUERY_EN, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 7, 9, 12
 IFLA_VF_VLAN_INFO = 1
 
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
@@ -45,6 +45,7 @@ class VfSettings(Value):
     mac: str | None = None
     spoofchk: bool | None = None
     trust: bool | None = None
+    query_rss: bool | None = None
     min_tx_rate: int | None = None
     max_tx_rate: int | None = None
     link_state: str | None = None
@@ -178,6 +179,7 @@ SETTINGS = {
         # Drivers have different defaults, and on mlx5 a VF whose address the PF does not know is mute with spoof check.
         _switch("spoofchk", IFLA_VF_SPOOFCHK, clean=None),
         _switch("trust", IFLA_VF_TRUST, clean=False),
+        _switch("query_rss", IFLA_VF_RSS_QUERY_EN, clean=False),
         _choice("link_state", IFLA_VF_LINK_STATE, LINK_STATES, clean="auto"),
         # After trust: some drivers take a MAC address from trusted VFs only.
         Setting(

@@ -74,6 +74,9 @@ class SriovConf(Model):
     mtu: Mtu | None = Field(None, description="MTU of the pod's interface in bytes; restored at DEL.")
     spoofchk: Switch | None = Field(None, description="Whether the PF drops frames with a source address not the VF's.")
     trust: Switch | None = Field(None, description="Whether the VF may change its MAC address and go promiscuous.")
+    query_rss: Switch | None = Field(
+        None, description="Whether the VF may read its RSS table and hash key, which some cards share with the PF."
+    )
     link_state: Literal["auto", "enable", "disable"] | None = Field(None, description="Link state that the VF sees.")
     min_tx_rate: Rate | None = Field(None, description="Guaranteed transmit rate in Mbit/s; 0 is none.")
     max_tx_rate: Rate | None = Field(None, description="Transmit rate limit in Mbit/s; 0 is none.")

@@ -20,6 +20,7 @@ TABLE = {
     "mtu": ("integer", 68, 65535),
     "spoofchk": ("choice", ("on", "off")),
     "trust": ("choice", ("on", "off")),
+    "query_rss": ("choice", ("on", "off")),
     "link_state": ("choice", ("auto", "enable", "disable")),
     "min_tx_rate": ("integer", 0, 4294967295),
     "max_tx_rate": ("integer", 0, 4294967295),

@@ -151,6 +151,7 @@ def test_what_the_pod_changed_is_restored(lab):
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "802.1ad": ({"vlan": 5, "vlanProto": "802.1ad"}, "vlanProto 802.1ad", "EPROTONOSUPPORT"),
     "link_state": ({"vlan": 5, "link_state": "enable"}, "link_state enable", "EOPNOTSUPP"),
+    "query_rss": ({"vlan": 5, "query_rss": "on"}, "query_rss on", "EOPNOTSUPP"),
     "min_tx_rate": ({"vlan": 5, "min_tx_rate": 10}, "min_tx_rate 10", "EINVAL"),
     "max_tx_rate over the link's": ({"vlan": 5, "max_tx_rate": 100_000}, "max_tx_rate 100000", "EINVAL"),
     "mtu over the device's": ({"vlan": 5, "mtu": 60_000}, "mtu 60000", "EINVAL"),

@@ -85,6 +85,10 @@ def _spoofchk(vf: int, enabled: bool) -> Case:
     return _case(vf, SETTINGS["spoofchk"].encode(vf, enabled), 0, spoofchk=enabled)
 
 
+def _query_rss(vf: int, enabled: bool, refused: int = 0) -> Case:
+    return _case(vf, SETTINGS["query_rss"].encode(vf, enabled), refused, query_rss=enabled)
+
+
 def _mac(vf: int, mac: str, refused: int = 0) -> Case:
     return _case(vf, SETTINGS["mac"].encode(vf, mac), refused, mac=mac)
 
@@ -96,6 +100,7 @@ LEGACY = (
     # netdevsim keeps 16 bits of a rate.
     *(_rate(0, 100, 1000), _rate(1, 0, 500), _rate(2, 40000, 65535), _rate(0, 0, 0)),
     *(_trust(2, True), _trust(2, False), _spoofchk(1, True), _spoofchk(1, False)),
+    *(_query_rss(1, True), _query_rss(1, False)),
     *(_mac(1, "02:00:00:00:00:07"), _mac(1, "00:00:00:00:00:00")),
     _mac(1, "01:00:5e:00:00:01", errno.EINVAL),
     _vlan(1, 4096, 0, "802.1q", errno.EINVAL),
@@ -115,6 +120,7 @@ SWITCHDEV = (
 """The same in switchdev mode: rates belong to the representors."""
 
 IGB = (
+    _query_rss(0, True, errno.EOPNOTSUPP),
     *(_link_state(0, state, errno.EOPNOTSUPP) for state in LINK_STATES),
     _vlan(0, 100, 0, "802.1ad", errno.EPROTONOSUPPORT),
     _rate(0, 100, 1000, errno.EINVAL),
