@@ -17,7 +17,7 @@ export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
 export PYTHONNODEBUGRANGES=1
 
 inputs() {
-    find cni ipam tests/bench/veth_program.py build/pyinstaller.spec build/archive.py build/boot.py build/lean_os.py build/freeze.sh build/bundle_info.py build/elf.py build/run_paths.py build/install.sh build/requirements.txt \
+    find cni ipam tests/bench/veth_program.py build/pyinstaller.spec build/archive.py build/boot.py build/lean_os.py build/freeze.sh build/bundle_info.py build/elf.py build/libraries.py build/install.sh build/requirements.txt \
         pyproject.toml LICENSE -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort | xargs sha256sum
     "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
 }
@@ -39,7 +39,7 @@ for part in traced bench; do
     rm -rf "$work/dist/$part/_internal"
     ln -s ../barewire/_internal "$work/dist/$part/_internal"
 done
-"$python" build/run_paths.py "$work/dist/barewire/_internal"
+"$python" build/libraries.py "$work/dist/barewire/_internal"
 cp build/install.sh LICENSE "$work/dist/barewire/"
 "$python" build/bundle_info.py "$work/dist/barewire" "$build" >"$work/bundle.info"
 mv "$work/bundle.info" "$work/dist/barewire/bundle.info"

@@ -22,7 +22,7 @@ flock 9 # two builds at a time would write into each other's work directory
 export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
 
 inputs() {
-    find cni $sources build/resident.spec build/freeze_resident.sh build/bundle_info.py build/elf.py build/run_paths.py build/requirements.txt LICENSE \
+    find cni $sources build/resident.spec build/freeze_resident.sh build/bundle_info.py build/elf.py build/libraries.py build/requirements.txt LICENSE \
         -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort | xargs sha256sum
     "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
 }
@@ -39,7 +39,7 @@ fi
     echo "freeze: PyInstaller failed; the whole output is in $work/log" >&2
     exit 1
 }
-"$python" build/run_paths.py "$bundle/_internal"
+"$python" build/libraries.py "$bundle/_internal"
 cp LICENSE "$bundle/"
 "$python" build/bundle_info.py "$bundle" "$build" | grep -v '^plugins=\|^tools=' >"$work/bundle.info"
 mv "$work/bundle.info" "$bundle/bundle.info"

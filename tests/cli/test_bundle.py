@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import elf
+import libraries
 import pytest
 
 import cni.version
@@ -66,6 +67,24 @@ def test_needed_glibc_agrees_with_binutils() -> None:
         needs = report.stdout.partition("Version needs section")[2]
         found = [tuple(map(int, version.split("."))) for version in re.findall(r"Name: GLIBC_([0-9.]+)", needs)]
         assert elf.needed_glibc(path) == max(found, default=()), path
+
+
+def test_a_symbol_that_every_glibc_has_asks_for_no_newer_one(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    source = "#include <math.h>\nint main(int n, char **v) { return hypot(n, n) + fmod(n, 2.5) + v[0][0] < 0; }"
+    subprocess.run(["gcc", "-fno-builtin", "-x", "c", "-", "-o", program, "-lm"], input=source, text=True, check=True)
+    before = {path: elf.needed_glibc(path) for path in (program, *elf_files(BUNDLE))}
+    libraries.main(tmp_path)
+    assert (before[program], elf.needed_glibc(program)) == (
+        (2, 35),
+        (2, 34),
+    )  # main itself is started by a symbol of 2.34
+    subprocess.run([program], check=True)
+    assert [path for path in elf_files(BUNDLE) if "hypot@GLIBC_2.35" in dynamic_symbols(path)] == []
+
+
+def dynamic_symbols(path: Path) -> str:
+    return subprocess.run(["readelf", "--dyn-syms", "--wide", path], capture_output=True, text=True, check=True).stdout
 
 
 def test_bundle_describes_itself_truly() -> None:
