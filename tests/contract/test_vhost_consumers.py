@@ -5,14 +5,21 @@ Two CPUs without KVM take 2 to 5 s for a test.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from cni.userspace.vswitch.model import Owner, Port
 from cni.userspace.vswitch.ovs import OvsDpdk
+from kubevirt import domain as domains, machine as machines
+from kubevirt.facts import Fact
+from kubevirt.port import Sight
+from tests.kubevirt_hooks.domains import BINDING, DATAPLANE, bound, machine
+from tests.kubevirt_hooks.schema import read_back
 from tests.ovs.daemon import Daemon, until
 from tests.ovs.domain import Domain, Interface
 from tests.ovs.guests import Guest
@@ -170,6 +177,31 @@ def test_libvirt_starts_a_domain_on_two_ports(vswitch):
         with pytest.raises(MachineError, match="failed to get domain 'vm1'"):
             domain.state()
         until("link_state down", lambda: vswitch.link_state("vhu3") == "down")
+
+
+def test_libvirt_starts_a_domain_that_kubevirts_sidecar_has_changed(vswitch):
+    """Without NUMA cells, as KubeVirt writes it, and with the MTU, for which libvirt's own element does not work."""
+    peer, path = vswitch.plug("vhu1", mtu=1400), vswitch.plug("vhu2", mtu=1400)
+    vmi = machine(bound(macAddress=MACS[1]), devices={"networkInterfaceMultiqueue": True})
+    sight = Sight(info={"dataplane": Fact(path=path, mtu=1400)}, claims={})
+
+    def hook(text: bytes) -> bytes:
+        return domains.change(text, machines.parse(json.dumps(vmi).encode()), BINDING, sight)
+
+    interfaces = [Interface(MACS[1], path, DATAPLANE, network="dataplane", queues=2, address=f"{TWO}/24")]
+    with Guest(peer, MACS[0], f"{ONE}/24") as guest, Domain("vm1", interfaces, hook=hook) as domain:
+        assert domain.ready().link().mac == MACS[1]
+        assert guest.reaches(TWO)
+        assert (domain.link().mtu, domain.link().queues) == (1400, 2)
+        assert vswitch.queues("vhu2") == 2
+        vswitch.await_link("vhu2")
+        again = ET.fromstring(hook(read_back(ET.tostring(domain.xml()))))
+        kept = [again.find(f"devices/interface/{name}") for name in ("source", "address")]
+        assert [element.attrib for element in kept if element is not None] == [
+            {"type": "unix", "path": path, "mode": "server"},
+            domain.xml().find("devices/interface/address").attrib,  # type: ignore[union-attr] # it has one
+        ]
+        domain.destroy()
 
 
 def test_a_guest_that_cannot_start_says_why(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -61,13 +62,24 @@ class Interface:
 
 
 class Domain(Machine):
-    """Created with `with`, from plain values; `interfaces` in the order in which the guest finds them."""
+    """Created with `with`, from plain values; `interfaces` in the order in which the guest finds them.
+
+    With `hook` the domain has neither interfaces nor shared memory of its own: the function adds them, as a sidecar of KubeVirt
+    does.
+    """
 
     def __init__(
-        self, name: str, interfaces: list[Interface], *, memory_mib: int = MEMORY_MIB, within: tuple[str, ...] = ()
+        self,
+        name: str,
+        interfaces: list[Interface],
+        *,
+        memory_mib: int = MEMORY_MIB,
+        within: tuple[str, ...] = (),
+        hook: Callable[[bytes], bytes] | None = None,
     ) -> None:
         super().__init__(within)
         self.name, self._interfaces, self._memory_mib = name, interfaces, memory_mib
+        self._hook = hook
 
     def virsh(self, command: str) -> str:
         """The answer to a line of virsh's own language. Raises MachineError with libvirt's words."""
@@ -123,7 +135,8 @@ class Domain(Machine):
         (root / "cache").symlink_to(CACHE / "libvirt")
         for name, line in ACCOUNTS.items():
             (self.folder / name).write_text(Path("/etc", name).read_text() + line)
-        (self.folder / "domain.xml").write_bytes(ET.tostring(self._domain()))
+        text = ET.tostring(self._domain())
+        (self.folder / "domain.xml").write_bytes(self._hook(text) if self._hook else text)
 
     def _stop(self) -> None:
         # Not killed: when process 1 of the namespace has ended by itself, so have all others.
@@ -145,9 +158,10 @@ class Domain(Machine):
         domain = ET.Element("domain", type="qemu")
         ET.SubElement(domain, "name").text = self.name
         ET.SubElement(domain, "memory", unit="MiB").text = str(self._memory_mib)
-        backing = ET.SubElement(domain, "memoryBacking")
-        ET.SubElement(backing, "source", type="memfd")
-        ET.SubElement(backing, "access", mode="shared")
+        if self._hook is None:
+            backing = ET.SubElement(domain, "memoryBacking")
+            ET.SubElement(backing, "source", type="memfd")
+            ET.SubElement(backing, "access", mode="shared")
         system = ET.SubElement(domain, "os")
         ET.SubElement(system, "type", arch="x86_64", machine="q35").text = "hvm"
         ET.SubElement(system, "kernel").text = str(image.kernel)
@@ -162,14 +176,18 @@ class Domain(Machine):
     def _add_cpus(self, domain: ET.Element) -> None:
         cpus = max(interface.queues for interface in self._interfaces)
         ET.SubElement(domain, "vcpu").text = str(cpus)
-        numa = ET.SubElement(ET.SubElement(domain, "cpu", mode="maximum"), "numa")
+        cpu = ET.SubElement(domain, "cpu", mode="maximum")
+        if self._hook:
+            return
+        numa = ET.SubElement(cpu, "numa")
         memory = str(self._memory_mib)
         ET.SubElement(numa, "cell", id="0", cpus=f"0-{cpus - 1}", memory=memory, unit="MiB", memAccess="shared")
 
     def _add_devices(self, domain: ET.Element) -> None:
         devices = ET.SubElement(domain, "devices")
         ET.SubElement(devices, "emulator").text = "/usr/bin/qemu-system-x86_64"
-        devices.extend(interface_xml(each) for each in self._interfaces)
+        if self._hook is None:
+            devices.extend(interface_xml(each) for each in self._interfaces)
         serial = ET.SubElement(devices, "serial", type="file")
         ET.SubElement(serial, "source", path=str(self.folder / "console.log"))
         channel = ET.SubElement(devices, "channel", type="unix")
