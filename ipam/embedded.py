@@ -29,9 +29,9 @@ class EmbeddedIpam(DelegatedIpam):
         super().__init__(environment, seconds=node.delegate_seconds or None)
         self._node = node
 
-    def expect(self, call: IpamCall, /) -> None:
+    def preload(self, plugin: str, /) -> None:
         """Loads our plugin while the kernel, or the vswitch, works on the device: both take longer than that."""
-        if call.type == TYPE:
+        if plugin == TYPE:
             _thread.start_new_thread(_load, ())
 
     def _find(self, call: IpamCall) -> None:

@@ -567,8 +567,8 @@ class FakeIpam:
         self.fail: set[str] = set()
         self.routes: tuple[Route, ...] = ()
 
-    def expect(self, call: IpamCall) -> None:
-        assert "expect" not in self.fail
+    def preload(self, plugin: str) -> None:
+        assert "preload" not in self.fail
 
     def lease(self, call: IpamCall) -> Result:
         self._refuse("lease")

@@ -11,8 +11,8 @@ from cni.node.node import DevicePolicy, NodeConf
 from cni.protocol.request import parse, parse_environment
 from cni.sriov.model import PLUGIN
 from cni.sriov.plugin import SriovPlugin
-from cni.sriov.predecessor import Predecessor
-from cni.sriov.removal import Removal
+from cni.sriov.removal import DeviceRemoval
+from cni.sriov.sriov_cni import SriovCniState
 from tests import vf_samples
 from tests.fakes import FakeIpam, FakeKernel
 
@@ -55,10 +55,10 @@ class Node:
             attachments=attachments,
             ipam=self.ipam,
             log=log,
-            removal=Removal(
+            removal=DeviceRemoval(
                 kernel=self.kernel, attachments=attachments, ipam=self.ipam, log=log, rebind=self.policy.rebind
             ),
-            predecessor=Predecessor(self.kernel, attachments, log, self.former),
+            sriov_cni=SriovCniState(self.kernel, attachments, log, self.former),
             node=NodeConf(devices=self.policy, strict_status=self.strict_status),
         )
 

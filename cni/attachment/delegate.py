@@ -138,7 +138,7 @@ class DelegatedIpam:
         self._cleanup_seconds = cleanup_seconds
         self._cleaned_up: dict[IpamCall, CniError | None] = {}
 
-    def expect(self, _call: IpamCall, /) -> None:
+    def preload(self, _plugin: str, /) -> None:
         """A program cannot be started halfway."""
 
     def lease(self, call: IpamCall) -> Result:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     class Ipam(Protocol):
         """The plugin that gives addresses."""
 
-        def expect(self, call: IpamCall) -> None:
-            """Says that a lease will be asked for soon: what takes time can begin."""
+        def preload(self, plugin: str) -> None:
+            """Begins what takes time, because that IPAM plugin is about to be called for a lease."""
 
         def lease(self, call: IpamCall) -> Result: ...
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 from cni.attachment.delegate import IpamCall
 from cni.attachment.record import DEVICE, IPAM, Key, Record
-from cni.attachment.records import Replay
+from cni.attachment.records import LockedRecord
 from cni.errors import CheckFailed, DelegateFailed, InvalidConfig, IoFailure, LimitedConnectivity, NotAvailable
 from cni.protocol.request import NO_LIST
 from cni.protocol.result import Result
@@ -77,13 +77,13 @@ class Lifecycle(ABC):
             run_all(*self.unrecorded(request), lambda: self._release_unrecorded(request))
             # An ADD of this very attachment may have been under way, and have saved its record meanwhile.
             self._delete_recorded(request, again=True)
-        elif self._removal.is_promise(record):
+        elif self._removal.is_deferred(record):
             self._release_unrecorded(request)
 
     def _delete_recorded(self, request: Request, *, again: bool = False) -> Record | None:
         """The record, if there was one. `again`: what has just been left pending, and holds up nothing, is not repeated."""
-        with Replay(self._attachments, Key.of(request)) as record:
-            if record is not None and not (again and record.removing and not self._removal.holds_up(record)):
+        with LockedRecord(self._attachments, Key.of(request)) as record:
+            if record is not None and not (again and record.removing and not self._removal.blocks_delete(record)):
                 self._removal.remove_or_keep(record)
             return record
 
@@ -144,21 +144,26 @@ class Lifecycle(ABC):
 
     # What ADDs have in common.
 
-    def begun(self, request: Request, netns: Netns, **parts: Any) -> Record:
-        """The record of an attachment of which everything is still to be undone. `parts` are the plugin's own fields."""
+    def new_record(self, request: Request, netns: Netns, *, left: tuple[str, ...] = (), **parts: Any) -> Record:
+        """A new record in which every part is marked as still to be undone: device, addresses if there are any, and `left`.
+
+        `parts` are the plugin's own fields.
+        """
         call = self.ipam_call(request)
-        left = {DEVICE, *parts.pop("left", ()), *([IPAM] if call else ())}
-        if call is not None:
-            self._ipam.expect(call)
         return Record(
             key=Key.of(request),
             netns=request.netns,
             netns_identity=netns.identity,
             boot_id=self._attachments.boot_id,
             ipam=None if call is None else call.as_document(),
-            left=tuple(sorted(left)),
+            left=tuple(sorted({DEVICE, *left, *([IPAM] if call else ())})),
             **parts,
         )
+
+    def preload_ipam(self, record: Record) -> None:
+        """Lets the IPAM plugin load what takes time, while the kernel or the vswitch works on the device."""
+        if record.ipam is not None:
+            self._ipam.preload(record.ipam["type"])
 
     def lease(self, record: Record) -> Result:
         """The addresses of the attachment. Raises `InvalidConfig` when its IPAM plugin gives none."""

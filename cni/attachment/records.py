@@ -380,8 +380,8 @@ class Attachments:
         return f"{self._state}/.pending/{component(_flat(key))}"
 
 
-class Replay:
-    """A record read again under its device's lock: `with Replay(attachments, key) as record`; None when it is gone.
+class LockedRecord:
+    """A record read again under its device's lock: `with LockedRecord(attachments, key) as record`; None when it is gone.
 
     The record found before the lock may be another call's by the time the lock is held.
     """
@@ -398,16 +398,16 @@ class Replay:
             if record is None:
                 return None
             lock = self._attachments.locked_record(record, self._seconds)
-            lock.__enter__()
+            lock.acquire()
             again = self._attachments.find(self._key)
             if again is not None and again.device == record.device:
                 self._lock = lock
                 return again
-            lock.__exit__()
+            lock.release()
 
     def __exit__(self, *_exc: object) -> None:
         if self._lock is not None:
-            self._lock.__exit__()
+            self._lock.release()
             self._lock = None
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from cni.attachment import device_info
 from cni.attachment.delegate import IpamCall
 from cni.attachment.record import DEVICE, IPAM
-from cni.attachment.records import Replay
+from cni.attachment.records import LockedRecord
 from cni.errors import CniError, InvalidConfig, TryAgainLater
 from cni.rollback import bound, on_failure, run_all
 
@@ -57,10 +57,10 @@ class Removal(ABC):
         return {IPAM: lambda: self._release(record, deadline)}
 
     @abstractmethod
-    def holds_up(self, record: Record, /) -> bool:
+    def blocks_delete(self, record: Record, /) -> bool:
         """Whether what is still left of this attachment keeps its pod from going."""
 
-    def is_promise(self, _record: Record, /) -> bool:
+    def is_deferred(self, _record: Record, /) -> bool:
         """Whether the record tells of no attachment, but only of something to look after."""
         return False
 
@@ -116,7 +116,7 @@ class Removal(ABC):
         except CniError as error:
             kept = self._attachments.find(record.key)
             # When it could not even be kept nobody would ever finish it.
-            if kept is None or not kept.removing or self.holds_up(kept):
+            if kept is None or not kept.removing or self.blocks_delete(kept):
                 raise
             self._log.warning(f"{error}; still to do: {', '.join(kept.left)}; later calls try again")
 
@@ -139,7 +139,7 @@ class Removal(ABC):
 
     def _collect(self, key: Key, deadline: float) -> None:
         is_late = time.monotonic() >= deadline
-        with Replay(self._attachments, key, 0.0 if is_late else None) as record:
+        with LockedRecord(self._attachments, key, 0.0 if is_late else None) as record:
             if record is None:
                 return
             if not is_late:
@@ -150,7 +150,7 @@ class Removal(ABC):
 
     def collect_dead(self, key: Key) -> None:
         """The same, unless it is somebody's: looked at under the lock, since a pod may just have been made anew."""
-        with Replay(self._attachments, key) as record:
+        with LockedRecord(self._attachments, key) as record:
             if record is not None and not self.is_alive(record):
                 self._log.warning(f"{key} has {record.device or 'no device'} and is gone: cleaning up")
                 self.remove_or_keep(record)
@@ -193,7 +193,7 @@ class Removal(ABC):
     def _tried(self, found: Record, deadline: float, *, waits: bool = True) -> str:
         """Tries the removal; what did not answer, empty for nothing. Not `waits`: it is kept pending without a try."""
         try:
-            with Replay(self._attachments, found.key, 0.0) as record:
+            with LockedRecord(self._attachments, found.key, 0.0) as record:
                 # Under the lock it may be another life of the same attachment, which nobody wants removed.
                 if record is None or not (record.removing or record.boot_id != self._attachments.boot_id):
                     return ""

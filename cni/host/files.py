@@ -214,12 +214,20 @@ class Lock:
         self._fd = -1
 
     def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Raises `TryAgainLater` when another call holds it for longer than its bound."""
         make_directory(os.path.dirname(self._path))
         deadline = time.monotonic() + self._seconds
         self._open()
         while self._acquired(deadline):
             if self._is_the_file():
-                return self
+                return
             # Its holder has removed the file meanwhile: whoever comes now would lock another one of this name.
             self._close()
             self._open()
@@ -229,7 +237,8 @@ class Lock:
             hint=f"the lock file is {self._path}; find the holder with: fuser -v {self._path}",
         )
 
-    def __exit__(self, *_exc: object) -> None:
+    def release(self) -> None:
+        """Does nothing when it is not held."""
         if self._fd >= 0:
             if not self._lasting:
                 remove_file(self._path)

@@ -21,8 +21,8 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
     from cni.node.start import begin
     from cni.sriov.model import PLUGIN
     from cni.sriov.plugin import SriovPlugin
-    from cni.sriov.predecessor import Predecessor
-    from cni.sriov.removal import Removal
+    from cni.sriov.removal import DeviceRemoval
+    from cni.sriov.sriov_cni import SriovCniState
     from ipam.embedded import EmbeddedIpam
 
     node, log = begin(request, PLUGIN, str(request.config.get("deviceID", "")))
@@ -34,8 +34,8 @@ def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plu
         attachments=attachments,
         ipam=ipam,
         log=log,
-        removal=Removal(kernel=host, attachments=attachments, ipam=ipam, log=log, rebind=node.devices.rebind),
-        predecessor=Predecessor(host, attachments, log),
+        removal=DeviceRemoval(kernel=host, attachments=attachments, ipam=ipam, log=log, rebind=node.devices.rebind),
+        sriov_cni=SriovCniState(host, attachments, log),
         node=node,
     )
     return log.traced(plugin, PLUGIN)

@@ -1,6 +1,6 @@
 """Configuration of the `sriov` plugin: the model from which table, JSON Schema and reference are generated.
 
-The keys are sriov-cni's, and those of its ancestors by hustcat, Intel and xftony, which `legacy` translates; `mtu`,
+The keys are sriov-cni's, and those of its ancestors by hustcat, Intel and xftony, which `deprecated_keys` translates; `mtu`,
 `driver`, `promisc`, `allmulticast`, `args.cni.mac` and `strictConfig` are ours.
 """
 

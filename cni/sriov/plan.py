@@ -8,6 +8,7 @@ from cni.host.drivers import gives_to_user_space
 from cni.host.netlink import IFF_ALLMULTI, IFF_PROMISC
 from cni.host.vf_settings import SETTINGS, VfSettings, shown
 from cni.sriov import model
+from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,40 +31,46 @@ only igbvf's can be put back.
 _FLAGS = {"promisc": IFF_PROMISC, "allmulticast": IFF_ALLMULTI}
 
 
-def plan(
-    key: Key,
-    conf: dict[str, Any],
-    mac: str | None,
-    device: Device,
-    uses: Sequence[str] = (),
-    hindrances: Sequence[str] = (),
-    *,
-    in_use: bool = False,
-) -> model.DeviceAttachment:
-    """What ADD will do with the device as found.
+class Surroundings(Value):
+    """What the node says of a device beside the device itself.
 
-    `uses` is what the host itself uses its network device for, `hindrances` what keeps its IOMMU group from user space,
-    `in_use` whether a process has it open.
+    `uses` is what the host uses its network device for, `viability_problems` what keeps its IOMMU group from user space,
+    `open_in_process` whether a process has it open. `netdev_instance` and `tuning` are those of its network device.
+    """
+
+    uses: tuple[str, ...] = ()
+    viability_problems: tuple[str, ...] = ()
+    open_in_process: bool = False
+    netdev_instance: str = ""
+    tuning: dict[str, str] = {}  # noqa: RUF012 - values are never changed
+
+
+ALONE = Surroundings()
+
+
+def plan(key: Key, conf: dict[str, Any], device: Device, surroundings: Surroundings = ALONE) -> model.DeviceAttachment:
+    """Plans what ADD does with the device as found. `conf` is that of `parse_request`.
+
     Raises `InvalidConfig` for what this device cannot have, `DeviceBusy` when the host needs it, `DriverUnfit`.
     """
     driver = wanted_driver(conf, device)
     userspace = gives_to_user_space(driver) if driver else device.userspace
-    settings = wanted_settings({**conf, "mac": mac if device.pf else None})
+    settings = wanted_settings(conf if device.pf else {**conf, "mac": None})
     _require_suitable(conf, device, settings)
     if userspace and not conf.get("driver"):
         # sriov-cni ignores mtu, so that pools of VFIO devices have networks with one.
         conf = {**conf, "mtu": None}
     if userspace:
-        _require_nothing_of_a_netdev(conf, device, mac)
+        _require_nothing_of_a_netdev(conf, device)
     _require_trust(conf, device, settings)
-    if in_use:
+    if surroundings.open_in_process:
         raise DeviceBusy(
             f"{device.kind} {device.address} is open in a process (driver: {device.driver})",
             hint="it is free when that virtual machine or DPDK program has ended",
         )
-    _require_unused(device, uses)
+    _require_unused(device, surroundings.uses)
     if driver:
-        _require_viable(device, driver, hindrances)
+        _require_viable(device, driver, surroundings.viability_problems)
     if not device.userspace and (device.driver or not driver):
         # With a driver and no network device here, it is in somebody else's namespace: binding would take it from there.
         _require_at_home(device)
@@ -78,11 +85,13 @@ def plan(
         found=device.settings,
         netdev=model.netdev(device.link) if device.link else None,
         settings=settings,
-        mac=mac,
+        mac=conf.get("mac"),
         mtu=conf.get("mtu"),
         wanted_driver=driver,
         userspace=userspace,
         flags=wanted_flags(conf),
+        netdev_instance=surroundings.netdev_instance,
+        tuning=surroundings.tuning,
     )
 
 
@@ -133,9 +142,9 @@ def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings
         )
 
 
-def _require_nothing_of_a_netdev(conf: dict[str, Any], device: Device, mac: str | None) -> None:
+def _require_nothing_of_a_netdev(conf: dict[str, Any], device: Device) -> None:
     asked = [name for name in ("mtu", *_FLAGS) if conf.get(name) not in (None, "off")]
-    if mac and not device.pf:
+    if conf.get("mac") and not device.pf:
         asked.append("mac")
     if asked:
         raise InvalidConfig(
@@ -177,10 +186,10 @@ def _require_unused(device: Device, uses: Sequence[str]) -> None:
         )
 
 
-def _require_viable(device: Device, driver: str, hindrances: Sequence[str]) -> None:
-    if hindrances:
+def _require_viable(device: Device, driver: str, problems: Sequence[str]) -> None:
+    if problems:
         raise DriverUnfit(
-            f"{device.address} cannot be bound to {driver}: {'; '.join(hindrances)}",
+            f"{device.address} cannot be bound to {driver}: {'; '.join(problems)}",
             hint="all devices of an IOMMU group go to user space together: bind or unbind the others first",
         )
 

@@ -6,16 +6,16 @@ from cni.attachment import device_info
 from cni.attachment.lifecycle import Lifecycle
 from cni.attachment.record import Key
 from cni.config import validation as configuration
-from cni.errors import CheckFailed, DeviceBusy, InterfaceExists, LinksUnsettled
+from cni.errors import CheckFailed, InterfaceExists, LinksUnsettled
 from cni.host.drivers import needs_iommu_group
 from cni.pci import parse
 from cni.protocol.result import Interface, Result
 from cni.rollback import bound, on_failure
 from cni.sriov import model, plan
 from cni.sriov.allowed import require_pf
-from cni.sriov.asked import configuration_of, device_info_file, ipam_call
 from cni.sriov.attach import NO_MAC, attach
 from cni.sriov.conf_table import TABLE
+from cni.sriov.request import device_info_file, ipam_call, parse_request
 from cni.sriov.selection import Selection
 
 TYPE_CHECKING = False
@@ -32,17 +32,16 @@ if TYPE_CHECKING:
     from cni.host.netns import Netns
     from cni.log import Log
     from cni.node.node import NodeConf
-    from cni.pci import PciAddress
     from cni.protocol.request import Request
     from cni.sriov.kernel import Kernel
-    from cni.sriov.predecessor import Predecessor
-    from cni.sriov.removal import Removal
+    from cni.sriov.removal import DeviceRemoval
+    from cni.sriov.sriov_cni import SriovCniState
 
 
 class SriovPlugin(Lifecycle):
     """One call of the plugin, with the world that it works on."""
 
-    _removal: Removal
+    _removal: DeviceRemoval
 
     def __init__(
         self,
@@ -51,29 +50,28 @@ class SriovPlugin(Lifecycle):
         attachments: Attachments,
         ipam: Ipam,
         log: Log,
-        removal: Removal,
-        predecessor: Predecessor,
+        removal: DeviceRemoval,
+        sriov_cni: SriovCniState,
         node: NodeConf,
     ) -> None:
         super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=node.strict_status)
         self._kernel = kernel
-        self._predecessor = predecessor
+        self._sriov_cni = sriov_cni
         self._policy = node.devices
 
     def add(self, request: Request) -> Result:
         """Moves the device into the pod and configures it; a device for user space stays where it is."""
-        conf, mac = configuration_of(request, self._policy, self._log)
+        conf = parse_request(request, self._policy, self._log)
         self._require_allowed(conf)
         previous, key = request.prev_result() or Result(), Key.of(request)
         self._removal.drain(request.network)
         # An earlier life of the same container may have left something, on whatever device.
         self._removal.collect_dead(key)
-        selection = Selection(self._kernel, self._attachments, lambda device: self._make_free(device, key))
-        with self._kernel.netns(request.netns) as netns, selection.hold(conf) as address:
+        with self._kernel.netns(request.netns) as netns, self._selection(key).locked(conf) as address:
             self._require_absent(request.ifname, netns)
             device = self._kernel.device(address)
-            attachment = self._planned(key, conf, mac, device)
-            record = self.begun(
+            attachment = self._planned(key, conf, device)
+            record = self.new_record(
                 request,
                 netns,
                 plugin=model.PLUGIN,
@@ -82,6 +80,7 @@ class SriovPlugin(Lifecycle):
                 wanted=model.wanted_document(attachment),
                 device_info=device_info_file(conf),
             )
+            self.preload_ipam(record)
             self._attachments.claim(
                 record,
                 spare=attachment.userspace or bool(attachment.wanted_driver),
@@ -102,7 +101,7 @@ class SriovPlugin(Lifecycle):
     def unrecorded(self, request: Request) -> Steps:
         key = Key.of(request)
         return [
-            lambda: self._predecessor.delete(key, request.netns),
+            lambda: self._sriov_cni.delete(key, request.netns),
             lambda: self._removal.delete_marked(key, request.netns),
         ]
 
@@ -115,7 +114,7 @@ class SriovPlugin(Lifecycle):
 
     def check_unrecorded(self, request: Request) -> None:
         """See `Lifecycle`: an attachment that sriov-cni made is where it put it. Its own CHECK compares nothing."""
-        problems = self._predecessor.drift(Key.of(request), request.netns)
+        problems = self._sriov_cni.drift(Key.of(request), request.netns)
         if problems is None:
             super().check_unrecorded(request)
         elif problems:
@@ -157,32 +156,32 @@ class SriovPlugin(Lifecycle):
             address = parse(named) if named else self._kernel.pf_of_name(conf["master"])
             require_pf(self._kernel.device(address), self._policy)
 
-    def _planned(self, key: Key, conf: dict[str, Any], mac: str | None, device: Device) -> model.DeviceAttachment:
-        uses = self._kernel.uses(device.link) if device.link is not None else []
-        grouped = needs_iommu_group(plan.wanted_driver(conf, device))
-        hindrances = self._kernel.hindrances(device.address) if grouped else []
-        in_use = device.userspace and self._kernel.in_use(device.address)
-        attachment = plan.plan(key, conf, mac, device, uses, hindrances, in_use=in_use)
-        if conf.get("mtu") and attachment.mtu is None:
-            self._log.warning("mtu: ignored, the device is for user space; the program in the pod sets its own")
-        if device.link is None:
-            return attachment
-        return attachment.replace(
-            netdev_instance=self._kernel.netdev_instance(device.address),
-            tuning=self._kernel.tuning(device.link, quick=True),
+    def _selection(self, key: Key) -> Selection:
+        return Selection(
+            kernel=self._kernel,
+            attachments=self._attachments,
+            removal=self._removal,
+            sriov_cni=self._sriov_cni,
+            log=self._log,
+            key=key,
         )
 
-    def _make_free(self, device: PciAddress, key: Key) -> None:
-        """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""
-        owner = self._attachments.of_device(device)
-        if owner is None:
-            self._predecessor.make_free(device, key)
-            self._removal.clean_orphan(device)
-            return
-        if self._removal.is_alive(owner):
-            raise _in_use(device, owner, key)
-        self._log.warning(f"{device} was left by container {owner.key.container_id}, which is gone: cleaning up")
-        self._removal.remove_device(owner)
+    def _planned(self, key: Key, conf: dict[str, Any], device: Device) -> model.DeviceAttachment:
+        attachment = plan.plan(key, conf, device, self._surroundings(conf, device))
+        if conf.get("mtu") and attachment.mtu is None:
+            self._log.warning("mtu: ignored, the device is for user space; the program in the pod sets its own")
+        return attachment
+
+    def _surroundings(self, conf: dict[str, Any], device: Device) -> plan.Surroundings:
+        kernel, address, link = self._kernel, device.address, device.link
+        in_group = needs_iommu_group(plan.wanted_driver(conf, device))
+        return plan.Surroundings(
+            uses=tuple(kernel.uses(link)) if link else (),
+            viability_problems=tuple(kernel.hindrances(address)) if in_group else (),
+            open_in_process=device.userspace and kernel.in_use(address),
+            netdev_instance=kernel.netdev_instance(address) if link else "",
+            tuning=kernel.tuning(link, quick=True) if link else {},
+        )
 
     def _require_absent(self, ifname: str, netns: Netns) -> None:
         if self._kernel.named(ifname, netns) is not None:
@@ -196,18 +195,6 @@ class SriovPlugin(Lifecycle):
             self._kernel.configure(link, netns, leased.ips, leased.routes)
             self._kernel.announce(link, netns, leased.ips)
         return leased
-
-
-def _in_use(device: PciAddress, owner: Record, key: Key) -> DeviceBusy:
-    if owner.key == key:
-        return DeviceBusy(
-            f"VF {device} is attached to this very container already, as {key.ifname}", hint="DEL it first"
-        )
-    return DeviceBusy(
-        f"VF {device} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
-        f"{owner.key.network})",
-        hint=f"it is freed by that container's DEL, or when its network namespace {owner.netns} is gone",
-    )
 
 
 def _interface(request: Request, attachment: model.DeviceAttachment, device: Device, link: Link | None) -> Interface:

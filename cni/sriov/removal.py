@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from cni.attachment import removal
 from cni.attachment.record import DEVICE
+from cni.attachment.removal import Removal, is_on_the_side
 from cni.errors import DeviceBusy
 from cni.host.netns import Optional
 from cni.pci import parse
@@ -35,7 +35,7 @@ REBIND_SECONDS = 3.0
 """What work on the side must have left to bind a driver anew: mlx5 takes seconds, and others wait for this call."""
 
 
-class Removal(removal.Removal):
+class DeviceRemoval(Removal):
     """Undoes attachments of devices. `rebind`: each gets a new network device then."""
 
     def __init__(self, *, kernel: Kernel, attachments: Attachments, ipam: Ipam, log: Log, rebind: bool = False) -> None:
@@ -55,14 +55,14 @@ class Removal(removal.Removal):
         looked = self._looked.get(record.key)
         return record.replace(found={**record.found, model.LOOKED: looked}) if looked else record
 
-    def holds_up(self, record: Record, /) -> bool:
+    def blocks_delete(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""
         return DEVICE in record.left
 
     def is_in_use(self, record: Record) -> bool:
         return record.key not in self._at_home and super().is_in_use(record)
 
-    def is_promise(self, record: Record, /) -> bool:
+    def is_deferred(self, record: Record, /) -> bool:
         """A repair's record does not have the addresses: a DEL of its attachment releases them by its configuration."""
         return repair.is_repair(record)
 
@@ -131,7 +131,7 @@ class Removal(removal.Removal):
             return None
         netns = self._kernel.find_netns(record.netns, record.netns_identity)
         # Work on the side does not wait: a pod can hide its VF for ever, and every other pod would wait each time.
-        waits = netns is None and not removal.is_on_the_side(deadline)
+        waits = netns is None and not is_on_the_side(deadline)
         if waits and self._kernel.device(attachment.device).driver == attachment.expected_driver:
             self._kernel.await_home(attachment.device, HOME_SECONDS)
         return netns

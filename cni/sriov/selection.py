@@ -1,4 +1,4 @@
-"""Which device an ADD gets, held under its lock: the one that is named, or a free VF of a PF."""
+"""Selects the device of an ADD and locks it: the one that is named, or a free VF of a PF."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from cni.rollback import on_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
+    from cni.attachment.record import Key, Record
     from cni.attachment.records import Attachments
     from cni.host.files import Lock
+    from cni.log import Log
     from cni.pci import PciAddress
     from cni.sriov.kernel import Kernel
+    from cni.sriov.removal import DeviceRemoval
+    from cni.sriov.sriov_cni import SriovCniState
 
 CHOICE_SECONDS = 10.0
-"""Bound for VFs that another call works on, when all others are taken: one that a DEL holds is about to be free."""
+"""How long to wait for VFs that other calls have locked when no VF is free; one that a DEL has locked is about to be free."""
 
-_TOLD = 8
-"""How many VFs a message tells of; a PF can have hundreds."""
+_MOST_NAMED = 8
+"""How many VFs a message names; a PF can have hundreds."""
 
 
-class Held:
+class LockedDevice:
     """A device under its lock, for the time of a `with` block."""
 
     def __init__(self, device: PciAddress, lock: Lock) -> None:
@@ -36,24 +39,36 @@ class Held:
         return self._device
 
     def __exit__(self, *_exc: object) -> None:
-        self._lock.__exit__()
+        self._lock.release()
 
 
 class Selection:
-    """`make_free` raises `DeviceBusy` for a device that is somebody's, and cleans one that was left behind."""
+    """Selects the device for one attachment, and cleans it when its owner is gone."""
 
-    def __init__(self, kernel: Kernel, attachments: Attachments, make_free: Callable[[PciAddress], None]) -> None:
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        attachments: Attachments,
+        removal: DeviceRemoval,
+        sriov_cni: SriovCniState,
+        log: Log,
+        key: Key,
+    ) -> None:
         self._kernel = kernel
         self._attachments = attachments
-        self._make_free = make_free
+        self._removal = removal
+        self._sriov_cni = sriov_cni
+        self._log = log
+        self._key = key
 
-    def hold(self, conf: dict[str, Any]) -> Held:
-        """The device that the configuration asks for. Raises `DeviceBusy`, `DeviceNotFound`, `TryAgainLater`."""
+    def locked(self, conf: dict[str, Any]) -> LockedDevice:
+        """The device that the configuration requests. Raises `DeviceBusy`, `DeviceNotFound`, `TryAgainLater`."""
         if conf.get("deviceID"):
-            return self._hold(pci.parse(conf["deviceID"]))
+            return self._named(pci.parse(conf["deviceID"]))
         pf = self._kernel.pf_of_name(conf["master"])
         if conf.get("pfOnly"):
-            return self._hold(pf)
+            return self._named(pf)
         vfs = self._kernel.vfs(pf)
         if not vfs:
             raise DeviceNotFound(
@@ -64,16 +79,16 @@ class Selection:
             return self._first_free(conf, vfs)
         if number >= len(vfs):
             raise DeviceNotFound(f"vf: {number}: PF {conf['master']} has VFs 0 to {len(vfs) - 1}")
-        return self._hold(vfs[number])
+        return self._named(vfs[number])
 
-    def _hold(self, device: PciAddress, seconds: float | None = None) -> Held:
-        lock = self._attachments.locked(device, seconds)
-        lock.__enter__()
-        with on_failure(lock.__exit__):
-            self._make_free(device)
-        return Held(device, lock)
+    def _named(self, device: PciAddress) -> LockedDevice:
+        lock = self._attachments.locked(device)
+        lock.acquire()
+        with on_failure(lock.release):
+            self._reclaim_or_refuse(device)
+        return LockedDevice(device, lock)
 
-    def _first_free(self, conf: dict[str, Any], vfs: list[PciAddress]) -> Held:
+    def _first_free(self, conf: dict[str, Any], vfs: list[PciAddress]) -> LockedDevice:
         taken: dict[PciAddress, str] = {}
         deadline = time.monotonic() + CHOICE_SECONDS
         eligible = self._eligible(conf, vfs)
@@ -83,7 +98,7 @@ class Selection:
             held = self._free_one(conf, worked_on, taken, CHOICE_SECONDS, deadline)
         if held is None:
             raise DeviceBusy(
-                f"PF {conf['master']} has no free VF for this configuration: {_told(taken)}",
+                f"PF {conf['master']} has no free VF for this configuration: {_reasons(taken)}",
                 hint="wait until a pod with one of them ends, or make more VFs",
             )
         return held
@@ -95,7 +110,7 @@ class Selection:
         taken: dict[PciAddress, str],
         patience: float,
         deadline: float,
-    ) -> Held | None:
+    ) -> LockedDevice | None:
         """The first free one, or None. `taken` gets those that are not, with the reason.
 
         One whose lock another call has is awaited for `patience` seconds; with none it is passed over for now.
@@ -103,15 +118,15 @@ class Selection:
         for device in devices:
             lock = self._attachments.locked(device, max(0.0, min(patience, deadline - time.monotonic())))
             try:
-                lock.__enter__()
+                lock.acquire()
             except TryAgainLater as error:
                 if patience:
                     taken[device] = error.msg
                 continue
             reason = self._reason(conf, device, lock)
             if not reason:
-                return Held(device, lock)
-            lock.__exit__()
+                return LockedDevice(device, lock)
+            lock.release()
             taken[device] = reason
             # Bringing back what others left takes seconds each; there may be hundreds.
             if time.monotonic() > deadline:
@@ -120,9 +135,9 @@ class Selection:
 
     def _reason(self, conf: dict[str, Any], device: PciAddress, lock: Lock) -> str:
         """Why the VF is not to be chosen; empty when it is. What is wrong with one VF does not concern the others."""
-        with on_failure(lock.__exit__):
+        with on_failure(lock.release):
             try:
-                self._make_free(device)
+                self._reclaim_or_refuse(device)
                 return self._unfit(conf, device)
             except CniError as error:
                 return error.msg
@@ -148,8 +163,32 @@ class Selection:
             return ""
         return f"it has no network device on the host (driver: {found.driver or 'none'})"
 
+    def _reclaim_or_refuse(self, device: PciAddress) -> None:
+        """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""
+        owner = self._attachments.of_device(device)
+        if owner is None:
+            self._sriov_cni.reclaim_or_refuse(device, self._key)
+            self._removal.clean_orphan(device)
+            return
+        if self._removal.is_alive(owner):
+            raise _in_use(device, owner, self._key)
+        self._log.warning(f"{device} was left by container {owner.key.container_id}, which is gone: cleaning up")
+        self._removal.remove_device(owner)
 
-def _told(taken: dict[PciAddress, str]) -> str:
-    told = [f"{device}: {reason}" for device, reason in sorted(taken.items())]
-    more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
-    return "; ".join([*told[:_TOLD], *more])
+
+def _in_use(device: PciAddress, owner: Record, key: Key) -> DeviceBusy:
+    if owner.key == key:
+        return DeviceBusy(
+            f"VF {device} is attached to this very container already, as {key.ifname}", hint="DEL it first"
+        )
+    return DeviceBusy(
+        f"VF {device} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
+        f"{owner.key.network})",
+        hint=f"it is freed by that container's DEL, or when its network namespace {owner.netns} is gone",
+    )
+
+
+def _reasons(taken: dict[PciAddress, str]) -> str:
+    reasons = [f"{device}: {reason}" for device, reason in sorted(taken.items())]
+    more = [f"and {len(reasons) - _MOST_NAMED} more"] if len(reasons) > _MOST_NAMED else []
+    return "; ".join([*reasons[:_MOST_NAMED], *more])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cni.attachment.records import Attachments
     from cni.attachment.removal import Removal
     from cni.sriov.kernel import Kernel
-    from cni.sriov.removal import Removal as DeviceRemoval
+    from cni.sriov.removal import DeviceRemoval
     from cni.userspace.adapters import World
     from cni.userspace.removal import Removal as PortRemoval
 

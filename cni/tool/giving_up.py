@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cni.attachment.record import Key
-from cni.attachment.records import Replay
+from cni.attachment.records import LockedRecord
 from cni.errors import CniError, DeviceBusy, InvalidConfig, TryAgainLater
 from cni.names import attachment_fault
 
@@ -30,7 +30,7 @@ def give_up(attachments: Attachments, removal: Removal, key: Key) -> str:
     Raises `DeviceBusy` for an attachment that is somebody's, and `TryAgainLater` for one that keeps a device from others:
     the next pod would get it as this one has left it.
     """
-    with Replay(attachments, key) as record:
+    with LockedRecord(attachments, key) as record:
         if record is None:
             return ""
         if removal.is_alive(record):
@@ -43,7 +43,7 @@ def give_up(attachments: Attachments, removal: Removal, key: Key) -> str:
         kept = attachments.find(key)
         if kept is None:
             return f"{key}: removed"
-        if removal.holds_up(kept):
+        if removal.blocks_delete(kept):
             raise TryAgainLater(
                 f"{key} cannot be given up while {kept.device} is not home and clean: {failure}",
                 hint="the device ends with its PF's VFs (sriov_numvfs) or with the boot, and the record with it",

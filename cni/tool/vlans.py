@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from cni.attachment.records import Attachments
     from cni.pci import PciAddress
     from cni.sriov.kernel import Kernel
-    from cni.sriov.predecessor import Predecessor
+    from cni.sriov.sriov_cni import SriovCniState
 
 
-def with_vlans(kernel: Kernel, attachments: Attachments, predecessor: Predecessor) -> Iterator[str]:
+def with_vlans(kernel: Kernel, attachments: Attachments, sriov_cni: SriovCniState) -> Iterator[str]:
     """A line for each such VF that no record and no living pod has. Nothing is changed."""
     for vf in _vfs(kernel):
-        if attachments.has_owner(vf) or predecessor.is_alive(vf):
+        if attachments.has_owner(vf) or sriov_cni.is_alive(vf):
             continue
         try:
             found = kernel.device(vf)

@@ -11,8 +11,9 @@ from cni.host.kernel import HostKernel
 from cni.host.netns import Namespaces
 from cni.kube.access import access_of
 from cni.kube.pods import open_pods
-from cni.sriov import model as device, removal as device_removal
-from cni.sriov.predecessor import Predecessor
+from cni.sriov import model as device
+from cni.sriov.removal import DeviceRemoval
+from cni.sriov.sriov_cni import SriovCniState
 from cni.tool.gc import Devices, Ports
 from cni.tool.status import Look, of_devices, of_ports
 from cni.tool.vlans import with_vlans
@@ -40,14 +41,14 @@ def devices(node: NodeConf, log: Log) -> Devices:
     """What `sriov` has on this node."""
     kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
     ipam, rebind = EmbeddedIpam(os.environ, node), node.devices.rebind
-    removal = device_removal.Removal(kernel=kernel, attachments=attachments, ipam=ipam, log=log, rebind=rebind)
+    removal = DeviceRemoval(kernel=kernel, attachments=attachments, ipam=ipam, log=log, rebind=rebind)
     return Devices(kernel, attachments, removal)
 
 
 def left_vlans(log: Log) -> list[str]:
     """The free VFs with a VLAN, one line each."""
     kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
-    return list(with_vlans(kernel, attachments, Predecessor(kernel, attachments, log)))
+    return list(with_vlans(kernel, attachments, SriovCniState(kernel, attachments, log)))
 
 
 def ports(node: NodeConf, log: Log) -> Ports:

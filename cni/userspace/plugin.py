@@ -74,7 +74,7 @@ class UserspacePlugin(Lifecycle):
             # From here on a DEL sees that the directory is used; meanwhile none takes it away.
             with self._removal.locked_directories():
                 attachment, found = self._among_others(key, attachment)
-                record = self.begun(
+                record = self.new_record(
                     request,
                     netns,
                     plugin=PLUGIN,
@@ -84,6 +84,7 @@ class UserspacePlugin(Lifecycle):
                     device_info=wanted.device_info,
                     left=(POD,),
                 )
+                self.preload_ipam(record)
                 self._attachments.claim(record)
             with on_failure(self._removal.remove, record):
                 self._plug(attachment, found)

@@ -56,7 +56,7 @@ class Removal(removal.Removal):
             **super().steps(record, deadline),
         }
 
-    def holds_up(self, _record: Record, /) -> bool:
+    def blocks_delete(self, _record: Record, /) -> bool:
         """Nothing of a port keeps a pod from going: what is left is in nobody's way but the same attachment's."""
         return False
 
@@ -84,7 +84,7 @@ class Removal(removal.Removal):
             self._log.warning(f"the pod is gone, its annotations are not looked after: {error}")
 
     def _unplug(self, record: Record, deadline: float | None) -> None:
-        if self.is_promise(record):
+        if self.is_deferred(record):
             self._keep_promise(record, deadline)
             return
         attachment = from_record(record)
@@ -178,7 +178,7 @@ class Removal(removal.Removal):
         with_it = self._attachments.others_with(key, folder)
         return [one for one in with_it if DEVICE in one.left and _makes(one.wanted.get("directory") or {}, folder)]
 
-    def is_promise(self, record: Record, /) -> bool:
+    def is_deferred(self, record: Record, /) -> bool:
         """A record of `promise`."""
         return "port" in record.wanted and record.wanted["port"] is None
 
@@ -214,7 +214,7 @@ class Removal(removal.Removal):
             wanted={"port": None, "remote": remote, "vhost": vhost},
             removing=True,
         )
-        if sum(map(self.is_promise, self._attachments.pending())) >= MOST_PROMISES:
+        if sum(map(self.is_deferred, self._attachments.pending())) >= MOST_PROMISES:
             self._log.warning(
                 f"{MOST_PROMISES} removals wait for a vswitch already: no other is noted, GC finds the port"
             )

@@ -55,23 +55,26 @@ class Directory:
 
     def __enter__(self) -> Self:
         self._make()
-        self._lock.__enter__()
+        self._lock.acquire()
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._require_private()
         except OSError as error:
-            self.__exit__()
+            self._close()
             raise _failure("open", self.path, error) from error
         except IoFailure:
-            self.__exit__()
+            self._close()
             raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        self._lock.__exit__()
+        self._lock.release()
 
     def entries(self) -> Iterator[Entry]:
         """Those of all addresses; what is no regular file, or was not written by a host-local, is passed over."""

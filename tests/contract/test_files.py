@@ -93,7 +93,7 @@ def test_a_held_lock_is_awaited_for_its_bound_and_the_error_says_what_is_locked(
 def test_a_lock_is_had_as_soon_as_it_is_free(tmp_path):
     path = str(tmp_path / "lock")
     held = files.Lock(path, "device")
-    held.__enter__()
+    held.acquire()
     taken = threading.Event()
 
     def take() -> None:
@@ -103,7 +103,7 @@ def test_a_lock_is_had_as_soon_as_it_is_free(tmp_path):
     waiter = threading.Thread(target=take)
     waiter.start()
     assert not taken.is_set()
-    held.__exit__()
+    held.release()
     waiter.join(10)
     assert taken.is_set()
 

@@ -33,7 +33,7 @@ def kernel():
 
 
 def attached(kernel, conf, mac=None):
-    attachment = plan.plan(KEY, conf, mac, kernel.device(DEVICE))
+    attachment = plan.plan(KEY, {**conf, "mac": mac}, kernel.device(DEVICE))
     link = attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     return attachment, link
 
@@ -114,7 +114,7 @@ def test_detach_can_be_repeated(kernel):
 )
 def test_a_driver_refusal_names_the_field_and_detach_undoes_what_came_before(kernel, conf, field):
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, conf, MAC, kernel.device(DEVICE))
+    attachment = plan.plan(KEY, {**conf, "mac": MAC}, kernel.device(DEVICE))
     with pytest.raises(KernelRefused, match=f"{field}.*igb.*E[A-Z]+"):
         attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     detached(kernel, attachment)
@@ -123,7 +123,7 @@ def test_a_driver_refusal_names_the_field_and_detach_undoes_what_came_before(ker
 
 def test_a_refused_mtu_is_named_although_the_link_has_moved(kernel):
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, {"mtu": 20_000}, None, kernel.device(DEVICE))
+    attachment = plan.plan(KEY, {"mtu": 20_000}, kernel.device(DEVICE))
     with pytest.raises(KernelRefused, match=r"mtu 20000.*greater than device maximum"):
         attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     detached(kernel, attachment)
@@ -254,7 +254,7 @@ def test_after_a_failure_at_any_change_of_attach_detach_restores_the_host(mac):
         kernel = FakeKernel()
         kernel.add_netns(POD)
         before = kernel.snapshot()
-        attachment = plan.plan(KEY, EVERYTHING, mac, kernel.device(DEVICE))
+        attachment = plan.plan(KEY, {**EVERYTHING, "mac": mac}, kernel.device(DEVICE))
         kernel.refuse_from(change)
         with pytest.raises(CniError):
             attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
@@ -302,7 +302,7 @@ def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf,
     if pinned:
         pin(kernel)
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, conf, mac, kernel.device(DEVICE))
+    attachment = plan.plan(KEY, {**conf, "mac": mac}, kernel.device(DEVICE))
     kernel.refuse(refused)
     with contextlib.suppress(CniError):
         attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
@@ -318,7 +318,7 @@ def test_a_vf_that_the_host_uses_is_refused(kernel):
     fake = kernel.devices[DEVICE]
     fake.link = fake.link.replace(master=7)
     with pytest.raises(DeviceBusy, match=r"eth1 of VF .* is enslaved"):
-        plan.plan(KEY, {}, None, kernel.device(DEVICE))
+        plan.plan(KEY, {}, kernel.device(DEVICE))
 
 
 def test_a_name_that_is_taken_on_the_host_meanwhile_does_not_keep_the_vf_in_the_pod(kernel):

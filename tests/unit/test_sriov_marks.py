@@ -15,7 +15,7 @@ from cni.host.netlink import IFF_UP
 from cni.log import Log
 from cni.sriov import model
 from cni.sriov.model import PLUGIN
-from cni.sriov.removal import Removal
+from cni.sriov.removal import DeviceRemoval
 from cni.tool.gc import Devices
 from tests.fakes import NIC, PF
 from tests.node import VF0, VF1, Node
@@ -59,7 +59,7 @@ def gc(node) -> None:
 
 def collection(node) -> Devices:
     attachments = Attachments(node.state, node.run, plugin=PLUGIN)
-    removal = Removal(kernel=node.kernel, attachments=attachments, ipam=node.ipam, log=node.log)
+    removal = DeviceRemoval(kernel=node.kernel, attachments=attachments, ipam=node.ipam, log=node.log)
     return Devices(node.kernel, attachments, removal)
 
 

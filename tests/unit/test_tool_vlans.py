@@ -11,7 +11,7 @@ from cni.attachment.records import Attachments
 from cni.host.vf_settings import VfSettings
 from cni.pci import PciAddress
 from cni.sriov.model import PLUGIN
-from cni.sriov.predecessor import Predecessor
+from cni.sriov.sriov_cni import SriovCniState
 from cni.tool.vlans import with_vlans
 from tests.node import VF0, Node
 
@@ -25,7 +25,7 @@ def node(tmp_path: Path) -> Node:
 
 def told(node: Node) -> list[str]:
     attachments = Attachments(node.state, node.run, plugin=PLUGIN)
-    return list(with_vlans(node.kernel, attachments, Predecessor(node.kernel, attachments, node.log, node.former)))
+    return list(with_vlans(node.kernel, attachments, SriovCniState(node.kernel, attachments, node.log, node.former)))
 
 
 def allocated(node: Node, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Keys of hustcat's, Intel's and xftony's SR-IOV plugins, in today's words. Pure."""
+"""Keys of hustcat's, Intel's and xftony's SR-IOV plugins, translated to today's. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IGNORED = {
 }
 
 
-def modern(named: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def translate(named: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The configuration (under its canonical keys) without old keys, and a deprecation warning for each of them."""
     conf, warnings = dict(named), []
     for key, reason in _IGNORED.items():

@@ -1,4 +1,4 @@
-"""What a request asks of the plugin: configuration, address, delegate's call, files. Nothing of the host is read."""
+"""Reads a request: configuration, IPAM plugin's call, device-info file. Nothing of the host is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cni.protocol.cni_args import cni_arguments, wanted_mac
 from cni.protocol.result import LEGACY_VERSIONS, inexpressible
 from cni.sriov import allowed
 from cni.sriov.conf_table import REQUIRED, TABLE
-from cni.sriov.legacy import modern
+from cni.sriov.deprecated_keys import translate
 from cni.sriov.rules import cross_check
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cni.protocol.request import Request
 
 
-def configuration_of(request: Request, policy: DevicePolicy, log: Log) -> tuple[dict[str, Any], str | None]:
-    """The configuration, validated also by the node's policy, and the requested MAC address, or None.
+def parse_request(request: Request, policy: DevicePolicy, log: Log) -> dict[str, Any]:
+    """The configuration, validated also by the node's policy; its `mac` is the one of all sources that counts.
 
     Raises with every problem at once.
     """
@@ -38,13 +38,13 @@ def configuration_of(request: Request, policy: DevicePolicy, log: Log) -> tuple[
     except InvalidConfig as error:
         error.hint = error.hint or (allowed.REMEDY if forbidden else "")
         raise
-    conf, deprecations = modern(parsed.values)
+    conf, deprecations = translate(parsed.values)
     for warning in (*parsed.warnings, *deprecations):
         log.warning(warning)
     mac = wanted_mac(conf, cni_arguments(request.args))
     if request.cni_version in LEGACY_VERSIONS and not conf.get("ipam"):
         raise inexpressible(request.cni_version)
-    return conf, mac
+    return {**conf, "mac": mac}
 
 
 def _with_device(config: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ FOLDER = "/var/lib/cni/sriov"
 _SWITCH = {"on": True, "off": False}
 
 
-class Former(Value):
+class SriovCniRecord(Value):
     """An attachment that sriov-cni made: its record's file, its device, and what the record says."""
 
     path: str
@@ -44,7 +44,7 @@ class Former(Value):
     document: dict[str, Any]
 
 
-class Predecessor:
+class SriovCniState:
     """What to do about the attachments that sriov-cni made; `folder` is where it keeps its state."""
 
     def __init__(self, kernel: Kernel, attachments: Attachments, log: Log, folder: str = FOLDER) -> None:
@@ -53,8 +53,8 @@ class Predecessor:
         self._log = log
         self._folder = folder
 
-    def make_free(self, device: PciAddress, key: Key) -> None:
-        """Refuses a device of a living pod of its, and brings home one that it left behind. Raises `DeviceBusy`.
+    def reclaim_or_refuse(self, device: PciAddress, key: Key) -> None:
+        """Raises `DeviceBusy` if the pod that sriov-cni gave the device to still exists; otherwise brings the device home.
 
         Called with the device's lock held.
         """
@@ -67,11 +67,11 @@ class Predecessor:
                     f"sriov-cni attached {device} to {path}",
                     hint="it is freed by that pod's DEL, or when the pod is gone",
                 )
-        formers = self._of_device(device)
-        if formers:
-            self._bring_home(formers[0], key, "")
-        for former in formers[1:]:
-            remove_file(former.path)
+        records = self._of_device(device)
+        if records:
+            self._bring_home(records[0], key, "")
+        for older in records[1:]:
+            remove_file(older.path)
         remove_file(self._allocation(device))
 
     def delete(self, key: Key, path: str) -> None:
@@ -79,16 +79,16 @@ class Predecessor:
 
         `path` is that of the pod's network namespace, or empty.
         """
-        former = self._made(key)
-        if former is None:
+        record = self._made(key)
+        if record is None:
             return
-        with self._attachments.locked(former.device):
-            if self._is_anothers(former.device, path):
-                self._log.warning(f"{former.device} is another's now: it is left alone")
-                remove_file(former.path)
+        with self._attachments.locked(record.device):
+            if self._is_anothers(record.device, path):
+                self._log.warning(f"{record.device} is another's now: it is left alone")
+                remove_file(record.path)
                 return
             try:
-                self._bring_home(former, key, path)
+                self._bring_home(record, key, path)
             except DeviceNotClean as error:
                 # Its record stays, and the next ADD of the device tries again; the pod must be able to go.
                 self._log.error(f"{error}")
@@ -98,18 +98,18 @@ class Predecessor:
 
         `path` is that of the pod's network namespace. Settings are not compared: its records do not tell all of them.
         """
-        former = self._made(key)
-        if former is None:
+        record = self._made(key)
+        if record is None:
             return None
         with self._kernel.netns(path) as netns:
-            if self._kernel.exists(former.device) and self._kernel.in_user_space(former.device):
+            if self._kernel.exists(record.device) and self._kernel.in_user_space(record.device):
                 return []
-            link = self._kernel.link(former.device, netns) if self._kernel.exists(former.device) else None
+            link = self._kernel.link(record.device, netns) if self._kernel.exists(record.device) else None
         if link is None:
-            return [f"{former.device}, which sriov-cni attached, is not in the pod"]
-        self._log.info(f"sriov-cni attached {former.device}: only its place and name are compared")
+            return [f"{record.device}, which sriov-cni attached, is not in the pod"]
+        self._log.info(f"sriov-cni attached {record.device}: only its place and name are compared")
         return (
-            [] if link.name == key.ifname else [f"{former.device} is called {link.name} in the pod, not {key.ifname}"]
+            [] if link.name == key.ifname else [f"{record.device} is called {link.name} in the pod, not {key.ifname}"]
         )
 
     def is_alive(self, device: PciAddress) -> bool:
@@ -120,7 +120,7 @@ class Predecessor:
         with Optional(self._kernel.find_netns(path)) as netns:
             return netns is not None
 
-    def _made(self, key: Key) -> Former | None:
+    def _made(self, key: Key) -> SriovCniRecord | None:
         """Its record of the attachment of that name."""
         return self._read(f"{self._folder}/{component(f'{key.container_id}-{key.ifname}')}")
 
@@ -136,19 +136,19 @@ class Predecessor:
         with Optional(self._kernel.find_netns(owner)) as netns:
             return netns is not None
 
-    def _bring_home(self, former: Former, key: Key, path: str) -> None:
-        if self._kernel.exists(former.device):
+    def _bring_home(self, record: SriovCniRecord, key: Key, path: str) -> None:
+        if self._kernel.exists(record.device):
             with Optional(self._kernel.find_netns(path) if path else None) as netns:
-                device = self._kernel.device(former.device)
-                link = device.link or (self._kernel.link(former.device, netns) if netns is not None else None)
-                detach(self._kernel, attachment(former, key, device, link), netns, self._log)
-        remove_file(self._allocation(former.device))
-        remove_file(former.path)
+                device = self._kernel.device(record.device)
+                link = device.link or (self._kernel.link(record.device, netns) if netns is not None else None)
+                detach(self._kernel, attachment(record, key, device, link), netns, self._log)
+        remove_file(self._allocation(record.device))
+        remove_file(record.path)
 
-    def _of_device(self, device: PciAddress) -> list[Former]:
+    def _of_device(self, device: PciAddress) -> list[SriovCniRecord]:
         """Its records about the device, the newest first: it forgets to remove some."""
-        formers = [self._read(path) for path in _files(self._folder)]
-        return [former for former in formers if former is not None and former.device == device]
+        records = [self._read(path) for path in _files(self._folder)]
+        return [record for record in records if record is not None and record.device == device]
 
     def _owner(self, device: PciAddress) -> str:
         """The path of the network namespace that it gave the device to, or empty."""
@@ -159,29 +159,31 @@ class Predecessor:
     def _allocation(self, device: PciAddress) -> str:
         return f"{self._folder}/pci/{component(device)}"
 
-    def _read(self, path: str) -> Former | None:
+    def _read(self, path: str) -> SriovCniRecord | None:
         try:
             content = read_file(path)
             document = jsontext.loads(content) if content else None
             if not isinstance(document, dict):
                 return None
-            return Former(path=path, device=pci.parse(str(jsontext.member(document, "deviceID"))), document=document)
+            return SriovCniRecord(
+                path=path, device=pci.parse(str(jsontext.member(document, "deviceID"))), document=document
+            )
         except (CniError, ValueError):
             return None  # Nothing of ours, or cut: then the VF's own marks are all there is.
 
 
-def attachment(former: Former, key: Key, device: Device, link: Link | None) -> DeviceAttachment:
+def attachment(record: SriovCniRecord, key: Key, device: Device, link: Link | None) -> DeviceAttachment:
     """Its attachment as one of ours, so that the same way leads back. Raises `IoFailure` when its record is malformed.
 
     `link` is the device's where it is now. sriov-cni did not keep everything: the link goes back down, without alias and
     flags; its MTU stays where the record has none. Before 2.3 the record's fields were not in `OrigVfState`.
     """
-    document = former.document
+    document = record.document
     try:
         state = jsontext.member(document, "OrigVfState") or _early_state(document)
         return DeviceAttachment(
             key=key,
-            device=former.device,
+            device=record.device,
             index=device.index,
             pf=device.pf,
             driver=device.driver,
@@ -194,7 +196,7 @@ def attachment(former: Former, key: Key, device: Device, link: Link | None) -> D
         )
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise IoFailure(
-            f"sriov-cni's record {former.path} is malformed: {error}", hint="move it away; the next ADD repairs the VF"
+            f"sriov-cni's record {record.path} is malformed: {error}", hint="move it away; the next ADD repairs the VF"
         ) from error
 
 
