@@ -70,8 +70,8 @@ class HostUse:
 
     def _network(self, name: str) -> str:
         try:
-            link = self._kernel.named(name, None)
-            uses = self._kernel.uses(link, leftovers=False) if link else []
+            link = self._kernel.link_by_name(name, None)
+            uses = self._kernel.host_uses(link, leftovers=False) if link else []
         except CniError as error:
             return f"the host may use {name}: {error}"
         return f"the host uses {name}: {', '.join(uses)}" if uses else ""

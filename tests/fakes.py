@@ -74,7 +74,7 @@ class FakeDevice:
             index=number,
             name=name,
             flags=IFF_MULTICAST,
-            queue=1000,
+            txqlen=1000,
             mac=mac,
             permanent=mac,
             mtu=1500,
@@ -225,7 +225,7 @@ class FakeKernel:
     def tells_devices(self) -> bool:
         return self.is_recent
 
-    def may_administrate(self) -> bool:
+    def has_admin_capabilities(self) -> bool:
         return self.privileged
 
     def exists(self, device: PciAddress) -> bool:
@@ -246,17 +246,17 @@ class FakeKernel:
             address=fake.address,
             instance=fake.instance,
             driver=fake.driver,
-            override=fake.override,
+            driver_override=fake.override,
             userspace=gives_to_user_space(fake.driver),
             is_infiniband=address in self.infiniband,
             link=self.link(address, None),
-            vfs=len(self.functions) if address == PF else 0,
-            most_vfs=7 if address == PF else 0,
+            num_vfs=len(self.functions) if address == PF else 0,
+            total_vfs=7 if address == PF else 0,
             **with_pf,
         )
 
     def pf_of_name(self, name: str) -> PciAddress:
-        link = self.named(name, None)
+        link = self.link_by_name(name, None)
         if link is None or not link.parent:
             raise DeviceNotFound(f"the host has no network device {name} on the PCI bus")
         return PciAddress(link.parent)
@@ -273,10 +273,10 @@ class FakeKernel:
     def in_use(self, device: PciAddress) -> bool:
         return self.devices[device].open and self.in_user_space(device)
 
-    def hindrances(self, device: PciAddress) -> list[str]:
+    def viability_problems(self, device: PciAddress) -> list[str]:
         return self.group_hindrances
 
-    def uses(self, link: Link, *, leftovers: bool = True) -> list[str]:
+    def host_uses(self, link: Link, *, leftovers: bool = True) -> list[str]:
         fake = self._there(link, None)
         program = ["an XDP program is attached to it"] if fake.tuning["xdp"] != "0" else []
         stacked = [f"{one} is stacked on it" for one in fake.stacked]
@@ -347,10 +347,10 @@ class FakeKernel:
         self.awaited += 1
         return self.link(device, None) is not None
 
-    def named(self, name: str, netns: Netns | None) -> Link | None:
-        return next((link for link in self.everywhere(netns) if name in (link.name, *link.altnames)), None)
+    def link_by_name(self, name: str, netns: Netns | None) -> Link | None:
+        return next((link for link in self.links(netns) if name in (link.name, *link.altnames)), None)
 
-    def everywhere(self, netns: Netns | None, alias: str = "") -> list[Link]:
+    def links(self, netns: Netns | None, alias: str = "") -> list[Link]:
         place = _identity(netns)
         mine = [one.home for one in self.devices.values() if one.home is not None and one.place == place]
         return [link for link in (*mine, *self.others.get(place, {}).values()) if alias in link.alias]
@@ -361,7 +361,7 @@ class FakeKernel:
         if attributes.get("name") == "dev%d":
             attributes["name"] = f"dev{link.index}"
         name = attributes.pop("name", link.name)
-        if any(self.named(taken, target) for taken in (name, *link.altnames)):
+        if any(self.link_by_name(taken, target) for taken in (name, *link.altnames)):
             raise refused(errno.EEXIST)
         self._go_down(fake)
         if fake.enslaving_mac:
@@ -456,7 +456,7 @@ class FakeKernel:
             index=self._numbers,
             name=f"eth{self._numbers}",
             flags=IFF_MULTICAST,
-            queue=1000,
+            txqlen=1000,
             mac=mac,
             permanent=mac,
             mtu=1500,
@@ -483,7 +483,7 @@ class FakeKernel:
                 fake.link = fake.link.replace(mac=attributes["mac"])
                 if fake.info is not None:
                     fake.info = fake.info.replace(mac=attributes["mac"])
-        for name in ("alias", "queue", "group"):
+        for name in ("alias", "txqlen", "group"):
             if name in attributes:
                 fake.link = fake.link.replace(**{name: attributes[name]})
         if "flags" in attributes:

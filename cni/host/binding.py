@@ -106,7 +106,7 @@ class Drivers:
                 hint=f"drivers for it: modprobe -R $(cat /sys/bus/pci/devices/{device}/modalias)",
             ) from refusal
 
-    def hindrances(self, device: PciAddress) -> list[str]:
+    def viability_problems(self, device: PciAddress) -> list[str]:
         """Why VFIO would not give the device to user space: an IOMMU group that is missing or not viable."""
         if not self._sysfs.iommu_group(device):
             return ["it is in no IOMMU group: switch the IOMMU on (firmware, and intel_iommu=on where it is Intel's)"]

@@ -15,10 +15,9 @@ class Device(Value):
     """A VF with its PF, a PF, or a device without either: inside a virtual machine a VF's PF cannot be seen.
 
     Without a PF here `pf` and its fields are empty and `settings` says nothing. `link` is None while the network device
-    is in another namespace, or there is none. `instance` is another number when the
-    device was made anew. `override` is the kernel's driver_override, `userspace` whether the
-    driver gives the device to user space (VFIO, UIO). `netdevs` counts its network
-    devices on the host; `vfs` and `most_vfs` are what it has as a PF.
+    is in another namespace, or there is none. `instance` is another number when the device was made anew. `userspace`:
+    its driver gives the device to user space (VFIO, UIO). `netdevs` counts its network devices on the host.
+    `driver_override`, `num_vfs` and `total_vfs` are sysfs' attributes; the last two are those of a PF.
     """
 
     address: PciAddress
@@ -26,7 +25,7 @@ class Device(Value):
     settings: VfInfo
     link: Link | None
     instance: int = 0
-    override: str = ""
+    driver_override: str = ""
     userspace: bool = False
     is_network: bool = True
     is_infiniband: bool = False
@@ -37,10 +36,10 @@ class Device(Value):
     pf_driver: str = ""
     pf_mtu: int = 0
     netdevs: int = 1
-    vfs: int = 0
-    most_vfs: int = 0
+    num_vfs: int = 0
+    total_vfs: int = 0
 
     @property
     def kind(self) -> str:
         """What messages call it."""
-        return "VF" if self.pf else "PF" if self.most_vfs else "device"
+        return "VF" if self.pf else "PF" if self.total_vfs else "device"

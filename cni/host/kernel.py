@@ -62,14 +62,14 @@ class HostKernel:
             address=address,
             instance=self._sysfs.instance(address),
             driver=self._sysfs.driver(address),
-            override=self._sysfs.override(address),
+            driver_override=self._sysfs.override(address),
             userspace=self._sysfs.in_user_space(address),
             is_network=self._sysfs.is_network(address),
             is_infiniband=self._sysfs.is_infiniband(address),
             link=self.link(address, None),
             netdevs=len(self._sysfs.netdevs(address)),
-            vfs=self._sysfs.number(address, "sriov_numvfs"),
-            most_vfs=self._sysfs.number(address, "sriov_totalvfs"),
+            num_vfs=self._sysfs.number(address, "sriov_numvfs"),
+            total_vfs=self._sysfs.number(address, "sriov_totalvfs"),
             **(self._told_by_pf(pf, address) if pf else {"settings": vf_settings.VfInfo(index=-1)}),
         )
 
@@ -132,9 +132,9 @@ class HostKernel:
         """Gives the device another driver; see `Drivers.bind`."""
         self._drivers.bind(device, driver, override)
 
-    def hindrances(self, device: PciAddress) -> list[str]:
+    def viability_problems(self, device: PciAddress) -> list[str]:
         """Why VFIO could not give the device to user space."""
-        return self._drivers.hindrances(device)
+        return self._drivers.viability_problems(device)
 
     def driver(self, device: PciAddress) -> str:
         """The name of the driver that the device is bound to, or empty."""
@@ -148,7 +148,7 @@ class HostKernel:
         """Whether a process has the device open."""
         return self._drivers.in_use(device)
 
-    def uses(self, link: nl.Link, *, leftovers: bool = True) -> list[str]:
+    def host_uses(self, link: nl.Link, *, leftovers: bool = True) -> list[str]:
         """What the host itself uses a link of it for; empty when for nothing.
 
         `leftovers`: also what a pod can have left there, and the host can need: XDP programs, links in other namespaces.
@@ -320,12 +320,12 @@ class HostKernel:
                     return self.link(device, None) is not None
         return True
 
-    def named(self, name: str, netns: Netns | None) -> nl.Link | None:
+    def link_by_name(self, name: str, netns: Netns | None) -> nl.Link | None:
         """The link that has that name or alternative name, or None."""
         with _refusals(f"look for {name}: the kernel refused"):
             return links.by_name(self._socket(netns), name)
 
-    def everywhere(self, netns: Netns | None, alias: str = "") -> list[nl.Link]:
+    def links(self, netns: Netns | None, alias: str = "") -> list[nl.Link]:
         """All links of the namespace, or those whose alias contains a text."""
         with _refusals("list the links: the kernel refused"):
             found = links.every(self._socket(netns), alias.encode())
@@ -421,9 +421,9 @@ class HostKernel:
         major, _, rest = os.uname().release.partition(".")
         minor = rest.partition(".")[0]
         known = major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 14)
-        return known or any(link.parent for link in self.everywhere(None))
+        return known or any(link.parent for link in self.links(None))
 
-    def may_administrate(self) -> bool:
+    def has_admin_capabilities(self) -> bool:
         """Whether this process may change the host's network and enter other namespaces."""
         wanted = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
         # Not only its beginning: the supplementary groups come first, and can be thousands.

@@ -59,7 +59,7 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
     mac: str | None = None,
     mtu: int | None = None,
     alias: str | None = None,
-    queue: int | None = None,
+    txqlen: int | None = None,
     group: int | None = None,
     up: bool | None = None,
     flags: tuple[int, int] = (0, 0),
@@ -73,7 +73,7 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
     for kind, number in (
         (nl.IFLA_NET_NS_FD, netns_fd),
         (nl.IFLA_MTU, mtu),
-        (nl.IFLA_TXQLEN, queue),
+        (nl.IFLA_TXQLEN, txqlen),
         (nl.IFLA_GROUP, group),
     ):
         if number is not None:

@@ -73,7 +73,7 @@ class Link(Value):
     """A network device as one namespace sees it.
 
     `parent` is its PCI address, `permanent` the driver's own MAC address, `lower` the index of the link that it is
-    stacked on, as a VLAN or macvlan is (0: none in this namespace), `queue` the transmit queue's length in packets.
+    stacked on, as a VLAN or macvlan is (0: none in this namespace), `txqlen` the transmit queue's length in packets.
     `promiscuity` counts who wants it promiscuous; `xdp` is how an XDP program is attached (0: none is). `vfs` are its VFs
     as the kernel reports them, for `vf_settings.reported`.
     """
@@ -88,7 +88,7 @@ class Link(Value):
     altnames: tuple[str, ...] = ()
     master: int = 0
     lower: int = 0
-    queue: int = 0
+    txqlen: int = 0
     group: int = 0
     parent: str = ""
     promiscuity: int = 0
@@ -250,7 +250,7 @@ def link(body: bytes) -> Link:
                 _text(name) for kind, name in attributes(attrs.get(IFLA_PROP_LIST, b"")) if kind == IFLA_ALT_IFNAME
             ),
             master=_number(attrs.get(IFLA_MASTER)),
-            queue=_number(attrs.get(IFLA_TXQLEN)),
+            txqlen=_number(attrs.get(IFLA_TXQLEN)),
             group=_number(attrs.get(IFLA_GROUP)),
             lower=0 if IFLA_LINK_NETNSID in attrs else _number(attrs.get(IFLA_LINK)),
             parent=_text(attrs.get(IFLA_PARENT_DEV_NAME, b""))

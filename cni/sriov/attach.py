@@ -248,8 +248,14 @@ def _differences(attachment: DeviceAttachment, device: Device) -> list[str]:
     left = plan.differences(plan.restoration(attachment), device.settings)
     if attachment.settings.mac and attachment.found.mac and device.settings.mac != attachment.found.mac:
         left.append(f"the MAC address at the PF is {device.settings.mac}, was {attachment.found.mac}")
-    if attachment.wanted_driver and _is_ours(attachment, device) and device.override != attachment.override:
-        left.append(f"driver_override is {device.override or 'empty'}, was {attachment.override or 'empty'}")
+    if (
+        attachment.wanted_driver
+        and _is_ours(attachment, device)
+        and device.driver_override != attachment.driver_override
+    ):
+        left.append(
+            f"driver_override is {device.driver_override or 'empty'}, was {attachment.driver_override or 'empty'}"
+        )
     found = attachment.netdev
     for name in plan.VERIFIED if device.link is not None and found is not None else ():
         now, then = getattr(device.link, name), getattr(found, name)
@@ -264,7 +270,7 @@ def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns 
         return  # Somebody gave it another driver meanwhile, on purpose.
     # Without a driver it is what a killed call left half done, and that call may have cleared the override.
     ours = bool(attachment.wanted_driver) or not device.driver
-    override = attachment.override if ours else device.override
+    override = attachment.driver_override if ours else device.driver_override
     if attachment.wanted_driver or device.driver != attachment.driver:
         try:
             kernel.bind(attachment.device, attachment.driver, override)
@@ -387,7 +393,7 @@ def _bring_home(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | Non
     kernel.remove_stacked(link, netns)
     # A name that the host has already keeps the link from coming home, and a pod may have given it any.
     kernel.set_altnames(link, netns, ())
-    free = kernel.named(found.name, None) is None
+    free = kernel.link_by_name(found.name, None) is None
     name = found.name if free else "dev%d"
     try:
         # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then. It also takes it
@@ -413,7 +419,7 @@ def _restore_netdev(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns 
 def _restore_name(kernel: Kernel, link: Link, name: str) -> None:
     if link.name == name:
         return
-    holder = kernel.named(name, None)
+    holder = kernel.link_by_name(name, None)
     if holder is None or holder.index == link.index:
         _rename(kernel, link, name)
 

@@ -33,7 +33,7 @@ class Netdev(Value):
     mac: str
     permanent: str
     mtu: int
-    queue: int
+    txqlen: int
     group: int
     flags: int
     up: bool = False
@@ -63,7 +63,7 @@ class DeviceAttachment(Value):
     instance: int = 0
     mac: str | None = None
     mtu: int | None = None
-    override: str = ""
+    driver_override: str = ""
     wanted_driver: str = ""
     userspace: bool = False
     flags: int = 0
@@ -133,7 +133,7 @@ def netdev(link: Link) -> Netdev:
         mac=link.mac,
         permanent=link.permanent,
         mtu=link.mtu,
-        queue=link.queue,
+        txqlen=link.txqlen,
         group=link.group,
         flags=link.kept_flags,
         up=link.up,
@@ -150,12 +150,25 @@ def found_document(attachment: DeviceAttachment) -> dict[str, Any]:
         "pf": attachment.pf,
         "driver": attachment.driver,
         "instance": attachment.instance,
-        "override": attachment.override,
+        "override": attachment.driver_override,
         "settings": attachment.found.as_dict(),
-        "netdev": {**link.as_dict(), "altnames": list(link.altnames)} if link else None,
+        "netdev": _netdev_document(link) if link else None,
         "netdev_instance": attachment.netdev_instance,
         "tuning": attachment.tuning,
     }
+
+
+def _netdev_document(found: Netdev) -> dict[str, Any]:
+    document = {**found.as_dict(), "altnames": list(found.altnames)}
+    # Records keep the name that they have had since the first version.
+    document["queue"] = document.pop("txqlen")
+    return document
+
+
+def _netdev_of(document: dict[str, Any]) -> Netdev:
+    fields = {**document, "altnames": tuple(document["altnames"])}
+    fields["txqlen"] = fields.pop("queue")
+    return Netdev(**fields)
 
 
 def wanted_document(attachment: DeviceAttachment) -> dict[str, Any]:
@@ -182,13 +195,13 @@ def from_record(record: Record) -> DeviceAttachment:
             pf=parse(found["pf"]) if found["pf"] else "",
             driver=found["driver"],
             found=VfInfo(**found["settings"]),
-            netdev=Netdev(**{**link, "altnames": tuple(link["altnames"])}) if link else None,
+            netdev=_netdev_of(link) if link else None,
             settings=VfSettings(**wanted["settings"]),
             instance=found.get("instance", 0),
             mtu=wanted["mtu"],
             # Records of schema 1 come from a time when every device was a VF and kept its driver.
             mac=wanted.get("mac", wanted["settings"]["mac"]),
-            override=found.get("override", ""),
+            driver_override=found.get("override", ""),
             wanted_driver=wanted.get("driver", ""),
             userspace=wanted.get("userspace", False),
             flags=wanted.get("flags", 0),

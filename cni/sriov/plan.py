@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cni.host.device import Device
     from cni.host.vf_settings import Setting, VfInfo
 
-RESTORED = ("mtu", "alias", "queue", "group")
+RESTORED = ("mtu", "alias", "txqlen", "group")
 """Attributes of the network device that one message each puts back."""
 
 VERIFIED = ("mac", "mtu", "up", "alias")
@@ -81,7 +81,7 @@ def plan(key: Key, conf: dict[str, Any], device: Device, surroundings: Surroundi
         index=device.index,
         pf=device.pf,
         driver=device.driver or (conf.get("dpdk") or {}).get("kernel_driver", ""),
-        override=device.override,
+        driver_override=device.driver_override,
         found=device.settings,
         netdev=model.netdev(device.link) if device.link else None,
         settings=settings,
@@ -130,7 +130,7 @@ def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings
         raise InvalidConfig(f"pfOnly: {device.address} is a VF", hint="name a PF, or remove pfOnly")
     if device.pf:
         return
-    if device.most_vfs and not conf.get("pfOnly"):
+    if device.total_vfs and not conf.get("pfOnly"):
         raise InvalidConfig(
             f"deviceID: {device.address} is a PF", hint="name one of its VFs, or say pfOnly to give the PF itself away"
         )
@@ -166,9 +166,9 @@ def _require_unused(device: Device, uses: Sequence[str]) -> None:
             f"the network device {device.link.name} of {device.kind} {device.address} is enslaved to a bridge, bond or VRF on the host",
             hint=f"take it out of its bridge, bond or VRF first: ip link set {device.link.name} nomaster",
         )
-    if device.vfs and not device.pf:
+    if device.num_vfs and not device.pf:
         raise DeviceBusy(
-            f"PF {device.address} has {device.vfs} VFs, which would be lost to the host",
+            f"PF {device.address} has {device.num_vfs} VFs, which would be lost to the host",
             hint=f"remove them first: echo 0 >/sys/bus/pci/devices/{device.address}/sriov_numvfs",
         )
     if device.netdevs > 1 and not device.pf:

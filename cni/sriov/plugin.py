@@ -176,15 +176,15 @@ class SriovPlugin(Lifecycle):
         kernel, address, link = self._kernel, device.address, device.link
         in_group = needs_iommu_group(plan.wanted_driver(conf, device))
         return plan.Surroundings(
-            uses=tuple(kernel.uses(link)) if link else (),
-            viability_problems=tuple(kernel.hindrances(address)) if in_group else (),
+            uses=tuple(kernel.host_uses(link)) if link else (),
+            viability_problems=tuple(kernel.viability_problems(address)) if in_group else (),
             open_in_process=device.userspace and kernel.in_use(address),
             netdev_instance=kernel.netdev_instance(address) if link else "",
             tuning=kernel.tuning(link, quick=True) if link else {},
         )
 
     def _require_absent(self, ifname: str, netns: Netns) -> None:
-        if self._kernel.named(ifname, netns) is not None:
+        if self._kernel.link_by_name(ifname, netns) is not None:
             raise InterfaceExists(
                 f"the pod already has an interface {ifname}", hint="it is left as it is; use another interface name"
             )

@@ -132,6 +132,6 @@ def _rebind(kernel: Kernel, attachment: DeviceAttachment, log: Log, rules: Renew
     if rules.later:
         raise TryAgainLater(f"its driver is to be bound anew, which takes too long here: {'; '.join(reasons)}")
     log.info(f"rebinding {device} to {attachment.driver}: {'; '.join(reasons)}")
-    override = kernel.device(device).override  # an administrator may have changed it since it was found
+    override = kernel.device(device).driver_override  # an administrator may have changed it since it was found
     kernel.bind(device, "", override)
     kernel.bind(device, attachment.driver, override)

@@ -41,7 +41,7 @@ def objection(kernel: Kernel, link: Link, mark: Mark | None) -> str:
 
 def host_use(kernel: Kernel, link: Link) -> str:
     """How the host uses the link; empty when it does not. What a pod left on it goes when it is cleaned."""
-    uses = kernel.uses(link, leftovers=False)
+    uses = kernel.host_uses(link, leftovers=False)
     return f"the host uses it: {', '.join(uses)}" if uses else ""
 
 
@@ -57,7 +57,7 @@ def orphans(kernel: Kernel) -> list[PciAddress]:
 
 def marked_links(kernel: Kernel, netns: Netns | None) -> list[Link]:
     """The links in that namespace whose mark names their own PCI address."""
-    return [link for link in kernel.everywhere(netns, model.MARK) if link.parent and _marked_for(link, link.parent)]
+    return [link for link in kernel.links(netns, model.MARK) if link.parent and _marked_for(link, link.parent)]
 
 
 def marked_key(link: Link, mark: Mark | None) -> Key:
@@ -120,7 +120,7 @@ def _attachment(kernel: Kernel, device: PciAddress, netns: Netns | None, note: s
         pf=present.pf,
         driver=present.driver,
         instance=present.instance,
-        override=present.override,
+        driver_override=present.driver_override,
         found=_as_found(present, wanted),
         netdev=_clean_netdev(present, link, name) if link is not None else None,
         netdev_instance=kernel.netdev_instance(device) if link is not None else "",

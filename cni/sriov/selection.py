@@ -158,7 +158,7 @@ class Selection:
         if self._kernel.in_use(device):
             return "it is open in a process"
         if found.link is not None:
-            return ", ".join(self._kernel.uses(found.link))
+            return ", ".join(self._kernel.host_uses(found.link))
         if found.userspace or (conf.get("driver") and not found.driver):
             return ""
         return f"it has no network device on the host (driver: {found.driver or 'none'})"

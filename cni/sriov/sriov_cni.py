@@ -187,7 +187,7 @@ def attachment(record: SriovCniRecord, key: Key, device: Device, link: Link | No
             index=device.index,
             pf=device.pf,
             driver=device.driver,
-            override=device.override,
+            driver_override=device.driver_override,
             found=_found(state, device),
             netdev=None if device.userspace else _netdev(state, document, link),
             settings=_settings(document),
@@ -234,7 +234,7 @@ def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) 
         # igbvf takes over the pod's as its own; for drivers with a fixed one this changes nothing.
         permanent=mac,
         mtu=_number(state, "MTU"),
-        queue=1000,
+        txqlen=1000,
         group=0,
         flags=IFF_MULTICAST,
     )

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def require_host(kernel: Kernel) -> None:
     """The kernel answers, and lets us change the network. Raises `NotAvailable`."""
     try:
-        kernel.named("lo", None)
+        kernel.link_by_name("lo", None)
     except KernelRefused as error:
         raise NotAvailable(error.msg, hint=error.hint) from error
     if not kernel.tells_devices():
         raise NotAvailable(
             "this kernel does not tell the PCI addresses of network devices", hint="Linux 5.14 or later does"
         )
-    if not kernel.may_administrate():
+    if not kernel.has_admin_capabilities():
         raise NotAvailable(
             "the plugin may not administrate the network here", hint="it needs CAP_NET_ADMIN and CAP_SYS_ADMIN"
         )

@@ -36,7 +36,7 @@ def with_vlans(kernel: Kernel, attachments: Attachments, sriov_cni: SriovCniStat
 def _vfs(kernel: Kernel) -> list[PciAddress]:
     """The VFs of all PFs, by the PFs' links."""
     found: list[PciAddress] = []
-    for link in kernel.everywhere(None):
+    for link in kernel.links(None):
         try:
             found += kernel.vfs(parse(link.parent))
         except ValueError:

@@ -52,7 +52,7 @@ def load_for_veth(request: Request) -> Plugin:
         def link(self, device, netns):
             if netns is None:
                 return links.by_name(self._socket(None), HOST_NAME)
-            marked = [link for link in self.everywhere(netns) if link.alias.startswith(f"barewire {device} ")]
+            marked = [link for link in self.links(netns) if link.alias.startswith(f"barewire {device} ")]
             return marked[0] if marked else None
 
     return load(request, VethKernel)

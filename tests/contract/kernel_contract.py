@@ -120,11 +120,11 @@ def a_name_that_the_host_has_as_altname_keeps_a_link_from_coming_home(world: Wor
 
 def a_link_is_found_by_its_altname(world: World) -> None:
     world.kernel.set_altnames(world.at(None), None, ("another-name",))
-    found = world.kernel.named("another-name", None)
+    found = world.kernel.link_by_name("another-name", None)
     assert found is not None
     assert found.index == world.at(None).index
     world.kernel.set_altnames(world.at(None), None, ())
-    assert world.kernel.named("another-name", None) is None
+    assert world.kernel.link_by_name("another-name", None) is None
 
 
 def a_mac_that_the_pf_set_bars_the_vfs_own_until_the_zero_one_frees_it(world: World) -> None:
@@ -151,10 +151,10 @@ def a_vf_that_goes_down_adopts_the_pfs_mac(world: World) -> None:
 
 def flags_and_queue_length_are_changed_and_kept_over_a_move(world: World) -> None:
     with in_the_pod(world):
-        world.kernel.change(world.at(world.pod), world.pod, flags=(0x100, 0x100), queue=7)
+        world.kernel.change(world.at(world.pod), world.pod, flags=(0x100, 0x100), txqlen=7)
     link = world.at(None)
-    assert (link.kept_flags & 0x100, link.queue) == (0x100, 7)
-    world.kernel.change(link, None, flags=(0, 0x100), queue=1000)
+    assert (link.kept_flags & 0x100, link.txqlen) == (0x100, 7)
+    world.kernel.change(link, None, flags=(0, 0x100), txqlen=1000)
     assert not world.at(None).kept_flags & 0x100
 
 
@@ -170,7 +170,7 @@ def a_network_driver_is_bound_only_to_what_its_id_table_has(world: World) -> Non
             raise AssertionError("it was bound")
     assert world.at(None) == before
     world.kernel.bind(world.device, world.kernel.driver(world.device), "")
-    assert world.kernel.device(world.device).override == ""
+    assert world.kernel.device(world.device).driver_override == ""
 
 
 def a_network_device_is_the_same_after_a_move_and_another_after_a_new_bind(world: World) -> None:

@@ -164,7 +164,7 @@ def test_a_list_that_changes_all_the_time_is_not_used(netns):
         socket.dump(nl.RTM_GETLINK, nl.link_body(0))
     assert socket._socket.asked > 1  # type: ignore[attr-defined]
     with pytest.raises(TryAgainLater, match="consistent"):
-        kernel.everywhere(netns)
+        kernel.links(netns)
     real.close()
 
 

@@ -16,7 +16,7 @@ import os, sys
 from cni.host.kernel import HostKernel
 from cni.log import Log
 os.setgroups(range(100_000, 100_000 + int(sys.argv[1])))
-print(HostKernel(Log({})).may_administrate())
+print(HostKernel(Log({})).has_admin_capabilities())
 """
 CONFINED = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
 
@@ -48,5 +48,5 @@ def test_a_kernel_that_does_not_tell_the_devices_of_links_is_known_by_its_releas
 ):
     monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release=release))
     kernel = HostKernel(Log({}))
-    monkeypatch.setattr(kernel, "everywhere", lambda _netns: [SimpleNamespace(parent=one) for one in parents])
+    monkeypatch.setattr(kernel, "links", lambda _netns: [SimpleNamespace(parent=one) for one in parents])
     assert kernel.tells_devices() == known

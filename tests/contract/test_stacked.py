@@ -76,7 +76,7 @@ def uses(host: Place, tmp_path, *, is_vf: bool = True) -> list[str]:
         (device / "physfn").symlink_to("../0000:01:00.0")
     kernel = HostKernel(Log({}), Sysfs(str(tmp_path)))
     with host.netns.entered(), RouteSocket() as kernel._sockets[""]:
-        return kernel.uses(host.link("nic").replace(parent=VF))
+        return kernel.host_uses(host.link("nic").replace(parent=VF))
 
 
 def test_a_macvlan_in_a_pod_is_found(host, pod):

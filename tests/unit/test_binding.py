@@ -119,23 +119,23 @@ def tree(tmp_path):
 
 
 def test_unbound_members_and_bridges_do_not_hinder(tree):
-    assert tree.drivers.hindrances(VF) == []
+    assert tree.drivers.viability_problems(VF) == []
 
 
 @pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", "pci-stub"])
 def test_members_of_vfio_or_nobody_do_not_hinder(tree, driver):
     tree.bind(SIBLING, driver)
-    assert tree.drivers.hindrances(VF) == []
+    assert tree.drivers.viability_problems(VF) == []
 
 
 def test_a_member_with_another_driver_hinders_and_is_named(tree):
     tree.bind(SIBLING, "e1000")
-    assert tree.drivers.hindrances(VF) == [f"{SIBLING} of its IOMMU group is bound to e1000"]
+    assert tree.drivers.viability_problems(VF) == [f"{SIBLING} of its IOMMU group is bound to e1000"]
 
 
 def test_a_device_without_a_group_is_told_about_the_iommu(tree):
     (tree.root / "bus/pci/devices" / VF / "iommu_group").unlink()
-    (told,) = tree.drivers.hindrances(VF)
+    (told,) = tree.drivers.viability_problems(VF)
     assert "IOMMU" in told
 
 

@@ -24,10 +24,10 @@ class Kernel:
     def __init__(self, uses):
         self._uses = uses
 
-    def named(self, name, _netns):
+    def link_by_name(self, name, _netns):
         return name
 
-    def uses(self, link, *, leftovers):
+    def host_uses(self, link, *, leftovers):
         assert not leftovers
         uses = self._uses.get(link, [])
         if uses is None:

@@ -453,14 +453,14 @@ def test_a_vf_that_carries_something_is_not_given_away(node, trace):
 def test_a_pod_whose_links_change_all_the_time_does_not_make_gc_fail(node, monkeypatch):
     node.add(vlan=7)
     node.kernel.add_netns("/run/netns/b")
-    everywhere = node.kernel.everywhere
+    everywhere = node.kernel.links
 
     def refused(netns, alias=""):
         if netns is not None and netns.path == NETNS:
             raise LinksUnsettled("list the links: the kernel refused a consistent answer")
         return everywhere(netns, alias)
 
-    monkeypatch.setattr(node.kernel, "everywhere", refused)
+    monkeypatch.setattr(node.kernel, "links", refused)
     valid = [{"containerID": "a", "ifname": "net1"}]
     node.plugin().gc(node.request("GC", version="1.1.0", **{"cni.dev/valid-attachments": valid}))
 

@@ -463,7 +463,7 @@ def test_a_pod_cannot_keep_its_vf_by_an_alternative_name_that_the_host_has(node)
 def test_flags_and_queue_length_that_a_pod_changed_do_not_come_home(node):
     node.add()
     pod = node.kernel.netns("/run/netns/a")
-    node.kernel.change(node.kernel.link(VF0, pod), pod, flags=(0x100, 0x1100), queue=5, group=9)
+    node.kernel.change(node.kernel.link(VF0, pod), pod, flags=(0x100, 0x1100), txqlen=5, group=9)
     node.delete()
     node.assert_as_before()
 
