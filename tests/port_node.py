@@ -31,7 +31,7 @@ from cni.userspace.attachment import PLUGIN
 from cni.userspace.plan import port_name
 from cni.userspace.plugin import UserspacePlugin
 from cni.userspace.publish import Publisher
-from cni.userspace.removal import Removal
+from cni.userspace.removal import PortRemoval
 from cni.userspace.sockets import directory as directories, sockets as socket_directories
 from cni.userspace.sockets.sockets import Sockets
 from tests.fake_mounts import FakeMounts
@@ -140,7 +140,7 @@ class PortNode:
         state, run = str(self.folder / "state"), str(self.folder / "run")
         return Attachments(state, run, plugin=PLUGIN, lasting_locks=False, warn=self.log.warning)
 
-    def removal(self, attachments: Attachments | None = None) -> Removal:
+    def removal(self, attachments: Attachments | None = None) -> PortRemoval:
         sockets = Sockets(self.log, mounts=self.mounts, visibility=self.visibility)
         world = World(
             namespaces=self.kernel,
@@ -148,7 +148,7 @@ class PortNode:
             sockets=sockets,
             publisher=Publisher(sockets, lambda _kubeconfig, _seconds: self.pods, self.log),
         )
-        return Removal(
+        return PortRemoval(
             world=world,
             attachments=attachments or self.attachments(),
             ipam=self.ipam,

@@ -1,4 +1,4 @@
-"""What DEL, CHECK, GC and STATUS are for every plugin that attaches something, and what ADD has in common.
+"""DEL, CHECK, GC and STATUS for the plugins that attach something, and the parts of ADD that they share.
 
 A plugin's subclass says what it attaches.
 """
@@ -56,7 +56,7 @@ class Lifecycle(ABC):
 
     @abstractmethod
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
-        """What GC does about what this network has without a record and without a right to."""
+        """Steps by which GC removes this network's resources that have no record and belong to no valid attachment."""
 
     @abstractmethod
     def require_node(self, request: Request) -> None:
@@ -81,7 +81,7 @@ class Lifecycle(ABC):
             self._release_unrecorded(request)
 
     def _delete_recorded(self, request: Request, *, again: bool = False) -> Record | None:
-        """The record, if there was one. `again`: what has just been left pending, and holds up nothing, is not repeated."""
+        """The record, if there was one. `again`: skips a removal that has just been left pending and does not block the pod."""
         with LockedRecord(self._attachments, Key.of(request)) as record:
             if record is not None and not (again and record.removing and not self._removal.blocks_delete(record)):
                 self._removal.remove_or_keep(record)

@@ -1,4 +1,4 @@
-"""The way back: what ADD's rollback, DEL, GC, repair and `barewire gc` all take, for every plugin."""
+"""Removes an attachment. Shared by ADD's rollback, DEL, GC, repair and `barewire gc`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Removal(ABC):
         return self._is_inhabited(record)
 
     def remove_or_keep(self, record: Record, deadline: float | None = None) -> None:
-        """Removes; what does not hold up the pod may stay pending, and later calls try again."""
+        """Removes the attachment. Steps that need not block the pod's deletion may stay pending; later calls retry them."""
         try:
             self.remove(record, deadline)
         except CniError as error:

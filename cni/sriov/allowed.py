@@ -58,5 +58,5 @@ def _devices(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
 
 
 def _promiscuity(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
-    asked = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
-    return [] if policy.promisc else [(key, f"{_NOT} it") for key in asked]
+    requested = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
+    return [] if policy.promisc else [(key, f"{_NOT} it") for key in requested]

@@ -313,22 +313,22 @@ def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | 
     if not device.pf:
         _restore_own_mac(kernel, attachment, device.link, None)
         return
-    admin, asked = device.settings.mac, attachment.settings.mac is not None
+    admin, requested = device.settings.mac, attachment.settings.mac is not None
     link = device.link
     if link is None or found is None:
         wanted = attachment.found.mac or admin
-        if asked and (wanted, admin) != (NO_MAC, NO_MAC):
+        if requested and (wanted, admin) != (NO_MAC, NO_MAC):
             kernel.set_vf(device, "mac", VfSettings(mac=wanted))
         return
     # Where nothing tells what the PF said before, it is not to go on with the pod's address.
     wanted = attachment.found.mac or found.mac
     if (admin, link.mac) != (wanted, found.mac) or found.permanent not in ("", link.permanent):
         _down(kernel, link, None)
-        if asked:
+        if requested:
             _free_admin_mac(kernel, device)
         _restore_netdev_macs(kernel, attachment, found, None, device)
         admin = kernel.device(attachment.device).settings.mac
-    pinned = asked and wanted != NO_MAC
+    pinned = requested and wanted != NO_MAC
     if pinned or (admin != wanted and (attachment.found.mac or admin != NO_MAC)):
         kernel.set_vf(device, "mac", VfSettings(mac=wanted))
 

@@ -143,21 +143,21 @@ def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings
 
 
 def _require_nothing_of_a_netdev(conf: dict[str, Any], device: Device) -> None:
-    asked = [name for name in ("mtu", *_FLAGS) if conf.get(name) not in (None, "off")]
+    requested = [name for name in ("mtu", *_FLAGS) if conf.get(name) not in (None, "off")]
     if conf.get("mac") and not device.pf:
-        asked.append("mac")
-    if asked:
+        requested.append("mac")
+    if requested:
         raise InvalidConfig(
-            f"{', '.join(asked)}: {device.kind} {device.address} is for user space, without a network device to set it on",
+            f"{', '.join(requested)}: {device.kind} {device.address} is for user space, without a network device to set it on",
             hint="the program in the pod sets it through its own driver",
         )
 
 
 def _require_trust(conf: dict[str, Any], device: Device, settings: VfSettings) -> None:
     trusted = device.settings.trust if settings.trust is None else settings.trust
-    asked = [name for name in _FLAGS if conf.get(name) == "on"]
-    if asked and device.pf and trusted is False:
-        raise InvalidConfig(f"{', '.join(asked)}: needs a trusted VF", hint="add trust: on")
+    requested = [name for name in _FLAGS if conf.get(name) == "on"]
+    if requested and device.pf and trusted is False:
+        raise InvalidConfig(f"{', '.join(requested)}: needs a trusted VF", hint="add trust: on")
 
 
 def _require_unused(device: Device, uses: Sequence[str]) -> None:

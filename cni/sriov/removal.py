@@ -1,4 +1,4 @@
-"""The way back of the `sriov` plugin: the device comes home, with its record, or without one by its own mark."""
+"""Removes attachments of devices: by their records, or by the marks on devices whose records are lost."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class DeviceRemoval(Removal):
         return repair.is_repair(record)
 
     def remove_or_keep(self, record: Record, deadline: float | None = None) -> None:
-        """As for every attachment; and what only time can mend, a VF that is home but not clean, holds up nothing."""
+        """As in the base class, except that a VF which is back on the host but not fully restored does not block the pod's deletion."""
         try:
             super().remove_or_keep(record, deadline)
         except DeviceNotClean as error:

@@ -76,8 +76,8 @@ def _driver(conf: Mapping[str, Any]) -> list[Problem]:
 
 
 def _promiscuity(conf: Mapping[str, Any]) -> list[Problem]:
-    asked = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
-    return [(key, "needs trust: on") for key in asked] if conf.get("trust") == "off" else []
+    requested = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
+    return [(key, "needs trust: on") for key in requested] if conf.get("trust") == "off" else []
 
 
 _RULES = (

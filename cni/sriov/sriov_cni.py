@@ -201,7 +201,7 @@ def attachment(record: SriovCniRecord, key: Key, device: Device, link: Link | No
 
 
 def _early_state(document: dict[str, Any]) -> dict[str, Any]:
-    """The state of a record without one: it kept names and addresses only; the rest was what a driver begins with."""
+    """The original state in records without `OrigVfState`. They hold names and MAC addresses; driver defaults are assumed for the rest."""
     kept = {name: jsontext.member(document, name) for name in ("AdminMAC", "EffectiveMAC")}
     name = jsontext.member(document, "HostIFName") or jsontext.member(document, "HostIFNames")
     return {**kept, "HostIFName": name, "SpoofChk": True}

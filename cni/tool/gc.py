@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cni.sriov.kernel import Kernel
     from cni.sriov.removal import DeviceRemoval
     from cni.userspace.adapters import World
-    from cni.userspace.removal import Removal as PortRemoval
+    from cni.userspace.removal import PortRemoval
 
 
 class Leftover(Value):

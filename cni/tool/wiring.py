@@ -17,10 +17,11 @@ from cni.sriov.sriov_cni import SriovCniState
 from cni.tool.gc import Devices, Ports
 from cni.tool.status import Look, of_devices, of_ports
 from cni.tool.vlans import with_vlans
-from cni.userspace import attachment as port, removal as port_removal
+from cni.userspace import attachment as port
 from cni.userspace.adapters import World
 from cni.userspace.allowed import default_vhost_directory
 from cni.userspace.publish import Publisher
+from cni.userspace.removal import PortRemoval
 from cni.userspace.sockets.sockets import Sockets
 from cni.userspace.vswitch.ovs import OvsDpdk
 from cni.userspace.vswitch.remote import REMOTE
@@ -58,7 +59,7 @@ def ports(node: NodeConf, log: Log) -> Ports:
     access = access_of(node)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, access, seconds), log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    removal = port_removal.Removal(
+    removal = PortRemoval(
         world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log, present=REMOTE
     )
     return Ports(world, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))

@@ -21,7 +21,7 @@ def load(request: Request) -> Plugin:
     from cni.userspace.attachment import PLUGIN
     from cni.userspace.plugin import UserspacePlugin
     from cni.userspace.publish import Publisher
-    from cni.userspace.removal import Removal
+    from cni.userspace.removal import PortRemoval
     from cni.userspace.request import present_remote
     from cni.userspace.sockets.sockets import Sockets
     from cni.userspace.vswitch.ovs import OvsDpdk
@@ -41,7 +41,7 @@ def load(request: Request) -> Plugin:
         ),
     )
     present = present_remote(request, node)
-    removal = Removal(world=world, attachments=attachments, ipam=ipam, log=log, present=present)
+    removal = PortRemoval(world=world, attachments=attachments, ipam=ipam, log=log, present=present)
     plugin = UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
     return log.traced(plugin, PLUGIN)
 

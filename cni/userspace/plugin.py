@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cni.protocol.request import Request
     from cni.userspace.adapters import World
     from cni.userspace.attachment import PortAttachment
-    from cni.userspace.removal import Removal
+    from cni.userspace.removal import PortRemoval
 
 
 STATUS_SECONDS = 2.0
@@ -49,10 +49,10 @@ STATUS_SECONDS = 2.0
 class UserspacePlugin(Lifecycle):
     """One call of the plugin, with the world that it works on."""
 
-    _removal: Removal
+    _removal: PortRemoval
 
     def __init__(
-        self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal, node: NodeConf
+        self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, removal: PortRemoval, node: NodeConf
     ) -> None:
         super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=node.strict_status)
         self._world = world

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from cni.attachment import removal
 from cni.attachment.record import DEVICE, POD, Key, Record
-from cni.attachment.removal import within
+from cni.attachment.removal import Removal, within
 from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater, VswitchRefused
 from cni.host.files import LOCK_SECONDS
 from cni.names import is_file_name
@@ -41,7 +40,7 @@ MOST_PROMISES = 64
 """Bound for removals that wait for a vswitch: a node without one makes another with every DEL, and none is ever kept."""
 
 
-class Removal(removal.Removal):
+class PortRemoval(Removal):
     """Undoes attachments of ports. `present` is the database that is configured now, empty where none is."""
 
     def __init__(self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, present: str = "") -> None:

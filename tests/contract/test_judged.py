@@ -22,7 +22,7 @@ from cni.userspace.adapters import World
 from cni.userspace.attachment import PLUGIN, owner_of
 from cni.userspace.plan import port_name
 from cni.userspace.publish import Publisher
-from cni.userspace.removal import Removal
+from cni.userspace.removal import PortRemoval
 from cni.userspace.sockets.sockets import Sockets
 from cni.userspace.vswitch.model import external_ids
 from cni.userspace.vswitch.ovs import OvsDpdk
@@ -212,13 +212,13 @@ def attachments(tmp_path) -> Attachments:
 
 
 @pytest.fixture
-def removal(tmp_path, attachments, monkeypatch) -> Removal:
+def removal(tmp_path, attachments, monkeypatch) -> PortRemoval:
     monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.0)
     log = Log({}, level="error")
     sockets = Sockets(log)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, ACCESS, seconds), log)
     world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    return Removal(world=world, attachments=attachments, ipam=FakeIpam(), log=log)
+    return PortRemoval(world=world, attachments=attachments, ipam=FakeIpam(), log=log)
 
 
 KEY = Key(network="net", container_id="0123456789abcdef", ifname="net1")

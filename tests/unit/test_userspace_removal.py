@@ -22,7 +22,7 @@ from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
 from cni.userspace.plan import port_name
 from cni.userspace.plugin import UserspacePlugin
 from cni.userspace.publish import Publisher
-from cni.userspace.removal import Removal
+from cni.userspace.removal import PortRemoval
 from cni.userspace.sockets.directory import SocketDirectory
 from cni.userspace.sockets.sockets import Sockets
 from cni.userspace.vswitch.model import Port
@@ -73,11 +73,11 @@ class Host:
         found.database = remote not in self.silent
         return found
 
-    def removal(self, present: str = "") -> Removal:
+    def removal(self, present: str = "") -> PortRemoval:
         sockets = Sockets(self.log)
         publisher = Publisher(sockets, lambda _kubeconfig, _seconds: None, self.log)  # type: ignore[arg-type,return-value]
         world = World(namespaces=self.namespaces, vswitch=self.vswitch, sockets=sockets, publisher=publisher)  # type: ignore[arg-type]
-        return Removal(world=world, attachments=self.attachments, ipam=self.ipam, log=self.log, present=present)
+        return PortRemoval(world=world, attachments=self.attachments, ipam=self.ipam, log=self.log, present=present)
 
     def drain(self, present: str = "") -> list[str]:
         """Which databases a call asks on the side."""
