@@ -15,7 +15,7 @@ from cni.pci import PciAddress
 from cni.protocol import result
 from cni.sriov import model, plan
 from cni.sriov.conf import SriovConf
-from tests.lab import test_sriov_settings as lab
+from tests.lab import test_sriov_check as lab_check, test_sriov_settings as lab
 from tests.node import EVERYTHING, VF0, Node
 from tests.vf_samples import FIELDS, REFUSED_BY_IGB, ROWS, conf, meant, words
 
@@ -101,8 +101,12 @@ def test_check_names_a_setting_that_somebody_has_changed(node, name):
     vf.info = vf.info.replace(**{name: meant(field, words(field)[1])})
     with pytest.raises(CheckFailed) as caught:
         node.plugin().check(request)
-    shown = "the MAC address at the PF" if name == "mac" else field.key
-    assert f"{shown} is " in caught.value.msg
+    assert f"{_shown(name)} is " in caught.value.msg
+
+
+def _shown(name: str) -> str:
+    """The setting's name in what CHECK reports."""
+    return "the MAC address at the PF" if name == "mac" else FIELDS[name].key
 
 
 @each_field
@@ -153,6 +157,13 @@ def test_the_lab_applies_each_setting_or_shows_its_refusal():
     assert applied >= KEYS - set(REFUSED_BY_IGB)
     reasons = {key: reason for settings, _, reason in lab.REFUSED.values() for key in settings}
     assert {key: reasons.get(key) for key in REFUSED_BY_IGB} == REFUSED_BY_IGB
+
+
+def test_the_labs_check_changes_each_setting_that_igb_takes():
+    reported = [text for *_, texts in lab_check.DRIFTS for text in texts]
+    for name, field in FIELDS.items():
+        if field.key not in REFUSED_BY_IGB:
+            assert any(text.startswith(f"{_shown(name)} is ") for text in reported), field.key
 
 
 @pytest.mark.parametrize("part", ["found", "wanted"])
