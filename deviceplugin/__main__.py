@@ -8,7 +8,7 @@ import os
 import sys
 
 from cni.attachment.records import STATE_DIRECTORY
-from cni.errors import CniError
+from cni.errors import CniError, IoFailure
 from cni.host.sysfs import Sysfs
 from cni.log import LEVELS, Log
 from cni.version import VERSION
@@ -97,7 +97,14 @@ def _host(options: argparse.Namespace, log: Log) -> Host:
 
 def _has_record(device: str) -> bool:
     # The place where `cni.attachment.records` links the owner of a device; a look must not need its state to be sound.
-    return os.path.lexists(f"{STATE_DIRECTORY}/.devices/{device}")
+    path = f"{STATE_DIRECTORY}/.devices/{device}"
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise IoFailure(f"cannot look at {path}: {os.strerror(error.errno or 0)}") from error
+    return True
 
 
 def _log(options: argparse.Namespace) -> Log:

@@ -9,9 +9,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from cni import pci
+from cni import jsontext, pci
+from cni.errors import CniError, IoFailure
 from cni.host import folders
-from cni.host.files import component, make_directory, read_file, remove_file, require_private, write_file
+from cni.host.files import (
+    component,
+    make_directory,
+    read_file,
+    refuse_shortage,
+    remove_file,
+    require_private,
+    write_file,
+)
+from cni.names import is_file_name
 from cni.value import Value
 
 if TYPE_CHECKING:
@@ -57,19 +67,36 @@ class Journal:
         self._warn = warn
 
     def load(self) -> dict[str, Holding]:
-        """All holdings by device. A file that is damaged is set aside, with a warning."""
+        """All holdings by device. Changes nothing but makes the folder.
+
+        A device whose file is damaged is among them, without a resource: somebody may have it, and nothing else is known.
+        """
         make_directory(self._folder)
         require_private(self._folder)
-        folders.sweep(self._folder)
         found = {}
         for name in folders.documents(self._folder):
-            holding = _decoded(read_file(f"{self._folder}/{name}") or b"")
-            if holding is None or f"{holding.device}.json" != name:
-                folders.set_aside(f"{self._folder}/{name}")
-                self._warn(f"{self._folder}/{name} is damaged and was set aside: look whether a pod has that device")
-            else:
-                found[holding.device] = holding
+            device = name.removesuffix(folders.DOCUMENT)
+            holding = self._read(f"{self._folder}/{name}")
+            if holding is None or holding.device != device:
+                self._warn(f"{self._folder}/{name} is damaged: the device counts as held until there is evidence")
+                holding = Holding(device=device, resource="")
+            if _is_address(device):
+                found[device] = holding
         return found
+
+    def sweep(self) -> None:
+        """Removes what killed processes left under temporary names."""
+        make_directory(self._folder)
+        folders.sweep(self._folder)
+
+    def mend(self, holding: Holding) -> None:
+        """Writes what is known now of a device whose file is damaged, and keeps that one under another name."""
+        path = self._path(holding.device)
+        try:
+            write_file(f"{path}{folders.DAMAGED}", read_file(path) or b"")
+        except IoFailure:
+            folders.set_aside(path)  # no file, or not one that can be read
+        self.write(holding)
 
     def write(self, holding: Holding) -> None:
         content = json.dumps({"schema": _SCHEMA, **holding.as_dict()}, indent=1)
@@ -81,14 +108,33 @@ class Journal:
     def _path(self, device: str) -> str:
         return f"{self._folder}/{component(device)}.json"
 
+    def _read(self, path: str) -> Holding | None:
+        """None where it is no file, or not one of ours."""
+        try:
+            return _decoded(read_file(path) or b"")
+        except IoFailure as error:
+            if isinstance(error.__cause__, OSError):
+                refuse_shortage(path, error.__cause__)
+            return None
+
 
 def _decoded(content: bytes) -> Holding | None:
     try:
-        document = json.loads(content)
+        document = jsontext.loads(content)
         schema = document.pop("schema")
         holding = Holding(**document)
-        pci.parse(holding.device)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (CniError, TypeError, KeyError, AttributeError):
         return None
-    texts = all(isinstance(value, str) for value in holding.as_dict().values())
-    return holding if schema == _SCHEMA and texts else None
+    values = holding.as_dict().values()
+    texts = all(isinstance(value, str) and value.isprintable() for value in values)
+    if schema != _SCHEMA or not texts or not holding.resource:
+        return None
+    drivers = (holding.driver, holding.found_driver, holding.found_override)
+    return holding if all(is_file_name(name) for name in drivers if name) else None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return pci.parse(text) == text
+    except ValueError:
+        return False

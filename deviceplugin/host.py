@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -16,7 +17,7 @@ from deviceplugin import kernel_write
 from deviceplugin.inventory import Scanner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Set as AbstractSet
 
     from cni.host.sysfs import Sysfs
     from cni.pci import PciAddress
@@ -59,18 +60,25 @@ class Host:
         self._drivers = Drivers(sysfs, dev, write)
         self.has_record = has_record
 
-    def look(self) -> Sight:
-        """What there is now."""
-        inventory = self._scanner.scan()
-        return Sight(inventory=inventory, used=self._uses(inventory), nodes=self._device_nodes())
+    def look(self, named: AbstractSet[str] | None = None) -> Sight:
+        """What there is now; of the functions only those that are named, if any are. Raises `IoFailure`: half a look is none."""
+        try:
+            inventory = self._scanner.scan(named)
+            return Sight(inventory=inventory, used=self._uses(inventory), nodes=self._device_nodes())
+        except OSError as error:
+            raise IoFailure(f"cannot look at the host: {error}", hint="see dmesg and ulimit -n") from error
 
     def bind(self, device: PciAddress, driver: str, override: str) -> None:
         """As `cni.host.binding.Drivers.bind`."""
         self._drivers.bind(device, driver, override)
 
     def in_use(self, device: PciAddress) -> bool:
-        """Whether a process has the device open through VFIO or UIO."""
-        return self._drivers.in_use(device)
+        """Whether a process has the device open through VFIO or UIO. Raises `IoFailure` where that cannot be seen."""
+        return device in self.opened([device])
+
+    def opened(self, devices: Iterable[PciAddress]) -> AbstractSet[str]:
+        """Those of the devices that a process has open; one look at all processes is for all. Raises `IoFailure`."""
+        return self._drivers.opened(devices)
 
     def netdev_is_away(self, device: PciAddress) -> bool:
         """Whether its network device is in another network namespace: its folder is there, and empty from here."""
@@ -100,10 +108,9 @@ class Host:
         remove_file(f"{self._device_info}/{name}")
 
     def _device_nodes(self) -> frozenset[str]:
-        found = [f"/dev/{name}" for name in _NODES if os.path.exists(f"{self._dev}/{name}")]
+        """Raises `OSError` where a folder is there and cannot be listed."""
+        found = [f"/dev/{name}" for name in _NODES if os.path.lexists(f"{self._dev}/{name}")]
         for folder in _NODE_FOLDERS:
-            try:
+            with contextlib.suppress(FileNotFoundError):  # the host has no such devices
                 found += [f"/dev/{folder}/{name}" for name in os.listdir(f"{self._dev}/{folder}")]
-            except OSError:
-                continue  # the host has no such devices
         return frozenset(found)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cni import pci
 from cni.errors import CniError
+from cni.host.files import refuse_shortage
 from cni.host.kernel import HostKernel
 
 if TYPE_CHECKING:
@@ -25,11 +26,22 @@ _SUBSYSTEM = re.compile(r".*/nvme-subsystem/[^/]+")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
+"""Errors that say that a disk or a file is not there, and not that it cannot be looked at."""
+_MOST_FAILURES = 3
+"""After so many looks in a row a network device that cannot be looked at counts as used; before, the last look counts."""
+
+
 def is_claimed(node: str) -> bool:
-    """Whether the kernel or a process has the block device for itself: a file system, a ZFS pool, a RAID."""
+    """Whether the kernel or a process has the block device for itself: a file system, a ZFS pool, a RAID.
+
+    Raises `OSError` where that cannot be seen.
+    """
     try:
         os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
+        if error.errno not in (*_ABSENT, errno.EBUSY):
+            raise
         return error.errno == errno.EBUSY
     return False
 
@@ -50,9 +62,11 @@ class HostUse:
         self._sysfs = sysfs
         self._kernel = HostKernel(log, sysfs)
         self._proc = proc
+        self._failures: dict[str, int] = {}
+        """How many looks in a row failed, by network device; nothing is known of one that is not in it."""
 
     def __call__(self, inventory: Inventory) -> dict[str, str]:
-        """Reasons by address. What cannot be looked at counts as used."""
+        """Reasons by address. A disk that cannot be looked at counts as used. Raises `OSError` and `CniError` for the rest."""
         found: dict[str, str] = {}
         for path, reason in (*self._networks(), *self._disks(), *self._consoles(), *self._claims()):
             for address in _addresses(path):
@@ -73,7 +87,12 @@ class HostUse:
             link = self._kernel.link_by_name(name, None)
             uses = self._kernel.host_uses(link, leftovers=False) if link else []
         except CniError as error:
+            # A list of devices must not shrink because of a moment, and nothing must wait for a failure that stays.
+            failures = self._failures[name] = self._failures.get(name, _MOST_FAILURES) + 1
+            if failures < _MOST_FAILURES:
+                raise
             return f"the host may use {name}: {error}"
+        self._failures[name] = 0
         return f"the host uses {name}: {', '.join(uses)}" if uses else ""
 
     def _disks(self) -> Iterator[tuple[str, str]]:
@@ -96,10 +115,16 @@ class HostUse:
             return f"{', '.join(holders)} of the host is made of {name}"
         if os.path.exists(f"{place}/partition"):
             return ""  # the kernel does not give the whole disk to one while another has a partition
-        return f"the host has {name} open for itself" if self._claimed(f"{self._dev}/{name.replace('!', '/')}") else ""
+        try:
+            claimed = self._claimed(f"{self._dev}/{name.replace('!', '/')}")
+        except OSError as error:
+            refuse_shortage(name, error)
+            return f"the host may use {name}: {os.strerror(error.errno or 0)}"
+        return f"the host has {name} open for itself" if claimed else ""
 
     def _mounts(self) -> Iterator[tuple[str, str]]:
-        for line in self._lines("1/mountinfo") or self._lines("self/mountinfo"):
+        present = next((name for name in ("1", "self") if os.path.exists(f"{self._proc}/{name}/mountinfo")), "1")
+        for line in self._lines(f"{present}/mountinfo"):
             fields = line.split(" ")
             if len(fields) < 10:
                 continue
@@ -111,7 +136,8 @@ class HostUse:
                 yield number, what
 
     def _swaps(self) -> Iterator[tuple[str, str]]:
-        for line in self._lines("swaps")[1:]:
+        # A kernel without swap has no such file.
+        for line in self._lines("swaps")[1:] if os.path.exists(f"{self._proc}/swaps") else ():
             if number := _number(line.split()[0]):
                 yield number, "the host swaps to it"
 
@@ -120,7 +146,7 @@ class HostUse:
         try:
             with open(f"{root}/class/tty/console/active", encoding="ascii") as file:
                 names = file.read().split()
-        except OSError:
+        except FileNotFoundError:
             return
         for name in names:
             yield os.path.realpath(f"{root}/class/tty/{name}"), f"{name} is a console"
@@ -139,18 +165,16 @@ class HostUse:
                 yield from self._below(f"{folder}/{name}", layers - 1)
 
     def _lines(self, name: str) -> list[str]:
-        try:
-            with open(f"{self._proc}/{name}", encoding="utf-8", errors="replace") as file:
-                return file.read().splitlines()
-        except OSError:
-            return []
+        with open(f"{self._proc}/{name}", encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
 
 
 def _number(source: str) -> str:
     """Major and minor number of a block device, or empty."""
     try:
         found = os.stat(source) if source.startswith("/dev/") else None
-    except OSError:
+    except OSError as error:
+        refuse_shortage(source, error)
         return ""
     if found is None or not stat.S_ISBLK(found.st_mode):
         return ""
@@ -162,7 +186,10 @@ def _addresses(place: str) -> list[str]:
 
 
 def _names(folder: str) -> list[str]:
+    """Raises `OSError` where the folder is there and cannot be listed."""
     try:
         return os.listdir(folder)
-    except OSError:
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
         return []

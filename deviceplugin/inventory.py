@@ -1,7 +1,7 @@
 """Looks at the PCI functions of the host, through sysfs.
 
 A host can have thousands, and is looked at after each of its events. So what a function cannot change in its life is read once,
-and folders that its kind does not have are not looked for.
+folders that its kind does not have are not looked for, and an event that names functions has only these looked at.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from cni.errors import IoFailure
 from cni.host.drivers import gives_to_user_space
 from cni.value import Value
 from deviceplugin.function import NETWORK, Function, Inventory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set as AbstractSet
 
     from cni.host.sysfs import Sysfs
     from cni.pci import PciAddress
@@ -30,12 +31,33 @@ class Scanner:
         self._sysfs = sysfs
         self._known: Mapping[str, Function] = {}
 
-    def scan(self) -> Inventory:
-        """All functions as they are now. One that vanishes meanwhile is left out."""
+    def scan(self, named: AbstractSet[str] | None = None) -> Inventory:
+        """All functions as they are now. One that vanishes meanwhile is left out.
+
+        Where functions are named, only these are looked at, with their VFs, their PFs and the members of their IOMMU groups;
+        also those that are new. Raises `IoFailure`; what is known stays as it was.
+        """
+        addresses = self._sysfs.addresses()
+        if self._known and not addresses:
+            raise IoFailure("the host has no PCI device any more", hint="look whether /sys is mounted")
+        looked_at = None if named is None else self._related(named)
         parents: dict[PciAddress, _Parent] = {}
-        found = [self._function(address, parents) for address in self._sysfs.addresses()]
-        self._known = {function.address: function for function in found if function.vendor}
-        return Inventory(functions=self._known)
+        found: dict[str, Function] = {}
+        for address in addresses:
+            known = self._known.get(address)
+            if known is None or looked_at is None or address in looked_at:
+                known = self._function(address, parents)
+            if known.vendor:
+                found[address] = known
+        self._known = found
+        return Inventory(functions=found)
+
+    def _related(self, named: AbstractSet[str]) -> set[str]:
+        """The functions, and those whose state depends on theirs."""
+        inventory, found = Inventory(functions=self._known), set(named)
+        for function in [self._known[address] for address in named if address in self._known]:
+            found.update((function.pf, *function.vfs), (mate.address for mate in inventory.group_of(function)))
+        return found
 
     def _function(self, address: PciAddress, parents: dict[PciAddress, _Parent]) -> Function:
         instance = self._sysfs.instance(address)

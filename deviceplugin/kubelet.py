@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from deviceplugin.api import calls, deviceplugin_pb2 as v1beta1
+from deviceplugin.podresources import identity
 from deviceplugin.server import VERSION, ResourceServer, options, socket_name
 from deviceplugin.watching import Bell, FolderEvents
 
@@ -70,15 +71,15 @@ class Kubelet:
         served = await asyncio.gather(*(self._serve(name) for name in wanted))
         if self._registry_folder:
             return all(served)
-        identity = _identity(f"{self.folder}/kubelet.sock")
-        if identity is None:
+        present = identity(f"{self.folder}/kubelet.sock")
+        if present is None:
             return all(served)  # its socket's coming is an event
-        todo = [name for name in self._servers if self._registered.get(name) != identity]
+        todo = [name for name in self._servers if self._registered.get(name) != present]
         if not todo:
             return all(served)
         # One channel for all: the kubelet's socket is the same, and so is whatever is wrong with it.
         async with grpc.aio.insecure_channel(f"unix:{self.folder}/kubelet.sock") as channel:
-            done = await asyncio.gather(*(self._register(channel, name, identity) for name in todo))
+            done = await asyncio.gather(*(self._register(channel, name, present) for name in todo))
         return all(served) and all(done)
 
     async def _event(self, seconds: float) -> None:
@@ -132,7 +133,7 @@ class Kubelet:
             told.add(failure)
             log(failure)
 
-    async def _register(self, channel: grpc.aio.Channel, resource: str, identity: tuple[int, int]) -> bool:
+    async def _register(self, channel: grpc.aio.Channel, resource: str, present: tuple[int, int]) -> bool:
         request = v1beta1.RegisterRequest(
             version=VERSION, endpoint=socket_name(resource), resource_name=resource, options=options()
         )
@@ -144,16 +145,7 @@ class Kubelet:
             self._tell(resource, self._log.warning, failure)
             return False
         self._metrics.registered(ok=True)
-        self._registered[resource] = identity
+        self._registered[resource] = present
         self._told.pop(resource, None)
         self._log.info(f"registered {resource} with the kubelet")
         return True
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which socket it is that has this path: the number of a removed one is soon used again, but not at the same time."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_ctime_ns

@@ -11,7 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from cni.errors import CniError, TryAgainLater
+from cni.errors import CniError, DeviceNotFound, TryAgainLater
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,8 @@ class Reclaimer:
         self._absences: dict[str, int] = {}
         self._grants: dict[str, int] = {}
         self._told: dict[str, str] = {}
+        self._unheld = {"kubelet"}
+        """What else something was told of: the kubelet, and devices that it lists and that cannot be held."""
 
     async def run(self) -> None:
         """Looks until it is cancelled, often while something is held."""
@@ -82,12 +84,15 @@ class Reclaimer:
         self._tell("kubelet", "")
         self._answers_since = self._answers_since or now
         await self._adopt(listed)
-        for device, holding in list(self._stock.held.items()):
-            if holding.lead not in self._stock.held:  # otherwise it goes with that one
-                await self._consider(device, holding, listed, now)
+        # A device that was bound together with another one goes with that.
+        alone = [device for device, holding in self._stock.held.items() if holding.lead not in self._stock.held]
+        absent = [device for device in alone if self._is_absent(device, listed, now)]
+        signs = await asyncio.to_thread(self._stock.signs_of_use, absent) if absent else {}
+        for device, doubts in signs.items():
+            await self._take_back(device, doubts)
         for memory in (self._known_since, self._absences, self._told):
             for device in [*memory]:
-                if device not in self._stock.held and device != "kubelet":
+                if device not in self._stock.held and device not in self._unheld:
                     del memory[device]
 
     def _note_grants(self) -> None:
@@ -100,24 +105,36 @@ class Reclaimer:
         self._grants = grants
 
     async def _adopt(self, listed: Mapping[str, frozenset[str]]) -> None:
+        self._unheld = {"kubelet"}
         for resource in self._stock.resources():
-            for device in sorted(listed.get(resource, frozenset())):
-                if device not in self._stock.held:
-                    self._log.warning(f"{device} ({resource}) is held by a pod and was not in the journal; it is now")
+            for device in sorted(listed.get(resource, frozenset()) - self._stock.held.keys()):
+                try:
                     await self._stock.adopt(resource, device)
+                except CniError as error:
+                    self._unheld.add(device)
+                    verb = "is gone" if isinstance(error, DeviceNotFound) else "cannot be noted"
+                    self._tell(device, f"{device} ({resource}) is held by a pod, and {verb}: {error}")
+                else:
+                    self._log.warning(f"{device} ({resource}) is held by a pod and was not in the journal; it is now")
 
-    async def _consider(self, device: str, holding: Holding, listed: Mapping[str, frozenset[str]], now: float) -> None:
+    def _is_absent(self, device: str, listed: Mapping[str, frozenset[str]], now: float) -> bool:
+        """Whether the kubelet has not listed the device for so long that only signs of use can keep it held."""
         known = self._known_since.setdefault(device, now)
-        if (holding.lead or device) in listed.get(holding.resource, frozenset()):
+        name = self._stock.held[device].lead or device
+        # Under whatever resource: that of its pod may have another name by now.
+        if any(name in devices for devices in listed.values()):
             self._absences[device] = 0
             # From now on two answers without it are enough.
             self._known_since[device] = min(known, now - self._settle)
             self._stock.doubt(device, self._grants.get(device, 0), ())
-            return
+            return False
         self._absences[device] = self._absences.get(device, 0) + 1
-        if now - max(known, self._answers_since) < self._settle or self._absences[device] < _ABSENCES:
+        return now - max(known, self._answers_since) >= self._settle and self._absences[device] >= _ABSENCES
+
+    async def _take_back(self, device: str, doubts: list[str]) -> None:
+        holding = self._stock.held.get(device)
+        if holding is None:
             return
-        doubts = await asyncio.to_thread(self._stock.signs_of_use, device)
         self._tell(device, f"{device} is still held, though no pod has it: {'; '.join(doubts)}" if doubts else "")
         self._stock.doubt(device, self._grants.get(device, 0), doubts)
         if not doubts:
@@ -140,11 +157,12 @@ class Reclaimer:
 
 
 async def resume(stock: Stock, log: Log) -> None:
-    """After a start: what an allocation promised and a killed process did not do is done now, unless it is in use."""
+    """After a start: a driver that an allocation promised and a killed process did not bind is bound now.
+
+    One after the other, while everything is served already: one that hangs holds up nobody else.
+    """
     for device, holding in list(stock.held.items()):
-        if holding.lead:
-            continue  # it is made ready together with that one
-        with contextlib.suppress(CniError):
-            await stock.prepare(holding.resource, [device])
-            continue
-        log.warning(f"{device} ({holding.resource}) is held, and is not as it was promised; see explain {device}")
+        try:
+            await stock.resume(device)
+        except CniError as error:
+            log.warning(f"{device} ({holding.resource}) is held, and has not the driver that it was promised: {error}")

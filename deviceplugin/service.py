@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from deviceplugin.host import Host
     from deviceplugin.metrics import Metrics
 
+RETRY_SECONDS = 1.0
+"""When a look at the host that has failed is tried again."""
 RESCAN_SECONDS = 10.0
 """How often the host is looked at without an event: a file system that is mounted sends none that we hear."""
 _DEBOUNCE_SECONDS = 0.1
@@ -49,7 +51,10 @@ class Service:
         self._config = config
         self._prefix = prefix
         self._seen: bytes | None = None
+        self._blind = ""
+        """Why the last look at the host failed."""
         self.event, self._file = Bell(), Bell()
+        journal.sweep()
         self.stock = Stock(host, journal, self.read(), log)
         self.kubelet = Kubelet(kubelet_root, self.stock, log, metrics, registry=registry)
         pods = PodResources(f"{kubelet_root}/pod-resources/kubelet.sock")
@@ -66,19 +71,34 @@ class Service:
 
     async def run(self) -> None:
         """Serves until it is cancelled."""
-        await self.stock.look()
-        await resume(self.stock, self._log)
+        # Nothing is offered before everything is known: a list that is too short takes devices from the node.
+        while not await self._look():
+            await self.event.wait(RETRY_SECONDS)
         file = FolderEvents([os.path.dirname(self._config)], self._file)
         with file, device_events(self.event), link_events(self.event):
             async with asyncio.TaskGroup() as group:
+                group.create_task(resume(self.stock, self._log))
                 for part in (self.kubelet.run(), self._watch_host(), self._watch_file(), self._reclaimer.run()):
                     group.create_task(part)
 
     async def _watch_host(self) -> None:
+        seconds = RESCAN_SECONDS
         while True:
-            if await self.event.wait(RESCAN_SECONDS):
+            if await self.event.wait(seconds):
                 await asyncio.sleep(_DEBOUNCE_SECONDS)
+            seconds = RESCAN_SECONDS if await self._look() else RETRY_SECONDS
+
+    async def _look(self) -> bool:
+        """Whether the host could be looked at. Where it could not, what was seen last is offered on."""
+        try:
             await self.stock.look()
+        except CniError as error:
+            if str(error) != self._blind:
+                self._log.error(f"the host cannot be looked at, what was seen last stays: {error}")
+            self._blind = str(error)
+            return False
+        self._blind = ""
+        return True
 
     async def _watch_file(self) -> None:
         """Takes a changed file. A ConfigMap's file changes by a link in its folder, which is an event there as well."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from cni.errors import CniError, DeviceBusy, DeviceNotFound
+from cni.errors import CniError, DeviceBusy, DeviceNotFound, TryAgainLater
 from cni.host.drivers import gives_to_user_space
 from deviceplugin import container, group
 from deviceplugin.assignment import Assignment, Selection, assign, estranged
@@ -16,7 +16,7 @@ from deviceplugin.offer import Offer, ailments, offers
 from deviceplugin.pool import ALONE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set as AbstractSet
 
     from cni.log import Log
     from deviceplugin.conf import Configuration
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 _OPEN = "a process has it open"
+LOOK_SECONDS = 20.0
+"""Bound for a look at the host: a driver that hangs holds up whoever reads what it says of its devices."""
 
 
 class Stock:
@@ -52,16 +54,35 @@ class Stock:
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._changing = asyncio.Lock()
         self._looking = asyncio.Lock()
+        self._looks: asyncio.Future[Sight] | None = None
+        """The look that is at work, also when nobody waits for it any more."""
         self._changed = asyncio.Event()
 
     # What there is
 
-    async def look(self) -> None:
-        """Looks at the host, and offers what it has now."""
+    async def look(self, named: AbstractSet[str] | None = None) -> None:
+        """Looks at the host, or at what it has under some names, and offers what it has now.
+
+        Raises `CniError` where that fails; what was seen last stays, and the lists of devices with it.
+        """
         async with self._looking:
-            self.sight = await asyncio.to_thread(self.host.look)
+            self.sight = await self._seen(named)
             self._drop_strangers()
             self._recount()
+            self._place_unknown()
+
+    async def _seen(self, named: AbstractSet[str] | None) -> Sight:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                if self._looks is not None:
+                    # One that took too long. Its answer is of no use, and a second one would hang beside it.
+                    await asyncio.wait([self._looks])
+                self._looks = asyncio.ensure_future(asyncio.to_thread(self.host.look, named))
+                await asyncio.wait([self._looks])
+        except TimeoutError as error:
+            raise TryAgainLater("a look at the host does not end: a driver hangs", hint="see dmesg") from error
+        done, self._looks = self._looks, None
+        return done.result()
 
     def configure(self, configuration: Configuration) -> None:
         """Offers by another configuration. What is held stays with its resource."""
@@ -104,6 +125,22 @@ class Stock:
                 del self.held[device]
                 self._forget(holding)
 
+    def _place_unknown(self) -> None:
+        """Holds devices whose files are damaged for the resources that they are in now, as they are, until there is evidence."""
+        unknown = [device for device, holding in self.held.items() if not holding.resource]
+        for device in unknown:
+            del self.held[device]
+            pool, function = self.assignment.pool_of.get(device), self.sight.inventory.get(device)
+            if pool is None or function is None:
+                continue  # it is not offered
+            self.held[device] = holding = self._as_it_is(pool, function)
+            try:
+                self._journal.mend(holding)
+            except CniError as error:
+                self._log.error(f"the damaged journal of {device} could not be mended: {error}")
+        if unknown:
+            self._recount()
+
     def _forget(self, holding: Holding) -> None:
         try:
             self.host.remove_info(container.info_file(holding.resource, holding.device))
@@ -145,7 +182,7 @@ class Stock:
         """Gives the devices to a container, all or none of them. Raises `CniError`."""
         request = " ".join(sorted(devices))
         async with self._changing:
-            await self.look()
+            await self.look({*devices})
             pool, chosen = self._judged(resource, devices)
             await self._refuse_used(pool, devices)
             # Not for a refusal: a device that is asked for again and again would never be taken back.
@@ -165,7 +202,7 @@ class Stock:
                     await self._undo(address, error)
                 raise
             if pool.driver:
-                await self.look()
+                await self.look({*devices})
             else:
                 self._recount()
             present = [
@@ -178,7 +215,7 @@ class Stock:
     async def prepare(self, resource: str, devices: Sequence[str]) -> None:
         """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
         async with self._changing:
-            await self.look()
+            await self.look({*devices})
             for name in devices:
                 self._function(resource, name)
                 for function in self._together(name):
@@ -186,7 +223,7 @@ class Stock:
                     if holding and holding.driver and function.driver != holding.driver:
                         await self._bind(function, holding.driver, holding.driver)
                     await self._reset_idle(function, holding.driver if holding else function.driver)
-            await self.look()
+            await self.look({*devices})
             for name in devices:
                 function = self._function(resource, name)
                 # A PF without a link makes its devices unhealthy for others, but a container may start and wait for it.
@@ -200,26 +237,55 @@ class Stock:
                     )
 
     async def adopt(self, resource: str, device: str) -> None:
-        """Notes that a container has the device, as the kubelet says, though our journal knows nothing of it."""
+        """Notes that a container has the device, as the kubelet says, though our journal knows nothing of it.
+
+        Raises `DeviceNotFound` where the host has no such device any more, and `IoFailure`.
+        """
         async with self._changing:
             function = self.sight.inventory.get(device)
             pool = self.assignment.pools.get(resource)
-            if function is None or pool is None or device in self.held:
+            if device in self.held:
                 return
-            # Its pod has it as it is: with another driver than the pool's it was given away by somebody else.
-            driver = pool.driver if function.driver == pool.driver else ""
-            await self._note(self._holding(pool, function).replace(driver=driver))
+            if function is None or pool is None:
+                raise DeviceNotFound(f"the host has no PCI device {device}", hint="its PF may have other VFs now")
+            await self._note(self._as_it_is(pool, function))
             self._recount()
 
-    def signs_of_use(self, device: str) -> list[str]:
-        """Why a container may have it, whatever journal and kubelet say. It blocks."""
+    async def resume(self, device: str) -> None:
+        """Binds the driver that a held device was promised, if a process that was killed did not. Raises `CniError`."""
+        async with self._changing:
+            holding, function = self.held.get(device), self.sight.inventory.get(device)
+            if holding and function and holding.driver and function.driver != holding.driver:
+                await self._bind(function, holding.driver, holding.driver)
+                await self.look({device})
+
+    def signs_of_use(self, devices: Iterable[str]) -> dict[str, list[str]]:
+        """Why containers may have devices, whatever journal and kubelet say. It blocks.
+
+        One look at all processes is for all devices. Where something cannot be looked at, that is the sign.
+        """
+        functions = [function for device in devices if (function := self.sight.inventory.get(device))]
+        unseen = ""
+        opened: AbstractSet[str] = frozenset()
+        try:
+            opened = self.host.opened(one.address for one in functions if gives_to_user_space(one.driver))
+        except CniError as error:
+            unseen = f"it cannot be seen whether a process has it open: {error}"
+        return {device: self._signs(device, opened, unseen) for device in devices}
+
+    def _signs(self, device: str, opened: AbstractSet[str], unseen: str) -> list[str]:
         function, signs = self.sight.inventory.get(device), []
-        if function is not None and gives_to_user_space(function.driver) and self.host.in_use(function.address):
+        if device in opened:
             signs.append(_OPEN)
-        if self.host.has_record(device):
-            signs.append("a CNI plugin has a record of it")
-        if function is not None and self.host.netdev_is_away(function.address):
-            signs.append("its network device is in a pod")
+        if unseen and function is not None and gives_to_user_space(function.driver):
+            signs.append(unseen)
+        try:
+            if self.host.has_record(device):
+                signs.append("a CNI plugin has a record of it")
+            if function is not None and self.host.netdev_is_away(function.address):
+                signs.append("its network device is in a pod")
+        except CniError as error:
+            signs.append(f"it cannot be seen whether a pod has it: {error}")
         return signs
 
     def doubt(self, device: str, grant: int, why: Sequence[str]) -> None:
@@ -238,11 +304,11 @@ class Stock:
         Returns whether it is back. Raises `CniError`; it is still held then.
         """
         async with self._changing:
-            await self.look()
+            await self.look({device})
             if device not in self.held or self.grants.get(device, 0) != grant:
                 return False
             await self._give_back(device)
-            await self.look()
+            await self.look({device})
             return True
 
     def _judged(self, resource: str, devices: Sequence[str]) -> tuple[Pool, tuple[Given, ...]]:
@@ -289,8 +355,9 @@ class Stock:
             )
         ]
         free = [name for name in dict.fromkeys(together) if name not in self.held]
-        signs = {name: self._its_own(name, await asyncio.to_thread(self.signs_of_use, name)) for name in free}
-        problems = [f"{name}: {'; '.join(some)}" for name, some in signs.items() if some]
+        signs = await asyncio.to_thread(self.signs_of_use, free)
+        own = {name: self._its_own(name, some) for name, some in signs.items()}
+        problems = [f"{name}: {'; '.join(some)}" for name, some in own.items() if some]
         if problems:
             raise DeviceBusy("; ".join(problems), hint="it is held by nobody that this plugin knows of")
 
@@ -363,6 +430,10 @@ class Stock:
             found_override=function.override,
             identity=function.identity,
         )
+
+    def _as_it_is(self, pool: Pool, function: Function) -> Holding:
+        """Of a device that a pod has already: with another driver than the pool's it was given away by somebody else."""
+        return self._holding(pool, function).replace(driver=pool.driver if function.driver == pool.driver else "")
 
     async def _note(self, holding: Holding) -> None:
         await asyncio.to_thread(self._journal.write, holding)

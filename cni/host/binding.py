@@ -13,12 +13,13 @@ import time
 
 from cni.errors import DriverUnfit, KernelRefused, TryAgainLater
 from cni.host.drivers import gives_to_user_space, needs_iommu_group
-from cni.host.processes import has_open
+from cni.host.files import refuse_shortage
+from cni.host.processes import opened
 from cni.host.sysfs_write import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cni.host.sysfs import Sysfs
     from cni.pci import PciAddress
@@ -118,16 +119,26 @@ class Drivers:
         ]
 
     def in_use(self, device: PciAddress) -> bool:
-        """Whether a process has the device open, through VFIO or UIO."""
-        if not gives_to_user_space(self._sysfs.driver(device)):
-            return False
-        nodes = self._nodes(device)
-        if any(map(os.path.exists, nodes)):
-            return any(map(_is_busy, nodes))
-        # UIO, and VFIO without groups, let several processes open a device: only their descriptors tell. A container's /dev
-        # may not show the node of a group either.
-        numbers = self._sysfs.node_numbers(device)
-        return bool(numbers) and has_open(numbers)
+        """Whether a process has the device open, through VFIO or UIO. Raises `IoFailure` where that cannot be seen."""
+        return bool(self.opened([device]))
+
+    def opened(self, devices: Iterable[PciAddress]) -> set[PciAddress]:
+        """Those of the devices that a process has open. Raises `IoFailure` where that cannot be seen."""
+        found: set[PciAddress] = set()
+        numbers: dict[PciAddress, set[int]] = {}
+        for device in devices:
+            if not gives_to_user_space(self._sysfs.driver(device)):
+                continue
+            # A group can be open once, so opening it tells.
+            answers = [_is_busy(node) for node in self._nodes(device)]
+            if True in answers:
+                found.add(device)
+            elif False not in answers:
+                # UIO, and VFIO without groups, let several processes open a device: only their descriptors tell. A
+                # container's /dev may not show the node of a group either, or not let it be opened.
+                numbers[device] = self._sysfs.node_numbers(device)
+        busy = opened(set().union(*numbers.values()))
+        return found | {device for device, some in numbers.items() if some & busy}
 
     def _require_idle(self, device: PciAddress) -> None:
         # VFIO lets nobody take its driver away while a process has the device open: the write would wait for that.
@@ -171,10 +182,11 @@ class Drivers:
         self._writer(f"{self._bus}/{file}", text, deadline)
 
 
-def _is_busy(node: str) -> bool:
+def _is_busy(node: str) -> bool | None:
+    """Whether the group's node is open; None where trying does not tell."""
     try:
-        # A group can be open once.
         os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return error.errno == errno.EBUSY
+        refuse_shortage(node, error)
+        return True if error.errno == errno.EBUSY else None
     return False

@@ -26,6 +26,8 @@ LARGEST = 64 << 20
 
 _LONGEST_PAUSE = 0.02
 
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 
 def component(name: str, end: str = "") -> str:
     """The name with its ending, if in a path it can only mean something inside its folder; see `file_name`. Raises `IoFailure`.
@@ -120,10 +122,14 @@ def peek(path: str) -> bytes:
 
 
 def glance(path: str) -> bytes:
-    """The first 4096 bytes of a file of /proc or /sys; empty when it is gone or does not answer."""
+    """The first 4096 bytes of a file of /proc or /sys; empty when it is gone or does not answer.
+
+    Raises `IoFailure` when this process or the kernel can open no more files: that says nothing about the file.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+    except OSError as error:
+        refuse_shortage(path, error)
         return b""
     try:
         return os.read(fd, 4096)
@@ -131,6 +137,12 @@ def glance(path: str) -> bytes:
         return b""
     finally:
         os.close(fd)
+
+
+def refuse_shortage(path: str, error: OSError) -> None:
+    """Raises `IoFailure` for an error that says nothing about what was looked at: too little memory, or too many open files."""
+    if error.errno in _SHORTAGES:
+        raise _failure("look at", path, error) from error
 
 
 def write_file(path: str, content: bytes) -> None:

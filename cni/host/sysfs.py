@@ -1,16 +1,25 @@
-"""What sysfs says about PCI devices, virtual functions and their network devices. Reads only."""
+"""What sysfs says about PCI devices, virtual functions and their network devices. Reads only.
+
+What is not there gives an empty answer. A look that fails raises `IoFailure` instead: "no devices" and "nobody uses it"
+must not come of too many open files.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 
 from cni import pci
+from cni.errors import IoFailure
 from cni.host.drivers import gives_to_user_space
 from cni.host.files import glance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.pci import PciAddress
+
+_FAILURES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES, errno.EPERM)
+"""Errors of a look at a folder or a link that do not say that it is not there."""
 
 
 class Sysfs:
@@ -33,7 +42,8 @@ class Sysfs:
         """
         try:
             return os.stat(f"{self._devices}/{device}").st_ino
-        except OSError:
+        except OSError as error:
+            _refuse_failure(f"{self._devices}/{device}", error)
             return 0
 
     def physfn(self, device: PciAddress) -> PciAddress | None:
@@ -104,7 +114,8 @@ class Sysfs:
         """
         try:
             return str(os.stat(f"{self._devices}/{device}/net").st_ino)
-        except OSError:
+        except OSError as error:
+            _refuse_failure(f"{self._devices}/{device}/net", error)
             return ""
 
     def uplink(self, pf: PciAddress) -> str | None:
@@ -191,7 +202,10 @@ def _is_representor(port_name: str) -> bool:
 def _link(path: str) -> str:
     try:
         return os.path.basename(os.readlink(path))
-    except (OSError, ValueError):  # ValueError: a NUL byte, in a name that a configuration gave
+    except OSError as error:
+        _refuse_failure(path, error)
+        return ""
+    except ValueError:  # a NUL byte, in a name that a configuration gave
         return ""
 
 
@@ -204,5 +218,11 @@ def _number_in(folder: str) -> set[int]:
 def _entries(path: str) -> list[str]:
     try:
         return os.listdir(path)
-    except OSError:
+    except OSError as error:
+        _refuse_failure(path, error)
         return []
+
+
+def _refuse_failure(path: str, error: OSError) -> None:
+    if error.errno in _FAILURES:
+        raise IoFailure(f"cannot look at {path}: {os.strerror(error.errno)}", hint="see dmesg and ulimit -n") from error

@@ -116,6 +116,7 @@ class PciHost:
             write=self.write,
         )
         host.in_use = self.open.__contains__  # type: ignore[method-assign, assignment]
+        host.opened = self.open.intersection  # type: ignore[method-assign, assignment]
         return host
 
     def write(self, path: str, text: str, _deadline: float) -> None:

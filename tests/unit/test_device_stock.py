@@ -211,6 +211,7 @@ def test_a_container_starts_though_the_pf_has_no_link_and_not_with_a_driver_that
         await life.stock.allocate(RESOURCE, VFS[:1])
         (host.sys / "class/net/eth0/carrier").write_text("0\n")
         await life.stock.prepare(RESOURCE, VFS[:1])
+        await life.stock.look()
         assert [offer.ailments for offer in life.stock.offers(RESOURCE)] == [("its PF eth0 has no link",)] * 2
         host.bind(VFS[0], "iavf")
         host.refuse["drivers_probe"] = 5
@@ -238,15 +239,6 @@ def test_each_change_of_a_device_s_health_is_logged_once_with_the_reason(tmp_pat
         ]
 
     asyncio.run(scenario())
-
-
-def test_a_damaged_entry_of_the_journal_is_set_aside_and_told(tmp_path):
-    told: list[str] = []
-    journal = Journal(str(tmp_path / "state"), told.append)
-    journal.load()
-    (tmp_path / "state" / f"{VFS[0]}.json").write_text("{")
-    assert journal.load() == {}
-    assert "was set aside" in told[0]
 
 
 class Meanwhile(Pods):
