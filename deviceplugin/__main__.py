@@ -9,6 +9,7 @@ import sys
 
 from cni.attachment.records import STATE_DIRECTORY
 from cni.errors import CniError, IoFailure
+from cni.host.files import Lock
 from cni.host.sysfs import Sysfs
 from cni.log import LEVELS, Log
 from cni.version import VERSION
@@ -62,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Two of them would undo each other's work on the same devices. The former one of a rolling update may still finish calls.
+    with Lock(f"{options.state.rstrip('/')}.lock", "the journal of devices"):
+        return _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
     log = _log(options)
     metrics = Metrics()
     service = Service(

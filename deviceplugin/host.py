@@ -37,6 +37,11 @@ class Sight(Value):
     used: Mapping[str, str]
     nodes: frozenset[str]
 
+    def is_like(self, other: Sight) -> bool:
+        """Whether both saw the same. Functions that are unchanged are the same values, so this is quick."""
+        functions, others = self.inventory.functions, other.inventory.functions
+        return functions == others and (self.used, self.nodes) == (other.used, other.nodes)
+
 
 class Host:
     """`dev` is where device nodes are, `uses` looks at what the host uses, `has_record` knows our CNI plugins' records."""

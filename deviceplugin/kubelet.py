@@ -28,6 +28,8 @@ FINISH_SECONDS = 20.0
 """Bound for the calls that are at work at the end; a pod that is deleted is killed after 30 s."""
 LOOK_SECONDS = 1.0
 """How often the sockets are looked at besides the events."""
+WATCH_SECONDS = 5.0
+"""A kubelet that has registered a resource, and for so long has not followed its list, has given it up."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
@@ -54,9 +56,10 @@ class Kubelet:
         """Serves until it is cancelled."""
         pause = _FIRST_PAUSE
         folders = [self.folder, self._registry_folder] if self._registry_folder else [self.folder]
-        with FolderEvents(folders, self.bell):
+        with FolderEvents(folders, self.bell, self._log.warning) as events:
             try:
                 while True:
+                    events.renew()
                     done = await self.settle()
                     pause = _FIRST_PAUSE if done else min(pause * 2, _LONGEST_PAUSE)
                     await self._event(LOOK_SECONDS if done else pause)
@@ -74,6 +77,12 @@ class Kubelet:
         present = identity(f"{self.folder}/kubelet.sock")
         if present is None:
             return all(served)  # its socket's coming is an event
+        for name, server in self._servers.items():
+            if name in self._registered and server.unwatched_seconds() > WATCH_SECONDS:
+                del self._registered[name]
+                self._tell(
+                    name, self._log.warning, f"the kubelet does not follow {name} any more: it is registered again"
+                )
         todo = [name for name in self._servers if self._registered.get(name) != present]
         if not todo:
             return all(served)
@@ -145,6 +154,9 @@ class Kubelet:
             self._tell(resource, self._log.warning, failure)
             return False
         self._metrics.registered(ok=True)
+        if resource not in self._servers:
+            return True
+        self._servers[resource].registered()
         self._registered[resource] = present
         self._told.pop(resource, None)
         self._log.info(f"registered {resource} with the kubelet")

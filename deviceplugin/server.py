@@ -57,6 +57,8 @@ class ResourceServer:
         self._metrics = metrics
         self._servers: list[grpc.aio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._streams = 0
+        self._unwatched_since = time.monotonic()
         self._ended = -ANSWER_SECONDS
         """When the last call was done, whose answer may be on its way yet."""
 
@@ -83,6 +85,14 @@ class ResourceServer:
         for server in servers:
             await server.stop(grace=None if answered or not patience else ANSWER_SECONDS)
 
+    def registered(self) -> None:
+        """The kubelet is about to follow the list."""
+        self._unwatched_since = time.monotonic()
+
+    def unwatched_seconds(self) -> float:
+        """For how long nobody has followed the list."""
+        return 0.0 if self._streams else time.monotonic() - self._unwatched_since
+
     async def _finish_calls(self, patience: float) -> None:
         """Waits until no call changes anything; each one that comes meanwhile is waited for as well."""
         deadline = time.monotonic() + patience
@@ -104,8 +114,13 @@ class ResourceServer:
     async def _list_and_watch(
         self, _request: v1beta1.Empty, _context: Any
     ) -> AsyncIterator[v1beta1.ListAndWatchResponse]:
-        async for offers in self._stock.watch(self.resource):
-            yield v1beta1.ListAndWatchResponse(devices=map(_message, offers))
+        self._streams += 1
+        try:
+            async for offers in self._stock.watch(self.resource):
+                yield v1beta1.ListAndWatchResponse(devices=map(_message, offers))
+        finally:
+            self._streams -= 1
+            self._unwatched_since = time.monotonic()
 
     async def _preferred(
         self, request: v1beta1.PreferredAllocationRequest, _context: Any

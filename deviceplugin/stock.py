@@ -46,6 +46,8 @@ class Stock:
         self.host = host
         self._selection = Selection(configuration)
         self.held = journal.load()
+        self._counted: dict[str, Holding] = {}
+        """What was held when the offers were last made."""
         self.grants: dict[str, int] = {}
         self._doubts: dict[str, tuple[str, ...]] = {}
         self._claims: Mapping[tuple[str, str], tuple[str, ...]] = {}
@@ -66,9 +68,11 @@ class Stock:
         Raises `CniError` where that fails; what was seen last stays, and the lists of devices with it.
         """
         async with self._looking:
-            self.sight = await self._seen(named)
+            seen, before = await self._seen(named), getattr(self, "sight", None)
+            self.sight = seen
             self._drop_strangers()
-            self._recount()
+            if before is None or not seen.is_like(before) or self.held != self._counted:
+                self._recount()
             self._place_unknown()
 
     async def _seen(self, named: AbstractSet[str] | None) -> Sight:
@@ -149,7 +153,7 @@ class Stock:
             self._log.error(f"the files of {holding.device}, which is not held any more, could not be removed: {error}")
 
     def _recount(self) -> None:
-        held = holders(self.held)
+        held, self._counted = holders(self.held), dict(self.held)
         self.assignment = assign(self.sight.inventory, self._selection, self.sight.used, held)
         before = self._offers
         self._doubts = {device: why for device, why in self._doubts.items() if device in held}

@@ -186,3 +186,19 @@ def graphics(host: PciHost, *, sound_driver: str = "vfio-pci") -> None:
     """A graphics card whose sound function is in the same IOMMU group."""
     host.add(GPU, class_="0x030200", vendor="0x10de", device="0x1bb3", driver="vfio-pci", group="20", numa_node="1")
     host.add(SOUND, class_="0x040300", vendor="0x10de", device="0x10f0", driver=sound_driver, group="20", numa_node="1")
+
+
+def many(host: PciHost, cards: int, vfs: int) -> list[dict[str, Any]]:
+    """Cards with VFs, each alone in its IOMMU group. Returns a resource for the VFs of each card."""
+    for number in range(cards):
+        pf = f"0000:{number + 0x10:02x}:00.0"
+        host.add(pf, driver="i40e", group=str(number), netdev=f"eth{number}", device="0x1572", sriov_totalvfs=str(vfs))
+        for vf in range(vfs):
+            group = str(1000 + number * vfs + vf)
+            host.add_vf(pf, vf, many_vf(number, vf), driver="vfio-pci", group=group)
+    return [{"resourceName": f"r{number}", "selectors": {"pfNames": [f"eth{number}"]}} for number in range(cards)]
+
+
+def many_vf(number: int, vf: int) -> str:
+    """The address of a VF of one of many cards."""
+    return f"0000:{number + 0x10:02x}:{2 + vf // 8:02x}.{vf % 8}"
