@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cni.protocol.request import Request
     from cni.protocol.result import Dns
     from ipam.config.location import Defaults
-    from ipam.config.request import Asked
+    from ipam.config.request import ParsedRequest
     from ipam.store import Claim, Store
     from ipam.stores import Stores
 
@@ -31,11 +31,11 @@ class IpamPlugin:
     def add(self, request: Request) -> Result:
         """Leases an address of each range set, all or none; those that the interface has already are given again."""
         defaults = self._defaults(request)
-        wanted = self._asked(request, defaults)
+        parsed = self._parsed(request, defaults)
         # Before an address is leased: the file may not be there.
-        dns = self._name_service(wanted)
-        ips = [*self._leased(request, wanted, defaults), *wanted.fixed]
-        return wanted.passed_on.replace(ips=tuple(ips), dns=dns)
+        dns = self._name_service(parsed)
+        ips = [*self._leased(request, parsed, defaults), *parsed.fixed]
+        return parsed.passed_on.replace(ips=tuple(ips), dns=dns)
 
     def delete(self, request: Request) -> None:
         """Frees what the interface has, in the configured store and in any other that this node knows of."""
@@ -50,17 +50,17 @@ class IpamPlugin:
     def check(self, request: Request) -> None:
         """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
         defaults, previous = self._defaults(request), request.prev_result()
-        wanted = self._asked(request, defaults)
-        store = self._traced(self._stores.open(place(request, defaults))) if wanted.sets else None
+        parsed = self._parsed(request, defaults)
+        store = self._traced(self._stores.open(place(request, defaults))) if parsed.sets else None
         held = set() if store is None else set(store.addresses(owner(request)))
-        problems = [f"no address of {', '.join(map(str, one))} is leased" for one in unleased(wanted.sets, held)]
+        problems = [f"no address of {', '.join(map(str, one))} is leased" for one in unleased(parsed.sets, held)]
         if previous is not None:
             told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
-            fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in wanted.fixed}
-            leasable = {one for one in told - fixed if any(range_of(ranges, one) for ranges in wanted.sets)}
+            fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in parsed.fixed}
+            leasable = {one for one in told - fixed if any(range_of(ranges, one) for ranges in parsed.sets)}
             problems += [f"{one} is not leased to this interface" for one in sorted(map(str, leasable - held))]
             problems += [f"{one} is leased, and prevResult has it not" for one in sorted(map(str, held - told))]
-            problems += _fixed_differences(wanted, previous)
+            problems += _fixed_differences(parsed, previous)
         if problems:
             raise CheckFailed("; ".join(problems))
 
@@ -82,15 +82,15 @@ class IpamPlugin:
         makes both an error.
         """
         defaults = self._defaults(request)
-        wanted, where = self._asked(request, defaults), place(request, defaults)
-        if not wanted.sets:
+        parsed, where = self._parsed(request, defaults), place(request, defaults)
+        if not parsed.sets:
             return
         store = self._traced(self._stores.open(where))
         store.require_writable()
         if not self._stores.strict_status and where.backend != LOCAL:
             return
         try:
-            store.status(wanted.sets)
+            store.status(parsed.sets)
         except NotAvailable as error:
             if self._stores.strict_status:
                 raise
@@ -99,10 +99,10 @@ class IpamPlugin:
     def _traced(self, store: Store) -> Store:
         return self._log.traced(store, "store")
 
-    def _asked(self, request: Request, defaults: Defaults) -> Asked:
-        from ipam.config.request import asked  # noqa: PLC0415 - DEL and GC look at no ranges
+    def _parsed(self, request: Request, defaults: Defaults) -> ParsedRequest:
+        from ipam.config.request import parse_request  # noqa: PLC0415 - DEL and GC look at no ranges
 
-        return asked(request, self._log, defaults)
+        return parse_request(request, self._log, defaults)
 
     def _defaults(self, request: Request) -> Defaults:
         policy = self._stores.policy
@@ -114,23 +114,23 @@ class IpamPlugin:
             self._log.warning(f"{request.command} goes on without it: {error.msg}")
             return policy.defaults()
 
-    def _name_service(self, wanted: Asked) -> Dns:
-        if not wanted.resolv_conf:
-            return wanted.passed_on.dns
+    def _name_service(self, parsed: ParsedRequest) -> Dns:
+        if not parsed.resolv_conf:
+            return parsed.passed_on.dns
         from ipam.config.resolvconf import LARGEST, parse  # noqa: PLC0415 - hardly any configuration names a file
 
-        return parse(self._stores.policy.resolv_conf(wanted.resolv_conf, LARGEST))
+        return parse(self._stores.policy.resolv_conf(parsed.resolv_conf, LARGEST))
 
-    def _leased(self, request: Request, wanted: Asked, defaults: Defaults) -> list[IpConfig]:
-        if not wanted.sets:
+    def _leased(self, request: Request, parsed: ParsedRequest, defaults: Defaults) -> list[IpConfig]:
+        if not parsed.sets:
             return []
         store = self._traced(self._stores.open(place(request, defaults)))
-        return [_configured(claim) for claim in store.allocate(owner(request), wanted.sets, wanted.requested)]
+        return [_configured(claim) for claim in store.allocate(owner(request), parsed.sets, parsed.requested)]
 
 
-def _fixed_differences(wanted: Asked, previous: Result) -> list[str]:
+def _fixed_differences(parsed: ParsedRequest, previous: Result) -> list[str]:
     told = {parse_cidr(ip.address, "prevResult")[0]: ip.gateway for ip in previous.ips}
-    fixed = {parse_cidr(ip.address, "ipam.addresses")[0]: ip.gateway for ip in wanted.fixed}
+    fixed = {parse_cidr(ip.address, "ipam.addresses")[0]: ip.gateway for ip in parsed.fixed}
     missing = [f"prevResult has no {address}" for address in fixed if address not in told]
     return missing + [
         f"the gateway of {address} is {gateway}, and prevResult has {told[address] or 'none'}"

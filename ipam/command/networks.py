@@ -17,7 +17,7 @@ from ipam.cluster import journal_entry
 from ipam.cluster.journal import RUN_DIRECTORY
 from ipam.config.location import DATA_DIRECTORY, LOCAL, PLUGIN, place
 from ipam.config.policy import Policy
-from ipam.config.request import asked
+from ipam.config.request import parse_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _network(conf: dict[str, Any], policy: Policy) -> Network:
     request = _request(conf)
     defaults = policy.defaults(request)
     where = place(request, defaults)
-    sets = asked(request, Log({}, level="error"), defaults).sets
+    sets = parse_request(request, Log({}, level="error"), defaults).sets
     found = Network(name=where.network, backend=where.backend, sets=sets)
     if where.document is None:
         return found.replace(directory=where.directory)

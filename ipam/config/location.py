@@ -140,13 +140,13 @@ def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
-    from ipam.config.request import parts  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
+    from ipam.config.request import own_keys  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
     from ipam.config.rules import range_sets  # noqa: PLC0415 - (the same)
 
     section = told.get("kubernetes")
     access = section if isinstance(section, dict) else {}
     try:
-        sets = range_sets({**parts(request), "ipam": told}, [])
+        sets = range_sets({**own_keys(request), "ipam": told}, [])
     except (AttributeError, TypeError):
         sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
     subnets = dict.fromkeys(f"{one.subnet}/{one.prefix}" for ranges in sets for one in ranges)

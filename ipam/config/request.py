@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipam.ranges import RangeSet
 
 
-class Asked(Value):
+class ParsedRequest(Value):
     """A validated request. `requested` has an address or None for each of `sets`; `fixed` are kept nowhere."""
 
     sets: tuple[RangeSet, ...]
@@ -34,16 +34,16 @@ class Asked(Value):
     resolv_conf: str
 
 
-def asked(request: Request, log: Log, defaults: Defaults = NONE) -> Asked:
+def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> ParsedRequest:
     """The request, validated. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
-    own = parts(request)
+    own = own_keys(request)
     section = own.get("ipam")
     whole = {**own, "ipam": defaults.applied(section)} if isinstance(section, dict) else own
 
-    def judged(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+    def rules(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
         return cross_check(conf, refused) + defaults.problems(section)
 
-    parsed = configuration.parse(TABLE, REQUIRED, whole, judged)
+    parsed = configuration.parse(TABLE, REQUIRED, whole, rules)
     for warning in parsed.warnings:
         log.warning(warning)
     conf = parsed.values
@@ -64,7 +64,7 @@ def asked(request: Request, log: Log, defaults: Defaults = NONE) -> Asked:
         if not fixed and section.get("addresses") is None and request.command != "STATUS":
             raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")
     _require_expressible(request.cni_version, sets, fixed)
-    return Asked(
+    return ParsedRequest(
         sets=sets,
         requested=requested,
         fixed=tuple(IpConfig(address=text, gateway=gateway) for text, gateway in fixed),
@@ -73,7 +73,7 @@ def asked(request: Request, log: Log, defaults: Defaults = NONE) -> Asked:
     )
 
 
-def parts(request: Request) -> dict[str, Any]:
+def own_keys(request: Request) -> dict[str, Any]:
     """The parts of the configuration that we read: the others are the main plugin's."""
     named = configuration.canonical(TABLE, request.config)
     return {key: named[key] for key in TABLE if key in named}

@@ -17,7 +17,7 @@ from ipam.config import flat_file
 from ipam.config.location import place
 from ipam.config.node_name import name_in, of_kubelet
 from ipam.config.policy import Policy
-from ipam.config.request import asked
+from ipam.config.request import parse_request
 from ipam.plugin import IpamPlugin
 from ipam.stores import Stores
 from tests.recording_log import RecordingLog
@@ -124,13 +124,13 @@ def test_whereabouts_documented_configuration_is_in_kubernetes_whoever_tells_the
         where = found(policy, section)
         assert (where.backend, (where.document or {})["kubeconfig"]) == ("kubernetes", own["kubernetes"]["kubeconfig"])
         call = request(section)
-        assert asked(call, Log({}), policy.defaults(call)).sets
+        assert parse_request(call, Log({}), policy.defaults(call)).sets
     node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
     assert found(policy.replace(node=node), {**RANGE, "datastore": "kubernetes"}).backend == "kubernetes"
     for section in (RANGE, {**RANGE, "datastore": "kubernetes"}, {**RANGE, **own, "datastore": "etcd"}):
         call = request(section)
         with pytest.raises(InvalidConfig, match=r"ipam\.backend: missing"):
-            asked(call, Log({}), policy.defaults(call))
+            parse_request(call, Log({}), policy.defaults(call))
 
 
 def test_whereabouts_file_is_not_read_where_the_kubeconfig_is_told_elsewhere(policy, flat):

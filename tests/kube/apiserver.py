@@ -34,7 +34,7 @@ import yaml
 
 from tests.kube.authority import Identity, certificates
 from tests.kube.resources import NODES, Resources
-from tests.kube.routes import JSON_PATCH, Asked, answer
+from tests.kube.routes import JSON_PATCH, HttpRequest, answer
 from tests.kube.store import Document, Key, Refused, Store
 
 FOR_EVER = 1 << 60
@@ -389,8 +389,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = path.removeprefix(api.prefix)
         found = _POD.fullmatch(path)
         if found is None:
-            asked = Asked(self.command, path, query, self.fields, text)
-            return answer(api.resources, api.rights, asked)
+            request = HttpRequest(self.command, path, query, self.fields, text)
+            return answer(api.resources, api.rights, request)
         return 200, self._asked_pod(found, text)
 
     def _asked_pod(self, found: re.Match[str], text: bytes) -> Document:

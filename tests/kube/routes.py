@@ -27,7 +27,7 @@ _MEDIA = {"PATCH": JSON_PATCH, "POST": "application/json", "PUT": "application/j
 _DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
 
 
-class Asked(NamedTuple):
+class HttpRequest(NamedTuple):
     """A request. `path` is without prefix and query, `headers` are by their names in lower case."""
 
     method: str
@@ -37,21 +37,21 @@ class Asked(NamedTuple):
     text: bytes
 
 
-def answer(resources: Resources, rights: frozenset[tuple[str, str]], asked: Asked) -> tuple[int, Document]:
+def answer(resources: Resources, rights: frozenset[tuple[str, str]], request: HttpRequest) -> tuple[int, Document]:
     """Status and document. Raises `Refused`."""
-    kind, namespace, name = _place(resources, asked.path)
-    verb = "list" if asked.method == "GET" and not name else _VERBS[asked.method]
+    kind, namespace, name = _place(resources, request.path)
+    verb = "list" if request.method == "GET" and not name else _VERBS[request.method]
     if (verb, kind.plural) not in rights:
         words = f'{kind.qualified} "{name}" is forbidden: User "plugin" cannot {verb} resource "{kind.plural}"'
         raise Refused(403, "Forbidden", words)
-    options = _options(asked.query)
-    body = _body(asked)
-    if bool(name) == (asked.method == "POST"):
+    options = _options(request.query)
+    body = _body(request)
+    if bool(name) == (request.method == "POST"):
         if verb != "list":
             raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         return 200, resources.listed(kind, namespace)
-    found = _done(resources, (kind, namespace, name), asked.method, body, rehearsal="dryRun" in options)
-    return (201 if asked.method == "POST" else 200), _in_form(found, asked.headers.get("accept") or "")
+    found = _done(resources, (kind, namespace, name), request.method, body, rehearsal="dryRun" in options)
+    return (201 if request.method == "POST" else 200), _in_form(found, request.headers.get("accept") or "")
 
 
 def _done(resources: Resources, place: tuple[Kind, str, str], method: str, body: Any, *, rehearsal: bool) -> Document:
@@ -86,17 +86,17 @@ def _options(query: str) -> dict[str, list[str]]:
     return options
 
 
-def _body(asked: Asked) -> Any:
-    if asked.method == "GET" or (asked.method == "DELETE" and not asked.text):
+def _body(request: HttpRequest) -> Any:
+    if request.method == "GET" or (request.method == "DELETE" and not request.text):
         return {}
-    if asked.headers.get("content-type") != _MEDIA[asked.method]:
-        words = f"the body of the request was in an unknown format - accepted: {_MEDIA[asked.method]}"
+    if request.headers.get("content-type") != _MEDIA[request.method]:
+        words = f"the body of the request was in an unknown format - accepted: {_MEDIA[request.method]}"
         raise Refused(415, "UnsupportedMediaType", words)
     try:
-        body = json.loads(asked.text)
+        body = json.loads(request.text)
     except ValueError as error:
         raise Refused(400, "BadRequest", f"the body is not JSON: {error}") from error
-    if not isinstance(body, list if asked.method == "PATCH" else dict):
+    if not isinstance(body, list if request.method == "PATCH" else dict):
         raise Refused(400, "BadRequest", "the body of the request is of the wrong type")
     return body
 

@@ -17,13 +17,13 @@ from cni.log import Log
 from cni.node.conf_table import TABLE as NODE
 from cni.node.parse import parse_node
 from cni.node.rules import cross_check as node_rules
-from cni.protocol.request import parse as parse_request, parse_environment
+from cni.protocol.request import parse as parse_call, parse_environment
 from cni.sriov.conf_table import TABLE as SRIOV
 from cni.sriov.rules import cross_check as sriov_rules
 from cni.userspace.conf_table import TABLE as USERSPACE
 from cni.userspace.rules import cross_check as userspace_rules
 from ipam.config.conf_table import TABLE as IPAM
-from ipam.config.request import asked
+from ipam.config.request import parse_request
 from ipam.config.rules import cross_check as ipam_rules
 
 Table = dict[str, tuple[Any, ...]]
@@ -94,8 +94,8 @@ def test_a_wrong_value_is_shown_as_its_author_wrote_it_and_not_as_python(kind: s
 def test_a_wrong_range_is_shown_so_too(section: dict[str, Any]) -> None:
     conf = {"cniVersion": "1.0.0", "name": "n", "type": "barewire-ipam", "ipam": {"type": "barewire-ipam", **section}}
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/n", "CNI_IFNAME": "i", "CNI_PATH": "/p"}
-    request = parse_request(parse_environment(env), json.dumps(conf).encode())
-    text = said(lambda: asked(request, Log({}, level="panic")))
+    request = parse_call(parse_environment(env), json.dumps(conf).encode())
+    text = said(lambda: parse_request(request, Log({}, level="panic")))
     assert text
     assert not PYTHON.search(text), text
 
@@ -105,7 +105,7 @@ def test_a_wrong_range_is_shown_so_too(section: dict[str, Any]) -> None:
 def test_the_keys_of_the_protocol_are_shown_so_too(key: str, value: Any) -> None:
     conf = {"cniVersion": "1.0.0", "name": "n", "type": "x", key: value}
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/n", "CNI_IFNAME": "i", "CNI_PATH": "/p"}
-    text = said(lambda: parse_request(parse_environment(env), json.dumps(conf).encode()).prev_result())
+    text = said(lambda: parse_call(parse_environment(env), json.dumps(conf).encode()).prev_result())
     assert not PYTHON.search(text), text
 
 

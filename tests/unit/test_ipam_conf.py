@@ -13,13 +13,13 @@ from cni.config.schema import reference
 from cni.config.validation import canonical, parse
 from cni.errors import AddressTaken, InvalidConfig
 from cni.log import Log
-from cni.protocol.request import parse as parse_request, parse_environment
+from cni.protocol.request import parse as parse_call, parse_environment
 from cni.protocol.result import Dns, IpConfig, Route
 from ipam.address import parse as parse_address
 from ipam.config.conf import IpamConf
 from ipam.config.conf_table import REQUIRED, TABLE
 from ipam.config.location import owner, place
-from ipam.config.request import asked
+from ipam.config.request import parse_request
 from ipam.config.rules import cross_check, range_sets
 from ipam.ranges import unleased, walk
 
@@ -168,11 +168,11 @@ def request(section, cni_args="", version="1.0.0", **more):
         "ipam": section,
         **more,
     }
-    return parse_request(parse_environment(env), json.dumps(config).encode())
+    return parse_call(parse_environment(env), json.dumps(config).encode())
 
 
 def wanted(section, **more):
-    return asked(request(section, **more), Log({}, level="panic"))
+    return parse_request(request(section, **more), Log({}, level="panic"))
 
 
 def leased(section):
@@ -392,7 +392,7 @@ def test_the_runtimes_ranges_come_first_then_host_locals_then_whereabouts():
 )
 def test_requested_addresses_go_to_the_sets_that_hold_them(where):
     sets = {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}
-    found = asked(request(sets, **where), Log({}, level="panic"))
+    found = parse_request(request(sets, **where), Log({}, level="panic"))
     assert [str(one) for one in found.requested] == ["10.0.0.9", "fd00::9"]
 
 
@@ -414,7 +414,9 @@ def test_without_ranges_requested_addresses_are_fixed_and_take_the_place_of_the_
     section = {"addresses": [{"address": "10.0.0.5/24", "gateway": "10.0.0.1"}]}
     assert wanted(section).fixed == (IpConfig(address="10.0.0.5/24", gateway="10.0.0.1"),)
     assert wanted(section, runtimeConfig={"ips": ["10.0.0.6/24"]}).fixed == (IpConfig(address="10.0.0.6/24"),)
-    found = asked(request(section, cni_args="IP=10.9.0.6/24;GATEWAY=10.9.0.1,10.8.0.1"), Log({}, level="panic")).fixed
+    found = parse_request(
+        request(section, cni_args="IP=10.9.0.6/24;GATEWAY=10.9.0.1,10.8.0.1"), Log({}, level="panic")
+    ).fixed
     assert found[1] == IpConfig(address="10.9.0.6/24", gateway="10.9.0.1")
     with pytest.raises(InvalidConfig, match="CIDR notation"):
         wanted(section, runtimeConfig={"ips": ["10.0.0.6"]})
@@ -440,10 +442,10 @@ def test_the_gateway_of_cni_args_is_for_the_addresses_of_cni_args_as_with_static
 def test_old_versions_of_cni_have_one_address_of_each_family():
     two = {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]}
     with pytest.raises(InvalidConfig, match="more than 1 address per family"):
-        asked(request(two, version="0.2.0"), Log({}, level="panic"))
+        parse_request(request(two, version="0.2.0"), Log({}, level="panic"))
     assert len(wanted(two).sets) == 2
     dual = {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}
-    assert len(asked(request(dual, version="0.2.0"), Log({}, level="panic")).sets) == 2
+    assert len(parse_request(request(dual, version="0.2.0"), Log({}, level="panic")).sets) == 2
 
 
 def test_routes_and_name_service_are_passed_on():

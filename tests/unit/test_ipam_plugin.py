@@ -28,7 +28,7 @@ from ipam.cluster.journal_entry import Entry
 from ipam.cluster.store import Journal
 from ipam.config.location import place
 from ipam.config.policy import RESOLV_CONFS, Policy
-from ipam.config.request import asked
+from ipam.config.request import parse_request
 from ipam.embedded import EmbeddedIpam
 from ipam.plugin import IpamPlugin
 from ipam.store import Owner
@@ -489,9 +489,9 @@ def test_networks_that_name_no_backend_use_the_node_s():
     assert found.document == {
         "kind": "etcd", "endpoints": ["https://10.0.0.1:2379"], "prefix": "/ours", "caFile": "/c",
     }  # fmt: skip
-    assert asked(request, Log({}), policy.defaults()).sets
+    assert parse_request(request, Log({}), policy.defaults()).sets
     with pytest.raises(InvalidConfig, match=r"ipam\.backend"):
-        asked(request, Log({}))
+        parse_request(request, Log({}))
     own = request.replace(
         config={
             **request.config,
@@ -499,8 +499,8 @@ def test_networks_that_name_no_backend_use_the_node_s():
         }
     )
     assert (place(own, policy.defaults()).document or {})["endpoints"] == ["https://10.9.9.9:1"]
-    assert asked(own, Log({}), policy.defaults()).sets
+    assert parse_request(own, Log({}), policy.defaults()).sets
     closed = Policy(node=NodeConf(addresses=AddressPolicy(etcd=etcd, network_etcd=False))).defaults()
     with pytest.raises(InvalidConfig, match=r"ipam\.etcd: a network may not name an etcd"):
-        asked(own, Log({}), closed)
+        parse_request(own, Log({}), closed)
     assert place(own, closed).document is None
