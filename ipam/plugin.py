@@ -7,7 +7,7 @@ from cni.protocol.request import NO_LIST
 from cni.protocol.result import IpConfig, Result
 from cni.rollback import bound, run_all
 from ipam.address import parse_cidr
-from ipam.config.location import LOCAL, owner, place
+from ipam.config.location import LOCAL, lease_location, lease_owner
 from ipam.ranges import range_of, unleased
 
 TYPE_CHECKING = False
@@ -39,11 +39,11 @@ class IpamPlugin:
 
     def delete(self, request: Request) -> None:
         """Frees what the interface has, in the configured store and in any other that this node knows of."""
-        ours = owner(request)
+        ours = lease_owner(request)
         run_all(
             *[
                 bound(self._traced(store).release, ours)
-                for store in self._stores.all(place(request, self._defaults(request)), ours)
+                for store in self._stores.all(lease_location(request, self._defaults(request)), ours)
             ]
         )
 
@@ -51,8 +51,8 @@ class IpamPlugin:
         """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
         defaults, previous = self._defaults(request), request.prev_result()
         parsed = self._parsed(request, defaults)
-        store = self._traced(self._stores.open(place(request, defaults))) if parsed.sets else None
-        held = set() if store is None else set(store.addresses(owner(request)))
+        store = self._traced(self._stores.open(lease_location(request, defaults))) if parsed.sets else None
+        held = set() if store is None else set(store.addresses(lease_owner(request)))
         problems = [f"no address of {', '.join(map(str, one))} is leased" for one in unleased(parsed.sets, held)]
         if previous is not None:
             told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
@@ -71,8 +71,8 @@ class IpamPlugin:
             self._log.warning(NO_LIST)
             return
         valid = set(listed)
-        where = place(request, self._defaults(request))
-        run_all(*[bound(self._traced(store).gc, valid) for store in self._stores.of_network(where)])
+        location = lease_location(request, self._defaults(request))
+        run_all(*[bound(self._traced(store).gc, valid) for store in self._stores.of_network(location)])
 
     def status(self, request: Request) -> None:
         """Raises `NotAvailable` when this node cannot serve any ADD: its state cannot be written.
@@ -82,12 +82,12 @@ class IpamPlugin:
         makes both an error.
         """
         defaults = self._defaults(request)
-        parsed, where = self._parsed(request, defaults), place(request, defaults)
+        parsed, location = self._parsed(request, defaults), lease_location(request, defaults)
         if not parsed.sets:
             return
-        store = self._traced(self._stores.open(where))
+        store = self._traced(self._stores.open(location))
         store.require_writable()
-        if not self._stores.strict_status and where.backend != LOCAL:
+        if not self._stores.strict_status and location.backend != LOCAL:
             return
         try:
             store.status(parsed.sets)
@@ -124,8 +124,8 @@ class IpamPlugin:
     def _leased(self, request: Request, parsed: ParsedRequest, defaults: Defaults) -> list[IpConfig]:
         if not parsed.sets:
             return []
-        store = self._traced(self._stores.open(place(request, defaults)))
-        return [_configured(claim) for claim in store.allocate(owner(request), parsed.sets, parsed.requested)]
+        store = self._traced(self._stores.open(lease_location(request, defaults)))
+        return [_configured(claim) for claim in store.allocate(lease_owner(request), parsed.sets, parsed.requested)]
 
 
 def _fixed_differences(parsed: ParsedRequest, previous: Result) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.log import Log
     from ipam.cluster.journal_entry import Entry
     from ipam.cluster.store import Journal
-    from ipam.config.location import Place
+    from ipam.config.location import LeaseLocation
     from ipam.local.store import FindOccupied
     from ipam.store import Cluster, Owner, Store
 
@@ -55,71 +55,71 @@ class Stores:
         self._run = run
         self._seconds = seconds
 
-    def open(self, place: Place) -> Store:
+    def open(self, location: LeaseLocation) -> Store:
         """The configured store. Raises `InvalidConfig` when a cluster is not told."""
-        if place.backend != LOCAL and place.document is None:
-            raise InvalidConfig(f"ipam.{place.backend}: it does not tell where the cluster is")
-        return self._local(place) if place.backend == LOCAL else self._journaled(place)
+        if location.backend != LOCAL and location.document is None:
+            raise InvalidConfig(f"ipam.{location.backend}: it does not tell where the cluster is")
+        return self._local(location) if location.backend == LOCAL else self._journaled(location)
 
-    def all(self, place: Place, owner: Owner) -> list[Store]:
+    def all(self, location: LeaseLocation, owner: Owner) -> list[Store]:
         """Every store that the owner can have addresses of: the configuration may have changed since its ADD."""
         found = []
-        if place.backend != LOCAL or (os.path.isdir(self._folder) and self._journal().find(owner) is not None):
-            found.append(self._journaled(place))
-        return found + self._known_local(place)
+        if location.backend != LOCAL or (os.path.isdir(self._folder) and self._journal().find(owner) is not None):
+            found.append(self._journaled(location))
+        return found + self._known_local(location)
 
-    def of_network(self, place: Place) -> list[Store]:
+    def of_network(self, location: LeaseLocation) -> list[Store]:
         """The configured store, and the journal, if another one was configured before. Nothing need be told well."""
-        found = self._known_local(place)
-        if place.backend != LOCAL:
-            return [*found, self._journaled(place)]
-        if os.path.isdir(f"{self._folder}/{component(place.network)}"):
-            found.append(self._journaled(place))
+        found = self._known_local(location)
+        if location.backend != LOCAL:
+            return [*found, self._journaled(location)]
+        if os.path.isdir(f"{self._folder}/{component(location.network)}"):
+            found.append(self._journaled(location))
         return found
 
-    def _known_local(self, place: Place) -> list[Store]:
+    def _known_local(self, location: LeaseLocation) -> list[Store]:
         """The directory of leases, if there can be any. A DEL must not fail where no ADD can have succeeded."""
-        if place.backend != LOCAL and not os.path.isdir(place.directory):
+        if location.backend != LOCAL and not os.path.isdir(location.directory):
             return []
         try:
-            return [self._local(place)]
+            return [self._local(location)]
         except InvalidConfig as error:
             self._log.warning(f"no address is freed: {error.msg}")
             return []
 
-    def _local(self, place: Place) -> Store:
+    def _local(self, location: LeaseLocation) -> Store:
         from ipam.local.store import Local  # noqa: PLC0415 - a cluster's backend does not pay for it
 
-        directory = self.policy.data_directory(place.directory)
+        directory = self.policy.data_directory(location.directory)
         return Local(
-            directory, self._run, occupied=self._occupied(place, directory), lock_seconds=self._bound(LOCK_SECONDS)
+            directory, self._run, occupied=self._occupied(location, directory), lock_seconds=self._bound(LOCK_SECONDS)
         )
 
-    def _occupied(self, place: Place, directory: str) -> FindOccupied | None:
+    def _occupied(self, location: LeaseLocation, directory: str) -> FindOccupied | None:
         """Where the network's leases were before they were in this directory; None where there is nothing of it."""
-        others = tuple(one for one in self._directories(place) if one != directory)
-        if not others and not os.path.isdir(f"{self._folder}/{component(place.network)}"):
+        others = tuple(one for one in self._directories(location) if one != directory)
+        if not others and not os.path.isdir(f"{self._folder}/{component(location.network)}"):
             return None
         from ipam.cluster.occupied import Occupied  # noqa: PLC0415 - hardly any node has had another backend
 
         return lambda owner: Occupied(owner, self._folder, others)
 
-    def _directories(self, place: Place) -> tuple[str, ...]:
+    def _directories(self, location: LeaseLocation) -> tuple[str, ...]:
         """Those of host-local's that can have leases of the network."""
-        found = dict.fromkeys((place.directory, f"{DATA_DIRECTORY}/{component(place.network)}"))
+        found = dict.fromkeys((location.directory, f"{DATA_DIRECTORY}/{component(location.network)}"))
         return tuple(one for one in found if os.path.isdir(one))
 
-    def _journaled(self, place: Place) -> Store:
+    def _journaled(self, location: LeaseLocation) -> Store:
         from ipam.cluster.store import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses
 
         return Journaled(
             self._journal(),
-            place.node or self.policy.node_name(),
-            place.network,
-            place.document,
+            location.node or self.policy.node_name(),
+            location.network,
+            location.document,
             self._open_cluster,
-            shared=place.shared,
-            directories=self._directories(place),
+            shared=location.shared,
+            directories=self._directories(location),
             seconds=self._bound(SECONDS),
         )
 

@@ -30,7 +30,7 @@ MOST_NOTED = 1000
 """Tombstones that are looked at after a cluster did not answer; reading one takes 50 microseconds."""
 
 
-class Settling:
+class PendingReleases:
     """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry.
 
     `present` leads to the entries of its network by what is configured now: endpoints and files move, leases do not.
@@ -118,7 +118,7 @@ class Settling:
         """It has failed, and is not asked again."""
         self._failed += [(document, error) for document, _shared, known in self._opened if known is cluster]
 
-    def settle(self, entry: Entry) -> bool:
+    def release_or_keep(self, entry: Entry) -> bool:
         """Whether the cluster has been told, and the entry is gone; else it is a tombstone. The owner's lock is held."""
         try:
             self.free(entry)
@@ -148,7 +148,7 @@ class Settling:
             if entry is None or entry.phase != TOMBSTONE:
                 self._journal.unmark(owner)
             else:
-                self.settle(entry)
+                self.release_or_keep(entry)
 
     def _note_silence(self) -> None:
         """One try was that of all tombstones of the same cluster: else each would cost a call the same wait."""

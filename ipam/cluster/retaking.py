@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ipam.cluster.identity import Identity
     from ipam.cluster.journal import Journal
     from ipam.cluster.journal_entry import Entry
-    from ipam.cluster.release import Settling
+    from ipam.cluster.release import PendingReleases
     from ipam.store import Cluster, Owner
 
 
@@ -29,10 +29,10 @@ class Retaking:
     """For one network, whose cluster `document` describes, which calls it `shared`. The document names the node, too."""
 
     def __init__(
-        self, journal: Journal, settling: Settling, network: str, document: dict[str, Any], shared: str
+        self, journal: Journal, releases: PendingReleases, network: str, document: dict[str, Any], shared: str
     ) -> None:
         self._journal = journal
-        self._settling = settling
+        self._releases = releases
         self._network = network
         self._document = document
         self._shared = shared
@@ -72,7 +72,7 @@ class Retaking:
             if entry is None or entry.phase != HELD or not entry.claims:
                 return 0  # Released meanwhile.
             document = {**self._document, "node": entry.node}
-            cluster = self._settling.cluster(document, self._shared)
+            cluster = self._releases.cluster(document, self._shared)
             # Each by itself: one that somebody else has must not keep the others from being taken.
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
             if entry.node == self._document.get("node"):

@@ -26,7 +26,7 @@ from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.cluster.known_identity import note, noted
 from ipam.cluster.lost_pools import lost, parts_of, take_again
 from ipam.cluster.occupied import Occupied
-from ipam.cluster.release import DRAIN_SECONDS, Settling
+from ipam.cluster.release import DRAIN_SECONDS, PendingReleases
 from ipam.store import claim_on, ignore, owner_fault
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ class Journaled:
         """See `Store`. What the cluster cannot be told now is kept as a tombstone, and a later call tells it."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner) or self._unknown(owner)
-            if entry is not None and not self._settling(self._seconds / 2).settle(entry):
+            if entry is not None and not self._releases(self._seconds / 2).release_or_keep(entry):
                 return
         self.drain()
 
@@ -119,7 +119,7 @@ class Journaled:
             return self._untold(owner)
         if entry.phase != HELD or not entry.claims:
             return ()
-        cluster = self._settling(self._seconds).reached(entry)
+        cluster = self._releases(self._seconds).reached(entry)
         return tuple(claim.address for claim in cluster.held(entry.claims, entry.owner))
 
     def gc(self, valid: Valid) -> None:
@@ -130,14 +130,14 @@ class Journaled:
         self._journal.sweep(self._network)
         self.drain()
         deadline = time.monotonic() + self._seconds
-        settling = self._settling(_left(deadline) / 2)
+        releases = self._releases(_left(deadline) / 2)
         # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
         ours: list[Lease] = []
         run_all(
-            lambda: self._regain(settling),
-            lambda: ours.extend(self._of_node(settling)),
-            lambda: self._collect(valid, settling, deadline),
-            lambda: run_all(*[lambda one=one: self._free_lost(one, valid, settling, deadline) for one in ours]),
+            lambda: self._regain(releases),
+            lambda: ours.extend(self._of_node(releases)),
+            lambda: self._collect(valid, releases, deadline),
+            lambda: run_all(*[lambda one=one: self._free_lost(one, valid, releases, deadline) for one in ours]),
         )
 
     def require_writable(self) -> None:
@@ -162,7 +162,7 @@ class Journaled:
 
     def drain(self) -> None:
         """Tells clusters, of any network, what they could not be told: a few tombstones, for a short time."""
-        self._settling(DRAIN_SECONDS / 2).drain()
+        self._releases(DRAIN_SECONDS / 2).drain()
 
     def _kept(
         self, entry: Entry | None, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
@@ -183,7 +183,7 @@ class Journaled:
         addresses = {claim.address for claim in _known(kept)}
         rest = entry.claims and tuple(claim for claim in entry.claims if claim.address not in addresses)
         if rest is None or rest:
-            self._settling(self._seconds / 2).free(entry.replace(claims=rest))
+            self._releases(self._seconds / 2).free(entry.replace(claims=rest))
 
     def _held(self, intent: Entry, claims: tuple[Claim, ...], known: Entry | None) -> tuple[Claim, ...]:
         held = intent.replace(phase=HELD, claims=claims)
@@ -292,8 +292,8 @@ class Journaled:
     def _retaking(self, document: dict[str, Any]) -> Retaking:
         from ipam.cluster.retaking import Retaking  # noqa: PLC0415 - seldom is a cluster restored
 
-        settling = self._settling(self._seconds / 2)
-        return Retaking(self._journal, settling, self._network, document, self._shared)
+        releases = self._releases(self._seconds / 2)
+        return Retaking(self._journal, releases, self._network, document, self._shared)
 
     def _half(self) -> float:
         return time.monotonic() + self._seconds / 2
@@ -320,7 +320,7 @@ class Journaled:
             return None
         return self._entry(owner, TOMBSTONE, None)
 
-    def _collect(self, valid: Valid, settling: Settling, deadline: float) -> None:
+    def _collect(self, valid: Valid, releases: PendingReleases, deadline: float) -> None:
         """Releases the entries that are not valid, and the tombstones."""
         # Whatever node they name: the journal is this node's, which may have had another name.
         present = self._present()
@@ -328,11 +328,11 @@ class Journaled:
         here = [entry.owner for entry in gone if present.is_place_of(entry)]
         elsewhere = [entry.owner for entry in gone if not present.is_place_of(entry)]
         run_all(
-            *[lambda one=one: self._collect_one(one, valid, settling, deadline) for one in here],
-            *[lambda one=one: self._collect_elsewhere(one, valid, settling, deadline) for one in elsewhere],
+            *[lambda one=one: self._collect_one(one, valid, releases, deadline) for one in here],
+            *[lambda one=one: self._collect_elsewhere(one, valid, releases, deadline) for one in elsewhere],
         )
 
-    def _collect_elsewhere(self, owner: Owner, valid: Valid, settling: Settling, deadline: float) -> None:
+    def _collect_elsewhere(self, owner: Owner, valid: Valid, releases: PendingReleases, deadline: float) -> None:
         """What is in another cluster than the network's: that one may be gone for good, and fails no GC."""
         if not _left(deadline):
             return
@@ -340,41 +340,41 @@ class Journaled:
             entry = self._journal.find(owner)
             if entry is None or _stays(entry, valid):
                 return
-            if not settling.met_silence:
-                settling.settle(entry)
+            if not releases.met_silence:
+                releases.release_or_keep(entry)
             elif entry.phase != TOMBSTONE:
                 self._journal.bury(entry)
 
-    def _collect_one(self, owner: Owner, valid: Valid, settling: Settling, deadline: float) -> None:
+    def _collect_one(self, owner: Owner, valid: Valid, releases: PendingReleases, deadline: float) -> None:
         with self._journal.locked(owner, _some_left(deadline)):
             entry = self._journal.find(owner)
-            if entry is None or _stays(entry, valid) or settling.settle(entry):
+            if entry is None or _stays(entry, valid) or releases.release_or_keep(entry):
                 return
             # Until the configuration is mended no call can help, so it is a warning, as it is for DEL.
-            if settling.can_reach(entry):
+            if releases.can_reach(entry):
                 raise TryAgainLater(f"the addresses of {name_of(owner)} are not released yet")
 
-    def _regain(self, settling: Settling) -> None:
+    def _regain(self, releases: PendingReleases) -> None:
         """Takes again what a cluster that was replaced does not know."""
         known = UNKNOWN if self._document is None else self._noted(self._document)
         if known == UNKNOWN:
             return
-        cluster = settling.cluster(self._configured(), self._shared)
+        cluster = releases.cluster(self._configured(), self._shared)
         try:
             is_replaced = cluster.is_replaced(known, self._network)
         except CniError as error:
-            settling.give_up(cluster, error)
+            releases.give_up(cluster, error)
             raise
         if is_replaced:
             self._retaking(self._configured()).go(cluster, self._half())
         elif known.left:
             self._retaking(self._configured()).rest(known, self._half())
 
-    def _of_node(self, settling: Settling) -> list[Lease]:
+    def _of_node(self, releases: PendingReleases) -> list[Lease]:
         if self._document is None:
             return []
         try:
-            cluster = settling.cluster(self._document, self._shared)
+            cluster = releases.cluster(self._document, self._shared)
         except InvalidConfig as error:
             # What the configuration names may be refused since an upgrade: what the journal tells is still collected.
             self._journal.warn(f"the cluster of network {self._network} is not searched for lost addresses: {error}")
@@ -382,7 +382,7 @@ class Journaled:
         try:
             return [lease for _place, lease in zip(range(MOST_OF_MACHINE), self._mine(cluster), strict=False)]
         except CniError as error:
-            settling.give_up(cluster, error)
+            releases.give_up(cluster, error)
             raise
 
     def _mine(self, cluster: Cluster) -> Iterator[Lease]:
@@ -392,12 +392,12 @@ class Journaled:
         # Whatever a cluster says: locks and files are named after owners.
         return (lease for lease in mine if not owner_fault(lease.owner))
 
-    def _free_lost(self, lease: Lease, valid: Valid, settling: Settling, deadline: float) -> None:
+    def _free_lost(self, lease: Lease, valid: Valid, releases: PendingReleases, deadline: float) -> None:
         """Frees an address of which no entry tells: the journal was lost, or a request arrived after all hope."""
         with self._journal.locked(lease.owner, _some_left(deadline)):
             entry = self._journal.find(lease.owner)
             if not _tells(entry, lease, valid):
-                settling.free(self._entry(lease.owner, TOMBSTONE, (claim_on(lease.address),)))
+                releases.free(self._entry(lease.owner, TOMBSTONE, (claim_on(lease.address),)))
 
     def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None, node: str = "") -> Entry:
         node = node or self._node
@@ -415,8 +415,8 @@ class Journaled:
     def _opened(self, document: dict[str, Any], shared: str, seconds: float) -> Cluster:
         return self._open_cluster(self._journal.named(document), shared, seconds)
 
-    def _settling(self, seconds: float) -> Settling:
-        return Settling(self._journal, self._open_cluster, seconds, self._present())
+    def _releases(self, seconds: float) -> PendingReleases:
+        return PendingReleases(self._journal, self._open_cluster, seconds, self._present())
 
     def _present(self) -> Present:
         return Present(network=self._network, document=self._document)

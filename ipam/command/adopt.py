@@ -19,7 +19,7 @@ from cni.value import Value
 from ipam.address import Address, parse
 from ipam.cluster.journal import Journal
 from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, location
-from ipam.cluster.release import Settling
+from ipam.cluster.release import PendingReleases
 from ipam.cluster.succession import left
 from ipam.command.networks import entries, place_of, records
 from ipam.kubernetes.cluster import open_kubernetes
@@ -83,7 +83,7 @@ class Adoption:
         open_living = partial(
             open_living_cluster, run=folders.index, policy=folders.policy, entries=self._journal.entries
         )
-        self._settling = Settling(self._journal, open_living, seconds)
+        self._releases = PendingReleases(self._journal, open_living, seconds)
 
     def found(self) -> list[Move]:
         """What is to be moved. Raises `CniError` where the place of now does not answer."""
@@ -172,13 +172,13 @@ class Adoption:
                     raise NotAdopted(f"{name} is somebody else's in {directory.path}")
         if move.directory:
             self._remove_files(move)
-        elif move.former is not None and not self._settling.settle(move.former):
+        elif move.former is not None and not self._releases.release_or_keep(move.former):
             self._warn(f"{move.owner.container_id}: a tombstone tells {place_of(move.former.document)} later")
 
     def _leave(self, entry: Entry, now: Cluster) -> None:
         """Gives back what is leased in the place of before, unless that has become the place of now."""
         try:
-            before = self._settling.cluster(entry.document, entry.shared)
+            before = self._releases.cluster(entry.document, entry.shared)
             before.reach()
             name = now.identity().cluster
             if name and before.identity().cluster == name and self._is_located(entry):
@@ -243,7 +243,7 @@ class Adoption:
         return claim_on(address) if home is None else Claim(range=home, address=address)
 
     def _cluster(self) -> Cluster:
-        return self._settling.cluster(self._network.document or {}, self._network.shared)
+        return self._releases.cluster(self._network.document or {}, self._network.shared)
 
     def _directory(self, path: str) -> Directory:
         return Directory(path, min(self._seconds, LOCK_SECONDS))

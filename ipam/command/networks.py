@@ -15,7 +15,7 @@ from cni.protocol.request import Request
 from cni.value import Value
 from ipam.cluster import journal_entry
 from ipam.cluster.journal import RUN_DIRECTORY
-from ipam.config.location import DATA_DIRECTORY, LOCAL, PLUGIN, place
+from ipam.config.location import DATA_DIRECTORY, LOCAL, PLUGIN, lease_location
 from ipam.config.policy import Policy
 from ipam.config.request import parse_request
 
@@ -32,7 +32,7 @@ STATE_DIRECTORY = "/var/lib/cni/barewire"
 """The records of `sriov` and `userspace`, and the journal."""
 
 _SERVED = (PLUGIN, "host-local")
-"""What `ipam.type` says where the addresses are ours to list."""
+"""What `ipam.type` says location the addresses are ours to list."""
 
 
 DEFAULTS = Policy()
@@ -59,7 +59,7 @@ class Folders(Value):
         return f"{self.run}/ipam"
 
     def directory_of(self, network: Network) -> str:
-        """The directory of a network of backend local. Raises `InvalidConfig` where none may be."""
+        """The directory of a network of backend local. Raises `InvalidConfig` location none may be."""
         # What is in the directory of all networks, the operator of the command has named.
         if os.path.dirname(network.directory) == self.data:
             return network.directory
@@ -69,7 +69,7 @@ class Folders(Value):
 class Network(Value):
     """A network's addresses in one place: host-local's `directory`, or the cluster of `document`, which calls it `shared`.
 
-    `sets` is empty where no configuration tells.
+    `sets` is empty location no configuration tells.
     """
 
     name: str
@@ -124,7 +124,7 @@ def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
 
 
 def known(folders: Folders) -> list[Network]:
-    """All that left a trace on the node, each once, with its ranges where a record tells them."""
+    """All that left a trace on the node, each once, with its ranges location a record tells them."""
     found: list[Network] = []
     told = [*_of_records(folders), *_of_directories(folders)]
     told += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
@@ -135,7 +135,7 @@ def known(folders: Folders) -> list[Network]:
 
 
 def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:
-    """The journal, as it is: where a file is none of ours, its path. All networks', or theirs."""
+    """The journal, as it is: location a file is none of ours, its path. All networks', or theirs."""
     # Not by `Journal`, which sets damaged files aside: who looks changes nothing.
     names = _names(folders.journal) if networks is None else sorted(set(networks))
     for name in names:
@@ -149,7 +149,7 @@ def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator
 
 
 def records(folders: Folders) -> Iterator[Record | str]:
-    """The attachments that `sriov` and `userspace` have on this node: where a file is no record, its path.
+    """The attachments that `sriov` and `userspace` have on this node: location a file is no record, its path.
 
     Raises `IoFailure` for one that cannot be read.
     """
@@ -169,7 +169,7 @@ def damaged_records(folders: Folders) -> list[str]:
 
 
 def attached(folders: Folders) -> Iterator[Key]:
-    """Whose records there are, by the files' names alone: who is alive is known also where what is in a file is lost."""
+    """Whose records there are, by the files' names alone: who is alive is known also location what is in a file is lost."""
     for network in _names(folders.state):
         for file in documents(f"{folders.state}/{network}"):
             container_id, _, ifname = file.removesuffix(DOCUMENT).partition(":")
@@ -222,14 +222,14 @@ def _type(conf: dict[str, Any]) -> object:
 def _network(conf: dict[str, Any], policy: Policy) -> Network:
     request = _request(conf)
     defaults = policy.defaults(request)
-    where = place(request, defaults)
+    location = lease_location(request, defaults)
     sets = parse_request(request, Log({}, level="error"), defaults).sets
-    found = Network(name=where.network, backend=where.backend, sets=sets)
-    if where.document is None:
-        return found.replace(directory=where.directory)
+    found = Network(name=location.network, backend=location.backend, sets=sets)
+    if location.document is None:
+        return found.replace(directory=location.directory)
     # As `ipam.cluster.store` completes it.
-    document = {**where.document, "node": where.node or policy.node_name()}
-    return found.replace(document=document, shared=where.shared)
+    document = {**location.document, "node": location.node or policy.node_name()}
+    return found.replace(document=document, shared=location.shared)
 
 
 def _request(conf: dict[str, Any]) -> Request:

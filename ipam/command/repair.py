@@ -9,7 +9,7 @@ from cni.errors import CniError, TryAgainLater
 from ipam.address import Address
 from ipam.cluster.journal import Journal, name_of
 from ipam.cluster.journal_entry import HELD, Entry
-from ipam.cluster.release import Settling
+from ipam.cluster.release import PendingReleases
 from ipam.cluster.retaking import Retaking
 from ipam.command.fsck import LEAK, REPLACED, UNJOURNALED, UNLEASED, WAITING
 from ipam.local.directory import Directory
@@ -37,7 +37,7 @@ class Repair:
         open_living = partial(
             open_living_cluster, run=folders.index, policy=folders.policy, entries=self._journal.entries
         )
-        self._settling = Settling(self._journal, open_living, seconds)
+        self._releases = PendingReleases(self._journal, open_living, seconds)
 
     def repair(self, finding: Finding) -> bool:
         """Whether it is repaired; False for what a person must decide."""
@@ -58,7 +58,7 @@ class Repair:
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
             if entry is not None and _is_at(entry, network):
-                self._settle(entry)
+                self._release_now(entry)
                 return
             document = {**network.document, "node": node or network.node}
             cluster = open_cluster(document, network.shared, self._seconds, self._folders.policy)
@@ -67,30 +67,30 @@ class Repair:
     def take_again(self, network: Network) -> None:
         """Takes all that the journal holds in a cluster that was replaced."""
         document = network.document or {}
-        retaking = Retaking(self._journal, self._settling, network.name, document, network.shared)
-        retaking.go(self._settling.cluster(document, network.shared), time.monotonic() + self._seconds)
+        retaking = Retaking(self._journal, self._releases, network.name, document, network.shared)
+        retaking.go(self._releases.cluster(document, network.shared), time.monotonic() + self._seconds)
 
     def free_leak(self, finding: Finding, network: Network, owner: Owner) -> None:
         if finding.entry is not None:
-            self.settle(finding, network, owner)
+            self.release_entry(finding, network, owner)
         elif network.document is None:
             self._free_files(network, owner, finding.addresses)
         else:
             self._free_untold(network, owner, finding.addresses)
 
-    def settle(self, finding: Finding, _network: Network, owner: Owner) -> None:
+    def release_entry(self, finding: Finding, _network: Network, owner: Owner) -> None:
         """Gives back what the entry tells of, and forgets it."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
             if entry is not None:
                 _require_same(entry, finding.entry)
-                self._settle(entry)
+                self._release_now(entry)
 
     def forget(self, entry: Entry) -> bool:
         """Gives a tombstone up. Whether its cluster was told after all; else what it has there stays leased."""
         with self._journal.locked(entry.owner, self._seconds):
             _require_same(self._journal.find(entry.owner), entry)
-            if self._settling.settle(entry):
+            if self._releases.release_or_keep(entry):
                 return True
             self._journal.forget(entry.owner)
             return False
@@ -98,7 +98,7 @@ class Repair:
     def lease_again(self, finding: Finding, network: Network, owner: Owner) -> None:
         """Takes what a living owner believes to have; a dead one's entry goes."""
         if not finding.live:
-            self.settle(finding, network, owner)
+            self.release_entry(finding, network, owner)
             return
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
@@ -145,22 +145,22 @@ class Repair:
                 raise _changed(owner)
             self._cluster(network).give_back(tuple(map(claim_on, addresses)), owner)
 
-    def _settle(self, entry: Entry) -> None:
-        if not self._settling.settle(entry):
+    def _release_now(self, entry: Entry) -> None:
+        if not self._releases.release_or_keep(entry):
             raise TryAgainLater(
                 f"{name_of(entry.owner)} is kept as a tombstone: the cluster could not be told",
                 hint="if that cluster is gone for good: barewire-ipam forget",
             )
 
     def _cluster(self, network: Network) -> Cluster:
-        return self._settling.cluster(network.document or {}, network.shared)
+        return self._releases.cluster(network.document or {}, network.shared)
 
 
 _REPAIRS = {
     LEAK: Repair.free_leak,
     UNLEASED: Repair.lease_again,
     UNJOURNALED: Repair.note,
-    WAITING: Repair.settle,
+    WAITING: Repair.release_entry,
 }
 
 

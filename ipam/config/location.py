@@ -23,7 +23,7 @@ PLUGIN = "barewire-ipam"
 LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
 
 
-class Place(Value):
+class LeaseLocation(Value):
     """Where a network's leases are kept.
 
     `directory` is host-local's, for backend local; `document` describes a cluster, None where it is not told well enough.
@@ -91,14 +91,14 @@ def section_of(request: Request) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def place(request: Request, defaults: Defaults = NONE) -> Place:
+def lease_location(request: Request, defaults: Defaults = NONE) -> LeaseLocation:
     """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
     own = section_of(request)
     told = defaults.applied(own)
     backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
     data = _text(told, "dataDir")
     shared = _text(told, "network_name")
-    return Place(
+    return LeaseLocation(
         backend=str(backend),
         network=request.network,
         directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{file_name(request.network)}",
@@ -112,7 +112,7 @@ def _document(backend: str, request: Request, told: dict[str, Any]) -> dict[str,
     return _documents[backend](request, told) if backend in _documents else None
 
 
-def owner(request: Request) -> Owner:
+def lease_owner(request: Request) -> Owner:
     """The attachment, and what CNI_ARGS tell of its pod."""
     try:
         arguments = cni_arguments(request.args)

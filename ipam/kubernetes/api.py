@@ -100,7 +100,7 @@ class Api:
         return self._core("pods", f"/api/v1/namespaces/{_path_part(namespace)}/pods/{_path_part(name)}")
 
     def _core(self, resource: str, path: str) -> Document | None:
-        answer = self._settled("GET", (resource, path), b"", "")
+        answer = self._ask_until_answered("GET", (resource, path), b"", "")
         if answer.status == 200:
             return answer.content
         if answer.status == 404 and answer.content.get("reason") == "NotFound":
@@ -111,7 +111,7 @@ class Api:
         self, method: str, resource: str, name: str, known: tuple[int, ...], body: bytes = b"", *, option: str = ""
     ) -> Answer:
         path = f"{self._folder}/{resource}" + (f"/{_path_part(name)}" if name else "")
-        answer = self._settled(method, (resource, path), body, option)
+        answer = self._ask_until_answered(method, (resource, path), body, option)
         if answer.status == 404 and not _is_of_object(answer.content, name):
             raise _not_installed(self.server, resource, answer.content)
         if answer.status == 202 and method == "DELETE":
@@ -125,7 +125,7 @@ class Api:
         # Before it was refused, the same request may have been granted.
         return KubeRefused(error.msg, hint=error.hint) if answer.again and asked[0] != "get" else error
 
-    def _settled(self, method: str, place: tuple[str, str], body: bytes, option: str) -> Answer:
+    def _ask_until_answered(self, method: str, place: tuple[str, str], body: bytes, option: str) -> Answer:
         """The first answer that is one. Conflicts of the server's own writers in a patch are none."""
         lost, pause = False, FIRST_PAUSE
         while True:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cni.kube.access import Access
     from cni.kube.config import Cluster
     from ipam.address import Address
-    from ipam.kubernetes.whereabouts import Place
+    from ipam.kubernetes.whereabouts import PoolLocation
     from ipam.ranges import Range
     from ipam.store import Claim, Lease, Owner, Tell
 
@@ -44,19 +44,19 @@ _DEFAULT_NAMESPACE = "kube-system"
 
 def open_kubernetes(document: Document, network: str, seconds: float, access: Access) -> Kubernetes:
     """The backend of a description by `whereabouts.document`; `seconds` bound each call. Raises `InvalidConfig`."""
-    place = whereabouts.place(document)
-    return Kubernetes(open_cluster(place.kubeconfig, access), place, network, seconds)
+    location = whereabouts.pool_location(document)
+    return Kubernetes(open_cluster(location.kubeconfig, access), location, network, seconds)
 
 
 class Kubernetes(Anonymous):
     """A `Cluster` of `ipam.store`, for one process and one thread. Raises also `KubeRefused`."""
 
-    def __init__(self, cluster: Cluster, place: Place, network: str, seconds: float = SECONDS) -> None:
-        self._place = place
+    def __init__(self, cluster: Cluster, location: PoolLocation, network: str, seconds: float = SECONDS) -> None:
+        self._location = location
         self._network = network
-        self._api = Api(cluster, place.namespace or cluster.namespace or _DEFAULT_NAMESPACE, seconds)
-        self._pools = Pools(self._api, place.network_name)
-        self._reservations = Reservations(self._api, place.network_name) if place.overlapping else None
+        self._api = Api(cluster, location.namespace or cluster.namespace or _DEFAULT_NAMESPACE, seconds)
+        self._pools = Pools(self._api, location.network_name)
+        self._reservations = Reservations(self._api, location.network_name) if location.overlapping else None
         # Seen to be in use, maybe by another range's owner, of whom the pool does not tell.
         self._reserved: dict[str, set[int]] = {}
 
@@ -96,7 +96,7 @@ class Kubernetes(Anonymous):
     def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
         """See `ipam.store.Cluster`."""
         self._api.begin()
-        pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
+        pools = [found for cidr in self._location.subnets if (found := self._pools.find(cidr))]
         return tuple(lease for found in pools for lease in whereabouts.leases_of_pod(found, owner))
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
@@ -105,7 +105,7 @@ class Kubernetes(Anonymous):
 
     def give_back_all(self, owner: Owner) -> None:
         self._api.begin()
-        pools = [found for cidr in self._place.subnets if (found := self._pools.find(cidr))]
+        pools = [found for cidr in self._location.subnets if (found := self._pools.find(cidr))]
         self.give_back(tuple(claim for found in pools for claim in whereabouts.claims_of(found, owner)), owner)
 
     def of_node(self) -> Iterator[Lease]:
@@ -116,7 +116,7 @@ class Kubernetes(Anonymous):
         """See `ipam.store.Cluster`. It rehearses, and changes nothing."""
         self._api.begin()
         try:
-            for cidr in self._place.subnets[:1]:
+            for cidr in self._location.subnets[:1]:
                 self._api.patch(POOLS, self._pools.name(cidr), [])
             if self._reservations:
                 self._reservations.rehearse()
@@ -126,7 +126,7 @@ class Kubernetes(Anonymous):
     def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
         """See `ipam.store.Cluster`. Whereabouts' pools do not tell networks apart: all that is in them is listed."""
         self._api.begin()
-        for cidr in self._place.subnets:
+        for cidr in self._location.subnets:
             found = self._pools.find(cidr)
             if found is not None:
                 yield from whereabouts.leases(found, network, damaged)
@@ -198,7 +198,7 @@ class Kubernetes(Anonymous):
         self._pools.remove(allocated, owner)
 
     def _placed(self, claims: Claims) -> Claims:
-        return whereabouts.placed(claims, self._place.subnets)
+        return whereabouts.placed(claims, self._location.subnets)
 
     def _undo(self, made: Made, owner: Owner) -> None:
         self._free(tuple(made.added), tuple(made.reserved), owner)

@@ -38,7 +38,7 @@ POD_UID = "barewire/pod-uid"
 """An annotation of our reservations: a pod's name does not tell it from its successor."""
 
 
-class Place(Value):
+class PoolLocation(Value):
     """Where a network's leases are: the access, and what whereabouts' configuration says about names.
 
     `namespace` may be empty: then it is that of the kubeconfig. `subnets` are all of the network's, as CIDR.
@@ -51,16 +51,16 @@ class Place(Value):
     subnets: tuple[str, ...] = ()
 
 
-def document(place: Place) -> Document:
+def cluster_conf(location: PoolLocation) -> Document:
     """The JSON form of a place, from which `open_kubernetes` opens it."""
-    return {"kind": "kubernetes", **place.as_dict(), "subnets": list(place.subnets)}
+    return {"kind": "kubernetes", **location.as_dict(), "subnets": list(location.subnets)}
 
 
-def place(found: Document) -> Place:
+def pool_location(cluster_conf: Document) -> PoolLocation:
     """The place that `document` wrote. Raises `InvalidConfig`."""
     try:
-        told = {name: found[name] for name in Place._fields}
-        return Place(**{**told, "subnets": tuple(told["subnets"])})
+        fields = {name: cluster_conf[name] for name in PoolLocation._fields}
+        return PoolLocation(**{**fields, "subnets": tuple(fields["subnets"])})
     except (KeyError, TypeError) as error:
         raise InvalidConfig(f"the description of a Kubernetes backend is incomplete: {error}") from error
 

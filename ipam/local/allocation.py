@@ -62,7 +62,7 @@ class Allocation:
         if self._made or self._signed or changed:
             self._index.replace(self._owner.container_id, entries)
         else:
-            self._index.settle()
+            self._index.save_scan()
 
     def _present(self, ranges: RangeSet, requested: Address | None) -> Claim | None:
         """What the owner has of the ranges already; of what has no interface's name, which old versions made, the first."""

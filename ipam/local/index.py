@@ -94,7 +94,7 @@ class Index:
         if all(self._write_shard(number, part) for number, part in enumerate(parts)) and self.used.save():
             self._seal()
 
-    def settle(self) -> None:
+    def save_scan(self) -> None:
         """After a call that changed nothing: what had to be read need not be read again."""
         if self._all is not None:
             self.rewrite(self._all)

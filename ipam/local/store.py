@@ -69,7 +69,7 @@ class Local:
             if freed:
                 index.replace(owner.container_id, [entry for entry in entries if entry not in freed])
             else:
-                index.settle()
+                index.save_scan()
 
     def addresses(self, owner: Owner) -> tuple[Address, ...]:
         if not self._open().exists():
@@ -77,7 +77,7 @@ class Local:
         with self._open() as directory:
             index = Index(self._run, directory)
             entries = still_there(directory, index.entries(owner.container_id))
-            index.settle()
+            index.save_scan()
         return tuple(address.parse(name, self._path) for name, _id, ifname in entries if ifname in (owner.ifname, ""))
 
     def gc(self, valid: set[tuple[str, str]]) -> None:

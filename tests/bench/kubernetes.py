@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipam.cluster.store import Journal, Journaled
 from ipam.kubernetes import whereabouts
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from tests.contract.ipam_cluster_contract import NETWORK, owner, range_of
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.resources import POOLS
@@ -70,10 +70,10 @@ def run(latency: float = LATENCY) -> str:
     ):
         api.rights = RIGHTS
         api.faults = Faults(delay=latency)
-        place = Place(kubeconfig=str(api.kubeconfig(Path(folder) / "kubeconfig")), subnets=("10.9.0.0/16",))
+        place = PoolLocation(kubeconfig=str(api.kubeconfig(Path(folder) / "kubeconfig")), subnets=("10.9.0.0/16",))
         barrier = spawned.Barrier(NODES + 1)
         spent = spawned.Array("d", NODES)
-        document = whereabouts.document(place)
+        document = whereabouts.cluster_conf(place)
         arguments = [(node, Path(folder) / f"n{node}", locks, document, barrier, spent) for node in range(NODES)]
         processes = [spawned.Process(target=work, args=one) for one in arguments]
         for process in processes:

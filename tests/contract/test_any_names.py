@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from cni.names import ifname_fault
 from cni.pci import parse as parse_pci
 from cni.protocol.request import parse, parse_environment
-from ipam.config.location import PLUGIN, place
+from ipam.config.location import PLUGIN, lease_location
 from ipam.kubernetes import whereabouts
 from ipam.local.store import Local
 from ipam.store import Owner
@@ -212,7 +212,7 @@ def directory(network: str) -> str:
     """The name of the network's directory."""
     conf = json.dumps({"cniVersion": "1.1.0", "name": network, "type": PLUGIN, "ipam": IPAM}).encode()
     request = parse(parse_environment({"CNI_COMMAND": "GC", "CNI_PATH": "/"}), conf)
-    return os.path.basename(place(request).directory)
+    return os.path.basename(lease_location(request).directory)
 
 
 @pytest.mark.parametrize("backend", ["fake", "etcd", "kubernetes"])
@@ -222,8 +222,8 @@ def test_an_address_of_a_cluster_comes_and_goes(backend, etcd, api, tmp_path):
     documents: dict[str, dict[str, Any]] = {
         "fake": {"kind": "fake"},
         "etcd": {"kind": "etcd", "endpoints": [etcd.endpoint]},
-        "kubernetes": whereabouts.document(
-            whereabouts.Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=subnets)
+        "kubernetes": whereabouts.cluster_conf(
+            whereabouts.PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=subnets)
         ),
     }
     real: dict[str, Any] = {"etcd": opened_etcd, "kubernetes": opened_kubernetes}

@@ -15,10 +15,10 @@ import pytest
 from cni.errors import AddressesExhausted, InvalidConfig, TryAgainLater
 from ipam.command.adopt import Adoption
 from ipam.command.networks import configured
-from ipam.config.location import Place as IpamPlace
+from ipam.config.location import LeaseLocation
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from ipam.stores import Stores
 from tests.contract.ipam_cluster_contract import claim, range_of
 from tests.contract.ipam_command import NETWORK, SECONDS, Node, owner
@@ -91,7 +91,7 @@ def test_before_all_is_taken_over_what_the_node_knows_is_not_leased_again(node, 
     held = {node.add(f"a{number}")[0] for number in range(15)}
     move(node, etcd.document(prefix=prefix))
     stores = Stores(RecordingLog(), policy=POLICY, journal=node.folders.journal, run=node.folders.index)
-    place = IpamPlace(
+    place = LeaseLocation(
         backend="etcd",
         network=NETWORK,
         directory=f"{node.folders.data}/{NETWORK}",
@@ -169,8 +169,8 @@ def test_a_pod_is_named_in_kubernetes_by_what_the_runtime_keeps(node, api, tmp_p
     (address,) = node.add("a")
     arguments = [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "web"], ["K8S_POD_UID", "u"]]
     node.keep_result("a", cniArgs=arguments)
-    place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
-    assert adopt(node, move(node, {**whereabouts.document(place), "node": node.name})) == 0
+    place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
+    assert adopt(node, move(node, {**whereabouts.cluster_conf(place), "node": node.name})) == 0
     pool = api.resources.get(POOLS, "kube-system", "10.77.0.0-24")
     offset = address.rpartition(".")[2]
     assert pool["spec"]["allocations"][offset]["podref"] == "shop/web"
@@ -180,8 +180,8 @@ def test_a_pod_is_named_in_kubernetes_by_what_the_runtime_keeps(node, api, tmp_p
 def of_whereabouts(api: ApiServer, node: Node, folder: Path, *names: str) -> tuple[str, dict[str, str]]:
     """The configuration of before, and what whereabouts leased to pods: address and container."""
     api.rights = RIGHTS | {("get", "pods")}
-    place = Place(kubeconfig=str(api.kubeconfig(folder / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
-    document = {**whereabouts.document(place), "node": node.name}
+    place = PoolLocation(kubeconfig=str(api.kubeconfig(folder / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
+    document = {**whereabouts.cluster_conf(place), "node": node.name}
     before = Path(move(node, document)).rename(folder / "before.conf")
     cluster = open_kubernetes(document, NETWORK, SECONDS, ACCESS)
     found = {}
@@ -264,15 +264,15 @@ def test_a_move_that_was_cut_off_before_anything_was_taken_is_done_by_the_next_r
 
 @pytest.mark.parametrize("way", ["to kubernetes", "to etcd", "to local"])
 def test_what_a_later_sandbox_has_taken_over_is_moved_for_it_alone(node, api, etcd, prefix, tmp_path, way):
-    place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
-    node.document = {**whereabouts.document(place), "node": node.name}
+    place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
+    node.document = {**whereabouts.cluster_conf(place), "node": node.name}
     # By its name the earlier one is the last in the journal.
     for name in ("z-earlier", "a-later"):
         node.store().allocate(owner(name).replace(pod="default/pod"), FEW, (None,))
     held = node.leases()
     assert list(held.values()) == ["a-later"]
     elsewhere = {
-        "to kubernetes": {**whereabouts.document(place.replace(network_name="other")), "node": node.name},
+        "to kubernetes": {**whereabouts.cluster_conf(place.replace(network_name="other")), "node": node.name},
         "to etcd": etcd.document(prefix=prefix),
         "to local": None,
     }

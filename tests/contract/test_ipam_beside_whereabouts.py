@@ -17,7 +17,7 @@ import pytest
 
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from ipam.ranges import walk
 from ipam.store import Claim
 from tests.contract.ipam_cluster_contract import NETWORK, V4, owner
@@ -168,8 +168,8 @@ def test_they_share_pools_without_a_duplicate_and_without_a_loss(tmp_path):
     held, lease = Held(), threading.Lock()
     with ApiServer(secure=False) as api:
         api.rights = RIGHTS
-        place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=(SUBNET,))
-        document = whereabouts.document(place)
+        place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=(SUBNET,))
+        document = whereabouts.cluster_conf(place)
         with ThreadPoolExecutor(2 * THREADS) as pool:
             theirs = [pool.submit(run_theirs, api, lease, held, f"theirs{n}") for n in range(THREADS)]
             ours = [pool.submit(run_ours, document, held, f"ours{n}") for n in range(THREADS)]
@@ -187,12 +187,12 @@ def test_they_share_pools_without_a_duplicate_and_without_a_loss(tmp_path):
 def test_ours_frees_all_that_theirs_leased_and_theirs_gets_it_again(tmp_path, pod):
     with ApiServer(secure=False) as api:
         api.rights = RIGHTS
-        place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=(SUBNET,))
+        place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=(SUBNET,))
         theirs = Whereabouts(api, threading.Lock(), "theirs")
         number = theirs.add("moved")
         moved = owner("id-moved").replace(pod=pod)
         # Nothing of ours tells of the lease: whereabouts was the plugin when the pod was started.
-        open_kubernetes(whereabouts.document(place), NETWORK, SECONDS, ACCESS).give_back_all(moved)
+        open_kubernetes(whereabouts.cluster_conf(place), NETWORK, SECONDS, ACCESS).give_back_all(moved)
         assert api.resources.get(POOLS, "kube-system", POOL)["spec"]["allocations"] == {}
         assert api.resources.names(RESERVATIONS, "kube-system") == []
         assert theirs.add("next") == number

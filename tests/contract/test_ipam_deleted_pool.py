@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ipam.kubernetes import whereabouts
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from tests.contract.ipam_cluster_contract import V6, owner
 from tests.kube.apiserver import ApiServer
 from tests.kube.node import FEW, SETS, Node
@@ -28,7 +28,7 @@ def api() -> Iterator[ApiServer]:
 def nodes_of(api, tmp_path, *, overlapping: bool) -> list[Node]:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
     subnets = whereabouts.subnets_of([(FEW,), (V6,)])
-    document = whereabouts.document(Place(kubeconfig=kubeconfig, subnets=subnets, overlapping=overlapping))
+    document = whereabouts.cluster_conf(PoolLocation(kubeconfig=kubeconfig, subnets=subnets, overlapping=overlapping))
     return [Node(name, tmp_path / name, tmp_path / "held", document, SECONDS) for name in ("n1", "n2")]
 
 

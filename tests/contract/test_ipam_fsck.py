@@ -18,14 +18,14 @@ import pytest
 
 from cni.log import Log
 from ipam.address import parse
-from ipam.config import location as ipam_place
+from ipam.config import location as ipam_location
 from ipam.etcd import dead_node
 from ipam.etcd.cluster import keys_of, open_etcd
 from ipam.etcd.gateway import Gateway, servers
 from ipam.etcd.heartbeat import LASTS, Alive
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from ipam.store import Claim, claim_on
 from ipam.stores import Stores
 from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node, last_of, owner
@@ -419,7 +419,7 @@ def test_each_call_leaves_a_sign_of_life_that_expires(member, etcd, prefix, name
 
 def test_the_plugins_stores_leave_the_sign(member, etcd, prefix):
     stores = Stores(Log({}), policy=POLICY, journal=member.folders.journal, run=member.folders.index)
-    place = ipam_place.Place(
+    place = ipam_location.LeaseLocation(
         backend="etcd", network=NETWORK, directory="", shared=NETWORK, document=member.document, node="node-s"
     )
     stores.open(place).status(member.sets)
@@ -593,10 +593,10 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def kubernetes(api, tmp_path) -> Node:
-    place = Place(
+    place = PoolLocation(
         kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of([(V4,), (V6,)])
     )
-    return Node(tmp_path / "here", document={**whereabouts.document(place), "node": os.uname().nodename})
+    return Node(tmp_path / "here", document={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
 
 
 def pod_on(api: ApiServer, name: str, node: str) -> None:

@@ -15,7 +15,7 @@ from cni.errors import AddressesExhausted, InvalidConfig, KubeRefused, NotAvaila
 from ipam.address import parse
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from ipam.store import Claim, claim_on
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, everything, owner, range_of, texts
 from tests.kube.apiserver import ApiServer, Faults
@@ -56,8 +56,8 @@ def open_one(api, tmp_path):
     path = str(api.kubeconfig(tmp_path / "kubeconfig"))
 
     def opened(seconds=SECONDS, **fields):
-        place = Place(kubeconfig=path, subnets=whereabouts.subnets_of([(V4,), (V6,)])).replace(**fields)
-        return open_kubernetes(whereabouts.document(place), NETWORK, seconds, ACCESS)
+        place = PoolLocation(kubeconfig=path, subnets=whereabouts.subnets_of([(V4,), (V6,)])).replace(**fields)
+        return open_kubernetes(whereabouts.cluster_conf(place), NETWORK, seconds, ACCESS)
 
     return opened
 
@@ -727,11 +727,11 @@ def test_a_range_whose_name_would_begin_with_a_dash_wants_a_network_name(api, op
 
 
 def test_a_place_is_the_same_behind_its_description():
-    place = Place(
+    place = PoolLocation(
         kubeconfig="/k", namespace="n", network_name="x", overlapping=False, subnets=("10.0.0.0/8", "fd00::/64")
     )
-    document = whereabouts.document(place)
+    document = whereabouts.cluster_conf(place)
     assert document["kind"] == "kubernetes"
-    assert whereabouts.place(document) == place
+    assert whereabouts.pool_location(document) == place
     with pytest.raises(InvalidConfig, match="incomplete"):
-        whereabouts.place({"kind": "kubernetes"})
+        whereabouts.pool_location({"kind": "kubernetes"})

@@ -6,7 +6,7 @@ import pytest
 
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, V4, V6, World
 from tests.kube.apiserver import ApiServer
 from tests.kube.routes import RIGHTS
@@ -21,13 +21,14 @@ SECONDS = 30.0
 def test_kubernetes_keeps_the_contract(promise, network_name, overlapping, tmp_path):
     with ApiServer() as api:
         api.rights = RIGHTS
-        place = Place(
+        place = PoolLocation(
             kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")),
             network_name=network_name,
             overlapping=overlapping,
             subnets=whereabouts.subnets_of([(V4,), (V6,)]),
         )
         world = World(
-            open=lambda _node: open_kubernetes(whereabouts.document(place), NETWORK, SECONDS, ACCESS), names_nodes=False
+            open=lambda _node: open_kubernetes(whereabouts.cluster_conf(place), NETWORK, SECONDS, ACCESS),
+            names_nodes=False,
         )
         CONTRACT[promise](world)

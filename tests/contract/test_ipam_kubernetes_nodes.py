@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ipam.kubernetes import whereabouts
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from tests.contract.ipam_cluster_contract import V4, V6
 from tests.kube.apiserver import ApiServer, Faults
 from tests.kube.node import Node
@@ -47,8 +47,8 @@ def api() -> Iterator[ApiServer]:
 @pytest.fixture
 def nodes(api, tmp_path) -> list[Node]:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
-    place = Place(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
-    document = whereabouts.document(place)
+    place = PoolLocation(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
+    document = whereabouts.cluster_conf(place)
     return [Node(name, tmp_path / name, tmp_path / "held", document, SECONDS) for name in NAMES]
 
 

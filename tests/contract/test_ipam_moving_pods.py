@@ -29,7 +29,7 @@ from ipam.command.reconcile import Reconciliation
 from ipam.command.sandboxes import Sandboxes
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from ipam.ranges import Range
 from ipam.store import Claim, Owner
 from tests.contract.ipam_cluster_contract import NETWORK, range_of
@@ -194,10 +194,12 @@ class World:
             f"default/sts{worker}-{pod}": threading.Lock() for worker in range(WORKERS) for pod in range(PODS)
         }
         kubeconfig = str(api.kubeconfig(folder / "kubeconfig"))
-        self.document = whereabouts.document(
-            Place(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
+        self.document = whereabouts.cluster_conf(
+            PoolLocation(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
         )
-        self.wide = whereabouts.document(Place(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(WIDE,)])))
+        self.wide = whereabouts.cluster_conf(
+            PoolLocation(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(WIDE,)]))
+        )
         lease = threading.Lock()
         self.ours = [Ours(f"n{number}", folder / f"n{number}", self.document) for number in range(3)]
         self.theirs = [Whereabouts(api, lease) for _ in range(2)]

@@ -14,7 +14,7 @@ from cni.log import Log
 from cni.node.node import AddressPolicy, CredentialPolicy, NodeConf
 from cni.protocol.request import Request, parse, parse_environment
 from ipam.config import flat_file
-from ipam.config.location import place
+from ipam.config.location import lease_location
 from ipam.config.node_name import name_in, of_kubelet
 from ipam.config.policy import Policy
 from ipam.config.request import parse_request
@@ -92,7 +92,7 @@ def policy(tmp_path, flat):
 
 def found(policy: Policy, section: dict[str, Any]):
     call = request(section)
-    return place(call, policy.defaults(call))
+    return lease_location(call, policy.defaults(call))
 
 
 def test_a_network_with_whereabouts_ranges_needs_neither_backend_nor_kubeconfig(policy):

@@ -10,7 +10,7 @@ import pytest
 
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from ipam.store import Claim, Owner
 from tests.contract.ipam_command import NETWORK, SECONDS, V4, V6, Namespace, Node
 from tests.kube.apiserver import ApiServer, Faults
@@ -31,8 +31,8 @@ def api() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def place(api, tmp_path) -> Place:
-    return Place(
+def place(api, tmp_path) -> PoolLocation:
+    return PoolLocation(
         kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of([(V4,), (V6,)])
     )
 
@@ -40,7 +40,7 @@ def place(api, tmp_path) -> Place:
 @pytest.fixture
 def node(tmp_path, place) -> Node:
     """It knows the network by an attachment of its own, `mine`, whose pod the API server does not know."""
-    node = Node(tmp_path / "here", document={**whereabouts.document(place), "node": os.uname().nodename})
+    node = Node(tmp_path / "here", document={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
     node.add("mine")
     return node
 
@@ -48,7 +48,7 @@ def node(tmp_path, place) -> Node:
 @pytest.fixture
 def lease(api, place):
     """An interface of a pod leases 10.77.0.<number>; `made` is the time of its reservation."""
-    cluster = open_kubernetes(whereabouts.document(place), NETWORK, SECONDS, ACCESS)
+    cluster = open_kubernetes(whereabouts.cluster_conf(place), NETWORK, SECONDS, ACCESS)
 
     def leased(number: int, pod: str, uid: str = "", made: str = OLD, container: str = "") -> str:
         address = V4.address(V4.subnet.number + number)

@@ -27,7 +27,7 @@ from cni.userspace.sockets.sockets import Sockets
 from cni.userspace.vswitch.model import external_ids
 from cni.userspace.vswitch.ovs import OvsDpdk
 from ipam.kubernetes import whereabouts
-from ipam.kubernetes.whereabouts import Place
+from ipam.kubernetes.whereabouts import PoolLocation
 from tests.contract.ipam_command import NETWORK, V4, Node
 from tests.etcd.server import EtcdServer
 from tests.fakes import FakeIpam
@@ -139,8 +139,10 @@ def test_a_value_in_etcd_that_is_no_lease_is_told_of_and_keeps_its_address(value
 def test_an_allocation_of_a_pool_whose_owner_is_a_path_is_told_of_and_left(victims, tmp_path, capsys):
     with ApiServer() as api:
         api.rights = RIGHTS
-        place = Place(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of([(V4,)]))
-        node = Node(tmp_path / "here", document={**whereabouts.document(place), "node": "here"})
+        place = PoolLocation(
+            kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of([(V4,)])
+        )
+        node = Node(tmp_path / "here", document={**whereabouts.cluster_conf(place), "node": "here"})
         node.add("a")
         node.attach("a")
         patch = [

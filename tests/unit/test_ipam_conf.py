@@ -18,7 +18,7 @@ from cni.protocol.result import Dns, IpConfig, Route
 from ipam.address import parse as parse_address
 from ipam.config.conf import IpamConf
 from ipam.config.conf_table import REQUIRED, TABLE
-from ipam.config.location import owner, place
+from ipam.config.location import lease_location, lease_owner
 from ipam.config.request import parse_request
 from ipam.config.rules import cross_check, range_sets
 from ipam.ranges import unleased, walk
@@ -477,14 +477,14 @@ BROKEN: list[object] = [
 def test_where_leases_are_is_told_by_any_configuration_however_broken(section, backend):
     if isinstance(section, dict) and backend:
         section = {**section, "backend": backend}
-    found = place(request(section))
+    found = lease_location(request(section))
     assert found.directory == "/var/lib/cni/networks/net"
     assert found.backend == (backend or "local" if isinstance(section, dict) else "local")
 
 
-def test_the_owner_is_told_with_its_pod_also_where_cni_args_are_broken():
-    assert owner(request({}, cni_args="K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;K8S_POD_UID=u")).pod == "a/b"
-    assert owner(request({}, cni_args="nonsense")).pod == ""
+def test_the_owner_has_its_pod_also_where_cni_args_are_broken():
+    assert lease_owner(request({}, cni_args="K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;K8S_POD_UID=u")).pod == "a/b"
+    assert lease_owner(request({}, cni_args="nonsense")).pod == ""
 
 
 WHEREABOUTS_OWN = ("datastore", "etcd_host", "etcd_username", "etcd_password", "etcd_ca_cert_file", "sleep_for_race")

@@ -485,7 +485,7 @@ def test_draining_begins_nothing_in_the_second_half_of_its_time(node, shared, mo
 
 def test_draining_takes_nothing_of_an_adds_own_time(node, monkeypatch):
     opened = []
-    monkeypatch.setattr("ipam.cluster.release.Settling.drain", lambda _self: time.sleep(0.4))
+    monkeypatch.setattr("ipam.cluster.release.PendingReleases.drain", lambda _self: time.sleep(0.4))
 
     def open_cluster(self, document, network, seconds, real=Node.open):
         opened.append(seconds)

@@ -10,7 +10,7 @@ import pytest
 from cni.errors import AddressesExhausted, AddressTaken
 from ipam.address import parse
 from ipam.cluster.occupied import Occupied
-from ipam.config.location import Place
+from ipam.config.location import LeaseLocation
 from ipam.local.directory import Directory
 from ipam.local.store import Local
 from ipam.store import Owner
@@ -103,8 +103,8 @@ def test_what_the_journal_holds_is_not_leased_in_host_local_s_directory(node, tm
     assert store.allocate(owner("g"), ((V4,),), (None,))
 
 
-def place_in(folder: Path) -> Place:
-    return Place(backend="local", network=NETWORK, directory=f"{folder}/data/{NETWORK}")
+def place_in(folder: Path) -> LeaseLocation:
+    return LeaseLocation(backend="local", network=NETWORK, directory=f"{folder}/data/{NETWORK}")
 
 
 def test_an_entry_that_holds_nothing_occupies_nothing(node, clusters):

@@ -26,7 +26,7 @@ from cni.protocol.request import parse, parse_environment
 from ipam import answer as answering, stores
 from ipam.cluster.journal_entry import Entry
 from ipam.cluster.store import Journal
-from ipam.config.location import place
+from ipam.config.location import lease_location
 from ipam.config.policy import RESOLV_CONFS, Policy
 from ipam.config.request import parse_request
 from ipam.embedded import EmbeddedIpam
@@ -484,7 +484,7 @@ def test_networks_that_name_no_backend_use_the_node_s():
     )
     etcd = EtcdAccess(endpoints=("https://10.0.0.1:2379",), prefix="/ours", ca_file="/c")
     policy = Policy(node=NodeConf(addresses=AddressPolicy(backend="etcd", etcd=etcd)))
-    found = place(request, policy.defaults())
+    found = lease_location(request, policy.defaults())
     assert found.backend == "etcd"
     assert found.document == {
         "kind": "etcd", "endpoints": ["https://10.0.0.1:2379"], "prefix": "/ours", "caFile": "/c",
@@ -498,9 +498,9 @@ def test_networks_that_name_no_backend_use_the_node_s():
             "ipam": {**request.config["ipam"], "backend": "etcd", "etcd": {"endpoints": ["https://10.9.9.9:1"]}},
         }
     )
-    assert (place(own, policy.defaults()).document or {})["endpoints"] == ["https://10.9.9.9:1"]
+    assert (lease_location(own, policy.defaults()).document or {})["endpoints"] == ["https://10.9.9.9:1"]
     assert parse_request(own, Log({}), policy.defaults()).sets
     closed = Policy(node=NodeConf(addresses=AddressPolicy(etcd=etcd, network_etcd=False))).defaults()
     with pytest.raises(InvalidConfig, match=r"ipam\.etcd: a network may not name an etcd"):
         parse_request(own, Log({}), closed)
-    assert place(own, closed).document is None
+    assert lease_location(own, closed).document is None
