@@ -122,7 +122,7 @@ if TYPE_CHECKING:
         def is_replaced(self, known: Identity, network: str) -> bool:
             """Whether it is another cluster than was noted, or has lost what this node took for the network last."""
 
-        def taken(self, one: Range) -> set[int] | None:
+        def used_numbers(self, one: Range) -> set[int] | None:
             """The numbers in use in the range, as far as one question tells; None where asking costs more than trying."""
 
         def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
@@ -138,7 +138,7 @@ if TYPE_CHECKING:
         def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
             """Frees those that are the owner's; those of somebody else and those in nobody's hands are left alone."""
 
-        def gap(self, one: Range, start: int) -> int | None:
+        def find_free(self, one: Range, start: int) -> int | None:
             """A number of the range that may be leased and nobody has, near `start` or anywhere; None when there is none.
 
             Asked after a conflict, where `taken` is None: a few questions must do, however large and full the range.
@@ -147,7 +147,7 @@ if TYPE_CHECKING:
         def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
             """Those of the claims that are the owner's now."""
 
-        def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+        def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
             """What the interface of the owner's pod has, the container ID that it was leased for in the lease's owner.
 
             Nothing where the store does not go by pods. `take` makes it the owner's: a pod has one sandbox at a time.
@@ -156,7 +156,7 @@ if TYPE_CHECKING:
         def give_back_all(self, owner: Owner) -> None:
             """Frees whatever the owner has: for a node that lost its journal, and knows no addresses any more."""
 
-        def of_node(self) -> Iterator[Lease]:
+        def leases_of_node(self) -> Iterator[Lease]:
             """What bears this node's name, of every network name of an owner; nothing where the store keeps no names."""
 
         def reach(self) -> None:

@@ -70,7 +70,7 @@ class FakeCluster:
     def _is_other(self, known: Identity, witnessed: int) -> bool:
         return bool(known.cluster) and (known.cluster != self._shared.identity or witnessed < known.revision)
 
-    def taken(self, one: Range) -> set[int] | None:
+    def used_numbers(self, one: Range) -> set[int] | None:
         with self._call("taken"):
             return self._numbers(one) if self._shared.tells_taken else None
 
@@ -104,7 +104,7 @@ class FakeCluster:
                     del self._shared.leases[claim.address]
         self._answered("give_back")
 
-    def gap(self, one: Range, start: int) -> int | None:
+    def find_free(self, one: Range, start: int) -> int | None:
         with self._call("gap"):
             used = self._numbers(one)
             near = (number for number in one.walk(start, one.last) if number not in used)
@@ -115,8 +115,8 @@ class FakeCluster:
             leases = self._shared.leases
             return tuple(one for one in claims if one.address in leases and self._is(leases[one.address], owner))
 
-    def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
-        with self._call("of_pod"):
+    def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+        with self._call("leases_of_pod"):
             return tuple(one for one in self._shared.leases.values() if self._is_of_pod(one, owner))
 
     def give_back_all(self, owner: Owner) -> None:
@@ -125,7 +125,7 @@ class FakeCluster:
                 del self._shared.leases[lease.address]
         self._answered("give_back_all")
 
-    def of_node(self) -> Iterator[Lease]:
+    def leases_of_node(self) -> Iterator[Lease]:
         return iter([lease for lease in self.leases("") if lease.node == self._node])
 
     def reach(self) -> None:

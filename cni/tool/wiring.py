@@ -26,7 +26,7 @@ from cni.userspace.sockets.sockets import Sockets
 from cni.userspace.vswitch.ovs import OvsDpdk
 from cni.userspace.vswitch.remote import REMOTE
 from ipam.command import inventory, listing
-from ipam.command.networks import Folders, configured, known
+from ipam.command.networks import Folders, configured, discover
 from ipam.config.policy import Policy
 from ipam.embedded import EmbeddedIpam
 
@@ -78,10 +78,10 @@ def looks(node: NodeConf, log: Log, requests: list[Request], seconds: float) -> 
 def address_places(node: NodeConf, files: Iterable[str], seconds: float) -> list[dict[str, Any]]:
     """Where addresses are, as `barewire-ipam list` tells of them: of known networks, and of those of the files."""
     folders = Folders(policy=Policy(node=node))
-    networks = known(folders)
+    networks = discover(folders)
     for path in files:
         try:
             networks += configured(path, folders.policy)
         except CniError:
             continue  # It has no addresses of ours.
-    return listing.listed(inventory.take(folders, networks, seconds))
+    return listing.listed(inventory.collect(folders, networks, seconds))

@@ -26,7 +26,7 @@ def seed_of(owner: Owner) -> int:
     return zlib.crc32(f"{owner.network}/{owner.container_id}/{owner.ifname}".encode()) * _SPREAD
 
 
-class Choice:
+class Candidates:
     """The tries for one set: `first`, and `next` after somebody else turned out to have it; never what is `occupied`.
 
     Both raise `AddressTaken` where the address is `wanted`, and `AddressesExhausted` when really all are in use. `before`
@@ -41,12 +41,12 @@ class Choice:
         self._ranges = ranges
         self._wanted = wanted
         self._seed = seed
-        self.before: Claim | None = None
+        self.earlier: Claim | None = None
         self._refused: dict[int, Range] = {}
 
     def first(self) -> Claim:
-        if self.before is not None:
-            return self.before
+        if self.earlier is not None:
+            return self.earlier
         return self._free(blindly=True) if self._wanted is None else self._requested(self._wanted)
 
     def next(self, refused: Claim) -> Claim:
@@ -82,9 +82,9 @@ class Choice:
         raise AddressesExhausted(f"no address of {_text(self._ranges)} is free", hint=AddressesExhausted.remedy)
 
     def _number(self, one: Range, start: int, *, blindly: bool) -> int | None:
-        taken = self._cluster.taken(one)
+        taken = self._cluster.used_numbers(one)
         if taken is None:
-            return next(_around(one, start), None) if blindly else self._cluster.gap(one, self._near(one, start))
+            return next(_around(one, start), None) if blindly else self._cluster.find_free(one, self._near(one, start))
         return next(
             (number for number in _around(one, start) if number not in taken and number not in self._refused), None
         )
@@ -121,9 +121,9 @@ def fitting(
 
 
 def has_room(cluster: Cluster, one: Range) -> bool:
-    taken = cluster.taken(one)
+    taken = cluster.used_numbers(one)
     if taken is None:
-        return cluster.gap(one, one.first) is not None
+        return cluster.find_free(one, one.first) is not None
     return any(number not in taken for number in one.walk(one.first, one.last))
 
 

@@ -23,7 +23,7 @@ class Identity(Value):
 
 UNKNOWN = Identity()
 
-NOBODYS = "?"
+CONTESTED = "?"
 """The name of a cluster where an owner should have what somebody else has."""
 
 

@@ -71,13 +71,13 @@ class Journal:
         self._machine = self._machine or _machine_id(self._machine_id) or self._random_id()
         return self._machine
 
-    def named(self, document: dict[str, Any]) -> dict[str, Any]:
+    def with_machine(self, document: dict[str, Any]) -> dict[str, Any]:
         """The description of a cluster, with this machine."""
         return {**document, "machine": self.machine}
 
     def locked(self, owner: Owner, seconds: float = LOCK_SECONDS) -> Lock:
         """The owner's lock. Raises `TryAgainLater` when another call holds it for longer."""
-        path = f"{self._run}/lock/{component(f'ipam:{_flat(owner)}')}"
+        path = f"{self._run}/lock/{component(f'ipam:{_mark_name(owner)}')}"
         return Lock(path, f"the address of {name_of(owner)}", seconds, lasting=False)
 
     def locked_for_retaking(self, network: str, seconds: float) -> Lock:
@@ -89,7 +89,7 @@ class Journal:
         """The entry of the owner's container ID and interface in its network."""
         return self._load(self._path(owner))
 
-    def written(self, owner: Owner) -> float:
+    def modified(self, owner: Owner) -> float:
         """When its entry was written last; 0 where there is none."""
         return folders.changed(self._path(owner))
 
@@ -99,7 +99,7 @@ class Journal:
         make_directory(os.path.dirname(path))
         write_file(path, entry.encoded())
 
-    def add(self, entry: Entry, *, lasting: bool) -> None:
+    def append(self, entry: Entry, *, lasting: bool) -> None:
         """Writes it behind what `save` wrote for the owner in this call, which is cheaper: the last line counts.
 
         It is on disk when this returns if it is `lasting`; else a machine that loses its power may forget it.
@@ -112,47 +112,47 @@ class Journal:
                 f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="look at free space"
             ) from error
 
-    def bury(self, entry: Entry) -> None:
+    def save_tombstone(self, entry: Entry) -> None:
         """Keeps it as a tombstone. The mark is first: one too many does no harm, one missing would hide the entry."""
-        mark = self._mark(entry.owner)
+        mark = self._mark_path(entry.owner)
         make_directory(os.path.dirname(mark))
-        write_file(mark, _flat(entry.owner).encode() if is_shortened(os.path.basename(mark)) else b"")
-        buried = entry.replace(phase=TOMBSTONE)
-        if self.find(entry.owner) != buried:
-            self.save(buried)
+        write_file(mark, _mark_name(entry.owner).encode() if is_shortened(os.path.basename(mark)) else b"")
+        tombstone = entry.replace(phase=TOMBSTONE)
+        if self.find(entry.owner) != tombstone:
+            self.save(tombstone)
 
     def forget(self, owner: Owner) -> None:
         """Removes the entry, and its mark."""
         remove_file(self._path(owner))
-        self.unmark(owner)
+        self.remove_mark(owner)
 
-    def unmark(self, owner: Owner) -> None:
-        remove_file(self._mark(owner))
+    def remove_mark(self, owner: Owner) -> None:
+        remove_file(self._mark_path(owner))
 
-    def tried(self, owner: Owner) -> None:
+    def touch(self, owner: Owner) -> None:
         """Puts its mark at the end of `buried`."""
         try:
-            os.utime(self._mark(owner))
+            os.utime(self._mark_path(owner))
         except FileNotFoundError:
             return
 
-    def buried(self) -> list[Owner]:
+    def tombstones(self) -> list[Owner]:
         """The owners that are marked, the one whose last try is the longest ago first."""
-        return [owner for _tried, owner in self._marks()]
+        return [owner for _touched, owner in self._marks()]
 
-    def due(self) -> list[Owner]:
+    def due_tombstones(self) -> list[Owner]:
         """Those of them that are to be tried again by now (`cni.pauses`)."""
         now = time.time()
-        return [one for tried, one in self._marks() if pauses.is_due(folders.changed(self._path(one)), tried, now)]
+        return [one for touched, one in self._marks() if pauses.is_due(folders.changed(self._path(one)), touched, now)]
 
     def _marks(self) -> list[tuple[float, Owner]]:
         folder = f"{self.folder}/.tombstones"
         marks = [(folders.changed(f"{folder}/{name}"), name) for name in folders.keys(folder)]
         # What names nobody is not ours, or what an older version left under a temporary name.
-        owners = ((tried, _owner(self._told(name))) for tried, name in sorted(marks))
-        return [(tried, owner) for tried, owner in owners if owner is not None]
+        owners = ((touched, _owner(self._mark_text(name))) for touched, name in sorted(marks))
+        return [(touched, owner) for touched, owner in owners if owner is not None]
 
-    def _told(self, mark: str) -> str:
+    def _mark_text(self, mark: str) -> str:
         """What a mark's name says, or its content where the name is a shortened one."""
         if not is_shortened(mark):
             return mark
@@ -178,7 +178,7 @@ class Journal:
         for folder in (f"{self.folder}/.tombstones", self.folder):
             folders.sweep(folder)
 
-    def writable(self) -> None:
+    def require_writable(self) -> None:
         """Proves that entries can be written."""
         make_directory(self.folder)
         probe = folders.temporary(f"{self.folder}/probe")
@@ -207,8 +207,8 @@ class Journal:
     def _path(self, owner: Owner) -> str:
         return path_in(self.folder, owner)
 
-    def _mark(self, owner: Owner) -> str:
-        return f"{self.folder}/.tombstones/{component(_flat(owner))}"
+    def _mark_path(self, owner: Owner) -> str:
+        return f"{self.folder}/.tombstones/{component(_mark_name(owner))}"
 
 
 def path_in(folder: str, owner: Owner) -> str:
@@ -255,7 +255,7 @@ def name_of(owner: Owner) -> str:
     return f"{owner.network}/{owner.container_id}/{owner.ifname}"
 
 
-def _flat(owner: Owner) -> str:
+def _mark_name(owner: Owner) -> str:
     return f"{owner.network}:{owner.container_id}:{owner.ifname}"
 
 

@@ -23,7 +23,7 @@ _LENGTH = 512
 _DIGITS = 20
 
 
-def noted(folder: str, network: str, document: dict[str, Any], shared: str) -> Identity:
+def load_identity(folder: str, network: str, document: dict[str, Any], shared: str) -> Identity:
     """What is noted about the network's cluster; `UNKNOWN` when it was in another place then.
 
     `document` names also the node and the machine: as another one, this node has left no witness there yet.
@@ -38,7 +38,7 @@ def noted(folder: str, network: str, document: dict[str, Any], shared: str) -> I
         os.close(fd)
 
 
-def note(
+def save_identity(
     folder: str, network: str, document: dict[str, Any], shared: str, identity: Identity, *, anew: bool = False
 ) -> None:
     """Notes it. A revision that is smaller than that of another call, for the same cluster, changes nothing.

@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
     from ipam.cluster.journal import Journal
     from ipam.cluster.journal_entry import Entry, Present
-    from ipam.cluster.succession import Left
+    from ipam.cluster.succession import Remaining
     from ipam.store import Claim, Cluster, Owner
 
 BUSY_SECONDS = 1.0
 """For the lock of an owner whose call goes on."""
 
 
-def lost(
+def find_lost(
     entries: Iterable[Entry], cluster: Cluster, present: Present, owner: Owner, written: Callable[[Owner], float]
-) -> list[Left]:
+) -> list[Remaining]:
     """What was in pools that are gone, or are others by now; but for the owner of the call."""
     seen = cluster.parts()
     here = [one for one in entries if one.phase == HELD and present.is_place_of(one)]
     gone = [one for one in here if one.owner != owner and any(seen.get(name, uid) != uid for name, uid in one.parts)]
     if not gone:
         return []
-    from ipam.cluster.succession import left  # noqa: PLC0415 - seldom is a pool deleted
+    from ipam.cluster.succession import remaining_claims  # noqa: PLC0415 - seldom is a pool deleted
 
-    return [(entry, claims) for entry, claims in left(gone, here, written) if claims]
+    return [(entry, claims) for entry, claims in remaining_claims(gone, here, written) if claims]
 
 
-def take_again(journal: Journal, cluster: Cluster, told: Iterable[Left], latest: float) -> None:
+def retake_lost(journal: Journal, cluster: Cluster, told: Iterable[Remaining], latest: float) -> None:
     """Raises `TryAgainLater` when the time was too short; the next call goes on."""
     taken = 0
     for entry, claims in told:

@@ -54,7 +54,7 @@ class PendingReleases:
         for known, network, cluster in self._opened:
             if (known, network) == (document, shared):
                 return cluster
-        cluster = self._open(self._journal.named(document), shared, self._seconds)
+        cluster = self._open(self._journal.with_machine(document), shared, self._seconds)
         self._opened.append((document, shared, cluster))
         return cluster
 
@@ -124,7 +124,7 @@ class PendingReleases:
             self.free(entry)
         except CniError as error:
             self._journal.warn(f"the addresses of {name_of(entry.owner)} are not released yet: {error}")
-            self._journal.bury(entry)
+            self._journal.save_tombstone(entry)
             return False
         self._journal.forget(entry.owner)
         return True
@@ -132,7 +132,7 @@ class PendingReleases:
     def drain(self) -> None:
         """Tries a few tombstones again whose pauses are over. What fails is logged only."""
         latest = time.monotonic() + DRAIN_SECONDS / 2
-        for owner in self._journal.due()[:DRAINED]:
+        for owner in self._journal.due_tombstones()[:DRAINED]:
             if time.monotonic() >= latest or self.met_silence:
                 break
             try:
@@ -146,14 +146,14 @@ class PendingReleases:
             # Read under the lock: the owner may have come back, and hold the same addresses again.
             entry = self._journal.find(owner)
             if entry is None or entry.phase != TOMBSTONE:
-                self._journal.unmark(owner)
+                self._journal.remove_mark(owner)
             else:
                 self.release_or_keep(entry)
 
     def _note_silence(self) -> None:
         """One try was that of all tombstones of the same cluster: else each would cost a call the same wait."""
         failed = [document for document, _error in self._failed]
-        for owner in self._journal.buried()[:MOST_NOTED] if self.met_silence else ():
+        for owner in self._journal.tombstones()[:MOST_NOTED] if self.met_silence else ():
             entry = self._journal.find(owner)
             if entry is not None and any(document in failed for document in self._present.documents(entry)):
-                self._journal.tried(owner)
+                self._journal.touch(owner)

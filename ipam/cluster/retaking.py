@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from cni.errors import TryAgainLater
-from ipam.cluster.identity import NOBODYS
+from ipam.cluster.identity import CONTESTED
 from ipam.cluster.journal import name_of
 from ipam.cluster.journal_entry import HELD, location
-from ipam.cluster.known_identity import note, noted
+from ipam.cluster.known_identity import load_identity, save_identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,30 +38,30 @@ class Retaking:
         self._shared = shared
         self._latest: Identity | None = None
 
-    def go(self, found: Cluster, deadline: float, owner: Owner | None = None) -> None:
+    def retake_all(self, found: Cluster, deadline: float, owner: Owner | None = None) -> None:
         """Notes what `found` is when all is done, and warns. Raises `TryAgainLater` when the time was too short.
 
         The lock of `owner` is held: its call takes what it has.
         """
         with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
-            if not found.is_replaced(self._noted(), self._network):
+            if not found.is_replaced(self._known_identity(), self._network):
                 return  # Another call was faster.
             seen = found.identity()
             entries = [one for one in self._journal.of_network(self._network) if self._is_here(one)]
             entries = [one for one in entries if one.owner != owner]
             ours = [one for one in entries if not self._is_elsewhere(one, seen)]
             lost = sum(self._take(one.owner, seen, deadline) for one in ours)
-            self._note(self._latest or seen, left=bool(lost))
-        self._tell(len(ours), len(entries) - len(ours))
+            self._save_identity(self._latest or seen, left=bool(lost))
+        self._warn(len(ours), len(entries) - len(ours))
 
-    def rest(self, known: Identity, deadline: float, owner: Owner | None = None) -> None:
+    def retake_refused(self, known: Identity, deadline: float, owner: Owner | None = None) -> None:
         """Tries again to take what somebody else had. Whoever that was may not have used it, and has been found out."""
         with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
             entries = [one for one in self._journal.of_network(self._network) if self._is_here(one)]
-            ours = [one for one in entries if one.identity == NOBODYS and one.owner != owner]
+            ours = [one for one in entries if one.identity == CONTESTED and one.owner != owner]
             lost = sum(self._take(one.owner, known, deadline) for one in ours)
             if not lost:
-                self._note(self._latest or known, left=False)
+                self._save_identity(self._latest or known, left=False)
 
     def _take(self, owner: Owner, seen: Identity, deadline: float) -> int:
         """How many addresses the owner has lost."""
@@ -77,32 +77,34 @@ class Retaking:
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
             if entry.node == self._document.get("node"):
                 self._latest = cluster.identity()  # Under another name it leaves another witness.
-            kept = entry.replace(document=document, identity=NOBODYS if refused else seen.cluster)
+            kept = entry.replace(document=document, identity=CONTESTED if refused else seen.cluster)
             if kept != entry:
                 self._journal.save(kept)
         for claim in refused:
             self._journal.warn(f"{claim.address} of {name_of(owner)} is somebody else's, too: barewire-ipam fsck")
         return len(refused)
 
-    def _noted(self) -> Identity:
-        return noted(self._journal.folder, self._network, self._journal.named(self._document), self._shared)
+    def _known_identity(self) -> Identity:
+        return load_identity(
+            self._journal.folder, self._network, self._journal.with_machine(self._document), self._shared
+        )
 
-    def _note(self, identity: Identity, *, left: bool) -> None:
+    def _save_identity(self, identity: Identity, *, left: bool) -> None:
         identity = identity.replace(left=left)
-        document = self._journal.named(self._document)
-        note(self._journal.folder, self._network, document, self._shared, identity, anew=True)
+        document = self._journal.with_machine(self._document)
+        save_identity(self._journal.folder, self._network, document, self._shared, identity, anew=True)
 
     def _is_here(self, entry: Entry) -> bool:
         return (entry.phase, entry.shared, location(entry.document)) == (HELD, self._shared, location(self._document))
 
     def _is_elsewhere(self, entry: Entry, seen: Identity) -> bool:
         """Whether its cluster is another one, by other endpoints: both may live, and `adopt` moves what is there."""
-        if entry.identity in ("", NOBODYS, seen.cluster):
+        if entry.identity in ("", CONTESTED, seen.cluster):
             return False
         before, now = set(_endpoints(entry.document)), set(_endpoints(self._document))
         return before != now and before.isdisjoint(now)
 
-    def _tell(self, taken: int, elsewhere: int) -> None:
+    def _warn(self, taken: int, elsewhere: int) -> None:
         text = f"the etcd of network {self._network} is another one than before, or was restored from a backup: "
         text += f"what {taken} interfaces of this node have is taken again"
         if elsewhere:

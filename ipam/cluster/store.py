@@ -19,12 +19,12 @@ from cni.errors import (
     TryAgainLater,
 )
 from cni.rollback import run_all
-from ipam.cluster.candidates import Choice, fitting, has_room, seed_of
+from ipam.cluster.candidates import Candidates, fitting, has_room, seed_of
 from ipam.cluster.identity import UNKNOWN, Replaced
 from ipam.cluster.journal import Journal, name_of
 from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
-from ipam.cluster.known_identity import note, noted
-from ipam.cluster.lost_pools import lost, parts_of, take_again
+from ipam.cluster.known_identity import load_identity, save_identity
+from ipam.cluster.lost_pools import find_lost, parts_of, retake_lost
 from ipam.cluster.occupied import Occupied
 from ipam.cluster.release import DRAIN_SECONDS, PendingReleases
 from ipam.store import claim_on, ignore, owner_fault
@@ -143,7 +143,7 @@ class Journaled:
     def require_writable(self) -> None:
         """See `Store`."""
         try:
-            self._journal.writable()
+            self._journal.require_writable()
         except IoFailure as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
 
@@ -191,21 +191,21 @@ class Journaled:
             self._journal.save(held)
         return claims
 
-    def _choices(
+    def _candidates(
         self,
         cluster: Cluster,
         owner: Owner,
         sets: tuple[RangeSet, ...],
         requested: tuple[Address | None, ...],
         latest: float,
-    ) -> list[Choice]:
+    ) -> list[Candidates]:
         seed, occupied = seed_of(owner), Occupied(owner, self._journal.folder, self._directories)
         found = [
-            Choice(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)
+            Candidates(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)
         ]
         had = self._of_pod(cluster, owner, latest) if owner.pod else ()
-        for choice, before in zip(found, fitting(had, sets, requested), strict=True):
-            choice.before = before
+        for candidate_set, earlier in zip(found, fitting(had, sets, requested), strict=True):
+            candidate_set.earlier = earlier
         return found
 
     def _anew(
@@ -217,7 +217,9 @@ class Journaled:
         latest: float,
     ) -> tuple[Claim, ...]:
         try:
-            claims = self._tried(cluster, intent, self._choices(cluster, intent.owner, *wanted, latest), kept, latest)
+            claims = self._tried(
+                cluster, intent, self._candidates(cluster, intent.owner, *wanted, latest), kept, latest
+            )
         except (AddressesExhausted, AddressTaken, InvalidConfig):
             # The cluster has said no to every try, or could not be asked at all: only what the owner had is left.
             if any(kept):
@@ -232,19 +234,19 @@ class Journaled:
             self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
             raise
         # Where the power fails before this is on disk, no container is left that could miss the address.
-        self._journal.add(self._identified(cluster, intent).replace(phase=HELD, claims=claims), lasting=False)
+        self._journal.append(self._identified(cluster, intent).replace(phase=HELD, claims=claims), lasting=False)
         return claims
 
     def _tried(
         self,
         cluster: Cluster,
         intent: Entry,
-        choices: list[Choice],
+        candidates: list[Candidates],
         kept: tuple[Claim | None, ...],
         latest: float,
     ) -> tuple[Claim, ...]:
         """What the cluster has given: each try is noted before it is made."""
-        claims = tuple(known or choice.first() for known, choice in zip(kept, choices, strict=True))
+        claims = tuple(known or candidate_set.first() for known, candidate_set in zip(kept, candidates, strict=True))
         self._journal.save(intent.replace(claims=claims))
         while True:
             refused = self._take(cluster, claims, intent)
@@ -252,15 +254,15 @@ class Journaled:
                 return claims
             if time.monotonic() > latest:
                 raise TryAgainLater("others were faster all the time: no address was got in time")
-            pairs = zip(choices, claims, strict=True)
-            claims = tuple(choice.next(claim) if claim in refused else claim for choice, claim in pairs)
-            self._journal.add(intent.replace(claims=claims), lasting=True)
+            pairs = zip(candidates, claims, strict=True)
+            claims = tuple(candidate_set.next(claim) if claim in refused else claim for candidate_set, claim in pairs)
+            self._journal.append(intent.replace(claims=claims), lasting=True)
 
     def _untold(self, owner: Owner) -> tuple[Address, ...]:
         """What the cluster says without an entry: another plugin, which shares it, may have leased it."""
         if self._document is None:
             return ()
-        found = self._cluster(self._seconds).of_pod(owner)
+        found = self._cluster(self._seconds).leases_of_pod(owner)
         return tuple(lease.address for lease in found if _key(lease.owner) == _key(owner))
 
     def _take(self, cluster: Cluster, claims: tuple[Claim, ...], intent: Entry) -> tuple[Claim, ...]:
@@ -268,25 +270,25 @@ class Journaled:
         try:
             return cluster.take(claims, intent.owner)
         except Replaced:
-            self._retaking(intent.document).go(cluster, self._half(), intent.owner)
+            self._retaking(intent.document).retake_all(cluster, self._half(), intent.owner)
             cluster.expect(UNKNOWN)
             return cluster.take(claims, intent.owner)
 
     def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
         """What the pod's interface has; before that, what a deleted part of the cluster has lost is taken again."""
-        found = cluster.of_pod(owner)
+        found = cluster.leases_of_pod(owner)
         if cluster.parts():
             told = self._journal.of_network(self._network)
-            gone = lost(told, cluster, self._present(), owner, self._journal.written)
+            gone = find_lost(told, cluster, self._present(), owner, self._journal.modified)
             if gone:
-                take_again(self._journal, cluster, gone, latest)
-                found = cluster.of_pod(owner)
+                retake_lost(self._journal, cluster, gone, latest)
+                found = cluster.leases_of_pod(owner)
         return tuple(claim_on(lease.address) for lease in found)
 
     def _expect(self, cluster: Cluster, intent: Entry) -> None:
-        known = self._noted(intent.document)
+        known = self._known_identity(intent.document)
         if known.left:
-            self._retaking(intent.document).rest(known, self._half(), intent.owner)
+            self._retaking(intent.document).retake_refused(known, self._half(), intent.owner)
         cluster.expect(known)
 
     def _retaking(self, document: dict[str, Any]) -> Retaking:
@@ -298,14 +300,16 @@ class Journaled:
     def _half(self) -> float:
         return time.monotonic() + self._seconds / 2
 
-    def _noted(self, document: dict[str, Any]) -> Identity:
-        return noted(self._journal.folder, self._network, self._journal.named(document), self._shared)
+    def _known_identity(self, document: dict[str, Any]) -> Identity:
+        return load_identity(self._journal.folder, self._network, self._journal.with_machine(document), self._shared)
 
     def _identified(self, cluster: Cluster, intent: Entry) -> Entry:
         """With the cluster's name, after something was taken; what the next call expects of it is noted."""
         seen = cluster.identity()
         if seen != UNKNOWN:
-            note(self._journal.folder, self._network, self._journal.named(intent.document), self._shared, seen)
+            save_identity(
+                self._journal.folder, self._network, self._journal.with_machine(intent.document), self._shared, seen
+            )
         return intent.replace(identity=seen.cluster, parts=parts_of(cluster))
 
     def _unknown(self, owner: Owner) -> Entry | None:
@@ -343,7 +347,7 @@ class Journaled:
             if not releases.met_silence:
                 releases.release_or_keep(entry)
             elif entry.phase != TOMBSTONE:
-                self._journal.bury(entry)
+                self._journal.save_tombstone(entry)
 
     def _collect_one(self, owner: Owner, valid: Valid, releases: PendingReleases, deadline: float) -> None:
         with self._journal.locked(owner, _some_left(deadline)):
@@ -356,7 +360,7 @@ class Journaled:
 
     def _regain(self, releases: PendingReleases) -> None:
         """Takes again what a cluster that was replaced does not know."""
-        known = UNKNOWN if self._document is None else self._noted(self._document)
+        known = UNKNOWN if self._document is None else self._known_identity(self._document)
         if known == UNKNOWN:
             return
         cluster = releases.cluster(self._configured(), self._shared)
@@ -366,9 +370,9 @@ class Journaled:
             releases.give_up(cluster, error)
             raise
         if is_replaced:
-            self._retaking(self._configured()).go(cluster, self._half())
+            self._retaking(self._configured()).retake_all(cluster, self._half())
         elif known.left:
-            self._retaking(self._configured()).rest(known, self._half())
+            self._retaking(self._configured()).retake_refused(known, self._half())
 
     def _of_node(self, releases: PendingReleases) -> list[Lease]:
         if self._document is None:
@@ -388,7 +392,7 @@ class Journaled:
     def _mine(self, cluster: Cluster) -> Iterator[Lease]:
         # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
         ours = (self._network, self._journal.machine)
-        mine = (lease for lease in cluster.of_node() if (lease.owner.network, lease.machine) == ours)
+        mine = (lease for lease in cluster.leases_of_node() if (lease.owner.network, lease.machine) == ours)
         # Whatever a cluster says: locks and files are named after owners.
         return (lease for lease in mine if not owner_fault(lease.owner))
 
@@ -413,7 +417,7 @@ class Journaled:
         return self._opened(self._configured(), self._shared, seconds)
 
     def _opened(self, document: dict[str, Any], shared: str, seconds: float) -> Cluster:
-        return self._open_cluster(self._journal.named(document), shared, seconds)
+        return self._open_cluster(self._journal.with_machine(document), shared, seconds)
 
     def _releases(self, seconds: float) -> PendingReleases:
         return PendingReleases(self._journal, self._open_cluster, seconds, self._present())

@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from ipam.cluster.journal_entry import Entry
     from ipam.store import Claim, Owner
 
-    Left = tuple[Entry, tuple[Claim, ...]]
+    Remaining = tuple[Entry, tuple[Claim, ...]]
 
 
-def left(some: Iterable[Entry], entries: Iterable[Entry], written: Callable[[Owner], float]) -> list[Left]:
+def remaining_claims(
+    some: Iterable[Entry], entries: Iterable[Entry], written: Callable[[Owner], float]
+) -> list[Remaining]:
     """Some of the entries, the oldest first, each with those of its claims that no later sandbox of its pod holds."""
     of_pod: dict[tuple[str, str], list[Entry]] = {}
     for one in entries:
         if one.owner.pod and one.phase == HELD:
             of_pod.setdefault((one.owner.pod, one.owner.ifname), []).append(one)
     timed = sorted(((written(one.owner), one) for one in some), key=lambda pair: pair[0])
-    found: list[Left] = []
+    found: list[Remaining] = []
     for time, entry in timed:
         others = of_pod.get((entry.owner.pod, entry.owner.ifname), ())
         later = [one for one in others if one.owner != entry.owner and written(one.owner) > time]

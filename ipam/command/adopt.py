@@ -20,7 +20,7 @@ from ipam.address import Address, parse
 from ipam.cluster.journal import Journal
 from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, location
 from ipam.cluster.release import PendingReleases
-from ipam.cluster.succession import left
+from ipam.cluster.succession import remaining_claims
 from ipam.command.networks import entries, place_of, records
 from ipam.kubernetes.cluster import open_kubernetes
 from ipam.local.directory import Directory
@@ -96,7 +96,7 @@ class Adoption:
         held = [one for one in told if isinstance(one, Entry) and one.phase == HELD and one.claims]
         moves = [
             Move(owner=one.owner, addresses=tuple(claim.address for claim in claims), former=one, entry=one)
-            for one, claims in left(held, held, self._journal.written)
+            for one, claims in remaining_claims(held, held, self._journal.modified)
             if not self._is_here(one, identity)
         ]
         return moves + list(self._of_directories())

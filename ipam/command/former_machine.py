@@ -10,7 +10,7 @@ from ipam.cluster.journal import known_machine
 from ipam.command.free_node import Freed, gateway_to, places_in_etcd
 from ipam.command.networks import place_of
 from ipam.etcd import dead_node
-from ipam.etcd.heartbeat import left
+from ipam.etcd.heartbeat import seconds_left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class FormerMachines:
             for lease in dead_node.leases(gateway, keys):
                 machine = lease.machine
                 if machine not in dead:
-                    dead[machine] = left(gateway, keys.replace(machine=machine)) is None
+                    dead[machine] = seconds_left(gateway, keys.replace(machine=machine)) is None
                     self.alive.update(() if dead[machine] else (machine,))
                 if dead[machine]:
                     yield place, lease

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ipam.address import Address
     from ipam.cluster.journal_entry import Entry
-    from ipam.command.inventory import Holding, Inventory
+    from ipam.command.inventory import Inventory, LocationLeases
     from ipam.command.networks import Folders, Network
     from ipam.command.sandboxes import Sandboxes
     from ipam.store import Lease
@@ -55,7 +55,7 @@ class Finding(Value):
         return f"{self.kind}: {self.text}"
 
 
-class Judgement:
+class Checker:
     """One look. `findings` are what follows from it."""
 
     def __init__(
@@ -67,62 +67,62 @@ class Judgement:
         self._grace = grace
 
     def findings(self) -> list[Finding]:
-        found = [one for holding in self._inventory.holdings for one in self._of(holding)]
+        found = [one for location in self._inventory.locations for one in self._of(location)]
         found += self._duplicates()
         # Last: what is repaired above is not looked at again.
-        found += [_replaced(one.network) for one in self._inventory.holdings if one.replaced]
+        found += [_replaced(one.network) for one in self._inventory.locations if one.replaced]
         return found + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
 
-    def _of(self, holding: Holding) -> Iterator[Finding]:
-        if holding.failure:
-            yield Finding(kind=UNREACHED, text=f"{holding.network}: {holding.failure}", network=holding.network)
-            yield from (_waiting(one, holding.network) for one in self._buried(holding.network))
-        elif holding.network.document is None:
-            yield from self._of_directory(holding)
+    def _of(self, location: LocationLeases) -> Iterator[Finding]:
+        if location.failure:
+            yield Finding(kind=UNREACHED, text=f"{location.network}: {location.failure}", network=location.network)
+            yield from (_waiting(one, location.network) for one in self._tombstones(location.network))
+        elif location.network.document is None:
+            yield from self._of_directory(location)
         else:
-            yield from self._of_journal(holding)
-            yield from self._without_journal(holding)
-            yield from self._of_former_machines(holding)
+            yield from self._of_journal(location)
+            yield from self._without_journal(location)
+            yield from self._of_former_machines(location)
 
-    def _of_directory(self, holding: Holding) -> Iterator[Finding]:
-        for owner, addresses in _by_owner(holding.leases):
-            paths = [f"{holding.network.directory}/{address}" for address in addresses]
+    def _of_directory(self, location: LocationLeases) -> Iterator[Finding]:
+        for owner, addresses in _by_owner(location.leases):
+            paths = [f"{location.network.directory}/{address}" for address in addresses]
             if not self._is_live(owner, addresses) and all(age(path) >= self._grace for path in paths):
-                yield _leak(holding.network, owner, addresses)
+                yield _leak(location.network, owner, addresses)
 
-    def _of_journal(self, holding: Holding) -> Iterator[Finding]:
-        for entry in self._inventory.entries_at(holding.network):
+    def _of_journal(self, location: LocationLeases) -> Iterator[Finding]:
+        for entry in self._inventory.entries_at(location.network):
             if entry.phase == TOMBSTONE:
-                yield _waiting(entry, holding.network)
+                yield _waiting(entry, location.network)
             elif age(path_of(self._folders, entry.owner)) >= self._grace:
-                yield from self._of_entry(entry, holding)
+                yield from self._of_entry(entry, location)
 
-    def _of_entry(self, entry: Entry, holding: Holding) -> Iterator[Finding]:
+    def _of_entry(self, entry: Entry, location: LocationLeases) -> Iterator[Finding]:
         # Who has an address by now lives, and looks as if the container before it did.
-        leases = holding.leases if holding.network.backend == KUBERNETES else ()
+        leases = location.leases if location.network.backend == KUBERNETES else ()
         over = {lease.address for lease in leases if _has_taken_over(lease, entry.owner)}
         told = tuple(claim.address for claim in entry.claims or () if claim.address not in over)
-        leased = holding.of(entry.owner.container_id, entry.owner.ifname)
+        leased = location.of(entry.owner.container_id, entry.owner.ifname)
         missing = tuple(address for address in told if address not in leased)
         live = self._is_live(entry.owner, told)
         if not live and (leased or entry.phase != HELD):
-            yield _leak(holding.network, entry.owner, tuple(one for one in told if one in leased) or leased, entry)
+            yield _leak(location.network, entry.owner, tuple(one for one in told if one in leased) or leased, entry)
         elif entry.phase == HELD and missing:
             yield Finding(
                 kind=UNLEASED,
-                text=f"{_owned(entry.owner, missing)}: {holding.network} does not say so",
-                network=holding.network,
+                text=f"{_owned(entry.owner, missing)}: {location.network} does not say so",
+                network=location.network,
                 owner=entry.owner,
                 addresses=missing,
                 entry=entry,
                 live=live,
             )
 
-    def _without_journal(self, holding: Holding) -> Iterator[Finding]:
+    def _without_journal(self, location: LocationLeases) -> Iterator[Finding]:
         told = {_holder(entry.owner): entry for entry in self._inventory.entries}
         # Other networks of the place have journals that were not looked at.
-        ours = (holding.network.node, holding.network.name)
-        leases = [one for one in holding.leases if (one.node, one.owner.network) == ours]
+        ours = (location.network.node, location.network.name)
+        leases = [one for one in location.leases if (one.node, one.owner.network) == ours]
         # Two nodes can have one name; of what tells no machine, from an older version, the name is all there is.
         machine = known_machine(self._folders.journal)
         for owner, addresses in _by_owner(one for one in leases if one.machine in ("", machine)):
@@ -134,22 +134,22 @@ class Judgement:
             if not lost:
                 continue
             if not self._is_live(owner, addresses):
-                yield _leak(holding.network, owner, lost)
+                yield _leak(location.network, owner, lost)
                 continue
             yield Finding(
                 kind=UNJOURNALED,
-                text=f"{_owned(owner, lost)} in {holding.network}: a DEL without configuration would not find it",
-                network=holding.network,
+                text=f"{_owned(owner, lost)} in {location.network}: a DEL without configuration would not find it",
+                network=location.network,
                 owner=owner,
                 addresses=lost,
                 live=True,
             )
 
-    def _of_former_machines(self, holding: Holding) -> Iterator[Finding]:
+    def _of_former_machines(self, location: LocationLeases) -> Iterator[Finding]:
         """What bears this node's name, and was leased by another machine: one that was replaced, or is called alike."""
-        machine, network = known_machine(self._folders.journal), holding.network
+        machine, network = known_machine(self._folders.journal), location.network
         ours = (network.node, network.name)
-        leases = [one for one in holding.leases if (one.node, one.owner.network) == ours and machine]
+        leases = [one for one in location.leases if (one.node, one.owner.network) == ours and machine]
         for other in sorted({one.machine for one in leases} - {"", machine}):
             addresses = tuple(one.address for one in leases if one.machine == other)
             text = f"machine {other} has {len(addresses)} addresses in {network} under the name {network.node}"
@@ -164,7 +164,7 @@ class Judgement:
                 whose = "; ".join(f"{_named(*holder)} in {', '.join(places)}" for holder, places in holders.items())
                 yield Finding(kind=DUPLICATE, text=f"{address} of {name} has {len(holders)} owners: {whose}")
         for address, names in networks.items():
-            places = self._sandboxes.places.get(address, ())
+            places = self._sandboxes.namespaces.get(address, ())
             # Networks may have the same ranges: then there is a sandbox for each.
             if len(places) > len(names):
                 text = f"{address} of {', '.join(sorted(names))} is in {len(places)} namespaces: {', '.join(places)}"
@@ -174,16 +174,16 @@ class Judgement:
         """Who has an address of a network, and which places say so."""
         # The places of an owner are a set that keeps its order: one cluster can be known by several descriptions.
         held: dict[tuple[str, Address], dict[Holder, dict[str, None]]] = {}
-        for holding in self._inventory.holdings:
-            where = holding.network.directory or holding.network.backend
-            for lease in holding.leases:
-                holders = held.setdefault((holding.network.name, lease.address), {})
+        for location in self._inventory.locations:
+            where = location.network.directory or location.network.backend
+            for lease in location.leases:
+                holders = held.setdefault((location.network.name, lease.address), {})
                 holders.setdefault(_holder(lease.owner), {})[where] = None
         pods = {
             (lease.owner.network, lease.address, lease.owner.pod, lease.owner.ifname)
-            for holding in self._inventory.holdings
-            for lease in holding.leases
-            if lease.owner.pod and holding.network.backend == KUBERNETES
+            for location in self._inventory.locations
+            for lease in location.leases
+            if lease.owner.pod and location.network.backend == KUBERNETES
         }
         for entry in self._inventory.entries:
             pod = entry.owner.pod, entry.owner.ifname
@@ -194,7 +194,7 @@ class Judgement:
                 holders.setdefault(_holder(entry.owner), {})["the journal"] = None
         return held
 
-    def _buried(self, network: Network) -> list[Entry]:
+    def _tombstones(self, network: Network) -> list[Entry]:
         return [one for one in self._inventory.entries_at(network) if one.phase == TOMBSTONE]
 
     def _is_live(self, owner: Owner, addresses: Iterable[Address]) -> bool:

@@ -9,7 +9,7 @@ from cni.host.folders import changed
 from cni.value import Value
 from ipam.cluster.journal import known_machine
 from ipam.cluster.journal_entry import Entry
-from ipam.cluster.known_identity import noted
+from ipam.cluster.known_identity import load_identity
 from ipam.command.networks import damaged_records, entries
 from ipam.local.store import Local
 from ipam.stores import LOCK_SECONDS, SECONDS, open_cluster
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipam.store import Lease
 
 
-class Holding(Value):
+class LocationLeases(Value):
     """The leases of one network in one place; `failure` says why they are not known, `damaged` what is no lease there.
 
     `replaced`: the place has lost what this node took there, or is another one by the same name.
@@ -45,7 +45,7 @@ class Holding(Value):
 class Inventory(Value):
     """`entries` are those of the networks' names; `damaged` tells of files, and of what else names nobody."""
 
-    holdings: tuple[Holding, ...]
+    locations: tuple[LocationLeases, ...]
     entries: tuple[Entry, ...]
     damaged: tuple[str, ...]
 
@@ -54,16 +54,16 @@ class Inventory(Value):
         return [one for one in self.entries if (one.document, one.shared) == (network.document, network.shared)]
 
 
-def take(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS) -> Inventory:
-    """What cannot be asked is a failure of its holding."""
+def collect(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS) -> Inventory:
+    """What cannot be asked is a failure of its location."""
     # The clusters before the journal, in which every lease of this node is noted before it is taken.
-    holdings = tuple(_holding(folders, network, seconds) for network in networks)
-    told = list(entries(folders, (one.network.name for one in holdings)))
+    locations = tuple(_location_leases(folders, network, seconds) for network in networks)
+    told = list(entries(folders, (one.network.name for one in locations)))
     unread = [one for one in told if isinstance(one, str)] + damaged_records(folders)
     return Inventory(
-        holdings=holdings,
+        locations=locations,
         entries=tuple(one for one in told if isinstance(one, Entry)),
-        damaged=(*(text for one in holdings for text in one.damaged), *(f"{path} cannot be read" for path in unread)),
+        damaged=(*(text for one in locations for text in one.damaged), *(f"{path} cannot be read" for path in unread)),
     )
 
 
@@ -78,24 +78,24 @@ def used(one: Range, leases: Iterable[Lease]) -> int:
     return sum(1 for lease in leases if lease.address in one)
 
 
-def room(one: Range) -> int:
+def capacity(one: Range) -> int:
     """How many addresses of the range can be leased."""
     return sum(last - first + 1 for first, last in one.stretches(one.first, one.last))
 
 
-def _holding(folders: Folders, network: Network, seconds: float) -> Holding:
+def _location_leases(folders: Folders, network: Network, seconds: float) -> LocationLeases:
     damaged: list[str] = []
     try:
         if network.document is None:
             directory = folders.directory_of(network)
             local = Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS))
-            return Holding(network=network, leases=tuple(local.leases(damaged.append)), damaged=tuple(damaged))
+            return LocationLeases(network=network, leases=tuple(local.leases(damaged.append)), damaged=tuple(damaged))
         document = {**network.document, "machine": known_machine(folders.journal)}
         cluster = open_cluster(document, network.shared, seconds, folders.policy)
         leases = tuple(cluster.leases(network.shared, damaged.append))
-        known = noted(folders.journal, network.name, document, network.shared)
+        known = load_identity(folders.journal, network.name, document, network.shared)
         replaced = cluster.is_replaced(known, network.name)
         texts = tuple(f"{network}: {text}" for text in damaged)
-        return Holding(network=network, leases=leases, damaged=texts, replaced=replaced)
+        return LocationLeases(network=network, leases=leases, damaged=texts, replaced=replaced)
     except CniError as error:
-        return Holding(network=network, failure=": ".join(part for part in (error.msg, error.hint) if part))
+        return LocationLeases(network=network, failure=": ".join(part for part in (error.msg, error.hint) if part))

@@ -6,7 +6,7 @@ from cni.errors import CniError
 from cni.value import Value
 from ipam.address import Address, parse
 from ipam.cluster.journal_entry import TOMBSTONE
-from ipam.command.inventory import room, used
+from ipam.command.inventory import capacity, used
 from ipam.command.networks import place_of
 from ipam.ranges import Range
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ipam.cluster.journal_entry import Entry
     from ipam.command.fsck import Finding
-    from ipam.command.inventory import Holding, Inventory
+    from ipam.command.inventory import Inventory, LocationLeases
     from ipam.command.networks import Network
     from ipam.command.sandboxes import Sandboxes
     from ipam.store import Lease, Owner
@@ -37,12 +37,12 @@ def matches(inventory: Inventory, what: str) -> list[Match]:
     """The owners that `what` (an address, a container ID, or container ID/interface) means, in each place."""
     wanted = _parsed(what)
     found: list[Match] = []
-    for holding in inventory.holdings:
-        entries = {_holder(one.owner): one for one in inventory.entries_at(holding.network)}
-        owners = {_holder(lease.owner): lease for lease in holding.leases if _is_meant(wanted, lease)}
+    for location in inventory.locations:
+        entries = {_holder(one.owner): one for one in inventory.entries_at(location.network)}
+        owners = {_holder(lease.owner): lease for lease in location.leases if _is_meant(wanted, lease)}
         meant = {key: lease.owner for key, lease in owners.items()}
         meant |= {key: entry.owner for key, entry in entries.items() if _tells(wanted, entry)}
-        found += [_match(holding, meant[key], owners.get(key), entries.get(key)) for key in meant]
+        found += [_match(location, meant[key], owners.get(key), entries.get(key)) for key in meant]
     return found
 
 
@@ -50,13 +50,13 @@ def listed(inventory: Inventory) -> list[dict[str, Any]]:
     """Each place once, with its networks' names, ranges and leases."""
     found: list[dict[str, Any]] = []
     seen: list[tuple[object, dict[str, Any]]] = []
-    for holding in inventory.holdings:
-        known = next((told for store, told in seen if store == holding.network.store), None)
+    for location in inventory.locations:
+        known = next((told for store, told in seen if store == location.network.store), None)
         if known is not None:
-            known["names"].append(holding.network.name)
+            known["names"].append(location.network.name)
             continue
-        told = _told(holding, inventory)
-        seen.append((holding.network.store, told))
+        told = _told(location, inventory)
+        seen.append((location.network.store, told))
         found.append(told)
     return found
 
@@ -113,19 +113,24 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
 
 
-def _told(holding: Holding, inventory: Inventory) -> dict[str, Any]:
-    network = holding.network
+def _told(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
+    network = location.network
     return {
         "names": [network.name],
         **_place(network),
-        "failure": holding.failure,
+        "failure": location.failure,
         "ranges": [
-            {"range": str(one), "used": used(one, holding.leases), "size": room(one), "configured": bool(network.sets)}
+            {
+                "range": str(one),
+                "used": used(one, location.leases),
+                "size": capacity(one),
+                "configured": bool(network.sets),
+            }
             for one in _ranges(network, inventory)
         ],
-        "used": len(holding.leases),
+        "used": len(location.leases),
         "leases": [
-            {"address": str(lease.address), **_owner(lease.owner), "node": lease.node} for lease in holding.leases
+            {"address": str(lease.address), **_owner(lease.owner), "node": lease.node} for lease in location.leases
         ],
     }
 
@@ -173,12 +178,12 @@ def _owner(owner: Owner) -> dict[str, str]:
     return {"container": owner.container_id, "interface": owner.ifname, "pod": owner.pod}
 
 
-def _match(holding: Holding, owner: Owner, lease: Lease | None, entry: Entry | None) -> Match:
-    leased = holding.of(owner.container_id, owner.ifname)
+def _match(location: LocationLeases, owner: Owner, lease: Lease | None, entry: Entry | None) -> Match:
+    leased = location.of(owner.container_id, owner.ifname)
     told = tuple(claim.address for claim in entry.claims or ()) if entry else ()
     node = entry.node if entry else lease.node if lease else ""
     addresses = tuple(dict.fromkeys([*leased, *told]))
-    return Match(network=holding.network, owner=owner, addresses=addresses, entry=entry, node=node)
+    return Match(network=location.network, owner=owner, addresses=addresses, entry=entry, node=node)
 
 
 def _parsed(what: str) -> Address | tuple[str, str]:

@@ -12,11 +12,11 @@ from cni.node.load import load_node
 from cni.value import Value
 from ipam.cluster.journal_entry import TOMBSTONE
 from ipam.command import inventory, listing
-from ipam.command.fsck import Finding, Judgement, confirmed
-from ipam.command.networks import Folders, Network, configured, entries, known
+from ipam.command.fsck import Checker, Finding, confirmed
+from ipam.command.networks import Folders, Network, configured, discover, entries
 from ipam.command.options import parser
 from ipam.command.repair import Repair, repaired
-from ipam.command.sandboxes import Sandboxes, look
+from ipam.command.sandboxes import Sandboxes, scan
 from ipam.config.location import KUBERNETES
 from ipam.config.policy import Policy
 
@@ -38,7 +38,7 @@ class Host(Value):
     folders: Folders = Folders()
 
     def sandboxes(self) -> Sandboxes:
-        return look(self.folders)
+        return scan(self.folders)
 
     def has_terminal(self) -> bool:
         return sys.stdin.isatty()
@@ -71,13 +71,13 @@ def command(arguments: list[str], host: Host | None = None) -> int:
 
 
 def _list(options: Any, host: Host) -> int:
-    told = listing.listed(inventory.take(host.folders, _networks(options, host.folders), options.seconds))
+    told = listing.listed(inventory.collect(host.folders, _networks(options, host.folders), options.seconds))
     _show(options, {"networks": told}, listing.as_table(told))
     return FOUND if any(one["failure"] for one in told) else FINE
 
 
 def _show_one(options: Any, host: Host) -> int:
-    taken = inventory.take(host.folders, _networks(options, host.folders), options.seconds)
+    taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
     found, seen = listing.matches(taken, options.what), host.sandboxes()
     told = [listing.match_document(one, seen) for one in found]
     _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
@@ -85,7 +85,7 @@ def _show_one(options: Any, host: Host) -> int:
 
 
 def _release(options: Any, host: Host) -> int:
-    taken = inventory.take(host.folders, _networks(options, host.folders), options.seconds)
+    taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
     found, seen = listing.matches(taken, options.what), host.sandboxes()
     failed = _failures(taken)
     if not found:
@@ -127,8 +127,8 @@ def _fsck(options: Any, host: Host) -> int:
     networks = _networks(options, host.folders)
 
     def findings() -> list[Finding]:
-        taken = inventory.take(host.folders, networks, options.seconds)
-        return Judgement(host.folders, taken, host.sandboxes(), options.older_than).findings()
+        taken = inventory.collect(host.folders, networks, options.seconds)
+        return Checker(host.folders, taken, host.sandboxes(), options.older_than).findings()
 
     found = findings()
     # What goes on meanwhile looks odd once, but not twice.
@@ -251,7 +251,7 @@ def _reconcile(options: Any, host: Host) -> int:
     )
     if not pools.has_pools:
         raise InvalidConfig("no network here is in Kubernetes", hint="tell one with --config")
-    found = pools.look()
+    found = pools.scan()
     for one in found.unclear:
         _say(f"kept: {one}")
     for one in found.lost:
@@ -291,7 +291,7 @@ def _host(options: Any, host: Host | None) -> Host:
 
 
 def _networks(options: Any, folders: Folders) -> list[Network]:
-    found = known(folders)
+    found = discover(folders)
     if options.config:
         told = configured(options.config, folders.policy)
         names = {one.name for one in told}
@@ -330,7 +330,7 @@ def _require_agreement(options: Any, host: Host, question: str) -> None:
 
 def _failures(taken: inventory.Inventory) -> int:
     """Tells of places that could not be asked."""
-    failed = [one for one in taken.holdings if one.failure]
+    failed = [one for one in taken.locations if one.failure]
     for one in failed:
         _warn(f"{one.network} is not reached: {one.failure}")
     return FOUND if failed else FINE

@@ -123,7 +123,7 @@ def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
     return found
 
 
-def known(folders: Folders) -> list[Network]:
+def discover(folders: Folders) -> list[Network]:
     """All that left a trace on the node, each once, with its ranges location a record tells them."""
     found: list[Network] = []
     told = [*_of_records(folders), *_of_directories(folders)]

@@ -55,7 +55,7 @@ class Judged(Value):
         return f"{self.lease.address}  {who}  {self.cluster}: {self.reason}"
 
 
-class Look(Value):
+class Scan(Value):
     """What was found: leases of nobody, and those of which nothing tells whether they are."""
 
     lost: tuple[Judged, ...]
@@ -95,7 +95,7 @@ class Reconciliation:
     def has_pools(self) -> bool:
         return bool(self._documents)
 
-    def look(self) -> Look:
+    def scan(self) -> Scan:
         """Judges every lease. Raises `CniError` when somebody cannot be asked: then nothing is known."""
         lost: dict[object, Judged] = {}
         unclear: dict[object, Judged] = {}
@@ -117,12 +117,12 @@ class Reconciliation:
                     continue
                 if reason:
                     lost[judged.key] = judged.replace(reason=reason)
-        return Look(lost=tuple(lost.values()), unclear=tuple(unclear.values()))
+        return Scan(lost=tuple(lost.values()), unclear=tuple(unclear.values()))
 
     def free(self, told: Iterable[Judged]) -> Iterator[Judged]:
         """Frees those that are still of nobody."""
         keys = {one.key for one in told}
-        found = [one for one in self.look().lost if one.key in keys]
+        found = [one for one in self.scan().lost if one.key in keys]
         for place, document in enumerate(self._documents):
             cluster = self._opened(document)
             for one in found:

@@ -68,7 +68,7 @@ class Repair:
         """Takes all that the journal holds in a cluster that was replaced."""
         document = network.document or {}
         retaking = Retaking(self._journal, self._releases, network.name, document, network.shared)
-        retaking.go(self._releases.cluster(document, network.shared), time.monotonic() + self._seconds)
+        retaking.retake_all(self._releases.cluster(document, network.shared), time.monotonic() + self._seconds)
 
     def free_leak(self, finding: Finding, network: Network, owner: Owner) -> None:
         if finding.entry is not None:

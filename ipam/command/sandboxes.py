@@ -34,10 +34,10 @@ _VERSIONS = {4: 4, 16: 6}
 
 
 class Sandboxes(Value):
-    """One look. `attached` tells by container ID and interface who knows it; `places` the namespaces that have an address."""
+    """One look. `attached` tells by container ID and interface who knows it; `namespaces` the namespaces that have an address."""
 
     attached: Mapping[tuple[str, str], str]
-    places: Mapping[Address, tuple[str, ...]]
+    namespaces: Mapping[Address, tuple[str, ...]]
 
     def uses(self, container_id: str, ifname: str, addresses: Iterable[Address]) -> list[str]:
         """What shows that the container is alive; empty when nothing does.
@@ -47,19 +47,19 @@ class Sandboxes(Value):
         named = {name for holder, name in self.attached if container_id and holder == container_id}
         matching = [name for name in sorted(named) if ifname in ("", name)]
         found = [self.attached[container_id, name] for name in matching]
-        return found + [f"{one} in {place}" for one in addresses for place in self.places.get(one, ())]
+        return found + [f"{one} in {path}" for one in addresses for path in self.namespaces.get(one, ())]
 
 
-def look(folders: Folders) -> Sandboxes:
+def scan(folders: Folders) -> Sandboxes:
     """Raises `KernelRefused` and `IoFailure` when something cannot be seen: nobody can be said to be dead then."""
     attached = dict(_cached(folders))
     attached |= {(one.container_id, one.ifname): f"record of {one}" for one in of_records(folders)}
-    places: dict[Address, list[str]] = {}
+    namespaces: dict[Address, list[str]] = {}
     for netns in _namespaces():
         with netns:
             for address in _addresses(netns):
-                places.setdefault(address, []).append(netns.path)
-    return Sandboxes(attached=attached, places={address: tuple(paths) for address, paths in places.items()})
+                namespaces.setdefault(address, []).append(netns.path)
+    return Sandboxes(attached=attached, namespaces={address: tuple(paths) for address, paths in namespaces.items()})
 
 
 def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:

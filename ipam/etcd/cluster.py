@@ -104,7 +104,7 @@ class Etcd:
         _done, answers = self._transaction([], [_get(self._keys.witness(network), keys_only=True)], [])
         return self._is_other(known) or _revision(answers[0]) < known.revision
 
-    def taken(self, one: Range) -> set[int] | None:
+    def used_numbers(self, one: Range) -> set[int] | None:
         """The numbers in use; None for a range with more than SMALL addresses."""
         return None if one.last - one.first >= SMALL else self._used(one, one.first, one.last)
 
@@ -123,7 +123,7 @@ class Etcd:
         with self._gateway.until(deadline):
             self._given_back(claims, owner, deadline)
 
-    def gap(self, one: Range, start: int) -> int | None:
+    def find_free(self, one: Range, start: int) -> int | None:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
         with self._gateway.until(deadline):
@@ -137,7 +137,7 @@ class Etcd:
         ours = {one.address for one in self._find(claims) if self._keys.is_of(one.lease, owner)}
         return tuple(claim for claim in claims if claim.address in ours)
 
-    def of_pod(self, _owner: Owner) -> tuple[Lease, ...]:
+    def leases_of_pod(self, _owner: Owner) -> tuple[Lease, ...]:
         """See `Cluster`: a lease is a container's here."""
         return ()
 
@@ -150,7 +150,7 @@ class Etcd:
             for place in range(0, len(addresses), PARTS):
                 self._given_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner, deadline)
 
-    def of_node(self) -> Iterator[Lease]:
+    def leases_of_node(self) -> Iterator[Lease]:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
         walked = walk(self._gateway, self._keys.node_indexes(), deadline, MOST_OF_NODE)

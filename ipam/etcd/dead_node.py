@@ -9,7 +9,7 @@ import time
 
 from cni.errors import TryAgainLater
 from ipam.etcd.gateway import to_base64
-from ipam.etcd.heartbeat import Alive, left, sign_of
+from ipam.etcd.heartbeat import Alive, seconds_left, sign_of
 from ipam.etcd.keys import after, found
 from ipam.etcd.paging import ALL_SECONDS, MOST_OF_NODE, networks, walk
 
@@ -51,7 +51,7 @@ def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
 
 def require_dead(gateway: Gateway, keys: Keys) -> None:
     """Raises `Alive` when there is a sign of life."""
-    seconds = left(gateway, keys)
+    seconds = seconds_left(gateway, keys)
     if seconds is not None:
         hint = f"power it off, and repeat this when the sign has expired, in {seconds} s"
         raise Alive(f"{keys.node} is alive: it has left a sign of life in etcd", hint=hint)

@@ -75,7 +75,7 @@ def sign_of(keys: Keys) -> bytes:
     return f"{keys.prefix}/alive/{keys.node}{machine}".encode()
 
 
-def left(gateway: Gateway, keys: Keys) -> int | None:
+def seconds_left(gateway: Gateway, keys: Keys) -> int | None:
     """Seconds until the node's sign expires; None when there is none."""
     entries = gateway.ask("/v3/kv/range", {"key": to_base64(sign_of(keys))}).get("kvs", [])
     if not entries:
@@ -106,10 +106,10 @@ class LivingEtcd(Etcd):
                 _untouch(self._mark)  # The sign may be lost, too.
                 raise
 
-    def of_node(self) -> Iterator[Lease]:
+    def leases_of_node(self) -> Iterator[Lease]:
         with self._gateway.until(time.monotonic() + self._seconds):
             self._live()
-        return super().of_node()
+        return super().leases_of_node()
 
     def reach(self) -> None:
         try:

@@ -64,10 +64,10 @@ class Kubernetes(Anonymous):
         """Closes the connection, which calls share; the next call opens another."""
         self._api.close()
 
-    def taken(self, one: Range) -> None:
+    def used_numbers(self, one: Range) -> None:
         """See `ipam.store.Cluster`: to try is one small patch, and to ask sends the whole pool."""
 
-    def gap(self, one: Range, start: int) -> int | None:
+    def find_free(self, one: Range, start: int) -> int | None:
         self._api.begin()
         cidr = whereabouts.subnet(one)
         entries = whereabouts.allocations(self._pools.find(cidr) or {})
@@ -93,7 +93,7 @@ class Kubernetes(Anonymous):
         """See `ipam.store.Cluster`: the pools, by subnet."""
         return dict(self._pools.uids)
 
-    def of_pod(self, owner: Owner) -> tuple[Lease, ...]:
+    def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
         """See `ipam.store.Cluster`."""
         self._api.begin()
         pools = [found for cidr in self._location.subnets if (found := self._pools.find(cidr))]
@@ -108,7 +108,7 @@ class Kubernetes(Anonymous):
         pools = [found for cidr in self._location.subnets if (found := self._pools.find(cidr))]
         self.give_back(tuple(claim for found in pools for claim in whereabouts.claims_of(found, owner)), owner)
 
-    def of_node(self) -> Iterator[Lease]:
+    def leases_of_node(self) -> Iterator[Lease]:
         """See `ipam.store.Cluster`: whereabouts' resources have no place for a node's name."""
         yield from ()
 

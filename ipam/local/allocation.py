@@ -32,7 +32,7 @@ class Allocation:
         self._found = still_there(directory, index.entries(owner.container_id))
         self._made: list[Entry] = []
         self._given: list[str] = []
-        self._signed = False
+        self._ifname_added = False
         self._last: dict[int, Address] = {}
 
     def claim(self, place: int, ranges: RangeSet, requested: Address | None) -> Claim:
@@ -59,7 +59,7 @@ class Allocation:
         self._tell(self._found)
 
     def _tell(self, entries: list[Entry], *, changed: bool = False) -> None:
-        if self._made or self._signed or changed:
+        if self._made or self._ifname_added or changed:
             self._index.replace(self._owner.container_id, entries)
         else:
             self._index.save_scan()
@@ -79,9 +79,9 @@ class Allocation:
         """Writes the interface's name where there is none: else the container's next interface would get it, too."""
         if not entry[2]:
             mine = (entry[0], entry[1], self._owner.ifname)
-            self._directory.sign(mine)
+            self._directory.add_ifname(mine)
             self._found[self._found.index(entry)] = mine
-            self._signed = True
+            self._ifname_added = True
 
     def _take(self, place: int, ranges: RangeSet) -> Claim:
         tried: list[Claim] = []

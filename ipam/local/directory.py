@@ -141,7 +141,7 @@ class Directory:
         except OSError as error:
             raise _failure("make", path, error) from error
 
-    def sign(self, entry: Entry) -> None:
+    def add_ifname(self, entry: Entry) -> None:
         """Writes the interface's name into a file that holds the container's alone: what is there stays as it begins."""
         name, container_id, ifname = entry
         self._write(name, 0, f"{container_id}{SEPARATOR}{ifname}".encode())

@@ -174,8 +174,8 @@ def what_is_taken_is_told_or_none_of_it(world: World) -> None:
     cluster.take((claim("10.9.0.5"),), owner("a"))
     cluster.take((claim("10.9.0.250"),), owner("b"))
     number = claim("10.9.0.5").address.number
-    assert cluster.taken(V4) in (None, {number, number + 245})
-    assert cluster.taken(V6) in (None, set())
+    assert cluster.used_numbers(V4) in (None, {number, number + 245})
+    assert cluster.used_numbers(V6) in (None, set())
 
 
 def a_gap_is_found(world: World) -> None:
@@ -183,11 +183,11 @@ def a_gap_is_found(world: World) -> None:
     first = claim("10.9.0.8").address.number
     one = range_of("10.9.0.0", 24, "10.9.0.8", "10.9.0.13", gateway=first + 1, excluded=((first + 3, first + 4),))
     cluster.take((claim("10.9.0.8", one),), owner("a"))
-    assert cluster.gap(one, first) in (first + 2, first + 5)
+    assert cluster.find_free(one, first) in (first + 2, first + 5)
     cluster.take((claim("10.9.0.10", one),), owner("b"))
-    assert [cluster.gap(one, first + step) for step in range(6)] == [first + 5] * 6
+    assert [cluster.find_free(one, first + step) for step in range(6)] == [first + 5] * 6
     cluster.take((claim("10.9.0.13", one),), owner("c"))
-    assert [cluster.gap(one, first + step) for step in range(6)] == [None] * 6
+    assert [cluster.find_free(one, first + step) for step in range(6)] == [None] * 6
 
 
 def a_gap_is_found_in_a_large_range(world: World) -> None:
@@ -195,7 +195,7 @@ def a_gap_is_found_in_a_large_range(world: World) -> None:
     start = claim("fd00:9::7").address.number
     for step in range(5):
         cluster.take((Claim(range=V6, address=V6.address(start + step)),), owner(f"a{step}"))
-    found = cluster.gap(V6, start)
+    found = cluster.find_free(V6, start)
     assert found is not None
     assert V6.first <= found <= V6.last
     assert not start <= found < start + 5
@@ -221,8 +221,8 @@ def a_node_is_told_what_bears_its_name(world: World) -> None:
     one, other = world.open("node-a"), world.open("node-b")
     one.take((claim("10.9.0.5"), claim("fd00:9::5")), owner("a"))
     other.take((claim("10.9.0.6"),), owner("b"))
-    assert texts(one.of_node()) == (["10.9.0.5", "fd00:9::5"] if world.names_nodes else [])
-    assert all(lease.owner.network == NETWORK and lease.owner.container_id == "a" for lease in one.of_node())
+    assert texts(one.leases_of_node()) == (["10.9.0.5", "fd00:9::5"] if world.names_nodes else [])
+    assert all(lease.owner.network == NETWORK and lease.owner.container_id == "a" for lease in one.leases_of_node())
 
 
 def it_is_reached(world: World) -> None:

@@ -248,10 +248,10 @@ def test_an_address_whose_cluster_is_away_is_freed_when_it_is_back(tmp_path):
         node.store(network).release(Owner(network=network, container_id=container, ifname=ifname))
         shared.away = False
         assert shared.leases
-        assert [one.container_id for one in node.journal().buried()] == [container]
+        assert [one.container_id for one in node.journal().tombstones()] == [container]
         node.store("another").gc(set())
         node.store(network).release(Owner(network=network, container_id="never", ifname="net1"))
         assert shared.leases == {}
-        assert node.journal().buried() == []
+        assert node.journal().tombstones() == []
 
     check()

@@ -71,7 +71,7 @@ def test_etcd_keeps_the_contract_over_tls(secure, prefix, name):
 def test_keys_and_values_are_as_documented(etcd, prefix):
     cluster = opened(etcd, prefix, "node-a", machine="1d")
     cluster.take((claim("10.9.0.5"), claim("fd00:9::5")), owner("c0ffee"))
-    assert {(lease.node, lease.machine) for lease in cluster.of_node()} == {("node-a", "1d")}
+    assert {(lease.node, lease.machine) for lease in cluster.leases_of_node()} == {("node-a", "1d")}
     lease = {"container": "c0ffee", "ifname": "net1", "network": NETWORK, "node": "node-a", "machine": "1d"}
     lease |= {"pod": "default/c0ffee", "uid": "uid-c0ffee"}
     place, index = f"{prefix}/{NETWORK}/ip", f"{prefix}/{NETWORK}/node/node-a/c0ffee/net1"
@@ -111,7 +111,7 @@ def test_leases_of_more_than_a_page_are_listed_in_order(etcd, prefix):
     count = fill(cluster, large, range(large.first, large.first + 2 * PAGE + 7))
     numbers = [lease.address.number for lease in cluster.leases(NETWORK)]
     assert numbers == list(range(large.first, large.first + count))
-    assert len(list(cluster.of_node())) == count
+    assert len(list(cluster.leases_of_node())) == count
 
 
 # Large pools
@@ -126,10 +126,10 @@ def test_the_last_free_address_of_a_large_pool_is_found_with_few_questions(etcd,
         if not next(cluster.leases(NETWORK), None):
             fill(cluster, large, (number for number in range(large.first, large.last + 1) if number != free))
         proxy.questions = 0
-        assert cluster.gap(large, large.first + start) == free
+        assert cluster.find_free(large, large.first + start) == free
         assert proxy.questions <= 5
         full = large.replace(excluded=((free, free),))
-        assert cluster.gap(full, large.first + start) is None
+        assert cluster.find_free(full, large.first + start) is None
 
 
 def test_a_gap_beside_a_refused_address_is_known_without_another_question(etcd, prefix):
@@ -140,7 +140,7 @@ def test_a_gap_beside_a_refused_address_is_known_without_another_question(etcd, 
         wanted = Claim(range=large, address=large.address(large.first))
         proxy.questions = 0
         assert cluster.take((wanted,), owner("a")) == (wanted,)
-        assert cluster.gap(large, large.first) == large.first + 3
+        assert cluster.find_free(large, large.first) == large.first + 3
         assert proxy.questions == 1
 
 

@@ -195,7 +195,7 @@ def test_an_address_that_another_range_leased_is_taken(api, open_one):
     cluster = open_one(subnets=("10.9.0.0/16",))
     wanted = claim("10.9.0.5", wide)
     assert cluster.take((wanted,), B) == (wanted,)
-    assert cluster.gap(wide, wanted.address.number) == wanted.address.number + 1
+    assert cluster.find_free(wide, wanted.address.number) == wanted.address.number + 1
     assert reservations(api) == ["10.9.0.5", "fd00-9--5"]
 
 
@@ -252,14 +252,14 @@ def test_a_late_del_leaves_the_reservation_on_which_the_next_sandbox_relies(api,
 def test_what_a_del_has_begun_to_free_is_not_taken_over(api, open_one, monkeypatch, known):
     cluster, taker = open_one(), open_one()
     cluster.take(BOTH[:1], A)
-    assert texts(taker.of_pod(NEXT)) == ["10.9.0.5"]
+    assert texts(taker.leases_of_pod(NEXT)) == ["10.9.0.5"]
     delete = api.resources.delete
     seen = []
 
     def taken_over_first(*arguments):
         # Whereabouts would look for this podref.
         seen.append(
-            (pool_of(api)["spec"]["allocations"]["5"]["podref"], taker.of_pod(NEXT), taker.take(BOTH[:1], NEXT))
+            (pool_of(api)["spec"]["allocations"]["5"]["podref"], taker.leases_of_pod(NEXT), taker.take(BOTH[:1], NEXT))
         )
         assert texts(taker.leases(NETWORK)) == ["10.9.0.5"]
         assert [one.owner.pod for one in taker.leases(NETWORK)] == ["default/a"]
@@ -342,7 +342,7 @@ def test_what_whereabouts_allocated_to_a_pod_is_its_next_sandbox_s_with_the_rese
 def test_nothing_is_taken_over_from_another_pod_or_interface_or_from_nobody_knows_whom(api, cluster, entry):
     put_pool(api, {"allocations": {"5": entry}})
     for one in (A, A.replace(pod="")):
-        assert cluster.of_pod(one) == ()
+        assert cluster.leases_of_pod(one) == ()
         assert cluster.take(BOTH[:1], one) == BOTH[:1]
     assert pool_of(api)["spec"]["allocations"] == {"5": entry}
 
@@ -357,7 +357,7 @@ def test_what_a_pod_s_interface_has_is_found_in_all_pools(api, cluster):
     cluster.take(BOTH, A)
     cluster.take((claim("10.9.0.6"),), B)
     cluster.take((claim("10.9.0.7"),), A.replace(ifname="net2"))
-    found = cluster.of_pod(NEXT)
+    found = cluster.leases_of_pod(NEXT)
     assert texts(found) == ["10.9.0.5", "fd00:9::5"]
     assert {one.owner.container_id for one in found} == {"a"}
 

@@ -324,9 +324,9 @@ def reconciled(world: World, folder: Path) -> None:
     """By a node that had none of these pods."""
     folders = Folders(state=str(folder / "state"), run=str(folder / "run"), policy=POLICY)
     network = Network(name=NETWORK, backend="kubernetes", document={**world.document, "node": "x"}, shared=NETWORK)
-    nobody = Sandboxes(attached={}, places={})
+    nobody = Sandboxes(attached={}, namespaces={})
     found = Reconciliation(folders, [network], lambda: nobody, grace=0.0, seconds=SECONDS)
-    for _ in found.free(found.look().lost):
+    for _ in found.free(found.scan().lost):
         pass
 
 

@@ -68,7 +68,7 @@ def too_many(start: bytes) -> list[bytes]:
 
 WALKS: dict[str, Callable[[Gateway, float], object]] = {
     "give_back_all": lambda gateway, seconds: Etcd(gateway, KEYS, seconds).give_back_all(OWNER),
-    "of_node": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).of_node()),
+    "leases_of_node": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).leases_of_node()),
     "leases": lambda gateway, seconds: list(Etcd(gateway, KEYS, seconds).leases("net")),
     "dead": lambda gateway, _seconds: list(dead_node.leases(gateway, KEYS)),
     "freed": lambda gateway, seconds: list(dead_node.free(gateway, KEYS, seconds)),
@@ -93,7 +93,7 @@ def names(start: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("answer", [again, elsewhere, backwards, too_many])
-@pytest.mark.parametrize("walk", ["give_back_all", "of_node", "leases"])
+@pytest.mark.parametrize("walk", ["give_back_all", "leases_of_node", "leases"])
 def test_keys_that_nobody_requested_end_the_walk_as_an_error_of_that_server(walk, answer):
     with pytest.raises(NotAvailable, match="requested"):
         WALKS[walk](Hostile(answer), AMPLE)
@@ -121,7 +121,7 @@ def test_an_owner_has_no_more_leases_than_a_configuration_can_give_it():
 def test_a_nodes_leases_are_bounded_in_number(monkeypatch):
     monkeypatch.setattr(cluster, "MOST_OF_NODE", 1500)
     with pytest.raises(NotAvailable, match="more than 1500 keys"):
-        list(Etcd(Hostile(endless), KEYS, AMPLE).of_node())
+        list(Etcd(Hostile(endless), KEYS, AMPLE).leases_of_node())
 
 
 def test_a_transaction_without_an_answer_to_each_step_is_refused():

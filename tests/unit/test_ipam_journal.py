@@ -23,7 +23,7 @@ from ipam.address import parse
 from ipam.cluster.identity import UNKNOWN, Identity
 from ipam.cluster.journal import known_machine
 from ipam.cluster.journal_entry import TOMBSTONE, Entry, Present
-from ipam.cluster.known_identity import note, noted
+from ipam.cluster.known_identity import load_identity, save_identity
 from ipam.cluster.store import Journal
 from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
@@ -387,9 +387,9 @@ def test_of_the_tombstones_those_of_the_longest_ago_come_first(node, shared):
     for age, name in enumerate("abc"):
         node.store().release(owner(name))
         os.utime(node.folder / f"journal/.tombstones/net:{name}:net1", (1000 - age, 1000 - age))
-    assert [one.container_id for one in node.journal().buried()] == ["c", "b", "a"]
-    node.journal().tried(owner("c"))
-    assert [one.container_id for one in node.journal().buried()] == ["b", "a", "c"]
+    assert [one.container_id for one in node.journal().tombstones()] == ["c", "b", "a"]
+    node.journal().touch(owner("c"))
+    assert [one.container_id for one in node.journal().tombstones()] == ["b", "a", "c"]
 
 
 def test_a_cluster_out_of_reach_is_asked_once_for_all_its_tombstones(node, shared):
@@ -480,7 +480,7 @@ def test_draining_begins_nothing_in_the_second_half_of_its_time(node, shared, mo
     monkeypatch.setattr("ipam.cluster.release.DRAIN_SECONDS", 0.4)
     monkeypatch.setattr(FakeCluster, "give_back", lambda *_arguments: time.sleep(0.25))
     node.store().drain()
-    assert len(node.journal().buried()) == 2
+    assert len(node.journal().tombstones()) == 2
 
 
 def test_draining_takes_nothing_of_an_adds_own_time(node, monkeypatch):
@@ -606,7 +606,7 @@ def test_where_the_present_configuration_is_unusable_the_entry_leads_to_its_clus
 
 def test_a_tombstone_of_an_unusable_configuration_is_settled_by_the_mended_one(node, shared):
     document = {**BROKEN, "prefix": "bad", "node": "node-a"}
-    node.journal().bury(
+    node.journal().save_tombstone(
         Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, document=document, shared=NETWORK, node="node-a")
     )
     node.add("b")
@@ -880,7 +880,7 @@ def test_a_pod_that_requests_an_address_does_not_get_the_one_of_its_earlier_sand
 def test_what_somebody_takes_meanwhile_of_an_earlier_sandbox_is_replaced_by_another_address(node, shared, monkeypatch):
     shared.goes_by_pods = True
     first = node.add("a", sets=TINY, pod="default/p")
-    found = FakeCluster.of_pod
+    found = FakeCluster.leases_of_pod
 
     def stale(self, who):
         leases = found(self, who)
@@ -888,7 +888,7 @@ def test_what_somebody_takes_meanwhile_of_an_earlier_sandbox_is_replaced_by_anot
             shared.leases[lease.address] = lease.replace(owner=owner("z").replace(pod="default/z"))
         return leases
 
-    monkeypatch.setattr(FakeCluster, "of_pod", stale)
+    monkeypatch.setattr(FakeCluster, "leases_of_pod", stale)
     assert node.add("b", sets=TINY, pod="default/p") != first
 
 
@@ -988,11 +988,11 @@ def test_a_renamed_node_takes_again_what_it_has_once_and_under_the_name_of_then(
 
 def test_a_note_of_an_older_version_that_names_no_node_is_read_as_none(tmp_path):
     document = {"kind": "etcd", "prefix": "/p", "node": "node-a", "machine": "1d" * 16}
-    note(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=9))
-    assert noted(str(tmp_path), "net", document, "net").revision == 9
+    save_identity(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=9))
+    assert load_identity(str(tmp_path), "net", document, "net").revision == 9
     (file,) = (tmp_path / ".clusters").iterdir()
     told = json.loads(file.read_text())
     file.write_text(json.dumps({**told, "place": told["place"][:-2]}).ljust(512) + "\n")
-    assert noted(str(tmp_path), "net", document, "net") == UNKNOWN
-    note(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=3))
-    assert noted(str(tmp_path), "net", document, "net").revision == 3
+    assert load_identity(str(tmp_path), "net", document, "net") == UNKNOWN
+    save_identity(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=3))
+    assert load_identity(str(tmp_path), "net", document, "net").revision == 3

@@ -62,9 +62,9 @@ class MortalJournal(Journal):
         super().save(entry)
         self.fate.step()
 
-    def add(self, entry: Entry, *, lasting: bool) -> None:
+    def append(self, entry: Entry, *, lasting: bool) -> None:
         self.fate.step()
-        super().add(entry, lasting=lasting)
+        super().append(entry, lasting=lasting)
         self.fate.step()
 
     def forget(self, owner: Owner) -> None:

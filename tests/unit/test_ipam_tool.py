@@ -14,16 +14,16 @@ from ipam.address import Address, parse
 from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry
 from ipam.cluster.store import Journal
 from ipam.command import fsck, listing
-from ipam.command.fsck import Finding, Judgement
-from ipam.command.inventory import Holding, Inventory, room
+from ipam.command.fsck import Checker, Finding
+from ipam.command.inventory import Inventory, LocationLeases, capacity
 from ipam.command.main import Host, command
-from ipam.command.networks import Folders, Network, configured, known
+from ipam.command.networks import Folders, Network, configured, discover
 from ipam.command.sandboxes import Sandboxes
 from ipam.store import Lease, Owner, claim_on
 from tests.contract.ipam_cluster_contract import range_of
 from tests.trusting import POLICY
 
-NOBODY = Sandboxes(attached={}, places={})
+NOBODY = Sandboxes(attached={}, namespaces={})
 DOCUMENT = {"kind": "etcd", "endpoints": ["http://10.0.0.1:2379"], "node": "here"}
 CLUSTER = Network(name="net", backend="etcd", document=DOCUMENT, shared="net")
 LOCAL = Network(name="net", backend="local", directory="/nowhere/net")
@@ -100,19 +100,19 @@ def entry(*texts: str, name: str = "a", phase: str = HELD, document: dict[str, A
 
 def alive(*names: str, **places: tuple[str, ...]) -> Sandboxes:
     seen = {address(text.replace("_", ".").removeprefix("at.")): where for text, where in places.items()}
-    return Sandboxes(attached={(name, "net1"): f"record of net/{name}/net1" for name in names}, places=seen)
+    return Sandboxes(attached={(name, "net1"): f"record of net/{name}/net1" for name in names}, namespaces=seen)
 
 
-def judged(holding: Holding, *entries: Entry, seen: Sandboxes = NOBODY) -> list[str]:
+def judged(location: LocationLeases, *entries: Entry, seen: Sandboxes = NOBODY) -> list[str]:
     """The kinds of what is found; every file is old."""
-    return [one.kind for one in findings(holding, *entries, seen=seen)]
+    return [one.kind for one in findings(location, *entries, seen=seen)]
 
 
-def findings(*parts: Holding | Entry, seen: Sandboxes = NOBODY) -> list[Finding]:
-    holdings = tuple(one for one in parts if isinstance(one, Holding))
+def findings(*parts: LocationLeases | Entry, seen: Sandboxes = NOBODY) -> list[Finding]:
+    locations = tuple(one for one in parts if isinstance(one, LocationLeases))
     entries = tuple(one for one in parts if isinstance(one, Entry))
-    inventory = Inventory(holdings=holdings, entries=entries, damaged=())
-    return Judgement(Folders(state="/nowhere"), inventory, seen).findings()
+    inventory = Inventory(locations=locations, entries=entries, damaged=())
+    return Checker(Folders(state="/nowhere"), inventory, seen).findings()
 
 
 def said(capsys) -> Any:
@@ -147,7 +147,7 @@ def test_a_range_counts_what_can_be_leased_of_it(host, folders, tmp_path, capsys
 
 def test_a_range_too_large_to_count_is_measured():
     whole = range_of("fd00::", 64, "fd00::1", "fd00::ffff:ffff:ffff:ffff", gateway=parse("fd00::1", "").number)
-    assert room(whole) == 2**64 - 2
+    assert capacity(whole) == 2**64 - 2
 
 
 def test_the_networks_of_records_the_journal_and_directories_are_known(folders):
@@ -169,7 +169,7 @@ def test_the_networks_of_records_the_journal_and_directories_are_known(folders):
     )
     Path(folders.state, "recorded").mkdir()
     Path(folders.state, "recorded", "a:net1.json").write_bytes(record.encoded())
-    found = {one.name: one for one in known(folders)}
+    found = {one.name: one for one in discover(folders)}
     assert sorted(found) == ["net", "old", "recorded"]
     assert found["old"].directory == f"{folders.data}/old"
     assert (found["net"].document, found["net"].shared) == (DOCUMENT, "net")
@@ -269,8 +269,8 @@ def buried(folders: Folders, **documents: dict[str, Any]) -> list[str]:
     """Tombstones by the containers' names; returns the journal's files."""
     journal = Journal(folders.journal, folders.run)
     for name, document in documents.items():
-        journal.bury(entry("10.9.0.1", name=name, document=document))
-    return [one.container_id for one in journal.buried()]
+        journal.save_tombstone(entry("10.9.0.1", name=name, document=document))
+    return [one.container_id for one in journal.tombstones()]
 
 
 def test_tombstones_whose_cluster_or_credentials_are_gone_are_given_up(host, folders, capsys):
@@ -343,64 +343,64 @@ def test_a_configuration_that_is_none_is_told(host, tmp_path, capsys, content):
 
 
 def test_nothing_is_odd_about_what_is_in_use():
-    holding = Holding(network=CLUSTER, leases=(lease("10.9.0.2"),))
-    assert judged(holding, entry("10.9.0.2"), seen=alive("a")) == []
-    assert judged(holding, entry("10.9.0.2"), seen=alive(at_10_9_0_2=("/run/netns/x",))) == []
+    location = LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))
+    assert judged(location, entry("10.9.0.2"), seen=alive("a")) == []
+    assert judged(location, entry("10.9.0.2"), seen=alive(at_10_9_0_2=("/run/netns/x",))) == []
 
 
 def test_a_leak_is_what_has_no_living_owner():
-    assert judged(Holding(network=LOCAL, leases=(lease("10.9.0.2"),))) == [fsck.LEAK]
-    assert judged(Holding(network=CLUSTER, leases=(lease("10.9.0.2"),)), entry("10.9.0.2")) == [fsck.LEAK]
-    assert judged(Holding(network=CLUSTER, leases=(lease("10.9.0.2"),))) == [fsck.LEAK]
+    assert judged(LocationLeases(network=LOCAL, leases=(lease("10.9.0.2"),))) == [fsck.LEAK]
+    assert judged(LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),)), entry("10.9.0.2")) == [fsck.LEAK]
+    assert judged(LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))) == [fsck.LEAK]
 
 
 def test_of_another_address_of_its_owner_it_is_known_that_it_lives():
-    holding = Holding(network=LOCAL, leases=(lease("10.9.0.2"), lease("fd00::2")))
-    assert judged(holding, seen=alive(at_10_9_0_2=("/run/netns/x",))) == []
+    location = LocationLeases(network=LOCAL, leases=(lease("10.9.0.2"), lease("fd00::2")))
+    assert judged(location, seen=alive(at_10_9_0_2=("/run/netns/x",))) == []
 
 
 def test_a_file_that_nobody_owns_is_a_leak():
-    holding = Holding(network=LOCAL, leases=(Lease(address=address("10.9.0.2"), owner=owner("", "")),))
-    assert judged(holding, seen=alive("a")) == [fsck.LEAK]
+    location = LocationLeases(network=LOCAL, leases=(Lease(address=address("10.9.0.2"), owner=owner("", "")),))
+    assert judged(location, seen=alive("a")) == [fsck.LEAK]
 
 
 def test_what_bears_another_nodes_name_is_not_judged():
-    assert judged(Holding(network=CLUSTER, leases=(lease("10.9.0.2", node="there"),))) == []
-    assert judged(Holding(network=CLUSTER, leases=(lease("10.9.0.2", node=""),))) == []
+    assert judged(LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2", node="there"),))) == []
+    assert judged(LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2", node=""),))) == []
 
 
 def test_a_lease_of_another_network_of_the_place_is_not_judged():
     one = lease("10.9.0.2").replace(owner=owner(network="other"))
-    assert judged(Holding(network=CLUSTER, leases=(one,))) == []
+    assert judged(LocationLeases(network=CLUSTER, leases=(one,))) == []
 
 
 def test_lease_and_journal_that_do_not_agree_are_told():
-    holding = Holding(network=CLUSTER, leases=(lease("10.9.0.2"),))
-    assert judged(holding, seen=alive("a")) == [fsck.UNJOURNALED]
-    assert judged(Holding(network=CLUSTER), entry("10.9.0.2"), seen=alive("a")) == [fsck.UNLEASED]
-    assert judged(holding, entry("10.9.0.3"), seen=alive("a")) == [fsck.UNLEASED, fsck.UNJOURNALED]
+    location = LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))
+    assert judged(location, seen=alive("a")) == [fsck.UNJOURNALED]
+    assert judged(LocationLeases(network=CLUSTER), entry("10.9.0.2"), seen=alive("a")) == [fsck.UNLEASED]
+    assert judged(location, entry("10.9.0.3"), seen=alive("a")) == [fsck.UNLEASED, fsck.UNJOURNALED]
 
 
 def test_an_intent_of_a_living_owner_is_its_own_business_and_a_dead_ones_a_leak():
-    holding = Holding(network=CLUSTER, leases=(lease("10.9.0.2"),))
-    assert judged(holding, entry("10.9.0.3", phase=INTENT), seen=alive("a")) == []
-    assert judged(holding, entry("10.9.0.3", phase=INTENT)) == [fsck.LEAK]
+    location = LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))
+    assert judged(location, entry("10.9.0.3", phase=INTENT), seen=alive("a")) == []
+    assert judged(location, entry("10.9.0.3", phase=INTENT)) == [fsck.LEAK]
 
 
 def test_a_tombstone_waits_and_is_no_leak():
-    holding = Holding(network=CLUSTER, leases=(lease("10.9.0.2"),))
-    assert judged(holding, entry("10.9.0.2", phase=TOMBSTONE)) == [fsck.WAITING]
+    location = LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))
+    assert judged(location, entry("10.9.0.2", phase=TOMBSTONE)) == [fsck.WAITING]
 
 
 def test_of_a_cluster_that_is_not_reached_nothing_is_judged_but_tombstones():
-    holding = Holding(network=CLUSTER, failure="it is down")
+    location = LocationLeases(network=CLUSTER, failure="it is down")
     entries = (entry("10.9.0.2"), entry("10.9.0.3", name="b", phase=TOMBSTONE))
-    assert judged(holding, *entries) == [fsck.UNREACHED, fsck.WAITING]
+    assert judged(location, *entries) == [fsck.UNREACHED, fsck.WAITING]
 
 
 def test_two_owners_of_an_address_are_a_duplicate_wherever_they_stand():
     seen = alive("a", "b")
-    local, cluster = (Holding(network=one, leases=(lease("10.9.0.2"),)) for one in (LOCAL, CLUSTER))
+    local, cluster = (LocationLeases(network=one, leases=(lease("10.9.0.2"),)) for one in (LOCAL, CLUSTER))
     assert [one.kind for one in findings(local, cluster, entry("10.9.0.2"), seen=seen)] == []
     rival = cluster.replace(leases=(lease("10.9.0.2", "b"),))
     assert fsck.DUPLICATE in [one.kind for one in findings(local, rival, seen=seen)]
@@ -410,9 +410,9 @@ def test_two_owners_of_an_address_are_a_duplicate_wherever_they_stand():
 
 
 def test_an_intent_is_no_second_owner():
-    holding = Holding(network=CLUSTER, leases=(lease("10.9.0.2"),))
+    location = LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))
     entries = (entry("10.9.0.2"), entry("10.9.0.2", name="b", phase=INTENT))
-    assert judged(holding, *entries, seen=alive("a", "b")) == []
+    assert judged(location, *entries, seen=alive("a", "b")) == []
 
 
 def test_only_what_two_looks_find_is_found():
@@ -435,14 +435,14 @@ def test_what_is_found_is_told_as_json_and_as_code_1(host, folders, capsys):
 
 def test_a_lease_that_changed_hands_since_it_was_judged_is_left(host, folders, capsys, monkeypatch):
     path = lease_file(folders, "10.9.0.2")
-    judge = Judgement.findings
+    judge = Checker.findings
 
-    def findings_and_a_change(self: Judgement) -> list[Finding]:
+    def findings_and_a_change(self: Checker) -> list[Finding]:
         found = judge(self)
         path.write_bytes(b"b\r\nnet1")
         return [one.replace(owner=owner(), text="as first seen") for one in found]
 
-    monkeypatch.setattr(Judgement, "findings", findings_and_a_change)
+    monkeypatch.setattr(Checker, "findings", findings_and_a_change)
     assert command(["fsck", "--older-than", "0", "--repair"], host) == 1
     assert "changed meanwhile" in capsys.readouterr().out
     assert path.read_bytes() == b"b\r\nnet1"

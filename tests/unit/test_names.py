@@ -93,7 +93,7 @@ def test_no_path_is_made_of_an_attachment_whose_name_leads_elsewhere(part, name,
         lambda: journal.find(owner),
         lambda: journal.locked(owner),
         lambda: journal.forget(owner),
-        lambda: journal.bury(told),
+        lambda: journal.save_tombstone(told),
         lambda: journal.save(told),
     ]
     refuse_all(steps)
