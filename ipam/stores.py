@@ -57,7 +57,7 @@ class Stores:
 
     def open(self, location: LeaseLocation) -> Store:
         """The configured store. Raises `InvalidConfig` when a cluster is not told."""
-        if location.backend != LOCAL and location.document is None:
+        if location.backend != LOCAL and location.cluster_conf is None:
             raise InvalidConfig(f"ipam.{location.backend}: it does not tell where the cluster is")
         return self._local(location) if location.backend == LOCAL else self._journaled(location)
 
@@ -116,16 +116,16 @@ class Stores:
             self._journal(),
             location.node or self.policy.node_name(),
             location.network,
-            location.document,
+            location.cluster_conf,
             self._open_cluster,
             shared=location.shared,
             directories=self._directories(location),
             seconds=self._bound(SECONDS),
         )
 
-    def _open_cluster(self, document: dict[str, Any], network: str, seconds: float) -> Cluster:
+    def _open_cluster(self, cluster_conf: dict[str, Any], network: str, seconds: float) -> Cluster:
         entries = self._journal().entries
-        return open_living_cluster(document, network, seconds, run=self._run, policy=self.policy, entries=entries)
+        return open_living_cluster(cluster_conf, network, seconds, run=self._run, policy=self.policy, entries=entries)
 
     def _journal(self) -> Journal:
         from ipam.cluster.store import Journal  # noqa: PLC0415 - as above
@@ -136,28 +136,28 @@ class Stores:
         return seconds if self._seconds is None else min(seconds, self._seconds)
 
 
-def open_cluster(document: dict[str, Any], network: str, seconds: float, policy: Policy) -> Cluster:
+def open_cluster(cluster_conf: dict[str, Any], network: str, seconds: float, policy: Policy) -> Cluster:
     """The cluster of a description. Raises `InvalidConfig`."""
-    if document.get("kind") == "etcd":
+    if cluster_conf.get("kind") == "etcd":
         from ipam.etcd.cluster import open_etcd  # noqa: PLC0415 - it brings TLS along
 
-        return open_etcd(document, network, seconds, policy.certificates(document))
-    if document.get("kind") == "kubernetes":
+        return open_etcd(cluster_conf, network, seconds, policy.certificates(cluster_conf))
+    if cluster_conf.get("kind") == "kubernetes":
         from ipam.kubernetes.cluster import open_kubernetes  # noqa: PLC0415 - (the same)
 
-        return open_kubernetes(document, network, seconds, policy.api_servers())
-    raise InvalidConfig(f"there is no backend {document.get('kind')!r}")
+        return open_kubernetes(cluster_conf, network, seconds, policy.api_servers())
+    raise InvalidConfig(f"there is no backend {cluster_conf.get('kind')!r}")
 
 
 def open_living_cluster(
-    document: dict[str, Any], network: str, seconds: float, *, run: str, policy: Policy, entries: Entries
+    cluster_conf: dict[str, Any], network: str, seconds: float, *, run: str, policy: Policy, entries: Entries
 ) -> Cluster:
     """The same for a call of the node itself: whoever frees the addresses of dead nodes learns that it is alive.
 
     `entries` are those of the node's journal: what it has may bear another name than it has now.
     """
-    if document.get("kind") == "etcd":
+    if cluster_conf.get("kind") == "etcd":
         from ipam.etcd.heartbeat import open_living_etcd  # noqa: PLC0415 - it brings TLS along
 
-        return open_living_etcd(document, network, seconds, policy.certificates(document), run, entries)
-    return open_cluster(document, network, seconds, policy)
+        return open_living_etcd(cluster_conf, network, seconds, policy.certificates(cluster_conf), run, entries)
+    return open_cluster(cluster_conf, network, seconds, policy)

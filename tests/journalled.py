@@ -17,7 +17,7 @@ SETS = ((V4,), (V6,))
 
 
 class Node:
-    """One node: its journal is in `folder`. `clusters` are what its documents can mean, by endpoint, or by kind."""
+    """One node: its journal is in `folder`. `clusters` are what its cluster_confs can mean, by endpoint, or by kind."""
 
     def __init__(self, folder: Path, name: str, clusters: dict[str, Shared]) -> None:
         self.folder = folder / name
@@ -27,8 +27,8 @@ class Node:
         self.clusters = clusters
         self.folder.mkdir(parents=True, mode=0o700)
 
-    def store(self, network: str = NETWORK, document: dict[str, Any] | None = FAKE, **how) -> Journaled:
-        return Journaled(self.journal(), self.name, network, document, self.open, **how)
+    def store(self, network: str = NETWORK, cluster_conf: dict[str, Any] | None = FAKE, **how) -> Journaled:
+        return Journaled(self.journal(), self.name, network, cluster_conf, self.open, **how)
 
     def journal(self) -> Journal:
         (self.folder.parent / f"{self.folder.name}.id").write_text(f"{self.machine}\n")
@@ -37,12 +37,12 @@ class Node:
             str(self.folder / "journal"), str(self.folder / "run"), warn=self.warnings.append, machine_id=machine_id
         )
 
-    def open(self, document: dict[str, Any], network: str, seconds: float) -> FakeCluster:
+    def open(self, cluster_conf: dict[str, Any], network: str, seconds: float) -> FakeCluster:
         assert seconds >= 0
-        (name,) = document.get("endpoints", [document["kind"]])
+        (name,) = cluster_conf.get("endpoints", [cluster_conf["kind"]])
         if name not in self.clusters:
             raise InvalidConfig(f"{name}: there is no such file")
-        return FakeCluster(self.clusters[name], document["node"], document["machine"])
+        return FakeCluster(self.clusters[name], cluster_conf["node"], cluster_conf["machine"])
 
     def add(self, name: str, ifname: str = "net1", sets=SETS, **how) -> list[str]:
         pod = {key: how.pop(key) for key in ("pod", "pod_uid") if key in how}

@@ -71,9 +71,9 @@ class Journal:
         self._machine = self._machine or _machine_id(self._machine_id) or self._random_id()
         return self._machine
 
-    def with_machine(self, document: dict[str, Any]) -> dict[str, Any]:
+    def with_machine(self, cluster_conf: dict[str, Any]) -> dict[str, Any]:
         """The description of a cluster, with this machine."""
-        return {**document, "machine": self.machine}
+        return {**cluster_conf, "machine": self.machine}
 
     def locked(self, owner: Owner, seconds: float = LOCK_SECONDS) -> Lock:
         """The owner's lock. Raises `TryAgainLater` when another call holds it for longer."""

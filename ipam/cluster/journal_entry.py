@@ -28,7 +28,7 @@ _ACCESS = ("endpoints", "caFile", "certFile", "keyFile", "kubeconfig")
 class Entry(Value):
     """What a node wants of a cluster for an owner, or has there.
 
-    `claims` is None where nobody knows what it is. `document` describes the cluster, and `shared` is the network's name
+    `claims` is None where nobody knows what it is. `cluster_conf` describes the cluster, and `shared` is the network's name
     there; `node` is the name under which the node has asked. `identity` is the name that the cluster gives itself, `parts` what those of
     its parts are called in which the claims were taken, as pairs (`Cluster.parts`).
     """
@@ -36,7 +36,7 @@ class Entry(Value):
     owner: Owner
     phase: str
     claims: tuple[Claim, ...] | None
-    document: dict[str, Any]
+    cluster_conf: dict[str, Any]
     shared: str
     node: str
     identity: str = ""
@@ -48,7 +48,7 @@ class Entry(Value):
             "phase": self.phase,
             "owner": self.owner.as_dict(),
             "node": self.node,
-            "cluster": self.document,
+            "cluster": self.cluster_conf,
             "clusterNetwork": self.shared,
             **({"identity": self.identity} if self.identity else {}),
             **({"parts": dict(self.parts)} if self.parts else {}),
@@ -58,36 +58,36 @@ class Entry(Value):
 
 
 class Present(Value):
-    """What a request's configuration says now of its network's cluster; `document` is None where it says nothing."""
+    """What a request's configuration says now of its network's cluster; `cluster_conf` is None where it says nothing."""
 
     network: str
-    document: dict[str, Any] | None
+    cluster_conf: dict[str, Any] | None
 
     def is_place_of(self, entry: Entry) -> bool:
         """Whether the entry's leases are where the configuration has the network's."""
-        if self.document is None or entry.owner.network != self.network:
+        if self.cluster_conf is None or entry.owner.network != self.network:
             return False
-        return location(entry.document) == location(self.document)
+        return cluster_location(entry.cluster_conf) == cluster_location(self.cluster_conf)
 
-    def documents(self, entry: Entry) -> list[dict[str, Any]]:
+    def cluster_confs(self, entry: Entry) -> list[dict[str, Any]]:
         """The descriptions by which the entry's cluster may be reached, the best first."""
         found = []
         if self.is_place_of(entry):
-            found.append(self._with_access(entry.document))
-        if entry.document not in found:
-            found.append(entry.document)
-        if self.document is not None and self._is_guess(entry):
-            found.append({**self.document, "node": entry.node})
+            found.append(self._with_access(entry.cluster_conf))
+        if entry.cluster_conf not in found:
+            found.append(entry.cluster_conf)
+        if self.cluster_conf is not None and self._is_guess(entry):
+            found.append({**self.cluster_conf, "node": entry.node})
         return found
 
     def _is_guess(self, entry: Entry) -> bool:
         """Whether nobody knows that the entry's document was ever right: it was noted for a DEL without an entry."""
-        kinds = entry.document.get("kind"), (self.document or {}).get("kind")
+        kinds = entry.cluster_conf.get("kind"), (self.cluster_conf or {}).get("kind")
         return entry.claims is None and entry.owner.network == self.network and kinds[0] == kinds[1]
 
-    def _with_access(self, document: dict[str, Any]) -> dict[str, Any]:
-        present = self.document or {}
-        found = {key: value for key, value in document.items() if key not in _ACCESS}
+    def _with_access(self, cluster_conf: dict[str, Any]) -> dict[str, Any]:
+        present = self.cluster_conf or {}
+        found = {key: value for key, value in cluster_conf.items() if key not in _ACCESS}
         found |= {key: present[key] for key in _ACCESS if key in present}
         if "subnets" in found:
             # What an owner has is looked for in the pools of before, and in those of now.
@@ -106,7 +106,7 @@ def decode(content: bytes) -> Entry:
             owner=Owner(**document["owner"]),
             phase=document["phase"],
             claims=None if claims is None else tuple(_claim(one) for one in claims),
-            document=document["cluster"],
+            cluster_conf=document["cluster"],
             shared=document["clusterNetwork"],
             node=document["node"],
             identity=document.get("identity", ""),
@@ -128,16 +128,16 @@ def _fault(entry: Entry) -> str:
         return fault
     if entry.phase not in (INTENT, HELD, TOMBSTONE):
         return f"its phase is {shown(entry.phase)}"
-    cluster: object = entry.document
+    cluster: object = entry.cluster_conf
     if not isinstance(cluster, dict):
         return "its cluster is no object"
     texts = (owner.pod, owner.pod_uid, entry.shared, entry.node, entry.identity)
     return "" if all(isinstance(one, str) for one in texts) else "a name in it is no text"
 
 
-def location(document: dict[str, Any]) -> tuple[str, ...]:
+def cluster_location(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
     """Where leases are by the document, however one gets there."""
-    return tuple(str(document.get(key) or "").rstrip("/") for key in _PLACE)
+    return tuple(str(cluster_conf.get(key) or "").rstrip("/") for key in _PLACE)
 
 
 def _claim_document(claim: Claim) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cni import jsontext
 from cni.errors import DecodeFailure, IoFailure
 from cni.host.files import component, make_directory
 from ipam.cluster.identity import UNKNOWN, Identity
-from ipam.cluster.journal_entry import location
+from ipam.cluster.journal_entry import cluster_location
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,29 +23,29 @@ _LENGTH = 512
 _DIGITS = 20
 
 
-def load_identity(folder: str, network: str, document: dict[str, Any], shared: str) -> Identity:
+def load_identity(folder: str, network: str, cluster_conf: dict[str, Any], shared: str) -> Identity:
     """What is noted about the network's cluster; `UNKNOWN` when it was in another place then.
 
-    `document` names also the node and the machine: as another one, this node has left no witness there yet.
+    `cluster_conf` names also the node and the machine: as another one, this node has left no witness there yet.
     """
     try:
         fd = os.open(_path(folder, network), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return UNKNOWN
     try:
-        return _read(fd, _place(document, shared))
+        return _read(fd, _place(cluster_conf, shared))
     finally:
         os.close(fd)
 
 
 def save_identity(
-    folder: str, network: str, document: dict[str, Any], shared: str, identity: Identity, *, anew: bool = False
+    folder: str, network: str, cluster_conf: dict[str, Any], shared: str, identity: Identity, *, anew: bool = False
 ) -> None:
     """Notes it. A revision that is smaller than that of another call, for the same cluster, changes nothing.
 
     `anew`: the cluster was replaced, and what was noted before does not count; else `left` stays as it is.
     """
-    path, place = _path(folder, network), _place(document, shared)
+    path, place = _path(folder, network), _place(cluster_conf, shared)
     make_directory(os.path.dirname(path))
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -65,9 +65,9 @@ def _path(folder: str, network: str) -> str:
     return f"{folder}/.clusters/{component(network)}"
 
 
-def _place(document: dict[str, Any], shared: str) -> list[str]:
-    names = (str(document.get(key) or "") for key in ("node", "machine"))
-    return [*location(document), shared, *names]
+def _place(cluster_conf: dict[str, Any], shared: str) -> list[str]:
+    names = (str(cluster_conf.get(key) or "") for key in ("node", "machine"))
+    return [*cluster_location(cluster_conf), shared, *names]
 
 
 def _line(place: list[str], identity: Identity) -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ipam.store import Cluster, Owner
 
     OpenCluster = Callable[[dict[str, Any], str, float], Cluster]
-    """By the document that describes it, the network's name in it, and the seconds that bound each of its calls."""
+    """By the cluster_conf that describes it, the network's name in it, and the seconds that bound each of its calls."""
 
 DRAINED, DRAIN_SECONDS = 16, 2.0
 """How many tombstones an ADD or DEL looks at, and for how long: what they wait for is not theirs.
@@ -42,28 +42,28 @@ class PendingReleases:
         self._journal = journal
         self._open = open_cluster
         self._seconds = seconds
-        self._present = Present(network="", document=None) if present is None else present
+        self._present = Present(network="", cluster_conf=None) if present is None else present
         self._opened: list[tuple[dict[str, Any], str, Cluster]] = []
         self._failed: list[tuple[dict[str, Any], CniError]] = []
 
-    def cluster(self, document: dict[str, Any], shared: str) -> Cluster:
+    def cluster(self, cluster_conf: dict[str, Any], shared: str) -> Cluster:
         """Raises what it failed with before."""
         for failed, error in self._failed:
-            if failed == document:
+            if failed == cluster_conf:
                 raise TryAgainLater(str(error))
         for known, network, cluster in self._opened:
-            if (known, network) == (document, shared):
+            if (known, network) == (cluster_conf, shared):
                 return cluster
-        cluster = self._open(self._journal.with_machine(document), shared, self._seconds)
-        self._opened.append((document, shared, cluster))
+        cluster = self._open(self._journal.with_machine(cluster_conf), shared, self._seconds)
+        self._opened.append((cluster_conf, shared, cluster))
         return cluster
 
     def reached(self, entry: Entry) -> Cluster:
         """Its cluster, by the first description that can be right."""
         wrong: list[InvalidConfig] = []
-        for document in self._present.documents(entry):
+        for cluster_conf in self._present.cluster_confs(entry):
             try:
-                return self.cluster(document, entry.shared)
+                return self.cluster(cluster_conf, entry.shared)
             except InvalidConfig as error:
                 wrong.append(error)
         raise wrong[0]
@@ -81,7 +81,7 @@ class PendingReleases:
     @property
     def met_silence(self) -> bool:
         """Whether a cluster did not answer: no other one is waited for in the same call."""
-        return any(isinstance(error, TryAgainLater) for _document, error in self._failed)
+        return any(isinstance(error, TryAgainLater) for _cluster_conf, error in self._failed)
 
     def free(self, entry: Entry) -> None:
         """Gives back what the entry tells of, and raises what the cluster raises."""
@@ -95,13 +95,13 @@ class PendingReleases:
     def _ways(self, entry: Entry) -> Iterator[Cluster]:
         """Its cluster by each description that can be right: what is configured now may lead to another cluster."""
         wrong: list[InvalidConfig] = []
-        documents = self._present.documents(entry)
-        for document in documents:
+        cluster_confs = self._present.cluster_confs(entry)
+        for cluster_conf in cluster_confs:
             try:
-                yield self.cluster(document, entry.shared)
+                yield self.cluster(cluster_conf, entry.shared)
             except InvalidConfig as error:
                 wrong.append(error)
-        if len(wrong) == len(documents):
+        if len(wrong) == len(cluster_confs):
             raise wrong[0]
 
     def _give_back(self, cluster: Cluster, entry: Entry) -> None:
@@ -116,7 +116,7 @@ class PendingReleases:
 
     def give_up(self, cluster: Cluster, error: CniError) -> None:
         """It has failed, and is not asked again."""
-        self._failed += [(document, error) for document, _shared, known in self._opened if known is cluster]
+        self._failed += [(cluster_conf, error) for cluster_conf, _shared, known in self._opened if known is cluster]
 
     def release_or_keep(self, entry: Entry) -> bool:
         """Whether the cluster has been told, and the entry is gone; else it is a tombstone. The owner's lock is held."""
@@ -152,8 +152,8 @@ class PendingReleases:
 
     def _note_silence(self) -> None:
         """One try was that of all tombstones of the same cluster: else each would cost a call the same wait."""
-        failed = [document for document, _error in self._failed]
+        failed = [cluster_conf for cluster_conf, _error in self._failed]
         for owner in self._journal.tombstones()[:MOST_NOTED] if self.met_silence else ():
             entry = self._journal.find(owner)
-            if entry is not None and any(document in failed for document in self._present.documents(entry)):
+            if entry is not None and any(cluster_conf in failed for cluster_conf in self._present.cluster_confs(entry)):
                 self._journal.touch(owner)

@@ -7,7 +7,7 @@ import time
 from cni.errors import TryAgainLater
 from ipam.cluster.identity import CONTESTED
 from ipam.cluster.journal import name_of
-from ipam.cluster.journal_entry import HELD, location
+from ipam.cluster.journal_entry import HELD, cluster_location
 from ipam.cluster.known_identity import load_identity, save_identity
 
 TYPE_CHECKING = False
@@ -26,15 +26,15 @@ BUSY_SECONDS = 1.0
 
 
 class Retaking:
-    """For one network, whose cluster `document` describes, which calls it `shared`. The document names the node, too."""
+    """For one network, whose cluster `cluster_conf` describes, which calls it `shared`. The cluster_conf names the node, too."""
 
     def __init__(
-        self, journal: Journal, releases: PendingReleases, network: str, document: dict[str, Any], shared: str
+        self, journal: Journal, releases: PendingReleases, network: str, cluster_conf: dict[str, Any], shared: str
     ) -> None:
         self._journal = journal
         self._releases = releases
         self._network = network
-        self._document = document
+        self._cluster_conf = cluster_conf
         self._shared = shared
         self._latest: Identity | None = None
 
@@ -71,13 +71,13 @@ class Retaking:
             entry = self._journal.find(owner)
             if entry is None or entry.phase != HELD or not entry.claims:
                 return 0  # Released meanwhile.
-            document = {**self._document, "node": entry.node}
-            cluster = self._releases.cluster(document, self._shared)
+            cluster_conf = {**self._cluster_conf, "node": entry.node}
+            cluster = self._releases.cluster(cluster_conf, self._shared)
             # Each by itself: one that somebody else has must not keep the others from being taken.
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
-            if entry.node == self._document.get("node"):
+            if entry.node == self._cluster_conf.get("node"):
                 self._latest = cluster.identity()  # Under another name it leaves another witness.
-            kept = entry.replace(document=document, identity=CONTESTED if refused else seen.cluster)
+            kept = entry.replace(cluster_conf=cluster_conf, identity=CONTESTED if refused else seen.cluster)
             if kept != entry:
                 self._journal.save(kept)
         for claim in refused:
@@ -86,22 +86,26 @@ class Retaking:
 
     def _known_identity(self) -> Identity:
         return load_identity(
-            self._journal.folder, self._network, self._journal.with_machine(self._document), self._shared
+            self._journal.folder, self._network, self._journal.with_machine(self._cluster_conf), self._shared
         )
 
     def _save_identity(self, identity: Identity, *, left: bool) -> None:
         identity = identity.replace(left=left)
-        document = self._journal.with_machine(self._document)
-        save_identity(self._journal.folder, self._network, document, self._shared, identity, anew=True)
+        cluster_conf = self._journal.with_machine(self._cluster_conf)
+        save_identity(self._journal.folder, self._network, cluster_conf, self._shared, identity, anew=True)
 
     def _is_here(self, entry: Entry) -> bool:
-        return (entry.phase, entry.shared, location(entry.document)) == (HELD, self._shared, location(self._document))
+        return (entry.phase, entry.shared, cluster_location(entry.cluster_conf)) == (
+            HELD,
+            self._shared,
+            cluster_location(self._cluster_conf),
+        )
 
     def _is_elsewhere(self, entry: Entry, seen: Identity) -> bool:
         """Whether its cluster is another one, by other endpoints: both may live, and `adopt` moves what is there."""
         if entry.identity in ("", CONTESTED, seen.cluster):
             return False
-        before, now = set(_endpoints(entry.document)), set(_endpoints(self._document))
+        before, now = set(_endpoints(entry.cluster_conf)), set(_endpoints(self._cluster_conf))
         return before != now and before.isdisjoint(now)
 
     def _warn(self, taken: int, elsewhere: int) -> None:
@@ -112,6 +116,6 @@ class Retaking:
         self._journal.warn(text)
 
 
-def _endpoints(document: dict[str, Any]) -> tuple[str, ...]:
-    found = document.get("endpoints")
+def _endpoints(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
+    found = cluster_conf.get("endpoints")
     return tuple(map(str, found)) if isinstance(found, (list, tuple)) else ()

@@ -57,7 +57,7 @@ MOST_OF_MACHINE = 10_000
 class Journaled:
     """A `Store`. `network` is what the runtime calls it, `shared` what the cluster does, if that is something else.
 
-    `document` describes the cluster; None on a node without configuration, which can release what the journal knows.
+    `cluster_conf` describes the cluster; None on a node without configuration, which can release what the journal knows.
     `directories` are host-local's of this network: what is leased there, from before, is in use.
     """
 
@@ -66,7 +66,7 @@ class Journaled:
         journal: Journal,
         node: str,
         network: str,
-        document: dict[str, Any] | None,
+        cluster_conf: dict[str, Any] | None,
         open_cluster: OpenCluster,
         *,
         shared: str | None = None,
@@ -77,7 +77,7 @@ class Journaled:
         self._node = node
         self._network = network
         # The cluster writes the node's name to what it takes, and must know it when an entry is all there is.
-        self._document = None if document is None else {**document, "node": node}
+        self._cluster_conf = None if cluster_conf is None else {**cluster_conf, "node": node}
         self._open_cluster = open_cluster
         self._shared = network if shared is None else shared
         self._directories = directories
@@ -97,7 +97,7 @@ class Journaled:
             kept = self._kept(entry, sets, requested)
             # What the owner keeps bears the name that the node had then, and what it gets beside it must bear the same.
             intent = self._entry(owner, INTENT, (), node=entry.node if entry is not None and any(kept) else self._node)
-            cluster = self._opened(intent.document, self._shared, bound)
+            cluster = self._opened(intent.cluster_conf, self._shared, bound)
             self._give_back_rest(entry, kept)
             self._expect(cluster, intent)
             if None not in kept and not self._take(cluster, _known(kept), intent):
@@ -260,7 +260,7 @@ class Journaled:
 
     def _untold(self, owner: Owner) -> tuple[Address, ...]:
         """What the cluster says without an entry: another plugin, which shares it, may have leased it."""
-        if self._document is None:
+        if self._cluster_conf is None:
             return ()
         found = self._cluster(self._seconds).leases_of_pod(owner)
         return tuple(lease.address for lease in found if _key(lease.owner) == _key(owner))
@@ -270,7 +270,7 @@ class Journaled:
         try:
             return cluster.take(claims, intent.owner)
         except Replaced:
-            self._retaking(intent.document).retake_all(cluster, self._half(), intent.owner)
+            self._retaking(intent.cluster_conf).retake_all(cluster, self._half(), intent.owner)
             cluster.expect(UNKNOWN)
             return cluster.take(claims, intent.owner)
 
@@ -286,35 +286,37 @@ class Journaled:
         return tuple(claim_on(lease.address) for lease in found)
 
     def _expect(self, cluster: Cluster, intent: Entry) -> None:
-        known = self._known_identity(intent.document)
+        known = self._known_identity(intent.cluster_conf)
         if known.left:
-            self._retaking(intent.document).retake_refused(known, self._half(), intent.owner)
+            self._retaking(intent.cluster_conf).retake_refused(known, self._half(), intent.owner)
         cluster.expect(known)
 
-    def _retaking(self, document: dict[str, Any]) -> Retaking:
+    def _retaking(self, cluster_conf: dict[str, Any]) -> Retaking:
         from ipam.cluster.retaking import Retaking  # noqa: PLC0415 - seldom is a cluster restored
 
         releases = self._releases(self._seconds / 2)
-        return Retaking(self._journal, releases, self._network, document, self._shared)
+        return Retaking(self._journal, releases, self._network, cluster_conf, self._shared)
 
     def _half(self) -> float:
         return time.monotonic() + self._seconds / 2
 
-    def _known_identity(self, document: dict[str, Any]) -> Identity:
-        return load_identity(self._journal.folder, self._network, self._journal.with_machine(document), self._shared)
+    def _known_identity(self, cluster_conf: dict[str, Any]) -> Identity:
+        return load_identity(
+            self._journal.folder, self._network, self._journal.with_machine(cluster_conf), self._shared
+        )
 
     def _identified(self, cluster: Cluster, intent: Entry) -> Entry:
         """With the cluster's name, after something was taken; what the next call expects of it is noted."""
         seen = cluster.identity()
         if seen != UNKNOWN:
             save_identity(
-                self._journal.folder, self._network, self._journal.with_machine(intent.document), self._shared, seen
+                self._journal.folder, self._network, self._journal.with_machine(intent.cluster_conf), self._shared, seen
             )
         return intent.replace(identity=seen.cluster, parts=parts_of(cluster))
 
     def _unknown(self, owner: Owner) -> Entry | None:
         """Where there is no entry: whatever the owner has, since the journal may be lost."""
-        if self._document is None:
+        if self._cluster_conf is None:
             return None
         try:
             self._cluster(self._seconds)
@@ -360,7 +362,7 @@ class Journaled:
 
     def _regain(self, releases: PendingReleases) -> None:
         """Takes again what a cluster that was replaced does not know."""
-        known = UNKNOWN if self._document is None else self._known_identity(self._document)
+        known = UNKNOWN if self._cluster_conf is None else self._known_identity(self._cluster_conf)
         if known == UNKNOWN:
             return
         cluster = releases.cluster(self._configured(), self._shared)
@@ -375,10 +377,10 @@ class Journaled:
             self._retaking(self._configured()).retake_refused(known, self._half())
 
     def _of_node(self, releases: PendingReleases) -> list[Lease]:
-        if self._document is None:
+        if self._cluster_conf is None:
             return []
         try:
-            cluster = releases.cluster(self._document, self._shared)
+            cluster = releases.cluster(self._cluster_conf, self._shared)
         except InvalidConfig as error:
             # What the configuration names may be refused since an upgrade: what the journal tells is still collected.
             self._journal.warn(f"the cluster of network {self._network} is not searched for lost addresses: {error}")
@@ -405,25 +407,25 @@ class Journaled:
 
     def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None, node: str = "") -> Entry:
         node = node or self._node
-        document = {**self._configured(), "node": node}
-        return Entry(owner=owner, phase=phase, claims=claims, document=document, shared=self._shared, node=node)
+        cluster_conf = {**self._configured(), "node": node}
+        return Entry(owner=owner, phase=phase, claims=claims, cluster_conf=cluster_conf, shared=self._shared, node=node)
 
     def _configured(self) -> dict[str, Any]:
-        if self._document is None:
+        if self._cluster_conf is None:
             raise InvalidConfig(f"network {self._network}: no cluster is configured that has its addresses")
-        return self._document
+        return self._cluster_conf
 
     def _cluster(self, seconds: float) -> Cluster:
         return self._opened(self._configured(), self._shared, seconds)
 
-    def _opened(self, document: dict[str, Any], shared: str, seconds: float) -> Cluster:
-        return self._open_cluster(self._journal.with_machine(document), shared, seconds)
+    def _opened(self, cluster_conf: dict[str, Any], shared: str, seconds: float) -> Cluster:
+        return self._open_cluster(self._journal.with_machine(cluster_conf), shared, seconds)
 
     def _releases(self, seconds: float) -> PendingReleases:
         return PendingReleases(self._journal, self._open_cluster, seconds, self._present())
 
     def _present(self) -> Present:
-        return Present(network=self._network, document=self._document)
+        return Present(network=self._network, cluster_conf=self._cluster_conf)
 
 
 def _known(kept: tuple[Claim | None, ...]) -> tuple[Claim, ...]:

@@ -18,10 +18,10 @@ from cni.protocol.cni_args import cni_arguments
 from cni.value import Value
 from ipam.address import Address, parse
 from ipam.cluster.journal import Journal
-from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, location
+from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, cluster_location
 from ipam.cluster.release import PendingReleases
 from ipam.cluster.succession import remaining_claims
-from ipam.command.networks import entries, place_of, records
+from ipam.command.networks import describe, entries, records
 from ipam.kubernetes.cluster import open_kubernetes
 from ipam.local.directory import Directory
 from ipam.ranges import range_of
@@ -58,7 +58,7 @@ class Move(Value):
 
     def __str__(self) -> str:
         who = f"{self.owner.container_id}/{self.owner.ifname}" + (f" of {self.owner.pod}" if self.owner.pod else "")
-        where = self.directory if self.former is None else place_of(self.former.document)
+        where = self.directory if self.former is None else describe(self.former.cluster_conf)
         return f"{_texts(self.addresses) or 'nothing'}  {who}  {where}"
 
 
@@ -87,7 +87,7 @@ class Adoption:
 
     def found(self) -> list[Move]:
         """What is to be moved. Raises `CniError` where the place of now does not answer."""
-        cluster = None if self._network.document is None else self._cluster()
+        cluster = None if self._network.cluster_conf is None else self._cluster()
         identity = ""
         if cluster is not None:
             cluster.reach()
@@ -103,8 +103,8 @@ class Adoption:
 
     def of_pods(self, former: Network) -> list[Move]:
         """What this node's pods have in whereabouts' resources, by the API server, and no journal tells of."""
-        document = former.document or {}
-        cluster = open_kubernetes(document, former.name, self._seconds, self._folders.policy.api_servers())
+        cluster_conf = former.cluster_conf or {}
+        cluster = open_kubernetes(cluster_conf, former.name, self._seconds, self._folders.policy.api_servers())
         told = [one for one in entries(self._folders, [self._network.name]) if isinstance(one, Entry)]
         # One that is only intended may be what a run that was cut off has left.
         known = {(one.owner.container_id, one.owner.ifname) for one in told if one.phase in (HELD, TOMBSTONE)}
@@ -136,7 +136,7 @@ class Adoption:
             entry = self._journal.find(move.owner)
             if move.entry is not None and entry != move.entry:
                 raise NotAdopted(f"{move.owner.container_id} has changed meanwhile", hint="run it again")
-            if self._network.document is None:
+            if self._network.cluster_conf is None:
                 self._into_directory(move)
             else:
                 self._into_cluster(move, entry)
@@ -173,12 +173,12 @@ class Adoption:
         if move.directory:
             self._remove_files(move)
         elif move.former is not None and not self._releases.release_or_keep(move.former):
-            self._warn(f"{move.owner.container_id}: a tombstone tells {place_of(move.former.document)} later")
+            self._warn(f"{move.owner.container_id}: a tombstone tells {describe(move.former.cluster_conf)} later")
 
     def _leave(self, entry: Entry, now: Cluster) -> None:
         """Gives back what is leased in the place of before, unless that has become the place of now."""
         try:
-            before = self._releases.cluster(entry.document, entry.shared)
+            before = self._releases.cluster(entry.cluster_conf, entry.shared)
             before.reach()
             name = now.identity().cluster
             if name and before.identity().cluster == name and self._is_located(entry):
@@ -187,10 +187,12 @@ class Adoption:
         except CniError as error:
             if not self._abandon:
                 raise NotAdopted(
-                    f"{place_of(entry.document)} cannot be told: {error.msg}",
+                    f"{describe(entry.cluster_conf)} cannot be told: {error.msg}",
                     hint="use --abandon if it is gone for good",
                 ) from error
-            self._warn(f"what {entry.owner.container_id} has in {place_of(entry.document)} stays there: {error.msg}")
+            self._warn(
+                f"what {entry.owner.container_id} has in {describe(entry.cluster_conf)} stays there: {error.msg}"
+            )
 
     def _remove_files(self, move: Move) -> None:
         with self._directory(move.directory) as directory:
@@ -221,10 +223,10 @@ class Adoption:
         return self._is_located(entry) and entry.identity in ("", identity)
 
     def _is_located(self, entry: Entry) -> bool:
-        document = self._network.document
-        if document is None or entry.shared != self._network.shared:
+        cluster_conf = self._network.cluster_conf
+        if cluster_conf is None or entry.shared != self._network.shared:
             return False
-        return location(entry.document) == location(document)
+        return cluster_location(entry.cluster_conf) == cluster_location(cluster_conf)
 
     def _entry(self, owner: Owner, claims: tuple[Claim, ...]) -> Entry:
         network = self._network
@@ -232,7 +234,7 @@ class Adoption:
             owner=owner,
             phase=INTENT,
             claims=claims,
-            document=network.document or {},
+            cluster_conf=network.cluster_conf or {},
             shared=network.shared,
             node=network.node,
         )
@@ -243,7 +245,7 @@ class Adoption:
         return claim_on(address) if home is None else Claim(range=home, address=address)
 
     def _cluster(self) -> Cluster:
-        return self._releases.cluster(self._network.document or {}, self._network.shared)
+        return self._releases.cluster(self._network.cluster_conf or {}, self._network.shared)
 
     def _directory(self, path: str) -> Directory:
         return Directory(path, min(self._seconds, LOCK_SECONDS))
@@ -261,7 +263,7 @@ def _former(owner: Owner, addresses: Iterable[Address], place: Network) -> Entry
         owner=owner,
         phase=HELD,
         claims=tuple(map(claim_on, addresses)),
-        document=place.document or {},
+        cluster_conf=place.cluster_conf or {},
         shared=place.shared,
         node=place.node,
     )
@@ -276,7 +278,7 @@ def _pods(folders: Folders) -> Pods:
     found: Pods = {}
     for folder in folders.results:
         for name in names_in(folder):
-            kept = _document(f"{folder}/{name}")
+            kept = _object_in(f"{folder}/{name}")
             told = kept.get("cniArgs")
             pairs = [one for one in told if isinstance(one, list) and len(one) == 2] if isinstance(told, list) else []
             _note(found, kept.get("containerId"), {str(key): str(value) for key, value in pairs})
@@ -299,7 +301,7 @@ def _arguments(text: str) -> dict[str, str]:
         return {}
 
 
-def _document(path: str) -> dict[str, object]:
+def _object_in(path: str) -> dict[str, object]:
     try:
         found = jsontext.loads(read_file(path) or b"")
     except (CniError, DecodeFailure):

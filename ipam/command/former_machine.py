@@ -8,7 +8,7 @@ from __future__ import annotations
 from cni.errors import NotAvailable
 from ipam.cluster.journal import known_machine
 from ipam.command.free_node import Freed, gateway_to, places_in_etcd
-from ipam.command.networks import place_of
+from ipam.command.networks import describe
 from ipam.etcd import dead_node
 from ipam.etcd.heartbeat import seconds_left
 
@@ -32,7 +32,7 @@ class FormerMachines:
         self._folders = folders
         self._name = name
         self._seconds = seconds
-        self._own = {folders.policy.node_name(), *(one.node for one in networks if one.document is not None)}
+        self._own = {folders.policy.node_name(), *(one.node for one in networks if one.cluster_conf is not None)}
         self._machine = known_machine(folders.journal)
         self._places = places_in_etcd(networks)
         self.alive: set[str] = set()
@@ -56,7 +56,7 @@ class FormerMachines:
 
     def leases(self) -> list[Freed]:
         """What would be freed."""
-        return [Freed(cluster=place_of(place), lease=one) for place, one in self._leases()]
+        return [Freed(cluster=describe(place), lease=one) for place, one in self._leases()]
 
     def free(self) -> Iterator[Freed]:
         """Frees each, and tells. Raises `Alive` when its machine has left a sign of life meanwhile."""
@@ -66,7 +66,7 @@ class FormerMachines:
                 continue
             gateway, keys = gateway_to(self._folders, place, self._name, self._seconds)
             for one in dead_node.free(gateway, keys.replace(machine=machine), self._seconds):
-                yield Freed(cluster=place_of(place), lease=one)
+                yield Freed(cluster=describe(place), lease=one)
 
     def _leases(self) -> Iterator[tuple[dict[str, Any], Any]]:
         for place in self._places:

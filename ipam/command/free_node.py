@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni.errors import InvalidConfig, NotAvailable
 from cni.value import Value
-from ipam.command.networks import entries, place_of
+from ipam.command.networks import describe, entries
 from ipam.etcd import dead_node
 from ipam.etcd.cluster import keys_of
 from ipam.etcd.gateway import Gateway, servers
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ipam.kubernetes.cluster import Kubernetes
     from ipam.store import Lease
 
-    Document = dict[str, Any]
+    ClusterConf = dict[str, Any]
 
 
 class Unknown(NotAvailable):
@@ -51,10 +51,10 @@ class DeadNode:
         self._folders = folders
         self._name = name
         self._seconds = seconds
-        networks = [one for one in networks if one.document is not None]
+        networks = [one for one in networks if one.cluster_conf is not None]
         self._own = {folders.policy.node_name(), *(one.node for one in networks)}
         self._etcd = places_in_etcd(networks)
-        self._kubernetes = _each([one.document or {} for one in networks if one.backend == "kubernetes"])
+        self._kubernetes = _each([one.cluster_conf or {} for one in networks if one.backend == "kubernetes"])
         self._asked = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
     @property
@@ -65,17 +65,17 @@ class DeadNode:
         """Raises `Alive` when a cluster, or the API server of the kubeconfig, says that it lives."""
         if self._name in self._own:
             raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
-        for document in self._etcd:
-            dead_node.require_dead(*self._gateway(document))
-        for document in [*self._kubernetes, *self._asked]:
-            if self._opened(document).node_is_alive(self._name):
+        for cluster_conf in self._etcd:
+            dead_node.require_dead(*self._gateway(cluster_conf))
+        for cluster_conf in [*self._kubernetes, *self._asked]:
+            if self._opened(cluster_conf).node_is_alive(self._name):
                 raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
 
     def require_known(self, found: Iterable[Freed]) -> None:
         """Raises `Unknown` when neither a lease that was found nor a Node object bears the name."""
         if any(not one.gone for one in found):
             return
-        if any(self._opened(document).knows_node(self._name) for document in [*self._kubernetes, *self._asked]):
+        if any(self._opened(cluster_conf).knows_node(self._name) for cluster_conf in [*self._kubernetes, *self._asked]):
             return
         raise Unknown(
             f"no Node object, no pod with a lease and no lease names the node {self._name}",
@@ -85,30 +85,32 @@ class DeadNode:
     def leases(self) -> list[Freed]:
         """What would be freed, and what is `gone`: leases of pods that do not exist, whatever node they were on."""
         found = [
-            Freed(cluster=place_of(document), lease=lease)
-            for document in self._etcd
-            for lease in dead_node.leases(*self._gateway(document))
+            Freed(cluster=describe(cluster_conf), lease=lease)
+            for cluster_conf in self._etcd
+            for lease in dead_node.leases(*self._gateway(cluster_conf))
         ]
-        return found + [one for document in self._kubernetes for one in self._of_pods(self._opened(document), document)]
+        return found + [
+            one for cluster_conf in self._kubernetes for one in self._of_pods(self._opened(cluster_conf), cluster_conf)
+        ]
 
     def free(self, *, gone_pods: bool) -> Iterator[Freed]:
         """Frees each, and tells; what is `gone` on request only. Raises `Alive` when the node has come back."""
-        for document in self._etcd:
-            for lease in dead_node.free(*self._gateway(document), self._seconds):
-                yield Freed(cluster=place_of(document), lease=lease)
-        for document in self._kubernetes:
-            cluster = self._opened(document)
-            for one in self._of_pods(cluster, document):
+        for cluster_conf in self._etcd:
+            for lease in dead_node.free(*self._gateway(cluster_conf), self._seconds):
+                yield Freed(cluster=describe(cluster_conf), lease=lease)
+        for cluster_conf in self._kubernetes:
+            cluster = self._opened(cluster_conf)
+            for one in self._of_pods(cluster, cluster_conf):
                 if gone_pods or not one.gone:
                     cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
                     yield one
 
-    def _of_pods(self, cluster: Kubernetes, document: Document) -> Iterator[Freed]:
+    def _of_pods(self, cluster: Kubernetes, cluster_conf: ClusterConf) -> Iterator[Freed]:
         """Leases whose pods are bound to the node, or do not exist any more, but for those of this node's journal."""
         ours = {
             (entry.owner.container_id, entry.owner.ifname)
             for entry in entries(self._folders)
-            if not isinstance(entry, str) and entry.document.get("kind") == document["kind"]
+            if not isinstance(entry, str) and entry.cluster_conf.get("kind") == cluster_conf["kind"]
         }
         nodes: dict[str, str | None] = {}
         # The pools first: a pod is there before it has an address.
@@ -119,24 +121,26 @@ class DeadNode:
             if pod not in nodes:
                 nodes[pod] = _node_of(cluster, pod)
             if nodes[pod] in (None, self._name):
-                yield Freed(cluster=place_of(document), lease=lease, gone=nodes[pod] is None)
+                yield Freed(cluster=describe(cluster_conf), lease=lease, gone=nodes[pod] is None)
 
-    def _gateway(self, document: Document) -> tuple[Gateway, Keys]:
-        return gateway_to(self._folders, document, self._name, self._seconds)
+    def _gateway(self, cluster_conf: ClusterConf) -> tuple[Gateway, Keys]:
+        return gateway_to(self._folders, cluster_conf, self._name, self._seconds)
 
-    def _opened(self, document: Document) -> Kubernetes:
-        return open_kubernetes(document, "", self._seconds, self._folders.policy.api_servers())
+    def _opened(self, cluster_conf: ClusterConf) -> Kubernetes:
+        return open_kubernetes(cluster_conf, "", self._seconds, self._folders.policy.api_servers())
 
 
-def places_in_etcd(networks: Iterable[Network]) -> list[Document]:
+def places_in_etcd(networks: Iterable[Network]) -> list[ClusterConf]:
     """What leads to the networks' etcds, each once."""
-    return _each([_etcd_part(one.document) for one in networks if one.document is not None and one.backend == "etcd"])
+    return _each(
+        [_etcd_part(one.cluster_conf) for one in networks if one.cluster_conf is not None and one.backend == "etcd"]
+    )
 
 
-def gateway_to(folders: Folders, document: Document, node: str, seconds: float) -> tuple[Gateway, Keys]:
+def gateway_to(folders: Folders, cluster_conf: ClusterConf, node: str, seconds: float) -> tuple[Gateway, Keys]:
     """The cluster of a description, and the names of a node in it."""
-    keys = keys_of({**document, "node": node}, "any")
-    return Gateway(servers(document, folders.policy.certificates(document)), seconds), keys
+    keys = keys_of({**cluster_conf, "node": node}, "any")
+    return Gateway(servers(cluster_conf, folders.policy.certificates(cluster_conf)), seconds), keys
 
 
 def _node_of(cluster: Kubernetes, pod: str) -> str | None:
@@ -146,11 +150,11 @@ def _node_of(cluster: Kubernetes, pod: str) -> str | None:
         return ""  # It is no name of a pod: nobody knows whose the lease is.
 
 
-def _etcd_part(document: Document) -> Document:
+def _etcd_part(cluster_conf: ClusterConf) -> ClusterConf:
     """What leads to the cluster: all networks in it are looked at."""
-    return {key: document.get(key) for key in ("kind", "endpoints", "prefix", "caFile", "certFile", "keyFile")}
+    return {key: cluster_conf.get(key) for key in ("kind", "endpoints", "prefix", "caFile", "certFile", "keyFile")}
 
 
-def _each(documents: list[Document]) -> list[Document]:
+def _each(cluster_confs: list[ClusterConf]) -> list[ClusterConf]:
     """Without repetitions."""
-    return [one for place, one in enumerate(documents) if one not in documents[:place]]
+    return [one for place, one in enumerate(cluster_confs) if one not in cluster_confs[:place]]

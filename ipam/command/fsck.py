@@ -77,7 +77,7 @@ class Checker:
         if location.failure:
             yield Finding(kind=UNREACHED, text=f"{location.network}: {location.failure}", network=location.network)
             yield from (_waiting(one, location.network) for one in self._tombstones(location.network))
-        elif location.network.document is None:
+        elif location.network.cluster_conf is None:
             yield from self._of_directory(location)
         else:
             yield from self._of_journal(location)

@@ -51,7 +51,7 @@ class Inventory(Value):
 
     def entries_at(self, network: Network) -> list[Entry]:
         """The entries about the network's place."""
-        return [one for one in self.entries if (one.document, one.shared) == (network.document, network.shared)]
+        return [one for one in self.entries if (one.cluster_conf, one.shared) == (network.cluster_conf, network.shared)]
 
 
 def collect(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS) -> Inventory:
@@ -86,14 +86,14 @@ def capacity(one: Range) -> int:
 def _location_leases(folders: Folders, network: Network, seconds: float) -> LocationLeases:
     damaged: list[str] = []
     try:
-        if network.document is None:
+        if network.cluster_conf is None:
             directory = folders.directory_of(network)
             local = Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS))
             return LocationLeases(network=network, leases=tuple(local.leases(damaged.append)), damaged=tuple(damaged))
-        document = {**network.document, "machine": known_machine(folders.journal)}
-        cluster = open_cluster(document, network.shared, seconds, folders.policy)
+        cluster_conf = {**network.cluster_conf, "machine": known_machine(folders.journal)}
+        cluster = open_cluster(cluster_conf, network.shared, seconds, folders.policy)
         leases = tuple(cluster.leases(network.shared, damaged.append))
-        known = load_identity(folders.journal, network.name, document, network.shared)
+        known = load_identity(folders.journal, network.name, cluster_conf, network.shared)
         replaced = cluster.is_replaced(known, network.name)
         texts = tuple(f"{network}: {text}" for text in damaged)
         return LocationLeases(network=network, leases=leases, damaged=texts, replaced=replaced)

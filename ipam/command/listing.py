@@ -7,7 +7,7 @@ from cni.value import Value
 from ipam.address import Address, parse
 from ipam.cluster.journal_entry import TOMBSTONE
 from ipam.command.inventory import capacity, used
-from ipam.command.networks import place_of
+from ipam.command.networks import describe
 from ipam.ranges import Range
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ def as_table(told: list[dict[str, Any]]) -> str:
     return "\n\n".join("\n".join(_lines(one)) for one in told) or "no network is known here"
 
 
-def match_document(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
+def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
     """One match, and what shows that its owner is alive."""
     alive = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
     return {
@@ -79,7 +79,7 @@ def match_document(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
     }
 
 
-def finding_document(finding: Finding) -> dict[str, Any]:
+def finding_fields(finding: Finding) -> dict[str, Any]:
     return {
         "kind": finding.kind,
         "text": finding.text,
@@ -105,7 +105,7 @@ def tombstone(entry: Entry) -> str:
     """What waits to be freed, where, and whose it was: one line."""
     texts = ", ".join(str(claim.address) for claim in entry.claims or ()) or "what it has"
     owner = entry.owner
-    return f"{texts}  {owner.network}/{owner.container_id}/{owner.ifname}  {place_of(entry.document)}"
+    return f"{texts}  {owner.network}/{owner.container_id}/{owner.ifname}  {describe(entry.cluster_conf)}"
 
 
 def printable(text: str) -> str:
@@ -169,9 +169,9 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _place(network: Network) -> dict[str, Any]:
-    if network.document is None:
+    if network.cluster_conf is None:
         return {"backend": network.backend, "directory": network.directory}
-    return {"backend": network.backend, "cluster": place_of(network.document), "shared": network.shared}
+    return {"backend": network.backend, "cluster": describe(network.cluster_conf), "shared": network.shared}
 
 
 def _owner(owner: Owner) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _list(options: Any, host: Host) -> int:
 def _show_one(options: Any, host: Host) -> int:
     taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
     found, seen = listing.matches(taken, options.what), host.sandboxes()
-    told = [listing.match_document(one, seen) for one in found]
+    told = [listing.match_fields(one, seen) for one in found]
     _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
     return _failures(taken) or (FINE if found else FOUND)
 
@@ -96,7 +96,7 @@ def _release(options: Any, host: Host) -> int:
         raise Refused(f"{options.what} is in several networks: {names}", hint="choose one with --network")
     for one in found:
         _require_released(one, seen, force=options.force)
-        _say(listing.as_block(listing.match_document(one, seen)))
+        _say(listing.as_block(listing.match_fields(one, seen)))
     _require_agreement(options, host, "release this?")
     repair = Repair(host.folders, _warn, seconds=options.seconds)
     for one in found:
@@ -141,11 +141,11 @@ def _fsck(options: Any, host: Host) -> int:
 
 
 def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]]) -> None:
-    remaining = {id(one): why for one, why in left}  # A finding has documents in it, and no hash.
-    documents, lines = [], []
+    remaining = {id(one): why for one, why in left}  # A finding has dicts in it, and no hash.
+    results, lines = [], []
     for one in found:
         outcome = remaining.get(id(one), "repaired") if options.repair else ""
-        documents.append({**listing.finding_document(one), **({"outcome": outcome} if options.repair else {})})
+        results.append({**listing.finding_fields(one), **({"outcome": outcome} if options.repair else {})})
         lines.append(f"{one}" + (f": {outcome}" if outcome else ""))
     if not found:
         lines.append("nothing is wrong")
@@ -153,7 +153,7 @@ def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]])
         lines.append(f"{len(found) - len(left)} of {len(found)} repaired")
     else:
         lines.append(f"{len(found)} found; nothing was changed: run again with --repair")
-    _show(options, {"findings": documents}, "\n".join(lines))
+    _show(options, {"findings": results}, "\n".join(lines))
 
 
 def _adopt(options: Any, host: Host) -> int:
@@ -312,7 +312,7 @@ def _require_released(match: listing.Match, seen: Sandboxes, *, force: bool) -> 
     texts = ", ".join(map(str, match.addresses))
     if uses:
         raise Refused(f"{texts} is in use: {', '.join(uses)}", hint="delete its pod, or use --force")
-    if match.network.document is not None and match.entry is None and match.node != match.network.node:
+    if match.network.cluster_conf is not None and match.entry is None and match.node != match.network.node:
         whose = f"node {match.node}'s" if match.node else "of a node that nobody knows"
         raise Refused(
             f"{texts} is {whose}: here it is not known whether it is in use", hint="look there, or use --force"
@@ -336,9 +336,9 @@ def _failures(taken: inventory.Inventory) -> int:
     return FOUND if failed else FINE
 
 
-def _show(options: Any, document: dict[str, Any], text: str) -> None:
+def _show(options: Any, fields: dict[str, Any], text: str) -> None:
     if options.json:
-        print(json.dumps(document, indent=2))
+        print(json.dumps(fields, indent=2))
     else:
         _say(text)
 

@@ -67,7 +67,7 @@ class Folders(Value):
 
 
 class Network(Value):
-    """A network's addresses in one place: host-local's `directory`, or the cluster of `document`, which calls it `shared`.
+    """A network's addresses in one place: host-local's `directory`, or the cluster of `cluster_conf`, which calls it `shared`.
 
     `sets` is empty location no configuration tells.
     """
@@ -75,30 +75,30 @@ class Network(Value):
     name: str
     backend: str
     directory: str = ""
-    document: dict[str, Any] | None = None
+    cluster_conf: dict[str, Any] | None = None
     shared: str = ""
     sets: tuple[RangeSet, ...] = ()
 
     @property
     def store(self) -> object:
         """Equal for two that keep their addresses in the same place."""
-        return self.directory or (self.document, self.shared)
+        return self.directory or (self.cluster_conf, self.shared)
 
     @property
     def node(self) -> str:
-        return str((self.document or {}).get("node") or os.uname().nodename)
+        return str((self.cluster_conf or {}).get("node") or os.uname().nodename)
 
     def __str__(self) -> str:
-        if self.document is None:
+        if self.cluster_conf is None:
             return f"{self.name} ({self.directory})"
-        return f"{self.name} ({place_of(self.document)}, network {self.shared})"
+        return f"{self.name} ({describe(self.cluster_conf)}, network {self.shared})"
 
 
-def place_of(document: dict[str, Any]) -> str:
+def describe(cluster_conf: dict[str, Any]) -> str:
     """A cluster, for people."""
-    if document.get("kind") == "etcd":
-        return f"etcd {','.join(map(str, document.get('endpoints') or ()))} {document.get('prefix') or ''}".rstrip()
-    return f"kubernetes {document.get('kubeconfig') or 'by the pod'}".rstrip()
+    if cluster_conf.get("kind") == "etcd":
+        return f"etcd {','.join(map(str, cluster_conf.get('endpoints') or ()))} {cluster_conf.get('prefix') or ''}".rstrip()
+    return f"kubernetes {cluster_conf.get('kubeconfig') or 'by the pod'}".rstrip()
 
 
 def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
@@ -210,8 +210,8 @@ def _of_records(folders: Folders) -> Iterator[Network]:
 
 
 def _of_entry(entry: Entry) -> Network:
-    kind = str(entry.document.get("kind"))
-    return Network(name=entry.owner.network, backend=kind, document=entry.document, shared=entry.shared)
+    kind = str(entry.cluster_conf.get("kind"))
+    return Network(name=entry.owner.network, backend=kind, cluster_conf=entry.cluster_conf, shared=entry.shared)
 
 
 def _type(conf: dict[str, Any]) -> object:
@@ -225,11 +225,11 @@ def _network(conf: dict[str, Any], policy: Policy) -> Network:
     location = lease_location(request, defaults)
     sets = parse_request(request, Log({}, level="error"), defaults).sets
     found = Network(name=location.network, backend=location.backend, sets=sets)
-    if location.document is None:
+    if location.cluster_conf is None:
         return found.replace(directory=location.directory)
     # As `ipam.cluster.store` completes it.
-    document = {**location.document, "node": location.node or policy.node_name()}
-    return found.replace(document=document, shared=location.shared)
+    cluster_conf = {**location.cluster_conf, "node": location.node or policy.node_name()}
+    return found.replace(cluster_conf=cluster_conf, shared=location.shared)
 
 
 def _request(conf: dict[str, Any]) -> Request:

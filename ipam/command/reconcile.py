@@ -13,7 +13,7 @@ from cni.errors import CniError, DecodeFailure, InvalidConfig
 from cni.kube.podspec import uids
 from cni.value import Value
 from ipam.address import parse_cidr
-from ipam.command.networks import entries, place_of
+from ipam.command.networks import describe, entries
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import NOWHERE, open_kubernetes
 from ipam.store import claim_on
@@ -87,20 +87,20 @@ class Reconciliation:
         self._sandboxes = sandboxes
         self._grace = grace
         self._seconds = seconds
-        found = [one.document for one in networks if one.document is not None and one.backend == "kubernetes"]
-        self._documents = [one for place, one in enumerate(found) if one not in found[:place]]
+        found = [one.cluster_conf for one in networks if one.cluster_conf is not None and one.backend == "kubernetes"]
+        self._cluster_confs = [one for place, one in enumerate(found) if one not in found[:place]]
         self._pods = self._opened({**NOWHERE, "kubeconfig": kubeconfig}) if kubeconfig else None
 
     @property
     def has_pools(self) -> bool:
-        return bool(self._documents)
+        return bool(self._cluster_confs)
 
     def scan(self) -> Scan:
         """Judges every lease. Raises `CniError` when somebody cannot be asked: then nothing is known."""
         lost: dict[object, Judged] = {}
         unclear: dict[object, Judged] = {}
-        for place, document in enumerate(self._documents):
-            cluster = self._opened(document)
+        for place, cluster_conf in enumerate(self._cluster_confs):
+            cluster = self._opened(cluster_conf)
             # The pools first: a pod, and its sandbox on this node, are there before they have an address.
             leases = list(cluster.leases(""))
             seen, ours = self._sandboxes(), self._journalled()
@@ -109,7 +109,7 @@ class Reconciliation:
                 key = lease.owner.container_id, lease.owner.ifname
                 if key in ours or seen.uses(*key, [lease.address]):
                     continue
-                judged = Judged(place=place, cluster=place_of(document), lease=lease, reason="")
+                judged = Judged(place=place, cluster=describe(cluster_conf), lease=lease, reason="")
                 try:
                     reason = self._reason(cluster, lease, pods)
                 except _Unclear as why:
@@ -123,8 +123,8 @@ class Reconciliation:
         """Frees those that are still of nobody."""
         keys = {one.key for one in told}
         found = [one for one in self.scan().lost if one.key in keys]
-        for place, document in enumerate(self._documents):
-            cluster = self._opened(document)
+        for place, cluster_conf in enumerate(self._cluster_confs):
+            cluster = self._opened(cluster_conf)
             for one in found:
                 if one.place == place:
                     cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
@@ -169,10 +169,12 @@ class Reconciliation:
 
     def _journalled(self) -> set[tuple[str, str]]:
         told = [one for one in entries(self._folders) if not isinstance(one, str)]
-        return {(one.owner.container_id, one.owner.ifname) for one in told if one.document.get("kind") == "kubernetes"}
+        return {
+            (one.owner.container_id, one.owner.ifname) for one in told if one.cluster_conf.get("kind") == "kubernetes"
+        }
 
-    def _opened(self, document: Document) -> Kubernetes:
-        return open_kubernetes(document, "", self._seconds, self._folders.policy.api_servers())
+    def _opened(self, cluster_conf: Document) -> Kubernetes:
+        return open_kubernetes(cluster_conf, "", self._seconds, self._folders.policy.api_servers())
 
 
 def _shown(pod: Document) -> dict[str, set[Address]]:

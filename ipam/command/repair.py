@@ -52,7 +52,7 @@ class Repair:
 
     def release(self, network: Network, owner: Owner, addresses: Iterable[Address], node: str) -> None:
         """Frees what an interface has in one place; the cluster's `node` is that of the lease."""
-        if network.document is None:
+        if network.cluster_conf is None:
             self._free_files(network, owner, addresses)
             return
         with self._journal.locked(owner, self._seconds):
@@ -60,20 +60,20 @@ class Repair:
             if entry is not None and _is_at(entry, network):
                 self._release_now(entry)
                 return
-            document = {**network.document, "node": node or network.node}
-            cluster = open_cluster(document, network.shared, self._seconds, self._folders.policy)
+            cluster_conf = {**network.cluster_conf, "node": node or network.node}
+            cluster = open_cluster(cluster_conf, network.shared, self._seconds, self._folders.policy)
             cluster.give_back(tuple(map(claim_on, addresses)), owner)
 
     def take_again(self, network: Network) -> None:
         """Takes all that the journal holds in a cluster that was replaced."""
-        document = network.document or {}
-        retaking = Retaking(self._journal, self._releases, network.name, document, network.shared)
-        retaking.retake_all(self._releases.cluster(document, network.shared), time.monotonic() + self._seconds)
+        cluster_conf = network.cluster_conf or {}
+        retaking = Retaking(self._journal, self._releases, network.name, cluster_conf, network.shared)
+        retaking.retake_all(self._releases.cluster(cluster_conf, network.shared), time.monotonic() + self._seconds)
 
     def free_leak(self, finding: Finding, network: Network, owner: Owner) -> None:
         if finding.entry is not None:
             self.release_entry(finding, network, owner)
-        elif network.document is None:
+        elif network.cluster_conf is None:
             self._free_files(network, owner, finding.addresses)
         else:
             self._free_untold(network, owner, finding.addresses)
@@ -121,7 +121,7 @@ class Repair:
                 owner=owner,
                 phase=HELD,
                 claims=(*known, *held),
-                document=network.document or {},
+                cluster_conf=network.cluster_conf or {},
                 shared=network.shared,
                 node=network.node,
             )
@@ -153,7 +153,7 @@ class Repair:
             )
 
     def _cluster(self, network: Network) -> Cluster:
-        return self._releases.cluster(network.document or {}, network.shared)
+        return self._releases.cluster(network.cluster_conf or {}, network.shared)
 
 
 _REPAIRS = {
@@ -177,7 +177,7 @@ def repaired(repair: Repair, findings: Iterable[Finding]) -> list[tuple[Finding,
 
 
 def _is_at(entry: Entry, network: Network) -> bool:
-    return (entry.document, entry.shared) == (network.document, network.shared)
+    return (entry.cluster_conf, entry.shared) == (network.cluster_conf, network.shared)
 
 
 def _claim(network: Network, address: Address) -> Claim:

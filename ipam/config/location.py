@@ -26,7 +26,7 @@ LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
 class LeaseLocation(Value):
     """Where a network's leases are kept.
 
-    `directory` is host-local's, for backend local; `document` describes a cluster, None where it is not told well enough.
+    `directory` is host-local's, for backend local; `cluster_conf` describes a cluster, None where it is not told well enough.
     `shared` is what a cluster calls the network. `node` is empty for the host's own name.
     """
 
@@ -34,7 +34,7 @@ class LeaseLocation(Value):
     network: str
     directory: str
     shared: str = ""
-    document: dict[str, Any] | None = None
+    cluster_conf: dict[str, Any] | None = None
     node: str = ""
 
 
@@ -103,13 +103,13 @@ def lease_location(request: Request, defaults: Defaults = NONE) -> LeaseLocation
         network=request.network,
         directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{file_name(request.network)}",
         shared=shared or request.network,
-        document=None if defaults.problems(own) else _document(str(backend), request, told),
+        cluster_conf=None if defaults.problems(own) else _cluster_conf(str(backend), request, told),
         node=_text(told, "nodeName"),
     )
 
 
-def _document(backend: str, request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
-    return _documents[backend](request, told) if backend in _documents else None
+def _cluster_conf(backend: str, request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
+    return _CLUSTER_CONFS[backend](request, told) if backend in _CLUSTER_CONFS else None
 
 
 def lease_owner(request: Request) -> Owner:
@@ -160,7 +160,7 @@ def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_documents = {ETCD: _etcd, KUBERNETES: _kubernetes}
+_CLUSTER_CONFS = {ETCD: _etcd, KUBERNETES: _kubernetes}
 
 
 def _text(section: dict[str, Any], key: str) -> str:

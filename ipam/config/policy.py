@@ -87,7 +87,7 @@ class Policy(Value):
         roots = self._roots(allowed, key="addresses.resolvConfs", entrusted=_RESOLVERS)
         return roots.content(path, "ipam.resolvConf", largest)
 
-    def certificates(self, document: Mapping[str, Any]) -> Roots:
+    def certificates(self, cluster_conf: Mapping[str, Any]) -> Roots:
         """The places of the files that a description of an etcd may name.
 
         The administrator's description may name any file that only root can change. No other one may name its
@@ -95,7 +95,7 @@ class Policy(Value):
         administrator has not allowed.
         """
         ours = self.etcd() or {}
-        if ours and ours == {key: document[key] for key in _ETCD if document.get(key)}:
+        if ours and ours == {key: cluster_conf[key] for key in _ETCD if cluster_conf.get(key)}:
             return self._roots(("/",))
         allowed = (*CREDENTIALS, *self.node.addresses.credentials)
         identity = [reserved(ours[key]) for key in ("certFile", "keyFile") if key in ours]

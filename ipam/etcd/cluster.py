@@ -48,27 +48,27 @@ PARTS = 64
 """Stretches that are counted in one transaction, and claims in one; etcd takes 128 steps."""
 
 
-def open_etcd(document: Mapping[str, Any], network: str, seconds: float, certificates: Roots) -> Etcd:
-    """The document: endpoints, node, and where they are wanted machine, prefix, caFile, certFile, keyFile.
+def open_etcd(cluster_conf: Mapping[str, Any], network: str, seconds: float, certificates: Roots) -> Etcd:
+    """The cluster_conf: endpoints, node, and where they are wanted machine, prefix, caFile, certFile, keyFile.
 
     `seconds` bound a call; `certificates` are the places of the files. Raises `InvalidConfig`.
     """
-    keys = keys_of(document, network)
-    return Etcd(Gateway(servers(document, certificates), seconds), keys, seconds)
+    keys = keys_of(cluster_conf, network)
+    return Etcd(Gateway(servers(cluster_conf, certificates), seconds), keys, seconds)
 
 
-def keys_of(document: Mapping[str, Any], network: str) -> Keys:
-    """The names that a document and a network stand for. Raises `InvalidConfig`."""
-    prefix = document.get("prefix") or PREFIX
-    node = document.get("node") or ""
+def keys_of(cluster_conf: Mapping[str, Any], network: str) -> Keys:
+    """The names that a cluster_conf and a network stand for. Raises `InvalidConfig`."""
+    prefix = cluster_conf.get("prefix") or PREFIX
+    node = cluster_conf.get("node") or ""
     for what, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
             raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
-    # The rules refuse such a prefix, too; but a DEL, the journal and records bring documents that these have not seen.
+    # The rules refuse such a prefix, too; but a DEL, the journal and records bring cluster_confs that these have not seen.
     problem = problem_of(str(prefix))
     if problem:
         raise InvalidConfig(f"etcd: prefix {prefix!r} {problem}", hint=f"the default is {PREFIX}")
-    machine = str(document.get("machine") or "")
+    machine = str(cluster_conf.get("machine") or "")
     return Keys(prefix=str(prefix).rstrip("/"), network=network, node=node, machine=machine)
 
 

@@ -103,18 +103,18 @@ class Until:
         self._gateway.latest = self._before
 
 
-def servers(document: Mapping[str, Any], certificates: Roots) -> tuple[Server, ...]:
-    """The endpoints of a document (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`.
+def servers(cluster_conf: Mapping[str, Any], certificates: Roots) -> tuple[Server, ...]:
+    """The endpoints of a description (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`.
 
     `certificates` are the places of the files.
     """
-    endpoints = document.get("endpoints")
+    endpoints = cluster_conf.get("endpoints")
     if not isinstance(endpoints, (list, tuple)) or not endpoints:
         raise InvalidConfig("etcd: endpoints are missing")
     identity: dict[str, Any] = {
-        "authority": _pem(document, "caFile", certificates),
-        "certificate": _pem(document, "certFile", certificates),
-        "key": _pem(document, "keyFile", certificates),
+        "authority": _pem(cluster_conf, "caFile", certificates),
+        "certificate": _pem(cluster_conf, "certFile", certificates),
+        "key": _pem(cluster_conf, "keyFile", certificates),
     }
     if bool(identity["certificate"]) != bool(identity["key"]):
         raise InvalidConfig("etcd: certFile and keyFile go together")
@@ -219,8 +219,8 @@ def _is_host(text: str) -> bool:
     return bool(text) and text.isascii() and text.replace(".", "").replace("-", "").replace(":", "").isalnum()
 
 
-def _pem(document: Mapping[str, Any], key: str, certificates: Roots) -> bytes:
-    path = document.get(key)
+def _pem(cluster_conf: Mapping[str, Any], key: str, certificates: Roots) -> bytes:
+    path = cluster_conf.get(key)
     if not path:
         return b""
     content = certificates.content(str(path), f"etcd: {key}")

@@ -43,28 +43,28 @@ class Alive(NotAvailable):
 
 
 def open_living_etcd(
-    document: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str, entries: Entries
+    cluster_conf: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str, entries: Entries
 ) -> LivingEtcd:
     """As `ipam.etcd.cluster.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time.
 
     `entries` tells the node's journal, when a sign is due.
     """
-    keys = keys_of(document, network)
-    gateway = Gateway(servers(document, certificates), seconds)
-    place = f"{document.get('endpoints')} {keys.prefix} {keys.node}"
+    keys = keys_of(cluster_conf, network)
+    gateway = Gateway(servers(cluster_conf, certificates), seconds)
+    place = f"{cluster_conf.get('endpoints')} {keys.prefix} {keys.node}"
     return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}", entries)
 
 
 def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
     """What the node is called: now, and in what it has below the prefix since it had another name."""
-    told = [one.node for one in entries if one.phase != TOMBSTONE and _prefix_of(one.document) == keys.prefix]
+    told = [one.node for one in entries if one.phase != TOMBSTONE and _prefix_of(one.cluster_conf) == keys.prefix]
     return sorted({keys.node, *told})
 
 
-def _prefix_of(document: dict[str, Any]) -> str:
+def _prefix_of(cluster_conf: dict[str, Any]) -> str:
     """Of the cluster of an entry; empty where no key can be."""
     try:
-        return keys_of(document, "any").prefix if document.get("kind") == "etcd" else ""
+        return keys_of(cluster_conf, "any").prefix if cluster_conf.get("kind") == "etcd" else ""
     except InvalidConfig:
         return ""
 

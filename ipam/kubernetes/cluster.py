@@ -42,9 +42,9 @@ NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlappi
 _DEFAULT_NAMESPACE = "kube-system"
 
 
-def open_kubernetes(document: Document, network: str, seconds: float, access: Access) -> Kubernetes:
+def open_kubernetes(cluster_conf: Document, network: str, seconds: float, access: Access) -> Kubernetes:
     """The backend of a description by `whereabouts.document`; `seconds` bound each call. Raises `InvalidConfig`."""
-    location = whereabouts.pool_location(document)
+    location = whereabouts.pool_location(cluster_conf)
     return Kubernetes(open_cluster(location.kubeconfig, access), location, network, seconds)
 
 

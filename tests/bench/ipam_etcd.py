@@ -32,9 +32,9 @@ def run() -> str:
     return f"{_start()}\n\n{_large()}"
 
 
-def _store(folder: Path, node: str, document: dict[str, object]) -> Journaled:
+def _store(folder: Path, node: str, cluster_conf: dict[str, object]) -> Journaled:
     journal = Journal(str(folder / node), str(folder / f"{node}-run"))
-    return Journaled(journal, node, NETWORK, document, opened_etcd, seconds=SECONDS)
+    return Journaled(journal, node, NETWORK, cluster_conf, opened_etcd, seconds=SECONDS)
 
 
 def _allocate(store: Journaled, name: str, ifname: str, one: Range) -> str:
@@ -46,11 +46,11 @@ def _allocate(store: Journaled, name: str, ifname: str, one: Range) -> str:
 def _start() -> str:
     """Many processes, each a node that starts its share of the pods, interface after interface, pod after pod."""
     with EtcdServer() as server, Proxy(server.port, LATENCY) as proxy, tempfile.TemporaryDirectory() as folder:
-        document = server.document(endpoints=[proxy.endpoint], prefix="/bench")
+        cluster_conf = server.cluster_conf(endpoints=[proxy.endpoint], prefix="/bench")
         with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
             pool.map(_warm, range(PROCESSES), chunksize=1)
             started = time.monotonic()
-            found = pool.starmap(_pods, [(folder, number, document) for number in range(PROCESSES)], chunksize=1)
+            found = pool.starmap(_pods, [(folder, number, cluster_conf) for number in range(PROCESSES)], chunksize=1)
             seconds = time.monotonic() - started
         addresses = [address for some in found for address in some]
     assert len(set(addresses)) == PODS * INTERFACES
@@ -66,11 +66,11 @@ def _warm(number: int) -> int:
     return number
 
 
-def _pods(folder: str, number: int, document: dict[str, object]) -> list[str]:
+def _pods(folder: str, number: int, cluster_conf: dict[str, object]) -> list[str]:
     node = f"node-{number}"
     names = [f"{pod:064x}" for pod in range(number, PODS, PROCESSES)]
     return [
-        _allocate(_store(Path(folder), node, document), name, f"net{interface}", LARGE)
+        _allocate(_store(Path(folder), node, cluster_conf), name, f"net{interface}", LARGE)
         for name in names
         for interface in range(INTERFACES)
     ]
@@ -96,9 +96,9 @@ def _large() -> str:
 
 def _filled(folder: Path, name: str, server: EtcdServer, used: list[int]) -> Journaled:
     place = name.replace(" ", "-")
-    document = server.document(prefix=f"/bench/{place}")
-    fill(open_etcd({**document, "node": "others"}, NETWORK, SECONDS, ROOTS), LARGE, used)
-    return _store(folder, place, document)
+    cluster_conf = server.cluster_conf(prefix=f"/bench/{place}")
+    fill(open_etcd({**cluster_conf, "node": "others"}, NETWORK, SECONDS, ROOTS), LARGE, used)
+    return _store(folder, place, cluster_conf)
 
 
 if __name__ == "__main__":

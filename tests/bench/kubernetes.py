@@ -41,11 +41,11 @@ def owners(node: int) -> list[Owner]:
     return [owner(f"pod{pod}", f"net{interface}") for pod in pods for interface in range(INTERFACES)]
 
 
-def work(node: int, folder: Path, locks: str, document: dict[str, Any], barrier: Barrier, spent: Any) -> None:
+def work(node: int, folder: Path, locks: str, cluster_conf: dict[str, Any], barrier: Barrier, spent: Any) -> None:
     """What a node's plugins do: all interfaces get their addresses, then give them back. `spent` is CPU seconds."""
     journal = Journal(str(folder / "journal"), f"{locks}/n{node}")
     stores = [
-        (one, Journaled(journal, f"n{node}", NETWORK, document, opened_kubernetes, seconds=60.0))
+        (one, Journaled(journal, f"n{node}", NETWORK, cluster_conf, opened_kubernetes, seconds=60.0))
         for one in owners(node)
     ]
     barrier.wait(WAIT)
@@ -73,8 +73,8 @@ def run(latency: float = LATENCY) -> str:
         place = PoolLocation(kubeconfig=str(api.kubeconfig(Path(folder) / "kubeconfig")), subnets=("10.9.0.0/16",))
         barrier = spawned.Barrier(NODES + 1)
         spent = spawned.Array("d", NODES)
-        document = whereabouts.cluster_conf(place)
-        arguments = [(node, Path(folder) / f"n{node}", locks, document, barrier, spent) for node in range(NODES)]
+        cluster_conf = whereabouts.cluster_conf(place)
+        arguments = [(node, Path(folder) / f"n{node}", locks, cluster_conf, barrier, spent) for node in range(NODES)]
         processes = [spawned.Process(target=work, args=one) for one in arguments]
         for process in processes:
             process.start()

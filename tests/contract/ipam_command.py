@@ -55,11 +55,11 @@ def last_of(path: Path) -> dict[str, Any]:
 
 
 class Node:
-    """`document` describes its cluster, None for backend local."""
+    """`cluster_conf` describes its cluster, None for backend local."""
 
-    def __init__(self, folder: Path, name: str = "", document: dict[str, Any] | None = None, sets=((V4,),)) -> None:
+    def __init__(self, folder: Path, name: str = "", cluster_conf: dict[str, Any] | None = None, sets=((V4,),)) -> None:
         self.name = name or os.uname().nodename
-        self.document = document
+        self.cluster_conf = cluster_conf
         self.seconds = SECONDS
         self.sets: tuple[tuple[Range, ...], ...] = sets
         self.results = str(folder / "results")
@@ -75,14 +75,14 @@ class Node:
 
     def store(self, network: str = NETWORK, *, configured: bool = True) -> Any:
         """As the plugin opens it on a call; not `configured`: with an empty configuration."""
-        if self.document is None:
+        if self.cluster_conf is None:
             return Local(f"{self.folders.data}/{network}", self.folders.index, lock_seconds=SECONDS)
         journal = Journal(self.folders.journal, self.folders.run)
         return Journaled(
             journal,
             self.name,
             network,
-            self.document if configured else None,
+            self.cluster_conf if configured else None,
             partial(open_living_cluster, run=self.folders.index, policy=POLICY, entries=journal.entries),
             seconds=self.seconds,
         )

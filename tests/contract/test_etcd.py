@@ -52,7 +52,7 @@ def prefix() -> str:
 
 
 def opened(server: EtcdServer, prefix: str, node: str, seconds: float = SECONDS, **how) -> Etcd:
-    return open_etcd(server.document(prefix=prefix, node=node, **how), NETWORK, seconds, ROOTS)
+    return open_etcd(server.cluster_conf(prefix=prefix, node=node, **how), NETWORK, seconds, ROOTS)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -83,7 +83,7 @@ def test_keys_and_values_are_as_documented(etcd, prefix):
 
 def test_networks_and_prefixes_are_apart(etcd, prefix):
     first = opened(etcd, prefix, "node-a")
-    second = open_etcd(etcd.document(prefix=prefix, node="node-a"), "net2", SECONDS, ROOTS)
+    second = open_etcd(etcd.cluster_conf(prefix=prefix, node="node-a"), "net2", SECONDS, ROOTS)
     third = opened(etcd, f"{prefix}-other", "node-a")
     for cluster in (first, second, third):
         assert cluster.take((claim("10.9.0.5"),), owner("a")) == ()
@@ -248,8 +248,8 @@ def silent_connections(server: socket.socket) -> list[object]:
 def test_when_no_endpoint_answers_a_call_is_try_again_later_within_its_bound(prefix):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = (silent.getsockname()[1], free_port())
-        document = {"endpoints": [f"http://127.0.0.1:{port}" for port in ports], "node": "node-a"}
-        cluster = open_etcd(document, NETWORK, 0.5, ROOTS)
+        cluster_conf = {"endpoints": [f"http://127.0.0.1:{port}" for port in ports], "node": "node-a"}
+        cluster = open_etcd(cluster_conf, NETWORK, 0.5, ROOTS)
         started = time.monotonic()
         with pytest.raises(TryAgainLater):
             cluster.take((claim("10.9.0.5"),), owner("a"))
@@ -343,9 +343,9 @@ def test_a_document_that_cannot_be_right_is_refused(wrong, words, tmp_path):
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "text").write_text("text")
     found = {key: text.format(folder=tmp_path) if isinstance(text, str) else text for key, text in wrong.items()}
-    document = {"endpoints": ["http://127.0.0.1:2379"], "node": "node-a", **found}
+    cluster_conf = {"endpoints": ["http://127.0.0.1:2379"], "node": "node-a", **found}
     with pytest.raises(InvalidConfig, match=words):
-        open_etcd(document, NETWORK, 1.0, ROOTS)
+        open_etcd(cluster_conf, NETWORK, 1.0, ROOTS)
 
 
 @pytest.mark.parametrize(

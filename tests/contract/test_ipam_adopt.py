@@ -51,17 +51,17 @@ def node(tmp_path) -> Node:
     return Node(tmp_path / "here", sets=FEW)
 
 
-def move(node: Node, document: dict[str, Any] | None) -> str:
+def move(node: Node, cluster_conf: dict[str, Any] | None) -> str:
     """The network's configuration changes; its file is returned."""
-    node.document = document
+    node.cluster_conf = cluster_conf
     section: dict[str, Any] = {"type": "barewire-ipam", "ranges": [[{"subnet": "10.77.0.0/24"}]]}
     section["ranges"][0][0] |= {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.30"}
-    if document is None:
+    if cluster_conf is None:
         section["dataDir"] = node.folders.data
     else:
-        told = {key: document[key] for key in ("endpoints", "prefix", "kubeconfig") if document.get(key)}
-        section |= {"backend": document["kind"], document["kind"]: told, "nodeName": node.name}
-        section |= {"network_name": document["network_name"]} if document.get("network_name") else {}
+        told = {key: cluster_conf[key] for key in ("endpoints", "prefix", "kubeconfig") if cluster_conf.get(key)}
+        section |= {"backend": cluster_conf["kind"], cluster_conf["kind"]: told, "nodeName": node.name}
+        section |= {"network_name": cluster_conf["network_name"]} if cluster_conf.get("network_name") else {}
     path = Path(node.folders.run, "moved.conf")
     path.write_text(json.dumps({"cniVersion": "1.0.0", "name": NETWORK, "type": "sriov", "ipam": section}))
     return str(path)
@@ -73,7 +73,7 @@ def adopt(node: Node, config: str, *options: str) -> int:
 
 def test_what_host_local_s_directory_has_is_taken_over_into_etcd(node, etcd, prefix, capsys):
     held = {node.add(name)[0]: name for name in ("a", "b")}
-    config = move(node, etcd.document(prefix=prefix))
+    config = move(node, etcd.cluster_conf(prefix=prefix))
     assert adopt(node, config) == 0
     assert "2 of 2 interfaces taken over" in capsys.readouterr().out
     assert node.leases() == held
@@ -89,14 +89,14 @@ def test_what_host_local_s_directory_has_is_taken_over_into_etcd(node, etcd, pre
 
 def test_before_all_is_taken_over_what_the_node_knows_is_not_leased_again(node, etcd, prefix):
     held = {node.add(f"a{number}")[0] for number in range(15)}
-    move(node, etcd.document(prefix=prefix))
+    move(node, etcd.cluster_conf(prefix=prefix))
     stores = Stores(RecordingLog(), policy=POLICY, journal=node.folders.journal, run=node.folders.index)
     place = LeaseLocation(
         backend="etcd",
         network=NETWORK,
         directory=f"{node.folders.data}/{NETWORK}",
         shared=NETWORK,
-        document=node.document,
+        cluster_conf=node.cluster_conf,
         node=node.name,
     )
     store = stores.open(place)
@@ -108,35 +108,37 @@ def test_before_all_is_taken_over_what_the_node_knows_is_not_leased_again(node, 
 
 def test_what_somebody_else_has_in_the_new_place_is_said_and_stays_where_it_was(node, etcd, prefix, tmp_path, capsys):
     (address,) = node.add("a")
-    other = Node(tmp_path / "there", "node-b", etcd.document(prefix=prefix), FEW)
+    other = Node(tmp_path / "there", "node-b", etcd.cluster_conf(prefix=prefix), FEW)
     while address not in other.leases():
         other.add(f"b{next(_NUMBER)}")
-    config = move(node, etcd.document(prefix=prefix))
+    config = move(node, etcd.cluster_conf(prefix=prefix))
     assert adopt(node, config) == 1
     assert f"{address} is somebody else's in flat (etcd" in capsys.readouterr().err
     assert (node.entries(), os.path.exists(f"{node.folders.data}/{NETWORK}/{address}")) == ({}, True)
 
 
 def test_what_etcd_has_is_taken_over_into_host_local_s_directory(node, etcd, prefix):
-    node.document = etcd.document(prefix=prefix)
+    node.cluster_conf = etcd.cluster_conf(prefix=prefix)
     held = {node.add(name)[0]: name for name in ("a", "b")}
     assert adopt(node, move(node, None)) == 0
     assert (node.leases(), node.entries()) == (held, {})
-    node.document = etcd.document(prefix=prefix)
+    node.cluster_conf = etcd.cluster_conf(prefix=prefix)
     assert node.leases() == {}
 
 
 @pytest.mark.parametrize("elsewhere", ["another etcd", "another prefix"])
 def test_what_one_etcd_has_is_taken_over_into_another(node, etcd, second, prefix, elsewhere):
-    node.document = etcd.document(prefix=prefix)
+    node.cluster_conf = etcd.cluster_conf(prefix=prefix)
     held = {node.add(name)[0]: name for name in ("a", "b")}
-    before = node.document
-    new = second.document(prefix=prefix) if elsewhere == "another etcd" else etcd.document(prefix=f"{prefix}/new")
+    before = node.cluster_conf
+    new = (
+        second.cluster_conf(prefix=prefix) if elsewhere == "another etcd" else etcd.cluster_conf(prefix=f"{prefix}/new")
+    )
     assert adopt(node, move(node, new)) == 0
     assert node.leases() == held
-    node.document = before
+    node.cluster_conf = before
     assert node.leases() == {}
-    node.document = new
+    node.cluster_conf = new
     node.delete("a")
     node.delete("b")
     assert (node.leases(), node.entries()) == ({}, {})
@@ -144,9 +146,9 @@ def test_what_one_etcd_has_is_taken_over_into_another(node, etcd, second, prefix
 
 def test_an_etcd_that_is_gone_for_good_is_left_on_request(node, second, prefix, capsys):
     with EtcdServer(durable=False) as lost:
-        node.document = lost.document(prefix=prefix)
+        node.cluster_conf = lost.cluster_conf(prefix=prefix)
         held = node.add("a")[0]
-    config = move(node, second.document(prefix=prefix))
+    config = move(node, second.cluster_conf(prefix=prefix))
     assert adopt(node, config, "--seconds", "1") == 1
     assert "use --abandon" in capsys.readouterr().err
     assert node.leases() == {held: "a"}, "it is protected in the new place already"
@@ -157,10 +159,10 @@ def test_an_etcd_that_is_gone_for_good_is_left_on_request(node, second, prefix, 
 
 def test_a_restored_etcd_on_new_hosts_keeps_what_is_taken_over(node, second, prefix):
     with EtcdServer(durable=False) as lost:
-        node.document = lost.document(prefix=prefix)
+        node.cluster_conf = lost.cluster_conf(prefix=prefix)
         held = {node.add(name)[0]: name for name in ("a", "b")}
         second.restore(lost.snapshot(), f"token {next(_NUMBER)}")
-    config = move(node, second.document(prefix=prefix))
+    config = move(node, second.cluster_conf(prefix=prefix))
     assert adopt(node, config, "--seconds", "1", "--abandon") == 0
     assert node.leases() == held
 
@@ -181,9 +183,9 @@ def of_whereabouts(api: ApiServer, node: Node, folder: Path, *names: str) -> tup
     """The configuration of before, and what whereabouts leased to pods: address and container."""
     api.rights = RIGHTS | {("get", "pods")}
     place = PoolLocation(kubeconfig=str(api.kubeconfig(folder / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
-    document = {**whereabouts.cluster_conf(place), "node": node.name}
-    before = Path(move(node, document)).rename(folder / "before.conf")
-    cluster = open_kubernetes(document, NETWORK, SECONDS, ACCESS)
+    cluster_conf = {**whereabouts.cluster_conf(place), "node": node.name}
+    before = Path(move(node, cluster_conf)).rename(folder / "before.conf")
+    cluster = open_kubernetes(cluster_conf, NETWORK, SECONDS, ACCESS)
     found = {}
     for number, name in enumerate(names, start=5):
         one = claim(f"10.77.0.{number}", FEW[0][0])
@@ -197,7 +199,7 @@ def test_what_whereabouts_leased_to_pods_of_this_node_is_taken_over(node, api, e
     before, held = of_whereabouts(api, node, tmp_path, "a", "b", "elsewhere", "gone")
     for name, where in (("a", node.name), ("b", node.name), ("elsewhere", "node-b")):
         api.add_pod("default", name, spec={"nodeName": where, "containers": [{"name": "app", "image": "app"}]})
-    config = move(node, etcd.document(prefix=prefix) if way == "to etcd" else None)
+    config = move(node, etcd.cluster_conf(prefix=prefix) if way == "to etcd" else None)
     assert adopt(node, config, "--from", before) == 0
     assert sorted(node.leases().values()) == ["a", "b"]
     assert node.leases().items() <= held.items()
@@ -208,16 +210,16 @@ def test_what_whereabouts_leased_to_pods_of_this_node_is_taken_over(node, api, e
 
 def test_only_of_whereabouts_a_configuration_of_before_is_needed(node, etcd, prefix, tmp_path, capsys):
     before = Path(move(node, None)).rename(tmp_path / "before.conf")
-    assert adopt(node, move(node, etcd.document(prefix=prefix)), "--from", str(before)) == 2
+    assert adopt(node, move(node, etcd.cluster_conf(prefix=prefix)), "--from", str(before)) == 2
     assert "backend kubernetes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", ["to etcd", "to local"])
 def test_a_move_that_was_cut_off_is_done_by_the_next_run(node, etcd, prefix, way, monkeypatch):
     if way == "to local":
-        node.document = etcd.document(prefix=prefix)
+        node.cluster_conf = etcd.cluster_conf(prefix=prefix)
     held = {node.add(name)[0]: name for name in ("a", "b")}
-    config = move(node, etcd.document(prefix=prefix) if way == "to etcd" else None)
+    config = move(node, etcd.cluster_conf(prefix=prefix) if way == "to etcd" else None)
     step = "_remove_files" if way == "to etcd" else "_directory"
 
     def cut(*_arguments: object) -> None:
@@ -247,7 +249,7 @@ def test_a_move_that_was_cut_off_before_anything_was_taken_is_done_by_the_next_r
         options = ("--from", before)
     else:
         held = {node.add("a")[0]: "a"}
-    config = move(node, etcd.document(prefix=prefix))
+    config = move(node, etcd.cluster_conf(prefix=prefix))
 
     def cut(*_arguments: object) -> None:
         raise error("cut off")
@@ -265,7 +267,7 @@ def test_a_move_that_was_cut_off_before_anything_was_taken_is_done_by_the_next_r
 @pytest.mark.parametrize("way", ["to kubernetes", "to etcd", "to local"])
 def test_what_a_later_sandbox_has_taken_over_is_moved_for_it_alone(node, api, etcd, prefix, tmp_path, way):
     place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
-    node.document = {**whereabouts.cluster_conf(place), "node": node.name}
+    node.cluster_conf = {**whereabouts.cluster_conf(place), "node": node.name}
     # By its name the earlier one is the last in the journal.
     for name in ("z-earlier", "a-later"):
         node.store().allocate(owner(name).replace(pod="default/pod"), FEW, (None,))
@@ -273,7 +275,7 @@ def test_what_a_later_sandbox_has_taken_over_is_moved_for_it_alone(node, api, et
     assert list(held.values()) == ["a-later"]
     elsewhere = {
         "to kubernetes": {**whereabouts.cluster_conf(place.replace(network_name="other")), "node": node.name},
-        "to etcd": etcd.document(prefix=prefix),
+        "to etcd": etcd.cluster_conf(prefix=prefix),
         "to local": None,
     }
     assert adopt(node, move(node, elsewhere[way])) == 0
@@ -290,7 +292,7 @@ def test_a_lease_whose_pod_s_name_is_none_is_passed_over_and_said(node, api, etc
     pool = api.resources.get(POOLS, "kube-system", "10.77.0.0-24")
     pool["spec"]["allocations"]["6"]["podref"] = "default/No Name"
     api.resources.put(POOLS, "kube-system", pool)
-    assert adopt(node, move(node, etcd.document(prefix=prefix)), "--from", before) == 0
+    assert adopt(node, move(node, etcd.cluster_conf(prefix=prefix)), "--from", before) == 0
     said = capsys.readouterr().err
     assert "10.77.0.6 of b/net1 stays where it is: 'default/No Name' is no pod's name" in said
     assert list(node.leases().values()) == ["a"]
@@ -299,7 +301,7 @@ def test_a_lease_whose_pod_s_name_is_none_is_passed_over_and_said(node, api, etc
 def test_a_file_that_names_no_interface_is_not_taken_over(node, etcd, prefix, capsys):
     (address,) = node.add("a")
     Path(node.folders.data, NETWORK, address).write_text("a")
-    assert adopt(node, move(node, etcd.document(prefix=prefix))) == 1
+    assert adopt(node, move(node, etcd.cluster_conf(prefix=prefix))) == 1
     assert f"{address} is nobody's whom a journal can name" in capsys.readouterr().err
     assert os.path.exists(f"{node.folders.data}/{NETWORK}/{address}")
 
@@ -311,7 +313,7 @@ def test_without_a_configuration_nothing_can_be_taken_over(node, capsys):
 
 def test_nothing_is_taken_over_before_somebody_agrees(node, etcd, prefix, capsys):
     node.add("a")
-    config = move(node, etcd.document(prefix=prefix))
+    config = move(node, etcd.cluster_conf(prefix=prefix))
     assert node.run("adopt", "--config", config) == 1
     assert (node.leases(), node.entries()) == ({}, {})
     with pytest.raises(InvalidConfig):
@@ -342,23 +344,27 @@ class Walk:
 
     def move(self) -> None:
         """All nodes move together: an address is one owner's in one place only."""
-        place = self.chance.choice([one for one in self.places if one != self.nodes[0].document])
+        place = self.chance.choice([one for one in self.places if one != self.nodes[0].cluster_conf])
         for node in self.nodes:
             assert adopt(node, move(node, place)) == 0
 
 
 def test_a_walk_with_moves_gives_no_address_twice_and_loses_none(etcd, second, prefix, tmp_path, capsys):
-    places = [etcd.document(prefix=prefix), second.document(prefix=prefix), etcd.document(prefix=f"{prefix}/new")]
+    places = [
+        etcd.cluster_conf(prefix=prefix),
+        second.cluster_conf(prefix=prefix),
+        etcd.cluster_conf(prefix=f"{prefix}/new"),
+    ]
     nodes = [Node(tmp_path / (name or "here"), name, places[0], FEW) for name in ("", "node-b", "node-c")]
     walk = Walk(nodes, places)
     for number in range(CALLS):
         walk.step(number)
     for node in nodes:
         node.store().gc({(name, "net1") for where, name in walk.has if where == node.name})
-    now = nodes[0].document
+    now = nodes[0].cluster_conf
     found = {}
     for place in places:
-        nodes[0].document = place
+        nodes[0].cluster_conf = place
         found[places.index(place)] = nodes[0].leases()
     assert found.pop(places.index(now)) == {address: name for (_node, name), address in walk.has.items()}
     assert list(found.values()) == [{}, {}], "nothing stays in the places of before"

@@ -146,8 +146,8 @@ def run_theirs(api, lease, held, name):
     return one.retried
 
 
-def run_ours(document, held, name):
-    cluster = open_kubernetes(document, NETWORK, SECONDS, ACCESS)
+def run_ours(cluster_conf, held, name):
+    cluster = open_kubernetes(cluster_conf, NETWORK, SECONDS, ACCESS)
 
     def add(pod):
         # As whereabouts, from the lowest on: so both want the same addresses.
@@ -169,10 +169,10 @@ def test_they_share_pools_without_a_duplicate_and_without_a_loss(tmp_path):
     with ApiServer(secure=False) as api:
         api.rights = RIGHTS
         place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=(SUBNET,))
-        document = whereabouts.cluster_conf(place)
+        cluster_conf = whereabouts.cluster_conf(place)
         with ThreadPoolExecutor(2 * THREADS) as pool:
             theirs = [pool.submit(run_theirs, api, lease, held, f"theirs{n}") for n in range(THREADS)]
-            ours = [pool.submit(run_ours, document, held, f"ours{n}") for n in range(THREADS)]
+            ours = [pool.submit(run_ours, cluster_conf, held, f"ours{n}") for n in range(THREADS)]
             retried = sum(one.result(SECONDS) for one in theirs)
             assert [one.result(SECONDS) for one in ours] == [0] * THREADS
         entries = api.resources.get(POOLS, "kube-system", POOL)["spec"]["allocations"]

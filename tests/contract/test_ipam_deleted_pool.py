@@ -28,8 +28,10 @@ def api() -> Iterator[ApiServer]:
 def nodes_of(api, tmp_path, *, overlapping: bool) -> list[Node]:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
     subnets = whereabouts.subnets_of([(FEW,), (V6,)])
-    document = whereabouts.cluster_conf(PoolLocation(kubeconfig=kubeconfig, subnets=subnets, overlapping=overlapping))
-    return [Node(name, tmp_path / name, tmp_path / "held", document, SECONDS) for name in ("n1", "n2")]
+    cluster_conf = whereabouts.cluster_conf(
+        PoolLocation(kubeconfig=kubeconfig, subnets=subnets, overlapping=overlapping)
+    )
+    return [Node(name, tmp_path / name, tmp_path / "held", cluster_conf, SECONDS) for name in ("n1", "n2")]
 
 
 @pytest.fixture

@@ -54,10 +54,10 @@ class World:
             (folder / node).mkdir(mode=0o700)
 
     def command(self, node: str, *arguments: str) -> list[str]:
-        document = json.dumps(self.etcd.document(prefix=self.prefix))
+        cluster_conf = json.dumps(self.etcd.cluster_conf(prefix=self.prefix))
         program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport runpy\n"
         program += "runpy.run_module('tests.etcd.program', run_name='__main__')"
-        return [sys.executable, "-I", "-S", "-B", "-c", program, str(self.folder), node, document, *arguments]
+        return [sys.executable, "-I", "-S", "-B", "-c", program, str(self.folder), node, cluster_conf, *arguments]
 
     def call(self, node: str, *arguments: str) -> Any:
         done = subprocess.run(

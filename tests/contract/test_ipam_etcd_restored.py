@@ -38,7 +38,7 @@ def prefix() -> str:
 @pytest.fixture
 def nodes(etcd, prefix, tmp_path) -> list[Node]:
     names = ["", "node-b", "node-c"]
-    return [Node(tmp_path / (name or "here"), name, etcd.document(prefix=prefix), FEW) for name in names]
+    return [Node(tmp_path / (name or "here"), name, etcd.cluster_conf(prefix=prefix), FEW) for name in names]
 
 
 def journalled(node: Node) -> dict[str, str]:
@@ -139,12 +139,12 @@ def test_an_address_that_a_lease_of_before_keeps_is_taken_again_when_that_is_fou
 def test_what_was_leased_in_another_etcd_is_given_back_there(nodes, etcd, second, prefix):
     one = nodes[0]
     held = one.add("a")[0]
-    one.document = second.document(prefix=prefix)
+    one.cluster_conf = second.cluster_conf(prefix=prefix)
     new = one.add("b")[0]
     assert new != held
     one.delete("a")
     assert set(one.leases().values()) == {"b"}
-    one.document = etcd.document(prefix=prefix)
+    one.cluster_conf = etcd.cluster_conf(prefix=prefix)
     assert one.leases() == {}
 
 
@@ -152,7 +152,7 @@ def test_where_the_other_etcd_is_away_a_release_is_kept_as_a_tombstone(nodes, et
     one = nodes[0]
     one.seconds = 2.0
     one.add("a")
-    one.document = second.document(prefix=prefix)
+    one.cluster_conf = second.cluster_conf(prefix=prefix)
     one.add("b")
     etcd.pause()
     try:
@@ -191,7 +191,7 @@ def test_an_add_asks_etcd_one_question_and_a_release_two(nodes, etcd, prefix):
     one = nodes[0]
     one.add("a")  # It leaves the sign of life, too.
     with Proxy(etcd.port) as proxy:
-        one.document = etcd.document(prefix=prefix, endpoints=[proxy.endpoint])
+        one.cluster_conf = etcd.cluster_conf(prefix=prefix, endpoints=[proxy.endpoint])
         one.sets = ((range_of("10.77.0.0", 16, "10.77.0.1", "10.77.255.254"),),)
         one.add("b")
         before = proxy.questions

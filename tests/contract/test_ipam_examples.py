@@ -24,7 +24,7 @@ POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod;K8S_POD_UID=u"
 @contextmanager
 def etcd(_folder) -> Iterator[dict[str, Any]]:
     with EtcdServer(secure=True) as server:
-        told = {name: text for name, text in server.document().items() if name != "kind"}
+        told = {name: text for name, text in server.cluster_conf().items() if name != "kind"}
         # Members that do not answer are passed over.
         yield {**told, "endpoints": ["https://127.0.0.1:1", *told["endpoints"]]}
 
@@ -51,7 +51,7 @@ def test_an_example_is_leased_checked_and_freed(path, tmp_path):
     stores = Stores(Log({}, level="panic"), policy=POLICY, journal=str(tmp_path / "journal"), run=str(tmp_path / "run"))
     plugin = IpamPlugin(stores, Log({}, level="panic"))
     with STORES[backend](tmp_path) as access:
-        document = {**conf, "name": conflist["name"], "ipam": {**conf["ipam"], backend: access}}
+        network_conf = {**conf, "name": conflist["name"], "ipam": {**conf["ipam"], backend: access}}
 
         def request(command, **more):
             env = {
@@ -59,7 +59,7 @@ def test_an_example_is_leased_checked_and_freed(path, tmp_path):
                 "CNI_PATH": "/x", "CNI_ARGS": POD,
             }  # fmt: skip
             new = {"cniVersion": "1.1.0"} if command == "STATUS" else {}
-            return parse(parse_environment(env), json.dumps({**document, **new, **more}).encode())
+            return parse(parse_environment(env), json.dumps({**network_conf, **new, **more}).encode())
 
         plugin.status(request("STATUS"))
         added = plugin.add(request("ADD"))

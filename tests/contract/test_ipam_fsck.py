@@ -60,12 +60,12 @@ def prefix() -> str:
 @pytest.fixture
 def member(etcd, prefix, tmp_path) -> Node:
     """This node, with its addresses in etcd."""
-    return Node(tmp_path / "here", document=etcd.document(prefix=prefix))
+    return Node(tmp_path / "here", cluster_conf=etcd.cluster_conf(prefix=prefix))
 
 
 @pytest.fixture
 def other(etcd, prefix, tmp_path) -> Node:
-    return Node(tmp_path / "there", "node-b", etcd.document(prefix=prefix))
+    return Node(tmp_path / "there", "node-b", etcd.cluster_conf(prefix=prefix))
 
 
 def keys(etcd: EtcdServer, prefix: str) -> list[str]:
@@ -258,7 +258,7 @@ def test_a_living_owners_lease_gets_its_entry_again(member, capsys):
 
 
 def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd, prefix, capsys):
-    theirs = {**etcd.document(prefix=prefix), "node": member.name, "machine": "f" * 32}
+    theirs = {**etcd.cluster_conf(prefix=prefix), "node": member.name, "machine": "f" * 32}
     claim = claim_on(parse("10.0.0.77", ""))
     open_etcd(theirs, NETWORK, SECONDS, ROOTS).take((claim,), owner("theirs"))
     assert member.fsck("--config", configuration(member), "--repair") == 1
@@ -332,7 +332,7 @@ def test_a_dead_owners_entry_without_a_lease_goes(member, etcd, prefix):
 
 def test_tombstones_wait_until_the_cluster_is_back(tmp_path, capsys):
     with EtcdServer() as server:
-        member = Node(tmp_path / "here", document=server.document())
+        member = Node(tmp_path / "here", cluster_conf=server.cluster_conf())
         address = member.add("a")[0]
         server.kill()
         member.seconds = 1.0
@@ -373,7 +373,7 @@ def test_what_a_living_sandbox_uses_is_released_by_force_only(node, capsys):
 
 
 def test_a_release_in_etcd_takes_all_of_the_interface_and_its_entry(etcd, prefix, tmp_path):
-    member = Node(tmp_path / "here", document=etcd.document(prefix=prefix), sets=((V4,), (V6,)))
+    member = Node(tmp_path / "here", cluster_conf=etcd.cluster_conf(prefix=prefix), sets=((V4,), (V6,)))
     addresses = member.add("a")
     member.add("b")
     assert member.run("release", addresses[1], "--yes") == 0
@@ -420,7 +420,7 @@ def test_each_call_leaves_a_sign_of_life_that_expires(member, etcd, prefix, name
 def test_the_plugins_stores_leave_the_sign(member, etcd, prefix):
     stores = Stores(Log({}), policy=POLICY, journal=member.folders.journal, run=member.folders.index)
     place = ipam_location.LeaseLocation(
-        backend="etcd", network=NETWORK, directory="", shared=NETWORK, document=member.document, node="node-s"
+        backend="etcd", network=NETWORK, directory="", shared=NETWORK, cluster_conf=member.cluster_conf, node="node-s"
     )
     stores.open(place).status(member.sets)
     assert sign(etcd, prefix, "node-s")["lease"]
@@ -463,7 +463,7 @@ def silence(etcd: EtcdServer, prefix: str, node: str) -> None:
 
 def configuration(node: Node, **section) -> str:
     """A file with the node's configuration."""
-    told = {key: value for key, value in (node.document or {}).items() if value and key != "kind"}
+    told = {key: value for key, value in (node.cluster_conf or {}).items() if value and key != "kind"}
     ipam = {"type": "barewire-ipam", "backend": "etcd", "subnet": "10.77.0.0/24", "etcd": told, **section}
     path = Path(node.folders.run, "network.conf")
     path.write_text(json.dumps({"cniVersion": "1.0.0", "name": NETWORK, "type": "sriov", "ipam": ipam}))
@@ -530,8 +530,8 @@ def test_a_node_that_comes_back_keeps_what_it_has_still(member, other, etcd, pre
         other.add(f"b{number}")
     silence(etcd, prefix, "node-b")
     shutil.rmtree(other.folders.index)
-    document = {**(other.document or {}), "node": "node-b"}
-    freeing = dead_node.free(Gateway(servers(document, ROOTS), SECONDS), keys_of(document, NETWORK), SECONDS)
+    cluster_conf = {**(other.cluster_conf or {}), "node": "node-b"}
+    freeing = dead_node.free(Gateway(servers(cluster_conf, ROOTS), SECONDS), keys_of(cluster_conf, NETWORK), SECONDS)
     gone = [next(freeing) for _ in range(dead_node.PAGE)]
     new = other.add("new")[0]
     with pytest.raises(Alive, match="node-b is alive"):
@@ -596,7 +596,7 @@ def kubernetes(api, tmp_path) -> Node:
     place = PoolLocation(
         kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of([(V4,), (V6,)])
     )
-    return Node(tmp_path / "here", document={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
+    return Node(tmp_path / "here", cluster_conf={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
 
 
 def pod_on(api: ApiServer, name: str, node: str) -> None:
@@ -605,7 +605,7 @@ def pod_on(api: ApiServer, name: str, node: str) -> None:
 
 def lease(kubernetes: Node, *names: str) -> dict[str, str]:
     """What other nodes lease: pods and their addresses."""
-    cluster = open_kubernetes(kubernetes.document or {}, NETWORK, SECONDS, ACCESS)
+    cluster = open_kubernetes(kubernetes.cluster_conf or {}, NETWORK, SECONDS, ACCESS)
     found = {}
     for number, name in enumerate(names, start=10):
         address = V4.address(V4.subnet.number + number)
@@ -713,8 +713,8 @@ def test_a_leak_in_kubernetes_is_freed_and_what_no_journal_tells_of_is_not_judge
 
 
 def test_the_program_says_in_one_line_what_it_cannot_reach(member, etcd, prefix):
-    free = {**etcd.document(prefix=prefix), "endpoints": ["http://127.0.0.1:9"]}
-    member.document = free
+    free = {**etcd.cluster_conf(prefix=prefix), "endpoints": ["http://127.0.0.1:9"]}
+    member.cluster_conf = free
     arguments = ["list", "--config", configuration(member), "--seconds", "0.5"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CNI_")}
     done = subprocess.run(
@@ -732,6 +732,6 @@ def test_the_program_says_in_one_line_what_it_cannot_reach(member, etcd, prefix)
 
 
 def test_etcd_opened_for_looking_leaves_no_sign(etcd, prefix):
-    document = {**etcd.document(prefix=prefix), "node": "looker"}
-    assert open_etcd(document, NETWORK, SECONDS, ROOTS).held((claim_on(V4.address(V4.first)),), owner("a")) == ()
+    cluster_conf = {**etcd.cluster_conf(prefix=prefix), "node": "looker"}
+    assert open_etcd(cluster_conf, NETWORK, SECONDS, ROOTS).held((claim_on(V4.address(V4.first)),), owner("a")) == ()
     assert sign(etcd, prefix, "looker") == {}

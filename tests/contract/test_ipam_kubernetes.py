@@ -730,8 +730,8 @@ def test_a_place_is_the_same_behind_its_description():
     place = PoolLocation(
         kubeconfig="/k", namespace="n", network_name="x", overlapping=False, subnets=("10.0.0.0/8", "fd00::/64")
     )
-    document = whereabouts.cluster_conf(place)
-    assert document["kind"] == "kubernetes"
-    assert whereabouts.pool_location(document) == place
+    cluster_conf = whereabouts.cluster_conf(place)
+    assert cluster_conf["kind"] == "kubernetes"
+    assert whereabouts.pool_location(cluster_conf) == place
     with pytest.raises(InvalidConfig, match="incomplete"):
         whereabouts.pool_location({"kind": "kubernetes"})

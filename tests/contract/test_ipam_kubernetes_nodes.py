@@ -48,8 +48,8 @@ def api() -> Iterator[ApiServer]:
 def nodes(api, tmp_path) -> list[Node]:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
     place = PoolLocation(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
-    document = whereabouts.cluster_conf(place)
-    return [Node(name, tmp_path / name, tmp_path / "held", document, SECONDS) for name in NAMES]
+    cluster_conf = whereabouts.cluster_conf(place)
+    return [Node(name, tmp_path / name, tmp_path / "held", cluster_conf, SECONDS) for name in NAMES]
 
 
 def start(node: Node, *command: str) -> subprocess.Popen[bytes]:

@@ -151,11 +151,11 @@ class Whereabouts:
 class Ours:
     """A node of ours, with its journal."""
 
-    def __init__(self, name: str, folder: Path, document: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, cluster_conf: dict[str, Any]) -> None:
         self.name = name
         (folder / "run").mkdir(parents=True, mode=0o700)
         journal = Journal(str(folder / "journal"), str(folder / "run"))
-        self.store = Journaled(journal, name, NETWORK, document, opened_kubernetes, seconds=SECONDS)
+        self.store = Journaled(journal, name, NETWORK, cluster_conf, opened_kubernetes, seconds=SECONDS)
 
     def add(self, pod: str, container: str) -> list[Address]:
         return [claim.address for claim in self.store.allocate(_owner(pod, container), ((V4,), (V6,)), (None, None))]
@@ -194,14 +194,14 @@ class World:
             f"default/sts{worker}-{pod}": threading.Lock() for worker in range(WORKERS) for pod in range(PODS)
         }
         kubeconfig = str(api.kubeconfig(folder / "kubeconfig"))
-        self.document = whereabouts.cluster_conf(
+        self.cluster_conf = whereabouts.cluster_conf(
             PoolLocation(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(V4,), (V6,)]))
         )
         self.wide = whereabouts.cluster_conf(
             PoolLocation(kubeconfig=kubeconfig, subnets=whereabouts.subnets_of([(WIDE,)]))
         )
         lease = threading.Lock()
-        self.ours = [Ours(f"n{number}", folder / f"n{number}", self.document) for number in range(3)]
+        self.ours = [Ours(f"n{number}", folder / f"n{number}", self.cluster_conf) for number in range(3)]
         self.theirs = [Whereabouts(api, lease) for _ in range(2)]
         self.nodes = [*self.ours, *self.theirs]
 
@@ -323,7 +323,9 @@ def tell_of(api: ApiServer, running: dict[str, tuple[Any, str, list[Address]]]) 
 def reconciled(world: World, folder: Path) -> None:
     """By a node that had none of these pods."""
     folders = Folders(state=str(folder / "state"), run=str(folder / "run"), policy=POLICY)
-    network = Network(name=NETWORK, backend="kubernetes", document={**world.document, "node": "x"}, shared=NETWORK)
+    network = Network(
+        name=NETWORK, backend="kubernetes", cluster_conf={**world.cluster_conf, "node": "x"}, shared=NETWORK
+    )
     nobody = Sandboxes(attached={}, namespaces={})
     found = Reconciliation(folders, [network], lambda: nobody, grace=0.0, seconds=SECONDS)
     for _ in found.free(found.scan().lost):

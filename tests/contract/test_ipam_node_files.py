@@ -99,17 +99,17 @@ def test_a_network_with_whereabouts_ranges_needs_neither_backend_nor_kubeconfig(
     for section in (RANGE, {**RANGE, "backend": "kubernetes"}, {"ipRanges": [{"range": "10.0.0.0/24"}]}):
         where = found(policy, section)
         assert where.backend == "kubernetes"
-        assert (where.document or {})["kubeconfig"] == "/etc/cni/net.d/w.kubeconfig"
+        assert (where.cluster_conf or {})["kubeconfig"] == "/etc/cni/net.d/w.kubeconfig"
 
 
 def test_what_a_network_or_the_node_configuration_says_stands_above_whereabouts_file(policy):
     own = {**RANGE, "backend": "kubernetes", "kubernetes": {"kubeconfig": "/etc/cni/own"}}
-    assert (found(policy, own).document or {})["kubeconfig"] == "/etc/cni/own"
+    assert (found(policy, own).cluster_conf or {})["kubeconfig"] == "/etc/cni/own"
     assert found(policy, {**RANGE, "backend": "local"}).backend == "local"
     assert found(policy, {"subnet": "10.0.0.0/24"}).backend == "local"
     node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
     where = found(policy.replace(node=node), RANGE)
-    assert (where.backend, (where.document or {})["kubeconfig"]) == ("kubernetes", "")
+    assert (where.backend, (where.cluster_conf or {})["kubeconfig"]) == ("kubernetes", "")
     etcd = policy.node.replace(addresses=AddressPolicy(backend="etcd"))
     assert found(policy.replace(node=etcd), RANGE).backend == "etcd"
 
@@ -122,7 +122,10 @@ def test_whereabouts_documented_configuration_is_in_kubernetes_whoever_tells_the
     }
     for section in ({**RANGE, **own}, {"type": "barewire-ipam", "ipRanges": [{"range": "10.0.0.0/24"}], **own}):
         where = found(policy, section)
-        assert (where.backend, (where.document or {})["kubeconfig"]) == ("kubernetes", own["kubernetes"]["kubeconfig"])
+        assert (where.backend, (where.cluster_conf or {})["kubeconfig"]) == (
+            "kubernetes",
+            own["kubernetes"]["kubeconfig"],
+        )
         call = request(section)
         assert parse_request(call, Log({}), policy.defaults(call)).sets
     node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
@@ -139,12 +142,12 @@ def test_whereabouts_file_is_not_read_where_the_kubeconfig_is_told_elsewhere(pol
     for more in ({}, {"addresses": AddressPolicy(backend="kubernetes")}):
         assert found(policy.replace(node=node.replace(**more)), RANGE).backend == "kubernetes"
     own = {**RANGE, "kubernetes": {"kubeconfig": "/etc/cni/own"}}
-    assert (found(policy, own).document or {})["kubeconfig"] == "/etc/cni/own"
+    assert (found(policy, own).cluster_conf or {})["kubeconfig"] == "/etc/cni/own"
 
 
 def test_where_the_file_that_a_network_names_does_not_exist_the_usual_ones_are_read(policy, tmp_path):
     where = found(policy, {**RANGE, "configuration_path": f"{tmp_path}/gone/whereabouts.conf"})
-    assert (where.document or {})["kubeconfig"] == "/etc/cni/net.d/w.kubeconfig"
+    assert (where.cluster_conf or {})["kubeconfig"] == "/etc/cni/net.d/w.kubeconfig"
 
 
 def test_the_file_is_read_once_per_call(policy, tmp_path, monkeypatch):
@@ -170,7 +173,7 @@ def test_a_network_may_name_the_file_itself_in_the_same_places(policy, tmp_path)
     path = tmp_path / "other.conf"
     path.write_text(json.dumps({"kubernetes": {"kubeconfig": "/etc/cni/other"}}))
     where = found(policy, {**RANGE, "configuration_path": str(path)})
-    assert (where.document or {})["kubeconfig"] == "/etc/cni/other"
+    assert (where.cluster_conf or {})["kubeconfig"] == "/etc/cni/other"
 
 
 @pytest.mark.parametrize("content", ("{", "[]", '{"datastore": "etcd"}', '{"kubernetes": 5}', '{"kubernetes": {}}'))

@@ -40,7 +40,7 @@ def place(api, tmp_path) -> PoolLocation:
 @pytest.fixture
 def node(tmp_path, place) -> Node:
     """It knows the network by an attachment of its own, `mine`, whose pod the API server does not know."""
-    node = Node(tmp_path / "here", document={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
+    node = Node(tmp_path / "here", cluster_conf={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
     node.add("mine")
     return node
 

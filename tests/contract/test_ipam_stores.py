@@ -31,5 +31,5 @@ def test_the_journal_before_etcd_keeps_the_contract(name, etcd, tmp_path):
     folder, run = tmp_path / "journal", tmp_path / "run"
     for made in (folder, run):
         made.mkdir(mode=0o700)
-    document = {"kind": "etcd", "endpoints": [etcd.endpoint], "prefix": f"/{name}"}
-    CONTRACT[name](lambda: Journaled(Journal(str(folder), str(run)), "n1", NETWORK, document, opened_etcd))
+    cluster_conf = {"kind": "etcd", "endpoints": [etcd.endpoint], "prefix": f"/{name}"}
+    CONTRACT[name](lambda: Journaled(Journal(str(folder), str(run)), "n1", NETWORK, cluster_conf, opened_etcd))

@@ -89,7 +89,7 @@ def put_lease(etcd: EtcdServer, prefix: str, node: Node, number: int, **names: o
 
 @pytest.fixture
 def member(etcd, tmp_path) -> Node:
-    return Node(tmp_path / "here", document=etcd.document(prefix=f"/judged/{tmp_path.name}"))
+    return Node(tmp_path / "here", cluster_conf=etcd.cluster_conf(prefix=f"/judged/{tmp_path.name}"))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_an_allocation_of_a_pool_whose_owner_is_a_path_is_told_of_and_left(victi
         place = PoolLocation(
             kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of([(V4,)])
         )
-        node = Node(tmp_path / "here", document={**whereabouts.cluster_conf(place), "node": "here"})
+        node = Node(tmp_path / "here", cluster_conf={**whereabouts.cluster_conf(place), "node": "here"})
         node.add("a")
         node.attach("a")
         patch = [

@@ -1,4 +1,4 @@
-"""One node's calls on etcd, as a process: `program.py <folder> <node> <document> <command> ...`; what it says is JSON.
+"""One node's calls on etcd, as a process: `program.py <folder> <node> <cluster_conf> <command> ...`; what it says is JSON.
 
 add <container>        the addresses, or the error's code
 del <container>
@@ -38,9 +38,9 @@ SETS = (
 LARGE = ((pool("10.9.0.0", 16, "10.9.0.1", "10.9.255.254"),), (pool("fd00:9::", 64, "fd00:9::1", "fd00:9::ffff:0"),))
 
 
-def store(folder: str, node: str, document: str, seconds: float = 10.0) -> Journaled:
+def store(folder: str, node: str, cluster_conf: str, seconds: float = 10.0) -> Journaled:
     journal = Journal(f"{folder}/{node}/journal", f"{folder}/{node}/run", warn=lambda _text: None)
-    return Journaled(journal, node, NETWORK, jsontext.loads(document.encode()), opened_etcd, seconds=seconds)
+    return Journaled(journal, node, NETWORK, jsontext.loads(cluster_conf.encode()), opened_etcd, seconds=seconds)
 
 
 def owner(name: str) -> Owner:
@@ -95,11 +95,11 @@ class Work:
         os.write(self._log, f"{line}\n".encode())
 
 
-def main(folder: str, node: str, document: str, command: str, *arguments: str) -> object:
+def main(folder: str, node: str, cluster_conf: str, command: str, *arguments: str) -> object:
     if command == "work":
         # Short: a test waits for the call that etcd's death has cut off.
-        Work(store(folder, node, document, 3.0), node, *arguments).go()
-    one = store(folder, node, document)
+        Work(store(folder, node, cluster_conf, 3.0), node, *arguments).go()
+    one = store(folder, node, cluster_conf)
     try:
         if command == "add":
             return add(one, *arguments)

@@ -158,13 +158,13 @@ def test_what_does_not_fit_the_ranges_any_more_is_given_back(node, shared):
 
 
 def test_an_owner_keeps_its_address_when_the_access_and_the_nodes_name_change(moving, shared):
-    first = moving.add("a", document=FIRST)
+    first = moving.add("a", cluster_conf=FIRST)
     moving.name = "renamed"
-    assert moving.add("a", document=SECOND) == first
+    assert moving.add("a", cluster_conf=SECOND) == first
     assert sorted(in_use(shared)) == sorted(first)
     moving.clusters["first"].away = True
     moving.store("elsewhere", None).release(owner("x"))
-    moving.store(document=None).release(owner("a"))
+    moving.store(cluster_conf=None).release(owner("a"))
     assert (in_use(shared), moving.files()) == ({}, [])
 
 
@@ -236,7 +236,7 @@ def test_a_call_that_is_outrun_all_the_time_ends_within_its_bound(node, shared, 
 
 def test_without_a_configuration_nothing_is_allocated(node):
     with pytest.raises(InvalidConfig, match="no cluster"):
-        node.add("a", document=None)
+        node.add("a", cluster_conf=None)
 
 
 # Outcomes that nobody knows
@@ -300,13 +300,13 @@ def test_a_release_whose_answer_is_lost_is_repeated(node, shared):
 
 def test_a_release_needs_no_configuration(node, shared):
     node.add("a")
-    node.store(document=None).release(owner("a"))
+    node.store(cluster_conf=None).release(owner("a"))
     assert in_use(shared) == {}
     assert node.files() == []
 
 
 def test_releasing_what_was_never_taken_is_no_error_and_without_configuration_nobody_is_asked(node, shared):
-    node.store(document=None).release(owner("a"))
+    node.store(cluster_conf=None).release(owner("a"))
     assert shared.calls == []
     node.store().release(owner("a"))
     assert node.files() == []
@@ -438,10 +438,10 @@ def test_a_try_that_fails_is_that_of_all_tombstones_of_its_cluster(node, shared)
 
 
 def test_a_call_waits_for_one_silent_cluster_at_most(moving):
-    documents = {"a": FIRST, "b": {**FIRST, "prefix": "/b"}, "c": {**FIRST, "prefix": "/c"}}
+    cluster_confs = {"a": FIRST, "b": {**FIRST, "prefix": "/b"}, "c": {**FIRST, "prefix": "/c"}}
     moving.clusters["first"].away = True
-    for name, document in documents.items():
-        moving.store(document=document).release(owner(name))
+    for name, cluster_conf in cluster_confs.items():
+        moving.store(cluster_conf=cluster_conf).release(owner(name))
     moving.clusters["first"].calls.clear()
     moving.store("elsewhere", SECOND).drain()
     assert len(moving.clusters["first"].calls) == 1
@@ -449,12 +449,12 @@ def test_a_call_waits_for_one_silent_cluster_at_most(moving):
 
 def test_gc_of_a_network_succeeds_while_its_former_cluster_is_away(moving, shared):
     for name in "abc":
-        moving.add(name, document={**FIRST, "prefix": "/old"})
+        moving.add(name, cluster_conf={**FIRST, "prefix": "/old"})
     moving.clusters["first"].away = True
-    moving.store(document={**FIRST, "prefix": "/old"}).release(owner("a"))
-    moving.add("d", document={**SECOND, "prefix": "/new"})
+    moving.store(cluster_conf={**FIRST, "prefix": "/old"}).release(owner("a"))
+    moving.add("d", cluster_conf={**SECOND, "prefix": "/new"})
     moving.clusters["first"].calls.clear()
-    moving.store(document={**SECOND, "prefix": "/new"}).gc({("d", "net1")})
+    moving.store(cluster_conf={**SECOND, "prefix": "/new"}).gc({("d", "net1")})
     assert len(moving.clusters["first"].calls) <= 2
     phases = {one.owner.container_id: one.phase for one in moving.journal().of_network(NETWORK)}
     assert phases == {"a": "tombstone", "b": "tombstone", "c": "tombstone", "d": "held"}
@@ -487,9 +487,9 @@ def test_draining_takes_nothing_of_an_adds_own_time(node, monkeypatch):
     opened = []
     monkeypatch.setattr("ipam.cluster.release.PendingReleases.drain", lambda _self: time.sleep(0.4))
 
-    def open_cluster(self, document, network, seconds, real=Node.open):
+    def open_cluster(self, cluster_conf, network, seconds, real=Node.open):
         opened.append(seconds)
-        return real(self, document, network, seconds)
+        return real(self, cluster_conf, network, seconds)
 
     monkeypatch.setattr(Node, "open", open_cluster)
     node.add("a", seconds=0.4)
@@ -512,9 +512,9 @@ def test_an_entry_is_flushed_at_the_cluster_that_it_tells_of(tmp_path, shared):
     second = Shared()
     node = Node(tmp_path, "node-a", {"fake": shared, "second": second})
     node.add("a")
-    node.add("a", document={"kind": "second"})
+    node.add("a", cluster_conf={"kind": "second"})
     assert (len(shared.leases), len(second.leases)) == (0, 2)
-    node.store(document=FAKE).release(owner("a"))
+    node.store(cluster_conf=FAKE).release(owner("a"))
     assert second.leases == {}
 
 
@@ -534,8 +534,8 @@ def moving(tmp_path, shared) -> Node:
 
 def test_a_release_of_what_an_unusable_configuration_never_leased_leaves_no_tombstone(node, shared):
     with pytest.raises(InvalidConfig):
-        node.add("a", document=BROKEN)
-    node.store(document=BROKEN).release(owner("a"))
+        node.add("a", cluster_conf=BROKEN)
+    node.store(cluster_conf=BROKEN).release(owner("a"))
     assert node.files() == []
     assert any("no such file" in warning for warning in node.warnings)
     node.store().gc(set())
@@ -544,7 +544,7 @@ def test_a_release_of_what_an_unusable_configuration_never_leased_leaves_no_tomb
 def test_gc_warns_of_an_unusable_configuration_and_collects_what_the_journal_tells(node, shared):
     node.add("a")
     node.add("b")
-    node.store(document=BROKEN).gc({("b", "net1")})
+    node.store(cluster_conf=BROKEN).gc({("b", "net1")})
     assert set(in_use(shared).values()) == {"b"}
     assert node.files() == ["journal/net/b:net1.json"]
     assert any("not searched" in warning and "no such file" in warning for warning in node.warnings)
@@ -553,8 +553,8 @@ def test_gc_warns_of_an_unusable_configuration_and_collects_what_the_journal_tel
 def test_gc_does_not_fail_where_no_description_of_a_cluster_is_usable_any_more(node, shared):
     node.add("a")
     entry = node.journal().find(owner("a"))
-    node.journal().save(entry.replace(document={**BROKEN, "node": "node-a"}))
-    node.store(document=BROKEN).gc(set())
+    node.journal().save(entry.replace(cluster_conf={**BROKEN, "node": "node-a"}))
+    node.store(cluster_conf=BROKEN).gc(set())
     assert node.files() == [MARK, ENTRY]
     assert any("not released yet" in warning for warning in node.warnings)
     node.journal().save(entry)
@@ -564,32 +564,32 @@ def test_gc_does_not_fail_where_no_description_of_a_cluster_is_usable_any_more(n
 
 @pytest.mark.parametrize("way", ["release", "drain", "gc"])
 def test_what_is_leased_in_a_cluster_that_moved_is_freed_where_it_is_now(moving, shared, way):
-    moving.add("a", document=FIRST)
+    moving.add("a", cluster_conf=FIRST)
     moving.clusters["first"].away = True
     if way != "release":
-        moving.store(document=FIRST).release(owner("a"))
+        moving.store(cluster_conf=FIRST).release(owner("a"))
         assert moving.files() == [MARK, ENTRY]
     calls = {
         "release": lambda one: one.release(owner("a")),
         "drain": lambda one: one.drain(),
         "gc": lambda one: one.gc(set()),
     }
-    calls[way](moving.store(document=SECOND))
+    calls[way](moving.store(cluster_conf=SECOND))
     assert in_use(shared) == {}
     assert moving.files() == []
 
 
 def test_what_is_leased_at_another_prefix_is_not_looked_for_at_the_present_one(moving, shared):
-    moving.add("a", document={**FIRST, "prefix": "/old"})
+    moving.add("a", cluster_conf={**FIRST, "prefix": "/old"})
     moving.clusters["first"].away = True
-    moving.store(document={**SECOND, "prefix": "/new"}).release(owner("a"))
+    moving.store(cluster_conf={**SECOND, "prefix": "/new"}).release(owner("a"))
     assert moving.files() == [MARK, ENTRY]
 
 
 def test_another_network_settles_by_what_the_entry_tells(moving, shared):
-    moving.add("a", document=FIRST)
+    moving.add("a", cluster_conf=FIRST)
     moving.clusters["first"].away = True
-    moving.store(document=FIRST).release(owner("a"))
+    moving.store(cluster_conf=FIRST).release(owner("a"))
     moving.store("elsewhere", SECOND).drain()
     assert moving.files() == [MARK, ENTRY]
     moving.clusters["first"].away = False
@@ -598,16 +598,16 @@ def test_another_network_settles_by_what_the_entry_tells(moving, shared):
 
 
 def test_where_the_present_configuration_is_unusable_the_entry_leads_to_its_cluster(moving, shared):
-    moving.add("a", document=FIRST)
-    moving.store(document=BROKEN).release(owner("a"))
+    moving.add("a", cluster_conf=FIRST)
+    moving.store(cluster_conf=BROKEN).release(owner("a"))
     assert in_use(shared) == {}
     assert moving.files() == []
 
 
 def test_a_tombstone_of_an_unusable_configuration_is_settled_by_the_mended_one(node, shared):
-    document = {**BROKEN, "prefix": "bad", "node": "node-a"}
+    cluster_conf = {**BROKEN, "prefix": "bad", "node": "node-a"}
     node.journal().save_tombstone(
-        Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, document=document, shared=NETWORK, node="node-a")
+        Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, cluster_conf=cluster_conf, shared=NETWORK, node="node-a")
     )
     node.add("b")
     node.store().gc({("b", "net1")})
@@ -618,8 +618,8 @@ def test_a_tombstone_of_an_unusable_configuration_is_settled_by_the_mended_one(n
 def test_the_pools_of_before_and_of_now_are_looked_at():
     one = {"kind": "kubernetes", "kubeconfig": "/old", "namespace": "ns", "subnets": ["10.1.0.0/24"], "node": "n"}
     present = {**one, "kubeconfig": "/new", "subnets": ["10.2.0.0/24"]}
-    entry = Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, document=one, shared=NETWORK, node="n")
-    first = Present(network=NETWORK, document=present).documents(entry)[0]
+    entry = Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, cluster_conf=one, shared=NETWORK, node="n")
+    first = Present(network=NETWORK, cluster_conf=present).cluster_confs(entry)[0]
     assert first == {**one, "kubeconfig": "/new", "subnets": ["10.1.0.0/24", "10.2.0.0/24"]}
 
 
@@ -763,7 +763,7 @@ def test_gc_removes_temporary_files_of_killed_calls_only(node):
 
 def test_addresses_are_those_that_journal_and_cluster_agree_on(node, shared):
     found = node.add("a")
-    assert sorted(map(str, node.store(document=None).addresses(owner("a")))) == sorted(found)
+    assert sorted(map(str, node.store(cluster_conf=None).addresses(owner("a")))) == sorted(found)
     del shared.leases[parse(found[0], "")]
     assert [str(one) for one in node.store().addresses(owner("a"))] == found[1:]
     assert node.store().addresses(owner("b")) == ()
@@ -836,7 +836,7 @@ def test_an_entry_is_read_back_as_it_was_written(node):
     again = node.journal()
     again.save(entry)
     assert again.find(entry.owner) == entry
-    assert entry.document == {"kind": "fake", "node": "node-a"}
+    assert entry.cluster_conf == {"kind": "fake", "node": "node-a"}
 
 
 # Pods, in a store that goes by them
@@ -897,7 +897,7 @@ def test_check_finds_what_another_plugin_leased_to_the_container(node, shared):
     for name in ("a", "b"):
         FakeCluster(shared, node.name).take((claim(f"10.9.0.{ord(name)}"),), owner(name))
     assert [str(one) for one in node.store().addresses(owner("a"))] == ["10.9.0.97"]
-    assert node.store(document=None).addresses(owner("a")) == ()
+    assert node.store(cluster_conf=None).addresses(owner("a")) == ()
     assert node.store().addresses(owner("c")) == ()
 
 
@@ -987,12 +987,12 @@ def test_a_renamed_node_takes_again_what_it_has_once_and_under_the_name_of_then(
 
 
 def test_a_note_of_an_older_version_that_names_no_node_is_read_as_none(tmp_path):
-    document = {"kind": "etcd", "prefix": "/p", "node": "node-a", "machine": "1d" * 16}
-    save_identity(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=9))
-    assert load_identity(str(tmp_path), "net", document, "net").revision == 9
+    cluster_conf = {"kind": "etcd", "prefix": "/p", "node": "node-a", "machine": "1d" * 16}
+    save_identity(str(tmp_path), "net", cluster_conf, "net", Identity(cluster="7", revision=9))
+    assert load_identity(str(tmp_path), "net", cluster_conf, "net").revision == 9
     (file,) = (tmp_path / ".clusters").iterdir()
     told = json.loads(file.read_text())
     file.write_text(json.dumps({**told, "place": told["place"][:-2]}).ljust(512) + "\n")
-    assert load_identity(str(tmp_path), "net", document, "net") == UNKNOWN
-    save_identity(str(tmp_path), "net", document, "net", Identity(cluster="7", revision=3))
-    assert load_identity(str(tmp_path), "net", document, "net").revision == 3
+    assert load_identity(str(tmp_path), "net", cluster_conf, "net") == UNKNOWN
+    save_identity(str(tmp_path), "net", cluster_conf, "net", Identity(cluster="7", revision=3))
+    assert load_identity(str(tmp_path), "net", cluster_conf, "net").revision == 3

@@ -103,8 +103,8 @@ class MortalNode(Node):
         journal.fate = self.fate
         return journal
 
-    def open(self, document, network, seconds) -> FakeCluster:
-        cluster = MortalCluster(self.clusters["fake"], document["node"], document["machine"])
+    def open(self, cluster_conf, network, seconds) -> FakeCluster:
+        cluster = MortalCluster(self.clusters["fake"], cluster_conf["node"], cluster_conf["machine"])
         cluster.fate = self.fate
         return cluster
 
@@ -126,7 +126,7 @@ class Walk:
         self.believed: dict[tuple[str, str], list[str]] = {}
 
     def store(self, node: Node) -> Journaled:
-        return node.store(document=FAKE, seconds=5.0)
+        return node.store(cluster_conf=FAKE, seconds=5.0)
 
     def go(self) -> None:
         for _ in range(STEPS):

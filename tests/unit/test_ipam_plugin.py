@@ -137,8 +137,8 @@ AWAY = {"subnet": "10.1.0.0/30", "backend": "etcd", "etcd": {"endpoints": ["http
 def test_status_contacts_no_cluster_unless_the_administrator_wants_it(node, monkeypatch):
     contacted = []
 
-    def open_cluster(document, *_more, **_how):
-        contacted.append(document)
+    def open_cluster(cluster_conf, *_more, **_how):
+        contacted.append(cluster_conf)
         raise TryAgainLater("away")
 
     monkeypatch.setattr(stores, "open_living_cluster", open_cluster)
@@ -229,7 +229,7 @@ def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
     owner = Owner(network="net", container_id="c1", ifname="net1")
     name = os.uname().nodename
     away = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "prefix": "/p", "node": name}
-    journal.save(Entry(owner=owner, phase="held", claims=None, document=away, shared="net", node=name))
+    journal.save(Entry(owner=owner, phase="held", claims=None, cluster_conf=away, shared="net", node=name))
     node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}))
     assert [entry.phase for entry in journal.of_network("net")] == ["held"]
     for _ in range(2):
@@ -486,7 +486,7 @@ def test_networks_that_name_no_backend_use_the_node_s():
     policy = Policy(node=NodeConf(addresses=AddressPolicy(backend="etcd", etcd=etcd)))
     found = lease_location(request, policy.defaults())
     assert found.backend == "etcd"
-    assert found.document == {
+    assert found.cluster_conf == {
         "kind": "etcd", "endpoints": ["https://10.0.0.1:2379"], "prefix": "/ours", "caFile": "/c",
     }  # fmt: skip
     assert parse_request(request, Log({}), policy.defaults()).sets
@@ -498,9 +498,9 @@ def test_networks_that_name_no_backend_use_the_node_s():
             "ipam": {**request.config["ipam"], "backend": "etcd", "etcd": {"endpoints": ["https://10.9.9.9:1"]}},
         }
     )
-    assert (lease_location(own, policy.defaults()).document or {})["endpoints"] == ["https://10.9.9.9:1"]
+    assert (lease_location(own, policy.defaults()).cluster_conf or {})["endpoints"] == ["https://10.9.9.9:1"]
     assert parse_request(own, Log({}), policy.defaults()).sets
     closed = Policy(node=NodeConf(addresses=AddressPolicy(etcd=etcd, network_etcd=False))).defaults()
     with pytest.raises(InvalidConfig, match=r"ipam\.etcd: a network may not name an etcd"):
         parse_request(own, Log({}), closed)
-    assert lease_location(own, closed).document is None
+    assert lease_location(own, closed).cluster_conf is None

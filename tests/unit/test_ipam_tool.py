@@ -25,7 +25,7 @@ from tests.trusting import POLICY
 
 NOBODY = Sandboxes(attached={}, namespaces={})
 DOCUMENT = {"kind": "etcd", "endpoints": ["http://10.0.0.1:2379"], "node": "here"}
-CLUSTER = Network(name="net", backend="etcd", document=DOCUMENT, shared="net")
+CLUSTER = Network(name="net", backend="etcd", cluster_conf=DOCUMENT, shared="net")
 LOCAL = Network(name="net", backend="local", directory="/nowhere/net")
 CONF = {
     "cniVersion": "1.0.0",
@@ -66,9 +66,9 @@ def host(folders) -> FakeHost:
     return FakeHost(folders=folders)
 
 
-def written(folder: Path, document: object) -> str:
+def written(folder: Path, content: object) -> str:
     path = folder / "net.conf"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(content))
     return str(path)
 
 
@@ -92,10 +92,10 @@ def lease(text: str, name: str = "a", node: str = "here") -> Lease:
     return Lease(address=address(text), owner=owner(name), node=node)
 
 
-def entry(*texts: str, name: str = "a", phase: str = HELD, document: dict[str, Any] | None = None) -> Entry:
+def entry(*texts: str, name: str = "a", phase: str = HELD, cluster_conf: dict[str, Any] | None = None) -> Entry:
     claims = tuple(claim_on(address(text)) for text in texts)
-    told = DOCUMENT if document is None else document
-    return Entry(owner=owner(name), phase=phase, claims=claims, document=told, shared="net", node="here")
+    told = DOCUMENT if cluster_conf is None else cluster_conf
+    return Entry(owner=owner(name), phase=phase, claims=claims, cluster_conf=told, shared="net", node="here")
 
 
 def alive(*names: str, **places: tuple[str, ...]) -> Sandboxes:
@@ -172,7 +172,7 @@ def test_the_networks_of_records_the_journal_and_directories_are_known(folders):
     found = {one.name: one for one in discover(folders)}
     assert sorted(found) == ["net", "old", "recorded"]
     assert found["old"].directory == f"{folders.data}/old"
-    assert (found["net"].document, found["net"].shared) == (DOCUMENT, "net")
+    assert (found["net"].cluster_conf, found["net"].shared) == (DOCUMENT, "net")
     assert str(found["recorded"].sets[0][0]) == "10.9.0.1-10.9.0.6"
 
 
@@ -265,11 +265,11 @@ LOST = {**GONE, "caFile": "/nowhere/ca.pem"}
 UNKNOWN = {"kind": "zookeeper", "node": "here"}
 
 
-def buried(folders: Folders, **documents: dict[str, Any]) -> list[str]:
+def buried(folders: Folders, **cluster_confs: dict[str, Any]) -> list[str]:
     """Tombstones by the containers' names; returns the journal's files."""
     journal = Journal(folders.journal, folders.run)
-    for name, document in documents.items():
-        journal.save_tombstone(entry("10.9.0.1", name=name, document=document))
+    for name, cluster_conf in cluster_confs.items():
+        journal.save_tombstone(entry("10.9.0.1", name=name, cluster_conf=cluster_conf))
     return [one.container_id for one in journal.tombstones()]
 
 
@@ -288,7 +288,7 @@ def test_tombstones_whose_cluster_or_credentials_are_gone_are_given_up(host, fol
 
 
 def test_of_what_is_held_nothing_is_forgotten(host, folders, capsys):
-    Journal(folders.journal, folders.run).save(entry("10.9.0.1", document=GONE))
+    Journal(folders.journal, folders.run).save(entry("10.9.0.1", cluster_conf=GONE))
     assert command(["forget", "a", "--yes", "--seconds", "0.2"], host) == 1
     assert "there is no tombstone of a" in capsys.readouterr().out
     assert Path(folders.journal, "net", "a:net1.json").exists()
@@ -449,5 +449,5 @@ def test_a_lease_that_changed_hands_since_it_was_judged_is_left(host, folders, c
 
 
 def test_a_finding_has_a_json_form_without_an_owner():
-    told = listing.finding_document(Finding(kind=fsck.DAMAGED, text="x cannot be read"))
+    told = listing.finding_fields(Finding(kind=fsck.DAMAGED, text="x cannot be read"))
     assert told == {"kind": "damaged", "text": "x cannot be read", "network": "", "addresses": []}

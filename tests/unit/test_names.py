@@ -82,7 +82,7 @@ def test_no_path_is_made_of_an_attachment_whose_name_leads_elsewhere(part, name,
     key = Key(**{"network": "net", "container_id": "a", "ifname": "net1", part: f"{name}/x"})
     attachments, journal = opened(tmp_path)
     found, owner = record(key), Owner(**key.as_dict())
-    told = Entry(owner=owner, phase=TOMBSTONE, claims=None, document={}, shared="net", node="n")
+    told = Entry(owner=owner, phase=TOMBSTONE, claims=None, cluster_conf={}, shared="net", node="n")
     steps: list[Callable[[], object]] = [
         lambda: attachments.find(key),
         lambda: attachments.save(found),
@@ -123,7 +123,7 @@ def test_no_path_is_made_of_a_device_or_network_whose_name_leads_elsewhere(name,
 @pytest.mark.parametrize("name", CLIMBING)
 def test_an_entry_or_record_that_names_what_is_no_attachment_is_damaged(part, name, tmp_path):
     key = {"network": "net", "container_id": "a", "ifname": "net1", part: name}
-    written = Entry(owner=Owner(**key), phase=TOMBSTONE, claims=None, document={}, shared="net", node="n")
+    written = Entry(owner=Owner(**key), phase=TOMBSTONE, claims=None, cluster_conf={}, shared="net", node="n")
     with pytest.raises(ValueError, match="not an entry"):
         decode(written.encoded())
     warnings: list[str] = []
