@@ -53,13 +53,13 @@ class IpamPlugin:
         parsed = self._parsed(request, defaults)
         store = self._traced(self._stores.open(lease_location(request, defaults))) if parsed.sets else None
         held = set() if store is None else set(store.addresses(lease_owner(request)))
-        problems = [f"no address of {', '.join(map(str, one))} is leased" for one in unleased(parsed.sets, held)]
+        problems = [f"no address of {', '.join(map(str, ranges))} is leased" for ranges in unleased(parsed.sets, held)]
         if previous is not None:
             told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
             fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in parsed.fixed}
-            leasable = {one for one in told - fixed if any(range_of(ranges, one) for ranges in parsed.sets)}
-            problems += [f"{one} is not leased to this interface" for one in sorted(map(str, leasable - held))]
-            problems += [f"{one} is leased, and prevResult has it not" for one in sorted(map(str, held - told))]
+            leasable = {address for address in told - fixed if any(range_of(ranges, address) for ranges in parsed.sets)}
+            problems += [f"{text} is not leased to this interface" for text in sorted(map(str, leasable - held))]
+            problems += [f"{text} is leased, and prevResult has it not" for text in sorted(map(str, held - told))]
             problems += _fixed_differences(parsed, previous)
         if problems:
             raise CheckFailed("; ".join(problems))

@@ -70,7 +70,7 @@ RangeSet = tuple[Range, ...]
 
 def range_of(ranges: RangeSet, address: Address) -> Range | None:
     """The range that holds the address, or None."""
-    return next((one for one in ranges if address in one), None)
+    return next((range_ for range_ in ranges if address in range_), None)
 
 
 def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
@@ -78,12 +78,12 @@ def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
 
     What no range has counts for one set of its subnet: an older version, or configuration, leased it to a living pod.
     """
-    strays = [one for one in held if not any(range_of(ranges, one) for ranges in sets)]
+    strays = [address for address in held if not any(range_of(ranges, address) for ranges in sets)]
     missing = []
     for ranges in sets:
-        if any(range_of(ranges, one) for one in held):
+        if any(range_of(ranges, address) for address in held):
             continue
-        stray = next((one for one in strays if any(some.is_in_subnet(one) for some in ranges)), None)
+        stray = next((address for address in strays if any(some.is_in_subnet(address) for some in ranges)), None)
         if stray is None:
             missing.append(ranges)
         else:
@@ -93,7 +93,7 @@ def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
 
 def walk(ranges: RangeSet, start: Address | None = None) -> Iterator[tuple[Range, Address]]:
     """Every address that may be leased, once: from `start` on, if it is in a range, and round again."""
-    home = next((i for i, one in enumerate(ranges) if start is not None and start in one), None)
+    home = next((i for i, range_ in enumerate(ranges) if start is not None and start in range_), None)
     if home is None or start is None:
         yield from _all(ranges)
         return
@@ -103,13 +103,13 @@ def walk(ranges: RangeSet, start: Address | None = None) -> Iterator[tuple[Range
 
 
 def _all(ranges: RangeSet) -> Iterator[tuple[Range, Address]]:
-    for one in ranges:
-        yield from _between(one, one.first, one.last)
+    for range_ in ranges:
+        yield from _between(range_, range_.first, range_.last)
 
 
-def _between(one: Range, first: int, last: int) -> Iterator[tuple[Range, Address]]:
-    for number in one.walk(first, last):
-        yield one, one.address(number)
+def _between(range_: Range, first: int, last: int) -> Iterator[tuple[Range, Address]]:
+    for number in range_.walk(first, last):
+        yield range_, range_.address(number)
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:

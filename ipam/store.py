@@ -122,7 +122,7 @@ if TYPE_CHECKING:
         def is_replaced(self, known: Identity, network: str) -> bool:
             """Whether it is another cluster than was noted, or has lost what this node took for the network last."""
 
-        def used_numbers(self, one: Range) -> set[int] | None:
+        def used_numbers(self, range_: Range) -> set[int] | None:
             """The numbers in use in the range, as far as one question tells; None where asking costs more than trying."""
 
         def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
@@ -138,7 +138,7 @@ if TYPE_CHECKING:
         def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
             """Frees those that are the owner's; those of somebody else and those in nobody's hands are left alone."""
 
-        def find_free(self, one: Range, start: int) -> int | None:
+        def find_free(self, range_: Range, start: int) -> int | None:
             """A number of the range that may be leased and nobody has, near `start` or anywhere; None when there is none.
 
             Asked after a conflict, where `taken` is None: a few questions must do, however large and full the range.

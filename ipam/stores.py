@@ -97,7 +97,7 @@ class Stores:
 
     def _occupied(self, location: LeaseLocation, directory: str) -> FindOccupied | None:
         """Where the network's leases were before they were in this directory; None where there is nothing of it."""
-        others = tuple(one for one in self._directories(location) if one != directory)
+        others = tuple(other for other in self._directories(location) if other != directory)
         if not others and not os.path.isdir(f"{self._folder}/{component(location.network)}"):
             return None
         from ipam.cluster.occupied import Occupied  # noqa: PLC0415 - hardly any node has had another backend
@@ -107,7 +107,7 @@ class Stores:
     def _directories(self, location: LeaseLocation) -> tuple[str, ...]:
         """Those of host-local's that can have leases of the network."""
         found = dict.fromkeys((location.directory, f"{DATA_DIRECTORY}/{component(location.network)}"))
-        return tuple(one for one in found if os.path.isdir(one))
+        return tuple(path for path in found if os.path.isdir(path))
 
     def _journaled(self, location: LeaseLocation) -> Store:
         from ipam.cluster.store import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses

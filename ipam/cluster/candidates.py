@@ -75,34 +75,38 @@ class Candidates:
         return found
 
     def _found(self, *, blindly: bool) -> Claim:
-        for one, start in self._starts():
-            number = self._number(one, start, blindly=blindly)
+        for range_, start in self._starts():
+            number = self._number(range_, start, blindly=blindly)
             if number is not None:
-                return Claim(range=one, address=one.address(number))
+                return Claim(range=range_, address=range_.address(number))
         raise AddressesExhausted(f"no address of {_text(self._ranges)} is free", hint=AddressesExhausted.remedy)
 
-    def _number(self, one: Range, start: int, *, blindly: bool) -> int | None:
-        taken = self._cluster.used_numbers(one)
+    def _number(self, range_: Range, start: int, *, blindly: bool) -> int | None:
+        taken = self._cluster.used_numbers(range_)
         if taken is None:
-            return next(_around(one, start), None) if blindly else self._cluster.find_free(one, self._near(one, start))
+            return (
+                next(_around(range_, start), None)
+                if blindly
+                else self._cluster.find_free(range_, self._near(range_, start))
+            )
         return next(
-            (number for number in _around(one, start) if number not in taken and number not in self._refused), None
+            (number for number in _around(range_, start) if number not in taken and number not in self._refused), None
         )
 
-    def _near(self, one: Range, start: int) -> int:
+    def _near(self, range_: Range, start: int) -> int:
         """Where to look on: the cluster may have seen what is beside the address that it refused last."""
-        return next((number for number, of in reversed(self._refused.items()) if of is one), start)
+        return next((number for number, of in reversed(self._refused.items()) if of is range_), start)
 
     def _starts(self) -> Iterator[tuple[Range, int]]:
         """Every range, with the number at which its search begins; the one that the seed leads to is the first."""
-        place = self._seed % sum(_size(one) for one in self._ranges)
+        place = self._seed % sum(_size(range_) for range_ in self._ranges)
         home = 0
         while place >= _size(self._ranges[home]):
             place -= _size(self._ranges[home])
             home += 1
         yield self._ranges[home], self._ranges[home].first + place
-        for one in self._ranges[home + 1 :] + self._ranges[:home]:
-            yield one, one.first + self._seed % _size(one)
+        for range_ in self._ranges[home + 1 :] + self._ranges[:home]:
+            yield range_, range_.first + self._seed % _size(range_)
 
 
 def fitting(
@@ -120,11 +124,11 @@ def fitting(
     return tuple(found)
 
 
-def has_room(cluster: Cluster, one: Range) -> bool:
-    taken = cluster.used_numbers(one)
+def has_room(cluster: Cluster, range_: Range) -> bool:
+    taken = cluster.used_numbers(range_)
     if taken is None:
-        return cluster.find_free(one, one.first) is not None
-    return any(number not in taken for number in one.walk(one.first, one.last))
+        return cluster.find_free(range_, range_.first) is not None
+    return any(number not in taken for number in range_.walk(range_.first, range_.last))
 
 
 def _fit(address: Address, ranges: RangeSet) -> Claim | None:
@@ -132,13 +136,13 @@ def _fit(address: Address, ranges: RangeSet) -> Claim | None:
     return None if home is None or not home.leases(address) else Claim(range=home, address=address)
 
 
-def _around(one: Range, start: int) -> Iterator[int]:
-    yield from one.walk(start, one.last)
-    yield from one.walk(one.first, start - 1)
+def _around(range_: Range, start: int) -> Iterator[int]:
+    yield from range_.walk(start, range_.last)
+    yield from range_.walk(range_.first, start - 1)
 
 
-def _size(one: Range) -> int:
-    return one.last - one.first + 1
+def _size(range_: Range) -> int:
+    return range_.last - range_.first + 1
 
 
 def _text(ranges: RangeSet) -> str:

@@ -143,7 +143,9 @@ class Journal:
     def due_tombstones(self) -> list[Owner]:
         """Those of them that are to be tried again by now (`cni.pauses`)."""
         now = time.time()
-        return [one for touched, one in self._marks() if pauses.is_due(folders.changed(self._path(one)), touched, now)]
+        return [
+            owner for touched, owner in self._marks() if pauses.is_due(folders.changed(self._path(owner)), touched, now)
+        ]
 
     def _marks(self) -> list[tuple[float, Owner]]:
         folder = f"{self.folder}/.tombstones"

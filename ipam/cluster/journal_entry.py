@@ -105,7 +105,7 @@ def decode(content: bytes) -> Entry:
         found = Entry(
             owner=Owner(**document["owner"]),
             phase=document["phase"],
-            claims=None if claims is None else tuple(_claim(one) for one in claims),
+            claims=None if claims is None else tuple(_claim(claim) for claim in claims),
             cluster_conf=document["cluster"],
             shared=document["clusterNetwork"],
             node=document["node"],
@@ -132,7 +132,7 @@ def _fault(entry: Entry) -> str:
     if not isinstance(cluster, dict):
         return "its cluster is no object"
     texts = (owner.pod, owner.pod_uid, entry.shared, entry.node, entry.identity)
-    return "" if all(isinstance(one, str) for one in texts) else "a name in it is no text"
+    return "" if all(isinstance(text, str) for text in texts) else "a name in it is no text"
 
 
 def cluster_location(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
@@ -142,14 +142,14 @@ def cluster_location(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
 
 def _claim_document(claim: Claim) -> dict[str, Any]:
     """Enough of the range to find it again: what it leaves out matters only where an address is chosen."""
-    one = claim.range
+    range_ = claim.range
     return {
         "version": claim.address.version,
         "address": claim.address.number,
-        "subnet": one.subnet.number,
-        "prefix": one.prefix,
-        "first": one.first,
-        "last": one.last,
+        "subnet": range_.subnet.number,
+        "prefix": range_.prefix,
+        "first": range_.first,
+        "last": range_.last,
         "text": str(claim.address),  # for people
     }
 
@@ -157,10 +157,10 @@ def _claim_document(claim: Claim) -> dict[str, Any]:
 def _claim(document: dict[str, Any]) -> Claim:
     version, prefix = document["version"], document["prefix"]
     numbers = [document[name] for name in ("subnet", "first", "last", "address")]
-    if not all(isinstance(one, int) and 0 <= one < 1 << BITS[version] for one in numbers):
+    if not all(isinstance(number, int) and 0 <= number < 1 << BITS[version] for number in numbers):
         raise ValueError("not an entry: a number in it is no address")
     if not isinstance(prefix, int) or not 0 <= prefix <= BITS[version]:
         raise ValueError("not an entry: a prefix in it is none")
     subnet, first, last, address = numbers
-    one = Range(subnet=Address(version=version, number=subnet), prefix=prefix, first=first, last=last)
-    return Claim(range=one, address=one.address(address))
+    range_ = Range(subnet=Address(version=version, number=subnet), prefix=prefix, first=first, last=last)
+    return Claim(range=range_, address=range_.address(address))

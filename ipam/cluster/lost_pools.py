@@ -29,8 +29,10 @@ def find_lost(
 ) -> list[Remaining]:
     """What was in pools that are gone, or are others by now; but for the owner of the call."""
     seen = cluster.parts()
-    here = [one for one in entries if one.phase == HELD and present.is_place_of(one)]
-    gone = [one for one in here if one.owner != owner and any(seen.get(name, uid) != uid for name, uid in one.parts)]
+    here = [entry for entry in entries if entry.phase == HELD and present.is_place_of(entry)]
+    gone = [
+        entry for entry in here if entry.owner != owner and any(seen.get(name, uid) != uid for name, uid in entry.parts)
+    ]
     if not gone:
         return []
     from ipam.cluster.succession import remaining_claims  # noqa: PLC0415 - seldom is a pool deleted

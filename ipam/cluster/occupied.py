@@ -38,7 +38,7 @@ class Occupied:
 
     def has(self, address: Address) -> bool:
         """Whether somebody else on this node uses it."""
-        if any(os.path.lexists(f"{one}/{address}") for one in self._directories):
+        if any(os.path.lexists(f"{directory}/{address}") for directory in self._directories):
             return True
         words = f'"text": "{address}"'.encode()
         return any(address in _held(line) for line in self._lines() if words in line)
@@ -52,8 +52,10 @@ class Occupied:
         """The ranges without what others on this node use."""
         addresses = self.addresses()
         return tuple(
-            one.replace(excluded=(*one.excluded, *sorted((ip.number, ip.number) for ip in addresses if ip in one)))
-            for one in ranges
+            range_.replace(
+                excluded=(*range_.excluded, *sorted((ip.number, ip.number) for ip in addresses if ip in range_))
+            )
+            for range_ in ranges
         )
 
     def _lines(self) -> list[bytes]:

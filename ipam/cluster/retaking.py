@@ -47,19 +47,19 @@ class Retaking:
             if not found.is_replaced(self._known_identity(), self._network):
                 return  # Another call was faster.
             seen = found.identity()
-            entries = [one for one in self._journal.of_network(self._network) if self._is_here(one)]
-            entries = [one for one in entries if one.owner != owner]
-            ours = [one for one in entries if not self._is_elsewhere(one, seen)]
-            lost = sum(self._take(one.owner, seen, deadline) for one in ours)
+            entries = [entry for entry in self._journal.of_network(self._network) if self._is_here(entry)]
+            entries = [entry for entry in entries if entry.owner != owner]
+            ours = [entry for entry in entries if not self._is_elsewhere(entry, seen)]
+            lost = sum(self._take(entry.owner, seen, deadline) for entry in ours)
             self._save_identity(self._latest or seen, left=bool(lost))
         self._warn(len(ours), len(entries) - len(ours))
 
     def retake_refused(self, known: Identity, deadline: float, owner: Owner | None = None) -> None:
         """Tries again to take what somebody else had. Whoever that was may not have used it, and has been found out."""
         with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
-            entries = [one for one in self._journal.of_network(self._network) if self._is_here(one)]
-            ours = [one for one in entries if one.identity == CONTESTED and one.owner != owner]
-            lost = sum(self._take(one.owner, known, deadline) for one in ours)
+            entries = [entry for entry in self._journal.of_network(self._network) if self._is_here(entry)]
+            ours = [entry for entry in entries if entry.identity == CONTESTED and entry.owner != owner]
+            lost = sum(self._take(entry.owner, known, deadline) for entry in ours)
             if not lost:
                 self._save_identity(self._latest or known, left=False)
 

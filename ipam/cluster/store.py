@@ -137,7 +137,7 @@ class Journaled:
             lambda: self._regain(releases),
             lambda: ours.extend(self._of_node(releases)),
             lambda: self._collect(valid, releases, deadline),
-            lambda: run_all(*[lambda one=one: self._free_lost(one, valid, releases, deadline) for one in ours]),
+            lambda: run_all(*[lambda lease=lease: self._free_lost(lease, valid, releases, deadline) for lease in ours]),
         )
 
     def require_writable(self) -> None:
@@ -153,7 +153,7 @@ class Journaled:
         cluster = self._cluster(self._seconds)
         cluster.reach()
         for ranges in sets:
-            if not any(has_room(cluster, one) for one in ranges):
+            if not any(has_room(cluster, range_) for range_ in ranges):
                 raise NotAvailable(f"every address of {', '.join(map(str, ranges))} is in use")
 
     def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
@@ -334,8 +334,8 @@ class Journaled:
         here = [entry.owner for entry in gone if present.is_place_of(entry)]
         elsewhere = [entry.owner for entry in gone if not present.is_place_of(entry)]
         run_all(
-            *[lambda one=one: self._collect_one(one, valid, releases, deadline) for one in here],
-            *[lambda one=one: self._collect_elsewhere(one, valid, releases, deadline) for one in elsewhere],
+            *[lambda owner=entry: self._collect_one(owner, valid, releases, deadline) for entry in here],
+            *[lambda owner=entry: self._collect_elsewhere(owner, valid, releases, deadline) for entry in elsewhere],
         )
 
     def _collect_elsewhere(self, owner: Owner, valid: Valid, releases: PendingReleases, deadline: float) -> None:

@@ -19,14 +19,14 @@ def remaining_claims(
 ) -> list[Remaining]:
     """Some of the entries, the oldest first, each with those of its claims that no later sandbox of its pod holds."""
     of_pod: dict[tuple[str, str], list[Entry]] = {}
-    for one in entries:
-        if one.owner.pod and one.phase == HELD:
-            of_pod.setdefault((one.owner.pod, one.owner.ifname), []).append(one)
-    timed = sorted(((written(one.owner), one) for one in some), key=lambda pair: pair[0])
+    for entry in entries:
+        if entry.owner.pod and entry.phase == HELD:
+            of_pod.setdefault((entry.owner.pod, entry.owner.ifname), []).append(entry)
+    timed = sorted(((written(entry.owner), entry) for entry in some), key=lambda pair: pair[0])
     found: list[Remaining] = []
     for time, entry in timed:
         others = of_pod.get((entry.owner.pod, entry.owner.ifname), ())
-        later = [one for one in others if one.owner != entry.owner and written(one.owner) > time]
-        gone = {claim.address for one in later for claim in one.claims or ()}
+        later = [other for other in others if other.owner != entry.owner and written(other.owner) > time]
+        gone = {claim.address for entry in later for claim in entry.claims or ()}
         found.append((entry, tuple(claim for claim in entry.claims or () if claim.address not in gone)))
     return found

@@ -93,11 +93,11 @@ class Adoption:
             cluster.reach()
             identity = cluster.identity().cluster
         told = entries(self._folders, [self._network.name])
-        held = [one for one in told if isinstance(one, Entry) and one.phase == HELD and one.claims]
+        held = [entry for entry in told if isinstance(entry, Entry) and entry.phase == HELD and entry.claims]
         moves = [
-            Move(owner=one.owner, addresses=tuple(claim.address for claim in claims), former=one, entry=one)
-            for one, claims in remaining_claims(held, held, self._journal.modified)
-            if not self._is_here(one, identity)
+            Move(owner=entry.owner, addresses=tuple(claim.address for claim in claims), former=entry, entry=entry)
+            for entry, claims in remaining_claims(held, held, self._journal.modified)
+            if not self._is_here(entry, identity)
         ]
         return moves + list(self._of_directories())
 
@@ -105,9 +105,9 @@ class Adoption:
         """What this node's pods have in whereabouts' resources, by the API server, and no journal tells of."""
         cluster_conf = former.cluster_conf or {}
         cluster = open_kubernetes(cluster_conf, former.name, self._seconds, self._folders.policy.api_servers())
-        told = [one for one in entries(self._folders, [self._network.name]) if isinstance(one, Entry)]
+        told = [entry for entry in entries(self._folders, [self._network.name]) if isinstance(entry, Entry)]
         # One that is only intended may be what a run that was cut off has left.
-        known = {(one.owner.container_id, one.owner.ifname) for one in told if one.phase in (HELD, TOMBSTONE)}
+        known = {(entry.owner.container_id, entry.owner.ifname) for entry in told if entry.phase in (HELD, TOMBSTONE)}
         found: dict[Owner, list[Address]] = {}
         # The pools first: a pod is there before it has an address.
         for lease in list(cluster.leases(self._network.name)):
@@ -148,7 +148,7 @@ class Adoption:
             raise NotAdopted(f"{owner.container_id} is in the midst of a call, or to be freed", hint="run it again")
         kept = _kept(move, entry)
         known = {claim.address for claim in kept}
-        new = tuple(self._claim(one) for one in move.addresses if one not in known)
+        new = tuple(self._claim(address) for address in move.addresses if address not in known)
         intent = self._entry(owner, (*kept, *new))
         if entry is None:
             self._journal.save(intent)
@@ -156,7 +156,7 @@ class Adoption:
         if refused:
             if entry is None:
                 self._journal.forget(owner)
-            raise NotAdopted(f"{_texts(one.address for one in refused)} is somebody else's in {self._network}")
+            raise NotAdopted(f"{_texts(claim.address for claim in refused)} is somebody else's in {self._network}")
         if move.former is not None:
             self._leave(move.former, cluster)
         self._journal.save(intent.replace(phase=HELD, identity=cluster.identity().cluster))
@@ -241,7 +241,7 @@ class Adoption:
 
     def _claim(self, address: Address) -> Claim:
         homes = (range_of(ranges, address) for ranges in self._network.sets)
-        home = next((one for one in homes if one is not None), None)
+        home = next((range_ for range_ in homes if range_ is not None), None)
         return claim_on(address) if home is None else Claim(range=home, address=address)
 
     def _cluster(self) -> Cluster:
@@ -254,7 +254,7 @@ class Adoption:
 def _kept(move: Move, entry: Entry | None) -> tuple[Claim, ...]:
     """What the entry tells of that stays the owner's."""
     claims = (entry.claims or ()) if entry is not None else ()
-    return claims if move.entry is None else tuple(one for one in claims if one.address in move.addresses)
+    return claims if move.entry is None else tuple(claim for claim in claims if claim.address in move.addresses)
 
 
 def _former(owner: Owner, addresses: Iterable[Address], place: Network) -> Entry:
@@ -280,7 +280,9 @@ def _pods(folders: Folders) -> Pods:
         for name in names_in(folder):
             kept = _object_in(f"{folder}/{name}")
             told = kept.get("cniArgs")
-            pairs = [one for one in told if isinstance(one, list) and len(one) == 2] if isinstance(told, list) else []
+            pairs = (
+                [pair for pair in told if isinstance(pair, list) and len(pair) == 2] if isinstance(told, list) else []
+            )
             _note(found, kept.get("containerId"), {str(key): str(value) for key, value in pairs})
     for record in records(folders):
         if not isinstance(record, str):

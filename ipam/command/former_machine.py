@@ -32,7 +32,10 @@ class FormerMachines:
         self._folders = folders
         self._name = name
         self._seconds = seconds
-        self._own = {folders.policy.node_name(), *(one.node for one in networks if one.cluster_conf is not None)}
+        self._own = {
+            folders.policy.node_name(),
+            *(network.node for network in networks if network.cluster_conf is not None),
+        }
         self._machine = known_machine(folders.journal)
         self._places = places_in_etcd(networks)
         self.alive: set[str] = set()
@@ -56,7 +59,7 @@ class FormerMachines:
 
     def leases(self) -> list[Freed]:
         """What would be freed."""
-        return [Freed(cluster=describe(place), lease=one) for place, one in self._leases()]
+        return [Freed(cluster=describe(place), lease=lease) for place, lease in self._leases()]
 
     def free(self) -> Iterator[Freed]:
         """Frees each, and tells. Raises `Alive` when its machine has left a sign of life meanwhile."""
@@ -65,8 +68,8 @@ class FormerMachines:
             if (place, machine) in found[:count]:
                 continue
             gateway, keys = gateway_to(self._folders, place, self._name, self._seconds)
-            for one in dead_node.free(gateway, keys.replace(machine=machine), self._seconds):
-                yield Freed(cluster=describe(place), lease=one)
+            for lease in dead_node.free(gateway, keys.replace(machine=machine), self._seconds):
+                yield Freed(cluster=describe(place), lease=lease)
 
     def _leases(self) -> Iterator[tuple[dict[str, Any], Any]]:
         for place in self._places:

@@ -51,10 +51,12 @@ class DeadNode:
         self._folders = folders
         self._name = name
         self._seconds = seconds
-        networks = [one for one in networks if one.cluster_conf is not None]
-        self._own = {folders.policy.node_name(), *(one.node for one in networks)}
+        networks = [network for network in networks if network.cluster_conf is not None]
+        self._own = {folders.policy.node_name(), *(network.node for network in networks)}
         self._etcd = places_in_etcd(networks)
-        self._kubernetes = _each([one.cluster_conf or {} for one in networks if one.backend == "kubernetes"])
+        self._kubernetes = _each(
+            [network.cluster_conf or {} for network in networks if network.backend == "kubernetes"]
+        )
         self._asked = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
     @property
@@ -73,7 +75,7 @@ class DeadNode:
 
     def require_known(self, found: Iterable[Freed]) -> None:
         """Raises `Unknown` when neither a lease that was found nor a Node object bears the name."""
-        if any(not one.gone for one in found):
+        if any(not lease.gone for lease in found):
             return
         if any(self._opened(cluster_conf).knows_node(self._name) for cluster_conf in [*self._kubernetes, *self._asked]):
             return
@@ -90,7 +92,9 @@ class DeadNode:
             for lease in dead_node.leases(*self._gateway(cluster_conf))
         ]
         return found + [
-            one for cluster_conf in self._kubernetes for one in self._of_pods(self._opened(cluster_conf), cluster_conf)
+            freed
+            for cluster_conf in self._kubernetes
+            for freed in self._of_pods(self._opened(cluster_conf), cluster_conf)
         ]
 
     def free(self, *, gone_pods: bool) -> Iterator[Freed]:
@@ -100,10 +104,10 @@ class DeadNode:
                 yield Freed(cluster=describe(cluster_conf), lease=lease)
         for cluster_conf in self._kubernetes:
             cluster = self._opened(cluster_conf)
-            for one in self._of_pods(cluster, cluster_conf):
-                if gone_pods or not one.gone:
-                    cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
-                    yield one
+            for freed in self._of_pods(cluster, cluster_conf):
+                if gone_pods or not freed.gone:
+                    cluster.give_back((claim_on(freed.lease.address),), freed.lease.owner)
+                    yield freed
 
     def _of_pods(self, cluster: Kubernetes, cluster_conf: ClusterConf) -> Iterator[Freed]:
         """Leases whose pods are bound to the node, or do not exist any more, but for those of this node's journal."""
@@ -133,7 +137,11 @@ class DeadNode:
 def places_in_etcd(networks: Iterable[Network]) -> list[ClusterConf]:
     """What leads to the networks' etcds, each once."""
     return _each(
-        [_etcd_part(one.cluster_conf) for one in networks if one.cluster_conf is not None and one.backend == "etcd"]
+        [
+            _etcd_part(network.cluster_conf)
+            for network in networks
+            if network.cluster_conf is not None and network.backend == "etcd"
+        ]
     )
 
 
@@ -157,4 +165,4 @@ def _etcd_part(cluster_conf: ClusterConf) -> ClusterConf:
 
 def _each(cluster_confs: list[ClusterConf]) -> list[ClusterConf]:
     """Without repetitions."""
-    return [one for place, one in enumerate(cluster_confs) if one not in cluster_confs[:place]]
+    return [conf for place, conf in enumerate(cluster_confs) if conf not in cluster_confs[:place]]

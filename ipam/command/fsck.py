@@ -67,16 +67,16 @@ class Checker:
         self._grace = grace
 
     def findings(self) -> list[Finding]:
-        found = [one for location in self._inventory.locations for one in self._of(location)]
+        found = [finding for location in self._inventory.locations for finding in self._of(location)]
         found += self._duplicates()
         # Last: what is repaired above is not looked at again.
-        found += [_replaced(one.network) for one in self._inventory.locations if one.replaced]
+        found += [_replaced(location.network) for location in self._inventory.locations if location.replaced]
         return found + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
 
     def _of(self, location: LocationLeases) -> Iterator[Finding]:
         if location.failure:
             yield Finding(kind=UNREACHED, text=f"{location.network}: {location.failure}", network=location.network)
-            yield from (_waiting(one, location.network) for one in self._tombstones(location.network))
+            yield from (_waiting(entry, location.network) for entry in self._tombstones(location.network))
         elif location.network.cluster_conf is None:
             yield from self._of_directory(location)
         else:
@@ -106,7 +106,9 @@ class Checker:
         missing = tuple(address for address in told if address not in leased)
         live = self._is_live(entry.owner, told)
         if not live and (leased or entry.phase != HELD):
-            yield _leak(location.network, entry.owner, tuple(one for one in told if one in leased) or leased, entry)
+            yield _leak(
+                location.network, entry.owner, tuple(address for address in told if address in leased) or leased, entry
+            )
         elif entry.phase == HELD and missing:
             yield Finding(
                 kind=UNLEASED,
@@ -122,10 +124,10 @@ class Checker:
         told = {_holder(entry.owner): entry for entry in self._inventory.entries}
         # Other networks of the place have journals that were not looked at.
         ours = (location.network.node, location.network.name)
-        leases = [one for one in location.leases if (one.node, one.owner.network) == ours]
+        leases = [lease for lease in location.leases if (lease.node, lease.owner.network) == ours]
         # Two nodes can have one name; of what tells no machine, from an older version, the name is all there is.
         machine = known_machine(self._folders.journal)
-        for owner, addresses in _by_owner(one for one in leases if one.machine in ("", machine)):
+        for owner, addresses in _by_owner(lease for lease in leases if lease.machine in ("", machine)):
             entry = told.get(_holder(owner))
             if entry is not None and entry.phase != HELD:
                 continue
@@ -149,9 +151,9 @@ class Checker:
         """What bears this node's name, and was leased by another machine: one that was replaced, or is called alike."""
         machine, network = known_machine(self._folders.journal), location.network
         ours = (network.node, network.name)
-        leases = [one for one in location.leases if (one.node, one.owner.network) == ours and machine]
-        for other in sorted({one.machine for one in leases} - {"", machine}):
-            addresses = tuple(one.address for one in leases if one.machine == other)
+        leases = [lease for lease in location.leases if (lease.node, lease.owner.network) == ours and machine]
+        for other in sorted({lease.machine for lease in leases} - {"", machine}):
+            addresses = tuple(lease.address for lease in leases if lease.machine == other)
             text = f"machine {other} has {len(addresses)} addresses in {network} under the name {network.node}"
             yield Finding(kind=FORMER, text=text, network=network, addresses=addresses)
 
@@ -195,7 +197,7 @@ class Checker:
         return held
 
     def _tombstones(self, network: Network) -> list[Entry]:
-        return [one for one in self._inventory.entries_at(network) if one.phase == TOMBSTONE]
+        return [entry for entry in self._inventory.entries_at(network) if entry.phase == TOMBSTONE]
 
     def _is_live(self, owner: Owner, addresses: Iterable[Address]) -> bool:
         return bool(self._sandboxes.uses(owner.container_id, owner.ifname, addresses))
@@ -203,7 +205,7 @@ class Checker:
 
 def confirmed(first: list[Finding], second: list[Finding]) -> list[Finding]:
     """What two looks have found: in between, a call that went on during the first has come to its end, or a step further."""
-    return [one for one in first if one in second]
+    return [finding for finding in first if finding in second]
 
 
 def path_of(folders: Folders, owner: Owner) -> str:
@@ -244,8 +246,8 @@ def _holder(owner: Owner) -> Holder:
     return owner.container_id, owner.ifname
 
 
-def _by_number(one: tuple[tuple[str, Address], object]) -> tuple[str, int, int]:
-    (name, address), _holders = one
+def _by_number(item: tuple[tuple[str, Address], object]) -> tuple[str, int, int]:
+    (name, address), _holders = item
     return name, address.version, address.number
 
 

@@ -39,7 +39,7 @@ class LocationLeases(Value):
     def of(self, container_id: str, ifname: str) -> tuple[Address, ...]:
         """What a container's interface has."""
         owner = (container_id, ifname)
-        return tuple(one.address for one in self.leases if (one.owner.container_id, one.owner.ifname) == owner)
+        return tuple(lease.address for lease in self.leases if (lease.owner.container_id, lease.owner.ifname) == owner)
 
 
 class Inventory(Value):
@@ -51,19 +51,26 @@ class Inventory(Value):
 
     def entries_at(self, network: Network) -> list[Entry]:
         """The entries about the network's place."""
-        return [one for one in self.entries if (one.cluster_conf, one.shared) == (network.cluster_conf, network.shared)]
+        return [
+            entry
+            for entry in self.entries
+            if (entry.cluster_conf, entry.shared) == (network.cluster_conf, network.shared)
+        ]
 
 
 def collect(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS) -> Inventory:
     """What cannot be asked is a failure of its location."""
     # The clusters before the journal, in which every lease of this node is noted before it is taken.
     locations = tuple(_location_leases(folders, network, seconds) for network in networks)
-    told = list(entries(folders, (one.network.name for one in locations)))
-    unread = [one for one in told if isinstance(one, str)] + damaged_records(folders)
+    told = list(entries(folders, (location.network.name for location in locations)))
+    unread = [entry for entry in told if isinstance(entry, str)] + damaged_records(folders)
     return Inventory(
         locations=locations,
-        entries=tuple(one for one in told if isinstance(one, Entry)),
-        damaged=(*(text for one in locations for text in one.damaged), *(f"{path} cannot be read" for path in unread)),
+        entries=tuple(entry for entry in told if isinstance(entry, Entry)),
+        damaged=(
+            *(text for location in locations for text in location.damaged),
+            *(f"{path} cannot be read" for path in unread),
+        ),
     )
 
 
@@ -73,14 +80,14 @@ def age(path: str) -> float:
     return time.time() - written if written else float("inf")
 
 
-def used(one: Range, leases: Iterable[Lease]) -> int:
+def used(range_: Range, leases: Iterable[Lease]) -> int:
     """How many addresses of the range are in use."""
-    return sum(1 for lease in leases if lease.address in one)
+    return sum(1 for lease in leases if lease.address in range_)
 
 
-def capacity(one: Range) -> int:
+def capacity(range_: Range) -> int:
     """How many addresses of the range can be leased."""
-    return sum(last - first + 1 for first, last in one.stretches(one.first, one.last))
+    return sum(last - first + 1 for first, last in range_.stretches(range_.first, range_.last))
 
 
 def _location_leases(folders: Folders, network: Network, seconds: float) -> LocationLeases:

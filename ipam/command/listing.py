@@ -38,7 +38,7 @@ def matches(inventory: Inventory, what: str) -> list[Match]:
     wanted = _parsed(what)
     found: list[Match] = []
     for location in inventory.locations:
-        entries = {_holder(one.owner): one for one in inventory.entries_at(location.network)}
+        entries = {_holder(entry.owner): entry for entry in inventory.entries_at(location.network)}
         owners = {_holder(lease.owner): lease for lease in location.leases if _is_meant(wanted, lease)}
         meant = {key: lease.owner for key, lease in owners.items()}
         meant |= {key: entry.owner for key, entry in entries.items() if _tells(wanted, entry)}
@@ -62,7 +62,7 @@ def listed(inventory: Inventory) -> list[dict[str, Any]]:
 
 
 def as_table(told: list[dict[str, Any]]) -> str:
-    return "\n\n".join("\n".join(_lines(one)) for one in told) or "no network is known here"
+    return "\n\n".join("\n".join(_lines(location)) for location in told) or "no network is known here"
 
 
 def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def tombstone(entry: Entry) -> str:
 
 def printable(text: str) -> str:
     """Names come from pods and clusters: they must not steer a terminal."""
-    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def _told(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def _told(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
         "failure": location.failure,
         "ranges": [
             {
-                "range": str(one),
-                "used": used(one, location.leases),
-                "size": capacity(one),
+                "range": str(range_),
+                "used": used(range_, location.leases),
+                "size": capacity(range_),
                 "configured": bool(network.sets),
             }
-            for one in _ranges(network, inventory)
+            for range_ in _ranges(network, inventory)
         ],
         "used": len(location.leases),
         "leases": [
@@ -138,9 +138,9 @@ def _told(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
 def _ranges(network: Network, inventory: Inventory) -> list[Range]:
     """The configured ones; else those that the journal remembers, without gateway and exclusions."""
     if network.sets:
-        return [one for ranges in network.sets for one in ranges]
+        return [range_ for ranges in network.sets for range_ in ranges]
     told = (claim.range for entry in inventory.entries_at(network) for claim in entry.claims or ())
-    return list(dict.fromkeys(one for one in told if one.first != one.last))
+    return list(dict.fromkeys(range_ for range_ in told if range_.first != range_.last))
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
@@ -149,12 +149,12 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     if told["failure"]:
         yield f"  not reached: {told['failure']}"
         return
-    for one in told["ranges"]:
-        yield f"  {one['range']}: {one['used']} of {one['size']} in use ({_percent(one['used'], one['size'])})"
+    for range_ in told["ranges"]:
+        yield f"  {range_['range']}: {range_['used']} of {range_['size']} in use ({_percent(range_['used'], range_['size'])})"
     if not told["ranges"]:
         yield f"  {told['used']} in use"
     rows: list[tuple[str, ...]] = [("ADDRESS", "CONTAINER", "INTERFACE", "POD", "NODE")]
-    rows += [tuple(str(one[key] or "-") for key in _COLUMNS) for one in told["leases"]]
+    rows += [tuple(str(lease[key] or "-") for key in _COLUMNS) for lease in told["leases"]]
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:

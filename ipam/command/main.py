@@ -73,13 +73,13 @@ def command(arguments: list[str], host: Host | None = None) -> int:
 def _list(options: Any, host: Host) -> int:
     told = listing.listed(inventory.collect(host.folders, _networks(options, host.folders), options.seconds))
     _show(options, {"networks": told}, listing.as_table(told))
-    return FOUND if any(one["failure"] for one in told) else FINE
+    return FOUND if any(location["failure"] for location in told) else FINE
 
 
 def _show_one(options: Any, host: Host) -> int:
     taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
     found, seen = listing.matches(taken, options.what), host.sandboxes()
-    told = [listing.match_fields(one, seen) for one in found]
+    told = [listing.match_fields(match, seen) for match in found]
     _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
     return _failures(taken) or (FINE if found else FOUND)
 
@@ -91,34 +91,36 @@ def _release(options: Any, host: Host) -> int:
     if not found:
         _say(f"nobody has {options.what}")
         return FOUND
-    if len({one.network.name for one in found}) > 1 or len({one.owner.container_id for one in found}) > 1:
-        names = ", ".join(sorted({str(one.network) for one in found}))
+    if len({match.network.name for match in found}) > 1 or len({match.owner.container_id for match in found}) > 1:
+        names = ", ".join(sorted({str(match.network) for match in found}))
         raise Refused(f"{options.what} is in several networks: {names}", hint="choose one with --network")
-    for one in found:
-        _require_released(one, seen, force=options.force)
-        _say(listing.as_block(listing.match_fields(one, seen)))
+    for match in found:
+        _require_released(match, seen, force=options.force)
+        _say(listing.as_block(listing.match_fields(match, seen)))
     _require_agreement(options, host, "release this?")
     repair = Repair(host.folders, _warn, seconds=options.seconds)
-    for one in found:
-        repair.release(one.network, one.owner, one.addresses, one.node)
-        _say(f"released: {', '.join(map(str, one.addresses)) or 'what the journal told'}")
+    for match in found:
+        repair.release(match.network, match.owner, match.addresses, match.node)
+        _say(f"released: {', '.join(map(str, match.addresses)) or 'what the journal told'}")
     return failed
 
 
 def _forget(options: Any, host: Host) -> int:
     networks = [options.network] if options.network else None
-    kept = [one for one in entries(host.folders, networks) if not isinstance(one, str) and one.phase == TOMBSTONE]
-    found = [one for one in kept if not options.what or listing.is_named(options.what, one.owner)]
+    kept = [
+        entry for entry in entries(host.folders, networks) if not isinstance(entry, str) and entry.phase == TOMBSTONE
+    ]
+    found = [entry for entry in kept if not options.what or listing.is_named(options.what, entry.owner)]
     if not found:
         _say("there is no tombstone" + (f" of {options.what}" if options.what else ""))
         return FOUND if options.what else FINE
-    for one in found:
-        _say(listing.tombstone(one))
+    for entry in found:
+        _say(listing.tombstone(entry))
     _require_agreement(
         options, host, f"give up {len(found)}? What a cluster holds that cannot be told stays leased there"
     )
     repair = Repair(host.folders, _warn, seconds=options.seconds)
-    told = sum(repair.forget(one) for one in found)
+    told = sum(repair.forget(entry) for entry in found)
     _say(f"{told} freed after all, {len(found) - told} forgotten")
     return FINE
 
@@ -133,7 +135,7 @@ def _fsck(options: Any, host: Host) -> int:
     found = findings()
     # What goes on meanwhile looks odd once, but not twice.
     found = confirmed(found, findings()) if found else []
-    left = [(one, "") for one in found]
+    left = [(finding, "") for finding in found]
     if options.repair:
         left = repaired(Repair(host.folders, _warn, seconds=options.seconds), found)
     _report(options, found, left)
@@ -141,12 +143,12 @@ def _fsck(options: Any, host: Host) -> int:
 
 
 def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]]) -> None:
-    remaining = {id(one): why for one, why in left}  # A finding has dicts in it, and no hash.
+    remaining = {id(finding): why for finding, why in left}  # A finding has dicts in it, and no hash.
     results, lines = [], []
-    for one in found:
-        outcome = remaining.get(id(one), "repaired") if options.repair else ""
-        results.append({**listing.finding_fields(one), **({"outcome": outcome} if options.repair else {})})
-        lines.append(f"{one}" + (f": {outcome}" if outcome else ""))
+    for finding in found:
+        outcome = remaining.get(id(finding), "repaired") if options.repair else ""
+        results.append({**listing.finding_fields(finding), **({"outcome": outcome} if options.repair else {})})
+        lines.append(f"{finding}" + (f": {outcome}" if outcome else ""))
     if not found:
         lines.append("nothing is wrong")
     elif options.repair:
@@ -162,19 +164,19 @@ def _adopt(options: Any, host: Host) -> int:
     if not options.config:
         raise InvalidConfig("adopt takes over into what is configured", hint="tell the configuration with --config")
     told = configured(options.config, host.folders.policy)
-    networks = [one for one in told if options.network in (None, "", one.name)]
+    networks = [network for network in told if options.network in (None, "", network.name)]
     former = configured(options.former, host.folders.policy) if options.former else []
-    if any(one.backend != KUBERNETES for one in former):
+    if any(network.backend != KUBERNETES for network in former):
         raise InvalidConfig("--from is for a network with backend kubernetes", hint="the journal tells of the others")
     found: list[tuple[Adoption, Move]] = []
     for network in networks:
         adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
         found += [(adoption, move) for move in adoption.found()]
-        found += [(adoption, move) for one in former if one.name == network.name for move in adoption.of_pods(one)]
+        found += [(adoption, move) for old in former if old.name == network.name for move in adoption.of_pods(old)]
     for _adoption, move in found:
         _say(str(move))
     if not found:
-        _say("nothing of " + ", ".join(one.name for one in networks) + " is in another place")
+        _say("nothing of " + ", ".join(network.name for network in networks) + " is in another place")
         return FINE
     _require_agreement(options, host, f"take over what {len(found)} interfaces have?")
     failed = 0
@@ -201,7 +203,7 @@ def _free_node(options: Any, host: Host) -> int:
     node.require_dead()
     told = node.leases()
     node.require_known(told)
-    bound, gone = [one for one in told if not one.gone], [one for one in told if one.gone]
+    bound, gone = [lease for lease in told if not lease.gone], [lease for lease in told if lease.gone]
     found = bound + gone if options.gone_pods else bound
     _list_freed(options, bound, gone)
     if not found:
@@ -226,8 +228,8 @@ def _free_former(options: Any, host: Host) -> int:
     found = former.leases()
     for machine in sorted(former.alive):
         _warn(f"machine {machine} has the name {options.name}, and is alive: what it has is not freed")
-    for one in found:
-        _say(f"{one}  machine {one.lease.machine}")
+    for freed in found:
+        _say(f"{freed}  machine {freed.lease.machine}")
     if not found:
         _say(f"no former machine of {options.name} has addresses")
         return FOUND if former.alive else FINE
@@ -252,10 +254,10 @@ def _reconcile(options: Any, host: Host) -> int:
     if not pools.has_pools:
         raise InvalidConfig("no network here is in Kubernetes", hint="tell one with --config")
     found = pools.scan()
-    for one in found.unclear:
-        _say(f"kept: {one}")
-    for one in found.lost:
-        _say(str(one))
+    for verdict in found.unclear:
+        _say(f"kept: {verdict}")
+    for verdict in found.lost:
+        _say(str(verdict))
     if found.lost:
         _require_agreement(options, host, f"free {len(found.lost)} address{'es' * (len(found.lost) > 1)}?")
         _say(f"{sum(1 for _ in pools.free(found.lost))} freed")
@@ -266,14 +268,14 @@ def _reconcile(options: Any, host: Host) -> int:
 
 def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
     """Leases of pods that are gone stand apart: they may be of any node."""
-    for one in bound:
-        _say(str(one))
+    for lease in bound:
+        _say(str(lease))
     if not bound:
         _say(f"{options.name} has no addresses")
     if gone and options.gone_pods:
         _say("of pods that do not exist any more, whatever node they were on:")
-        for one in gone:
-            _say(str(one))
+        for lease in gone:
+            _say(str(lease))
     elif gone:
         _say(f"{len(gone)} more are of pods that do not exist any more, on any node: --gone-pods lists and frees them")
 
@@ -294,11 +296,13 @@ def _networks(options: Any, folders: Folders) -> list[Network]:
     found = discover(folders)
     if options.config:
         told = configured(options.config, folders.policy)
-        names = {one.name for one in told}
-        stores = [(one.name, one.store) for one in told]
-        found = told + [one for one in found if one.name in names and (one.name, one.store) not in stores]
+        names = {network.name for network in told}
+        stores = [(network.name, network.store) for network in told]
+        found = told + [
+            network for network in found if network.name in names and (network.name, network.store) not in stores
+        ]
     if options.network:
-        found = [one for one in found if one.name == options.network]
+        found = [network for network in found if network.name == options.network]
         if not found:
             raise InvalidConfig(f"no network {options.network} is known here", hint="tell it with --config")
     return found
@@ -330,9 +334,9 @@ def _require_agreement(options: Any, host: Host, question: str) -> None:
 
 def _failures(taken: inventory.Inventory) -> int:
     """Tells of places that could not be asked."""
-    failed = [one for one in taken.locations if one.failure]
-    for one in failed:
-        _warn(f"{one.network} is not reached: {one.failure}")
+    failed = [location for location in taken.locations if location.failure]
+    for location in failed:
+        _warn(f"{location.network} is not reached: {location.failure}")
     return FOUND if failed else FINE
 
 

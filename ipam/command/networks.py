@@ -116,8 +116,8 @@ def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
         raise InvalidConfig(f"{path}: not an object")
     plugins = document.get("plugins", [document])
     shared = {key: document[key] for key in ("name", "cniVersion") if key in document}
-    confs = [{**one, **shared} for one in plugins if isinstance(one, dict)] if isinstance(plugins, list) else []
-    found = [_network(one, policy) for one in confs if _type(one) in _SERVED]
+    confs = [{**conf, **shared} for conf in plugins if isinstance(conf, dict)] if isinstance(plugins, list) else []
+    found = [_network(conf, policy) for conf in confs if _type(conf) in _SERVED]
     if not found:
         raise InvalidConfig(f"{path}: no plugin has an ipam section of type {' or '.join(_SERVED)}")
     return found
@@ -129,9 +129,9 @@ def discover(folders: Folders) -> list[Network]:
     told = [*_of_records(folders), *_of_directories(folders)]
     told += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
     for network in told:
-        if (network.name, network.store) not in [(one.name, one.store) for one in found]:
+        if (network.name, network.store) not in [(known.name, known.store) for known in found]:
             found.append(network)
-    return sorted(found, key=lambda one: (one.name, one.backend))
+    return sorted(found, key=lambda network: (network.name, network.backend))
 
 
 def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:
@@ -165,7 +165,7 @@ def records(folders: Folders) -> Iterator[Record | str]:
 
 def damaged_records(folders: Folders) -> list[str]:
     """The paths of the files that are no records."""
-    return [one for one in records(folders) if isinstance(one, str)]
+    return [record for record in records(folders) if isinstance(record, str)]
 
 
 def attached(folders: Folders) -> Iterator[Key]:

@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"barewire-ipam {VERSION}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "list", "show how full the networks are, and who has which address", answers=True)
-    one = _add(commands, "show", "show who has an address, or what a container has", answers=True)
-    one.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
+    show = _add(commands, "show", "show who has an address, or what a container has", answers=True)
+    show.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
     free = _add(commands, "release", "free what an interface has; an address stands for its interface")
     free.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
     free.add_argument("--force", action="store_true", help="also what is in use, or may be in use on another node")
@@ -79,15 +79,15 @@ def parser() -> argparse.ArgumentParser:
 def _add(
     commands: Any, name: str, text: str, *, answers: bool = False, of_networks: bool = True
 ) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    one.set_defaults(json=False, config="", data_dir="")
-    one.add_argument("--network", metavar="NAME", help="only the network of this name")
+    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    added.set_defaults(json=False, config="", data_dir="")
+    added.add_argument("--network", metavar="NAME", help="only the network of this name")
     if of_networks:
-        one.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
-        one.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
-    one.add_argument(
+        added.add_argument("--config", metavar="FILE", help="the networks of this configuration, or list of them")
+        added.add_argument("--data-dir", metavar="DIR", help="dataDir of backend local, without a configuration")
+    added.add_argument(
         "--seconds", type=float, default=SECONDS, help=f"how long a cluster is waited for (default {SECONDS:g})"
     )
     if answers:
-        one.add_argument("--json", action="store_true", help="as JSON")
-    return one
+        added.add_argument("--json", action="store_true", help="as JSON")
+    return added

@@ -87,8 +87,12 @@ class Reconciliation:
         self._sandboxes = sandboxes
         self._grace = grace
         self._seconds = seconds
-        found = [one.cluster_conf for one in networks if one.cluster_conf is not None and one.backend == "kubernetes"]
-        self._cluster_confs = [one for place, one in enumerate(found) if one not in found[:place]]
+        found = [
+            network.cluster_conf
+            for network in networks
+            if network.cluster_conf is not None and network.backend == "kubernetes"
+        ]
+        self._cluster_confs = [conf for place, conf in enumerate(found) if conf not in found[:place]]
         self._pods = self._opened({**NOWHERE, "kubeconfig": kubeconfig}) if kubeconfig else None
 
     @property
@@ -121,14 +125,14 @@ class Reconciliation:
 
     def free(self, told: Iterable[Judged]) -> Iterator[Judged]:
         """Frees those that are still of nobody."""
-        keys = {one.key for one in told}
-        found = [one for one in self.scan().lost if one.key in keys]
+        keys = {verdict.key for verdict in told}
+        found = [verdict for verdict in self.scan().lost if verdict.key in keys]
         for place, cluster_conf in enumerate(self._cluster_confs):
             cluster = self._opened(cluster_conf)
-            for one in found:
-                if one.place == place:
-                    cluster.give_back((claim_on(one.lease.address),), one.lease.owner)
-                    yield one
+            for verdict in found:
+                if verdict.place == place:
+                    cluster.give_back((claim_on(verdict.lease.address),), verdict.lease.owner)
+                    yield verdict
 
     def _reason(self, cluster: Kubernetes, lease: Lease, pods: dict[str, Document | None]) -> str:
         """Why the lease is of nobody; empty where it may be of somebody. Raises `_Unclear`."""
@@ -168,9 +172,11 @@ class Reconciliation:
         return reason if age >= self._grace else ""
 
     def _journalled(self) -> set[tuple[str, str]]:
-        told = [one for one in entries(self._folders) if not isinstance(one, str)]
+        told = [entry for entry in entries(self._folders) if not isinstance(entry, str)]
         return {
-            (one.owner.container_id, one.owner.ifname) for one in told if one.cluster_conf.get("kind") == "kubernetes"
+            (entry.owner.container_id, entry.owner.ifname)
+            for entry in told
+            if entry.cluster_conf.get("kind") == "kubernetes"
         }
 
     def _opened(self, cluster_conf: Document) -> Kubernetes:
@@ -187,12 +193,12 @@ def _shown(pod: Document) -> dict[str, set[Address]]:
         return {}
     try:
         found: dict[str, set[Address]] = {}
-        for one in jsontext.loads(str(text).encode()):
+        for status in jsontext.loads(str(text).encode()):
             addresses = {
                 parse_cidr(ip if "/" in ip else f"{ip}/{128 if ':' in ip else 32}", "")[0]
-                for ip in one.get("ips") or ()
+                for ip in status.get("ips") or ()
             }
-            found.setdefault(str(one.get("interface") or ""), set()).update(addresses)
+            found.setdefault(str(status.get("interface") or ""), set()).update(addresses)
     except (DecodeFailure, CniError, AttributeError, TypeError) as error:
         raise _Unclear("the network-status of its pod cannot be read") from error
     return found

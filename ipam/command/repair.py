@@ -115,7 +115,7 @@ class Repair:
             found = self._journal.find(owner)
             if found is not None and found.phase != HELD:
                 raise _changed(owner)
-            held = self._cluster(network).held(tuple(_claim(network, one) for one in finding.addresses), owner)
+            held = self._cluster(network).held(tuple(_claim(network, address) for address in finding.addresses), owner)
             known = found.claims or () if found else ()
             entry = Entry(
                 owner=owner,
@@ -182,7 +182,7 @@ def _is_at(entry: Entry, network: Network) -> bool:
 
 def _claim(network: Network, address: Address) -> Claim:
     homes = (range_of(ranges, address) for ranges in network.sets)
-    home = next((one for one in homes if one is not None), None)
+    home = next((range_ for range_ in homes if range_ is not None), None)
     return claim_on(address) if home is None else Claim(range=home, address=address)
 
 

@@ -47,13 +47,13 @@ class Sandboxes(Value):
         named = {name for holder, name in self.attached if container_id and holder == container_id}
         matching = [name for name in sorted(named) if ifname in ("", name)]
         found = [self.attached[container_id, name] for name in matching]
-        return found + [f"{one} in {path}" for one in addresses for path in self.namespaces.get(one, ())]
+        return found + [f"{address} in {path}" for address in addresses for path in self.namespaces.get(address, ())]
 
 
 def scan(folders: Folders) -> Sandboxes:
     """Raises `KernelRefused` and `IoFailure` when something cannot be seen: nobody can be said to be dead then."""
     attached = dict(_cached(folders))
-    attached |= {(one.container_id, one.ifname): f"record of {one}" for one in of_records(folders)}
+    attached |= {(key.container_id, key.ifname): f"record of {key}" for key in of_records(folders)}
     namespaces: dict[Address, list[str]] = {}
     for netns in _namespaces():
         with netns:
@@ -77,8 +77,12 @@ def _is_there(found: dict[str, Any]) -> bool:
     """False when all sandboxes that the result tells of are gone: it was left over, by a reboot for example."""
     result = found.get("result")
     interfaces = result.get("interfaces") if isinstance(result, dict) else None
-    told = [one.get("sandbox") for one in interfaces if isinstance(one, dict)] if isinstance(interfaces, list) else []
-    paths = [one for one in (*told, found.get("netns")) if isinstance(one, str) and one and "\0" not in one]
+    told = (
+        [interface.get("sandbox") for interface in interfaces if isinstance(interface, dict)]
+        if isinstance(interfaces, list)
+        else []
+    )
+    paths = [path for path in (*told, found.get("netns")) if isinstance(path, str) and path and "\0" not in path]
     return not paths or any(map(os.path.lexists, paths))
 
 

@@ -133,7 +133,7 @@ def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(section, dict):
         return None
     endpoints = section.get("endpoints")
-    if not isinstance(endpoints, list) or not endpoints or not all(isinstance(one, str) for one in endpoints):
+    if not isinstance(endpoints, list) or not endpoints or not all(isinstance(endpoint, str) for endpoint in endpoints):
         return None
     told_more = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
     return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
@@ -149,7 +149,7 @@ def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
         sets = range_sets({**own_keys(request), "ipam": told}, [])
     except (AttributeError, TypeError):
         sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
-    subnets = dict.fromkeys(f"{one.subnet}/{one.prefix}" for ranges in sets for one in ranges)
+    subnets = dict.fromkeys(f"{range_.subnet}/{range_.prefix}" for ranges in sets for range_ in ranges)
     return {
         "kind": KUBERNETES,
         "kubeconfig": _text(access, "kubeconfig"),

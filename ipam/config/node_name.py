@@ -31,7 +31,7 @@ def of_kubelet(kubelet: str, start: str = "/", owners: tuple[int, ...] = ()) -> 
     `start` and `owners` are those of `Roots`.
     """
     places = Roots(allowed=("/",), owners=owners, start=start)
-    for path in (one.format(kubelet=kubelet.rstrip("/")) for one in CERTIFICATES):
+    for path in (template.format(kubelet=kubelet.rstrip("/")) for template in CERTIFICATES):
         try:
             content = places.content(path, "the kubelet's certificate")
         except InvalidConfig:

@@ -79,19 +79,19 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
     )
 
 
-def within_pool(one: Range, path: str, problems: Problems) -> Range:
+def within_pool(range_: Range, path: str, problems: Problems) -> Range:
     """The part of the range that whereabouts' pool of its subnet can hold."""
-    most = one.subnet.number + MOST_OFFSET
-    if one.first > most:
-        text = f"{one} is beyond the first 2**63 addresses of its subnet, which a pool of whereabouts' is limited to"
+    most = range_.subnet.number + MOST_OFFSET
+    if range_.first > most:
+        text = f"{range_} is beyond the first 2**63 addresses of its subnet, which a pool of whereabouts' is limited to"
         problems.append((path, text))
-        return one
-    return one if one.last <= most else one.replace(last=most)
+        return range_
+    return range_ if range_.last <= most else range_.replace(last=most)
 
 
-def excluded(texts: Any, one: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
+def excluded(texts: Any, range_: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
     """Stretches of the range that nobody gets, in order and joined."""
-    return clipped(stretches(texts, path, problems), one)
+    return clipped(stretches(texts, path, problems), range_)
 
 
 def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair, ...]]:
@@ -104,15 +104,15 @@ def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair
     return {version: joined(some) for version, some in pairs.items()}
 
 
-def clipped(covered: dict[int, tuple[Pair, ...]], one: Range) -> tuple[Pair, ...]:
+def clipped(covered: dict[int, tuple[Pair, ...]], range_: Range) -> tuple[Pair, ...]:
     """Those stretches that touch the range: found by halving, since a configuration may have thousands of both."""
-    pairs = covered.get(one.subnet.version, ())
+    pairs = covered.get(range_.subnet.version, ())
     low, high = 0, len(pairs)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if pairs[middle][1] >= one.first else (middle + 1, high)
+        low, high = (low, middle) if pairs[middle][1] >= range_.first else (middle + 1, high)
     end = low
-    while end < len(pairs) and pairs[end][0] <= one.last:
+    while end < len(pairs) and pairs[end][0] <= range_.last:
         end += 1
     return pairs[low:end]
 

@@ -95,7 +95,7 @@ def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | 
         raise AddressTaken(
             f"failed to allocate all requested IPs: {', '.join(left)}",
             hint="each must be in a range set of its own; the sets are "
-            + "; ".join(", ".join(map(str, one)) for one in sets),
+            + "; ".join(", ".join(map(str, ranges)) for ranges in sets),
         )
     return tuple(found)
 
@@ -129,7 +129,11 @@ def _normal(text: str) -> str:
 def _reachable(text: str, gateways: list[Address]) -> str:
     address, prefix = parse_cidr(text, "the requested address")
     bits = (32 if address.version == 4 else 128) - prefix
-    near = [one for one in gateways if one.version == address.version and one.number >> bits == address.number >> bits]
+    near = [
+        gateway
+        for gateway in gateways
+        if gateway.version == address.version and gateway.number >> bits == address.number >> bits
+    ]
     return str(near[0]) if near else ""
 
 

@@ -17,7 +17,7 @@ def parse(content: bytes) -> Dns:
     domain = ""
     for line in content.splitlines():
         word, *rest = line.split() or [b""]
-        texts = [one.decode(errors="replace") for one in rest]
+        texts = [word.decode(errors="replace") for word in rest]
         if not texts or word.startswith(_COMMENTS):
             continue
         key = word.decode(errors="replace")

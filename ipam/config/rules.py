@@ -63,7 +63,7 @@ def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> P
     except CniError:
         return [("ipam.gateway", f"{text!r} is not an IP address")]
     is_used = section.get("range") or section.get("ipRanges")
-    if is_used and all(one.subnet.version != version for ranges in sets for one in ranges):
+    if is_used and all(range_.subnet.version != version for ranges in sets for range_ in ranges):
         return [("ipam.gateway", f"{text} is of another IP version than all ranges")]
     return []
 
@@ -114,11 +114,11 @@ def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, .
         *_whereabouts(section, problems),
     ]
     if section.get("backend") == "kubernetes":
-        sets = [tuple(range_parsing.within_pool(one, "ipam", problems) for one in ranges) for ranges in sets]
+        sets = [tuple(range_parsing.within_pool(range_, "ipam", problems) for range_ in ranges) for ranges in sets]
     held_back = range_parsing.stretches(
         [*(section.get("exclude") or ()), *_fixed_texts(section)], "ipam.exclude", problems
     )
-    return tuple(tuple(_without(one, held_back) for one in ranges) for ranges in sets)
+    return tuple(tuple(_without(range_, held_back) for range_ in ranges) for ranges in sets)
 
 
 def _fixed_texts(section: Mapping[str, Any]) -> list[str]:
@@ -131,7 +131,11 @@ def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: 
     lists = [found for found in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(found, list)]
     more = section.get("ipRanges")
     others = more if isinstance(more, list) else []
-    exclusions = [section, *others, *(one for sets in lists for some in sets if isinstance(some, list) for one in some)]
+    exclusions = [
+        section,
+        *others,
+        *(range_ for sets in lists for some in sets if isinstance(some, list) for range_ in some),
+    ]
     counts = (
         ("sets of ranges", sum(map(len, lists)) + len(others), MOST_SETS),
         (
@@ -141,7 +145,7 @@ def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: 
         ),
         (
             "exclusions",
-            sum(len(one.get("exclude") or ()) for one in exclusions if isinstance(one, dict)),
+            sum(len(holder.get("exclude") or ()) for holder in exclusions if isinstance(holder, dict)),
             MOST_EXCLUSIONS,
         ),
     )
@@ -174,7 +178,7 @@ def _host_local_sets(told: Any, path: str, problems: Problems) -> list[RangeSet]
     if not isinstance(told, list):
         problems.append((path, "is not a list of lists of ranges"))
         return []
-    return [found for place, one in enumerate(told) if (found := _set(one, f"{path}[{place}]", problems))]
+    return [found for place, ranges in enumerate(told) if (found := _set(ranges, f"{path}[{place}]", problems))]
 
 
 def _set(told: Any, path: str, problems: Problems) -> RangeSet:
@@ -183,9 +187,9 @@ def _set(told: Any, path: str, problems: Problems) -> RangeSet:
             (path, "is not a list of ranges" if not isinstance(told, list) else "is an empty set of ranges")
         )
         return ()
-    found = [range_parsing.host_local(one, f"{path}[{place}]", problems) for place, one in enumerate(told)]
-    ranges = tuple(one for one in found if one is not None)
-    if len({one.subnet.version for one in ranges}) > 1:
+    found = [range_parsing.host_local(section, f"{path}[{place}]", problems) for place, section in enumerate(told)]
+    ranges = tuple(range_ for range_ in found if range_ is not None)
+    if len({range_.subnet.version for range_ in ranges}) > 1:
         problems.append((path, "has both IPv4 and IPv6: an interface gets one address of each set"))
     return ranges
 
@@ -198,47 +202,51 @@ def _whereabouts(section: Mapping[str, Any], problems: Problems) -> list[RangeSe
     more = section.get("ipRanges")
     if more is not None and not isinstance(more, list):
         problems.append(("ipam.ipRanges", "is not a list of ranges"))
-    told += [(one, f"ipam.ipRanges[{place}]") for place, one in enumerate(more if isinstance(more, list) else ())]
-    found = [range_parsing.whereabouts(one, path, problems) for one, path in told]
-    return [(_with_gateway(one, section, problems),) for one in found if one is not None]
+    told += [
+        (section, f"ipam.ipRanges[{place}]") for place, section in enumerate(more if isinstance(more, list) else ())
+    ]
+    found = [range_parsing.whereabouts(own, path, problems) for own, path in told]
+    return [(_with_gateway(range_, section, problems),) for range_ in found if range_ is not None]
 
 
-def _with_gateway(one: Range, section: Mapping[str, Any], problems: Problems) -> Range:
+def _with_gateway(range_: Range, section: Mapping[str, Any], problems: Problems) -> Range:
     """Whereabouts has one gateway for all ranges: it is that of the range whose subnet it is in."""
     text = section.get("gateway")
     if not text or section.get("subnet"):
-        return one
+        return range_
     ours: Problems = []
-    number = range_parsing.gateway(text, "ipam.gateway", one.subnet, ours)
+    number = range_parsing.gateway(text, "ipam.gateway", range_.subnet, ours)
     if ours and "another IP version" not in ours[0][1]:
         problems += ours
-    return one if number is None else one.replace(gateway=number)
+    return range_ if number is None else range_.replace(gateway=number)
 
 
-def _without(one: Range, held_back: dict[int, tuple[tuple[int, int], ...]]) -> Range:
-    more = range_parsing.clipped(held_back, one)
-    return one.replace(excluded=range_parsing.joined([*one.excluded, *more])) if more else one
+def _without(range_: Range, held_back: dict[int, tuple[tuple[int, int], ...]]) -> Range:
+    more = range_parsing.clipped(held_back, range_)
+    return range_.replace(excluded=range_parsing.joined([*range_.excluded, *more])) if more else range_
 
 
 def _overlaps(sets: tuple[RangeSet, ...]) -> Problems:
     """The first few overlaps, each range with the one before it that reaches furthest."""
-    flat = [(one.subnet.version, one.first, place, one) for place, ranges in enumerate(sets) for one in ranges]
+    flat = [
+        (range_.subnet.version, range_.first, place, range_) for place, ranges in enumerate(sets) for range_ in ranges
+    ]
     flat.sort(key=lambda entry: entry[:3])
     problems: Problems = []
     reaching: tuple[int, Range] | None = None
-    for version, first, place, one in flat:
+    for version, first, place, range_ in flat:
         if reaching is not None and reaching[1].subnet.version == version and first <= reaching[1].last:
-            problems.append(("ipam", _overlap(*reaching, place, one)))
+            problems.append(("ipam", _overlap(*reaching, place, range_)))
             if len(problems) == TOLD_OVERLAPS:
                 break
-        if reaching is None or reaching[1].subnet.version != version or one.last > reaching[1].last:
-            reaching = place, one
+        if reaching is None or reaching[1].subnet.version != version or range_.last > reaching[1].last:
+            reaching = place, range_
     return problems
 
 
-def _overlap(place: int, one: Range, there: int, other: Range) -> str:
+def _overlap(place: int, range_: Range, there: int, other: Range) -> str:
     if place == there:
-        return f"ranges {one} and {other} overlap"
+        return f"ranges {range_} and {other} overlap"
     return f"range set {min(place, there)} overlaps with {max(place, there)}"
 
 
@@ -293,9 +301,9 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
         endpoints = (section.get("etcd") or {}).get("endpoints") or []
         problems += [] if endpoints else [("ipam.etcd.endpoints", "missing")]
         problems += [
-            (f"ipam.etcd.endpoints[{place}]", f"{one!r} is neither http:// nor https://")
-            for place, one in enumerate(endpoints)
-            if not one.startswith(_SCHEMES)
+            (f"ipam.etcd.endpoints[{place}]", f"{endpoint!r} is neither http:// nor https://")
+            for place, endpoint in enumerate(endpoints)
+            if not endpoint.startswith(_SCHEMES)
         ]
         access = section.get("etcd") or {}
         problem = problem_of(access["prefix"]) if access.get("prefix") else ""

@@ -104,9 +104,9 @@ class Etcd:
         _done, answers = self._transaction([], [_get(self._keys.witness(network), keys_only=True)], [])
         return self._is_other(known) or _revision(answers[0]) < known.revision
 
-    def used_numbers(self, one: Range) -> set[int] | None:
+    def used_numbers(self, range_: Range) -> set[int] | None:
         """The numbers in use; None for a range with more than SMALL addresses."""
-        return None if one.last - one.first >= SMALL else self._used(one, one.first, one.last)
+        return None if range_.last - range_.first >= SMALL else self._used(range_, range_.first, range_.last)
 
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         """See `Cluster`."""
@@ -123,18 +123,18 @@ class Etcd:
         with self._gateway.until(deadline):
             self._given_back(claims, owner, deadline)
 
-    def find_free(self, one: Range, start: int) -> int | None:
+    def find_free(self, range_: Range, start: int) -> int | None:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
         with self._gateway.until(deadline):
-            for number in self._seen.pop(one.address(start), None) or self._behind(one, start):
-                if one.leases(one.address(number)):
+            for number in self._seen.pop(range_.address(start), None) or self._behind(range_, start):
+                if range_.leases(range_.address(number)):
                     return number
-            return self._searched(one, start, deadline)
+            return self._searched(range_, start, deadline)
 
     def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
         """See `Cluster`."""
-        ours = {one.address for one in self._find(claims) if self._keys.is_of(one.lease, owner)}
+        ours = {stored.address for stored in self._find(claims) if self._keys.is_of(stored.lease, owner)}
         return tuple(claim for claim in claims if claim.address in ours)
 
     def leases_of_pod(self, _owner: Owner) -> tuple[Lease, ...]:
@@ -145,7 +145,7 @@ class Etcd:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
         walked = walk(self._gateway, self._keys.indexes(owner), deadline, MOST_OF_OWNER)
-        addresses = [one.address for one in walked]
+        addresses = [stored.address for stored in walked]
         with self._gateway.until(deadline):
             for place in range(0, len(addresses), PARTS):
                 self._given_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner, deadline)
@@ -154,7 +154,7 @@ class Etcd:
         """See `Cluster`."""
         deadline = time.monotonic() + self._seconds
         walked = walk(self._gateway, self._keys.node_indexes(), deadline, MOST_OF_NODE)
-        return (one.lease for one in walked if one.lease is not None)
+        return (stored.lease for stored in walked if stored.lease is not None)
 
     def reach(self) -> None:
         """Removes a key that nobody writes: for that etcd needs what it needs for any change."""
@@ -166,11 +166,11 @@ class Etcd:
     def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
         """See `Cluster`."""
         deadline = time.monotonic() + ALL_SECONDS
-        for one in walk(self._gateway, self._keys.replace(network=network).ips(), deadline):
-            if one.lease is not None:
-                yield one.lease
+        for stored in walk(self._gateway, self._keys.replace(network=network).ips(), deadline):
+            if stored.lease is not None:
+                yield stored.lease
             else:
-                damaged(f"the lease of {one.address}: {one.fault}")
+                damaged(f"the lease of {stored.address}: {stored.fault}")
 
     def _taken(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> tuple[Claim, ...]:
         known: dict[Address, Found] = {}
@@ -202,7 +202,7 @@ class Etcd:
 
     def _given_back(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> None:
         while time.monotonic() < deadline:
-            ours = [one for one in self._find(claims) if self._keys.is_of(one.lease, owner)]
+            ours = [stored for stored in self._find(claims) if self._keys.is_of(stored.lease, owner)]
             if self._removed(ours, owner):
                 return
         raise TryAgainLater("the addresses change hands all the time")
@@ -226,9 +226,9 @@ class Etcd:
 
     def _look(self, claim: Claim, samples: list[int]) -> Iterator[Step]:
         """What is in use behind the address, and of the samples."""
-        one, start = claim.range, claim.address.number
-        yield self._keys_only(one, start, min(start + NEAR, one.last))
-        yield from (self._count(one, number, number) for number in samples)
+        range_, start = claim.range, claim.address.number
+        yield self._keys_only(range_, start, min(start + NEAR, range_.last))
+        yield from (self._count(range_, number, number) for number in samples)
 
     def _remember(self, claim: Claim, samples: list[int], answers: Iterator[Step]) -> None:
         start, last = claim.address.number, min(claim.address.number + NEAR, claim.range.last)
@@ -237,8 +237,8 @@ class Etcd:
         counts = [(number, next(answers).get("count")) for number in samples]
         self._seen[claim.address] = free + [number for number, count in counts if not count]
 
-    def _is_anothers(self, one: Found | None, owner: Owner) -> bool:
-        return one is not None and not self._keys.is_of(one.lease, owner)
+    def _is_anothers(self, stored: Found | None, owner: Owner) -> bool:
+        return stored is not None and not self._keys.is_of(stored.lease, owner)
 
     def _find(self, claims: tuple[Claim, ...]) -> list[Found]:
         if not claims:
@@ -250,59 +250,59 @@ class Etcd:
         """Whether they are gone; False when one of them has changed since it was found."""
         if not ours:
             return True
-        keys = [(self._keys.ip(one.address), self._keys.index(owner, one.address)) for one in ours]
+        keys = [(self._keys.ip(stored.address), self._keys.index(owner, stored.address)) for stored in ours]
         done, _answers = self._transaction(
-            [_compare(key, "MOD", one.revision) for one, (key, _index) in zip(ours, keys, strict=True)],
+            [_compare(key, "MOD", stored.revision) for stored, (key, _index) in zip(ours, keys, strict=True)],
             [{"request_delete_range": {"key": to_base64(key)}} for pair in keys for key in pair],
             [],
         )
         return done
 
-    def _behind(self, one: Range, start: int) -> list[int]:
+    def _behind(self, range_: Range, start: int) -> list[int]:
         """What is free behind a number: a few steps on, mostly, and much cheaper than to count all leases."""
-        last = min(start + SMALL, one.last)
-        used = self._used(one, start, last)
+        last = min(start + SMALL, range_.last)
+        used = self._used(range_, start, last)
         return [number for number in range(start, last + 1) if number not in used]
 
-    def _searched(self, one: Range, start: int, deadline: float) -> int | None:
+    def _searched(self, range_: Range, start: int, deadline: float) -> int | None:
         """Counts in ever smaller stretches. `start` decides between those with room, so that nodes go separate ways."""
-        stretches = list(one.stretches(one.first, one.last))
+        stretches = list(range_.stretches(range_.first, range_.last))
         while time.monotonic() < deadline:
-            roomy = self._roomy(one, stretches)
+            roomy = self._roomy(range_, stretches)
             if not roomy:
                 return None
             first, last = roomy[start % len(roomy)]
             if last - first >= SMALL:
                 stretches = _parts(first, last)
                 continue
-            used = self._used(one, first, last)
+            used = self._used(range_, first, last)
             free = [number for number in range(first, last + 1) if number not in used]
             if free:
                 return free[start % len(free)]
-            stretches = list(one.stretches(one.first, one.last))  # Others were faster.
+            stretches = list(range_.stretches(range_.first, range_.last))  # Others were faster.
         raise TryAgainLater("others take the free addresses all the time")
 
-    def _roomy(self, one: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _roomy(self, range_: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Some of the stretches with addresses that nobody has; none when all are in use."""
         for place in range(0, len(stretches), PARTS):
             some = stretches[place : place + PARTS]
-            _done, answers = self._transaction([], [self._count(one, *stretch) for stretch in some], [])
+            _done, answers = self._transaction([], [self._count(range_, *stretch) for stretch in some], [])
             pairs = zip(some, answers, strict=True)
             roomy = [(first, last) for (first, last), answer in pairs if int(answer.get("count", 0)) <= last - first]
             if roomy:
                 return roomy
         return []
 
-    def _count(self, one: Range, first: int, last: int) -> Step:
-        end = self._keys.ip(one.address(last)) + b"\0"
-        return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), count_only=True)
+    def _count(self, range_: Range, first: int, last: int) -> Step:
+        end = self._keys.ip(range_.address(last)) + b"\0"
+        return _get(self._keys.ip(range_.address(first)), range_end=to_base64(end), count_only=True)
 
-    def _keys_only(self, one: Range, first: int, last: int) -> Step:
-        end = self._keys.ip(one.address(last)) + b"\0"
-        return _get(self._keys.ip(one.address(first)), range_end=to_base64(end), keys_only=True)
+    def _keys_only(self, range_: Range, first: int, last: int) -> Step:
+        end = self._keys.ip(range_.address(last)) + b"\0"
+        return _get(self._keys.ip(range_.address(first)), range_end=to_base64(end), keys_only=True)
 
-    def _used(self, one: Range, first: int, last: int) -> set[int]:
-        question = self._keys_only(one, first, last)["request_range"]
+    def _used(self, range_: Range, first: int, last: int) -> set[int]:
+        question = self._keys_only(range_, first, last)["request_range"]
         return _numbers(self._gateway.ask("/v3/kv/range", question).get("kvs", []))
 
     def _transaction(self, compare: list[Step], success: list[Step], failure: list[Step]) -> tuple[bool, list[Step]]:
@@ -312,7 +312,7 @@ class Etcd:
         done, answers = bool(answer.get("succeeded")), answer.get("responses", [])
         if len(answers) != len(success if done else failure):
             raise NotAvailable("etcd does not answer each step of a transaction", hint=FOREIGN)
-        return done, [one.get("response_range", {}) for one in answers]
+        return done, [answer.get("response_range", {}) for answer in answers]
 
 
 def _get(key: bytes, **how: Any) -> Step:
@@ -331,7 +331,7 @@ def _revision(answer: Step) -> int:
 
 def _by_address(answers: list[Step]) -> dict[Address, Found]:
     leases = [found(entry) for answer in answers for entry in answer.get("kvs", [])]
-    return {one.address: one for one in leases if one is not None}
+    return {lease.address: lease for lease in leases if lease is not None}
 
 
 def _numbers(entries: list[Step]) -> set[int]:
@@ -340,9 +340,9 @@ def _numbers(entries: list[Step]) -> set[int]:
 
 def _samples(claim: Claim, count: int) -> list[int]:
     """So many numbers that lie evenly in the range."""
-    one = claim.range
-    size, place = one.last - one.first + 1, claim.address.number - one.first
-    return [one.first + (place + size * step // (count + 1)) % size for step in range(1, count + 1)]
+    range_ = claim.range
+    size, place = range_.last - range_.first + 1, claim.address.number - range_.first
+    return [range_.first + (place + size * step // (count + 1)) % size for step in range(1, count + 1)]
 
 
 def _parts(first: int, last: int) -> list[tuple[int, int]]:

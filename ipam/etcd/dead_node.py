@@ -63,9 +63,11 @@ def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
     result = []
     for network in networks(gateway, f"{keys.prefix}/".encode(), deadline):
         ours = keys.replace(network=network)
-        whole = [one.lease for one in walk(gateway, ours.node_indexes(), deadline, most) if one.lease is not None]
+        whole = [
+            stored.lease for stored in walk(gateway, ours.node_indexes(), deadline, most) if stored.lease is not None
+        ]
         most -= len(whole)
-        some = [one for one in whole if keys.machine in ("", one.machine)]
+        some = [lease for lease in whole if keys.machine in ("", lease.machine)]
         if some:
             result.append((ours, some))
     return result
@@ -77,8 +79,8 @@ def _free(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> No
     while time.monotonic() < deadline:
         held = _held(gateway, keys, some)
         compare = [{"key": to_base64(sign_of(keys)), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}]
-        compare += [_unchanged(keys, one) for one in held]
-        gone = [keys.ip(one.address) for one in held] + [keys.index(one.owner, one.address) for one in some]
+        compare += [_unchanged(keys, stored) for stored in held]
+        gone = [keys.ip(stored.address) for stored in held] + [keys.index(lease.owner, lease.address) for lease in some]
         steps = [{"request_delete_range": {"key": to_base64(key)}} for key in gone]
         if gateway.ask("/v3/kv/txn", {"compare": compare, "success": steps, "failure": []}).get("succeeded"):
             return
@@ -94,15 +96,17 @@ def _forget(gateway: Gateway, keys: Keys) -> None:
 
 def _held(gateway: Gateway, keys: Keys, some: list[Lease]) -> list[Found]:
     """Those that are the owners' as the indexes say: an index may be left over, and the address another node's."""
-    steps = [{"request_range": {"key": to_base64(keys.ip(one.address))}} for one in some]
+    steps = [{"request_range": {"key": to_base64(keys.ip(lease.address))}} for lease in some]
     answer = gateway.ask("/v3/kv/txn", {"compare": [], "success": steps, "failure": []})
-    owners = {one.address: one.owner for one in some}
-    entries = [entry for one in answer.get("responses", []) for entry in one.get("response_range", {}).get("kvs", [])]
-    seen = [one for one in map(found, entries) if one is not None and one.address in owners]
-    ours = [one for one in seen if keys.is_of(one.lease, owners[one.address])]
-    return [one for one in ours if one.lease is not None and keys.machine in ("", one.lease.machine)]
+    owners = {lease.address: lease.owner for lease in some}
+    entries = [
+        entry for part in answer.get("responses", []) for entry in part.get("response_range", {}).get("kvs", [])
+    ]
+    seen = [stored for stored in map(found, entries) if stored is not None and stored.address in owners]
+    ours = [stored for stored in seen if keys.is_of(stored.lease, owners[stored.address])]
+    return [stored for stored in ours if stored.lease is not None and keys.machine in ("", stored.lease.machine)]
 
 
-def _unchanged(keys: Keys, one: Found) -> dict[str, Any]:
-    key = to_base64(keys.ip(one.address))
-    return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": one.revision}
+def _unchanged(keys: Keys, stored: Found) -> dict[str, Any]:
+    key = to_base64(keys.ip(stored.address))
+    return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": stored.revision}

@@ -168,10 +168,12 @@ def _is_number(text: str) -> bool:
 def _has_form(answer: dict[str, Any]) -> bool:
     """Whether what is taken out of an answer is where it is looked for: a network's author may have named the server."""
     answers = answer.get("responses", [])
-    if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
+    if not isinstance(answers, list) or not all(isinstance(part, dict) for part in answers):
         return False
-    ranges = [answer, *(one.get("response_range", {}) for one in answers)]
-    return all(isinstance(one, dict) and _is_count(one) and _has_entries(one.get("kvs", [])) for one in ranges)
+    ranges = [answer, *(part.get("response_range", {}) for part in answers)]
+    return all(
+        isinstance(range_, dict) and _is_count(range_) and _has_entries(range_.get("kvs", [])) for range_ in ranges
+    )
 
 
 def _is_count(answer: dict[str, Any]) -> bool:
@@ -181,11 +183,11 @@ def _is_count(answer: dict[str, Any]) -> bool:
 
 def _has_entries(entries: object) -> bool:
     return isinstance(entries, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("value", ""), str)
-        and isinstance(one.get("mod_revision", ""), str)
-        and _is_base64(one.get("key"))
-        for one in entries
+        isinstance(entry, dict)
+        and isinstance(entry.get("value", ""), str)
+        and isinstance(entry.get("mod_revision", ""), str)
+        and _is_base64(entry.get("key"))
+        for entry in entries
     )
 
 

@@ -57,7 +57,9 @@ def open_living_etcd(
 
 def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
     """What the node is called: now, and in what it has below the prefix since it had another name."""
-    told = [one.node for one in entries if one.phase != TOMBSTONE and _prefix_of(one.cluster_conf) == keys.prefix]
+    told = [
+        entry.node for entry in entries if entry.phase != TOMBSTONE and _prefix_of(entry.cluster_conf) == keys.prefix
+    ]
     return sorted({keys.node, *told})
 
 

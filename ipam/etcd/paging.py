@@ -47,7 +47,7 @@ def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = No
         count += len(page)
         if most is not None and count > most:
             raise NotAvailable(f"etcd has more than {most} keys below {_shown(prefix)}", hint=FOREIGN)
-        yield from (one for one in map(found, page) if one is not None)
+        yield from (stored for stored in map(found, page) if stored is not None)
         if len(page) < PAGE:
             return
         start = from_base64(page[-1]["key"]) + b"\0"

@@ -162,7 +162,9 @@ def _path_part(name: str) -> str:
 
 
 def _is_too_large(answer: Answer) -> bool:
-    return answer.status == TOO_LARGE or (answer.status == 500 and any(one in words(answer.content) for one in _LIMITS))
+    return answer.status == TOO_LARGE or (
+        answer.status == 500 and any(limit in words(answer.content) for limit in _LIMITS)
+    )
 
 
 def _is_of_object(answer: Document, name: str) -> bool:

@@ -64,16 +64,16 @@ class Kubernetes(Anonymous):
         """Closes the connection, which calls share; the next call opens another."""
         self._api.close()
 
-    def used_numbers(self, one: Range) -> None:
+    def used_numbers(self, range_: Range) -> None:
         """See `ipam.store.Cluster`: to try is one small patch, and to ask sends the whole pool."""
 
-    def find_free(self, one: Range, start: int) -> int | None:
+    def find_free(self, range_: Range, start: int) -> int | None:
         self._api.begin()
-        cidr = whereabouts.subnet(one)
+        cidr = whereabouts.subnet(range_)
         entries = whereabouts.allocations(self._pools.find(cidr) or {})
-        taken = {one.subnet.number + int(key) for key in entries} | self._reserved.get(cidr, set())
-        for first, last in ((start, one.last), (one.first, start - 1)):
-            for number in one.walk(first, last):
+        taken = {range_.subnet.number + int(key) for key in entries} | self._reserved.get(cidr, set())
+        for first, last in ((start, range_.last), (range_.first, start - 1)):
+            for number in range_.walk(first, last):
                 if number not in taken:
                     return number
         return None
@@ -137,8 +137,12 @@ class Kubernetes(Anonymous):
         node = self._api.node(name) or {}
         status = node.get("status")
         conditions = status.get("conditions") if isinstance(status, dict) else None
-        told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
-        return any(one.get("type") == "Ready" and one.get("status") == "True" for one in told)
+        told = (
+            [condition for condition in conditions if isinstance(condition, dict)]
+            if isinstance(conditions, list)
+            else []
+        )
+        return any(condition.get("type") == "Ready" and condition.get("status") == "True" for condition in told)
 
     def knows_node(self, name: str) -> bool:
         """Whether there is a Node object of the name. Raises as `node_is_alive`."""

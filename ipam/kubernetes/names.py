@@ -18,14 +18,14 @@ _LONGEST_CIDR = {4: "255.255.255.255/32", 6: f"{':'.join(['ffff'] * 8)}/128"}
 
 def problems(network_name: str, sets: Iterable[RangeSet]) -> list[tuple[str, str]]:
     """Problems, as (JSON path, text), with names that no object can have."""
-    ranges = [one for ranges in sets for one in ranges]
+    ranges = [range_ for ranges in sets for range_ in ranges]
     if network_name:
-        longest = _LONGEST_CIDR[max((one.subnet.version for one in ranges), default=4)]
+        longest = _LONGEST_CIDR[max((range_.subnet.version for range_ in ranges), default=4)]
         fits = is_name(pool_name(longest, network_name))
         text = f"{network_name!r} cannot be in the name of a Kubernetes object: "
         rule = "it is too long, or has something else than lower-case letters, digits, - and ."
         return [] if fits else [(KEY, text + rule)]
     # The text of such an address can begin with "::", and the name of its object then with "--".
-    bad = [one for one in ranges if one.subnet.version == 6 and not one.subnet.number >> 96]
+    bad = [range_ for range_ in ranges if range_.subnet.version == 6 and not range_.subnet.number >> 96]
     text = "missing: without it the name of a Kubernetes object for {} would begin with -"
     return [(KEY, text.format(bad[0]))] if bad else []

@@ -114,7 +114,7 @@ class Pools:
 
     def _ours(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
         entries = whereabouts.allocations(self.find(cidr) or {})
-        return tuple(one for one in claims if _is_ours(entries, one, owner))
+        return tuple(claim for claim in claims if _is_ours(entries, claim, owner))
 
     def _added(self, cidr: str, claims: Claims, owner: Owner, made: Made) -> Claims:
         name, missing, said = self.name(cidr), claims, ""
@@ -132,16 +132,16 @@ class Pools:
                 raise _full(name, said)
             entries = self._entries_of_mended(cidr) if answer.status == 422 else self._entries_of_new(cidr)
             if answer.again:
-                made.added.extend(one for one in missing if _is_ours(entries, one, owner))
-                made.taken_over.extend(one for one in earlier if _is_ours(entries, one[0], owner))
-            missing = tuple(one for one in claims if _is_free(entries, one))
+                made.added.extend(claim for claim in missing if _is_ours(entries, claim, owner))
+                made.taken_over.extend(claim for claim in earlier if _is_ours(entries, claim[0], owner))
+            missing = tuple(claim for claim in claims if _is_free(entries, claim))
             earlier = [
-                (one, entries[whereabouts.offset(one)])
-                for one in claims
-                if _is_of_another_container(entries, one, owner)
+                (claim, entries[whereabouts.offset(claim)])
+                for claim in claims
+                if _is_of_another_container(entries, claim, owner)
             ]
-            known = {*missing, *(one for one, _entry in earlier)}
-            others = tuple(one for one in claims if one not in known and not _is_ours(entries, one, owner))
+            known = {*missing, *(claim for claim, _entry in earlier)}
+            others = tuple(claim for claim in claims if claim not in known and not _is_ours(entries, claim, owner))
             if others or not known:
                 return others
         # Nobody has them each time that the pool is read: so it is not the tests of the patch that fail.

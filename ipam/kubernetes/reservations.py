@@ -101,8 +101,8 @@ class Reservations:
         if allocations.give_up(claim, owner, pod):
             return True
         entries = allocations.entries_of(claim)
-        ours = [one for one in entries if whereabouts.allocated_to(one, owner)]
-        if any(signed or whereabouts.is_given_up(one, pod) for one in ours):
+        ours = [entry for entry in entries if whereabouts.allocated_to(entry, owner)]
+        if any(signed or whereabouts.is_given_up(entry, pod) for entry in ours):
             return True
         # The next container of the pod may have taken the address over, and relies on the reservation then.
         return signed and not entries

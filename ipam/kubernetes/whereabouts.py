@@ -67,12 +67,12 @@ def pool_location(cluster_conf: Document) -> PoolLocation:
 
 def subnets_of(sets: Iterable[RangeSet]) -> tuple[str, ...]:
     """The subnets of all ranges, each once."""
-    return tuple(dict.fromkeys(subnet(one) for ranges in sets for one in ranges))
+    return tuple(dict.fromkeys(subnet(range_) for ranges in sets for range_ in ranges))
 
 
-def subnet(one: Range) -> str:
+def subnet(range_: Range) -> str:
     # Whereabouts, too, names the pool of "first-last/24" by the subnet alone: ranges of one subnet share a pool.
-    return f"{one.subnet}/{one.prefix}"
+    return f"{range_.subnet}/{range_.prefix}"
 
 
 def pool_name(cidr: str, network_name: str) -> str:
@@ -154,7 +154,7 @@ def placed(claims: Claims, subnets: tuple[str, ...]) -> Claims:
     for claim in claims:
         known = claim.range.prefix < BITS[claim.address.version] or subnet(claim.range) in subnets
         wholes = [claim.range] if known else [_whole(cidr, "subnets") for cidr in subnets]
-        found += [Claim(range=one, address=claim.address) for one in wholes if claim.address in one]
+        found += [Claim(range=range_, address=claim.address) for range_ in wholes if claim.address in range_]
     return tuple(found)
 
 
@@ -235,9 +235,9 @@ def claims_of(found: Document, owner: Owner) -> Claims:
     """What the owner has of a pool."""
     whole = _whole(_cidr(found), _named_pool(found))
     mine = (
-        whole.address(whole.first + int(key)) for key, one in allocations(found).items() if allocated_to(one, owner)
+        whole.address(whole.first + int(key)) for key, entry in allocations(found).items() if allocated_to(entry, owner)
     )
-    return tuple(Claim(range=whole, address=one) for one in mine if one in whole)
+    return tuple(Claim(range=whole, address=lease) for lease in mine if lease in whole)
 
 
 def leases_of_pod(found: Document, owner: Owner) -> list[Lease]:
@@ -246,10 +246,10 @@ def leases_of_pod(found: Document, owner: Owner) -> list[Lease]:
     return [
         Lease(
             address=whole.address(whole.first + int(key)),
-            owner=owner.replace(container_id=str(one.get("id") or "")),
+            owner=owner.replace(container_id=str(entry.get("id") or "")),
         )
-        for key, one in allocations(found).items()
-        if (allocated_to(one, owner) or is_of_pod(one, owner)) and whole.first + int(key) <= whole.last
+        for key, entry in allocations(found).items()
+        if (allocated_to(entry, owner) or is_of_pod(entry, owner)) and whole.first + int(key) <= whole.last
     ]
 
 

@@ -91,8 +91,8 @@ class Allocation:
 
     def _candidates(self, place: int, ranges: RangeSet) -> Iterator[Claim]:
         last = self._directory.last(place)
-        for one, start, end in _round(ranges, last):
-            yield from _probably_free(self._index.used, one, start, end)
+        for range_, start, end in _round(ranges, last):
+            yield from _probably_free(self._index.used, range_, start, end)
         # The hint can be wrong, but exhaustion is never said on its word.
         yield from free(ranges, self._directory.names())
 
@@ -133,7 +133,7 @@ def remove(directory: Directory, entries: list[Entry]) -> None:
 def free(ranges: RangeSet, names: Iterable[str]) -> Iterator[Claim]:
     """The addresses that have none of the names."""
     taken = frozenset(names)
-    return (Claim(range=one, address=found) for one, found in walk(ranges) if str(found) not in taken)
+    return (Claim(range=range_, address=found) for range_, found in walk(ranges) if str(found) not in taken)
 
 
 def text(ranges: RangeSet) -> str:
@@ -143,26 +143,26 @@ def text(ranges: RangeSet) -> str:
 
 def _round(ranges: RangeSet, last: Address | None) -> list[tuple[Range, int, int]]:
     """All numbers as stretches (range, first, last), in host-local's order: on from `last`, which comes at the end."""
-    home = next((i for i, one in enumerate(ranges) if last is not None and last in one), None)
+    home = next((i for i, range_ in enumerate(ranges) if last is not None and last in range_), None)
     if home is None or last is None:
-        return [(one, one.first, one.last) for one in ranges]
+        return [(range_, range_.first, range_.last) for range_ in ranges]
     others = ranges[home + 1 :] + ranges[:home]
     return [
         (ranges[home], last.number + 1, ranges[home].last),
-        *((one, one.first, one.last) for one in others),
+        *((range_, range_.first, range_.last) for range_ in others),
         (ranges[home], ranges[home].first, last.number),
     ]
 
 
-def _probably_free(used: Used, one: Range, start: int, end: int) -> Iterator[Claim]:
-    version = one.subnet.version
+def _probably_free(used: Used, range_: Range, start: int, end: int) -> Iterator[Claim]:
+    version = range_.subnet.version
     number = used.next_free(version, start, end)
     while number <= end:
-        leased = next(one.walk(number, end), None)
+        leased = next(range_.walk(number, end), None)
         if leased is None:
             return
         if leased == number:
-            yield Claim(range=one, address=one.address(number))
+            yield Claim(range=range_, address=range_.address(number))
             leased += 1
         number = used.next_free(version, leased, end)
 

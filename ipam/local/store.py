@@ -107,7 +107,7 @@ class Local:
         """See `Store`."""
         self.require_writable()
         names = os.listdir(self._path) if os.path.isdir(self._path) else []
-        full = [text(one) for one in sets if next(free(one, names), None) is None]
+        full = [text(ranges) for ranges in sets if next(free(ranges, names), None) is None]
         if full:
             raise NotAvailable(f"no address is free in {'; '.join(full)}", hint=AddressesExhausted.remedy)
 
