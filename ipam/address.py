@@ -38,10 +38,10 @@ def parse(text: str, where: str) -> Address:
 
 def parse_cidr(text: str, where: str) -> tuple[Address, int]:
     """The address, with its host bits, and the prefix length. Raises `InvalidConfig`."""
-    place, slash, length = text.partition("/")
-    address = parse(place, where)
+    host, slash, length = text.partition("/")
+    address = parse(host, where)
     bits = int(length) if slash and length.isascii() and length.isdecimal() and len(length) < 4 else -1
-    if address.version == 4 and ":" in place:
+    if address.version == 4 and ":" in host:
         bits -= 96
     if not 0 <= bits <= BITS[address.version]:
         raise InvalidConfig(f"{where}: {text!r} is not an address with a prefix length")

@@ -55,11 +55,15 @@ class IpamPlugin:
         held = set() if store is None else set(store.addresses(lease_owner(request)))
         problems = [f"no address of {', '.join(map(str, ranges))} is leased" for ranges in unleased(parsed.sets, held)]
         if previous is not None:
-            told = {parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)}
+            reported = {
+                parse_cidr(ip.address, "prevResult")[0] for ip in previous.ips if _is_ours(ip, previous, request)
+            }
             fixed = {parse_cidr(ip.address, "ipam.addresses")[0] for ip in parsed.fixed}
-            leasable = {address for address in told - fixed if any(range_of(ranges, address) for ranges in parsed.sets)}
+            leasable = {
+                address for address in reported - fixed if any(range_of(ranges, address) for ranges in parsed.sets)
+            }
             problems += [f"{text} is not leased to this interface" for text in sorted(map(str, leasable - held))]
-            problems += [f"{text} is leased, and prevResult has it not" for text in sorted(map(str, held - told))]
+            problems += [f"{text} is leased, and prevResult has it not" for text in sorted(map(str, held - reported))]
             problems += _fixed_differences(parsed, previous)
         if problems:
             raise CheckFailed("; ".join(problems))
@@ -129,13 +133,13 @@ class IpamPlugin:
 
 
 def _fixed_differences(parsed: ParsedRequest, previous: Result) -> list[str]:
-    told = {parse_cidr(ip.address, "prevResult")[0]: ip.gateway for ip in previous.ips}
+    reported = {parse_cidr(ip.address, "prevResult")[0]: ip.gateway for ip in previous.ips}
     fixed = {parse_cidr(ip.address, "ipam.addresses")[0]: ip.gateway for ip in parsed.fixed}
-    missing = [f"prevResult has no {address}" for address in fixed if address not in told]
+    missing = [f"prevResult has no {address}" for address in fixed if address not in reported]
     return missing + [
-        f"the gateway of {address} is {gateway}, and prevResult has {told[address] or 'none'}"
+        f"the gateway of {address} is {gateway}, and prevResult has {reported[address] or 'none'}"
         for address, gateway in fixed.items()
-        if gateway and told.get(address, gateway) != gateway
+        if gateway and reported.get(address, gateway) != gateway
     ]
 
 

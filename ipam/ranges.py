@@ -83,7 +83,7 @@ def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
     for ranges in sets:
         if any(range_of(ranges, address) for address in held):
             continue
-        stray = next((address for address in strays if any(some.is_in_subnet(address) for some in ranges)), None)
+        stray = next((address for address in strays if any(range_.is_in_subnet(address) for range_ in ranges)), None)
         if stray is None:
             missing.append(ranges)
         else:

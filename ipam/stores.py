@@ -63,19 +63,19 @@ class Stores:
 
     def all(self, location: LeaseLocation, owner: Owner) -> list[Store]:
         """Every store that the owner can have addresses of: the configuration may have changed since its ADD."""
-        found = []
+        stores = []
         if location.backend != LOCAL or (os.path.isdir(self._folder) and self._journal().find(owner) is not None):
-            found.append(self._journaled(location))
-        return found + self._known_local(location)
+            stores.append(self._journaled(location))
+        return stores + self._known_local(location)
 
     def of_network(self, location: LeaseLocation) -> list[Store]:
         """The configured store, and the journal, if another one was configured before. Nothing need be told well."""
-        found = self._known_local(location)
+        stores = self._known_local(location)
         if location.backend != LOCAL:
-            return [*found, self._journaled(location)]
+            return [*stores, self._journaled(location)]
         if os.path.isdir(f"{self._folder}/{component(location.network)}"):
-            found.append(self._journaled(location))
-        return found
+            stores.append(self._journaled(location))
+        return stores
 
     def _known_local(self, location: LeaseLocation) -> list[Store]:
         """The directory of leases, if there can be any. A DEL must not fail where no ADD can have succeeded."""
@@ -106,8 +106,8 @@ class Stores:
 
     def _directories(self, location: LeaseLocation) -> tuple[str, ...]:
         """Those of host-local's that can have leases of the network."""
-        found = dict.fromkeys((location.directory, f"{DATA_DIRECTORY}/{component(location.network)}"))
-        return tuple(path for path in found if os.path.isdir(path))
+        directories = dict.fromkeys((location.directory, f"{DATA_DIRECTORY}/{component(location.network)}"))
+        return tuple(path for path in directories if os.path.isdir(path))
 
     def _journaled(self, location: LeaseLocation) -> Store:
         from ipam.cluster.store import Journaled  # noqa: PLC0415 - most nodes have no cluster's addresses

@@ -67,12 +67,12 @@ class Candidates:
         return Claim(range=home, address=wanted)
 
     def _free(self, *, blindly: bool) -> Claim:
-        found = self._found(blindly=blindly)
-        if self._occupied.has(found.address):
+        claim = self._found(blindly=blindly)
+        if self._occupied.has(claim.address):
             # Seldom: the store is another one than before, or has forgotten. Then it may not know of any of them.
             self._ranges = self._occupied.narrowed(self._ranges)
-            found = self._found(blindly=blindly)
-        return found
+            claim = self._found(blindly=blindly)
+        return claim
 
     def _found(self, *, blindly: bool) -> Claim:
         for range_, start in self._starts():
@@ -99,12 +99,12 @@ class Candidates:
 
     def _starts(self) -> Iterator[tuple[Range, int]]:
         """Every range, with the number at which its search begins; the one that the seed leads to is the first."""
-        place = self._seed % sum(_size(range_) for range_ in self._ranges)
+        position = self._seed % sum(_size(range_) for range_ in self._ranges)
         home = 0
-        while place >= _size(self._ranges[home]):
-            place -= _size(self._ranges[home])
+        while position >= _size(self._ranges[home]):
+            position -= _size(self._ranges[home])
             home += 1
-        yield self._ranges[home], self._ranges[home].first + place
+        yield self._ranges[home], self._ranges[home].first + position
         for range_ in self._ranges[home + 1 :] + self._ranges[:home]:
             yield range_, range_.first + self._seed % _size(range_)
 
@@ -114,14 +114,14 @@ def fitting(
 ) -> tuple[Claim | None, ...]:
     """For each set one of the claims that fits it, as requested, with its range as it is configured now; or None."""
     left = [claim.address for claim in claims]
-    found: list[Claim | None] = []
+    chosen: list[Claim | None] = []
     for ranges, wanted in zip(sets, requested, strict=True):
         fits = (_fit(address, ranges) for address in left if wanted in (None, address))
         first = next((claim for claim in fits if claim is not None), None)
         if first is not None:
             left.remove(first.address)
-        found.append(first)
-    return tuple(found)
+        chosen.append(first)
+    return tuple(chosen)
 
 
 def has_room(cluster: Cluster, range_: Range) -> bool:

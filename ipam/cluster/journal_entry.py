@@ -71,14 +71,14 @@ class Present(Value):
 
     def cluster_confs(self, entry: Entry) -> list[dict[str, Any]]:
         """The descriptions by which the entry's cluster may be reached, the best first."""
-        found = []
+        confs = []
         if self.is_place_of(entry):
-            found.append(self._with_access(entry.cluster_conf))
-        if entry.cluster_conf not in found:
-            found.append(entry.cluster_conf)
+            confs.append(self._with_access(entry.cluster_conf))
+        if entry.cluster_conf not in confs:
+            confs.append(entry.cluster_conf)
         if self.cluster_conf is not None and self._is_guess(entry):
-            found.append({**self.cluster_conf, "node": entry.node})
-        return found
+            confs.append({**self.cluster_conf, "node": entry.node})
+        return confs
 
     def _is_guess(self, entry: Entry) -> bool:
         """Whether nobody knows that the entry's document was ever right: it was noted for a DEL without an entry."""
@@ -87,12 +87,12 @@ class Present(Value):
 
     def _with_access(self, cluster_conf: dict[str, Any]) -> dict[str, Any]:
         present = self.cluster_conf or {}
-        found = {key: value for key, value in cluster_conf.items() if key not in _ACCESS}
-        found |= {key: present[key] for key in _ACCESS if key in present}
-        if "subnets" in found:
+        conf = {key: value for key, value in cluster_conf.items() if key not in _ACCESS}
+        conf |= {key: present[key] for key in _ACCESS if key in present}
+        if "subnets" in conf:
             # What an owner has is looked for in the pools of before, and in those of now.
-            found["subnets"] = list(dict.fromkeys((*found["subnets"], *present.get("subnets", ()))))
-        return found
+            conf["subnets"] = list(dict.fromkeys((*conf["subnets"], *present.get("subnets", ()))))
+        return conf
 
 
 def decode(content: bytes) -> Entry:
@@ -102,7 +102,7 @@ def decode(content: bytes) -> Entry:
         if document["schema"] != SCHEMA:
             raise ValueError(f"its schema is {document['schema']}")
         claims = document["claims"]
-        found = Entry(
+        entry = Entry(
             owner=Owner(**document["owner"]),
             phase=document["phase"],
             claims=None if claims is None else tuple(_claim(claim) for claim in claims),
@@ -114,10 +114,10 @@ def decode(content: bytes) -> Entry:
         )
     except (DecodeFailure, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an entry: {error}") from error
-    fault = _fault(found)
+    fault = _fault(entry)
     if fault:
         raise ValueError(f"not an entry: {fault}")
-    return found
+    return entry
 
 
 def _fault(entry: Entry) -> str:

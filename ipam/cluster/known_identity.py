@@ -45,16 +45,16 @@ def save_identity(
 
     `anew`: the cluster was replaced, and what was noted before does not count; else `left` stays as it is.
     """
-    path, place = _path(folder, network), _place(cluster_conf, shared)
+    path, location = _path(folder, network), _place(cluster_conf, shared)
     make_directory(os.path.dirname(path))
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            known = _read(fd, place)
+            known = _read(fd, location)
             if anew or known.cluster != identity.cluster or known.revision < identity.revision:
                 kept = identity if anew else identity.replace(left=known.left)
-                os.pwrite(fd, _line(place, kept), 0)
+                os.pwrite(fd, _line(location, kept), 0)
         finally:
             os.close(fd)
     except OSError as error:
@@ -70,21 +70,23 @@ def _place(cluster_conf: dict[str, Any], shared: str) -> list[str]:
     return [*cluster_location(cluster_conf), shared, *names]
 
 
-def _line(place: list[str], identity: Identity) -> bytes:
-    told = {
+def _line(location: list[str], identity: Identity) -> bytes:
+    document = {
         "cluster": identity.cluster,
         "revision": f"{identity.revision:0{_DIGITS}}",
         "left": identity.left,
-        "place": place,
+        "place": location,
     }
-    return jsontext.dumps(told).encode().ljust(_LENGTH) + b"\n"
+    return jsontext.dumps(document).encode().ljust(_LENGTH) + b"\n"
 
 
-def _read(fd: int, place: list[str]) -> Identity:
+def _read(fd: int, location: list[str]) -> Identity:
     try:
-        told = jsontext.loads(os.pread(fd, 1 << 14, 0).partition(b"\n")[0])
-        if told["place"] != place:
+        document = jsontext.loads(os.pread(fd, 1 << 14, 0).partition(b"\n")[0])
+        if document["place"] != location:
             return UNKNOWN
-        return Identity(cluster=str(told["cluster"]), revision=int(told["revision"]), left=bool(told.get("left")))
+        return Identity(
+            cluster=str(document["cluster"]), revision=int(document["revision"]), left=bool(document.get("left"))
+        )
     except (OSError, DecodeFailure, KeyError, TypeError, ValueError):
         return UNKNOWN

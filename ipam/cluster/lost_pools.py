@@ -28,10 +28,10 @@ def find_lost(
     entries: Iterable[Entry], cluster: Cluster, present: Present, owner: Owner, written: Callable[[Owner], float]
 ) -> list[Remaining]:
     """What was in pools that are gone, or are others by now; but for the owner of the call."""
-    seen = cluster.parts()
+    uids = cluster.parts()
     here = [entry for entry in entries if entry.phase == HELD and present.is_place_of(entry)]
     gone = [
-        entry for entry in here if entry.owner != owner and any(seen.get(name, uid) != uid for name, uid in entry.parts)
+        entry for entry in here if entry.owner != owner and any(uids.get(name, uid) != uid for name, uid in entry.parts)
     ]
     if not gone:
         return []
@@ -40,10 +40,10 @@ def find_lost(
     return [(entry, claims) for entry, claims in remaining_claims(gone, here, written) if claims]
 
 
-def retake_lost(journal: Journal, cluster: Cluster, told: Iterable[Remaining], latest: float) -> None:
+def retake_lost(journal: Journal, cluster: Cluster, lost: Iterable[Remaining], latest: float) -> None:
     """Raises `TryAgainLater` when the time was too short; the next call goes on."""
     taken = 0
-    for entry, claims in told:
+    for entry, claims in lost:
         if time.monotonic() > latest:
             raise TryAgainLater(
                 "the time was too short to take again what a deleted IPPool held; the next call goes on"

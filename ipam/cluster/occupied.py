@@ -45,8 +45,8 @@ class Occupied:
 
     def addresses(self) -> set[Address]:
         """All that others on this node use."""
-        found = {address for line in self._lines() for address in _held(line)}
-        return found.union(*map(_named, self._directories))
+        addresses = {address for line in self._lines() for address in _held(line)}
+        return addresses.union(*map(_named, self._directories))
 
     def narrowed(self, ranges: RangeSet) -> RangeSet:
         """The ranges without what others on this node use."""

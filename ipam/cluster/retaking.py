@@ -38,20 +38,20 @@ class Retaking:
         self._shared = shared
         self._latest: Identity | None = None
 
-    def retake_all(self, found: Cluster, deadline: float, owner: Owner | None = None) -> None:
+    def retake_all(self, cluster: Cluster, deadline: float, owner: Owner | None = None) -> None:
         """Notes what `found` is when all is done, and warns. Raises `TryAgainLater` when the time was too short.
 
         The lock of `owner` is held: its call takes what it has.
         """
         with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
-            if not found.is_replaced(self._known_identity(), self._network):
+            if not cluster.is_replaced(self._known_identity(), self._network):
                 return  # Another call was faster.
-            seen = found.identity()
+            identity = cluster.identity()
             entries = [entry for entry in self._journal.of_network(self._network) if self._is_here(entry)]
             entries = [entry for entry in entries if entry.owner != owner]
-            ours = [entry for entry in entries if not self._is_elsewhere(entry, seen)]
-            lost = sum(self._take(entry.owner, seen, deadline) for entry in ours)
-            self._save_identity(self._latest or seen, left=bool(lost))
+            ours = [entry for entry in entries if not self._is_elsewhere(entry, identity)]
+            lost = sum(self._take(entry.owner, identity, deadline) for entry in ours)
+            self._save_identity(self._latest or identity, left=bool(lost))
         self._warn(len(ours), len(entries) - len(ours))
 
     def retake_refused(self, known: Identity, deadline: float, owner: Owner | None = None) -> None:
@@ -63,7 +63,7 @@ class Retaking:
             if not lost:
                 self._save_identity(self._latest or known, left=False)
 
-    def _take(self, owner: Owner, seen: Identity, deadline: float) -> int:
+    def _take(self, owner: Owner, current: Identity, deadline: float) -> int:
         """How many addresses the owner has lost."""
         if time.monotonic() >= deadline:
             raise TryAgainLater("the time was too short to take again what a replaced etcd does not know")
@@ -77,7 +77,7 @@ class Retaking:
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
             if entry.node == self._cluster_conf.get("node"):
                 self._latest = cluster.identity()  # Under another name it leaves another witness.
-            kept = entry.replace(cluster_conf=cluster_conf, identity=CONTESTED if refused else seen.cluster)
+            kept = entry.replace(cluster_conf=cluster_conf, identity=CONTESTED if refused else current.cluster)
             if kept != entry:
                 self._journal.save(kept)
         for claim in refused:
@@ -101,9 +101,9 @@ class Retaking:
             cluster_location(self._cluster_conf),
         )
 
-    def _is_elsewhere(self, entry: Entry, seen: Identity) -> bool:
+    def _is_elsewhere(self, entry: Entry, current: Identity) -> bool:
         """Whether its cluster is another one, by other endpoints: both may live, and `adopt` moves what is there."""
-        if entry.identity in ("", CONTESTED, seen.cluster):
+        if entry.identity in ("", CONTESTED, current.cluster):
             return False
         before, now = set(_endpoints(entry.cluster_conf)), set(_endpoints(self._cluster_conf))
         return before != now and before.isdisjoint(now)
@@ -117,5 +117,5 @@ class Retaking:
 
 
 def _endpoints(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
-    found = cluster_conf.get("endpoints")
-    return tuple(map(str, found)) if isinstance(found, (list, tuple)) else ()
+    endpoints = cluster_conf.get("endpoints")
+    return tuple(map(str, endpoints)) if isinstance(endpoints, (list, tuple)) else ()

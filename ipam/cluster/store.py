@@ -200,13 +200,13 @@ class Journaled:
         latest: float,
     ) -> list[Candidates]:
         seed, occupied = seed_of(owner), Occupied(owner, self._journal.folder, self._directories)
-        found = [
+        per_set = [
             Candidates(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)
         ]
         had = self._of_pod(cluster, owner, latest) if owner.pod else ()
-        for candidate_set, earlier in zip(found, fitting(had, sets, requested), strict=True):
+        for candidate_set, earlier in zip(per_set, fitting(had, sets, requested), strict=True):
             candidate_set.earlier = earlier
-        return found
+        return per_set
 
     def _anew(
         self,
@@ -262,8 +262,8 @@ class Journaled:
         """What the cluster says without an entry: another plugin, which shares it, may have leased it."""
         if self._cluster_conf is None:
             return ()
-        found = self._cluster(self._seconds).leases_of_pod(owner)
-        return tuple(lease.address for lease in found if _key(lease.owner) == _key(owner))
+        leases = self._cluster(self._seconds).leases_of_pod(owner)
+        return tuple(lease.address for lease in leases if _key(lease.owner) == _key(owner))
 
     def _take(self, cluster: Cluster, claims: tuple[Claim, ...], intent: Entry) -> tuple[Claim, ...]:
         """As `Cluster.take`. Where the cluster was replaced, what this node has is taken again before anything else."""
@@ -276,14 +276,14 @@ class Journaled:
 
     def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
         """What the pod's interface has; before that, what a deleted part of the cluster has lost is taken again."""
-        found = cluster.leases_of_pod(owner)
+        leases = cluster.leases_of_pod(owner)
         if cluster.parts():
-            told = self._journal.of_network(self._network)
-            gone = find_lost(told, cluster, self._present(), owner, self._journal.modified)
+            entries = self._journal.of_network(self._network)
+            gone = find_lost(entries, cluster, self._present(), owner, self._journal.modified)
             if gone:
                 retake_lost(self._journal, cluster, gone, latest)
-                found = cluster.leases_of_pod(owner)
-        return tuple(claim_on(lease.address) for lease in found)
+                leases = cluster.leases_of_pod(owner)
+        return tuple(claim_on(lease.address) for lease in leases)
 
     def _expect(self, cluster: Cluster, intent: Entry) -> None:
         known = self._known_identity(intent.cluster_conf)
@@ -307,12 +307,16 @@ class Journaled:
 
     def _identified(self, cluster: Cluster, intent: Entry) -> Entry:
         """With the cluster's name, after something was taken; what the next call expects of it is noted."""
-        seen = cluster.identity()
-        if seen != UNKNOWN:
+        identity = cluster.identity()
+        if identity != UNKNOWN:
             save_identity(
-                self._journal.folder, self._network, self._journal.with_machine(intent.cluster_conf), self._shared, seen
+                self._journal.folder,
+                self._network,
+                self._journal.with_machine(intent.cluster_conf),
+                self._shared,
+                identity,
             )
-        return intent.replace(identity=seen.cluster, parts=parts_of(cluster))
+        return intent.replace(identity=identity.cluster, parts=parts_of(cluster))
 
     def _unknown(self, owner: Owner) -> Entry | None:
         """Where there is no entry: whatever the owner has, since the journal may be lost."""

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def remaining_claims(
-    some: Iterable[Entry], entries: Iterable[Entry], written: Callable[[Owner], float]
+    chosen: Iterable[Entry], entries: Iterable[Entry], written: Callable[[Owner], float]
 ) -> list[Remaining]:
     """Some of the entries, the oldest first, each with those of its claims that no later sandbox of its pod holds."""
     of_pod: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         if entry.owner.pod and entry.phase == HELD:
             of_pod.setdefault((entry.owner.pod, entry.owner.ifname), []).append(entry)
-    timed = sorted(((written(entry.owner), entry) for entry in some), key=lambda pair: pair[0])
-    found: list[Remaining] = []
+    timed = sorted(((written(entry.owner), entry) for entry in chosen), key=lambda pair: pair[0])
+    remaining: list[Remaining] = []
     for time, entry in timed:
         others = of_pod.get((entry.owner.pod, entry.owner.ifname), ())
         later = [other for other in others if other.owner != entry.owner and written(other.owner) > time]
         gone = {claim.address for entry in later for claim in entry.claims or ()}
-        found.append((entry, tuple(claim for claim in entry.claims or () if claim.address not in gone)))
-    return found
+        remaining.append((entry, tuple(claim for claim in entry.claims or () if claim.address not in gone)))
+    return remaining

@@ -58,8 +58,8 @@ class Move(Value):
 
     def __str__(self) -> str:
         who = f"{self.owner.container_id}/{self.owner.ifname}" + (f" of {self.owner.pod}" if self.owner.pod else "")
-        where = self.directory if self.former is None else describe(self.former.cluster_conf)
-        return f"{_texts(self.addresses) or 'nothing'}  {who}  {where}"
+        location = self.directory if self.former is None else describe(self.former.cluster_conf)
+        return f"{_texts(self.addresses) or 'nothing'}  {who}  {location}"
 
 
 class Adoption:
@@ -92,8 +92,8 @@ class Adoption:
         if cluster is not None:
             cluster.reach()
             identity = cluster.identity().cluster
-        told = entries(self._folders, [self._network.name])
-        held = [entry for entry in told if isinstance(entry, Entry) and entry.phase == HELD and entry.claims]
+        read = entries(self._folders, [self._network.name])
+        held = [entry for entry in read if isinstance(entry, Entry) and entry.phase == HELD and entry.claims]
         moves = [
             Move(owner=entry.owner, addresses=tuple(claim.address for claim in claims), former=entry, entry=entry)
             for entry, claims in remaining_claims(held, held, self._journal.modified)
@@ -105,17 +105,19 @@ class Adoption:
         """What this node's pods have in whereabouts' resources, by the API server, and no journal tells of."""
         cluster_conf = former.cluster_conf or {}
         cluster = open_kubernetes(cluster_conf, former.name, self._seconds, self._folders.policy.api_servers())
-        told = [entry for entry in entries(self._folders, [self._network.name]) if isinstance(entry, Entry)]
+        journal = [entry for entry in entries(self._folders, [self._network.name]) if isinstance(entry, Entry)]
         # One that is only intended may be what a run that was cut off has left.
-        known = {(entry.owner.container_id, entry.owner.ifname) for entry in told if entry.phase in (HELD, TOMBSTONE)}
-        found: dict[Owner, list[Address]] = {}
+        known = {
+            (entry.owner.container_id, entry.owner.ifname) for entry in journal if entry.phase in (HELD, TOMBSTONE)
+        }
+        leased: dict[Owner, list[Address]] = {}
         # The pools first: a pod is there before it has an address.
         for lease in list(cluster.leases(self._network.name)):
             if (lease.owner.container_id, lease.owner.ifname) not in known and lease.owner.pod:
-                found.setdefault(lease.owner, []).append(lease.address)
+                leased.setdefault(lease.owner, []).append(lease.address)
         return [
             Move(owner=owner, addresses=tuple(addresses), former=_former(owner, addresses, former))
-            for owner, addresses in found.items()
+            for owner, addresses in leased.items()
             if self._is_of_node(cluster, owner, addresses, former.node)
         ]
 
@@ -205,10 +207,10 @@ class Adoption:
         if path == self._network.directory or not os.path.isdir(path):
             return
         with self._directory(path) as directory:
-            found = list(directory.judged(ignore))
-        pods = _pods(self._folders) if found else {}
+            files = list(directory.judged(ignore))
+        pods = _pods(self._folders) if files else {}
         holders: dict[tuple[str, str], list[Address]] = {}
-        for name, container_id, ifname in found:
+        for name, container_id, ifname in files:
             holders.setdefault((container_id, ifname), []).append(parse(name, path))
         for (container_id, ifname), addresses in holders.items():
             pod, uid = pods.get(container_id, ("", ""))
@@ -257,15 +259,15 @@ def _kept(move: Move, entry: Entry | None) -> tuple[Claim, ...]:
     return claims if move.entry is None else tuple(claim for claim in claims if claim.address in move.addresses)
 
 
-def _former(owner: Owner, addresses: Iterable[Address], place: Network) -> Entry:
+def _former(owner: Owner, addresses: Iterable[Address], network: Network) -> Entry:
     """As the journal would have told it."""
     return Entry(
         owner=owner,
         phase=HELD,
         claims=tuple(map(claim_on, addresses)),
-        cluster_conf=place.cluster_conf or {},
-        shared=place.shared,
-        node=place.node,
+        cluster_conf=network.cluster_conf or {},
+        shared=network.shared,
+        node=network.node,
     )
 
 
@@ -275,25 +277,27 @@ def _texts(addresses: Iterable[Address]) -> str:
 
 def _pods(folders: Folders) -> Pods:
     """The pods of containers, by what our records and the runtime's results tell of CNI_ARGS."""
-    found: Pods = {}
+    pods: Pods = {}
     for folder in folders.results:
         for name in names_in(folder):
             kept = _object_in(f"{folder}/{name}")
-            told = kept.get("cniArgs")
+            arguments = kept.get("cniArgs")
             pairs = (
-                [pair for pair in told if isinstance(pair, list) and len(pair) == 2] if isinstance(told, list) else []
+                [pair for pair in arguments if isinstance(pair, list) and len(pair) == 2]
+                if isinstance(arguments, list)
+                else []
             )
-            _note(found, kept.get("containerId"), {str(key): str(value) for key, value in pairs})
+            _note(pods, kept.get("containerId"), {str(key): str(value) for key, value in pairs})
     for record in records(folders):
         if not isinstance(record, str):
-            _note(found, record.key.container_id, _arguments(str((record.ipam or {}).get("args") or "")))
-    return found
+            _note(pods, record.key.container_id, _arguments(str((record.ipam or {}).get("args") or "")))
+    return pods
 
 
-def _note(found: Pods, container_id: object, told: dict[str, str]) -> None:
-    namespace, name = told.get("K8S_POD_NAMESPACE"), told.get("K8S_POD_NAME")
+def _note(pods: Pods, container_id: object, arguments: dict[str, str]) -> None:
+    namespace, name = arguments.get("K8S_POD_NAMESPACE"), arguments.get("K8S_POD_NAME")
     if isinstance(container_id, str) and namespace and name:
-        found[container_id] = (f"{namespace}/{name}", told.get("K8S_POD_UID", ""))
+        pods[container_id] = (f"{namespace}/{name}", arguments.get("K8S_POD_UID", ""))
 
 
 def _arguments(text: str) -> dict[str, str]:
@@ -305,7 +309,7 @@ def _arguments(text: str) -> dict[str, str]:
 
 def _object_in(path: str) -> dict[str, object]:
     try:
-        found = jsontext.loads(read_file(path) or b"")
+        content = jsontext.loads(read_file(path) or b"")
     except (CniError, DecodeFailure):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

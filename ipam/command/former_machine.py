@@ -59,21 +59,21 @@ class FormerMachines:
 
     def leases(self) -> list[Freed]:
         """What would be freed."""
-        return [Freed(cluster=describe(place), lease=lease) for place, lease in self._leases()]
+        return [Freed(cluster=describe(cluster_conf), lease=lease) for cluster_conf, lease in self._leases()]
 
     def free(self) -> Iterator[Freed]:
         """Frees each, and tells. Raises `Alive` when its machine has left a sign of life meanwhile."""
-        found = [(place, lease.machine) for place, lease in self._leases()]
-        for count, (place, machine) in enumerate(found):
-            if (place, machine) in found[:count]:
+        machines = [(cluster_conf, lease.machine) for cluster_conf, lease in self._leases()]
+        for count, (cluster_conf, machine) in enumerate(machines):
+            if (cluster_conf, machine) in machines[:count]:
                 continue
-            gateway, keys = gateway_to(self._folders, place, self._name, self._seconds)
+            gateway, keys = gateway_to(self._folders, cluster_conf, self._name, self._seconds)
             for lease in dead_node.free(gateway, keys.replace(machine=machine), self._seconds):
-                yield Freed(cluster=describe(place), lease=lease)
+                yield Freed(cluster=describe(cluster_conf), lease=lease)
 
     def _leases(self) -> Iterator[tuple[dict[str, Any], Any]]:
-        for place in self._places:
-            gateway, keys = gateway_to(self._folders, place, self._name, self._seconds)
+        for cluster_conf in self._places:
+            gateway, keys = gateway_to(self._folders, cluster_conf, self._name, self._seconds)
             dead: dict[str, bool] = {self._machine: False, "": False}
             for lease in dead_node.leases(gateway, keys):
                 machine = lease.machine
@@ -81,4 +81,4 @@ class FormerMachines:
                     dead[machine] = seconds_left(gateway, keys.replace(machine=machine)) is None
                     self.alive.update(() if dead[machine] else (machine,))
                 if dead[machine]:
-                    yield place, lease
+                    yield cluster_conf, lease

@@ -73,9 +73,9 @@ class DeadNode:
             if self._opened(cluster_conf).node_is_alive(self._name):
                 raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
 
-    def require_known(self, found: Iterable[Freed]) -> None:
+    def require_known(self, leases: Iterable[Freed]) -> None:
         """Raises `Unknown` when neither a lease that was found nor a Node object bears the name."""
-        if any(not lease.gone for lease in found):
+        if any(not lease.gone for lease in leases):
             return
         if any(self._opened(cluster_conf).knows_node(self._name) for cluster_conf in [*self._kubernetes, *self._asked]):
             return
@@ -86,12 +86,12 @@ class DeadNode:
 
     def leases(self) -> list[Freed]:
         """What would be freed, and what is `gone`: leases of pods that do not exist, whatever node they were on."""
-        found = [
+        leases = [
             Freed(cluster=describe(cluster_conf), lease=lease)
             for cluster_conf in self._etcd
             for lease in dead_node.leases(*self._gateway(cluster_conf))
         ]
-        return found + [
+        return leases + [
             freed
             for cluster_conf in self._kubernetes
             for freed in self._of_pods(self._opened(cluster_conf), cluster_conf)
@@ -165,4 +165,4 @@ def _etcd_part(cluster_conf: ClusterConf) -> ClusterConf:
 
 def _each(cluster_confs: list[ClusterConf]) -> list[ClusterConf]:
     """Without repetitions."""
-    return [conf for place, conf in enumerate(cluster_confs) if conf not in cluster_confs[:place]]
+    return [conf for i, conf in enumerate(cluster_confs) if conf not in cluster_confs[:i]]

@@ -67,11 +67,11 @@ class Checker:
         self._grace = grace
 
     def findings(self) -> list[Finding]:
-        found = [finding for location in self._inventory.locations for finding in self._of(location)]
-        found += self._duplicates()
+        findings = [finding for location in self._inventory.locations for finding in self._of(location)]
+        findings += self._duplicates()
         # Last: what is repaired above is not looked at again.
-        found += [_replaced(location.network) for location in self._inventory.locations if location.replaced]
-        return found + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
+        findings += [_replaced(location.network) for location in self._inventory.locations if location.replaced]
+        return findings + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
 
     def _of(self, location: LocationLeases) -> Iterator[Finding]:
         if location.failure:
@@ -101,13 +101,16 @@ class Checker:
         # Who has an address by now lives, and looks as if the container before it did.
         leases = location.leases if location.network.backend == KUBERNETES else ()
         over = {lease.address for lease in leases if _has_taken_over(lease, entry.owner)}
-        told = tuple(claim.address for claim in entry.claims or () if claim.address not in over)
+        expected = tuple(claim.address for claim in entry.claims or () if claim.address not in over)
         leased = location.of(entry.owner.container_id, entry.owner.ifname)
-        missing = tuple(address for address in told if address not in leased)
-        live = self._is_live(entry.owner, told)
+        missing = tuple(address for address in expected if address not in leased)
+        live = self._is_live(entry.owner, expected)
         if not live and (leased or entry.phase != HELD):
             yield _leak(
-                location.network, entry.owner, tuple(address for address in told if address in leased) or leased, entry
+                location.network,
+                entry.owner,
+                tuple(address for address in expected if address in leased) or leased,
+                entry,
             )
         elif entry.phase == HELD and missing:
             yield Finding(
@@ -121,14 +124,14 @@ class Checker:
             )
 
     def _without_journal(self, location: LocationLeases) -> Iterator[Finding]:
-        told = {_holder(entry.owner): entry for entry in self._inventory.entries}
+        entries = {_holder(entry.owner): entry for entry in self._inventory.entries}
         # Other networks of the place have journals that were not looked at.
         ours = (location.network.node, location.network.name)
         leases = [lease for lease in location.leases if (lease.node, lease.owner.network) == ours]
         # Two nodes can have one name; of what tells no machine, from an older version, the name is all there is.
         machine = known_machine(self._folders.journal)
         for owner, addresses in _by_owner(lease for lease in leases if lease.machine in ("", machine)):
-            entry = told.get(_holder(owner))
+            entry = entries.get(_holder(owner))
             if entry is not None and entry.phase != HELD:
                 continue
             known = {claim.address for claim in entry.claims or ()} if entry else set()
@@ -163,13 +166,13 @@ class Checker:
         for (name, address), holders in sorted(held.items(), key=_by_number):
             networks.setdefault(address, set()).add(name)
             if len(holders) > 1:
-                whose = "; ".join(f"{_named(*holder)} in {', '.join(places)}" for holder, places in holders.items())
+                whose = "; ".join(f"{_named(*holder)} in {', '.join(stores)}" for holder, stores in holders.items())
                 yield Finding(kind=DUPLICATE, text=f"{address} of {name} has {len(holders)} owners: {whose}")
         for address, names in networks.items():
-            places = self._sandboxes.namespaces.get(address, ())
+            paths = self._sandboxes.namespaces.get(address, ())
             # Networks may have the same ranges: then there is a sandbox for each.
-            if len(places) > len(names):
-                text = f"{address} of {', '.join(sorted(names))} is in {len(places)} namespaces: {', '.join(places)}"
+            if len(paths) > len(names):
+                text = f"{address} of {', '.join(sorted(names))} is in {len(paths)} namespaces: {', '.join(paths)}"
                 yield Finding(kind=DUPLICATE, text=text, addresses=(address,))
 
     def _held(self) -> dict[tuple[str, Address], dict[Holder, dict[str, None]]]:
@@ -177,10 +180,10 @@ class Checker:
         # The places of an owner are a set that keeps its order: one cluster can be known by several descriptions.
         held: dict[tuple[str, Address], dict[Holder, dict[str, None]]] = {}
         for location in self._inventory.locations:
-            where = location.network.directory or location.network.backend
+            store = location.network.directory or location.network.backend
             for lease in location.leases:
                 holders = held.setdefault((location.network.name, lease.address), {})
-                holders.setdefault(_holder(lease.owner), {})[where] = None
+                holders.setdefault(_holder(lease.owner), {})[store] = None
         pods = {
             (lease.owner.network, lease.address, lease.owner.pod, lease.owner.ifname)
             for location in self._inventory.locations
@@ -236,10 +239,10 @@ def _has_taken_over(lease: Lease, owner: Owner) -> bool:
 
 
 def _by_owner(leases: Iterable[Lease]) -> list[tuple[Owner, tuple[Address, ...]]]:
-    found: dict[Holder, tuple[Owner, list[Address]]] = {}
+    owned: dict[Holder, tuple[Owner, list[Address]]] = {}
     for lease in leases:
-        found.setdefault(_holder(lease.owner), (lease.owner, []))[1].append(lease.address)
-    return [(owner, tuple(addresses)) for owner, addresses in found.values()]
+        owned.setdefault(_holder(lease.owner), (lease.owner, []))[1].append(lease.address)
+    return [(owner, tuple(addresses)) for owner, addresses in owned.values()]
 
 
 def _holder(owner: Owner) -> Holder:

@@ -62,11 +62,11 @@ def collect(folders: Folders, networks: Iterable[Network], seconds: float = SECO
     """What cannot be asked is a failure of its location."""
     # The clusters before the journal, in which every lease of this node is noted before it is taken.
     locations = tuple(_location_leases(folders, network, seconds) for network in networks)
-    told = list(entries(folders, (location.network.name for location in locations)))
-    unread = [entry for entry in told if isinstance(entry, str)] + damaged_records(folders)
+    read = list(entries(folders, (location.network.name for location in locations)))
+    unread = [entry for entry in read if isinstance(entry, str)] + damaged_records(folders)
     return Inventory(
         locations=locations,
-        entries=tuple(entry for entry in told if isinstance(entry, Entry)),
+        entries=tuple(entry for entry in read if isinstance(entry, Entry)),
         damaged=(
             *(text for location in locations for text in location.damaged),
             *(f"{path} cannot be read" for path in unread),

@@ -33,9 +33,9 @@ class Match(Value):
     node: str = ""
 
 
-def matches(inventory: Inventory, what: str) -> list[Match]:
+def matches(inventory: Inventory, subject: str) -> list[Match]:
     """The owners that `what` (an address, a container ID, or container ID/interface) means, in each place."""
-    wanted = _parsed(what)
+    wanted = _parsed(subject)
     found: list[Match] = []
     for location in inventory.locations:
         entries = {_holder(entry.owner): entry for entry in inventory.entries_at(location.network)}
@@ -49,20 +49,20 @@ def matches(inventory: Inventory, what: str) -> list[Match]:
 def listed(inventory: Inventory) -> list[dict[str, Any]]:
     """Each place once, with its networks' names, ranges and leases."""
     found: list[dict[str, Any]] = []
-    seen: list[tuple[object, dict[str, Any]]] = []
+    stores: list[tuple[object, dict[str, Any]]] = []
     for location in inventory.locations:
-        known = next((told for store, told in seen if store == location.network.store), None)
+        known = next((fields for store, fields in stores if store == location.network.store), None)
         if known is not None:
             known["names"].append(location.network.name)
             continue
-        told = _told(location, inventory)
-        seen.append((location.network.store, told))
-        found.append(told)
+        fields = _told(location, inventory)
+        stores.append((location.network.store, fields))
+        found.append(fields)
     return found
 
 
-def as_table(told: list[dict[str, Any]]) -> str:
-    return "\n\n".join("\n".join(_lines(location)) for location in told) or "no network is known here"
+def as_table(locations: list[dict[str, Any]]) -> str:
+    return "\n\n".join("\n".join(_lines(location)) for location in locations) or "no network is known here"
 
 
 def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
@@ -89,15 +89,15 @@ def finding_fields(finding: Finding) -> dict[str, Any]:
     }
 
 
-def as_block(told: dict[str, Any]) -> str:
+def as_block(fields: dict[str, Any]) -> str:
     """One match as text."""
-    values = {key: ", ".join(value) if isinstance(value, list) else value for key, value in told.items()}
+    values = {key: ", ".join(value) if isinstance(value, list) else value for key, value in fields.items()}
     return "\n".join(f"{key + ':':12} {value or '-'}" for key, value in values.items())
 
 
-def is_named(what: str, owner: Owner) -> bool:
+def is_named(subject: str, owner: Owner) -> bool:
     """Whether `what` (a container ID, or container ID/interface) means the owner."""
-    container_id, _, ifname = what.partition("/")
+    container_id, _, ifname = subject.partition("/")
     return _is_owner((container_id, ifname), owner)
 
 
@@ -139,22 +139,24 @@ def _ranges(network: Network, inventory: Inventory) -> list[Range]:
     """The configured ones; else those that the journal remembers, without gateway and exclusions."""
     if network.sets:
         return [range_ for ranges in network.sets for range_ in ranges]
-    told = (claim.range for entry in inventory.entries_at(network) for claim in entry.claims or ())
-    return list(dict.fromkeys(range_ for range_ in told if range_.first != range_.last))
+    journalled = (claim.range for entry in inventory.entries_at(network) for claim in entry.claims or ())
+    return list(dict.fromkeys(range_ for range_ in journalled if range_.first != range_.last))
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
-    where = f"local {told['directory']}" if "directory" in told else f"{told['cluster']}, network {told['shared']}"
-    yield f"{', '.join(told['names'])}: {where}"
-    if told["failure"]:
-        yield f"  not reached: {told['failure']}"
+def _lines(fields: dict[str, Any]) -> Iterator[str]:
+    store = (
+        f"local {fields['directory']}" if "directory" in fields else f"{fields['cluster']}, network {fields['shared']}"
+    )
+    yield f"{', '.join(fields['names'])}: {store}"
+    if fields["failure"]:
+        yield f"  not reached: {fields['failure']}"
         return
-    for range_ in told["ranges"]:
+    for range_ in fields["ranges"]:
         yield f"  {range_['range']}: {range_['used']} of {range_['size']} in use ({_percent(range_['used'], range_['size'])})"
-    if not told["ranges"]:
-        yield f"  {told['used']} in use"
+    if not fields["ranges"]:
+        yield f"  {fields['used']} in use"
     rows: list[tuple[str, ...]] = [("ADDRESS", "CONTAINER", "INTERFACE", "POD", "NODE")]
-    rows += [tuple(str(lease[key] or "-") for key in _COLUMNS) for lease in told["leases"]]
+    rows += [tuple(str(lease[key] or "-") for key in _COLUMNS) for lease in fields["leases"]]
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -180,17 +182,17 @@ def _owner(owner: Owner) -> dict[str, str]:
 
 def _match(location: LocationLeases, owner: Owner, lease: Lease | None, entry: Entry | None) -> Match:
     leased = location.of(owner.container_id, owner.ifname)
-    told = tuple(claim.address for claim in entry.claims or ()) if entry else ()
+    journalled = tuple(claim.address for claim in entry.claims or ()) if entry else ()
     node = entry.node if entry else lease.node if lease else ""
-    addresses = tuple(dict.fromkeys([*leased, *told]))
+    addresses = tuple(dict.fromkeys([*leased, *journalled]))
     return Match(network=location.network, owner=owner, addresses=addresses, entry=entry, node=node)
 
 
-def _parsed(what: str) -> Address | tuple[str, str]:
+def _parsed(subject: str) -> Address | tuple[str, str]:
     try:
-        return parse(what, "")
+        return parse(subject, "")
     except CniError:
-        container_id, _, ifname = what.partition("/")
+        container_id, _, ifname = subject.partition("/")
         return container_id, ifname
 
 

@@ -71,35 +71,35 @@ def command(arguments: list[str], host: Host | None = None) -> int:
 
 
 def _list(options: Any, host: Host) -> int:
-    told = listing.listed(inventory.collect(host.folders, _networks(options, host.folders), options.seconds))
-    _show(options, {"networks": told}, listing.as_table(told))
-    return FOUND if any(location["failure"] for location in told) else FINE
+    locations = listing.listed(inventory.collect(host.folders, _networks(options, host.folders), options.seconds))
+    _show(options, {"networks": locations}, listing.as_table(locations))
+    return FOUND if any(location["failure"] for location in locations) else FINE
 
 
 def _show_one(options: Any, host: Host) -> int:
     taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
-    found, seen = listing.matches(taken, options.what), host.sandboxes()
-    told = [listing.match_fields(match, seen) for match in found]
-    _show(options, {"found": told}, "\n\n".join(map(listing.as_block, told)) or f"nobody has {options.what}")
-    return _failures(taken) or (FINE if found else FOUND)
+    matches, sandboxes = listing.matches(taken, options.what), host.sandboxes()
+    fields = [listing.match_fields(match, sandboxes) for match in matches]
+    _show(options, {"found": fields}, "\n\n".join(map(listing.as_block, fields)) or f"nobody has {options.what}")
+    return _failures(taken) or (FINE if matches else FOUND)
 
 
 def _release(options: Any, host: Host) -> int:
     taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
-    found, seen = listing.matches(taken, options.what), host.sandboxes()
+    matches, sandboxes = listing.matches(taken, options.what), host.sandboxes()
     failed = _failures(taken)
-    if not found:
+    if not matches:
         _say(f"nobody has {options.what}")
         return FOUND
-    if len({match.network.name for match in found}) > 1 or len({match.owner.container_id for match in found}) > 1:
-        names = ", ".join(sorted({str(match.network) for match in found}))
+    if len({match.network.name for match in matches}) > 1 or len({match.owner.container_id for match in matches}) > 1:
+        names = ", ".join(sorted({str(match.network) for match in matches}))
         raise Refused(f"{options.what} is in several networks: {names}", hint="choose one with --network")
-    for match in found:
-        _require_released(match, seen, force=options.force)
-        _say(listing.as_block(listing.match_fields(match, seen)))
+    for match in matches:
+        _require_released(match, sandboxes, force=options.force)
+        _say(listing.as_block(listing.match_fields(match, sandboxes)))
     _require_agreement(options, host, "release this?")
     repair = Repair(host.folders, _warn, seconds=options.seconds)
-    for match in found:
+    for match in matches:
         repair.release(match.network, match.owner, match.addresses, match.node)
         _say(f"released: {', '.join(map(str, match.addresses)) or 'what the journal told'}")
     return failed
@@ -110,18 +110,18 @@ def _forget(options: Any, host: Host) -> int:
     kept = [
         entry for entry in entries(host.folders, networks) if not isinstance(entry, str) and entry.phase == TOMBSTONE
     ]
-    found = [entry for entry in kept if not options.what or listing.is_named(options.what, entry.owner)]
-    if not found:
+    tombstones = [entry for entry in kept if not options.what or listing.is_named(options.what, entry.owner)]
+    if not tombstones:
         _say("there is no tombstone" + (f" of {options.what}" if options.what else ""))
         return FOUND if options.what else FINE
-    for entry in found:
+    for entry in tombstones:
         _say(listing.tombstone(entry))
     _require_agreement(
-        options, host, f"give up {len(found)}? What a cluster holds that cannot be told stays leased there"
+        options, host, f"give up {len(tombstones)}? What a cluster holds that cannot be told stays leased there"
     )
     repair = Repair(host.folders, _warn, seconds=options.seconds)
-    told = sum(repair.forget(entry) for entry in found)
-    _say(f"{told} freed after all, {len(found) - told} forgotten")
+    released = sum(repair.forget(entry) for entry in tombstones)
+    _say(f"{released} freed after all, {len(tombstones) - released} forgotten")
     return FINE
 
 
@@ -142,19 +142,19 @@ def _fsck(options: Any, host: Host) -> int:
     return FOUND if left else FINE
 
 
-def _report(options: Any, found: list[Finding], left: list[tuple[Finding, str]]) -> None:
+def _report(options: Any, findings: list[Finding], left: list[tuple[Finding, str]]) -> None:
     remaining = {id(finding): why for finding, why in left}  # A finding has dicts in it, and no hash.
     results, lines = [], []
-    for finding in found:
+    for finding in findings:
         outcome = remaining.get(id(finding), "repaired") if options.repair else ""
         results.append({**listing.finding_fields(finding), **({"outcome": outcome} if options.repair else {})})
         lines.append(f"{finding}" + (f": {outcome}" if outcome else ""))
-    if not found:
+    if not findings:
         lines.append("nothing is wrong")
     elif options.repair:
-        lines.append(f"{len(found) - len(left)} of {len(found)} repaired")
+        lines.append(f"{len(findings) - len(left)} of {len(findings)} repaired")
     else:
-        lines.append(f"{len(found)} found; nothing was changed: run again with --repair")
+        lines.append(f"{len(findings)} found; nothing was changed: run again with --repair")
     _show(options, {"findings": results}, "\n".join(lines))
 
 
@@ -163,30 +163,30 @@ def _adopt(options: Any, host: Host) -> int:
 
     if not options.config:
         raise InvalidConfig("adopt takes over into what is configured", hint="tell the configuration with --config")
-    told = configured(options.config, host.folders.policy)
-    networks = [network for network in told if options.network in (None, "", network.name)]
+    confs = configured(options.config, host.folders.policy)
+    networks = [network for network in confs if options.network in (None, "", network.name)]
     former = configured(options.former, host.folders.policy) if options.former else []
     if any(network.backend != KUBERNETES for network in former):
         raise InvalidConfig("--from is for a network with backend kubernetes", hint="the journal tells of the others")
-    found: list[tuple[Adoption, Move]] = []
+    moves: list[tuple[Adoption, Move]] = []
     for network in networks:
         adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
-        found += [(adoption, move) for move in adoption.found()]
-        found += [(adoption, move) for old in former if old.name == network.name for move in adoption.of_pods(old)]
-    for _adoption, move in found:
+        moves += [(adoption, move) for move in adoption.found()]
+        moves += [(adoption, move) for old in former if old.name == network.name for move in adoption.of_pods(old)]
+    for _adoption, move in moves:
         _say(str(move))
-    if not found:
+    if not moves:
         _say("nothing of " + ", ".join(network.name for network in networks) + " is in another place")
         return FINE
-    _require_agreement(options, host, f"take over what {len(found)} interfaces have?")
+    _require_agreement(options, host, f"take over what {len(moves)} interfaces have?")
     failed = 0
-    for adoption, move in found:
+    for adoption, move in moves:
         try:
             adoption.take_over(move)
         except CniError as error:
             failed += 1
             _complain(error)
-    _say(f"{len(found) - failed} of {len(found)} interfaces taken over")
+    _say(f"{len(moves) - failed} of {len(moves)} interfaces taken over")
     return FOUND if failed else FINE
 
 
@@ -201,17 +201,17 @@ def _free_node(options: Any, host: Host) -> int:
     if not node.has_clusters:
         raise InvalidConfig("no network here is in a cluster", hint="tell one with --config")
     node.require_dead()
-    told = node.leases()
-    node.require_known(told)
-    bound, gone = [lease for lease in told if not lease.gone], [lease for lease in told if lease.gone]
-    found = bound + gone if options.gone_pods else bound
+    leases = node.leases()
+    node.require_known(leases)
+    bound, gone = [lease for lease in leases if not lease.gone], [lease for lease in leases if lease.gone]
+    freed = bound + gone if options.gone_pods else bound
     _list_freed(options, bound, gone)
-    if not found:
+    if not freed:
         return FINE
     condition = f"Only if {options.name} is powered off, or none of its pods runs"
     if options.gone_pods and gone:
         condition += ", and none of the pods that do not exist any more runs anywhere"
-    _require_agreement(options, host, f"free {len(found)} addresses? {condition}")
+    _require_agreement(options, host, f"free {len(freed)} addresses? {condition}")
     node.require_dead()
     count = sum(1 for _ in node.free(gone_pods=options.gone_pods))
     _say(f"{count} freed")
@@ -225,15 +225,15 @@ def _free_former(options: Any, host: Host) -> int:
     if not former.has_clusters:
         raise InvalidConfig("no network here is in etcd", hint="tell one with --config")
     former.require_here()
-    found = former.leases()
+    leases = former.leases()
     for machine in sorted(former.alive):
         _warn(f"machine {machine} has the name {options.name}, and is alive: what it has is not freed")
-    for freed in found:
+    for freed in leases:
         _say(f"{freed}  machine {freed.lease.machine}")
-    if not found:
+    if not leases:
         _say(f"no former machine of {options.name} has addresses")
         return FOUND if former.alive else FINE
-    _require_agreement(options, host, f"free {len(found)} addresses? Only if these machines do not run any more")
+    _require_agreement(options, host, f"free {len(leases)} addresses? Only if these machines do not run any more")
     count = sum(1 for _ in former.free())
     _say(f"{count} freed")
     return FOUND if former.alive else FINE
@@ -253,17 +253,17 @@ def _reconcile(options: Any, host: Host) -> int:
     )
     if not pools.has_pools:
         raise InvalidConfig("no network here is in Kubernetes", hint="tell one with --config")
-    found = pools.scan()
-    for verdict in found.unclear:
+    scan = pools.scan()
+    for verdict in scan.unclear:
         _say(f"kept: {verdict}")
-    for verdict in found.lost:
+    for verdict in scan.lost:
         _say(str(verdict))
-    if found.lost:
-        _require_agreement(options, host, f"free {len(found.lost)} address{'es' * (len(found.lost) > 1)}?")
-        _say(f"{sum(1 for _ in pools.free(found.lost))} freed")
-    elif not found.unclear:
+    if scan.lost:
+        _require_agreement(options, host, f"free {len(scan.lost)} address{'es' * (len(scan.lost) > 1)}?")
+        _say(f"{sum(1 for _ in pools.free(scan.lost))} freed")
+    elif not scan.unclear:
         _say("every lease may be in use")
-    return FOUND if found.unclear else FINE
+    return FOUND if scan.unclear else FINE
 
 
 def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
@@ -293,26 +293,26 @@ def _host(options: Any, host: Host | None) -> Host:
 
 
 def _networks(options: Any, folders: Folders) -> list[Network]:
-    found = discover(folders)
+    networks = discover(folders)
     if options.config:
-        told = configured(options.config, folders.policy)
-        names = {network.name for network in told}
-        stores = [(network.name, network.store) for network in told]
-        found = told + [
-            network for network in found if network.name in names and (network.name, network.store) not in stores
+        confs = configured(options.config, folders.policy)
+        names = {network.name for network in confs}
+        stores = [(network.name, network.store) for network in confs]
+        networks = confs + [
+            network for network in networks if network.name in names and (network.name, network.store) not in stores
         ]
     if options.network:
-        found = [network for network in found if network.name == options.network]
-        if not found:
+        networks = [network for network in networks if network.name == options.network]
+        if not networks:
             raise InvalidConfig(f"no network {options.network} is known here", hint="tell it with --config")
-    return found
+    return networks
 
 
-def _require_released(match: listing.Match, seen: Sandboxes, *, force: bool) -> None:
+def _require_released(match: listing.Match, sandboxes: Sandboxes, *, force: bool) -> None:
     """Raises `Refused` for what is in use, or is another node's to judge."""
     if force:
         return
-    uses = seen.uses(match.owner.container_id, match.owner.ifname, match.addresses)
+    uses = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
     texts = ", ".join(map(str, match.addresses))
     if uses:
         raise Refused(f"{texts} is in use: {', '.join(uses)}", hint="delete its pod, or use --force")

@@ -117,21 +117,21 @@ def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
     plugins = document.get("plugins", [document])
     shared = {key: document[key] for key in ("name", "cniVersion") if key in document}
     confs = [{**conf, **shared} for conf in plugins if isinstance(conf, dict)] if isinstance(plugins, list) else []
-    found = [_network(conf, policy) for conf in confs if _type(conf) in _SERVED]
-    if not found:
+    networks = [_network(conf, policy) for conf in confs if _type(conf) in _SERVED]
+    if not networks:
         raise InvalidConfig(f"{path}: no plugin has an ipam section of type {' or '.join(_SERVED)}")
-    return found
+    return networks
 
 
 def discover(folders: Folders) -> list[Network]:
     """All that left a trace on the node, each once, with its ranges location a record tells them."""
-    found: list[Network] = []
-    told = [*_of_records(folders), *_of_directories(folders)]
-    told += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
-    for network in told:
-        if (network.name, network.store) not in [(known.name, known.store) for known in found]:
-            found.append(network)
-    return sorted(found, key=lambda network: (network.name, network.backend))
+    networks: list[Network] = []
+    traces = [*_of_records(folders), *_of_directories(folders)]
+    traces += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
+    for network in traces:
+        if (network.name, network.store) not in [(known.name, known.store) for known in networks]:
+            networks.append(network)
+    return sorted(networks, key=lambda network: (network.name, network.backend))
 
 
 def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:
@@ -224,12 +224,12 @@ def _network(conf: dict[str, Any], policy: Policy) -> Network:
     defaults = policy.defaults(request)
     location = lease_location(request, defaults)
     sets = parse_request(request, Log({}, level="error"), defaults).sets
-    found = Network(name=location.network, backend=location.backend, sets=sets)
+    built = Network(name=location.network, backend=location.backend, sets=sets)
     if location.cluster_conf is None:
-        return found.replace(directory=location.directory)
+        return built.replace(directory=location.directory)
     # As `ipam.cluster.store` completes it.
     cluster_conf = {**location.cluster_conf, "node": location.node or policy.node_name()}
-    return found.replace(cluster_conf=cluster_conf, shared=location.shared)
+    return built.replace(cluster_conf=cluster_conf, shared=location.shared)
 
 
 def _request(conf: dict[str, Any]) -> Request:

@@ -87,12 +87,12 @@ class Reconciliation:
         self._sandboxes = sandboxes
         self._grace = grace
         self._seconds = seconds
-        found = [
+        confs = [
             network.cluster_conf
             for network in networks
             if network.cluster_conf is not None and network.backend == "kubernetes"
         ]
-        self._cluster_confs = [conf for place, conf in enumerate(found) if conf not in found[:place]]
+        self._cluster_confs = [conf for i, conf in enumerate(confs) if conf not in confs[:i]]
         self._pods = self._opened({**NOWHERE, "kubeconfig": kubeconfig}) if kubeconfig else None
 
     @property
@@ -103,17 +103,17 @@ class Reconciliation:
         """Judges every lease. Raises `CniError` when somebody cannot be asked: then nothing is known."""
         lost: dict[object, Judged] = {}
         unclear: dict[object, Judged] = {}
-        for place, cluster_conf in enumerate(self._cluster_confs):
+        for i, cluster_conf in enumerate(self._cluster_confs):
             cluster = self._opened(cluster_conf)
             # The pools first: a pod, and its sandbox on this node, are there before they have an address.
             leases = list(cluster.leases(""))
-            seen, ours = self._sandboxes(), self._journalled()
+            sandboxes, ours = self._sandboxes(), self._journalled()
             pods: dict[str, Document | None] = {}
             for lease in leases:
                 key = lease.owner.container_id, lease.owner.ifname
-                if key in ours or seen.uses(*key, [lease.address]):
+                if key in ours or sandboxes.uses(*key, [lease.address]):
                     continue
-                judged = Judged(place=place, cluster=describe(cluster_conf), lease=lease, reason="")
+                judged = Judged(place=i, cluster=describe(cluster_conf), lease=lease, reason="")
                 try:
                     reason = self._reason(cluster, lease, pods)
                 except _Unclear as why:
@@ -123,14 +123,14 @@ class Reconciliation:
                     lost[judged.key] = judged.replace(reason=reason)
         return Scan(lost=tuple(lost.values()), unclear=tuple(unclear.values()))
 
-    def free(self, told: Iterable[Judged]) -> Iterator[Judged]:
+    def free(self, verdicts: Iterable[Judged]) -> Iterator[Judged]:
         """Frees those that are still of nobody."""
-        keys = {verdict.key for verdict in told}
-        found = [verdict for verdict in self.scan().lost if verdict.key in keys]
-        for place, cluster_conf in enumerate(self._cluster_confs):
+        keys = {verdict.key for verdict in verdicts}
+        lost = [verdict for verdict in self.scan().lost if verdict.key in keys]
+        for i, cluster_conf in enumerate(self._cluster_confs):
             cluster = self._opened(cluster_conf)
-            for verdict in found:
-                if verdict.place == place:
+            for verdict in lost:
+                if verdict.place == i:
                     cluster.give_back((claim_on(verdict.lease.address),), verdict.lease.owner)
                     yield verdict
 
@@ -172,10 +172,10 @@ class Reconciliation:
         return reason if age >= self._grace else ""
 
     def _journalled(self) -> set[tuple[str, str]]:
-        told = [entry for entry in entries(self._folders) if not isinstance(entry, str)]
+        journal = [entry for entry in entries(self._folders) if not isinstance(entry, str)]
         return {
             (entry.owner.container_id, entry.owner.ifname)
-            for entry in told
+            for entry in journal
             if entry.cluster_conf.get("kind") == "kubernetes"
         }
 
@@ -187,21 +187,22 @@ def _shown(pod: Document) -> dict[str, set[Address]]:
     """The addresses of each interface that Multus tells of. Raises `_Unclear` for what Multus cannot have written."""
     metadata = pod.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    told = annotations if isinstance(annotations, dict) else {}
-    text = next((told[name] for name in STATUS if told.get(name)), None)
+    if not isinstance(annotations, dict):
+        return {}
+    text = next((annotations[name] for name in STATUS if annotations.get(name)), None)
     if text is None:
         return {}
     try:
-        found: dict[str, set[Address]] = {}
+        shown: dict[str, set[Address]] = {}
         for status in jsontext.loads(str(text).encode()):
             addresses = {
                 parse_cidr(ip if "/" in ip else f"{ip}/{128 if ':' in ip else 32}", "")[0]
                 for ip in status.get("ips") or ()
             }
-            found.setdefault(str(status.get("interface") or ""), set()).update(addresses)
+            shown.setdefault(str(status.get("interface") or ""), set()).update(addresses)
     except (DecodeFailure, CniError, AttributeError, TypeError) as error:
         raise _Unclear("the network-status of its pod cannot be read") from error
-    return found
+    return shown
 
 
 def _age(reserved: Document) -> float | None:

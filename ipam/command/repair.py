@@ -112,12 +112,12 @@ class Repair:
     def note(self, finding: Finding, network: Network, owner: Owner) -> None:
         """Writes the entry of what a living owner has."""
         with self._journal.locked(owner, self._seconds):
-            found = self._journal.find(owner)
-            if found is not None and found.phase != HELD:
+            entry = self._journal.find(owner)
+            if entry is not None and entry.phase != HELD:
                 raise _changed(owner)
             held = self._cluster(network).held(tuple(_claim(network, address) for address in finding.addresses), owner)
-            known = found.claims or () if found else ()
-            entry = Entry(
+            known = entry.claims or () if entry else ()
+            noted = Entry(
                 owner=owner,
                 phase=HELD,
                 claims=(*known, *held),
@@ -125,7 +125,7 @@ class Repair:
                 shared=network.shared,
                 node=network.node,
             )
-            self._journal.save(entry)
+            self._journal.save(noted)
 
     def _free_files(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
         expected = (owner.container_id, owner.ifname)
@@ -140,8 +140,8 @@ class Repair:
         """Frees addresses that no entry tells of."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
-            told = {claim.address for claim in entry.claims or ()} if entry else set()
-            if told.intersection(addresses) or (entry is not None and entry.phase != HELD):
+            journalled = {claim.address for claim in entry.claims or ()} if entry else set()
+            if journalled.intersection(addresses) or (entry is not None and entry.phase != HELD):
                 raise _changed(owner)
             self._cluster(network).give_back(tuple(map(claim_on, addresses)), owner)
 
@@ -186,9 +186,9 @@ def _claim(network: Network, address: Address) -> Claim:
     return claim_on(address) if home is None else Claim(range=home, address=address)
 
 
-def _require_same(entry: Entry | None, seen: Entry | None) -> None:
-    if entry != seen and seen is not None:
-        raise _changed(seen.owner)
+def _require_same(entry: Entry | None, expected: Entry | None) -> None:
+    if entry != expected and expected is not None:
+        raise _changed(expected.owner)
 
 
 def _changed(owner: Owner) -> TryAgainLater:

@@ -46,8 +46,8 @@ class Sandboxes(Value):
         """
         named = {name for holder, name in self.attached if container_id and holder == container_id}
         matching = [name for name in sorted(named) if ifname in ("", name)]
-        found = [self.attached[container_id, name] for name in matching]
-        return found + [f"{address} in {path}" for address in addresses for path in self.namespaces.get(address, ())]
+        signs = [self.attached[container_id, name] for name in matching]
+        return signs + [f"{address} in {path}" for address in addresses for path in self.namespaces.get(address, ())]
 
 
 def scan(folders: Folders) -> Sandboxes:
@@ -67,33 +67,33 @@ def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
     for folder in folders.results:
         for name in entries(folder):
             path = f"{folder}/{name}"
-            found = _document(path)
-            container_id, ifname = found.get("containerId"), found.get("ifName")
-            if found.get("kind") == _KEPT and is_identifier(container_id) and is_ifname(ifname) and _is_there(found):
+            cached = _document(path)
+            container_id, ifname = cached.get("containerId"), cached.get("ifName")
+            if cached.get("kind") == _KEPT and is_identifier(container_id) and is_ifname(ifname) and _is_there(cached):
                 yield (container_id, ifname), f"result {path}"
 
 
-def _is_there(found: dict[str, Any]) -> bool:
+def _is_there(cached: dict[str, Any]) -> bool:
     """False when all sandboxes that the result tells of are gone: it was left over, by a reboot for example."""
-    result = found.get("result")
+    result = cached.get("result")
     interfaces = result.get("interfaces") if isinstance(result, dict) else None
-    told = (
+    sandboxes = (
         [interface.get("sandbox") for interface in interfaces if isinstance(interface, dict)]
         if isinstance(interfaces, list)
         else []
     )
-    paths = [path for path in (*told, found.get("netns")) if isinstance(path, str) and path and "\0" not in path]
+    paths = [path for path in (*sandboxes, cached.get("netns")) if isinstance(path, str) and path and "\0" not in path]
     return not paths or any(map(os.path.lexists, paths))
 
 
 def _document(path: str) -> dict[str, Any]:
     try:
-        found = jsontext.loads((read_file(path) if stat.S_ISREG(os.lstat(path).st_mode) else None) or b"")
+        content = jsontext.loads((read_file(path) if stat.S_ISREG(os.lstat(path).st_mode) else None) or b"")
     except FileNotFoundError:
         return {}
     except DecodeFailure:
         return {}  # It is of an older libcni, which kept the bare result, or none at all.
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _namespaces() -> Iterator[Netns]:
@@ -130,13 +130,15 @@ def _addresses(netns: Netns) -> set[Address]:
     # The socket belongs to the namespace in which it is made.
     try:
         with netns.entered(), RouteSocket() as socket:
-            found = [nl.address(body).address for body in socket.dump(nl.RTM_GETADDR, nl.address_dump_body())]
+            packed_addresses = [
+                nl.address(body).address for body in socket.dump(nl.RTM_GETADDR, nl.address_dump_body())
+            ]
     except CniError:
         raise
     except OSError as error:
         raise KernelRefused(f"cannot list the addresses in {netns.path}: {error.strerror}") from error
     return {
         Address(version=_VERSIONS[len(packed)], number=int.from_bytes(packed, "big"))
-        for packed in found
+        for packed in packed_addresses
         if len(packed) in _VERSIONS
     }

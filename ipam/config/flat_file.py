@@ -21,31 +21,31 @@ PLACES = (
 _WHAT = "ipam.configuration_path"
 
 
-def kubeconfig(path: str, usual: tuple[str, ...], places: Roots) -> str:
+def kubeconfig(path: str, usual: tuple[str, ...], roots: Roots) -> str:
     """The kubeconfig that the file names, empty for none. Raises `InvalidConfig`.
 
     The first file that exists is read: at `path`, a network's own, empty for none, then the `usual` ones, as whereabouts
     does. All are in the places of kubeconfigs.
     """
-    document = _first((path, *usual) if path else usual, places)
+    document = _first((path, *usual) if path else usual, roots)
     access = document.get("kubernetes")
-    found = access.get("kubeconfig") if isinstance(access, dict) else None
+    named = access.get("kubeconfig") if isinstance(access, dict) else None
     is_ours = document.get("datastore") in (None, "", "kubernetes")
-    return found if is_ours and isinstance(found, str) else ""
+    return named if is_ours and isinstance(named, str) else ""
 
 
-def _first(paths: tuple[str, ...], places: Roots) -> dict[str, Any]:
+def _first(paths: tuple[str, ...], roots: Roots) -> dict[str, Any]:
     for path in paths:
         try:
-            return _loaded(path, places)
+            return _loaded(path, roots)
         except NotThere:
             continue
     return {}
 
 
-def _loaded(path: str, places: Roots) -> dict[str, Any]:
+def _loaded(path: str, roots: Roots) -> dict[str, Any]:
     try:
-        document = jsontext.loads(places.content(path, _WHAT))
+        document = jsontext.loads(roots.content(path, _WHAT))
     except DecodeFailure as error:
         raise InvalidConfig(f"{_WHAT}: {path}: {error.msg}") from error
     if not isinstance(document, dict):

@@ -49,21 +49,21 @@ class Defaults(Value):
     kubeconfig: str = ""
     network_etcd: bool = True
 
-    def applied(self, told: dict[str, Any]) -> dict[str, Any]:
+    def applied(self, section: dict[str, Any]) -> dict[str, Any]:
         """The section `ipam`, completed."""
-        found = dict(told)
-        if self.backend and not found.get("backend"):
-            found["backend"] = self.backend
-        if found.get("backend") == ETCD and self.etcd and not found.get("etcd"):
-            found["etcd"] = dict(self.etcd)
-        access = found.get("kubernetes") or {}
-        if found.get("backend") == KUBERNETES and self.kubeconfig and isinstance(access, dict):
-            found["kubernetes"] = {**access, "kubeconfig": access.get("kubeconfig") or self.kubeconfig}
-        return found
+        completed = dict(section)
+        if self.backend and not completed.get("backend"):
+            completed["backend"] = self.backend
+        if completed.get("backend") == ETCD and self.etcd and not completed.get("etcd"):
+            completed["etcd"] = dict(self.etcd)
+        access = completed.get("kubernetes") or {}
+        if completed.get("backend") == KUBERNETES and self.kubeconfig and isinstance(access, dict):
+            completed["kubernetes"] = {**access, "kubeconfig": access.get("kubeconfig") or self.kubeconfig}
+        return completed
 
-    def problems(self, told: Any) -> list[tuple[str, str]]:
+    def problems(self, section: Any) -> list[tuple[str, str]]:
         """What a section `ipam` names and may not, as (JSON path, text)."""
-        if self.network_etcd or not isinstance(told, dict) or not told.get("etcd"):
+        if self.network_etcd or not isinstance(section, dict) or not section.get("etcd"):
             return []
         return [("ipam.etcd", "a network may not name an etcd on this node (networkEtcd of the node configuration)")]
 
@@ -94,22 +94,22 @@ def section_of(request: Request) -> dict[str, Any]:
 def lease_location(request: Request, defaults: Defaults = NONE) -> LeaseLocation:
     """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
     own = section_of(request)
-    told = defaults.applied(own)
-    backend = told.get("backend") if told.get("backend") in (ETCD, KUBERNETES) else LOCAL
-    data = _text(told, "dataDir")
-    shared = _text(told, "network_name")
+    section = defaults.applied(own)
+    backend = section.get("backend") if section.get("backend") in (ETCD, KUBERNETES) else LOCAL
+    data = _text(section, "dataDir")
+    shared = _text(section, "network_name")
     return LeaseLocation(
         backend=str(backend),
         network=request.network,
         directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{file_name(request.network)}",
         shared=shared or request.network,
-        cluster_conf=None if defaults.problems(own) else _cluster_conf(str(backend), request, told),
-        node=_text(told, "nodeName"),
+        cluster_conf=None if defaults.problems(own) else _cluster_conf(str(backend), request, section),
+        node=_text(section, "nodeName"),
     )
 
 
-def _cluster_conf(backend: str, request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
-    return _CLUSTER_CONFS[backend](request, told) if backend in _CLUSTER_CONFS else None
+def _cluster_conf(backend: str, request: Request, section: dict[str, Any]) -> dict[str, Any] | None:
+    return _CLUSTER_CONFS[backend](request, section) if backend in _CLUSTER_CONFS else None
 
 
 def lease_owner(request: Request) -> Owner:
@@ -128,8 +128,8 @@ def lease_owner(request: Request) -> Owner:
     )
 
 
-def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
-    section = told.get("etcd")
+def _etcd(_request: Request, ipam: dict[str, Any]) -> dict[str, Any] | None:
+    section = ipam.get("etcd")
     if not isinstance(section, dict):
         return None
     endpoints = section.get("endpoints")
@@ -139,14 +139,14 @@ def _etcd(_request: Request, told: dict[str, Any]) -> dict[str, Any] | None:
     return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
 
 
-def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
+def _kubernetes(request: Request, ipam: dict[str, Any]) -> dict[str, Any]:
     from ipam.config.request import own_keys  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
     from ipam.config.rules import range_sets  # noqa: PLC0415 - (the same)
 
-    section = told.get("kubernetes")
+    section = ipam.get("kubernetes")
     access = section if isinstance(section, dict) else {}
     try:
-        sets = range_sets({**own_keys(request), "ipam": told}, [])
+        sets = range_sets({**own_keys(request), "ipam": ipam}, [])
     except (AttributeError, TypeError):
         sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
     subnets = dict.fromkeys(f"{range_.subnet}/{range_.prefix}" for ranges in sets for range_ in ranges)
@@ -154,8 +154,8 @@ def _kubernetes(request: Request, told: dict[str, Any]) -> dict[str, Any]:
         "kind": KUBERNETES,
         "kubeconfig": _text(access, "kubeconfig"),
         "namespace": _text(access, "namespace"),
-        "network_name": _text(told, "network_name"),
-        "overlapping": told.get("enable_overlapping_ranges") is not False,
+        "network_name": _text(ipam, "network_name"),
+        "overlapping": ipam.get("enable_overlapping_ranges") is not False,
         "subnets": list(subnets),
     }
 

@@ -30,10 +30,10 @@ def of_kubelet(kubelet: str, start: str = "/", owners: tuple[int, ...] = ()) -> 
 
     `start` and `owners` are those of `Roots`.
     """
-    places = Roots(allowed=("/",), owners=owners, start=start)
+    roots = Roots(allowed=("/",), owners=owners, start=start)
     for path in (template.format(kubelet=kubelet.rstrip("/")) for template in CERTIFICATES):
         try:
-            content = places.content(path, "the kubelet's certificate")
+            content = roots.content(path, "the kubelet's certificate")
         except InvalidConfig:
             continue
         name = name_in(content)

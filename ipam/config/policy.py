@@ -115,29 +115,29 @@ class Policy(Value):
         The file is read only for a network in whereabouts' form whose kubeconfig nothing else tells.
         """
         addresses = self.node.addresses
-        found = Defaults(backend=addresses.backend, etcd=self.etcd(), network_etcd=addresses.network_etcd)
+        defaults = Defaults(backend=addresses.backend, etcd=self.etcd(), network_etcd=addresses.network_etcd)
         section = {} if request is None else section_of(request)
         if not self._is_in_kubernetes(section):
-            return found
+            return defaults
         access = section.get("kubernetes")
         has_own = isinstance(access, dict) and bool(access.get("kubeconfig"))
         # The store takes the node's own kubeconfig by itself.
         is_known = has_own or bool(self.node.kubernetes.kubeconfig)
         kubeconfig = "" if is_known else self._whereabouts_kubeconfig(section)
         backend = addresses.backend or (KUBERNETES if is_known or kubeconfig else "")
-        return found.replace(backend=backend, kubeconfig=kubeconfig)
+        return defaults.replace(backend=backend, kubeconfig=kubeconfig)
 
     def _is_in_kubernetes(self, section: dict[str, Any]) -> bool:
         """Whether a network has whereabouts' form, and nothing names another place for its leases."""
-        told = section.get("backend") or self.node.addresses.backend or section.get("datastore")
-        return told in (None, "", KUBERNETES) and any(map(section.get, _WHEREABOUTS))
+        backend = section.get("backend") or self.node.addresses.backend or section.get("datastore")
+        return backend in (None, "", KUBERNETES) and any(map(section.get, _WHEREABOUTS))
 
     def _whereabouts_kubeconfig(self, section: dict[str, Any]) -> str:
         from ipam.config.flat_file import PLACES, kubeconfig  # noqa: PLC0415 - other networks have no second file
 
         path = section.get("configuration_path")
-        places = PLACES if self.flat_files is None else self.flat_files
-        return kubeconfig(path if isinstance(path, str) else "", places, self.api_servers().kubeconfigs())
+        paths = PLACES if self.flat_files is None else self.flat_files
+        return kubeconfig(path if isinstance(path, str) else "", paths, self.api_servers().kubeconfigs())
 
     def api_servers(self) -> Access:
         from cni.kube.access import access_of  # noqa: PLC0415 - most calls ask no API server
@@ -161,5 +161,5 @@ class Policy(Value):
 
 def _section(etcd: EtcdAccess) -> dict[str, Any]:
     """Access to an etcd, with the keys of a network's configuration."""
-    told = {name: getattr(etcd, field) for name, field in _ETCD.items()}
-    return {name: list(value) if name == "endpoints" else value for name, value in told.items() if value}
+    values = {name: getattr(etcd, field) for name, field in _ETCD.items()}
+    return {name: list(value) if name == "endpoints" else value for name, value in values.items() if value}

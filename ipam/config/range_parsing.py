@@ -28,24 +28,26 @@ MOST_OFFSET = (1 << 63) - 1
 
 def host_local(document: Any, path: str, problems: Problems) -> Range | None:
     """A range {subnet, rangeStart, rangeEnd, gateway}, and our exclude. Its gateway is the first host by default."""
-    told = _texts(document, path, KEYS, problems)
-    network = None if told is None else _network(told.get("subnet"), f"{path}.subnet", problems)
-    if told is None or network is None:
+    fields = _texts(document, path, KEYS, problems)
+    network = None if fields is None else _network(fields.get("subnet"), f"{path}.subnet", problems)
+    if fields is None or network is None:
         return None
     subnet, prefix = network
-    found = _range(
+    range_ = _range(
         subnet,
         prefix,
-        told.get("rangeStart"),
-        told.get("rangeEnd"),
+        fields.get("rangeStart"),
+        fields.get("rangeEnd"),
         (f"{path}.rangeStart", f"{path}.rangeEnd"),
         problems,
     )
-    gateway = _gateway(told.get("gateway"), f"{path}.gateway", subnet, prefix, problems)
+    gateway = _gateway(fields.get("gateway"), f"{path}.gateway", subnet, prefix, problems)
     return (
         None
-        if found is None
-        else found.replace(gateway=gateway, excluded=excluded(told.get("exclude"), found, f"{path}.exclude", problems))
+        if range_ is None
+        else range_.replace(
+            gateway=gateway, excluded=excluded(fields.get("exclude"), range_, f"{path}.exclude", problems)
+        )
     )
 
 
@@ -54,10 +56,10 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
 
     As in whereabouts, a first or last address that is no host of the subnet counts as missing.
     """
-    told = _texts(document, path, WHEREABOUTS_KEYS, problems)
-    if told is None:
+    fields = _texts(document, path, WHEREABOUTS_KEYS, problems)
+    if fields is None:
         return None
-    text = told.get("range") or ""
+    text = fields.get("range") or ""
     ends, slash, length = text.rpartition("/")
     first, dash, last = ends.partition("-")
     cidr = _cidr(f"{first.strip()}{slash}{length}" if dash else text, f"{path}.range", problems)
@@ -67,15 +69,15 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
         return None
     subnet, prefix = _masked(*cidr), cidr[1]
     start, end = (
-        told.get("range_start") or (first.strip() if dash else None),
-        told.get("range_end") or (last.strip() if dash else None),
+        fields.get("range_start") or (first.strip() if dash else None),
+        fields.get("range_end") or (last.strip() if dash else None),
     )
-    names = tuple(f"{path}.{key if told.get(key) else 'range'}" for key in ("range_start", "range_end"))
-    found = _range(subnet, prefix, start, end, (names[0], names[1]), problems, only_hosts=True)
+    names = tuple(f"{path}.{key if fields.get(key) else 'range'}" for key in ("range_start", "range_end"))
+    range_ = _range(subnet, prefix, start, end, (names[0], names[1]), problems, only_hosts=True)
     return (
         None
-        if found is None
-        else found.replace(excluded=excluded(told.get("exclude"), found, f"{path}.exclude", problems))
+        if range_ is None
+        else range_.replace(excluded=excluded(fields.get("exclude"), range_, f"{path}.exclude", problems))
     )
 
 
@@ -97,11 +99,11 @@ def excluded(texts: Any, range_: Range, path: str, problems: Problems) -> tuple[
 def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair, ...]]:
     """What addresses and CIDRs cover, by IP version, in order and joined."""
     pairs: dict[int, list[Pair]] = {}
-    for place, text in enumerate(texts or ()):
-        found = _cidr(text if "/" in text else f"{text}/{BITS[6 if ':' in text else 4]}", f"{path}[{place}]", problems)
-        if found is not None:
-            pairs.setdefault(found[0].version, []).append((_masked(*found).number, _last(*found)))
-    return {version: joined(some) for version, some in pairs.items()}
+    for i, text in enumerate(texts or ()):
+        cidr = _cidr(text if "/" in text else f"{text}/{BITS[6 if ':' in text else 4]}", f"{path}[{i}]", problems)
+        if cidr is not None:
+            pairs.setdefault(cidr[0].version, []).append((_masked(*cidr).number, _last(*cidr)))
+    return {version: joined(of_version) for version, of_version in pairs.items()}
 
 
 def clipped(covered: dict[int, tuple[Pair, ...]], range_: Range) -> tuple[Pair, ...]:
@@ -119,27 +121,27 @@ def clipped(covered: dict[int, tuple[Pair, ...]], range_: Range) -> tuple[Pair, 
 
 def joined(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
     """The same stretches in order, those that touch or overlap as one."""
-    found: list[Pair] = []
+    merged: list[Pair] = []
     for first, last in sorted(pairs):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = found[-1][0], max(found[-1][1], last)
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], last)
         else:
-            found.append((first, last))
-    return tuple(found)
+            merged.append((first, last))
+    return tuple(merged)
 
 
 def _network(text: str | None, path: str, problems: Problems) -> tuple[Address, int] | None:
     if not text:
         problems.append((path, "missing"))
         return None
-    found = _cidr(text, path, problems)
-    if found is not None and _masked(*found) != found[0]:
-        problems.append((path, f"{text} has host bits set: the network is {_masked(*found)}/{found[1]}"))
+    cidr = _cidr(text, path, problems)
+    if cidr is not None and _masked(*cidr) != cidr[0]:
+        problems.append((path, f"{text} has host bits set: the network is {_masked(*cidr)}/{cidr[1]}"))
         return None
-    if found is not None and found[1] == 0:
+    if cidr is not None and cidr[1] == 0:
         problems.append((path, f"{text} holds all addresses that there are"))
         return None
-    return found
+    return cidr
 
 
 def _range(
@@ -158,33 +160,33 @@ def _range(
     # The last address of an IPv6 subnet is no broadcast address: host-local leases it, too. Whereabouts does not.
     usual = (subnet.number + (not small), last - (not small and (subnet.version == 4 or only_hosts)))
     ends = [
-        _inside(text, path, subnet, prefix, usual[place], problems)
-        for place, (text, path) in enumerate(zip((start, end), paths, strict=True))
+        _inside(text, path, subnet, prefix, usual[i], problems)
+        for i, (text, path) in enumerate(zip((start, end), paths, strict=True))
     ]
     if ends[0] is None or ends[1] is None:
         return None
-    found = [
-        number if usual[0] <= number <= usual[1] or not only_hosts else usual[place]
-        for place, number in enumerate((ends[0], ends[1]))
+    bounds = [
+        number if usual[0] <= number <= usual[1] or not only_hosts else usual[i]
+        for i, number in enumerate((ends[0], ends[1]))
     ]
-    if found[0] > found[1]:
+    if bounds[0] > bounds[1]:
         problems.append((paths[1], f"{end or 'the last address'} comes before the first one"))
         return None
-    return Range(subnet=subnet, prefix=prefix, first=found[0], last=found[1])
+    return Range(subnet=subnet, prefix=prefix, first=bounds[0], last=bounds[1])
 
 
 def _inside(text: str | None, path: str, subnet: Address, prefix: int, usual: int, problems: Problems) -> int | None:
     if not text:
         return usual
     try:
-        found = parse(text, path)
+        address = parse(text, path)
     except InvalidConfig:
         problems.append((path, f"{text!r} is not an IP address"))
         return None
-    if found.version != subnet.version or not subnet.number <= found.number <= _last(subnet, prefix):
-        problems.append((path, f"{found} is not in network {subnet}/{prefix}"))
+    if address.version != subnet.version or not subnet.number <= address.number <= _last(subnet, prefix):
+        problems.append((path, f"{address} is not in network {subnet}/{prefix}"))
         return None
-    return found.number
+    return address.number
 
 
 def _gateway(text: str | None, path: str, subnet: Address, prefix: int, problems: Problems) -> int | None:
@@ -196,14 +198,14 @@ def _gateway(text: str | None, path: str, subnet: Address, prefix: int, problems
 def gateway(text: str, path: str, subnet: Address, problems: Problems) -> int | None:
     """A gateway's number; it may be outside of the subnet, but not of another IP version."""
     try:
-        found = parse(text, path)
+        address = parse(text, path)
     except InvalidConfig:
         problems.append((path, f"{text!r} is not an IP address"))
         return None
-    if found.version != subnet.version:
-        problems.append((path, f"{found} is of another IP version than {subnet}"))
+    if address.version != subnet.version:
+        problems.append((path, f"{address} is of another IP version than {subnet}"))
         return None
-    return found.number
+    return address.number
 
 
 def _cidr(text: str, path: str, problems: Problems) -> tuple[Address, int] | None:

@@ -51,15 +51,15 @@ def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> Pars
     sets = range_sets(conf, [])
     invocation = ((conf.get("args") or {}).get("cni") or {}).get("ips", ())
     runtime = (conf.get("runtimeConfig") or {}).get("ips", ())
-    told = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
+    requested_by_args = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
     fixed = fixed_addresses(section)
     if sets:
-        requested = _requested(sets, [*told, *invocation, *runtime])
+        requested = _requested(sets, [*requested_by_args, *invocation, *runtime])
     else:
         # As static: CNI_ARGS adds to the configured ones, and a later source takes the place of all before it.
         later = runtime or invocation
         gateways = "" if later else arguments.get("GATEWAY", "")
-        requested, fixed = (), _fixed(list(later or told), gateways, [] if later else fixed)
+        requested, fixed = (), _fixed(list(later or requested_by_args), gateways, [] if later else fixed)
         # The runtime passes addresses to ADD, not to STATUS.
         if not fixed and section.get("addresses") is None and request.command != "STATUS":
             raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")
@@ -81,14 +81,14 @@ def own_keys(request: Request) -> dict[str, Any]:
 
 def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | None, ...]:
     """Which set each requested address is of. Raises `AddressTaken` when one of them can be of none."""
-    found: list[Address | None] = [None] * len(sets)
+    requested: list[Address | None] = [None] * len(sets)
     left = []
     for text in texts:
         address = parse_cidr(text, "the requested address")[0] if "/" in text else parse(text, "the requested address")
-        places = [i for i, ranges in enumerate(sets) if found[i] in (None, address) and range_of(ranges, address)]
-        if places:
-            _require_leasable(sets[places[0]], address)
-            found[places[0]] = address
+        matching = [i for i, ranges in enumerate(sets) if requested[i] in (None, address) and range_of(ranges, address)]
+        if matching:
+            _require_leasable(sets[matching[0]], address)
+            requested[matching[0]] = address
         else:
             left.append(str(address))
     if left:
@@ -97,28 +97,28 @@ def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | 
             hint="each must be in a range set of its own; the sets are "
             + "; ".join(", ".join(map(str, ranges)) for ranges in sets),
         )
-    return tuple(found)
+    return tuple(requested)
 
 
 def _require_leasable(ranges: RangeSet, address: Address) -> None:
     home = range_of(ranges, address)
     if home is not None and not home.leases(address):
-        what = "the gateway" if home.gateway == address.number else "excluded"
-        raise AddressTaken(f"the requested address {address} is {what} of {home}", hint="request another one")
+        role = "the gateway" if home.gateway == address.number else "excluded"
+        raise AddressTaken(f"the requested address {address} is {role} of {home}", hint="request another one")
 
 
 def _fixed(texts: list[str], gateways: str, configured: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The fixed addresses with those that are requested, each with the gateway of CNI_ARGS that it can reach."""
-    told = [parse(text.strip(), "CNI_ARGS GATEWAY") for text in gateways.split(",") if text.strip()]
-    found = list(configured)
+    reachable = [parse(text.strip(), "CNI_ARGS GATEWAY") for text in gateways.split(",") if text.strip()]
+    addresses = list(configured)
     for text in texts:
         if "/" not in text:
             raise InvalidConfig(
                 f"the requested address {text} is not in CIDR notation",
                 hint="without ranges nothing else tells its prefix",
             )
-        found.append((text, ""))
-    return [(_normal(text), gateway or _reachable(text, told)) for text, gateway in found]
+        addresses.append((text, ""))
+    return [(_normal(text), gateway or _reachable(text, reachable)) for text, gateway in addresses]
 
 
 def _normal(text: str) -> str:

@@ -75,12 +75,12 @@ def _addresses(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems
 
 
 def _places(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
-    told = [(f"ipam.{key}", section.get(key)) for key in ("dataDir", "resolvConf")]
-    told += [(f"ipam.etcd.{key}", (section.get("etcd") or {}).get(key)) for key in ("caFile", "certFile", "keyFile")]
-    told.append(("ipam.kubernetes.kubeconfig", (section.get("kubernetes") or {}).get("kubeconfig")))
+    paths = [(f"ipam.{key}", section.get(key)) for key in ("dataDir", "resolvConf")]
+    paths += [(f"ipam.etcd.{key}", (section.get("etcd") or {}).get(key)) for key in ("caFile", "certFile", "keyFile")]
+    paths.append(("ipam.kubernetes.kubeconfig", (section.get("kubernetes") or {}).get("kubeconfig")))
     return [
         (path, f"{text!r} is not an absolute path without . and ..")
-        for path, text in told
+        for path, text in paths
         if text and not is_plain_path(text)
     ]
 
@@ -94,10 +94,10 @@ def _slices(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
 
 def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     """Both are parts of keys and of objects' names in a cluster: a / would lead into another node's or network's."""
-    told = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
+    names = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
     return [
         (path, f"{text!r} is not a name of letters, digits, and _ . -")
-        for path, text in told
+        for path, text in names
         if not is_identifier(text)
     ]
 
@@ -128,19 +128,19 @@ def _fixed_texts(section: Mapping[str, Any]) -> list[str]:
 
 def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: Problems) -> bool:
     """A configuration is anybody's who may write one, and what it costs must be bounded before it is looked at."""
-    lists = [found for found in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(found, list)]
+    lists = [value for value in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(value, list)]
     more = section.get("ipRanges")
     others = more if isinstance(more, list) else []
     exclusions = [
         section,
         *others,
-        *(range_ for sets in lists for some in sets if isinstance(some, list) for range_ in some),
+        *(range_ for sets in lists for ranges in sets if isinstance(ranges, list) for range_ in ranges),
     ]
     counts = (
         ("sets of ranges", sum(map(len, lists)) + len(others), MOST_SETS),
         (
             "ranges",
-            sum(len(some) for sets in lists for some in sets if isinstance(some, list)) + len(others),
+            sum(len(ranges) for sets in lists for ranges in sets if isinstance(ranges, list)) + len(others),
             MOST_RANGES,
         ),
         (
@@ -149,9 +149,9 @@ def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: 
             MOST_EXCLUSIONS,
         ),
     )
-    told = [("ipam", f"has {count} {what}; {most} are the most") for what, count, most in counts if count > most]
-    problems += told
-    return bool(told)
+    excesses = [("ipam", f"has {count} {what}; {most} are the most") for what, count, most in counts if count > most]
+    problems += excesses
+    return bool(excesses)
 
 
 def fixed_addresses(section: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -165,48 +165,46 @@ def passed_on(section: Mapping[str, Any]) -> Result:
 
 
 def _single(section: Mapping[str, Any], problems: Problems) -> list[RangeSet]:
-    told = {key: section[key] for key in _SINGLE if section.get(key)}
-    if not told:
+    fields = {key: section[key] for key in _SINGLE if section.get(key)}
+    if not fields:
         return []
-    found = range_parsing.host_local({**told, "gateway": section.get("gateway")}, "ipam", problems)
-    return [] if found is None else [(found,)]
+    range_ = range_parsing.host_local({**fields, "gateway": section.get("gateway")}, "ipam", problems)
+    return [] if range_ is None else [(range_,)]
 
 
-def _host_local_sets(told: Any, path: str, problems: Problems) -> list[RangeSet]:
-    if told is None:
+def _host_local_sets(value: Any, path: str, problems: Problems) -> list[RangeSet]:
+    if value is None:
         return []
-    if not isinstance(told, list):
+    if not isinstance(value, list):
         problems.append((path, "is not a list of lists of ranges"))
         return []
-    return [found for place, ranges in enumerate(told) if (found := _set(ranges, f"{path}[{place}]", problems))]
+    return [parsed for i, ranges in enumerate(value) if (parsed := _set(ranges, f"{path}[{i}]", problems))]
 
 
-def _set(told: Any, path: str, problems: Problems) -> RangeSet:
-    if not isinstance(told, list) or not told:
+def _set(value: Any, path: str, problems: Problems) -> RangeSet:
+    if not isinstance(value, list) or not value:
         problems.append(
-            (path, "is not a list of ranges" if not isinstance(told, list) else "is an empty set of ranges")
+            (path, "is not a list of ranges" if not isinstance(value, list) else "is an empty set of ranges")
         )
         return ()
-    found = [range_parsing.host_local(section, f"{path}[{place}]", problems) for place, section in enumerate(told)]
-    ranges = tuple(range_ for range_ in found if range_ is not None)
+    parsed = [range_parsing.host_local(section, f"{path}[{i}]", problems) for i, section in enumerate(value)]
+    ranges = tuple(range_ for range_ in parsed if range_ is not None)
     if len({range_.subnet.version for range_ in ranges}) > 1:
         problems.append((path, "has both IPv4 and IPv6: an interface gets one address of each set"))
     return ranges
 
 
 def _whereabouts(section: Mapping[str, Any], problems: Problems) -> list[RangeSet]:
-    told = []
+    sections = []
     if section.get("range") or section.get("range_start") or section.get("range_end"):
         own = {key: section.get(key) for key in ("range", "range_start", "range_end")}
-        told.append((own, "ipam"))
+        sections.append((own, "ipam"))
     more = section.get("ipRanges")
     if more is not None and not isinstance(more, list):
         problems.append(("ipam.ipRanges", "is not a list of ranges"))
-    told += [
-        (section, f"ipam.ipRanges[{place}]") for place, section in enumerate(more if isinstance(more, list) else ())
-    ]
-    found = [range_parsing.whereabouts(own, path, problems) for own, path in told]
-    return [(_with_gateway(range_, section, problems),) for range_ in found if range_ is not None]
+    sections += [(section, f"ipam.ipRanges[{i}]") for i, section in enumerate(more if isinstance(more, list) else ())]
+    parsed = [range_parsing.whereabouts(own, path, problems) for own, path in sections]
+    return [(_with_gateway(range_, section, problems),) for range_ in parsed if range_ is not None]
 
 
 def _with_gateway(range_: Range, section: Mapping[str, Any], problems: Problems) -> Range:
@@ -228,32 +226,29 @@ def _without(range_: Range, held_back: dict[int, tuple[tuple[int, int], ...]]) -
 
 def _overlaps(sets: tuple[RangeSet, ...]) -> Problems:
     """The first few overlaps, each range with the one before it that reaches furthest."""
-    flat = [
-        (range_.subnet.version, range_.first, place, range_) for place, ranges in enumerate(sets) for range_ in ranges
-    ]
+    flat = [(range_.subnet.version, range_.first, i, range_) for i, ranges in enumerate(sets) for range_ in ranges]
     flat.sort(key=lambda entry: entry[:3])
     problems: Problems = []
     reaching: tuple[int, Range] | None = None
-    for version, first, place, range_ in flat:
+    for version, first, i, range_ in flat:
         if reaching is not None and reaching[1].subnet.version == version and first <= reaching[1].last:
-            problems.append(("ipam", _overlap(*reaching, place, range_)))
+            problems.append(("ipam", _overlap(*reaching, i, range_)))
             if len(problems) == TOLD_OVERLAPS:
                 break
         if reaching is None or reaching[1].subnet.version != version or range_.last > reaching[1].last:
-            reaching = place, range_
+            reaching = i, range_
     return problems
 
 
-def _overlap(place: int, range_: Range, there: int, other: Range) -> str:
-    if place == there:
+def _overlap(i: int, range_: Range, there: int, other: Range) -> str:
+    if i == there:
         return f"ranges {range_} and {other} overlap"
-    return f"range set {min(place, there)} overlaps with {max(place, there)}"
+    return f"range set {min(i, there)} overlaps with {max(i, there)}"
 
 
 def _fixed(section: Mapping[str, Any], problems: Problems) -> list[tuple[str, str]]:
     return [
-        _fixed_one(entry, f"ipam.addresses[{place}]", problems)
-        for place, entry in enumerate(section.get("addresses") or ())
+        _fixed_one(entry, f"ipam.addresses[{i}]", problems) for i, entry in enumerate(section.get("addresses") or ())
     ]
 
 
@@ -272,14 +267,14 @@ def _fixed_one(entry: Mapping[str, Any], path: str, problems: Problems) -> tuple
 
 
 def _routes(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
-    found = [_route(route, f"ipam.routes[{place}]") for place, route in enumerate(section.get("routes") or ())]
-    return [problem for problems in found for problem in problems]
+    routes = enumerate(section.get("routes") or ())
+    return [problem for i, route in routes for problem in _route(route, f"ipam.routes[{i}]")]
 
 
 def _route(route: Mapping[str, Any], path: str) -> Problems:
     """A gateway that is none would be found out by the main plugin, when the address is leased already."""
     problems = [] if route.get("dst") else [(f"{path}.dst", "missing")]
-    for key, read, what in (
+    for key, read, form in (
         ("dst", parse_cidr, "an address with a prefix length"),
         ("gw", parse, "an IP address"),
     ):
@@ -287,7 +282,7 @@ def _route(route: Mapping[str, Any], path: str) -> Problems:
             if route.get(key):
                 read(route[key], path)
         except CniError:
-            problems.append((f"{path}.{key}", f"{route[key]!r} is not {what}"))
+            problems.append((f"{path}.{key}", f"{route[key]!r} is not {form}"))
     return problems
 
 
@@ -301,8 +296,8 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
         endpoints = (section.get("etcd") or {}).get("endpoints") or []
         problems += [] if endpoints else [("ipam.etcd.endpoints", "missing")]
         problems += [
-            (f"ipam.etcd.endpoints[{place}]", f"{endpoint!r} is neither http:// nor https://")
-            for place, endpoint in enumerate(endpoints)
+            (f"ipam.etcd.endpoints[{i}]", f"{endpoint!r} is neither http:// nor https://")
+            for i, endpoint in enumerate(endpoints)
             if not endpoint.startswith(_SCHEMES)
         ]
         access = section.get("etcd") or {}

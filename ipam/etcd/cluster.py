@@ -61,9 +61,9 @@ def keys_of(cluster_conf: Mapping[str, Any], network: str) -> Keys:
     """The names that a cluster_conf and a network stand for. Raises `InvalidConfig`."""
     prefix = cluster_conf.get("prefix") or PREFIX
     node = cluster_conf.get("node") or ""
-    for what, name in (("node", node), ("network", network)):
+    for kind, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
-            raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {what}")
+            raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {kind}")
     # The rules refuse such a prefix, too; but a DEL, the journal and records bring cluster_confs that these have not seen.
     problem = problem_of(str(prefix))
     if problem:
@@ -147,8 +147,8 @@ class Etcd:
         walked = walk(self._gateway, self._keys.indexes(owner), deadline, MOST_OF_OWNER)
         addresses = [stored.address for stored in walked]
         with self._gateway.until(deadline):
-            for place in range(0, len(addresses), PARTS):
-                self._given_back(tuple(map(claim_on, addresses[place : place + PARTS])), owner, deadline)
+            for i in range(0, len(addresses), PARTS):
+                self._given_back(tuple(map(claim_on, addresses[i : i + PARTS])), owner, deadline)
 
     def leases_of_node(self) -> Iterator[Lease]:
         """See `Cluster`."""
@@ -175,7 +175,7 @@ class Etcd:
     def _taken(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> tuple[Claim, ...]:
         known: dict[Address, Found] = {}
         samples = [_samples(claim, SAMPLES // len(claims)) for claim in claims]
-        looks = [step for claim, some in zip(claims, samples, strict=True) for step in self._look(claim, some)]
+        looks = [step for claim, numbers in zip(claims, samples, strict=True) for step in self._look(claim, numbers)]
         witness = self._keys.witness(owner.network)
         note = {"request_put": {"key": to_base64(witness), "value": to_base64(b"{}")}}
         while time.monotonic() < deadline:
@@ -192,9 +192,9 @@ class Etcd:
             known = _by_address(answers[: len(claims)])
             refused = tuple(claim for claim in claims if self._is_anothers(known.get(claim.address), owner))
             if refused:
-                seen = iter(answers[len(claims) :])
-                for claim, some in zip(claims, samples, strict=True):
-                    self._remember(claim, some, seen)
+                looked = iter(answers[len(claims) :])
+                for claim, numbers in zip(claims, samples, strict=True):
+                    self._remember(claim, numbers, looked)
                 return refused
             if len(known) == len(claims):
                 return ()
@@ -284,10 +284,10 @@ class Etcd:
 
     def _roomy(self, range_: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Some of the stretches with addresses that nobody has; none when all are in use."""
-        for place in range(0, len(stretches), PARTS):
-            some = stretches[place : place + PARTS]
-            _done, answers = self._transaction([], [self._count(range_, *stretch) for stretch in some], [])
-            pairs = zip(some, answers, strict=True)
+        for i in range(0, len(stretches), PARTS):
+            part = stretches[i : i + PARTS]
+            _done, answers = self._transaction([], [self._count(range_, *stretch) for stretch in part], [])
+            pairs = zip(part, answers, strict=True)
             roomy = [(first, last) for (first, last), answer in pairs if int(answer.get("count", 0)) <= last - first]
             if roomy:
                 return roomy
@@ -341,8 +341,8 @@ def _numbers(entries: list[Step]) -> set[int]:
 def _samples(claim: Claim, count: int) -> list[int]:
     """So many numbers that lie evenly in the range."""
     range_ = claim.range
-    size, place = range_.last - range_.first + 1, claim.address.number - range_.first
-    return [range_.first + (place + size * step // (count + 1)) % size for step in range(1, count + 1)]
+    size, position = range_.last - range_.first + 1, claim.address.number - range_.first
+    return [range_.first + (position + size * step // (count + 1)) % size for step in range(1, count + 1)]
 
 
 def _parts(first: int, last: int) -> list[tuple[int, int]]:

@@ -31,8 +31,8 @@ FREE_SECONDS = 600.0
 
 def leases(gateway: Gateway, keys: Keys) -> Iterator[Lease]:
     """Those of the node that `keys` names, or of its machine where they name one. Raises `TryAgainLater`, and `NotAvailable` for a server that is no etcd."""
-    for _ours, some in _indexed(gateway, keys):
-        yield from some
+    for _ours, of_network in _indexed(gateway, keys):
+        yield from of_network
 
 
 def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
@@ -40,11 +40,11 @@ def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
     result = _indexed(gateway, keys)
     latest = time.monotonic() + FREE_SECONDS
     for ours, indexed in result:
-        for place in range(0, len(indexed), PAGE):
-            some = indexed[place : place + PAGE]
+        for i in range(0, len(indexed), PAGE):
+            page = indexed[i : i + PAGE]
             with gateway.until(latest):
-                _free(gateway, ours, some, min(seconds, latest - time.monotonic()))
-            yield from some
+                _free(gateway, ours, page, min(seconds, latest - time.monotonic()))
+            yield from page
         with gateway.until(latest):
             _forget(gateway, ours)
 
@@ -67,20 +67,22 @@ def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
             stored.lease for stored in walk(gateway, ours.node_indexes(), deadline, most) if stored.lease is not None
         ]
         most -= len(whole)
-        some = [lease for lease in whole if keys.machine in ("", lease.machine)]
-        if some:
-            result.append((ours, some))
+        indexed = [lease for lease in whole if keys.machine in ("", lease.machine)]
+        if indexed:
+            result.append((ours, indexed))
     return result
 
 
-def _free(gateway: Gateway, keys: Keys, some: list[Lease], seconds: float) -> None:
+def _free(gateway: Gateway, keys: Keys, indexed: list[Lease], seconds: float) -> None:
     """Removes them, with their indexes, in a transaction that fails when the node lives."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        held = _held(gateway, keys, some)
+        held = _held(gateway, keys, indexed)
         compare = [{"key": to_base64(sign_of(keys)), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}]
         compare += [_unchanged(keys, stored) for stored in held]
-        gone = [keys.ip(stored.address) for stored in held] + [keys.index(lease.owner, lease.address) for lease in some]
+        gone = [keys.ip(stored.address) for stored in held] + [
+            keys.index(lease.owner, lease.address) for lease in indexed
+        ]
         steps = [{"request_delete_range": {"key": to_base64(key)}} for key in gone]
         if gateway.ask("/v3/kv/txn", {"compare": compare, "success": steps, "failure": []}).get("succeeded"):
             return
@@ -94,16 +96,14 @@ def _forget(gateway: Gateway, keys: Keys) -> None:
     gateway.ask("/v3/kv/deleterange", {"key": to_base64(start), "range_end": to_base64(after(start))})
 
 
-def _held(gateway: Gateway, keys: Keys, some: list[Lease]) -> list[Found]:
+def _held(gateway: Gateway, keys: Keys, indexed: list[Lease]) -> list[Found]:
     """Those that are the owners' as the indexes say: an index may be left over, and the address another node's."""
-    steps = [{"request_range": {"key": to_base64(keys.ip(lease.address))}} for lease in some]
+    steps = [{"request_range": {"key": to_base64(keys.ip(lease.address))}} for lease in indexed]
     answer = gateway.ask("/v3/kv/txn", {"compare": [], "success": steps, "failure": []})
-    owners = {lease.address: lease.owner for lease in some}
-    entries = [
-        entry for part in answer.get("responses", []) for entry in part.get("response_range", {}).get("kvs", [])
-    ]
-    seen = [stored for stored in map(found, entries) if stored is not None and stored.address in owners]
-    ours = [stored for stored in seen if keys.is_of(stored.lease, owners[stored.address])]
+    owners = {lease.address: lease.owner for lease in indexed}
+    entries = [entry for part in answer.get("responses", []) for entry in part.get("response_range", {}).get("kvs", [])]
+    leased = [stored for stored in map(found, entries) if stored is not None and stored.address in owners]
+    ours = [stored for stored in leased if keys.is_of(stored.lease, owners[stored.address])]
     return [stored for stored in ours if stored.lease is not None and keys.machine in ("", stored.lease.machine)]
 
 

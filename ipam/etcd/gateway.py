@@ -62,9 +62,9 @@ class Gateway:
         body = jsontext.dumps(question).encode()
         while True:
             failures = []
-            for place, connection in enumerate(tuple(self._connections)):
+            for i, connection in enumerate(tuple(self._connections)):
                 try:
-                    connection.extend(_until(deadline, len(self._connections) - place))
+                    connection.extend(_until(deadline, len(self._connections) - i))
                     answer = _answer(connection, path, body)
                 except CniError as error:
                     failures.append(error)
@@ -156,8 +156,8 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
 def _header(answer: dict[str, Any]) -> tuple[str, int]:
     """The cluster's ID and revision; nothing in place of what is none."""
     header = answer.get("header")
-    told = header if isinstance(header, dict) else {}
-    cluster, revision = str(told.get("cluster_id", "")), str(told.get("revision", ""))
+    fields = header if isinstance(header, dict) else {}
+    cluster, revision = str(fields.get("cluster_id", "")), str(fields.get("revision", ""))
     return cluster if _is_number(cluster) else "", int(revision) if _is_number(revision) else 0
 
 
@@ -207,10 +207,10 @@ def _words(content: bytes) -> str:
 
 
 def _server(endpoint: Any, identity: dict[str, Any]) -> Server:
-    scheme, _, place = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
-    host, colon, port = place.rstrip("/").rpartition(":")
+    scheme, _, authority = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
+    host, colon, port = authority.rstrip("/").rpartition(":")
     if not colon or port.endswith("]"):
-        host, port = place.rstrip("/"), str(PORT)
+        host, port = authority.rstrip("/"), str(PORT)
     host = host.removeprefix("[").removesuffix("]")
     if scheme not in _PORTS or not _is_host(host) or not (port.isascii() and port.isdecimal() and len(port) < 6):
         raise InvalidConfig(f"etcd: {endpoint!r} is not an endpoint like https://10.0.0.1:{PORT}")

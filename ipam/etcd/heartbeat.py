@@ -51,16 +51,16 @@ def open_living_etcd(
     """
     keys = keys_of(cluster_conf, network)
     gateway = Gateway(servers(cluster_conf, certificates), seconds)
-    place = f"{cluster_conf.get('endpoints')} {keys.prefix} {keys.node}"
-    return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(place.encode()):08x}", entries)
+    identity = f"{cluster_conf.get('endpoints')} {keys.prefix} {keys.node}"
+    return LivingEtcd(gateway, keys, seconds, f"{run}/alive-{zlib.crc32(identity.encode()):08x}", entries)
 
 
 def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
     """What the node is called: now, and in what it has below the prefix since it had another name."""
-    told = [
+    former = [
         entry.node for entry in entries if entry.phase != TOMBSTONE and _prefix_of(entry.cluster_conf) == keys.prefix
     ]
-    return sorted({keys.node, *told})
+    return sorted({keys.node, *former})
 
 
 def _prefix_of(cluster_conf: dict[str, Any]) -> str:
@@ -132,8 +132,8 @@ class LivingEtcd(Etcd):
         if 0 <= time.time() - changed(self._mark) < RENEWED:
             return
         granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
-        told = names(self._keys, self._entries())
-        ours = [self._keys.replace(node=name, machine="") for name in told]
+        node_names = names(self._keys, self._entries())
+        ours = [self._keys.replace(node=name, machine="") for name in node_names]
         # Another machine of this name leaves the same sign, so that each has one of its own, too.
         for keys in [*ours, *([self._keys] if self._keys.machine else [])]:
             value = jsontext.dumps({"node": keys.node, "time": int(time.time())}).encode()

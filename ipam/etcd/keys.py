@@ -104,11 +104,11 @@ def found(entry: dict[str, Any]) -> Found | None:
 
 def address_of(entry: dict[str, Any]) -> Address | None:
     """The address that the last part of the key tells."""
-    place = binascii.a2b_base64(entry["key"]).rpartition(b"/")[2].decode("ascii", "replace")
-    version = {"4": 4, "6": 6}.get(place[:1], 0)
-    if not version or len(place) != 1 + BITS[version] // 4 or not _HEX.issuperset(place[1:]):
+    suffix = binascii.a2b_base64(entry["key"]).rpartition(b"/")[2].decode("ascii", "replace")
+    version = {"4": 4, "6": 6}.get(suffix[:1], 0)
+    if not version or len(suffix) != 1 + BITS[version] // 4 or not _HEX.issuperset(suffix[1:]):
         return None
-    return Address(version=version, number=int(place[1:], 16))
+    return Address(version=version, number=int(suffix[1:], 16))
 
 
 def number_of(key: str) -> int:
@@ -138,5 +138,5 @@ def _lease(value: str, address: Address) -> Lease:
         pod=str(document.get("pod", "")),
         pod_uid=str(document.get("uid", "")),
     )
-    told = {key: str(document.get(key, "")) for key in ("node", "machine")}
-    return Lease(address=address, owner=owner, **told)
+    holder = {key: str(document.get(key, "")) for key in ("node", "machine")}
+    return Lease(address=address, owner=owner, **holder)

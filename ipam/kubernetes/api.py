@@ -72,24 +72,24 @@ class Api:
         answer = self._ask("GET", resource, name, (200, 404))
         return answer.content if answer.status == 200 else None
 
-    def create(self, resource: str, found: Document, *, rehearsal: bool = False) -> Answer:
+    def create(self, resource: str, created: Document, *, rehearsal: bool = False) -> Answer:
         """Status 201, or 409 when there is an object of that name. A rehearsal changes nothing."""
-        body = jsontext.dumps(found).encode()
-        _path_part(found["metadata"]["name"])
+        body = jsontext.dumps(created).encode()
+        _path_part(created["metadata"]["name"])
         return self._ask("POST", resource, "", (201, 409), body, option="&dryRun=All" * rehearsal)
 
     def patch(self, resource: str, name: str, patch: list[Document]) -> Answer:
         """Status 200, 404 when there is no such object, 422 when a test failed, or a path was missing, or TOO_LARGE."""
         return self._ask("PATCH", resource, name, (200, 404, 422, TOO_LARGE), jsontext.dumps(patch).encode())
 
-    def delete(self, resource: str, found: Document) -> Answer:
+    def delete(self, resource: str, deleted: Document) -> Answer:
         """Status 200, 404 when the object is gone, or 409 when it is not as it was found any more."""
-        metadata = found.get("metadata")
-        told = metadata if isinstance(metadata, dict) else {}
+        metadata = deleted.get("metadata")
+        fields = metadata if isinstance(metadata, dict) else {}
         # Whereabouts updates reservations in place: the uid alone would not tell.
-        as_found = {"uid": str(told.get("uid")), "resourceVersion": str(told.get("resourceVersion"))}
+        as_found = {"uid": str(fields.get("uid")), "resourceVersion": str(fields.get("resourceVersion"))}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": as_found}
-        return self._ask("DELETE", resource, str(told.get("name")), (200, 404, 409), jsontext.dumps(body).encode())
+        return self._ask("DELETE", resource, str(fields.get("name")), (200, 404, 409), jsontext.dumps(body).encode())
 
     def node(self, name: str) -> Document | None:
         """The object of a node, or None where there is none."""
@@ -125,17 +125,17 @@ class Api:
         # Before it was refused, the same request may have been granted.
         return KubeRefused(error.msg, hint=error.hint) if answer.again and asked[0] != "get" else error
 
-    def _ask_until_answered(self, method: str, place: tuple[str, str], body: bytes, option: str) -> Answer:
+    def _ask_until_answered(self, method: str, target: tuple[str, str], body: bytes, option: str) -> Answer:
         """The first answer that is one. Conflicts of the server's own writers in a patch are none."""
         lost, pause = False, FIRST_PAUSE
         while True:
             try:
-                answer = self._asked(method, place[1] + self._limit() + option, body)
+                answer = self._asked(method, target[1] + self._limit() + option, body)
                 if method == "PATCH" and _is_too_large(answer):
                     return answer.replace(status=TOO_LARGE, again=lost)
                 if not passes(answer.status) and (method, answer.status) != ("PATCH", 409):
                     return answer.replace(again=lost)
-                failure = refusal(self._connection, (_VERBS[method], *place), answer.status, answer.content)
+                failure = refusal(self._connection, (_VERBS[method], *target), answer.status, answer.content)
                 lost = lost or answer.status >= 500
             except TryAgainLater as error:
                 failure, lost = error, True

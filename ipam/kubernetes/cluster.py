@@ -96,8 +96,8 @@ class Kubernetes(Anonymous):
     def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
         """See `ipam.store.Cluster`."""
         self._api.begin()
-        pools = [found for cidr in self._location.subnets if (found := self._pools.find(cidr))]
-        return tuple(lease for found in pools for lease in whereabouts.leases_of_pod(found, owner))
+        pools = [pool for cidr in self._location.subnets if (pool := self._pools.find(cidr))]
+        return tuple(lease for pool in pools for lease in whereabouts.leases_of_pod(pool, owner))
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
         self._api.begin()
@@ -105,8 +105,8 @@ class Kubernetes(Anonymous):
 
     def give_back_all(self, owner: Owner) -> None:
         self._api.begin()
-        pools = [found for cidr in self._location.subnets if (found := self._pools.find(cidr))]
-        self.give_back(tuple(claim for found in pools for claim in whereabouts.claims_of(found, owner)), owner)
+        pools = [pool for cidr in self._location.subnets if (pool := self._pools.find(cidr))]
+        self.give_back(tuple(claim for pool in pools for claim in whereabouts.claims_of(pool, owner)), owner)
 
     def leases_of_node(self) -> Iterator[Lease]:
         """See `ipam.store.Cluster`: whereabouts' resources have no place for a node's name."""
@@ -127,9 +127,9 @@ class Kubernetes(Anonymous):
         """See `ipam.store.Cluster`. Whereabouts' pools do not tell networks apart: all that is in them is listed."""
         self._api.begin()
         for cidr in self._location.subnets:
-            found = self._pools.find(cidr)
-            if found is not None:
-                yield from whereabouts.leases(found, network, damaged)
+            pool = self._pools.find(cidr)
+            if pool is not None:
+                yield from whereabouts.leases(pool, network, damaged)
 
     def node_is_alive(self, name: str) -> bool:
         """Whether the node exists and its kubelet reports it ready. Raises `KubeRefused`, `TryAgainLater`."""
@@ -137,12 +137,12 @@ class Kubernetes(Anonymous):
         node = self._api.node(name) or {}
         status = node.get("status")
         conditions = status.get("conditions") if isinstance(status, dict) else None
-        told = (
+        well_formed = (
             [condition for condition in conditions if isinstance(condition, dict)]
             if isinstance(conditions, list)
             else []
         )
-        return any(condition.get("type") == "Ready" and condition.get("status") == "True" for condition in told)
+        return any(condition.get("type") == "Ready" and condition.get("status") == "True" for condition in well_formed)
 
     def knows_node(self, name: str) -> bool:
         """Whether there is a Node object of the name. Raises as `node_is_alive`."""
@@ -162,9 +162,9 @@ class Kubernetes(Anonymous):
 
     def node_of(self, pod: str) -> str | None:
         """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
-        found = self.pod(pod)
-        spec = None if found is None else found.get("spec")
-        return None if found is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
+        bound = self.pod(pod)
+        spec = None if bound is None else bound.get("spec")
+        return None if bound is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
 
     def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
         """See `ipam.kubernetes.reservations.Allocations`."""

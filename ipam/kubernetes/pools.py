@@ -52,9 +52,9 @@ class Pools:
     def find(self, cidr: str) -> Document | None:
         """The object of a subnet's pool; None where there is none, or can be none of that name."""
         name = self.name(cidr)
-        found = self._api.get(POOLS, name) if is_name(name) else None
-        self.uids[cidr] = _uid(found or {})
-        return found
+        pool = self._api.get(POOLS, name) if is_name(name) else None
+        self.uids[cidr] = _uid(pool or {})
+        return pool
 
     def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
         """Those that somebody else has, of the first pool that has such; what was made before is in `made`.
@@ -62,16 +62,16 @@ class Pools:
         An earlier container of the owner's pod is nobody else.
         """
         # In the same order everywhere: then one of those who want the same wins.
-        for cidr, some in sorted(_by_subnet(claims).items()):
-            others = self._added(cidr, some, owner, made)
+        for cidr, of_subnet in sorted(_by_subnet(claims).items()):
+            others = self._added(cidr, of_subnet, owner, made)
             if others:
                 return others
         return ()
 
     def remove(self, claims: Claims, owner: Owner) -> None:
         """Removes what is the owner's."""
-        for cidr, some in self._named(claims).items():
-            self._removed(cidr, some, owner)
+        for cidr, of_subnet in self._named(claims).items():
+            self._removed(cidr, of_subnet, owner)
 
     def hand_back(self, taken_over: list[Allocated], owner: Owner) -> None:
         """Undoes that the owner has taken allocations over."""
@@ -83,30 +83,30 @@ class Pools:
         """Whether one of them is the owner's, for that pod: then no later container takes it over any more."""
         return any(
             self._api.patch(POOLS, self.name(cidr), whereabouts.giving_up(claim, owner, pod)).status == 200
-            for cidr, some in self._named(claims).items()
-            for claim in some
+            for cidr, of_subnet in self._named(claims).items()
+            for claim in of_subnet
         )
 
     def entries_of(self, claims: Claims) -> list[Document]:
         """The entries of these addresses."""
         return [
             entries[whereabouts.offset(claim)]
-            for cidr, some in self._named(claims).items()
+            for cidr, of_subnet in self._named(claims).items()
             for entries in [whereabouts.allocations(self.find(cidr) or {})]
-            for claim in some
+            for claim in of_subnet
             if not _is_free(entries, claim)
         ]
 
     def held(self, claims: Claims, owner: Owner) -> Claims:
         """Those that are the owner's."""
-        found: Claims = ()
-        for cidr, some in _by_subnet(claims).items():
-            found += some if self._is_held(cidr, some, owner) else self._ours(cidr, some, owner)
-        return found
+        held: Claims = ()
+        for cidr, of_subnet in _by_subnet(claims).items():
+            held += of_subnet if self._is_held(cidr, of_subnet, owner) else self._ours(cidr, of_subnet, owner)
+        return held
 
     def _named(self, claims: Claims) -> dict[str, Claims]:
         """The claims by subnet. Nothing can ever have been leased in a pool whose name no object can have."""
-        return {cidr: some for cidr, some in _by_subnet(claims).items() if is_name(self.name(cidr))}
+        return {cidr: of_subnet for cidr, of_subnet in _by_subnet(claims).items() if is_name(self.name(cidr))}
 
     def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
         # Far less to send than a pool of thousands of leases.
@@ -154,11 +154,11 @@ class Pools:
 
     def _entries_of_mended(self, cidr: str) -> dict[str, Document]:
         """The allocations of a pool, which is given its map of them if it has none."""
-        found = self.find(cidr)
-        mending = whereabouts.mending(found, cidr) if found else []
+        pool = self.find(cidr)
+        mending = whereabouts.mending(pool, cidr) if pool else []
         if mending:
             self._api.patch(POOLS, self.name(cidr), mending)
-        return whereabouts.allocations(found or {})
+        return whereabouts.allocations(pool or {})
 
     def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
         name, left = self.name(cidr), claims
@@ -170,11 +170,11 @@ class Pools:
 
 
 def _by_subnet(claims: Claims) -> dict[str, Claims]:
-    found: dict[str, Claims] = {}
+    by_subnet: dict[str, Claims] = {}
     for claim in claims:
         cidr = whereabouts.subnet(claim.range)
-        found[cidr] = (*found.get(cidr, ()), claim)
-    return found
+        by_subnet[cidr] = (*by_subnet.get(cidr, ()), claim)
+    return by_subnet
 
 
 def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
@@ -186,8 +186,8 @@ def _full(name: str, said: str) -> AddressesExhausted:
     return AddressesExhausted(f"the IPPool {name} is as large as the cluster allows: {said}", hint=hint)
 
 
-def _uid(found: Document) -> str:
-    metadata = found.get("metadata")
+def _uid(pool: Document) -> str:
+    metadata = pool.get("metadata")
     uid = metadata.get("uid") if isinstance(metadata, dict) else None
     return uid if isinstance(uid, str) else ""
 

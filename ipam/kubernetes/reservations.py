@@ -73,30 +73,32 @@ class Reservations:
                 made.append(claim)
                 _require_interfaces(answer.content)
                 return True
-            found = self._api.get(RESERVATIONS, name)
-            if found is not None and whereabouts.is_signed(found, owner):
+            reservation = self._api.get(RESERVATIONS, name)
+            if reservation is not None and whereabouts.is_signed(reservation, owner):
                 made.extend([claim] * answer.again)
                 return True
-            if found is not None:
+            if reservation is not None:
                 # That of the pod's earlier container serves the next one, as in whereabouts.
-                return whereabouts.is_for_pod(found, owner) and (whereabouts.is_unsigned(found) or not is_fresh)
+                return whereabouts.is_for_pod(reservation, owner) and (
+                    whereabouts.is_unsigned(reservation) or not is_fresh
+                )
         return False
 
     def _removed(self, claim: Claim, owner: Owner, allocations: Allocations) -> None:
         name = self._name(claim)
         for _ in range(TRIES):
-            found = self._api.get(RESERVATIONS, name)
-            if found is None or not self._goes_with_owner(found, claim, owner, allocations):
+            reservation = self._api.get(RESERVATIONS, name)
+            if reservation is None or not self._goes_with_owner(reservation, claim, owner, allocations):
                 return
-            if self._api.delete(RESERVATIONS, found).status != 409:
+            if self._api.delete(RESERVATIONS, reservation).status != 409:
                 return
         raise TryAgainLater(f"the reservation {name} is changed by others all the time")
 
-    def _goes_with_owner(self, found: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
+    def _goes_with_owner(self, reservation: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
         """Whether nobody relies on a reservation any more, nor ever will."""
-        signed, pod = whereabouts.is_signed(found, owner), whereabouts.pod_of(found)
+        signed, pod = whereabouts.is_signed(reservation, owner), whereabouts.pod_of(reservation)
         # Whereabouts' own names no container: the allocation of the same pod does, and a DEL may come without its name.
-        if not signed and not whereabouts.is_for_pod(found, owner.replace(pod=pod)):
+        if not signed and not whereabouts.is_for_pod(reservation, owner.replace(pod=pod)):
             return False
         if allocations.give_up(claim, owner, pod):
             return True
@@ -111,8 +113,8 @@ class Reservations:
         return whereabouts.reservation_name(claim.address, self._network_name)
 
 
-def _require_interfaces(found: Document) -> None:
+def _require_interfaces(reservation: Document) -> None:
     # An allocation without its interface could be taken for that of the container's other interface.
-    if not whereabouts.keeps_interfaces(found):
+    if not whereabouts.keeps_interfaces(reservation):
         hint = "install those of whereabouts 0.7 or later"
         raise RefusedForGood("the definitions of whereabouts' resources are too old: they know no ifname", hint=hint)

@@ -103,39 +103,39 @@ def is_of_pod(entry: Document, owner: Owner) -> bool:
     return bool(owner.pod) and (entry.get("podref"), entry.get("ifname")) == (owner.pod, owner.ifname)
 
 
-def is_for_pod(found: Document, owner: Owner) -> bool:
+def is_for_pod(reserved: Document, owner: Owner) -> bool:
     """The same of a reservation."""
-    return is_of_pod(_spec(found), owner)
+    return is_of_pod(_spec(reserved), owner)
 
 
-def pod_uid(found: Document) -> str:
+def pod_uid(reserved: Document) -> str:
     """The UID of the pod that a reservation of ours was made for; empty where it tells none."""
-    metadata = found.get("metadata")
+    metadata = reserved.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    told = annotations.get(POD_UID) if isinstance(annotations, dict) else None
-    return told if isinstance(told, str) else ""
+    uid = annotations.get(POD_UID) if isinstance(annotations, dict) else None
+    return uid if isinstance(uid, str) else ""
 
 
-def pod_of(found: Document) -> str:
+def pod_of(reserved: Document) -> str:
     """The pod (namespace/name) that a reservation is for; empty where it names none."""
-    text = _spec(found).get("podref")
+    text = _spec(reserved).get("podref")
     return text if isinstance(text, str) else ""
 
 
-def is_unsigned(found: Document) -> bool:
+def is_unsigned(reserved: Document) -> bool:
     """Whether a reservation names no container, as all of whereabouts' own."""
-    return not _spec(found).get("containerid")
+    return not _spec(reserved).get("containerid")
 
 
-def is_signed(found: Document, owner: Owner) -> bool:
+def is_signed(reserved: Document, owner: Owner) -> bool:
     """Whether a reservation names the owner's container, and no other interface of it."""
-    spec = _spec(found)
+    spec = _spec(reserved)
     return spec.get("containerid") == owner.container_id and (spec.get("ifname") or owner.ifname) == owner.ifname
 
 
-def keeps_interfaces(found: Document) -> bool:
+def keeps_interfaces(reserved: Document) -> bool:
     """Whether a reservation as the server stored it names an interface: the definitions before whereabouts 0.7 do not."""
-    return bool(_spec(found).get("ifname"))
+    return bool(_spec(reserved).get("ifname"))
 
 
 def rehearsal() -> Document:
@@ -150,12 +150,12 @@ def allocated_to(entry: Document, owner: Owner) -> bool:
 
 def placed(claims: Claims, subnets: tuple[str, ...]) -> Claims:
     """The claims with the pools that can hold them: all that contain the address, where a claim knows no range."""
-    found: list[Claim] = []
+    expanded: list[Claim] = []
     for claim in claims:
         known = claim.range.prefix < BITS[claim.address.version] or subnet(claim.range) in subnets
         wholes = [claim.range] if known else [_whole(cidr, "subnets") for cidr in subnets]
-        found += [Claim(range=range_, address=claim.address) for range_ in wholes if claim.address in range_]
-    return tuple(found)
+        expanded += [Claim(range=range_, address=claim.address) for range_ in wholes if claim.address in range_]
+    return tuple(expanded)
 
 
 def offset(claim: Claim) -> str:
@@ -215,57 +215,59 @@ def removing(claims: Claims, owner: Owner) -> Patch:
     return testing(claims, owner) + removals
 
 
-def mending(found: Document, cidr: str) -> Patch:
+def mending(pool_object: Document, cidr: str) -> Patch:
     """Gives a pool its map of allocations, if it has none still; empty when it has one."""
-    spec = found.get("spec")
+    spec = pool_object.get("spec")
     if not isinstance(spec, dict):
         return _if_missing("/spec", {"range": cidr, "allocations": {}})
     return [] if isinstance(spec.get("allocations"), dict) else _if_missing(ALLOCATIONS, {})
 
 
-def allocations(found: Document) -> dict[str, Document]:
+def allocations(pool_object: Document) -> dict[str, Document]:
     """The well-formed allocations of a pool's object, by offset."""
-    entries = _spec(found).get("allocations")
+    entries = _spec(pool_object).get("allocations")
     if not isinstance(entries, dict):
         return {}
     return {key: entry for key, entry in entries.items() if _is_offset(key) and isinstance(entry, dict)}
 
 
-def claims_of(found: Document, owner: Owner) -> Claims:
+def claims_of(pool_object: Document, owner: Owner) -> Claims:
     """What the owner has of a pool."""
-    whole = _whole(_cidr(found), _named_pool(found))
+    whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     mine = (
-        whole.address(whole.first + int(key)) for key, entry in allocations(found).items() if allocated_to(entry, owner)
+        whole.address(whole.first + int(key))
+        for key, entry in allocations(pool_object).items()
+        if allocated_to(entry, owner)
     )
     return tuple(Claim(range=whole, address=lease) for lease in mine if lease in whole)
 
 
-def leases_of_pod(found: Document, owner: Owner) -> list[Lease]:
+def leases_of_pod(pool_object: Document, owner: Owner) -> list[Lease]:
     """What the owner has of a pool, and what other containers of its pod have for the same interface."""
-    whole = _whole(_cidr(found), _named_pool(found))
+    whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     return [
         Lease(
             address=whole.address(whole.first + int(key)),
             owner=owner.replace(container_id=str(entry.get("id") or "")),
         )
-        for key, entry in allocations(found).items()
+        for key, entry in allocations(pool_object).items()
         if (allocated_to(entry, owner) or is_of_pod(entry, owner)) and whole.first + int(key) <= whole.last
     ]
 
 
-def leases(found: Document, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+def leases(pool_object: Document, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
     """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none.
 
     `damaged` is told of allocations that name an owner whom nobody can be, or an address that is not the pool's.
     """
-    whole = _whole(_cidr(found), _named_pool(found))
-    entries = allocations(found)
+    whole = _whole(_cidr(pool_object), _named_pool(pool_object))
+    entries = allocations(pool_object)
     for key in sorted(entries, key=int):
         number, entry = whole.first + int(key), entries[key]
         holder = [entry.get(name) or "" for name in ("id", "ifname")]
         fault = holder_fault(*holder) if number <= whole.last else f"{key} is outside of {whole}"
         if fault:
-            damaged(f"allocation {key} of IPPool {_name(found)}: {fault}")
+            damaged(f"allocation {key} of IPPool {_name(pool_object)}: {fault}")
             continue
         pod = entry.get("podref")
         owner = Owner(
@@ -281,8 +283,8 @@ def _entry(owner: Owner) -> Document:
     return {"id": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
 
 
-def _spec(found: Document) -> Document:
-    spec = found.get("spec")
+def _spec(kube_object: Document) -> Document:
+    spec = kube_object.get("spec")
     return spec if isinstance(spec, dict) else {}
 
 
@@ -292,16 +294,16 @@ def _whole(cidr: str, where: str) -> Range:
     return Range(subnet=start, prefix=prefix, first=start.number, last=last)
 
 
-def _cidr(found: Document) -> str:
-    return str(_spec(found).get("range"))
+def _cidr(pool_object: Document) -> str:
+    return str(_spec(pool_object).get("range"))
 
 
-def _named_pool(found: Document) -> str:
-    return f"IPPool {_name(found)}: range"
+def _named_pool(pool_object: Document) -> str:
+    return f"IPPool {_name(pool_object)}: range"
 
 
-def _name(found: Document) -> str:
-    metadata = found.get("metadata")
+def _name(kube_object: Document) -> str:
+    metadata = kube_object.get("metadata")
     return str(metadata.get("name") if isinstance(metadata, dict) else None)
 
 

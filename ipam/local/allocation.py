@@ -35,20 +35,20 @@ class Allocation:
         self._ifname_added = False
         self._last: dict[int, Address] = {}
 
-    def claim(self, place: int, ranges: RangeSet, requested: Address | None) -> Claim:
+    def claim(self, i: int, ranges: RangeSet, requested: Address | None) -> Claim:
         """An address of the range set at `place`. Raises `AddressesExhausted`, `AddressTaken`."""
         claim = self._present(ranges, requested)
         if claim is not None:
             self._given.append(str(claim.address))
             return claim
-        found = self._take(place, ranges) if requested is None else self._take_requested(ranges, requested)
-        self._last[place] = found.address
-        return found
+        taken = self._take(i, ranges) if requested is None else self._take_requested(ranges, requested)
+        self._last[i] = taken.address
+        return taken
 
     def finish(self) -> None:
         # Only now: an ADD that gets nothing leaves the next one where it was, and keeps what it had.
-        for place, last in self._last.items():
-            self._directory.keep_last(place, last)
+        for i, last in self._last.items():
+            self._directory.keep_last(i, last)
         stale = [entry for entry in self._found if entry[2] == self._owner.ifname and entry[0] not in self._given]
         remove(self._directory, stale)
         kept = [entry for entry in self._found if entry not in stale]
@@ -83,14 +83,14 @@ class Allocation:
             self._found[self._found.index(entry)] = mine
             self._ifname_added = True
 
-    def _take(self, place: int, ranges: RangeSet) -> Claim:
+    def _take(self, i: int, ranges: RangeSet) -> Claim:
         tried: list[Claim] = []
-        if self._make(_told(self._candidates(place, ranges), tried)):
+        if self._make(_told(self._candidates(i, ranges), tried)):
             return tried[-1]
         raise AddressesExhausted(f"no address is free in {text(ranges)}", hint=AddressesExhausted.remedy)
 
-    def _candidates(self, place: int, ranges: RangeSet) -> Iterator[Claim]:
-        last = self._directory.last(place)
+    def _candidates(self, i: int, ranges: RangeSet) -> Iterator[Claim]:
+        last = self._directory.last(i)
         for range_, start, end in _round(ranges, last):
             yield from _probably_free(self._index.used, range_, start, end)
         # The hint can be wrong, but exhaustion is never said on its word.
@@ -133,7 +133,7 @@ def remove(directory: Directory, entries: list[Entry]) -> None:
 def free(ranges: RangeSet, names: Iterable[str]) -> Iterator[Claim]:
     """The addresses that have none of the names."""
     taken = frozenset(names)
-    return (Claim(range=range_, address=found) for range_, found in walk(ranges) if str(found) not in taken)
+    return (Claim(range=range_, address=address) for range_, address in walk(ranges) if str(address) not in taken)
 
 
 def text(ranges: RangeSet) -> str:

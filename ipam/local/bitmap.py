@@ -24,8 +24,8 @@ _CHECK = 4
 class Used:
     """The bits in the directory `place`, read when they are asked for, written by `save`."""
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, directory: str) -> None:
+        self._place = directory
         self._blocks: dict[str, int] = {}
         self._changed: set[str] = set()
         self._whole = False
@@ -39,8 +39,8 @@ class Used:
             self.mark(name, used=True)
 
     def mark(self, name: str, *, used: bool) -> None:
-        found = address.parse(name, "")
-        block, bit = _block(found.version, found.number), 1 << found.number % _SIZE
+        parsed = address.parse(name, "")
+        block, bit = _block(parsed.version, parsed.number), 1 << parsed.number % _SIZE
         bits = self._bits(block)
         self._blocks[block] = bits | bit if used else bits & ~bit
         self._changed.add(block)

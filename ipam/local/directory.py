@@ -100,14 +100,14 @@ class Directory:
         content = self._read(name)
         return None if content is None else _parsed(name, content)
 
-    def last(self, place: int) -> Address | None:
+    def last(self, i: int) -> Address | None:
         """The address that the range set at `place` gave out last, as far as is known."""
-        content = self._read(f"last_reserved_ip.{place}") or ""
+        content = self._read(f"last_reserved_ip.{i}") or ""
         return address.parse(content, "") if is_address(content) else None
 
-    def keep_last(self, place: int, last: Address) -> None:
+    def keep_last(self, i: int, last: Address) -> None:
         """In place, as Go does it: half of it costs the place in the round, no more."""
-        self._write(f"last_reserved_ip.{place}", 0, str(last).encode())
+        self._write(f"last_reserved_ip.{i}", 0, str(last).encode())
 
     def take(self, names: Iterable[str], container_id: str, ifname: str) -> str | None:
         """Makes the file of the first of the names that has none, and returns the name; None when all have one."""

@@ -97,11 +97,13 @@ class Local:
 
     def require_writable(self) -> None:
         """See `Store`."""
-        place = self._path
-        while not os.path.lexists(place):
-            place = os.path.dirname(place)
-        if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
-            raise NotAvailable(f"{self._path} cannot be written", hint=f"look at permissions and the mount of {place}")
+        existing = self._path
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+            raise NotAvailable(
+                f"{self._path} cannot be written", hint=f"look at permissions and the mount of {existing}"
+            )
 
     def status(self, sets: tuple[RangeSet, ...]) -> None:
         """See `Store`."""
@@ -117,14 +119,14 @@ class Local:
         with self._open() as directory:
             entries = list(directory.judged(damaged))
         network = os.path.basename(self._path)
-        found = [
+        leases = [
             Lease(
                 address=address.parse(name, self._path),
                 owner=Owner(network=network, container_id=holder, ifname=ifname),
             )
             for name, holder, ifname in entries
         ]
-        return iter(sorted(found, key=lambda lease: (lease.address.version, lease.address.number)))
+        return iter(sorted(leases, key=lambda lease: (lease.address.version, lease.address.number)))
 
     def _open(self) -> Directory:
         return Directory(self._path, self._seconds)
