@@ -1,4 +1,4 @@
-"""Entry point of the executable `barewire-ipam`: a plugin for runtimes and other plugins, and a command for people."""
+"""Entry point of the executable `barewire-ipam`: the plugin for runtimes and other plugins, and the operator's command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load(request: Request) -> Plugin:
-    """The plugin for one call; VERSION and malformed requests are answered without."""
+    """Creates the plugin for one call. VERSION and malformed requests are handled without it."""
     from cni.node.start import begin
     from ipam.config.location import PLUGIN
     from ipam.config.policy import Policy

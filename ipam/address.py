@@ -1,4 +1,4 @@
-"""IP addresses as numbers, and their texts as Go's `net.IP` writes them: host-local's files are named so. No I/O."""
+"""IP addresses as numbers, and their text form as Go's `net.IP` writes it, which host-local uses as file names. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cni.value import Value
 BITS = {4: 32, 6: 128}
 _FAMILY = {4: _socket.AF_INET, 6: _socket.AF_INET6}
 _MAPPED = 0xFFFF << 32
-"""::ffff:0:0/96. Go takes such an address for the IPv4 address that it holds, and so do we."""
+"""::ffff:0:0/96. Go treats such an address as the IPv4 address that it contains, and so do we."""
 
 
 class Address(Value):
@@ -25,7 +25,7 @@ class Address(Value):
 
 
 def parse(text: str, where: str) -> Address:
-    """Raises `InvalidConfig` that names `where` the text was found."""
+    """Parses an address. Raises `InvalidConfig`, which names `where` the text was found."""
     version = 6 if ":" in text else 4
     try:
         number = int.from_bytes(_socket.inet_pton(_FAMILY[version], text), "big")
@@ -37,7 +37,7 @@ def parse(text: str, where: str) -> Address:
 
 
 def parse_cidr(text: str, where: str) -> tuple[Address, int]:
-    """The address, with its host bits, and the prefix length. Raises `InvalidConfig`."""
+    """Parses an address with its host bits, and the prefix length. Raises `InvalidConfig`."""
     host, slash, length = text.partition("/")
     address = parse(host, where)
     bits = int(length) if slash and length.isascii() and length.isdecimal() and len(length) < 4 else -1
@@ -51,13 +51,13 @@ def parse_cidr(text: str, where: str) -> tuple[Address, int]:
 def _sextets(packed: bytes) -> str:
     groups = [f"{packed[i] << 8 | packed[i + 1]:x}" for i in range(0, 16, 2)]
     start, length = _longest_zeros(groups)
-    if length < 2:  # RFC 5952: a single group of zeros is written out
+    if length < 2:  # RFC 5952: a single group of zeros is written in full
         return ":".join(groups)
     return ":".join(groups[:start]) + "::" + ":".join(groups[start + length :])
 
 
 def _longest_zeros(groups: list[str]) -> tuple[int, int]:
-    """Start and length of the first longest run of zero groups."""
+    """Start and length of the first of the longest runs of zero groups."""
     best, start = (0, 0), 0
     for i, group in enumerate([*groups, "end"]):
         if group != "0":

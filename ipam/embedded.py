@@ -1,7 +1,7 @@
-"""IPAM for `sriov` and `userspace` without a second process, where the configuration names our own plugin.
+"""Runs our own IPAM plugin for `sriov` and `userspace` in their process.
 
-Everything else is delegated. Whatever a delegate's answer means to its caller, ours means the same: it is put in the
-place of what the process would have printed.
+Other IPAM plugins are delegated to as usual. The result and the errors of our plugin mean to the caller exactly what
+those of a separate process would mean, so the result is encoded as that process would print it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from cni.node.node import NodeConf
 
 TYPE = "barewire-ipam"
-"""What `ipam.type` says of us."""
+"""The value of `ipam.type` that selects our plugin."""
 
 
 class EmbeddedIpam(DelegatedIpam):
-    """The port `Ipam`: our own plugin in this process, others in theirs."""
+    """Implements the port `Ipam`: runs our own plugin in this process and all others as separate processes."""
 
     def __init__(self, environment: Mapping[str, str], node: NodeConf) -> None:
         super().__init__(environment, seconds=node.delegate_seconds or None)
         self._node = node
 
     def preload(self, plugin: str, /) -> None:
-        """Loads our plugin while the kernel, or the vswitch, works on the device: both take longer than that."""
+        """Imports our plugin in a thread while the kernel or the vswitch works on the device, which takes longer."""
         if plugin == TYPE:
             _thread.start_new_thread(_load, ())
 
@@ -46,7 +46,7 @@ class EmbeddedIpam(DelegatedIpam):
         try:
             return answer(call.environment(command), call.stdin, seconds, self._node)
         except (TryAgainLater, IoFailure):
-            raise  # As with a process that was killed nobody knows what has happened.
+            raise  # The outcome is unknown, as after a process that was killed.
         except CniError as error:
             raise DelegateRefusal(call.type, error.code, error.msg, error.details) from error
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The plugin `barewire-ipam`: what each CNI command does. All that differs between backends is in the store."""
+"""The plugin `barewire-ipam`: the CNI commands. The differences between backends are in the stores."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ class IpamPlugin:
         self._log = log
 
     def add(self, request: Request) -> Result:
-        """Leases an address of each range set, all or none; those that the interface has already are given again."""
+        """Leases an address from each range set, or none at all.
+
+        Addresses that the interface already has are returned again.
+        """
         defaults = self._defaults(request)
         parsed = self._parsed(request, defaults)
-        # Before an address is leased: the file may not be there.
+        # This comes before the lease, because the file may be missing.
         dns = self._name_service(parsed)
         ips = [*self._leased(request, parsed, defaults), *parsed.fixed]
         return parsed.passed_on.replace(ips=tuple(ips), dns=dns)
 
     def delete(self, request: Request) -> None:
-        """Frees what the interface has, in the configured store and in any other that this node knows of."""
+        """Frees the addresses of the interface in the configured store and in all others that this node knows."""
         ours = lease_owner(request)
         run_all(
             *[
@@ -48,7 +51,7 @@ class IpamPlugin:
         )
 
     def check(self, request: Request) -> None:
-        """Compares prevResult's addresses with the leases. Raises `CheckFailed` with every difference."""
+        """Compares the addresses of prevResult with the leases. Raises `CheckFailed` with every difference."""
         defaults, previous = self._defaults(request), request.prev_result()
         parsed = self._parsed(request, defaults)
         store = self._traced(self._stores.open(lease_location(request, defaults))) if parsed.sets else None
@@ -69,7 +72,7 @@ class IpamPlugin:
             raise CheckFailed("; ".join(problems))
 
     def gc(self, request: Request) -> None:
-        """Frees what this node has leased in this network for attachments that the runtime does not know any more."""
+        """Frees the addresses of this node in this network whose attachments the runtime does not list as valid."""
         listed = request.valid_attachments
         if listed is None:
             self._log.warning(NO_LIST)
@@ -79,11 +82,11 @@ class IpamPlugin:
         run_all(*[bound(self._traced(store).gc, valid) for store in self._stores.of_network(location)])
 
     def status(self, request: Request) -> None:
-        """Raises `NotAvailable` when this node cannot serve any ADD: its state cannot be written.
+        """Raises `NotAvailable` when this node cannot serve any ADD because its state cannot be written.
 
-        A full range is a warning in the log, and a cluster is not contacted: runtimes make the whole node NotReady when
-        STATUS fails, and a range of a cluster is full on all nodes at once. `strict_status` of the node's configuration
-        makes both an error.
+        A full range is only logged as a warning, and a cluster is not contacted: runtimes mark the whole node NotReady
+        when STATUS fails, and a range of a cluster is full on all nodes at once. `strict_status` in the node
+        configuration makes both an error.
         """
         defaults = self._defaults(request)
         parsed, location = self._parsed(request, defaults), lease_location(request, defaults)
@@ -152,7 +155,7 @@ def _configured(claim: Claim) -> IpConfig:
 
 
 def _is_ours(ip: IpConfig, previous: Result, request: Request) -> bool:
-    """In a chain others may have addresses of the same subnet, on interfaces of theirs."""
+    """Whether the address belongs to this interface: other plugins of a chain may report addresses of the same subnet."""
     if ip.interface is None or not 0 <= ip.interface < len(previous.interfaces):
         return True
     interface = previous.interfaces[ip.interface]

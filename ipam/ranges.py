@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Range(Value):
-    """A stretch of one subnet from which addresses are leased: `first` to `last`, without gateway and `excluded`.
+    """A part of one subnet from which addresses are leased: `first` to `last`, without the gateway and `excluded`.
 
-    `subnet` is the network's own address, `prefix` its length. `gateway` is a number, or None; `excluded` holds pairs
-    of first and last number, in order and without overlaps.
+    `subnet` is the network address and `prefix` its length. `gateway` is a number, or None; `excluded` holds pairs of
+    first and last number, sorted and without overlaps.
     """
 
     subnet: Address
@@ -34,21 +34,21 @@ class Range(Value):
         return Address(version=self.subnet.version, number=number)
 
     def is_in_subnet(self, address: Address) -> bool:
-        """Whether the address is one of the whole subnet, also where the range leaves it out."""
+        """Whether the address is in the subnet, even if it is outside the range."""
         bits = BITS[self.subnet.version] - self.prefix
         return address.version == self.subnet.version and address.number >> bits == self.subnet.number >> bits
 
     def leases(self, address: Address) -> bool:
-        """Whether the address may be leased: it is in the range, not its gateway, and not excluded."""
+        """Whether the address may be leased: it is in the range, is not the gateway, and is not excluded."""
         return address in self and next(self.walk(address.number, address.number), None) is not None
 
     def walk(self, first: int, last: int) -> Iterator[int]:
-        """The numbers from `first` to `last` that may be leased. An excluded stretch takes no time, however long."""
+        """The numbers from `first` to `last` that may be leased. Excluded stretches are skipped in constant time."""
         for start, end in self.stretches(first, last):
             yield from _numbers(start, end)
 
     def stretches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The same as pairs of a first and a last number between which there is no hole."""
+        """The leasable numbers from `first` to `last` as pairs of first and last number, without holes in between."""
         number, last = max(first, self.first), min(last, self.last)
         for start, end in self._holes():
             if number <= min(start - 1, last):
@@ -65,18 +65,19 @@ class Range(Value):
 
 
 RangeSet = tuple[Range, ...]
-"""The ranges out of which an interface gets one address, in the order in which they are used. One IP version."""
+"""The ranges from which an interface gets one address, in the order of use. All have the same IP version."""
 
 
 def range_of(ranges: RangeSet, address: Address) -> Range | None:
-    """The range that holds the address, or None."""
+    """The range that contains the address, or None."""
     return next((range_ for range_ in ranges if address in range_), None)
 
 
 def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
-    """The sets of which nothing is held.
+    """The range sets from which no address of `held` is leased.
 
-    What no range has counts for one set of its subnet: an older version, or configuration, leased it to a living pod.
+    An address outside all ranges counts for one set of its subnet: an older version or configuration leased it to a pod
+    that still runs.
     """
     strays = [address for address in held if not any(range_of(ranges, address) for ranges in sets)]
     missing = []
@@ -92,7 +93,7 @@ def unleased(sets: tuple[RangeSet, ...], held: set[Address]) -> list[RangeSet]:
 
 
 def walk(ranges: RangeSet, start: Address | None = None) -> Iterator[tuple[Range, Address]]:
-    """Every address that may be leased, once: from `start` on, if it is in a range, and round again."""
+    """Every address that may be leased, once: from `start` on if a range contains it, then from the beginning."""
     home = next((i for i, range_ in enumerate(ranges) if start is not None and start in range_), None)
     if home is None or start is None:
         yield from _all(ranges)
@@ -113,7 +114,7 @@ def _between(range_: Range, first: int, last: int) -> Iterator[tuple[Range, Addr
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
-    # Not `range`: an IPv6 subnet has more addresses than its length can say.
+    # `range` does not work here: the size of an IPv6 subnet exceeds the largest possible length.
     while first <= last:
         yield first
         first += 1

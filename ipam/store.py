@@ -1,4 +1,4 @@
-"""What the plugin needs of the places where leases are kept. `ipam.local.store`, `ipam.etcd.cluster` and others implement it."""
+"""Values and protocols of the stores of leases, which `ipam.local.store` and `ipam.cluster.store` implement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Owner(Value):
-    """The attachment that an address belongs to. `pod` is namespace/name; it and `pod_uid` may be unknown, empty."""
+    """The attachment that an address belongs to. `pod` is namespace/name; `pod` and `pod_uid` are empty when unknown."""
 
     network: str
     container_id: str
@@ -29,32 +29,35 @@ class Owner(Value):
 
 
 def owner_fault(owner: Owner) -> str:
-    """Why nobody can be the owner, whoever says so; empty when its names are such that a runtime can have given them."""
+    """The reason why no runtime can have created this owner, judging by its names; empty when the names are valid."""
     return attachment_fault(owner.network, owner.container_id, owner.ifname)
 
 
 def holder_fault(container_id: object, ifname: object) -> str:
-    """The same where the interface may be unknown, as in what older programs wrote."""
+    """Like `owner_fault`, for a holder whose interface may be unknown because an older program wrote it."""
     if ifname == "":
         return "" if is_identifier(container_id) else f"{shown(container_id)} is no container ID"
     return attachment_fault("any", container_id, ifname)
 
 
 class Claim(Value):
-    """An address, and the range that it is of."""
+    """An address and the range from which it is taken."""
 
     range: Range
     address: Address
 
 
 def claim_on(address: Address) -> Claim:
-    """A claim on an address whose range is not known: the address alone stands for it."""
+    """A claim on an address of an unknown range. The range of the claim is the address alone."""
     bits = BITS[address.version]
     return Claim(range=Range(subnet=address, prefix=bits, first=address.number, last=address.number), address=address)
 
 
 class Lease(Value):
-    """An address in use. `node` is the node whose it is, and `machine` its identity; empty where the store does not tell."""
+    """An address in use.
+
+    `node` and `machine` name the node that leased it; they are empty if the store does not keep them.
+    """
 
     address: Address
     owner: Owner
@@ -63,107 +66,124 @@ class Lease(Value):
 
 
 def ignore(_text: str) -> None:
-    """For who does not want to be told."""
+    """Discards a message."""
 
 
 if TYPE_CHECKING:
 
     class Store(Protocol):
-        """The addresses of one network, for the plugin. Every call is bounded; `TryAgainLater` when it cannot be served."""
+        """The addresses of one network, as the plugin uses them.
+
+        Every call is bounded, and raises `TryAgainLater` when it cannot be served.
+        """
 
         def allocate(
             self, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
         ) -> tuple[Claim, ...]:
-            """One address of each set, all or none; `requested` (as long as `sets`) says which, where it is not None.
+            """Leases one address from each set, or none at all.
 
-            What the owner has of a set already is given again. Raises `AddressesExhausted`, `AddressTaken`.
+            `requested` has the same length as `sets`; each entry is the requested address, or None. Addresses that the
+            owner already has in a set are returned again. Raises `AddressesExhausted`, `AddressTaken`.
             """
 
         def release(self, owner: Owner) -> None:
-            """Frees all that the owner has. What is not there is no error."""
+            """Frees all addresses of the owner. It is not an error if there are none."""
 
         def addresses(self, owner: Owner) -> tuple[Address, ...]:
-            """What the owner has, in no particular order."""
+            """The addresses of the owner, in no particular order."""
 
         def gc(self, valid: set[tuple[str, str]]) -> None:
-            """Frees what this node has in this network for no (container ID, ifname) of `valid`."""
+            """Frees the addresses of this node in this network whose (container ID, ifname) is not in `valid`."""
 
         def require_writable(self) -> None:
-            """Returns if this node's own files can be written. Raises `NotAvailable`; contacts nothing."""
+            """Raises `NotAvailable` unless this node's own files can be written. Contacts no cluster."""
 
         def status(self, sets: tuple[RangeSet, ...]) -> None:
-            """Returns if `allocate` can work. Raises `NotAvailable`, also when a set has no free address."""
+            """Raises `NotAvailable` unless `allocate` can succeed: also when a set has no free address."""
 
         def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
-            """All addresses of the network that are in use, in the order of their numbers; `damaged` as in `Cluster`."""
+            """All leases of the network, in numerical order of their addresses.
+
+            `damaged` is called as in `Cluster.leases`.
+            """
 
     class Cluster(Protocol):
-        """A store that all nodes share, as `ipam.cluster.store` uses it: what changes is journalled before it is asked for.
+        """A store that all nodes share. `ipam.cluster.store` records every change in the journal before it requests it.
 
-        An owner is its container ID and interface name, on one node; what else is known about it may change. Every call
-        is bounded; `TryAgainLater` when it cannot be served.
+        An owner is identified by container ID and interface name on one node; the rest of what is known about it may
+        change. Every call is bounded, and raises `TryAgainLater` when it cannot be served.
         """
 
         def expect(self, known: Identity) -> None:
-            """What is noted about the cluster: `take` raises `Replaced` where it does not agree with that.
+            """Sets the identity that the cluster must have.
 
-            Nothing was taken then, but by a cluster of another name that knows this node. `UNKNOWN` expects nothing.
+            `take` raises `Replaced` when the cluster does not match it.
+
+            In that case nothing was taken, unless a cluster of another name already knows this node. `UNKNOWN` accepts
+            any cluster.
             """
 
         def identity(self) -> Identity:
-            """What the last answer tells about the cluster."""
+            """The identity of the cluster according to its last response."""
 
         def parts(self) -> dict[str, str]:
-            """The parts of the cluster that the calls until now have met, each with a name of its own.
+            """The parts of the cluster that the calls so far have used, as a map from name to unique ID.
 
-            A later part in its place has another name; it is empty where there is none. A cluster may have no parts.
+            A part that was deleted and created again has another ID. The ID is empty where the part does not exist. A
+            cluster may have no parts.
             """
 
         def is_replaced(self, known: Identity, network: str) -> bool:
-            """Whether it is another cluster than was noted, or has lost what this node took for the network last."""
+            """Whether the cluster is another one than `known`, or has lost this node's last lease in the network."""
 
         def used_numbers(self, range_: Range) -> set[int] | None:
-            """The numbers in use in the range, as far as one question tells; None where asking costs more than trying."""
+            """The numbers in use in the range, if one request returns them; None where a try is cheaper."""
 
         def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
-            """Makes all of them the owner's, or none: then those that somebody else has are returned.
+            """Gives all addresses to the owner, or none: then it returns those that belong to another owner.
 
-            What the owner has already is no hindrance. Raises `TryAgainLater` when it is not known what happened, and
-            `RefusedForGood` or `AddressesExhausted` when nothing has.
+            Addresses that the owner already has do not count as taken. Raises `TryAgainLater` when the outcome is
+            unknown, and `RefusedForGood` or `AddressesExhausted` when nothing was taken.
             """
 
         def retake(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
-            """As `take`, of what the owner had before the store lost it: what its pod's earlier sandbox left there serves."""
+            """Like `take`, for addresses that the store lost.
+
+            A reservation of an earlier sandbox of the pod remains valid.
+            """
 
         def give_back(self, claims: tuple[Claim, ...], owner: Owner) -> None:
-            """Frees those that are the owner's; those of somebody else and those in nobody's hands are left alone."""
+            """Frees the addresses of the claims that belong to the owner. All others are left alone."""
 
         def find_free(self, range_: Range, start: int) -> int | None:
-            """A number of the range that may be leased and nobody has, near `start` or anywhere; None when there is none.
+            """A free number of the range that may be leased, preferably near `start`; None if the range is full.
 
-            Asked after a conflict, where `taken` is None: a few questions must do, however large and full the range.
+            It is called after a conflict where `used_numbers` returns None, so it must get by with a few requests,
+            however large and full the range is.
             """
 
         def held(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
-            """Those of the claims that are the owner's now."""
+            """The claims whose addresses currently belong to the owner."""
 
         def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
-            """What the interface of the owner's pod has, the container ID that it was leased for in the lease's owner.
+            """The leases of this interface of the owner's pod, each with the container ID that it was leased for.
 
-            Nothing where the store does not go by pods. `take` makes it the owner's: a pod has one sandbox at a time.
+            Empty where the store does not identify owners by their pods. `take` passes these addresses on to the owner,
+            because a pod has one sandbox at a time.
             """
 
         def give_back_all(self, owner: Owner) -> None:
-            """Frees whatever the owner has: for a node that lost its journal, and knows no addresses any more."""
+            """Frees every address of the owner, for a node that has lost its journal and does not know the addresses."""
 
         def leases_of_node(self) -> Iterator[Lease]:
-            """What bears this node's name, of every network name of an owner; nothing where the store keeps no names."""
+            """The leases that carry this node's name, in all networks; empty where the store keeps no node names."""
 
         def reach(self) -> None:
-            """Returns if the store answers and lets us write. Raises `NotAvailable`."""
+            """Raises `NotAvailable` unless the store responds and allows us to write."""
 
         def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
-            """All addresses of the network that are in use, of every node.
+            """The leases of the network on all nodes.
 
-            `damaged` is told what is no lease, as text: a value that nobody can have written, or a name that no owner has.
+            `damaged` is called with a message for each entry that is not a valid lease: its value has the wrong form,
+            or no runtime can have created its owner.
             """

@@ -1,4 +1,4 @@
-"""Opens the store that a configuration asks for. A backend is imported when it is needed: a cluster's brings TLS along."""
+"""Opens the store that a configuration selects. Backends are imported on demand, because those of clusters load TLS."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 JOURNAL = "/var/lib/cni/barewire/.ipam"
 RUN = "/run/barewire/ipam"
 SECONDS = 10.0
-"""Bound of a call of a cluster's backend."""
+"""Limit for one call to a cluster's backend."""
 
 DEFAULTS = Policy()
 LOCK_SECONDS = 50.0
-"""Bound for the lock of a network's directory, which a call holds for milliseconds."""
+"""Limit for acquiring the lock of a network's directory; a call holds it for milliseconds."""
 
 
 class Stores:
-    """The stores of this node. `seconds` bounds each call of one, None: its own bound.
+    """The stores of this node.
 
-    `policy` judges what places name.
+    `seconds` limits each call to a store; None selects the store's own limit. `policy` decides which paths and files a
+    configuration may name.
     """
 
     def __init__(
@@ -56,20 +57,23 @@ class Stores:
         self._seconds = seconds
 
     def open(self, location: LeaseLocation) -> Store:
-        """The configured store. Raises `InvalidConfig` when a cluster is not told."""
+        """The configured store. Raises `InvalidConfig` when the description of its cluster is incomplete."""
         if location.backend != LOCAL and location.cluster_conf is None:
             raise InvalidConfig(f"ipam.{location.backend}: it does not tell where the cluster is")
         return self._local(location) if location.backend == LOCAL else self._journaled(location)
 
     def all(self, location: LeaseLocation, owner: Owner) -> list[Store]:
-        """Every store that the owner can have addresses of: the configuration may have changed since its ADD."""
+        """All stores that may have addresses of the owner: the configuration may have changed since its ADD."""
         stores = []
         if location.backend != LOCAL or (os.path.isdir(self._folder) and self._journal().find(owner) is not None):
             stores.append(self._journaled(location))
         return stores + self._known_local(location)
 
     def of_network(self, location: LeaseLocation) -> list[Store]:
-        """The configured store, and the journal, if another one was configured before. Nothing need be told well."""
+        """The configured store, and the journal if another backend was configured before.
+
+        The configuration may be incomplete.
+        """
         stores = self._known_local(location)
         if location.backend != LOCAL:
             return [*stores, self._journaled(location)]
@@ -78,7 +82,10 @@ class Stores:
         return stores
 
     def _known_local(self, location: LeaseLocation) -> list[Store]:
-        """The directory of leases, if there can be any. A DEL must not fail where no ADD can have succeeded."""
+        """The store in the directory of leases, if that can contain any.
+
+        DEL must not fail where no ADD can have succeeded.
+        """
         if location.backend != LOCAL and not os.path.isdir(location.directory):
             return []
         try:
@@ -96,7 +103,7 @@ class Stores:
         )
 
     def _occupied(self, location: LeaseLocation, directory: str) -> FindOccupied | None:
-        """Where the network's leases were before they were in this directory; None where there is nothing of it."""
+        """The addresses in use in former locations of the network's leases; None if there are no such locations."""
         others = tuple(other for other in self._directories(location) if other != directory)
         if not others and not os.path.isdir(f"{self._folder}/{component(location.network)}"):
             return None
@@ -105,7 +112,7 @@ class Stores:
         return lambda owner: Occupied(owner, self._folder, others)
 
     def _directories(self, location: LeaseLocation) -> tuple[str, ...]:
-        """Those of host-local's that can have leases of the network."""
+        """The directories of host-local that may contain leases of the network."""
         directories = dict.fromkeys((location.directory, f"{DATA_DIRECTORY}/{component(location.network)}"))
         return tuple(path for path in directories if os.path.isdir(path))
 
@@ -137,7 +144,7 @@ class Stores:
 
 
 def open_cluster(cluster_conf: dict[str, Any], network: str, seconds: float, policy: Policy) -> Cluster:
-    """The cluster of a description. Raises `InvalidConfig`."""
+    """Opens the cluster that `cluster_conf` describes. Raises `InvalidConfig`."""
     if cluster_conf.get("kind") == "etcd":
         from ipam.etcd.cluster import open_etcd  # noqa: PLC0415 - it brings TLS along
 
@@ -152,9 +159,9 @@ def open_cluster(cluster_conf: dict[str, Any], network: str, seconds: float, pol
 def open_living_cluster(
     cluster_conf: dict[str, Any], network: str, seconds: float, *, run: str, policy: Policy, entries: Entries
 ) -> Cluster:
-    """The same for a call of the node itself: whoever frees the addresses of dead nodes learns that it is alive.
+    """Opens the cluster for a call by the node itself, which also renews the node's sign of life.
 
-    `entries` are those of the node's journal: what it has may bear another name than it has now.
+    `entries` returns the entries of the node's journal: its leases may carry a former name of the node.
     """
     if cluster_conf.get("kind") == "etcd":
         from ipam.etcd.heartbeat import open_living_etcd  # noqa: PLC0415 - it brings TLS along

@@ -1,1 +1,1 @@
-"""A cluster's leases as one node uses them: the journal, and what is done by it. It knows no backend."""
+"""A cluster's leases as one node uses them: the journal and the operations on it. It knows no backend."""

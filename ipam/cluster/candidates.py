@@ -1,4 +1,4 @@
-"""Which address of a set is tried next, so that nodes that know nothing of each other seldom try the same."""
+"""Chooses the address of a set to try next, so that independent nodes rarely try the same one."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from ipam.store import Cluster, Owner
 
 _SPREAD = 0x9E3779B97F4A7C15
-"""2**64 over the golden ratio: its multiples lie evenly in a range of any size."""
+"""2**64 divided by the golden ratio: its multiples are spread evenly over a range of any size."""
 
 
 def seed_of(owner: Owner) -> int:
-    """The same for every try of an owner: one that was cut off is repeated where it was."""
+    """Returns a seed that is the same for each attempt of an owner, so that a retry starts with the same address."""
     return zlib.crc32(f"{owner.network}/{owner.container_id}/{owner.ifname}".encode()) * _SPREAD
 
 
 class Candidates:
-    """The tries for one set: `first`, and `next` after somebody else turned out to have it; never what is `occupied`.
+    """The candidates for one set, in the order in which they are tried.
 
-    Both raise `AddressTaken` where the address is `wanted`, and `AddressesExhausted` when really all are in use. `before`
-    is what the owner's pod has of the set already, in whatever container: it comes first.
+    `first` is the first one, and `next` follows when another owner turns out to have the previous one. Addresses in
+    `occupied` are skipped. Both methods raise `AddressTaken` if the requested address `wanted` is not available, and
+    `AddressesExhausted` if really all are in use. `earlier` is an address of the set that the owner's pod already has,
+    in whatever container: it is the first candidate.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Candidates:
         return self._free(blindly=True) if self._wanted is None else self._requested(self._wanted)
 
     def next(self, refused: Claim) -> Claim:
-        """Another one than that."""
+        """The candidate after `refused`."""
         if self._wanted is not None:
             raise AddressTaken(f"{self._wanted} is in use")
         self._refused[refused.address.number] = refused.range
@@ -69,7 +71,7 @@ class Candidates:
     def _free(self, *, blindly: bool) -> Claim:
         claim = self._found(blindly=blindly)
         if self._occupied.has(claim.address):
-            # Seldom: the store is another one than before, or has forgotten. Then it may not know of any of them.
+            # This is rare: the store was replaced, or has lost data. Then it may know none of the occupied addresses.
             self._ranges = self._occupied.narrowed(self._ranges)
             claim = self._found(blindly=blindly)
         return claim
@@ -94,11 +96,14 @@ class Candidates:
         )
 
     def _near(self, range_: Range, start: int) -> int:
-        """Where to look on: the cluster may have seen what is beside the address that it refused last."""
+        """The number near which to continue.
+
+        The cluster may have seen free addresses next to the one that it refused last.
+        """
         return next((number for number, of in reversed(self._refused.items()) if of is range_), start)
 
     def _starts(self) -> Iterator[tuple[Range, int]]:
-        """Every range, with the number at which its search begins; the one that the seed leads to is the first."""
+        """Each range with the number at which its search begins. The seed determines the first range."""
         position = self._seed % sum(_size(range_) for range_ in self._ranges)
         home = 0
         while position >= _size(self._ranges[home]):
@@ -112,7 +117,7 @@ class Candidates:
 def fitting(
     claims: tuple[Claim, ...], sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
 ) -> tuple[Claim | None, ...]:
-    """For each set one of the claims that fits it, as requested, with its range as it is configured now; or None."""
+    """For each set a claim that fits it and the request, with the range as configured now; or None."""
     left = [claim.address for claim in claims]
     chosen: list[Claim | None] = []
     for ranges, wanted in zip(sets, requested, strict=True):

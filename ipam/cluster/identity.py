@@ -1,7 +1,7 @@
-"""Which cluster it is that answers, and whether it still knows what this node has taken there.
+"""The identity of a cluster, and whether it still knows what this node has taken there.
 
 An endpoint can lead to another cluster than before, and a cluster can be restored from a backup. Then addresses that
-containers use are free there, and the next node that asks would get them.
+containers use are free there, and another node could get them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from cni.value import Value
 
 
 class Identity(Value):
-    """A cluster by the name that it gave itself, empty for one that has none, and its revision when this node took last.
+    """A cluster's own name, empty if it has none, and its revision at this node's last lease.
 
-    `left`: it was replaced, and somebody else has addresses that this node's journal holds.
+    `left` means that the cluster was replaced, and that other owners hold addresses that are in this node's journal.
     """
 
     cluster: str = ""
@@ -24,15 +24,15 @@ class Identity(Value):
 UNKNOWN = Identity()
 
 CONTESTED = "?"
-"""The name of a cluster where an owner should have what somebody else has."""
+"""The cluster name in an entry whose addresses are held by another owner as well."""
 
 
 class Replaced(TryAgainLater):
-    """The cluster is another one than was noted, or has lost what this node took there. Nothing was taken."""
+    """The cluster is not the known one, or has lost leases of this node. Nothing was taken."""
 
 
 class Anonymous:
-    """A `Cluster` that cannot tell that it was replaced: what such a one takes, it takes for good."""
+    """A `Cluster` that cannot detect its own replacement, so its leases are always taken without that check."""
 
     def expect(self, known: Identity) -> None:
         """See `ipam.store.Cluster`."""

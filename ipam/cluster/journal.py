@@ -1,9 +1,10 @@
-"""The journal of a node: a file for each owner that it has asked a cluster for addresses for.
+"""The journal of a node: a file for each owner for which it has requested addresses from a cluster.
 
-`<folder>/<network>/<container ID>:<interface>.json` is the entry. `<folder>/.tombstones/<network>:<container ID>:<interface>`
-marks one that is to be freed, so that any later call finds it by one look; the entry is the truth. The time of the mark
-is that of the last try, and the time of such an entry that of the first one.
-Where one of these names is too long it is shortened (`cni.names.file_name`), and the content of a mark tells the owner.
+The entry is `<folder>/<network>/<container ID>:<interface>.json`. An empty file
+`<folder>/.tombstones/<network>:<container ID>:<interface>` marks an entry whose addresses must still be freed, so that
+later calls find it without reading all entries; the entry is authoritative. The modification time of the mark is that
+of the last attempt, and that of the entry is the time of the first attempt. Names that are too long are shortened
+(`cni.names.file_name`); then the content of the mark names the owner.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ LOCK_SECONDS = 10.0
 
 
 class Journal:
-    """Whoever changes what is here about an owner holds the owner's lock. All raise `IoFailure`."""
+    """The journal in `folder`.
+
+    Callers hold the owner's lock while they change the owner's files. All methods raise `IoFailure`.
+    """
 
     def __init__(
         self,
@@ -63,46 +67,46 @@ class Journal:
 
     @property
     def machine(self) -> str:
-        """The node's identity: names may be the same, as the "localhost" of machines that were made from one image.
+        """The node's identity, because node names may be equal: "localhost" on machines made from one image.
 
-        It is the machine ID, and where there is none a random one that the journal keeps. Machines that were cloned
-        together with their machine ID cannot be told apart.
+        It is the machine ID, or a random ID kept in the journal if there is none. Machines that were cloned together
+        with their machine ID cannot be distinguished.
         """
         self._machine = self._machine or _machine_id(self._machine_id) or self._random_id()
         return self._machine
 
     def with_machine(self, cluster_conf: dict[str, Any]) -> dict[str, Any]:
-        """The description of a cluster, with this machine."""
+        """The description of a cluster, completed by this machine's identity."""
         return {**cluster_conf, "machine": self.machine}
 
     def locked(self, owner: Owner, seconds: float = LOCK_SECONDS) -> Lock:
-        """The owner's lock. Raises `TryAgainLater` when another call holds it for longer."""
+        """The owner's lock. Raises `TryAgainLater` when another call holds it for longer than `seconds`."""
         path = f"{self._run}/lock/{component(f'ipam:{_mark_name(owner)}')}"
         return Lock(path, f"the address of {name_of(owner)}", seconds, lasting=False)
 
     def locked_for_retaking(self, network: str, seconds: float) -> Lock:
-        """Of those who take again what the journal holds in a network, one does it. Raises `TryAgainLater`."""
+        """The lock for taking the leases of a network again. Raises `TryAgainLater`."""
         path = f"{self._run}/lock/{component(f'ipam-again:{network}')}"
         return Lock(path, f"taking again what is held in {network}", seconds, lasting=False)
 
     def find(self, owner: Owner) -> Entry | None:
-        """The entry of the owner's container ID and interface in its network."""
+        """The entry for the owner's network, container ID and interface."""
         return self._load(self._path(owner))
 
     def modified(self, owner: Owner) -> float:
-        """When its entry was written last; 0 where there is none."""
+        """The time at which the owner's entry was last written; 0 if there is none."""
         return folders.changed(self._path(owner))
 
     def save(self, entry: Entry) -> None:
-        """Writes it; it is on disk when this returns."""
+        """Writes the entry. It is on disk when this returns."""
         path = self._path(entry.owner)
         make_directory(os.path.dirname(path))
         write_file(path, entry.encoded())
 
     def append(self, entry: Entry, *, lasting: bool) -> None:
-        """Writes it behind what `save` wrote for the owner in this call, which is cheaper: the last line counts.
+        """Appends a newer version of an entry that `save` wrote in this call, which is cheaper. The last line is valid.
 
-        It is on disk when this returns if it is `lasting`; else a machine that loses its power may forget it.
+        It is on disk when this returns if it is `lasting`; otherwise it can be lost in a power failure.
         """
         path = self._path(entry.owner)
         try:
@@ -113,7 +117,10 @@ class Journal:
             ) from error
 
     def save_tombstone(self, entry: Entry) -> None:
-        """Keeps it as a tombstone. The mark is first: one too many does no harm, one missing would hide the entry."""
+        """Keeps the entry as a tombstone.
+
+        The mark is written first: a superfluous mark does no harm, but a missing one would hide the tombstone.
+        """
         mark = self._mark_path(entry.owner)
         make_directory(os.path.dirname(mark))
         write_file(mark, _mark_name(entry.owner).encode() if is_shortened(os.path.basename(mark)) else b"")
@@ -122,7 +129,7 @@ class Journal:
             self.save(tombstone)
 
     def forget(self, owner: Owner) -> None:
-        """Removes the entry, and its mark."""
+        """Removes the entry and its mark."""
         remove_file(self._path(owner))
         self.remove_mark(owner)
 
@@ -130,18 +137,18 @@ class Journal:
         remove_file(self._mark_path(owner))
 
     def touch(self, owner: Owner) -> None:
-        """Puts its mark at the end of `buried`."""
+        """Records an attempt now, which moves the owner to the end of `tombstones`."""
         try:
             os.utime(self._mark_path(owner))
         except FileNotFoundError:
             return
 
     def tombstones(self) -> list[Owner]:
-        """The owners that are marked, the one whose last try is the longest ago first."""
+        """The owners of tombstones, those with the oldest attempt first."""
         return [owner for _touched, owner in self._marks()]
 
     def due_tombstones(self) -> list[Owner]:
-        """Those of them that are to be tried again by now (`cni.pauses`)."""
+        """The owners whose tombstones are due for another attempt (`cni.pauses`)."""
         now = time.time()
         return [
             owner for touched, owner in self._marks() if pauses.is_due(folders.changed(self._path(owner)), touched, now)
@@ -150,12 +157,12 @@ class Journal:
     def _marks(self) -> list[tuple[float, Owner]]:
         folder = f"{self.folder}/.tombstones"
         marks = [(folders.changed(f"{folder}/{name}"), name) for name in folders.keys(folder)]
-        # What names nobody is not ours, or what an older version left under a temporary name.
+        # A name without an owner is not ours, or is a temporary file of an older version.
         owners = ((touched, _owner(self._mark_text(name))) for touched, name in sorted(marks))
         return [(touched, owner) for touched, owner in owners if owner is not None]
 
     def _mark_text(self, mark: str) -> str:
-        """What a mark's name says, or its content where the name is a shortened one."""
+        """The name of a mark, or its content if the name is shortened."""
         if not is_shortened(mark):
             return mark
         try:
@@ -175,13 +182,13 @@ class Journal:
         return [entry for name in networks for entry in self.of_network(name)]
 
     def sweep(self, network: str) -> None:
-        """Removes the temporary files of killed calls."""
+        """Removes temporary files that killed calls have left."""
         folders.sweep(f"{self.folder}/{component(network)}", plain=True)
         for folder in (f"{self.folder}/.tombstones", self.folder):
             folders.sweep(folder)
 
     def require_writable(self) -> None:
-        """Proves that entries can be written."""
+        """Returns if entries can be written."""
         make_directory(self.folder)
         probe = folders.temporary(f"{self.folder}/probe")
         write_file(probe, b"")
@@ -192,7 +199,7 @@ class Journal:
         made = f"barewire-{os.urandom(16).hex()}"
         if not os.path.exists(path):
             make_directory(self.folder)
-            create_file(path, f"{made}\n".encode())  # Another call may be faster: then its ID is the one.
+            create_file(path, f"{made}\n".encode())  # If another call was faster, its ID is used.
         return _kept_id(self.folder) or made
 
     def _load(self, path: str) -> Entry | None:
@@ -200,7 +207,7 @@ class Journal:
         try:
             return None if content is None else decode(content)
         except ValueError as error:
-            # What it told is lost. Its addresses stay with their owner until a GC finds them in the cluster.
+            # The content is lost. The addresses stay with their owner until a GC finds them in the cluster.
             kept = folders.set_aside(path)
             if kept:
                 self.warn(f"{path}: {error}; kept as {kept}")
@@ -214,12 +221,12 @@ class Journal:
 
 
 def path_in(folder: str, owner: Owner) -> str:
-    """The file of an owner's entry. Raises `IoFailure` for an owner who can have none."""
+    """The file of an owner's entry. Raises `IoFailure` for an invalid owner."""
     return f"{folder}/{component(owner.network)}/{component(f'{owner.container_id}:{owner.ifname}', folders.DOCUMENT)}"
 
 
 def known_machine(folder: str) -> str:
-    """The identity that `Journal.machine` has, without making one where there is none."""
+    """The identity that `Journal.machine` returns, without creating one."""
     try:
         return _machine_id(MACHINE_ID) or _kept_id(folder)
     except IoFailure:
@@ -227,12 +234,15 @@ def known_machine(folder: str) -> str:
 
 
 def _kept_id(folder: str) -> str:
-    """The ID that the journal made for itself, as it was written; empty where there is none."""
+    """The ID that the journal created for this machine; empty if there is none."""
     return (read_file(f"{folder}/.machine") or b"").decode(errors="replace").strip()
 
 
 def _machine_id(path: str) -> str:
-    """Empty where there is none: an image's can be empty or "uninitialized" until its first start is over."""
+    """The machine ID in the file; empty if there is none.
+
+    In an image the file can be empty or "uninitialized" until the first boot has finished.
+    """
     try:
         content = read_file(path) or b""
     except IoFailure:
@@ -253,7 +263,7 @@ def _append(path: str, line: bytes, *, lasting: bool) -> None:
 
 
 def name_of(owner: Owner) -> str:
-    """For messages."""
+    """The owner, as messages show it."""
     return f"{owner.network}/{owner.container_id}/{owner.ifname}"
 
 
@@ -262,7 +272,7 @@ def _mark_name(owner: Owner) -> str:
 
 
 def _owner(mark: str) -> Owner | None:
-    """Whom a mark names; None for what is no mark."""
+    """The owner that a mark names; None if it is not a valid mark."""
     network, _, rest = mark.partition(":")
     container_id, _, ifname = rest.partition(":")
     if attachment_fault(network, container_id, ifname):

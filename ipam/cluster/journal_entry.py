@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 INTENT, HELD, TOMBSTONE = "intent", "held", "tombstone"
-"""Asked for, with an outcome that nobody has noted; the owner's; to be freed, which could not be done yet."""
+"""Requested, with unknown outcome; held by the owner; to be freed, which has failed so far."""
 
 _PLACE = ("kind", "prefix", "namespace", "network_name")
-"""What of a document says where leases are; the rest says how one gets there, and may change while they are there."""
+"""The keys of a cluster_conf that determine where leases are. The others say how to reach the cluster, and may change.
+"""
 
 _ACCESS = ("endpoints", "caFile", "certFile", "keyFile", "kubeconfig")
 
 
 class Entry(Value):
-    """What a node wants of a cluster for an owner, or has there.
+    """The addresses that a node has requested from a cluster, or has there, for an owner.
 
-    `claims` is None where nobody knows what it is. `cluster_conf` describes the cluster, and `shared` is the network's name
-    there; `node` is the name under which the node has asked. `identity` is the name that the cluster gives itself, `parts` what those of
-    its parts are called in which the claims were taken, as pairs (`Cluster.parts`).
+    `claims` is None if they are unknown. `cluster_conf` describes the cluster, and `shared` is the network's name
+    there; `node` is the node's name at the time of the request. `identity` is the cluster's own name; `parts` are the
+    parts of it that hold the claims, as pairs of name and unique ID (`Cluster.parts`).
     """
 
     owner: Owner
@@ -58,19 +59,19 @@ class Entry(Value):
 
 
 class Present(Value):
-    """What a request's configuration says now of its network's cluster; `cluster_conf` is None where it says nothing."""
+    """The cluster of a network according to the current configuration; `cluster_conf` is None if it names none."""
 
     network: str
     cluster_conf: dict[str, Any] | None
 
     def is_place_of(self, entry: Entry) -> bool:
-        """Whether the entry's leases are where the configuration has the network's."""
+        """Whether the entry's leases are where the configuration keeps those of the network."""
         if self.cluster_conf is None or entry.owner.network != self.network:
             return False
         return cluster_location(entry.cluster_conf) == cluster_location(self.cluster_conf)
 
     def cluster_confs(self, entry: Entry) -> list[dict[str, Any]]:
-        """The descriptions by which the entry's cluster may be reached, the best first."""
+        """The descriptions by which the entry's cluster may be reachable, the best first."""
         confs = []
         if self.is_place_of(entry):
             confs.append(self._with_access(entry.cluster_conf))
@@ -81,7 +82,7 @@ class Present(Value):
         return confs
 
     def _is_guess(self, entry: Entry) -> bool:
-        """Whether nobody knows that the entry's document was ever right: it was noted for a DEL without an entry."""
+        """Whether the entry's description was never confirmed, because it was noted for a DEL without an entry."""
         kinds = entry.cluster_conf.get("kind"), (self.cluster_conf or {}).get("kind")
         return entry.claims is None and entry.owner.network == self.network and kinds[0] == kinds[1]
 
@@ -90,13 +91,13 @@ class Present(Value):
         conf = {key: value for key, value in cluster_conf.items() if key not in _ACCESS}
         conf |= {key: present[key] for key in _ACCESS if key in present}
         if "subnets" in conf:
-            # What an owner has is looked for in the pools of before, and in those of now.
+            # The owner's addresses may be in the pools of the old or of the new configuration.
             conf["subnets"] = list(dict.fromkeys((*conf["subnets"], *present.get("subnets", ()))))
         return conf
 
 
 def decode(content: bytes) -> Entry:
-    """Of the last line that is whole. Raises `ValueError` for a file that is none of ours, or of a later version's."""
+    """Decodes the last complete line. Raises `ValueError` for files in another format or of a later version."""
     try:
         document = jsontext.loads(content.rpartition(b"\n")[0].rpartition(b"\n")[2])
         if document["schema"] != SCHEMA:
@@ -121,7 +122,7 @@ def decode(content: bytes) -> Entry:
 
 
 def _fault(entry: Entry) -> str:
-    """Why an entry cannot be one that we wrote; empty when it can."""
+    """The reason why the entry cannot be one that we wrote; empty if it is valid."""
     owner = entry.owner
     fault = attachment_fault(owner.network, owner.container_id, owner.ifname)
     if fault:
@@ -136,12 +137,15 @@ def _fault(entry: Entry) -> str:
 
 
 def cluster_location(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
-    """Where leases are by the document, however one gets there."""
+    """The location of the leases, regardless of how the cluster is reached."""
     return tuple(str(cluster_conf.get(key) or "").rstrip("/") for key in _PLACE)
 
 
 def _claim_document(claim: Claim) -> dict[str, Any]:
-    """Enough of the range to find it again: what it leaves out matters only where an address is chosen."""
+    """The claim with as much of its range as is needed to find it again.
+
+    Exclusions matter only when an address is chosen.
+    """
     range_ = claim.range
     return {
         "version": claim.address.version,
@@ -150,7 +154,7 @@ def _claim_document(claim: Claim) -> dict[str, Any]:
         "prefix": range_.prefix,
         "first": range_.first,
         "last": range_.last,
-        "text": str(claim.address),  # for people
+        "text": str(claim.address),  # for readers of the file
     }
 
 

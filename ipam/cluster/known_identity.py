@@ -1,7 +1,7 @@
-"""What the journal notes about the clusters of networks: `<folder>/.clusters/<network>`, one line.
+"""The identities of the networks' clusters, which the journal keeps in `<folder>/.clusters/<network>`, one line each.
 
-It is written by every ADD, so it is not synced: a machine that loses its power loses its containers, too. A line has one
-length and is written in one piece, so a killed call leaves the line of before or that of now.
+Every ADD writes this file without syncing it: a power failure ends all containers as well. A line has a fixed length
+and is written in one operation, so a killed call leaves either the old or the new line.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _DIGITS = 20
 
 
 def load_identity(folder: str, network: str, cluster_conf: dict[str, Any], shared: str) -> Identity:
-    """What is noted about the network's cluster; `UNKNOWN` when it was in another place then.
+    """Reads the known identity of the network's cluster; `UNKNOWN` if the leases were elsewhere then.
 
-    `cluster_conf` names also the node and the machine: as another one, this node has left no witness there yet.
+    `cluster_conf` includes the node and the machine: under another name or ID this node has not left a witness there
+    yet.
     """
     try:
         fd = os.open(_path(folder, network), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -41,9 +42,9 @@ def load_identity(folder: str, network: str, cluster_conf: dict[str, Any], share
 def save_identity(
     folder: str, network: str, cluster_conf: dict[str, Any], shared: str, identity: Identity, *, anew: bool = False
 ) -> None:
-    """Notes it. A revision that is smaller than that of another call, for the same cluster, changes nothing.
+    """Saves the identity. A revision older than the saved one, for the same cluster, changes nothing.
 
-    `anew`: the cluster was replaced, and what was noted before does not count; else `left` stays as it is.
+    With `anew` the cluster was replaced, and the saved identity does not count; otherwise `left` is kept.
     """
     path, location = _path(folder, network), _place(cluster_conf, shared)
     make_directory(os.path.dirname(path))

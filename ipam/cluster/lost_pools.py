@@ -1,6 +1,6 @@
-"""Takes again what the journal holds in a pool of Kubernetes that was deleted, before anything else is leased there.
+"""Takes leases again that were in a deleted IPPool of Kubernetes, before anything else is leased there.
 
-The pool's UID tells: one that somebody made anew has another. An entry of the journal notes those of its pools.
+A pool that is created again has another UID. The journal keeps the UIDs of the pools of each entry.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from ipam.store import Claim, Cluster, Owner
 
 BUSY_SECONDS = 1.0
-"""For the lock of an owner whose call goes on."""
+"""Limit for waiting for the lock of an owner that another call is working on."""
 
 
 def find_lost(
     entries: Iterable[Entry], cluster: Cluster, present: Present, owner: Owner, written: Callable[[Owner], float]
 ) -> list[Remaining]:
-    """What was in pools that are gone, or are others by now; but for the owner of the call."""
+    """The claims in pools that were deleted or replaced, except those of the calling owner."""
     uids = cluster.parts()
     here = [entry for entry in entries if entry.phase == HELD and present.is_place_of(entry)]
     gone = [
@@ -41,7 +41,7 @@ def find_lost(
 
 
 def retake_lost(journal: Journal, cluster: Cluster, lost: Iterable[Remaining], latest: float) -> None:
-    """Raises `TryAgainLater` when the time was too short; the next call goes on."""
+    """Raises `TryAgainLater` if the time does not suffice; the next call continues."""
     taken = 0
     for entry, claims in lost:
         if time.monotonic() > latest:
@@ -54,14 +54,17 @@ def retake_lost(journal: Journal, cluster: Cluster, lost: Iterable[Remaining], l
 
 
 def _taken(journal: Journal, cluster: Cluster, entry: Entry, claims: tuple[Claim, ...]) -> int:
-    """How many interfaces have all of it again: 1 or 0. What is not of the claims is a later sandbox's."""
+    """Returns the number of interfaces that have all their claims again, 1 or 0.
+
+    Addresses outside `claims` belong to a later sandbox.
+    """
     owner = entry.owner
     with journal.locked(owner, BUSY_SECONDS):
         if journal.find(owner) != entry:
-            return 0  # Released meanwhile, or taken by a call of its own.
-        # Each by itself: one that somebody else has must not keep the others from being taken.
+            return 0  # It was released, or taken again by its own call.
+        # One claim at a time, so that an address of another owner does not prevent the others from being taken.
         refused = [claim for claim in claims if cluster.retake((claim,), owner)]
-        # The parts of before stay noted where something is refused: the next call tries again.
+        # After a refusal the old UIDs are kept, so that the next call tries again.
         kept = entry.replace(claims=claims, parts=entry.parts if refused else parts_of(cluster))
         if kept != entry:
             journal.save(kept)
@@ -71,5 +74,5 @@ def _taken(journal: Journal, cluster: Cluster, entry: Entry, claims: tuple[Claim
 
 
 def parts_of(cluster: Cluster) -> tuple[tuple[str, str], ...]:
-    """What an entry notes of the cluster's parts."""
+    """The parts of the cluster, in the form that an entry keeps."""
     return tuple(sorted((name, uid) for name, uid in cluster.parts().items() if uid))

@@ -1,6 +1,6 @@
-"""What this node itself knows to be in use in a network, whatever the store says that an ADD asks.
+"""The addresses that this node itself knows to be in use in a network, whatever its store says.
 
-The store may be another one than before, or it has lost what it knew; the containers still use their addresses.
+The store may have been replaced, or may have lost data, while containers still use their addresses.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _PART = 1 << 16
 
 
 class Occupied:
-    """What the journal in `folder` says that others than `owner` hold in its network, and all of host-local's `directories`.
+    """The addresses of other owners in the journal in `folder`, and all in host-local's `directories`.
 
-    Every ADD looks here, so a file is decoded only when its bytes name the address.
+    Every ADD searches the journal, so a file is decoded only if its bytes contain the address.
     """
 
     def __init__(self, owner: Owner, folder: str, directories: tuple[str, ...] = ()) -> None:
@@ -37,19 +37,19 @@ class Occupied:
         self._known: list[bytes] | None = None
 
     def has(self, address: Address) -> bool:
-        """Whether somebody else on this node uses it."""
+        """Whether another owner on this node uses the address."""
         if any(os.path.lexists(f"{directory}/{address}") for directory in self._directories):
             return True
         words = f'"text": "{address}"'.encode()
         return any(address in _held(line) for line in self._lines() if words in line)
 
     def addresses(self) -> set[Address]:
-        """All that others on this node use."""
+        """All addresses that other owners on this node use."""
         addresses = {address for line in self._lines() for address in _held(line)}
         return addresses.union(*map(_named, self._directories))
 
     def narrowed(self, ranges: RangeSet) -> RangeSet:
-        """The ranges without what others on this node use."""
+        """The ranges without the addresses that other owners on this node use."""
         addresses = self.addresses()
         return tuple(
             range_.replace(
@@ -67,7 +67,10 @@ class Occupied:
 
 
 def _last_line(path: str) -> bytes:
-    """The last whole line, with its end. The folder is root's own: the files need no second look, which would cost more."""
+    """The last complete line of a file, with its end.
+
+    Only root can write to the folder, so the file is not checked further, which would cost more time.
+    """
     content = b""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -90,12 +93,12 @@ def _held(line: bytes) -> set[Address]:
     try:
         entry = decode(line)
     except ValueError:
-        return set()  # A call for its owner sets it aside, and fsck tells of it.
+        return set()  # A call for its owner will set it aside, and fsck reports it.
     return {claim.address for claim in entry.claims or ()} if entry.phase == HELD else set()
 
 
 def _named(directory: str) -> Iterator[Address]:
-    """The addresses of host-local's files; a directory that is not there has none."""
+    """The addresses that host-local's files are named after; none if the directory does not exist."""
     try:
         names = os.listdir(directory)
     except OSError:

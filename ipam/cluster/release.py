@@ -1,4 +1,4 @@
-"""Giving back what journal entries tell of: at once, or by a later call of whatever network."""
+"""Releases the addresses of journal entries, either immediately or in a later call of any network."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     from ipam.store import Cluster, Owner
 
     OpenCluster = Callable[[dict[str, Any], str, float], Cluster]
-    """By the cluster_conf that describes it, the network's name in it, and the seconds that bound each of its calls."""
+    """Takes the description of the cluster, the network's name in it, and the time limit of each call in seconds."""
 
 DRAINED, DRAIN_SECONDS = 16, 2.0
-"""How many tombstones an ADD or DEL looks at, and for how long: what they wait for is not theirs.
+"""How many tombstones an ADD or DEL retries, and for how many seconds, since they belong to other calls.
 
-None is begun in the second half of the time, which bounds the last one (`Journaled.drain`).
+No attempt starts in the second half of this time, which limits the last one (`Journaled.drain`).
 """
 
 MOST_NOTED = 1000
-"""Tombstones that are looked at after a cluster did not answer; reading one takes 50 microseconds."""
+"""How many tombstones are read after a cluster did not respond; reading one takes 50 microseconds."""
 
 
 class PendingReleases:
-    """The clusters of entries, each opened once, and not asked again after it failed: it would fail for every entry.
+    """Opens the clusters of entries, each once. A cluster that has failed is not tried again for other entries.
 
-    `present` leads to the entries of its network by what is configured now: endpoints and files move, leases do not.
+    `present` is the current configuration of a network. It may lead to the clusters of the network's entries by new
+    endpoints and files, while the leases stay where they are.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class PendingReleases:
         self._failed: list[tuple[dict[str, Any], CniError]] = []
 
     def cluster(self, cluster_conf: dict[str, Any], shared: str) -> Cluster:
-        """Raises what it failed with before."""
+        """Opens a cluster. Raises the previous error of a cluster that has failed."""
         for failed, error in self._failed:
             if failed == cluster_conf:
                 raise TryAgainLater(str(error))
@@ -59,7 +60,7 @@ class PendingReleases:
         return cluster
 
     def reached(self, entry: Entry) -> Cluster:
-        """Its cluster, by the first description that can be right."""
+        """The entry's cluster, by the first valid description."""
         wrong: list[InvalidConfig] = []
         for cluster_conf in self._present.cluster_confs(entry):
             try:
@@ -69,7 +70,7 @@ class PendingReleases:
         raise wrong[0]
 
     def can_reach(self, entry: Entry) -> bool:
-        """Whether a description of its cluster can be right; False where each is refused, whatever the cluster does."""
+        """Whether the entry has a valid description of its cluster, which is not refused without contacting the cluster."""
         try:
             self.reached(entry)
         except InvalidConfig:
@@ -80,20 +81,20 @@ class PendingReleases:
 
     @property
     def met_silence(self) -> bool:
-        """Whether a cluster did not answer: no other one is waited for in the same call."""
+        """Whether a cluster did not respond: then the call waits for no other cluster."""
         return any(isinstance(error, TryAgainLater) for _cluster_conf, error in self._failed)
 
     def free(self, entry: Entry) -> None:
-        """Gives back what the entry tells of, and raises what the cluster raises."""
+        """Frees the addresses of the entry, and raises the cluster's errors."""
         if entry.claims == ():
-            return  # It may be that every question would be refused.
+            return  # The cluster might refuse every request.
         for cluster in self._ways(entry):
             self._give_back(cluster, entry)
             if entry.identity in ("", cluster.identity().cluster):
                 return
 
     def _ways(self, entry: Entry) -> Iterator[Cluster]:
-        """Its cluster by each description that can be right: what is configured now may lead to another cluster."""
+        """The entry's cluster by each valid description: the current configuration may lead to another cluster."""
         wrong: list[InvalidConfig] = []
         cluster_confs = self._present.cluster_confs(entry)
         for cluster_conf in cluster_confs:
@@ -115,11 +116,14 @@ class PendingReleases:
             raise
 
     def give_up(self, cluster: Cluster, error: CniError) -> None:
-        """It has failed, and is not asked again."""
+        """Records that the cluster has failed, so that it is not called again."""
         self._failed += [(cluster_conf, error) for cluster_conf, _shared, known in self._opened if known is cluster]
 
     def release_or_keep(self, entry: Entry) -> bool:
-        """Whether the cluster has been told, and the entry is gone; else it is a tombstone. The owner's lock is held."""
+        """Frees the entry's addresses and removes the entry, or keeps it as a tombstone and returns False.
+
+        The caller holds the owner's lock.
+        """
         try:
             self.free(entry)
         except CniError as error:
@@ -130,7 +134,7 @@ class PendingReleases:
         return True
 
     def drain(self) -> None:
-        """Tries a few tombstones again whose pauses are over. What fails is logged only."""
+        """Retries a few tombstones that are due. Failures are only logged."""
         latest = time.monotonic() + DRAIN_SECONDS / 2
         for owner in self._journal.due_tombstones()[:DRAINED]:
             if time.monotonic() >= latest or self.met_silence:
@@ -143,7 +147,7 @@ class PendingReleases:
 
     def _flush(self, owner: Owner) -> None:
         with self._journal.locked(owner, 0.0):
-            # Read under the lock: the owner may have come back, and hold the same addresses again.
+            # Read under the lock: the owner may hold the same addresses again by now.
             entry = self._journal.find(owner)
             if entry is None or entry.phase != TOMBSTONE:
                 self._journal.remove_mark(owner)
@@ -151,7 +155,7 @@ class PendingReleases:
                 self.release_or_keep(entry)
 
     def _note_silence(self) -> None:
-        """One try was that of all tombstones of the same cluster: else each would cost a call the same wait."""
+        """Counts the attempt for all tombstones of a silent cluster: otherwise each would make a call wait as long."""
         failed = [cluster_conf for cluster_conf, _error in self._failed]
         for owner in self._journal.tombstones()[:MOST_NOTED] if self.met_silence else ():
             entry = self._journal.find(owner)

@@ -1,4 +1,4 @@
-"""Takes again what the journal holds, in a cluster that was replaced or restored, before anything else is leased there."""
+"""Takes the leases in the journal again after a cluster was replaced or restored, before anything else is leased there."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 
 BUSY_SECONDS = 1.0
-"""For the lock of an owner whose call goes on, and takes or releases by itself what the owner has."""
+"""Limit for waiting for the lock of an owner that another call is working on."""
 
 
 class Retaking:
-    """For one network, whose cluster `cluster_conf` describes, which calls it `shared`. The cluster_conf names the node, too."""
+    """Takes the leases of one network again, in the cluster of `cluster_conf`, which knows the network as `shared`.
+
+    The description includes the node's name.
+    """
 
     def __init__(
         self, journal: Journal, releases: PendingReleases, network: str, cluster_conf: dict[str, Any], shared: str
@@ -39,9 +42,10 @@ class Retaking:
         self._latest: Identity | None = None
 
     def retake_all(self, cluster: Cluster, deadline: float, owner: Owner | None = None) -> None:
-        """Notes what `found` is when all is done, and warns. Raises `TryAgainLater` when the time was too short.
+        """Takes all leases again, saves the identity of `cluster`, and logs a warning.
 
-        The lock of `owner` is held: its call takes what it has.
+        Raises `TryAgainLater` if the time does not suffice. The caller holds the lock of `owner`, and takes the leases
+        of `owner` itself.
         """
         with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
             if not cluster.is_replaced(self._known_identity(), self._network):
@@ -55,7 +59,7 @@ class Retaking:
         self._warn(len(ours), len(entries) - len(ours))
 
     def retake_refused(self, known: Identity, deadline: float, owner: Owner | None = None) -> None:
-        """Tries again to take what somebody else had. Whoever that was may not have used it, and has been found out."""
+        """Retries addresses that another owner held: that owner may not have used them, and may have released them."""
         with self._journal.locked_for_retaking(self._network, max(deadline - time.monotonic(), 0.0)):
             entries = [entry for entry in self._journal.of_network(self._network) if self._is_here(entry)]
             ours = [entry for entry in entries if entry.identity == CONTESTED and entry.owner != owner]
@@ -64,7 +68,7 @@ class Retaking:
                 self._save_identity(self._latest or known, left=False)
 
     def _take(self, owner: Owner, current: Identity, deadline: float) -> int:
-        """How many addresses the owner has lost."""
+        """Returns the number of addresses that the owner has lost."""
         if time.monotonic() >= deadline:
             raise TryAgainLater("the time was too short to take again what a replaced etcd does not know")
         with self._journal.locked(owner, BUSY_SECONDS):
@@ -73,10 +77,10 @@ class Retaking:
                 return 0  # Released meanwhile.
             cluster_conf = {**self._cluster_conf, "node": entry.node}
             cluster = self._releases.cluster(cluster_conf, self._shared)
-            # Each by itself: one that somebody else has must not keep the others from being taken.
+            # One claim at a time, so that an address of another owner does not prevent the others from being taken.
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
             if entry.node == self._cluster_conf.get("node"):
-                self._latest = cluster.identity()  # Under another name it leaves another witness.
+                self._latest = cluster.identity()  # A former node name has another witness.
             kept = entry.replace(cluster_conf=cluster_conf, identity=CONTESTED if refused else current.cluster)
             if kept != entry:
                 self._journal.save(kept)
@@ -102,7 +106,10 @@ class Retaking:
         )
 
     def _is_elsewhere(self, entry: Entry, current: Identity) -> bool:
-        """Whether its cluster is another one, by other endpoints: both may live, and `adopt` moves what is there."""
+        """Whether the entry belongs to another cluster with other endpoints.
+
+        Both may exist; `adopt` moves leases between them.
+        """
         if entry.identity in ("", CONTESTED, current.cluster):
             return False
         before, now = set(_endpoints(entry.cluster_conf)), set(_endpoints(self._cluster_conf))

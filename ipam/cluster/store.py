@@ -1,7 +1,7 @@
-"""A cluster of addresses as one node uses it: what is asked for is in the node's journal first.
+"""A cluster of addresses as one node uses it: each request is recorded in the node's journal first.
 
-So a call may be killed anywhere. What it took is found in the journal and given back, or given again to the same owner;
-an address is nobody else's before the cluster has said so.
+So a call may be killed at any time: the journal knows what it took, and later calls release it or give it to the same
+owner again. An address is not given to another owner before the cluster has confirmed its release.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 
     Valid = set[tuple[str, str]]
     Wanted = tuple[tuple[RangeSet, ...], tuple[Address | None, ...]]
-    """Sets of ranges, and for each the requested address, if there is one."""
+    """The range sets, and for each the requested address or None."""
 
 __all__ = ["SECONDS", "Journal", "Journaled"]
 
 SECONDS = 10.0
-"""Bound of a call: a few round trips take milliseconds."""
+"""Time limit of a call. A few round trips take milliseconds."""
 
 MOST_OF_MACHINE = 10_000
-"""Leases of a network that GC keeps in mind: no node has so many, whatever a server says."""
+"""How many leases of a network GC keeps in memory. No node has so many, whatever a server says."""
 
 
 class Journaled:
-    """A `Store`. `network` is what the runtime calls it, `shared` what the cluster does, if that is something else.
+    """Implements `Store`. `network` is the runtime's name for the network, and `shared` the cluster's, if it differs.
 
-    `cluster_conf` describes the cluster; None on a node without configuration, which can release what the journal knows.
-    `directories` are host-local's of this network: what is leased there, from before, is in use.
+    `cluster_conf` describes the cluster. It is None on a node without configuration, which can release what is in the
+    journal. `directories` are those of host-local for this network: addresses leased there earlier are in use.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per part of a place
@@ -76,7 +76,7 @@ class Journaled:
         self._journal = journal
         self._node = node
         self._network = network
-        # The cluster writes the node's name to what it takes, and must know it when an entry is all there is.
+        # The cluster stores the node's name with each lease, and an entry must suffice to find the lease again.
         self._cluster_conf = None if cluster_conf is None else {**cluster_conf, "node": node}
         self._open_cluster = open_cluster
         self._shared = network if shared is None else shared
@@ -86,16 +86,16 @@ class Journaled:
     def allocate(
         self, owner: Owner, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
     ) -> tuple[Claim, ...]:
-        """See `Store`. A `TryAgainLater` can leave an entry whose outcome is unknown: DEL finds it out."""
-        # Tombstones have a time of their own: they may wait for a cluster that has nothing to do with this call's.
+        """See `Store`. After `TryAgainLater` the outcome of an entry may be unknown; DEL resolves it."""
+        # Tombstones have a time limit of their own, because they may wait for another cluster than this call.
         self.drain()
         deadline = time.monotonic() + self._seconds
         with self._journal.locked(owner, _left(deadline)):
-            # The last call begins at half of the time, and takes the other half at most.
+            # The last request starts in the first half of the time, and takes at most the other half.
             bound = _left(deadline) / 2
             entry = self._journal.find(owner)
             kept = self._kept(entry, sets, requested)
-            # What the owner keeps bears the name that the node had then, and what it gets beside it must bear the same.
+            # Claims that are kept carry the node's name of that time, and new ones beside them must carry the same.
             intent = self._entry(owner, INTENT, (), node=entry.node if entry is not None and any(kept) else self._node)
             cluster = self._opened(intent.cluster_conf, self._shared, bound)
             self._give_back_rest(entry, kept)
@@ -105,7 +105,7 @@ class Journaled:
             return self._anew(cluster, intent, (sets, requested), kept, deadline - bound)
 
     def release(self, owner: Owner) -> None:
-        """See `Store`. What the cluster cannot be told now is kept as a tombstone, and a later call tells it."""
+        """See `Store`. If the cluster cannot be reached, the entry is kept as a tombstone, and a later call frees it."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner) or self._unknown(owner)
             if entry is not None and not self._releases(self._seconds / 2).release_or_keep(entry):
@@ -113,7 +113,7 @@ class Journaled:
         self.drain()
 
     def addresses(self, owner: Owner) -> tuple[Address, ...]:
-        """What the journal says that the owner has, and the cluster, too; without an entry, what the cluster says."""
+        """The owner's addresses in both journal and cluster. Without an entry, the cluster alone decides."""
         entry = self._journal.find(owner)
         if entry is None:
             return self._untold(owner)
@@ -123,15 +123,15 @@ class Journaled:
         return tuple(claim.address for claim in cluster.held(entry.claims, entry.owner))
 
     def gc(self, valid: Valid) -> None:
-        """See `Store`. Frees also what bears this node's name and identity in the cluster while no entry tells of it.
+        """See `Store`. Also frees leases with this node's name and identity that have no entry.
 
-        Two machines that were cloned with their machine ID, and have one name, free each other's living addresses.
+        Two machines that were cloned with their machine ID, and have the same name, free each other's leases.
         """
         self._journal.sweep(self._network)
         self.drain()
         deadline = time.monotonic() + self._seconds
         releases = self._releases(_left(deadline) / 2)
-        # The cluster is asked before the journal is read: an ADD that goes on meanwhile has its entry first.
+        # The cluster is read before the journal, because a concurrent ADD writes its entry first.
         ours: list[Lease] = []
         run_all(
             lambda: self._regain(releases),
@@ -157,17 +157,20 @@ class Journaled:
                 raise NotAvailable(f"every address of {', '.join(map(str, ranges))} is in use")
 
     def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
-        """Those of all nodes."""
+        """The leases of all nodes."""
         return self._cluster(self._seconds).leases(self._shared, damaged)
 
     def drain(self) -> None:
-        """Tells clusters, of any network, what they could not be told: a few tombstones, for a short time."""
+        """Retries a few tombstones of any network, for a short time."""
         self._releases(DRAIN_SECONDS / 2).drain()
 
     def _kept(
         self, entry: Entry | None, sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
     ) -> tuple[Claim | None, ...]:
-        """What the owner has already, for each set: of access, other sets, or the node's name, it does not depend."""
+        """The claims that the owner already holds, one per set.
+
+        They remain valid if access, other sets or the node's name change.
+        """
         claims: tuple[Claim, ...] = ()
         if entry is not None and entry.phase == HELD and self._is_here(entry):
             claims = entry.claims or ()
@@ -177,7 +180,7 @@ class Journaled:
         return entry.shared == self._shared and self._present().is_place_of(entry)
 
     def _give_back_rest(self, entry: Entry | None, kept: tuple[Claim | None, ...]) -> None:
-        """What the entry tells of and is not kept."""
+        """Releases the addresses of the entry that are not kept."""
         if entry is None:
             return
         addresses = {claim.address for claim in _known(kept)}
@@ -221,7 +224,7 @@ class Journaled:
                 cluster, intent, self._candidates(cluster, intent.owner, *wanted, latest), kept, latest
             )
         except (AddressesExhausted, AddressTaken, InvalidConfig):
-            # The cluster has said no to every try, or could not be asked at all: only what the owner had is left.
+            # The cluster has refused every attempt, or could not be reached at all: only the kept claims remain.
             if any(kept):
                 identity = cluster.identity().cluster
                 self._journal.save(intent.replace(phase=HELD, claims=_known(kept), identity=identity))
@@ -229,11 +232,11 @@ class Journaled:
                 self._journal.forget(intent.owner)
             raise
         except RefusedForGood:
-            # Nothing more is the owner's than before. Without an entry, its DEL would ask for what may be left, and wait
-            # for a right that nobody will grant.
+            # The owner has nothing new. Without an entry, its DEL would search for addresses with a permission that it
+            # lacks.
             self._journal.save(intent.replace(phase=HELD, claims=_known(kept)))
             raise
-        # Where the power fails before this is on disk, no container is left that could miss the address.
+        # If the power fails before this is on disk, no container survives that could miss the address.
         self._journal.append(self._identified(cluster, intent).replace(phase=HELD, claims=claims), lasting=False)
         return claims
 
@@ -245,7 +248,7 @@ class Journaled:
         kept: tuple[Claim | None, ...],
         latest: float,
     ) -> tuple[Claim, ...]:
-        """What the cluster has given: each try is noted before it is made."""
+        """Takes an address of each set. Each attempt is recorded before it is made."""
         claims = tuple(known or candidate_set.first() for known, candidate_set in zip(kept, candidates, strict=True))
         self._journal.save(intent.replace(claims=claims))
         while True:
@@ -259,14 +262,14 @@ class Journaled:
             self._journal.append(intent.replace(claims=claims), lasting=True)
 
     def _untold(self, owner: Owner) -> tuple[Address, ...]:
-        """What the cluster says without an entry: another plugin, which shares it, may have leased it."""
+        """The owner's addresses in the cluster without an entry: another plugin that shares it may have leased them."""
         if self._cluster_conf is None:
             return ()
         leases = self._cluster(self._seconds).leases_of_pod(owner)
         return tuple(lease.address for lease in leases if _key(lease.owner) == _key(owner))
 
     def _take(self, cluster: Cluster, claims: tuple[Claim, ...], intent: Entry) -> tuple[Claim, ...]:
-        """As `Cluster.take`. Where the cluster was replaced, what this node has is taken again before anything else."""
+        """Like `Cluster.take`. If the cluster was replaced, this node's leases are taken again first."""
         try:
             return cluster.take(claims, intent.owner)
         except Replaced:
@@ -275,7 +278,7 @@ class Journaled:
             return cluster.take(claims, intent.owner)
 
     def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
-        """What the pod's interface has; before that, what a deleted part of the cluster has lost is taken again."""
+        """The leases of the pod's interface. Leases that a deleted part of the cluster has lost are taken again first."""
         leases = cluster.leases_of_pod(owner)
         if cluster.parts():
             entries = self._journal.of_network(self._network)
@@ -306,7 +309,7 @@ class Journaled:
         )
 
     def _identified(self, cluster: Cluster, intent: Entry) -> Entry:
-        """With the cluster's name, after something was taken; what the next call expects of it is noted."""
+        """The entry with the cluster's name after a lease. The identity is saved for the next call."""
         identity = cluster.identity()
         if identity != UNKNOWN:
             save_identity(
@@ -319,20 +322,21 @@ class Journaled:
         return intent.replace(identity=identity.cluster, parts=parts_of(cluster))
 
     def _unknown(self, owner: Owner) -> Entry | None:
-        """Where there is no entry: whatever the owner has, since the journal may be lost."""
+        """A tombstone for an owner without an entry, whose addresses are unknown: the journal may have been lost."""
         if self._cluster_conf is None:
             return None
         try:
             self._cluster(self._seconds)
         except InvalidConfig as error:
-            # Most likely its ADD failed for the same reason. A tombstone could not be settled, and no GC would succeed.
+            # Its ADD most likely failed for the same reason. A tombstone could never be released, and every GC would
+            # fail.
             self._journal.warn(f"nothing is released for {name_of(owner)}: {error}")
             return None
         return self._entry(owner, TOMBSTONE, None)
 
     def _collect(self, valid: Valid, releases: PendingReleases, deadline: float) -> None:
         """Releases the entries that are not valid, and the tombstones."""
-        # Whatever node they name: the journal is this node's, which may have had another name.
+        # Whatever node they name: the journal is this node's, which may have been renamed.
         present = self._present()
         gone = [entry for entry in self._journal.of_network(self._network) if not _stays(entry, valid)]
         here = [entry.owner for entry in gone if present.is_place_of(entry)]
@@ -343,7 +347,7 @@ class Journaled:
         )
 
     def _collect_elsewhere(self, owner: Owner, valid: Valid, releases: PendingReleases, deadline: float) -> None:
-        """What is in another cluster than the network's: that one may be gone for good, and fails no GC."""
+        """Releases an entry in another cluster. That cluster may be gone for good, so a failure does not fail the GC."""
         if not _left(deadline):
             return
         with self._journal.locked(owner, _left(deadline)):
@@ -360,12 +364,12 @@ class Journaled:
             entry = self._journal.find(owner)
             if entry is None or _stays(entry, valid) or releases.release_or_keep(entry):
                 return
-            # Until the configuration is mended no call can help, so it is a warning, as it is for DEL.
+            # Only a correct configuration can help, so this is a warning, as it is for DEL.
             if releases.can_reach(entry):
                 raise TryAgainLater(f"the addresses of {name_of(owner)} are not released yet")
 
     def _regain(self, releases: PendingReleases) -> None:
-        """Takes again what a cluster that was replaced does not know."""
+        """Takes leases again that a replaced cluster has lost."""
         known = UNKNOWN if self._cluster_conf is None else self._known_identity(self._cluster_conf)
         if known == UNKNOWN:
             return
@@ -386,7 +390,7 @@ class Journaled:
         try:
             cluster = releases.cluster(self._cluster_conf, self._shared)
         except InvalidConfig as error:
-            # What the configuration names may be refused since an upgrade: what the journal tells is still collected.
+            # An upgrade may have made the configured files invalid. The journal's leases are collected all the same.
             self._journal.warn(f"the cluster of network {self._network} is not searched for lost addresses: {error}")
             return []
         try:
@@ -396,14 +400,14 @@ class Journaled:
             raise
 
     def _mine(self, cluster: Cluster) -> Iterator[Lease]:
-        # Another machine of this name, or nobody knows which: its containers are none that our runtime tells of.
+        # Leases of another machine with this name, or of an unknown one, are not known to our runtime.
         ours = (self._network, self._journal.machine)
         mine = (lease for lease in cluster.leases_of_node() if (lease.owner.network, lease.machine) == ours)
-        # Whatever a cluster says: locks and files are named after owners.
+        # Locks and files are named after owners, so an owner from a cluster must be valid.
         return (lease for lease in mine if not owner_fault(lease.owner))
 
     def _free_lost(self, lease: Lease, valid: Valid, releases: PendingReleases, deadline: float) -> None:
-        """Frees an address of which no entry tells: the journal was lost, or a request arrived after all hope."""
+        """Frees an address without an entry: the journal was lost, or a request took effect after it was given up."""
         with self._journal.locked(lease.owner, _some_left(deadline)):
             entry = self._journal.find(lease.owner)
             if not _tells(entry, lease, valid):
@@ -441,7 +445,7 @@ def _stays(entry: Entry, valid: Valid) -> bool:
 
 
 def _tells(entry: Entry | None, lease: Lease, valid: Valid) -> bool:
-    """Whether the lease has a reason: its entry, or without one an owner whom the runtime knows."""
+    """Whether the lease is justified by its entry, or without one by an owner that the runtime knows."""
     if entry is None:
         return _key(lease.owner) in valid
     return entry.phase != HELD or lease.address in {claim.address for claim in entry.claims or ()}

@@ -1,4 +1,4 @@
-"""An address goes from a pod's sandbox to its next one, and the journal has an entry of both until the DEL of the earlier."""
+"""Addresses that pass from a pod's sandbox to the next one. The journal has both entries until the earlier one's DEL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def remaining_claims(
     chosen: Iterable[Entry], entries: Iterable[Entry], written: Callable[[Owner], float]
 ) -> list[Remaining]:
-    """Some of the entries, the oldest first, each with those of its claims that no later sandbox of its pod holds."""
+    """The chosen entries, oldest first, each with its claims that no later sandbox of its pod holds."""
     of_pod: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         if entry.owner.pod and entry.phase == HELD:

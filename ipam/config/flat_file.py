@@ -1,4 +1,4 @@
-"""whereabouts' second configuration file, once per node: access to the API server for networks that name none."""
+"""whereabouts' second configuration file, one per node: access to the API server for networks that do not configure it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PLACES = (
     "/etc/kubernetes/cni/net.d/whereabouts.d/whereabouts.conf",
     "/etc/cni/net.d/whereabouts.d/whereabouts.conf",
 )
-"""Where whereabouts looks for it, in this order, unless a network names another (`configuration_path`)."""
+"""The paths that whereabouts tries, in this order, unless a network names another one (`configuration_path`)."""
 
 _WHAT = "ipam.configuration_path"
 
 
 def kubeconfig(path: str, usual: tuple[str, ...], roots: Roots) -> str:
-    """The kubeconfig that the file names, empty for none. Raises `InvalidConfig`.
+    """The kubeconfig that the file names; empty if it names none. Raises `InvalidConfig`.
 
-    The first file that exists is read: at `path`, a network's own, empty for none, then the `usual` ones, as whereabouts
-    does. All are in the places of kubeconfigs.
+    As in whereabouts, the first file that exists is read: `path`, which the network names (empty for none), and then
+    the `usual` ones. All must be in the directories for kubeconfigs.
     """
     document = _first((path, *usual) if path else usual, roots)
     access = document.get("kubernetes")

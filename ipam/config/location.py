@@ -1,4 +1,4 @@
-"""Where a network's leases are, and whose: all that a DEL has to know of a configuration, however broken the rest. Pure."""
+"""The location and the owner of leases: all that DEL needs of a configuration, however broken the rest is. Pure."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from cni.protocol.request import Request
 
 DATA_DIRECTORY = "/var/lib/cni/networks"
-"""host-local's."""
+"""The default directory of host-local."""
 
 PLUGIN = "barewire-ipam"
 LOCAL, ETCD, KUBERNETES = "local", "etcd", "kubernetes"
 
 
 class LeaseLocation(Value):
-    """Where a network's leases are kept.
+    """Where the leases of a network are kept.
 
-    `directory` is host-local's, for backend local; `cluster_conf` describes a cluster, None where it is not told well enough.
-    `shared` is what a cluster calls the network. `node` is empty for the host's own name.
+    `directory` is host-local's, for backend local. `cluster_conf` describes a cluster; it is None if the configuration
+    is incomplete. `shared` is the network's name in the cluster. An empty `node` stands for the host's own name.
     """
 
     backend: str
@@ -39,9 +39,9 @@ class LeaseLocation(Value):
 
 
 class Defaults(Value):
-    """What the node says for networks that say nothing: `etcd` is a whole section `etcd`.
+    """The node configuration's values for networks that do not set them. `etcd` is a complete section `etcd`.
 
-    `network_etcd` False: a network names no etcd of its own.
+    If `network_etcd` is False, networks may not configure an etcd of their own.
     """
 
     backend: str = ""
@@ -50,7 +50,7 @@ class Defaults(Value):
     network_etcd: bool = True
 
     def applied(self, section: dict[str, Any]) -> dict[str, Any]:
-        """The section `ipam`, completed."""
+        """The section `ipam` with the defaults filled in."""
         completed = dict(section)
         if self.backend and not completed.get("backend"):
             completed["backend"] = self.backend
@@ -62,7 +62,7 @@ class Defaults(Value):
         return completed
 
     def problems(self, section: Any) -> list[tuple[str, str]]:
-        """What a section `ipam` names and may not, as (JSON path, text)."""
+        """Settings of a section `ipam` that the node does not permit, as (JSON path, text)."""
         if self.network_etcd or not isinstance(section, dict) or not section.get("etcd"):
             return []
         return [("ipam.etcd", "a network may not name an etcd on this node (networkEtcd of the node configuration)")]
@@ -82,17 +82,17 @@ _KEYS: dict[str, tuple[Any, ...]] = {
         },
     )
 }
-"""Those of the table's keys that are read here: to load it takes a DEL longer than all that it does with it."""
+"""The subset of the table that is read here. Loading the whole table would take longer than all the rest of a DEL."""
 
 
 def section_of(request: Request) -> dict[str, Any]:
-    """What the section `ipam` says about places, by its proper keys."""
+    """The keys of the section `ipam` that say where leases are, by their canonical names."""
     section = canonical(_KEYS, request.config).get("ipam")
     return section if isinstance(section, dict) else {}
 
 
 def lease_location(request: Request, defaults: Defaults = NONE) -> LeaseLocation:
-    """Where the leases are, also where the rest of the configuration is not valid: DEL may have nothing else."""
+    """The location of the leases, even if the rest of the configuration is invalid: DEL may have nothing better."""
     own = section_of(request)
     section = defaults.applied(own)
     backend = section.get("backend") if section.get("backend") in (ETCD, KUBERNETES) else LOCAL
@@ -113,11 +113,11 @@ def _cluster_conf(backend: str, request: Request, section: dict[str, Any]) -> di
 
 
 def lease_owner(request: Request) -> Owner:
-    """The attachment, and what CNI_ARGS tell of its pod."""
+    """The attachment, and its pod according to CNI_ARGS."""
     try:
         arguments = cni_arguments(request.args)
     except CniError:
-        arguments = {}  # ADD refuses them; a DEL has to do with what there is.
+        arguments = {}  # ADD refuses them; DEL continues without.
     namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
     return Owner(
         network=request.network,
@@ -148,7 +148,7 @@ def _kubernetes(request: Request, ipam: dict[str, Any]) -> dict[str, Any]:
     try:
         sets = range_sets({**own_keys(request), "ipam": ipam}, [])
     except (AttributeError, TypeError):
-        sets = ()  # What is wrong with the configuration is told by ADD; a DEL goes by the journal then.
+        sets = ()  # ADD reports the errors of the configuration; DEL uses the journal instead.
     subnets = dict.fromkeys(f"{range_.subnet}/{range_.prefix}" for ranges in sets for range_ in ranges)
     return {
         "kind": KUBERNETES,

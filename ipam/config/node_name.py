@@ -1,7 +1,7 @@
-"""What the kubelet calls this node, as the certificate says by which it authenticates at the API server.
+"""The kubelet's name for this node, from the certificate with which it authenticates to the API server.
 
-Command lines and configuration files of kubelets tell it in many ways, and a cloud provider may overrule them all. The
-certificate's subject is what the API server goes by: `system:node:NAME`.
+Kubelets can be given the name by command line or configuration file in many ways, and a cloud provider may override
+them all. The API server relies on the subject of the certificate: `system:node:NAME`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ CERTIFICATES = (
     "/var/lib/rancher/rke2/agent/client-kubelet.crt",
     "/var/lib/rancher/k3s/agent/client-kubelet.crt",
 )
-"""Of kubelets by kubeadm and OpenShift, which rotate it, of RKE2 and of k3s."""
+"""The certificates of kubelets set up by kubeadm and OpenShift (which rotate it), RKE2, and k3s."""
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _USER = b"system:node:"
 _TEXTS = (0x0C, 0x13)
-"""DER's tags of UTF8String and PrintableString."""
+"""DER tags of UTF8String and PrintableString."""
 
 
 def of_kubelet(kubelet: str, start: str = "/", owners: tuple[int, ...] = ()) -> str:
-    """The name, where a kubelet with a certificate is on this node; else empty. `kubelet` is its directory.
+    """The node's name, if a kubelet with a certificate is on this node, else empty.
 
-    `start` and `owners` are those of `Roots`.
+    `kubelet` is the kubelet's directory; `start` and `owners` are those of `Roots`.
     """
     roots = Roots(allowed=("/",), owners=owners, start=start)
     for path in (template.format(kubelet=kubelet.rstrip("/")) for template in CERTIFICATES):
@@ -43,7 +43,7 @@ def of_kubelet(kubelet: str, start: str = "/", owners: tuple[int, ...] = ()) -> 
 
 
 def name_in(content: bytes) -> str:
-    """The node's name in the first certificate of a file in PEM; empty where there is none."""
+    """The node's name in the first certificate of a PEM file; empty if it contains none."""
     text = content.partition(_BEGIN)[2].partition(_END)[0]
     try:
         return _named(binascii.a2b_base64(text))
@@ -52,7 +52,10 @@ def name_in(content: bytes) -> str:
 
 
 def _named(der: bytes) -> str:
-    """A text is its tag, its length in one byte (it is short), and itself."""
+    """The name in a DER certificate.
+
+    DER encodes a string as its tag, its length (one byte, since it is short), and its bytes.
+    """
     at = der.find(_USER)
     if at < 2 or der[at - 2] not in _TEXTS:
         return ""

@@ -1,4 +1,4 @@
-"""What the node's administrator lets a network's configuration name: directories, files, and access to clusters."""
+"""Which directories, files and clusters a network's configuration may name, according to the node's administrator."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ RESERVED = (
         "sudo", "systemd", "tmpfiles.d", "udev", "user", "utmp", "xtables.lock",
     )),
 )  # fmt: skip
-"""Directories of other programs, which read what is put there, and files that they look for by their names.
+"""Directories of other programs that read the files in them, and files that they look up by name.
 
-They are given by the directories that they are in: `Roots.reserved`.
+They are listed by parent directory: see `Roots.reserved`.
 """
 
 RESOLV_CONFS = (
@@ -43,10 +43,10 @@ RESOLV_CONFS = (
     "/run/k3s",
     "/usr/lib/systemd/resolv.conf",
 )
-"""Where a host's name service is described."""
+"""Files and directories that describe a host's name service."""
 
 _RESOLVERS = ("/run/systemd/resolve",)
-"""systemd's resolver runs as a user of its own, to which its files belong."""
+"""systemd's resolver runs as a user of its own, which owns its files."""
 
 _WHEREABOUTS = ("range", "range_start", "ipRanges")
 """Keys of whereabouts' ranges."""
@@ -60,15 +60,16 @@ _ETCD = {
 }
 
 CREDENTIALS = ("/etc/barewire", "/etc/cni", "/etc/kubernetes/cni")
-"""Where certificates for an etcd are. Those for a control plane's own etcd are elsewhere, but for Calico's."""
+"""Directories of certificates for etcd. Certificates for a control plane's own etcd are elsewhere, except Calico's."""
 
 _CALICO = ("/etc/cni/net.d", ("calico-tls",))
 
 
 class Policy(Value):
-    """The node configuration, as judgement of what is named. `start` is where judging begins (`Roots.start`).
+    """The node configuration, applied to the names in a network's configuration.
 
-    `flat_files` are the places of whereabouts' second configuration file; None for the usual ones.
+    `start` is the directory from which paths are checked (`Roots.start`). `flat_files` are the paths of whereabouts'
+    second configuration file; None selects the usual ones.
     """
 
     node: NodeConf = NodeConf()
@@ -76,23 +77,26 @@ class Policy(Value):
     flat_files: tuple[str, ...] | None = None
 
     def data_directory(self, path: str) -> str:
-        """The directory of a network's leases, without symlinks; it need not exist. Raises `InvalidConfig`."""
+        """Returns the directory of a network's leases with symlinks resolved; it need not exist.
+
+        Raises `InvalidConfig`.
+        """
         allowed = (*DATA_ROOTS, *self.node.addresses.data_roots)
         roots = self._roots(allowed, key="addresses.dataDirs", reserved=RESERVED)
         return roots.destination(path, "ipam.dataDir")
 
     def resolv_conf(self, path: str, largest: int) -> bytes:
-        """The content of a file with a name service. Raises `InvalidConfig`."""
+        """Reads a file that describes a name service. Raises `InvalidConfig`."""
         allowed = (*RESOLV_CONFS, *self.node.addresses.resolv_confs)
         roots = self._roots(allowed, key="addresses.resolvConfs", entrusted=_RESOLVERS)
         return roots.content(path, "ipam.resolvConf", largest)
 
     def certificates(self, cluster_conf: Mapping[str, Any]) -> Roots:
-        """The places of the files that a description of an etcd may name.
+        """The directories of the files that the description of an etcd may name.
 
-        The administrator's description may name any file that only root can change. No other one may name its
-        certificate and key, wherever they are: with another prefix or endpoint they would serve a purpose that the
-        administrator has not allowed.
+        The administrator's own description may name any file that only root can change. No other description may name
+        the administrator's certificate and key, wherever they are: with another prefix or endpoint they would serve a
+        purpose that the administrator has not permitted.
         """
         ours = self.etcd() or {}
         if ours and ours == {key: cluster_conf[key] for key in _ETCD if cluster_conf.get(key)}:
@@ -110,9 +114,9 @@ class Policy(Value):
         return _section(access) if access.endpoints else None
 
     def defaults(self, request: Request | None = None) -> Defaults:
-        """What networks that say nothing use. Raises `InvalidConfig` for a file of whereabouts that cannot be used.
+        """The defaults for a network. Raises `InvalidConfig` if whereabouts' second file exists and is invalid.
 
-        The file is read only for a network in whereabouts' form whose kubeconfig nothing else tells.
+        That file is read only for networks in whereabouts' form for which no other kubeconfig is configured.
         """
         addresses = self.node.addresses
         defaults = Defaults(backend=addresses.backend, etcd=self.etcd(), network_etcd=addresses.network_etcd)
@@ -121,14 +125,14 @@ class Policy(Value):
             return defaults
         access = section.get("kubernetes")
         has_own = isinstance(access, dict) and bool(access.get("kubeconfig"))
-        # The store takes the node's own kubeconfig by itself.
+        # The store finds the node's own kubeconfig by itself.
         is_known = has_own or bool(self.node.kubernetes.kubeconfig)
         kubeconfig = "" if is_known else self._whereabouts_kubeconfig(section)
         backend = addresses.backend or (KUBERNETES if is_known or kubeconfig else "")
         return defaults.replace(backend=backend, kubeconfig=kubeconfig)
 
     def _is_in_kubernetes(self, section: dict[str, Any]) -> bool:
-        """Whether a network has whereabouts' form, and nothing names another place for its leases."""
+        """Whether a network has whereabouts' form and no other backend is configured for it."""
         backend = section.get("backend") or self.node.addresses.backend or section.get("datastore")
         return backend in (None, "", KUBERNETES) and any(map(section.get, _WHEREABOUTS))
 
@@ -145,13 +149,13 @@ class Policy(Value):
         return access_of(self.node, self.start)
 
     def with_kubeconfig(self, path: str) -> Policy:
-        """The same, and that kubeconfig is as good as one that the node configuration names."""
+        """The same policy, with the kubeconfig trusted as if the node configuration named it."""
         kubernetes = self.node.kubernetes
         more = kubernetes.replace(kubeconfigs=(*kubernetes.kubeconfigs, path))
         return self.replace(node=self.node.replace(kubernetes=more))
 
     def node_name(self) -> str:
-        """What this node is called in a cluster."""
+        """The name of this node in a cluster."""
         if self.node.node_name:
             return self.node.node_name
         from ipam.config.node_name import of_kubelet  # noqa: PLC0415 - only clusters of addresses know nodes by names

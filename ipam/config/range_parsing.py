@@ -1,6 +1,7 @@
-"""Ranges as configurations write them: host-local's objects, whereabouts' texts, exclusions. Pure.
+"""Parses ranges: host-local's objects, whereabouts' strings, exclusions. Pure.
 
-Every function adds what is wrong to `problems`, as (JSON path, text), and gives None then: all of it is told at once.
+Every function appends errors to `problems`, as (JSON path, text), and then returns None, so that all errors are
+reported at once.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway", "exclude")
 WHEREABOUTS_KEYS = ("range", "range_start", "range_end", "exclude")
 _HOSTS_BITS = 2
-"""A subnet of so few host bits less one is a link between two, and has neither a network's nor a broadcast address."""
+"""A subnet with fewer host bits is a point-to-point link, which has neither a network nor a broadcast address."""
 
 MOST_OFFSET = (1 << 63) - 1
-"""Whereabouts reads the distance from a subnet's address as a signed number of 64 bits, and drops leases beyond."""
+"""whereabouts stores an address as its offset from the subnet in a signed 64-bit number, and drops larger offsets."""
 
 
 def host_local(document: Any, path: str, problems: Problems) -> Range | None:
-    """A range {subnet, rangeStart, rangeEnd, gateway}, and our exclude. Its gateway is the first host by default."""
+    """Parses {subnet, rangeStart, rangeEnd, gateway}, and our exclude. The default gateway is the first host."""
     fields = _texts(document, path, KEYS, problems)
     network = None if fields is None else _network(fields.get("subnet"), f"{path}.subnet", problems)
     if fields is None or network is None:
@@ -52,9 +53,9 @@ def host_local(document: Any, path: str, problems: Problems) -> Range | None:
 
 
 def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
-    """A range {range, range_start, range_end, exclude}; `range` is a CIDR, or first-last/prefix length.
+    """Parses {range, range_start, range_end, exclude}; `range` is a CIDR, or first-last/prefix length.
 
-    As in whereabouts, a first or last address that is no host of the subnet counts as missing.
+    As in whereabouts, a first or last address that is not a host of the subnet counts as missing.
     """
     fields = _texts(document, path, WHEREABOUTS_KEYS, problems)
     if fields is None:
@@ -82,7 +83,7 @@ def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
 
 
 def within_pool(range_: Range, path: str, problems: Problems) -> Range:
-    """The part of the range that whereabouts' pool of its subnet can hold."""
+    """The part of the range that the whereabouts pool of its subnet can hold."""
     most = range_.subnet.number + MOST_OFFSET
     if range_.first > most:
         text = f"{range_} is beyond the first 2**63 addresses of its subnet, which a pool of whereabouts' is limited to"
@@ -92,12 +93,12 @@ def within_pool(range_: Range, path: str, problems: Problems) -> Range:
 
 
 def excluded(texts: Any, range_: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
-    """Stretches of the range that nobody gets, in order and joined."""
+    """The parts of the range that are never leased, sorted and merged."""
     return clipped(stretches(texts, path, problems), range_)
 
 
 def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair, ...]]:
-    """What addresses and CIDRs cover, by IP version, in order and joined."""
+    """The stretches covered by addresses and CIDRs, by IP version, sorted and merged."""
     pairs: dict[int, list[Pair]] = {}
     for i, text in enumerate(texts or ()):
         cidr = _cidr(text if "/" in text else f"{text}/{BITS[6 if ':' in text else 4]}", f"{path}[{i}]", problems)
@@ -107,7 +108,10 @@ def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair
 
 
 def clipped(covered: dict[int, tuple[Pair, ...]], range_: Range) -> tuple[Pair, ...]:
-    """Those stretches that touch the range: found by halving, since a configuration may have thousands of both."""
+    """The stretches that touch the range.
+
+    They are found by bisection, because a configuration may have thousands of both.
+    """
     pairs = covered.get(range_.subnet.version, ())
     low, high = 0, len(pairs)
     while low < high:
@@ -120,7 +124,7 @@ def clipped(covered: dict[int, tuple[Pair, ...]], range_: Range) -> tuple[Pair, 
 
 
 def joined(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
-    """The same stretches in order, those that touch or overlap as one."""
+    """The stretches sorted, with adjacent and overlapping ones merged."""
     merged: list[Pair] = []
     for first, last in sorted(pairs):
         if merged and first <= merged[-1][1] + 1:
@@ -154,10 +158,13 @@ def _range(
     *,
     only_hosts: bool = False,
 ) -> Range | None:
-    """The subnet's hosts, or what is told of them; with `only_hosts` the network's and the last address are never among them."""
+    """The hosts of the subnet, or the configured part of them.
+
+    With `only_hosts` the network address and the last address are always excluded.
+    """
     last = _last(subnet, prefix)
     small = BITS[subnet.version] - prefix < _HOSTS_BITS
-    # The last address of an IPv6 subnet is no broadcast address: host-local leases it, too. Whereabouts does not.
+    # The last address of an IPv6 subnet is not a broadcast address: host-local leases it as well. whereabouts does not.
     usual = (subnet.number + (not small), last - (not small and (subnet.version == 4 or only_hosts)))
     ends = [
         _inside(text, path, subnet, prefix, usual[i], problems)
@@ -196,7 +203,7 @@ def _gateway(text: str | None, path: str, subnet: Address, prefix: int, problems
 
 
 def gateway(text: str, path: str, subnet: Address, problems: Problems) -> int | None:
-    """A gateway's number; it may be outside of the subnet, but not of another IP version."""
+    """The number of a gateway. It may be outside the subnet, but must have the same IP version."""
     try:
         address = parse(text, path)
     except InvalidConfig:
@@ -217,7 +224,7 @@ def _cidr(text: str, path: str, problems: Problems) -> tuple[Address, int] | Non
 
 
 def _texts(document: Any, path: str, keys: tuple[str, ...], problems: Problems) -> dict[str, Any] | None:
-    """The object, if it is one of texts (exclude: a list of them): DEL reads what nobody has validated."""
+    """Returns the object if its values are strings, or lists of them for exclude. DEL has not validated them."""
     if not isinstance(document, dict):
         problems.append((path, "is not an object"))
         return None

@@ -1,4 +1,4 @@
-"""What a request asks of the plugin: ranges and addresses. Nothing of the host is read."""
+"""Parses a request to the plugin: ranges and addresses. Reads nothing of the host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class ParsedRequest(Value):
-    """A validated request. `requested` has an address or None for each of `sets`; `fixed` are kept nowhere."""
+    """A validated request.
+
+    `requested` has an address or None for each of `sets`; the addresses in `fixed` are not stored.
+    """
 
     sets: tuple[RangeSet, ...]
     requested: tuple[Address | None, ...]
@@ -35,7 +38,7 @@ class ParsedRequest(Value):
 
 
 def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> ParsedRequest:
-    """The request, validated. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
+    """Parses and validates the request. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
     own = own_keys(request)
     section = own.get("ipam")
     whole = {**own, "ipam": defaults.applied(section)} if isinstance(section, dict) else own
@@ -56,7 +59,7 @@ def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> Pars
     if sets:
         requested = _requested(sets, [*requested_by_args, *invocation, *runtime])
     else:
-        # As static: CNI_ARGS adds to the configured ones, and a later source takes the place of all before it.
+        # As in static: CNI_ARGS adds to the configured addresses, and a later source replaces all earlier ones.
         later = runtime or invocation
         gateways = "" if later else arguments.get("GATEWAY", "")
         requested, fixed = (), _fixed(list(later or requested_by_args), gateways, [] if later else fixed)
@@ -74,13 +77,13 @@ def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> Pars
 
 
 def own_keys(request: Request) -> dict[str, Any]:
-    """The parts of the configuration that we read: the others are the main plugin's."""
+    """The keys of the configuration that this plugin reads; the others belong to the main plugin."""
     named = configuration.canonical(TABLE, request.config)
     return {key: named[key] for key in TABLE if key in named}
 
 
 def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | None, ...]:
-    """Which set each requested address is of. Raises `AddressTaken` when one of them can be of none."""
+    """The requested address of each set, or None. Raises `AddressTaken` for a requested address that no set can supply."""
     requested: list[Address | None] = [None] * len(sets)
     left = []
     for text in texts:
@@ -108,7 +111,7 @@ def _require_leasable(ranges: RangeSet, address: Address) -> None:
 
 
 def _fixed(texts: list[str], gateways: str, configured: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The fixed addresses with those that are requested, each with the gateway of CNI_ARGS that it can reach."""
+    """The configured and requested fixed addresses, each with the gateway of CNI_ARGS in its subnet."""
     reachable = [parse(text.strip(), "CNI_ARGS GATEWAY") for text in gateways.split(",") if text.strip()]
     addresses = list(configured)
     for text in texts:

@@ -1,17 +1,17 @@
-"""Name service from a file in the form of resolv.conf, as host-local reads it."""
+"""Parses a name service configuration in the form of resolv.conf, as host-local does."""
 
 from __future__ import annotations
 
 from cni.protocol.result import Dns
 
 LARGEST = 1 << 16
-"""Bytes. The C library reads the first few lines."""
+"""Bytes. The C library reads only the first few lines."""
 
 _COMMENTS = (b"#", b";")
 
 
 def parse(content: bytes) -> Dns:
-    """What the content of such a file says."""
+    """Parses the content of such a file."""
     servers: list[str] = []
     lists: dict[str, list[str]] = {"search": [], "options": []}
     domain = ""

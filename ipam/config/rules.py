@@ -1,6 +1,6 @@
-"""What a configuration of `barewire-ipam` asks for: sets of ranges, and the rules about several fields. Pure.
+"""Range sets of a configuration, and rules that involve several keys. Pure.
 
-The pydantic model and the fast path's table call the same functions, so the rules stand once.
+The pydantic model and the fast path's table share these functions, so each rule exists once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SINGLE = ("subnet", "rangeStart", "rangeEnd")
 _SCHEMES = ("http://", "https://")
 
 MOST_SETS, MOST_RANGES, MOST_EXCLUSIONS = 32, 1000, 10_000
-"""etcd takes 128 operations in a transaction, three for each address of an interface."""
+"""etcd accepts 128 operations in a transaction, of which each address of an interface needs three."""
 
 TOLD_OVERLAPS = 3
 
 
 def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> Problems:
-    """Problems, as (JSON path, text), of what the fields say together; a rule that reads a `refused` one says nothing."""
+    """Problems that involve several keys, as (JSON path, text). Rules that read a `refused` key are skipped."""
     problems: Problems = []
     for keys, rule in _RULES:
         if not _touched(refused, keys):
@@ -42,7 +42,7 @@ def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) 
 
 
 def _touched(refused: frozenset[str], keys: tuple[str, ...]) -> bool:
-    """Whether one of the keys, or something in it, is refused by itself."""
+    """Whether one of the keys, or a key below it, is refused by itself."""
     return any(path == key or path.startswith((f"{key}.", f"{key}[")) for path in refused for key in keys)
 
 
@@ -54,7 +54,10 @@ def _ranges(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
 
 
 def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> Problems:
-    """Without `subnet` it is that of whereabouts' ranges; beside `ranges` alone host-local reads it and goes on without."""
+    """Checks the gateway of whereabouts' ranges, which is used without `subnet`.
+
+    With `ranges` alone host-local ignores it.
+    """
     text = section.get("gateway")
     if not text or section.get("subnet"):
         return []
@@ -93,7 +96,7 @@ def _slices(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
 
 
 def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
-    """Both are parts of keys and of objects' names in a cluster: a / would lead into another node's or network's."""
+    """Checks names that become parts of keys and of object names: a slash would lead to another node or network."""
     names = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
     return [
         (path, f"{text!r} is not a name of letters, digits, and _ . -")
@@ -103,7 +106,7 @@ def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
 
 
 def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, ...]:
-    """The sets, in the order in which a result has their addresses: the runtime's, host-local's, whereabouts'."""
+    """The range sets, in the order of their addresses in a result: the runtime's, host-local's, whereabouts'."""
     section, runtime = conf.get("ipam") or {}, conf.get("runtimeConfig") or {}
     if _too_many(section, runtime, problems):
         return ()
@@ -122,12 +125,12 @@ def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, .
 
 
 def _fixed_texts(section: Mapping[str, Any]) -> list[str]:
-    """The fixed addresses: every pod of the network is told to use them, so they are leased to none."""
+    """The fixed addresses. Every pod of the network uses them, so they are never leased."""
     return [text.partition("/")[0] for text, _gateway in _fixed(section, []) if text]
 
 
 def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: Problems) -> bool:
-    """A configuration is anybody's who may write one, and what it costs must be bounded before it is looked at."""
+    """Limits the size of a configuration before it is evaluated, because its author may be untrusted."""
     lists = [value for value in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(value, list)]
     more = section.get("ipRanges")
     others = more if isinstance(more, list) else []
@@ -155,12 +158,12 @@ def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: 
 
 
 def fixed_addresses(section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The fixed addresses (CIDR, gateway or empty) of a section that has no problems."""
+    """The fixed addresses (CIDR, gateway or empty) of a section without problems."""
     return _fixed(section, [])
 
 
 def passed_on(section: Mapping[str, Any]) -> Result:
-    """Routes and name service, as they are. Raises `InvalidConfig`."""
+    """Routes and name service, unchanged. Raises `InvalidConfig`."""
     return decode({key: section[key] for key in ("routes", "dns") if section.get(key) is not None}, "1.0.0")
 
 
@@ -208,7 +211,7 @@ def _whereabouts(section: Mapping[str, Any], problems: Problems) -> list[RangeSe
 
 
 def _with_gateway(range_: Range, section: Mapping[str, Any], problems: Problems) -> Range:
-    """Whereabouts has one gateway for all ranges: it is that of the range whose subnet it is in."""
+    """Sets the gateway if it is in the range's subnet: whereabouts has one gateway for all ranges."""
     text = section.get("gateway")
     if not text or section.get("subnet"):
         return range_
@@ -225,7 +228,7 @@ def _without(range_: Range, held_back: dict[int, tuple[tuple[int, int], ...]]) -
 
 
 def _overlaps(sets: tuple[RangeSet, ...]) -> Problems:
-    """The first few overlaps, each range with the one before it that reaches furthest."""
+    """The first few overlaps, each between a range and the preceding range that reaches furthest."""
     flat = [(range_.subnet.version, range_.first, i, range_) for i, ranges in enumerate(sets) for range_ in ranges]
     flat.sort(key=lambda entry: entry[:3])
     problems: Problems = []
@@ -272,7 +275,7 @@ def _routes(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
 
 
 def _route(route: Mapping[str, Any], path: str) -> Problems:
-    """A gateway that is none would be found out by the main plugin, when the address is leased already."""
+    """Checks a route here, because the main plugin would find an invalid gateway only after the address is leased."""
     problems = [] if route.get("dst") else [(f"{path}.dst", "missing")]
     for key, read, form in (
         ("dst", parse_cidr, "an address with a prefix length"),
@@ -290,7 +293,8 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     backend = section.get("backend") or "local"
     problems = []
     if not section.get("backend") and (section.get("range") or section.get("ipRanges")):
-        # Whoever comes from whereabouts has addresses that are unique in the cluster; these would not be.
+        # whereabouts' addresses are unique in the cluster. Leases on the node would not be, so the choice must be
+        # explicit.
         problems.append(("ipam.backend", "missing: say local, etcd or kubernetes with ranges of whereabouts' kind"))
     if backend == "etcd":
         endpoints = (section.get("etcd") or {}).get("endpoints") or []
@@ -306,7 +310,7 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
         if bool(access.get("certFile")) != bool(access.get("keyFile")):
             problems.append(("ipam.etcd.certFile", "goes together with keyFile"))
     for name in ("etcd", "kubernetes"):
-        # whereabouts' configurations have the section that says where its resources are.
+        # whereabouts' configurations have a section kubernetes, which must not be ignored in favour of another backend.
         if section.get(name) and backend != name:
             problems.append((f"ipam.{name}", f"is for backend {name}, and the backend is {backend}"))
     return problems

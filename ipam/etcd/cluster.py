@@ -1,8 +1,8 @@
-"""Leases in etcd, where all nodes take and give them back in transactions. Nothing of it expires by itself.
+"""Leases in etcd, which all nodes take and release in transactions. Leases never expire.
 
-A question whose answer was lost is asked again, and the first one may arrive after the second: by a slow member, or
-after an election. So what is asked must be right at any later time, too. Taking is: it depends on that the key is not
-there. Giving back depends on the revision that was read, not on the value, which the same owner may write again.
+A request whose response was lost is retried, and the original may still be applied later, by a slow member or after an
+election. So each request must be safe when applied late. Taking is, because it requires that the key does not exist.
+Releasing depends on the revision that was read, not on the value, which the same owner may write again.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ if TYPE_CHECKING:
 
 PREFIX = "/barewire/ipam"
 SMALL = 256
-"""Addresses whose use one question tells."""
+"""The number of addresses whose use one request returns."""
 
 NEAR, SAMPLES = 16, 12
-"""Where an address is somebody else's, the same question looks at so many behind it, and at others all over the range.
+"""How many addresses after a refused one, and how many spread over the range, the same request checks.
 
-Mostly one is free, in a pool that is full of scattered leases, or of one block. They are few because etcd goes through
-all keys of a stretch, whatever limit is set, and each stretch costs a twentieth of a millisecond.
+Usually one is free, both in a pool with scattered leases and in one with a single block. They are few because etcd
+reads all keys of a stretch, whatever limit is set, and each stretch takes a twentieth of a millisecond.
 """
 
 LONGEST_REVISION = 20
-"""Digits of a number of 64 bits."""
+"""Digits of a 64-bit number."""
 
 PARTS = 64
-"""Stretches that are counted in one transaction, and claims in one; etcd takes 128 steps."""
+"""Stretches counted, or claims released, in one transaction; etcd accepts 128 operations."""
 
 
 def open_etcd(cluster_conf: Mapping[str, Any], network: str, seconds: float, certificates: Roots) -> Etcd:
-    """The cluster_conf: endpoints, node, and where they are wanted machine, prefix, caFile, certFile, keyFile.
+    """Opens etcd with endpoints, node, and optionally machine, prefix, caFile, certFile and keyFile.
 
-    `seconds` bound a call; `certificates` are the places of the files. Raises `InvalidConfig`.
+    `seconds` limits each call; `certificates` are the directories of the files. Raises `InvalidConfig`.
     """
     keys = keys_of(cluster_conf, network)
     return Etcd(Gateway(servers(cluster_conf, certificates), seconds), keys, seconds)
 
 
 def keys_of(cluster_conf: Mapping[str, Any], network: str) -> Keys:
-    """The names that a cluster_conf and a network stand for. Raises `InvalidConfig`."""
+    """The keys of a network in the described etcd. Raises `InvalidConfig`."""
     prefix = cluster_conf.get("prefix") or PREFIX
     node = cluster_conf.get("node") or ""
     for kind, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
             raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {kind}")
-    # The rules refuse such a prefix, too; but a DEL, the journal and records bring cluster_confs that these have not seen.
+    # The rules refuse such a prefix as well, but DEL, the journal and records supply descriptions without validation.
     problem = problem_of(str(prefix))
     if problem:
         raise InvalidConfig(f"etcd: prefix {prefix!r} {problem}", hint=f"the default is {PREFIX}")
@@ -73,17 +73,17 @@ def keys_of(cluster_conf: Mapping[str, Any], network: str) -> Keys:
 
 
 class Etcd:
-    """A `Cluster`: the leases of one network, for one node."""
+    """Implements `Cluster`: the leases of one network, for one node."""
 
     def __init__(self, gateway: Gateway, keys: Keys, seconds: float) -> None:
         self._gateway = gateway
         self._keys = keys
         self._seconds = seconds
         self._seen: dict[Address, list[int]] = {}
-        """For an address that was refused the numbers that were looked at, and were free."""
+        """For each refused address, the free numbers that the same request found."""
         self._expected = UNKNOWN
         self._witnessed = 0
-        """The revision of what was taken last."""
+        """The revision of the last lease."""
 
     def expect(self, known: Identity) -> None:
         """See `Cluster`."""
@@ -138,7 +138,7 @@ class Etcd:
         return tuple(claim for claim in claims if claim.address in ours)
 
     def leases_of_pod(self, _owner: Owner) -> tuple[Lease, ...]:
-        """See `Cluster`: a lease is a container's here."""
+        """See `Cluster`: here leases belong to containers, not to pods."""
         return ()
 
     def give_back_all(self, owner: Owner) -> None:
@@ -157,7 +157,7 @@ class Etcd:
         return (stored.lease for stored in walked if stored.lease is not None)
 
     def reach(self) -> None:
-        """Removes a key that nobody writes: for that etcd needs what it needs for any change."""
+        """Deletes a key that is never written, which requires the same permissions as any other change."""
         try:
             self._transaction([], [{"request_delete_range": {"key": to_base64(self._keys.ips())}}], [])
         except TryAgainLater as error:
@@ -212,7 +212,7 @@ class Etcd:
         return _compare(key, "MOD", known[address].revision) if address in known else _compare(key, "CREATE", "0")
 
     def _unforgotten(self, witness: bytes) -> list[Step]:
-        """That etcd knows what this node took last: without it nothing is taken."""
+        """The condition that etcd still knows this node's last lease."""
         least = self._expected.revision
         return [_compare(witness, "MOD", str(least - 1), "GREATER")] if least else []
 
@@ -225,7 +225,7 @@ class Etcd:
             yield {"request_put": {"key": to_base64(key), "value": value}}
 
     def _look(self, claim: Claim, samples: list[int]) -> Iterator[Step]:
-        """What is in use behind the address, and of the samples."""
+        """Requests for the addresses after the claim's, and for the samples."""
         range_, start = claim.range, claim.address.number
         yield self._keys_only(range_, start, min(start + NEAR, range_.last))
         yield from (self._count(range_, number, number) for number in samples)
@@ -247,7 +247,7 @@ class Etcd:
         return list(_by_address(answers).values())
 
     def _removed(self, ours: list[Found], owner: Owner) -> bool:
-        """Whether they are gone; False when one of them has changed since it was found."""
+        """Whether the leases were deleted; False if one of them has changed since it was read."""
         if not ours:
             return True
         keys = [(self._keys.ip(stored.address), self._keys.index(owner, stored.address)) for stored in ours]
@@ -259,13 +259,13 @@ class Etcd:
         return done
 
     def _behind(self, range_: Range, start: int) -> list[int]:
-        """What is free behind a number: a few steps on, mostly, and much cheaper than to count all leases."""
+        """The free numbers after a number: usually nearby, and much cheaper than counting all leases."""
         last = min(start + SMALL, range_.last)
         used = self._used(range_, start, last)
         return [number for number in range(start, last + 1) if number not in used]
 
     def _searched(self, range_: Range, start: int, deadline: float) -> int | None:
-        """Counts in ever smaller stretches. `start` decides between those with room, so that nodes go separate ways."""
+        """Counts leases in ever smaller stretches. `start` selects a stretch, so that nodes choose different ones."""
         stretches = list(range_.stretches(range_.first, range_.last))
         while time.monotonic() < deadline:
             roomy = self._roomy(range_, stretches)
@@ -279,11 +279,11 @@ class Etcd:
             free = [number for number in range(first, last + 1) if number not in used]
             if free:
                 return free[start % len(free)]
-            stretches = list(range_.stretches(range_.first, range_.last))  # Others were faster.
+            stretches = list(range_.stretches(range_.first, range_.last))  # Other nodes were faster.
         raise TryAgainLater("others take the free addresses all the time")
 
     def _roomy(self, range_: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Some of the stretches with addresses that nobody has; none when all are in use."""
+        """Some of the stretches with free addresses; none if all are in use."""
         for i in range(0, len(stretches), PARTS):
             part = stretches[i : i + PARTS]
             _done, answers = self._transaction([], [self._count(range_, *stretch) for stretch in part], [])
@@ -306,7 +306,7 @@ class Etcd:
         return _numbers(self._gateway.ask("/v3/kv/range", question).get("kvs", []))
 
     def _transaction(self, compare: list[Step], success: list[Step], failure: list[Step]) -> tuple[bool, list[Step]]:
-        """Whether all compared equal, and of each step what its reading found."""
+        """Returns whether all comparisons succeeded, and the result of each read operation."""
         question = {"compare": compare, "success": success, "failure": failure}
         answer = self._gateway.ask("/v3/kv/txn", question)
         done, answers = bool(answer.get("succeeded")), answer.get("responses", [])
@@ -324,7 +324,7 @@ def _compare(key: bytes, target: str, revision: str, result: str = "EQUAL") -> S
 
 
 def _revision(answer: Step) -> int:
-    """Of the key that was looked for; 0 where there is none."""
+    """The revision of the key in the response; 0 if there is no key."""
     text = str(next((entry.get("mod_revision", "") for entry in answer.get("kvs", [])), ""))
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= LONGEST_REVISION else 0
 
@@ -339,13 +339,13 @@ def _numbers(entries: list[Step]) -> set[int]:
 
 
 def _samples(claim: Claim, count: int) -> list[int]:
-    """So many numbers that lie evenly in the range."""
+    """Numbers that are spread evenly over the range."""
     range_ = claim.range
     size, position = range_.last - range_.first + 1, claim.address.number - range_.first
     return [range_.first + (position + size * step // (count + 1)) % size for step in range(1, count + 1)]
 
 
 def _parts(first: int, last: int) -> list[tuple[int, int]]:
-    """PARTS stretches of one."""
+    """Divides a stretch into PARTS stretches."""
     step = -(-(last - first + 1) // PARTS)
     return [(start, min(start + step - 1, last)) for start in range(first, last + 1, step)]

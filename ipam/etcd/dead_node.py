@@ -1,6 +1,6 @@
-"""A dead node's leases in etcd, of all networks below the prefix, freed as long as it leaves no sign of life.
+"""Frees a dead node's leases in etcd, in all networks below the prefix, unless it shows a sign of life.
 
-Everything is read before anything is freed, and both are bounded: a network's author may have named the server.
+Everything is read before anything is freed, and both are bounded, because a network's author may have named the server.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ if TYPE_CHECKING:
     from ipam.store import Lease
 
 PAGE = 32
-"""Leases of a transaction: each has two keys, and etcd takes 128 steps."""
+"""Leases per transaction: each has two keys, and etcd accepts 128 operations."""
 
 FREE_SECONDS = 600.0
-"""Bound for freeing them: a transaction takes milliseconds."""
+"""Time limit for freeing them; a transaction takes milliseconds."""
 
 
 def leases(gateway: Gateway, keys: Keys) -> Iterator[Lease]:
-    """Those of the node that `keys` names, or of its machine where they name one. Raises `TryAgainLater`, and `NotAvailable` for a server that is no etcd."""
+    """The leases of the node that `keys` names, or of its machine if they name one.
+
+    Raises `TryAgainLater`, and `NotAvailable` for a server that is not an etcd.
+    """
     for _ours, of_network in _indexed(gateway, keys):
         yield from of_network
 
 
 def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
-    """Frees them, and gives each that is free. Raises `Alive` as soon as there is a sign of life."""
+    """Frees the leases, and yields each after it is free. Raises `Alive` as soon as there is a sign of life."""
     result = _indexed(gateway, keys)
     latest = time.monotonic() + FREE_SECONDS
     for ours, indexed in result:
@@ -50,7 +53,7 @@ def free(gateway: Gateway, keys: Keys, seconds: float) -> Iterator[Lease]:
 
 
 def require_dead(gateway: Gateway, keys: Keys) -> None:
-    """Raises `Alive` when there is a sign of life."""
+    """Raises `Alive` if there is a sign of life."""
     seconds = seconds_left(gateway, keys)
     if seconds is not None:
         hint = f"power it off, and repeat this when the sign has expired, in {seconds} s"
@@ -74,7 +77,7 @@ def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
 
 
 def _free(gateway: Gateway, keys: Keys, indexed: list[Lease], seconds: float) -> None:
-    """Removes them, with their indexes, in a transaction that fails when the node lives."""
+    """Deletes leases and their indexes in a transaction that fails if the node is alive."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         held = _held(gateway, keys, indexed)
@@ -91,13 +94,16 @@ def _free(gateway: Gateway, keys: Keys, indexed: list[Lease], seconds: float) ->
 
 
 def _forget(gateway: Gateway, keys: Keys) -> None:
-    """Removes the node's witnesses: should it come back, it takes again what its journal has."""
+    """Deletes the node's witnesses. If the node returns, it takes its journal's leases again."""
     start = keys.witnesses()
     gateway.ask("/v3/kv/deleterange", {"key": to_base64(start), "range_end": to_base64(after(start))})
 
 
 def _held(gateway: Gateway, keys: Keys, indexed: list[Lease]) -> list[Found]:
-    """Those that are the owners' as the indexes say: an index may be left over, and the address another node's."""
+    """The leases that belong to the owners that the indexes name.
+
+    An index may be stale, and the address another node's.
+    """
     steps = [{"request_range": {"key": to_base64(keys.ip(lease.address))}} for lease in indexed]
     answer = gateway.ask("/v3/kv/txn", {"compare": [], "success": steps, "failure": []})
     owners = {lease.address: lease.owner for lease in indexed}

@@ -1,6 +1,6 @@
-"""etcd's version 3, asked through the JSON gateway that every etcd has: several endpoints, one deadline.
+"""Requests to etcd version 3 through its JSON gateway, with several endpoints and one deadline.
 
-Only who uses the backend `etcd` imports this: TLS and HTTP are heavy.
+Only the backend `etcd` imports this module, because TLS and HTTP are slow to load.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 PORT = 2379
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.3
-"""Seconds between two rounds through all endpoints: an election takes about a second."""
+"""Seconds between two rounds through all endpoints; an election takes about a second."""
 
 SHARE = 3.0
-"""The longest that one endpoint is waited for, in seconds, while there is another one that was not asked yet."""
+"""The longest wait for one endpoint, in seconds, while another one has not been tried."""
 
 _PORTS = {"http": False, "https": True}
 _LATER = frozenset((408, 429, 500, 502, 503, 504))
@@ -33,30 +33,30 @@ FOREIGN = "is it an etcd of version 3.4 or later, and does it let us in?"
 
 
 class Gateway:
-    """Asks the endpoints in turn until one answers; the one that did is asked first the next time."""
+    """Tries the endpoints in turn until one responds. The next request starts with that endpoint."""
 
     def __init__(self, servers: tuple[Server, ...], seconds: float) -> None:
         self._connections = [Connection(server, 0.0, "etcd") for server in servers]
         self._seconds = seconds
         self.cluster_id, self.revision = "", 0
-        """Of the last answer."""
+        """The values of the last response."""
         self.latest = float("inf")
-        """When the call that asks must have ended, in monotonic seconds; see `until`."""
+        """The deadline of the current call in monotonic seconds; see `until`."""
 
     def __del__(self) -> None:
-        # A call asks two or three times over one connection, and whoever holds the gateway does not know the last.
+        # A call sends two or three requests over one connection, and its user cannot tell which is the last.
         for connection in self._connections:
             connection.close()
 
     def until(self, deadline: float) -> Until:
-        """For a `with`: no question in it outlives the deadline, in monotonic seconds, nor that of a `with` around."""
+        """A context manager in which no request exceeds the deadline (monotonic seconds), or that of an outer context."""
         return Until(self, deadline)
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a question that may be asked twice: where an answer is lost, it is.
+        """The response to a request that may be sent twice, because it is repeated if a response is lost.
 
-        Raises `TryAgainLater` when none comes in time (it may have been done, or be done yet), and `NotAvailable` when
-        every endpoint refuses.
+        Raises `TryAgainLater` if there is no response in time (the request may have been applied, or may still be), and
+        `NotAvailable` if every endpoint refuses.
         """
         deadline, pause = min(time.monotonic() + self._seconds, self.latest), FIRST_PAUSE
         body = jsontext.dumps(question).encode()
@@ -104,9 +104,9 @@ class Until:
 
 
 def servers(cluster_conf: Mapping[str, Any], certificates: Roots) -> tuple[Server, ...]:
-    """The endpoints of a description (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`.
+    """The endpoints of a cluster_conf (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`.
 
-    `certificates` are the places of the files.
+    `certificates` are the directories of the files.
     """
     endpoints = cluster_conf.get("endpoints")
     if not isinstance(endpoints, (list, tuple)) or not endpoints:
@@ -122,7 +122,7 @@ def servers(cluster_conf: Mapping[str, Any], certificates: Roots) -> tuple[Serve
 
 
 def _until(deadline: float, unasked: int) -> float:
-    """Where the time is short, whoever is asked last must get as much of it as a silent one that is asked first."""
+    """Divides the remaining time, so that the last endpoint gets as much of it as a silent first one."""
     now = time.monotonic()
     return deadline if unasked == 1 else now + min(SHARE, max(deadline - now, 0.0) / unasked)
 
@@ -144,7 +144,7 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
     except DecodeFailure as error:
         raise NotAvailable(f"the {connection.server} does not answer in JSON", hint=FOREIGN) from error
     if status in _LATER:
-        # What an endpoint without a leader says, for example. A change may have been made nevertheless.
+        # For example an endpoint without a leader. A change may have been applied nevertheless.
         raise TryAgainLater(f"the {connection.server} cannot answer: {status} {_words(content)}")
     if not isinstance(answer, dict):
         raise NotAvailable(f"the {connection.server} refuses: {status} {_words(content)}", hint=FOREIGN)
@@ -154,7 +154,7 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
 
 
 def _header(answer: dict[str, Any]) -> tuple[str, int]:
-    """The cluster's ID and revision; nothing in place of what is none."""
+    """The cluster's ID and revision; empty and 0 if they are invalid."""
     header = answer.get("header")
     fields = header if isinstance(header, dict) else {}
     cluster, revision = str(fields.get("cluster_id", "")), str(fields.get("revision", ""))
@@ -166,7 +166,7 @@ def _is_number(text: str) -> bool:
 
 
 def _has_form(answer: dict[str, Any]) -> bool:
-    """Whether what is taken out of an answer is where it is looked for: a network's author may have named the server."""
+    """Whether a response has the expected structure: a network's author may have named the server."""
     answers = answer.get("responses", [])
     if not isinstance(answers, list) or not all(isinstance(part, dict) for part in answers):
         return False
@@ -227,6 +227,6 @@ def _pem(cluster_conf: Mapping[str, Any], key: str, certificates: Roots) -> byte
         return b""
     content = certificates.content(str(path), f"etcd: {key}")
     if not content.strip():
-        # Empty would mean that none is told, and any authority of the system's would do.
+        # An empty file would count as none, and any authority of the system would be accepted.
         raise InvalidConfig(f"etcd: {key} {path} holds nothing")
     return content

@@ -1,10 +1,10 @@
-"""A node's sign of life in etcd: `<prefix>/alive/<node>`, which etcd removes when nobody has renewed it for a while.
+"""A node's sign of life in etcd: `<prefix>/alive/<node>`, which etcd removes unless it is renewed.
 
-`<prefix>/alive/<node>/<machine>` is that of one machine, where several may have had the name.
+`<prefix>/alive/<node>/<machine>` is that of one machine, if several may have had the name.
 
-Only by it anybody else learns whether the node still asks for addresses. It is the only key that expires; addresses never do.
-A node leaves it before it takes an address, so that whoever frees a dead node's addresses, in transactions that depend on
-the sign not being there, can never free one that was taken since.
+Other nodes rely on it to learn whether the node still requests addresses. It is the only key that expires; leases never
+do. A node writes it before it takes an address. Transactions that free a dead node's leases require that the sign does
+not exist, so they can never free an address that was taken since.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Entries = Callable[[], Iterable[Entry]]
 
 LASTS, RENEWED = 900, 60.0
-"""Seconds after which a sign expires, and for which one is not renewed."""
+"""Seconds after which a sign expires, and during which it is not renewed."""
 
 
 class Alive(NotAvailable):
@@ -45,9 +45,10 @@ class Alive(NotAvailable):
 def open_living_etcd(
     cluster_conf: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str, entries: Entries
 ) -> LivingEtcd:
-    """As `ipam.etcd.cluster.open_etcd`; `run` is a directory for the times of signs, which may vanish at any time.
+    """Like `ipam.etcd.cluster.open_etcd`, with signs of life.
 
-    `entries` tells the node's journal, when a sign is due.
+    `run` is a directory for the times of signs, which may be deleted at any time. `entries` returns the entries of the
+    node's journal; it is called when a sign is due.
     """
     keys = keys_of(cluster_conf, network)
     gateway = Gateway(servers(cluster_conf, certificates), seconds)
@@ -56,7 +57,7 @@ def open_living_etcd(
 
 
 def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
-    """What the node is called: now, and in what it has below the prefix since it had another name."""
+    """The node's name, and its former names in entries below the prefix."""
     former = [
         entry.node for entry in entries if entry.phase != TOMBSTONE and _prefix_of(entry.cluster_conf) == keys.prefix
     ]
@@ -64,7 +65,7 @@ def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
 
 
 def _prefix_of(cluster_conf: dict[str, Any]) -> str:
-    """Of the cluster of an entry; empty where no key can be."""
+    """The prefix of the entry's cluster; empty if it has none."""
     try:
         return keys_of(cluster_conf, "any").prefix if cluster_conf.get("kind") == "etcd" else ""
     except InvalidConfig:
@@ -72,13 +73,13 @@ def _prefix_of(cluster_conf: dict[str, Any]) -> str:
 
 
 def sign_of(keys: Keys) -> bytes:
-    """The key of the node's sign; of that of one machine of the node's name, where `keys` name one."""
+    """The key of the node's sign, or of one machine of that name if `keys` name it."""
     machine = f"/{keys.machine}" if keys.machine else ""
     return f"{keys.prefix}/alive/{keys.node}{machine}".encode()
 
 
 def seconds_left(gateway: Gateway, keys: Keys) -> int | None:
-    """Seconds until the node's sign expires; None when there is none."""
+    """Seconds until the node's sign expires; None if there is none."""
     entries = gateway.ask("/v3/kv/range", {"key": to_base64(sign_of(keys))}).get("kvs", [])
     if not entries:
         return None
@@ -88,9 +89,9 @@ def seconds_left(gateway: Gateway, keys: Keys) -> int | None:
 
 
 class LivingEtcd(Etcd):
-    """The `Cluster` of a node's own calls: each leaves the signs, at most once a minute.
+    """The `Cluster` for the node's own calls, each of which renews the signs, at most once a minute.
 
-    A node that is called otherwise than before has what it took under its old name still, and `free-node` goes by names.
+    A renamed node still has leases under its old name, and `free-node` goes by names.
     """
 
     def __init__(self, gateway: Gateway, keys: Keys, seconds: float, mark: str, entries: Entries) -> None:
@@ -99,13 +100,13 @@ class LivingEtcd(Etcd):
         self._entries = entries
 
     def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
-        # Both within the bound of one call.
+        # Both share the time limit of one call.
         with self._gateway.until(time.monotonic() + self._seconds):
             self._live()
             try:
                 return super().take(claims, owner)
             except Replaced:
-                _untouch(self._mark)  # The sign may be lost, too.
+                _untouch(self._mark)  # The sign may be lost as well.
                 raise
 
     def leases_of_node(self) -> Iterator[Lease]:
@@ -125,16 +126,16 @@ class LivingEtcd(Etcd):
         try:
             self._live()
         except CniError:
-            return  # What matters is done; and whoever gives back needs no protection for it.
+            return  # The release itself is done, and needs no protection by a sign.
 
     def _live(self) -> None:
-        """Raises what the gateway raises."""
+        """Renews the signs if they are due. Raises the gateway's errors."""
         if 0 <= time.time() - changed(self._mark) < RENEWED:
             return
         granted = self._gateway.ask("/v3/lease/grant", {"TTL": str(LASTS)})
         node_names = names(self._keys, self._entries())
         ours = [self._keys.replace(node=name, machine="") for name in node_names]
-        # Another machine of this name leaves the same sign, so that each has one of its own, too.
+        # Another machine of this name leaves the same sign, so each machine also has its own.
         for keys in [*ours, *([self._keys] if self._keys.machine else [])]:
             value = jsontext.dumps({"node": keys.node, "time": int(time.time())}).encode()
             sign = {"key": to_base64(sign_of(keys)), "value": to_base64(value), "lease": str(granted.get("ID", "0"))}
@@ -150,7 +151,7 @@ def _untouch(path: str) -> None:
 
 
 def _touch(path: str) -> None:
-    """What cannot be noted is done again by the next call."""
+    """Records the time of the sign. If that fails, the next call renews the sign again."""
     try:
         make_directory(os.path.dirname(path))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))

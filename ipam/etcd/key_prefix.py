@@ -1,4 +1,4 @@
-"""Which keys of an etcd are other programs'. Pure."""
+"""Prefixes of keys in etcd that belong to other programs. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ OTHERS = frozenset(
         *("apisix", "patroni", "service", "skydns", "traefik", "vitess"),
     )
 )
-"""First components of keys: of Kubernetes and its distributions, of network plugins, and of other users of etcd.
+"""First components of keys of Kubernetes and its distributions, network plugins, and other users of etcd.
 
 An object that an API server cannot decode breaks every list of its resource.
 """
 
 
 def problem_of(prefix: str) -> str:
-    """Why no keys may begin with the prefix; empty when they may."""
+    """The reason why the prefix must not be used; empty if it may be."""
     parts = prefix.rstrip("/").split("/")
     if not prefix.startswith("/") or not prefix.isprintable() or {"", ".", ".."} & set(parts[1:]) or len(parts) == 1:
         return "is not of the form /NAME or /NAME/NAME"

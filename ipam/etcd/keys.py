@@ -1,4 +1,4 @@
-"""What leases look like in etcd: keys, values, and the parts of a transaction about them. Pure."""
+"""The form of leases in etcd: keys and values. Pure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class Found(Value):
-    """A lease as it is in etcd, and the revision of its last change.
+    """A lease as stored in etcd, and the revision of its last change.
 
-    `lease` is None for a value that is none of ours, or that names an owner whom nobody can be: `fault` says why.
+    `lease` is None if the value is not ours, or names an invalid owner; `fault` is the reason.
     """
 
     lease: Lease | None
@@ -31,12 +31,12 @@ class Found(Value):
 
 
 class Keys(Value):
-    """The places of one network below the prefix, for a node. `machine` tells nodes of the same name apart.
+    """The keys of one network below the prefix, for one node. `machine` distinguishes nodes of the same name.
 
-    `<prefix>/<network>/ip/<4|6><hex>` holds a lease; so does its index,
-    `<prefix>/<network>/node/<node>/<container ID>/<interface>/<4|6><hex>`, from which nothing is decided but where to look.
-    `<prefix>/<network>/witness/<node>/<machine>/<network on the node>` is written with each lease: an etcd that has it in an older
-    revision than the node noted has been restored from a backup, or is another one.
+    `<prefix>/<network>/ip/<4|6><hex>` holds a lease, and so does its index, `<prefix>/<network>/node/<node>/<container
+    ID>/<interface>/<4|6><hex>`, which only tells where to look. `<prefix>/<network>/witness/<node>/<machine>/<network
+    on the node>` is written with each lease: an etcd in which its revision is older than the one that the node noted
+    has been restored from a backup, or is another one.
     """
 
     prefix: str
@@ -48,7 +48,7 @@ class Keys(Value):
         return f"{self.prefix}/{self.network}/ip/{_place(address)}".encode()
 
     def ips(self) -> bytes:
-        """What all keys of addresses begin with."""
+        """The prefix of the keys of all addresses."""
         return f"{self.prefix}/{self.network}/ip/".encode()
 
     def index(self, owner: Owner, address: Address) -> bytes:
@@ -64,7 +64,7 @@ class Keys(Value):
         return self.witnesses() + network.encode()
 
     def witnesses(self) -> bytes:
-        """What the keys of the node's witnesses begin with, or where the machine is known, those of the machine."""
+        """The prefix of the node's witnesses, or of those of one machine if it is known."""
         machine = f"{self.machine}/" if self.machine else ""
         return f"{self.prefix}/{self.network}/witness/{self.node}/{machine}".encode()
 
@@ -81,7 +81,10 @@ class Keys(Value):
         return jsontext.dumps(document).encode()
 
     def is_of(self, lease: Lease | None, owner: Owner) -> bool:
-        """Whether it is the owner's, on this node. What else is known about an owner may have changed."""
+        """Whether the lease belongs to the owner on this node.
+
+        The rest of what is known about the owner may have changed.
+        """
         if lease is None:
             return False
         known = (lease.node, lease.owner.container_id, lease.owner.ifname)
@@ -89,7 +92,7 @@ class Keys(Value):
 
 
 def found(entry: dict[str, Any]) -> Found | None:
-    """Of a key and value as the gateway gives them; None for a key that is not an address."""
+    """Decodes a key and value in the form of the gateway; None if the key is not that of an address."""
     address = address_of(entry)
     if address is None:
         return None
@@ -103,7 +106,7 @@ def found(entry: dict[str, Any]) -> Found | None:
 
 
 def address_of(entry: dict[str, Any]) -> Address | None:
-    """The address that the last part of the key tells."""
+    """The address in the last component of the key."""
     suffix = binascii.a2b_base64(entry["key"]).rpartition(b"/")[2].decode("ascii", "replace")
     version = {"4": 4, "6": 6}.get(suffix[:1], 0)
     if not version or len(suffix) != 1 + BITS[version] // 4 or not _HEX.issuperset(suffix[1:]):
@@ -112,7 +115,7 @@ def address_of(entry: dict[str, Any]) -> Address | None:
 
 
 def number_of(key: str) -> int:
-    """The number that a key of an address tells, in base64 as the gateway gives it; -1 for another key."""
+    """The number in a key in base64; -1 if the key is not that of an address."""
     try:
         return int(binascii.a2b_base64(key).rpartition(b"/")[2][1:], 16)
     except ValueError:
@@ -120,12 +123,12 @@ def number_of(key: str) -> int:
 
 
 def after(prefix: bytes) -> bytes:
-    """The first key behind all that begin with the prefix, which does not end with a byte 255."""
+    """The first key after all keys with the prefix, which must not end with byte 255."""
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
 def _place(address: Address) -> str:
-    # The width is fixed, so that the order of the keys is that of the numbers.
+    # The width is fixed, so that keys and numbers have the same order.
     return f"{address.version}{address.number:0{BITS[address.version] // 4}x}"
 
 

@@ -1,6 +1,6 @@
 """Reads all keys with a prefix, page by page, from a server that a network's author may have named.
 
-Every answer is judged: keys that lie elsewhere, or come again, would keep the walk going for ever.
+Every response is checked: keys outside the prefix, or in the wrong order, could prolong the walk forever.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from ipam.etcd.keys import Found
 
 PAGE = 1000
-"""Keys that are read at once; one with its lease takes about 400 bytes."""
+"""Keys per request; one with its lease takes about 400 bytes."""
 
 ALL_SECONDS = 60.0
-"""Bound for reading the leases of all nodes, for a person who waits: a million take a tenth of it."""
+"""Time limit for reading the leases of all nodes while an operator waits. A million of them take a tenth of it."""
 
 MOST_OF_OWNER = 32 * 64
-"""Leases that one interface can have: a configuration has 32 range sets at most (ipam.config.rules), each gives one address."""
+"""The most leases that one interface can have: a configuration has at most 32 range sets (ipam.config.rules)."""
 
 MOST_OF_NODE = 100_000
-"""Leases that nodes of one name can have; machines that were made from one image may all be called "localhost"."""
+"""The most leases of all nodes with one name; machines made from one image may all be called "localhost"."""
 
 LONGEST_NAME = 1024
 """Bytes of a network's name."""
 
 
 def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = None) -> Iterator[Found]:
-    """What the keys with this prefix hold, in their order.
+    """The leases in the keys with this prefix, in the order of the keys.
 
-    Raises `TryAgainLater` at the deadline, in monotonic seconds, and `NotAvailable` for a server that is no etcd, or has
-    more than `most`.
+    Raises `TryAgainLater` at the deadline, in monotonic seconds, and `NotAvailable` for a server that is not an etcd or
+    has more than `most` keys.
     """
     start, count = prefix, 0
     while True:
@@ -54,7 +54,7 @@ def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = No
 
 
 def networks(gateway: Gateway, top: bytes, deadline: float) -> list[str]:
-    """The first parts of the keys below `top`, by a look at one key of each. Raises as `walk`."""
+    """The first components of the keys below `top`, from one key of each. Raises the same errors as `walk`."""
     names: list[str] = []
     start = top
     while True:
@@ -69,7 +69,7 @@ def networks(gateway: Gateway, top: bytes, deadline: float) -> list[str]:
 
 
 def _page(gateway: Gateway, prefix: bytes, start: bytes, deadline: float, **how: Any) -> list[dict[str, Any]]:
-    """Some entries from `start` on."""
+    """A page of entries from `start` on."""
     if time.monotonic() >= deadline:
         raise TryAgainLater(f"etcd has more below {_shown(prefix)} than it tells in the time")
     question = {"key": to_base64(start), "range_end": to_base64(after(prefix)), **how}

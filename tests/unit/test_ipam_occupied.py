@@ -44,37 +44,37 @@ def local(folder: Path) -> Local:
 
 
 def test_what_a_node_holds_in_one_cluster_it_does_not_lease_in_another(node):
-    before = [node.add(name, sets=((V4,), (LARGE,)), document=FIRST) for name in "abc"]
-    after = [node.add(name, sets=((V4,), (LARGE,)), document=SECOND) for name in "de"]
+    before = [node.add(name, sets=((V4,), (LARGE,)), cluster_conf=FIRST) for name in "abc"]
+    after = [node.add(name, sets=((V4,), (LARGE,)), cluster_conf=SECOND) for name in "de"]
     assert len({address for some in before + after for address in some}) == 10
 
 
 def test_where_only_occupied_addresses_are_left_a_range_is_exhausted(node):
     for number in range(4):
-        node.add(f"a{number}", sets=((V4,),), document=FIRST)
-    assert len({*node.add("b", sets=((V4,),), document=SECOND), *node.add("c", sets=((V4,),), document=SECOND)}) == 2
+        node.add(f"a{number}", sets=((V4,),), cluster_conf=FIRST)
+    assert len({*node.add("b", sets=((V4,),), cluster_conf=SECOND), *node.add("c", sets=((V4,),), document=SECOND)}) == 2
     with pytest.raises(AddressesExhausted):
-        node.add("d", sets=((V4,),), document=SECOND)
+        node.add("d", sets=((V4,),), cluster_conf=SECOND)
 
 
 def test_what_a_cluster_has_forgotten_is_not_leased_to_somebody_else(node, clusters):
-    held = {address for name in "abc" for address in node.add(name, sets=((V4,),), document=FIRST)}
+    held = {address for name in "abc" for address in node.add(name, sets=((V4,),), cluster_conf=FIRST)}
     clusters["first"].leases.clear()
-    assert held.isdisjoint({address for name in "def" for address in node.add(name, sets=((V4,),), document=FIRST)})
+    assert held.isdisjoint({address for name in "def" for address in node.add(name, sets=((V4,),), cluster_conf=FIRST)})
 
 
 def test_an_owner_keeps_what_it_has_and_what_was_released_is_free_again(node):
-    first = node.add("a", sets=((V4,),), document=FIRST)
-    assert node.add("a", sets=((V4,),), document=FIRST) == first
-    node.store(document=FIRST).release(owner("a"))
+    first = node.add("a", sets=((V4,),), cluster_conf=FIRST)
+    assert node.add("a", sets=((V4,),), cluster_conf=FIRST) == first
+    node.store(cluster_conf=FIRST).release(owner("a"))
     (wanted,) = (parse(one, "") for one in first)
-    assert node.store(document=SECOND).allocate(owner("b"), ((V4,),), (wanted,))[0].address == wanted
+    assert node.store(cluster_conf=SECOND).allocate(owner("b"), ((V4,),), (wanted,))[0].address == wanted
 
 
 def test_a_requested_address_that_somebody_else_on_the_node_uses_is_refused(node):
-    (address,) = node.add("a", sets=((V4,),), document=FIRST)
+    (address,) = node.add("a", sets=((V4,),), cluster_conf=FIRST)
     with pytest.raises(AddressTaken, match="in use on this node"):
-        node.store(document=SECOND).allocate(owner("b"), ((V4,),), (parse(address, ""),))
+        node.store(cluster_conf=SECOND).allocate(owner("b"), ((V4,),), (parse(address, ""),))
     assert [name for name in node.files() if "/b:" in name] == []
 
 
@@ -82,15 +82,15 @@ def test_what_host_local_s_directory_has_is_not_leased_by_a_cluster(node, tmp_pa
     directory = tmp_path / "nets" / NETWORK
     held = {str(claim.address) for name in "abc" for claim in local(directory).allocate(owner(name), ((V4,),), (None,))}
     places = (str(directory), str(tmp_path / "nowhere"))
-    found = {node.add(name, sets=((V4,),), directories=places, document=FIRST)[0] for name in "def"}
+    found = {node.add(name, sets=((V4,),), directories=places, cluster_conf=FIRST)[0] for name in "def"}
     assert len(held | found) == 6
-    store = node.store(document=FIRST, directories=places)
+    store = node.store(cluster_conf=FIRST, directories=places)
     with pytest.raises(AddressTaken, match="in use on this node"):
         store.allocate(owner("g"), ((V4,),), (parse(min(held), ""),))
 
 
 def test_what_the_journal_holds_is_not_leased_in_host_local_s_directory(node, tmp_path):
-    held = {node.add(name, sets=((V4,),), document=FIRST)[0] for name in "abc"}
+    held = {node.add(name, sets=((V4,),), cluster_conf=FIRST)[0] for name in "abc"}
     stores = Stores(RecordingLog(), policy=POLICY, journal=str(node.folder / "journal"), run=str(tmp_path / "index"))
     store = stores.open(place_in(tmp_path))
     found = {str(claim.address) for name in "def" for claim in store.allocate(owner(name), ((V4,),), (None,))}
@@ -99,7 +99,7 @@ def test_what_the_journal_holds_is_not_leased_in_host_local_s_directory(node, tm
         store.allocate(owner("g"), ((V4,),), (None,))
     with pytest.raises(AddressTaken, match="by another backend"):
         store.allocate(owner("g"), ((V4,),), (parse(min(held), ""),))
-    node.store(document=None).release(owner("a"))
+    node.store(cluster_conf=None).release(owner("a"))
     assert store.allocate(owner("g"), ((V4,),), (None,))
 
 
@@ -108,15 +108,15 @@ def place_in(folder: Path) -> LeaseLocation:
 
 
 def test_an_entry_that_holds_nothing_occupies_nothing(node, clusters):
-    (address,) = node.add("a", sets=((V4,),), document=FIRST)
+    (address,) = node.add("a", sets=((V4,),), cluster_conf=FIRST)
     clusters["first"].away = True
-    node.store(document=FIRST).release(owner("a"))
+    node.store(cluster_conf=FIRST).release(owner("a"))
     assert [path.endswith("a:net1.json") for path in node.files()].count(True) == 1
     assert not Occupied(owner("b"), str(node.folder / "journal")).has(parse(address, ""))
 
 
 def test_a_damaged_entry_and_strange_names_are_passed_over(node, tmp_path):
-    (address,) = node.add("a", sets=((V4,),), document=FIRST)
+    (address,) = node.add("a", sets=((V4,),), cluster_conf=FIRST)
     network = node.folder / "journal" / NETWORK
     (network / "b:net1.json").write_text(f'{{"phase": "held", "text": "{address}"\n')
     os.mkfifo(network / "c:net1.json")
