@@ -52,7 +52,10 @@ def test_what_a_node_holds_in_one_cluster_it_does_not_lease_in_another(node):
 def test_where_only_occupied_addresses_are_left_a_range_is_exhausted(node):
     for number in range(4):
         node.add(f"a{number}", sets=((V4,),), cluster_conf=FIRST)
-    assert len({*node.add("b", sets=((V4,),), cluster_conf=SECOND), *node.add("c", sets=((V4,),), document=SECOND)}) == 2
+    assert (
+        len({*node.add("b", sets=((V4,),), cluster_conf=SECOND), *node.add("c", sets=((V4,),), cluster_conf=SECOND)})
+        == 2
+    )
     with pytest.raises(AddressesExhausted):
         node.add("d", sets=((V4,),), cluster_conf=SECOND)
 
