@@ -1,1 +1,1 @@
-"""The `barewire-ipam` command: what an administrator does with the leases of a node's networks."""
+"""The `barewire-ipam` command, with which an administrator manages the leases of a node's networks."""

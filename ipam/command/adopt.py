@@ -1,7 +1,7 @@
-"""Takes over, into the place where a network's leases are to be now, what this node has of it in the places of before.
+"""Moves this node's leases of a network from former locations to the location that is configured now.
 
-Each interface is moved by itself: it has its addresses in the new place before they leave the old one. Whatever breaks off in
-between is done by the next run, and a DEL frees what is in both.
+Each interface is moved separately, and has its addresses in the new location before they are released in the old one.
+The next run completes an interrupted one, and a DEL frees the addresses in both.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ if TYPE_CHECKING:
 
 
 class NotAdopted(NotAvailable):
-    """An interface stays where its addresses were leased before."""
+    """An interface keeps its leases in the former location."""
 
 
 class Move(Value):
-    """What an interface has in a place of before: `former` describes it, unless it is host-local's `directory`.
+    """The leases of an interface in a former location.
 
-    `entry` is that of the journal. What another plugin leased has none. What a later sandbox of the pod has by now is in the
-    entry, and not in `addresses`.
+    `former` describes the location, unless it is host-local's `directory`. `entry` is the entry in the journal; leases
+    of other plugins have none. Addresses that a later sandbox of the pod holds by now are in the entry, but not in
+    `addresses`.
     """
 
     owner: Owner
@@ -63,7 +64,10 @@ class Move(Value):
 
 
 class Adoption:
-    """For one network, as it is configured now. `abandon`: a place of before that cannot be told is given up."""
+    """Moves the leases of one network, as it is configured now.
+
+    With `abandon`, leases are given up in former locations that cannot be reached.
+    """
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Adoption:
         self._releases = PendingReleases(self._journal, open_living, seconds)
 
     def found(self) -> list[Move]:
-        """What is to be moved. Raises `CniError` where the place of now does not answer."""
+        """The leases to be moved. Raises `CniError` if the configured location does not respond."""
         cluster = None if self._network.cluster_conf is None else self._cluster()
         identity = ""
         if cluster is not None:
@@ -102,16 +106,16 @@ class Adoption:
         return moves + list(self._of_directories())
 
     def of_pods(self, former: Network) -> list[Move]:
-        """What this node's pods have in whereabouts' resources, by the API server, and no journal tells of."""
+        """The leases of this node's pods in whereabouts' resources that are not in the journal."""
         cluster_conf = former.cluster_conf or {}
         cluster = open_kubernetes(cluster_conf, former.name, self._seconds, self._folders.policy.api_servers())
         journal = [entry for entry in entries(self._folders, [self._network.name]) if isinstance(entry, Entry)]
-        # One that is only intended may be what a run that was cut off has left.
+        # An entry with an unknown outcome may be left over from an interrupted run.
         known = {
             (entry.owner.container_id, entry.owner.ifname) for entry in journal if entry.phase in (HELD, TOMBSTONE)
         }
         leased: dict[Owner, list[Address]] = {}
-        # The pools first: a pod is there before it has an address.
+        # The pools are read first: a pod exists before it has an address.
         for lease in list(cluster.leases(self._network.name)):
             if (lease.owner.container_id, lease.owner.ifname) not in known and lease.owner.pod:
                 leased.setdefault(lease.owner, []).append(lease.address)
@@ -130,7 +134,7 @@ class Adoption:
             return False
 
     def take_over(self, move: Move) -> None:
-        """Raises `NotAdopted`, and what the places raise."""
+        """Raises `NotAdopted`, and the errors of both locations."""
         fault = owner_fault(move.owner)
         if fault:
             raise NotAdopted(f"{_texts(move.addresses)} is nobody's whom a journal can name: {fault}")
@@ -178,7 +182,7 @@ class Adoption:
             self._warn(f"{move.owner.container_id}: a tombstone tells {describe(move.former.cluster_conf)} later")
 
     def _leave(self, entry: Entry, now: Cluster) -> None:
-        """Gives back what is leased in the place of before, unless that has become the place of now."""
+        """Releases the leases in the former location, unless it has become the configured one."""
         try:
             before = self._releases.cluster(entry.cluster_conf, entry.shared)
             before.reach()
@@ -218,7 +222,7 @@ class Adoption:
             yield Move(owner=owner, addresses=tuple(addresses), directory=path)
 
     def _is_resumable(self, entry: Entry) -> bool:
-        """Whether a run that was cut off can have left it. The owner's lock is held, so no call is at it."""
+        """Whether an interrupted run can have left the entry. The owner's lock is held, so no call is working on it."""
         return entry.phase == INTENT and self._is_located(entry)
 
     def _is_here(self, entry: Entry, identity: str) -> bool:
@@ -254,13 +258,13 @@ class Adoption:
 
 
 def _kept(move: Move, entry: Entry | None) -> tuple[Claim, ...]:
-    """What the entry tells of that stays the owner's."""
+    """The claims of the entry that the owner keeps."""
     claims = (entry.claims or ()) if entry is not None else ()
     return claims if move.entry is None else tuple(claim for claim in claims if claim.address in move.addresses)
 
 
 def _former(owner: Owner, addresses: Iterable[Address], network: Network) -> Entry:
-    """As the journal would have told it."""
+    """The entry that the journal would have."""
     return Entry(
         owner=owner,
         phase=HELD,
@@ -276,7 +280,7 @@ def _texts(addresses: Iterable[Address]) -> str:
 
 
 def _pods(folders: Folders) -> Pods:
-    """The pods of containers, by what our records and the runtime's results tell of CNI_ARGS."""
+    """The pods of containers, from the CNI_ARGS in our records and in the runtime's results."""
     pods: Pods = {}
     for folder in folders.results:
         for name in names_in(folder):

@@ -1,6 +1,7 @@
-"""Frees what machines have leased that bore this node's name before it: one that was replaced, or installed anew.
+"""Frees the leases of machines that had this node's name before: it was replaced or reinstalled.
 
-Their leases bear this node's name and another machine's ID. GC leaves them alone: two living machines can have one name.
+These leases have this node's name and another machine's ID. GC leaves them alone, because two living machines can have
+one name.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class NotFormer(NotAvailable):
-    """Which machine is the living one is not known here."""
+    """It is not known here which machine is the living one."""
 
 
 class FormerMachines:
-    """The clusters of the networks, as far as they hold what other machines have leased as the node `name`."""
+    """The leases of other machines under the node name `name`, in the clusters of the networks."""
 
     def __init__(self, folders: Folders, networks: Iterable[Network], name: str, seconds: float) -> None:
         networks = list(networks)
@@ -39,14 +40,14 @@ class FormerMachines:
         self._machine = known_machine(folders.journal)
         self._places = places_in_etcd(networks)
         self.alive: set[str] = set()
-        """Machines that have left a sign of life, as far as `leases` has met them: theirs is not freed."""
+        """The machines with a sign of life that `leases` has met. Their leases are not freed."""
 
     @property
     def has_clusters(self) -> bool:
         return bool(self._places)
 
     def require_here(self) -> None:
-        """Raises `NotFormer` for another node's name, and where this machine cannot be told from others."""
+        """Raises `NotFormer` for another node's name, and if this machine has no identity."""
         if self._name not in self._own:
             raise NotFormer(
                 f"{self._name} is not this node", hint="run it there, or without --former once that node is dead"
@@ -58,11 +59,11 @@ class FormerMachines:
             )
 
     def leases(self) -> list[Freed]:
-        """What would be freed."""
+        """The leases that `free` would free."""
         return [Freed(cluster=describe(cluster_conf), lease=lease) for cluster_conf, lease in self._leases()]
 
     def free(self) -> Iterator[Freed]:
-        """Frees each, and tells. Raises `Alive` when its machine has left a sign of life meanwhile."""
+        """Frees the leases, and yields each. Raises `Alive` if its machine has left a sign of life meanwhile."""
         machines = [(cluster_conf, lease.machine) for cluster_conf, lease in self._leases()]
         for count, (cluster_conf, machine) in enumerate(machines):
             if (cluster_conf, machine) in machines[:count]:

@@ -1,4 +1,4 @@
-"""Frees the addresses of a node that is gone, and refuses one that is alive: its pods would lose what they use."""
+"""Frees the addresses of a dead node, and refuses if the node is alive, because its pods still use them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 
 class Unknown(NotAvailable):
-    """No node has the name: most likely it is misspelt."""
+    """No node has this name: it is probably misspelt."""
 
 
 class Freed(Value):
-    """A lease in a cluster, to be freed or freed. `gone`: its pod does not exist, so that nobody knows the node."""
+    """A lease in a cluster that was freed or is to be freed.
+
+    With `gone` its pod does not exist, so its node is unknown.
+    """
 
     cluster: str
     lease: Lease
@@ -43,7 +46,7 @@ class Freed(Value):
 
 
 class DeadNode:
-    """The clusters of the networks, as far as the node `name` is concerned."""
+    """The leases of the node `name` in the clusters of the networks."""
 
     def __init__(
         self, folders: Folders, networks: Iterable[Network], name: str, seconds: float, *, kubeconfig: str = ""
@@ -64,7 +67,7 @@ class DeadNode:
         return bool(self._etcd or self._kubernetes)
 
     def require_dead(self) -> None:
-        """Raises `Alive` when a cluster, or the API server of the kubeconfig, says that it lives."""
+        """Raises `Alive` if a cluster, or the API server of the kubeconfig, reports the node as alive."""
         if self._name in self._own:
             raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
         for cluster_conf in self._etcd:
@@ -74,7 +77,7 @@ class DeadNode:
                 raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
 
     def require_known(self, leases: Iterable[Freed]) -> None:
-        """Raises `Unknown` when neither a lease that was found nor a Node object bears the name."""
+        """Raises `Unknown` if neither a lease nor a Node object has the name."""
         if any(not lease.gone for lease in leases):
             return
         if any(self._opened(cluster_conf).knows_node(self._name) for cluster_conf in [*self._kubernetes, *self._asked]):
@@ -85,7 +88,7 @@ class DeadNode:
         )
 
     def leases(self) -> list[Freed]:
-        """What would be freed, and what is `gone`: leases of pods that do not exist, whatever node they were on."""
+        """The node's leases, and the leases of pods that do not exist, on whatever node they were (`gone`)."""
         leases = [
             Freed(cluster=describe(cluster_conf), lease=lease)
             for cluster_conf in self._etcd
@@ -98,7 +101,10 @@ class DeadNode:
         ]
 
     def free(self, *, gone_pods: bool) -> Iterator[Freed]:
-        """Frees each, and tells; what is `gone` on request only. Raises `Alive` when the node has come back."""
+        """Frees the leases, and yields each; those that are `gone` on request only.
+
+        Raises `Alive` if the node has come back.
+        """
         for cluster_conf in self._etcd:
             for lease in dead_node.free(*self._gateway(cluster_conf), self._seconds):
                 yield Freed(cluster=describe(cluster_conf), lease=lease)
@@ -110,14 +116,14 @@ class DeadNode:
                     yield freed
 
     def _of_pods(self, cluster: Kubernetes, cluster_conf: ClusterConf) -> Iterator[Freed]:
-        """Leases whose pods are bound to the node, or do not exist any more, but for those of this node's journal."""
+        """The leases whose pods are bound to the node or do not exist any more, except those in this node's journal."""
         ours = {
             (entry.owner.container_id, entry.owner.ifname)
             for entry in entries(self._folders)
             if not isinstance(entry, str) and entry.cluster_conf.get("kind") == cluster_conf["kind"]
         }
         nodes: dict[str, str | None] = {}
-        # The pools first: a pod is there before it has an address.
+        # The pools are read first: a pod exists before it has an address.
         for lease in list(cluster.leases("")):
             pod = lease.owner.pod
             if not pod or (lease.owner.container_id, lease.owner.ifname) in ours:
@@ -135,7 +141,7 @@ class DeadNode:
 
 
 def places_in_etcd(networks: Iterable[Network]) -> list[ClusterConf]:
-    """What leads to the networks' etcds, each once."""
+    """The settings that lead to the networks' etcds, without repetitions."""
     return _each(
         [
             _etcd_part(network.cluster_conf)
@@ -146,7 +152,7 @@ def places_in_etcd(networks: Iterable[Network]) -> list[ClusterConf]:
 
 
 def gateway_to(folders: Folders, cluster_conf: ClusterConf, node: str, seconds: float) -> tuple[Gateway, Keys]:
-    """The cluster of a description, and the names of a node in it."""
+    """The cluster of a description, and the keys of a node in it."""
     keys = keys_of({**cluster_conf, "node": node}, "any")
     return Gateway(servers(cluster_conf, folders.policy.certificates(cluster_conf)), seconds), keys
 
@@ -155,14 +161,14 @@ def _node_of(cluster: Kubernetes, pod: str) -> str | None:
     try:
         return cluster.node_of(pod)
     except InvalidConfig:
-        return ""  # It is no name of a pod: nobody knows whose the lease is.
+        return ""  # An invalid pod name: the owner of the lease is unknown.
 
 
 def _etcd_part(cluster_conf: ClusterConf) -> ClusterConf:
-    """What leads to the cluster: all networks in it are looked at."""
+    """The settings that lead to the cluster. All networks in it are searched."""
     return {key: cluster_conf.get(key) for key in ("kind", "endpoints", "prefix", "caFile", "certFile", "keyFile")}
 
 
 def _each(cluster_confs: list[ClusterConf]) -> list[ClusterConf]:
-    """Without repetitions."""
+    """The descriptions without repetitions."""
     return [conf for i, conf in enumerate(cluster_confs) if conf not in cluster_confs[:i]]

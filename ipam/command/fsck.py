@@ -1,7 +1,7 @@
-"""What does not fit together: leases, the journal, and who is alive on this node. Pure, but for the age of files.
+"""Finds inconsistencies between leases, journal and the containers on this node. Pure, except for the age of files.
 
-Only this node's leases are judged: all of host-local's directories, and of a cluster what bears this node's name or is in
-its journal. What is younger than a sandbox takes to be made is nobody's fault yet.
+Only this node's leases are checked: all of host-local's directories, and in clusters those with this node's name or in
+its journal. Leases younger than the creation of a sandbox may take are not yet inconsistent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Holder = tuple[str, str]
 
 GRACE_SECONDS = 600.0
-"""kubelet gives a sandbox four minutes."""
+"""The kubelet allows four minutes for a sandbox."""
 
 LEAK = "leak"
 DUPLICATE = "duplicate"
@@ -41,7 +41,7 @@ FORMER = "former machine"
 
 
 class Finding(Value):
-    """Something that is not as it should be. `live`: the owner is alive. `entry` is the journal's, if it has one."""
+    """An inconsistency. `live` tells whether the owner is alive; `entry` is the owner's entry in the journal, if any."""
 
     kind: str
     text: str
@@ -56,7 +56,7 @@ class Finding(Value):
 
 
 class Checker:
-    """One look. `findings` are what follows from it."""
+    """Compares one scan of the leases with the sandboxes of the node."""
 
     def __init__(
         self, folders: Folders, inventory: Inventory, sandboxes: Sandboxes, grace: float = GRACE_SECONDS
@@ -69,7 +69,7 @@ class Checker:
     def findings(self) -> list[Finding]:
         findings = [finding for location in self._inventory.locations for finding in self._of(location)]
         findings += self._duplicates()
-        # Last: what is repaired above is not looked at again.
+        # These come last: the repairs above make them obsolete.
         findings += [_replaced(location.network) for location in self._inventory.locations if location.replaced]
         return findings + [Finding(kind=DAMAGED, text=text) for text in self._inventory.damaged]
 
@@ -98,7 +98,7 @@ class Checker:
                 yield from self._of_entry(entry, location)
 
     def _of_entry(self, entry: Entry, location: LocationLeases) -> Iterator[Finding]:
-        # Who has an address by now lives, and looks as if the container before it did.
+        # The new owner of an address is alive, and makes the container before it look alive.
         leases = location.leases if location.network.backend == KUBERNETES else ()
         over = {lease.address for lease in leases if _has_taken_over(lease, entry.owner)}
         expected = tuple(claim.address for claim in entry.claims or () if claim.address not in over)
@@ -125,10 +125,10 @@ class Checker:
 
     def _without_journal(self, location: LocationLeases) -> Iterator[Finding]:
         entries = {_holder(entry.owner): entry for entry in self._inventory.entries}
-        # Other networks of the place have journals that were not looked at.
+        # The journal of other networks in the cluster was not read.
         ours = (location.network.node, location.network.name)
         leases = [lease for lease in location.leases if (lease.node, lease.owner.network) == ours]
-        # Two nodes can have one name; of what tells no machine, from an older version, the name is all there is.
+        # Two nodes can have one name. A lease of an older version has no machine, so only the name identifies its node.
         machine = known_machine(self._folders.journal)
         for owner, addresses in _by_owner(lease for lease in leases if lease.machine in ("", machine)):
             entry = entries.get(_holder(owner))
@@ -151,7 +151,7 @@ class Checker:
             )
 
     def _of_former_machines(self, location: LocationLeases) -> Iterator[Finding]:
-        """What bears this node's name, and was leased by another machine: one that was replaced, or is called alike."""
+        """Leases with this node's name from another machine, which was replaced or has the same name."""
         machine, network = known_machine(self._folders.journal), location.network
         ours = (network.node, network.name)
         leases = [lease for lease in location.leases if (lease.node, lease.owner.network) == ours and machine]
@@ -176,8 +176,8 @@ class Checker:
                 yield Finding(kind=DUPLICATE, text=text, addresses=(address,))
 
     def _held(self) -> dict[tuple[str, Address], dict[Holder, dict[str, None]]]:
-        """Who has an address of a network, and which places say so."""
-        # The places of an owner are a set that keeps its order: one cluster can be known by several descriptions.
+        """The holders of each address of a network, and the stores in which they hold it."""
+        # A dict keeps the order of an owner's stores: several descriptions may lead to one cluster.
         held: dict[tuple[str, Address], dict[Holder, dict[str, None]]] = {}
         for location in self._inventory.locations:
             store = location.network.directory or location.network.backend
@@ -194,7 +194,7 @@ class Checker:
             pod = entry.owner.pod, entry.owner.ifname
             for claim in (entry.claims or ()) if entry.phase == HELD else ():
                 if (entry.owner.network, claim.address, *pod) in pods:
-                    continue  # It is the pod's still, in whatever sandbox: the lease is counted.
+                    continue  # The pod still has the address, in another sandbox: its lease is counted.
                 holders = held.setdefault((entry.owner.network, claim.address), {})
                 holders.setdefault(_holder(entry.owner), {})["the journal"] = None
         return held
@@ -207,7 +207,10 @@ class Checker:
 
 
 def confirmed(first: list[Finding], second: list[Finding]) -> list[Finding]:
-    """What two looks have found: in between, a call that went on during the first has come to its end, or a step further."""
+    """The findings of two consecutive scans.
+
+    A call in progress during the first has finished or advanced by the second.
+    """
     return [finding for finding in first if finding in second]
 
 
@@ -233,7 +236,7 @@ def _waiting(entry: Entry, network: Network) -> Finding:
 
 
 def _has_taken_over(lease: Lease, owner: Owner) -> bool:
-    """Whether the address is of a later sandbox of the owner's pod."""
+    """Whether the address belongs to a later sandbox of the owner's pod."""
     same = bool(owner.pod) and (lease.owner.pod, lease.owner.ifname) == (owner.pod, owner.ifname)
     return same and lease.owner.container_id != owner.container_id
 

@@ -1,4 +1,4 @@
-"""One look at where addresses are kept: the leases of each place, and what the journal tells. Nothing is changed."""
+"""Collects the leases in all locations and the entries of the journal, without changing anything."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 class LocationLeases(Value):
-    """The leases of one network in one place; `failure` says why they are not known, `damaged` what is no lease there.
+    """The leases of one network in one location.
 
-    `replaced`: the place has lost what this node took there, or is another one by the same name.
+    `failure` is the reason if they are unknown; `damaged` describes invalid leases. With `replaced` the store has lost
+    leases of this node, or is another one by the same name.
     """
 
     network: Network
@@ -37,20 +38,23 @@ class LocationLeases(Value):
     replaced: bool = False
 
     def of(self, container_id: str, ifname: str) -> tuple[Address, ...]:
-        """What a container's interface has."""
+        """The addresses of a container's interface."""
         owner = (container_id, ifname)
         return tuple(lease.address for lease in self.leases if (lease.owner.container_id, lease.owner.ifname) == owner)
 
 
 class Inventory(Value):
-    """`entries` are those of the networks' names; `damaged` tells of files, and of what else names nobody."""
+    """All leases and entries.
+
+    `entries` are those of the networks' names; `damaged` describes unreadable files and leases without a valid owner.
+    """
 
     locations: tuple[LocationLeases, ...]
     entries: tuple[Entry, ...]
     damaged: tuple[str, ...]
 
     def entries_at(self, network: Network) -> list[Entry]:
-        """The entries about the network's place."""
+        """The entries for the network's location."""
         return [
             entry
             for entry in self.entries
@@ -59,8 +63,8 @@ class Inventory(Value):
 
 
 def collect(folders: Folders, networks: Iterable[Network], seconds: float = SECONDS) -> Inventory:
-    """What cannot be asked is a failure of its location."""
-    # The clusters before the journal, in which every lease of this node is noted before it is taken.
+    """Collects the leases of the networks. A location that cannot be read has a `failure`."""
+    # Clusters are read before the journal, which has an entry for every lease of this node before it is taken.
     locations = tuple(_location_leases(folders, network, seconds) for network in networks)
     read = list(entries(folders, (location.network.name for location in locations)))
     unread = [entry for entry in read if isinstance(entry, str)] + damaged_records(folders)
@@ -75,18 +79,18 @@ def collect(folders: Folders, networks: Iterable[Network], seconds: float = SECO
 
 
 def age(path: str) -> float:
-    """Seconds since the file was written; endless when there is none."""
+    """Seconds since the file was written; infinite if it does not exist."""
     written = changed(path)
     return time.time() - written if written else float("inf")
 
 
 def used(range_: Range, leases: Iterable[Lease]) -> int:
-    """How many addresses of the range are in use."""
+    """The number of addresses of the range that are in use."""
     return sum(1 for lease in leases if lease.address in range_)
 
 
 def capacity(range_: Range) -> int:
-    """How many addresses of the range can be leased."""
+    """The number of addresses of the range that can be leased."""
     return sum(last - first + 1 for first, last in range_.stretches(range_.first, range_.last))
 
 

@@ -1,4 +1,4 @@
-"""Leases and utilisation, as text for people and as values for JSON. Pure."""
+"""Formats leases and utilisation, as text and as values for JSON. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Match(Value):
-    """What an interface has in one place: leases, an entry of the journal, or both. `node` is the leases'."""
+    """The leases and the journal's entry of an interface in one location. `node` is the node of the leases."""
 
     network: Network
     owner: Owner
@@ -34,7 +34,7 @@ class Match(Value):
 
 
 def matches(inventory: Inventory, subject: str) -> list[Match]:
-    """The owners that `what` (an address, a container ID, or container ID/interface) means, in each place."""
+    """The owners that match `subject` (an address, a container ID, or container ID/interface), in each location."""
     wanted = _parsed(subject)
     found: list[Match] = []
     for location in inventory.locations:
@@ -47,7 +47,7 @@ def matches(inventory: Inventory, subject: str) -> list[Match]:
 
 
 def listed(inventory: Inventory) -> list[dict[str, Any]]:
-    """Each place once, with its networks' names, ranges and leases."""
+    """Each location once, with the names, ranges and leases of its networks."""
     found: list[dict[str, Any]] = []
     stores: list[tuple[object, dict[str, Any]]] = []
     for location in inventory.locations:
@@ -66,7 +66,7 @@ def as_table(locations: list[dict[str, Any]]) -> str:
 
 
 def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
-    """One match, and what shows that its owner is alive."""
+    """A match, and the reasons why its owner counts as alive."""
     alive = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
     return {
         "network": match.network.name,
@@ -90,26 +90,26 @@ def finding_fields(finding: Finding) -> dict[str, Any]:
 
 
 def as_block(fields: dict[str, Any]) -> str:
-    """One match as text."""
+    """A match as text."""
     values = {key: ", ".join(value) if isinstance(value, list) else value for key, value in fields.items()}
     return "\n".join(f"{key + ':':12} {value or '-'}" for key, value in values.items())
 
 
 def is_named(subject: str, owner: Owner) -> bool:
-    """Whether `what` (a container ID, or container ID/interface) means the owner."""
+    """Whether `subject` (a container ID, or container ID/interface) matches the owner."""
     container_id, _, ifname = subject.partition("/")
     return _is_owner((container_id, ifname), owner)
 
 
 def tombstone(entry: Entry) -> str:
-    """What waits to be freed, where, and whose it was: one line."""
+    """A tombstone on one line: the addresses, their owner and their cluster."""
     texts = ", ".join(str(claim.address) for claim in entry.claims or ()) or "what it has"
     owner = entry.owner
     return f"{texts}  {owner.network}/{owner.container_id}/{owner.ifname}  {describe(entry.cluster_conf)}"
 
 
 def printable(text: str) -> str:
-    """Names come from pods and clusters: they must not steer a terminal."""
+    """The text without control characters: names come from pods and clusters, and must not steer a terminal."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
@@ -136,7 +136,7 @@ def _told(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
 
 
 def _ranges(network: Network, inventory: Inventory) -> list[Range]:
-    """The configured ones; else those that the journal remembers, without gateway and exclusions."""
+    """The configured ranges; otherwise those in the journal, without gateway and exclusions."""
     if network.sets:
         return [range_ for ranges in network.sets for range_ in ranges]
     journalled = (claim.range for entry in inventory.entries_at(network) for claim in entry.claims or ())

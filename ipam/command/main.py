@@ -1,4 +1,4 @@
-"""The command line of `barewire-ipam`: what an operator asks about addresses, and changes."""
+"""The command line of `barewire-ipam`, with which an operator inspects and changes leases."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FINE, FOUND, USAGE = 0, 1, 2
 
 
 class Refused(NotAvailable):
-    """What was asked for is not done."""
+    """The command refuses to make the requested change."""
 
 
 class Host(Value):
-    """What the command meets: the node's folders, who is alive there, and whoever is asked before something is changed."""
+    """The command's environment: the node's folders and sandboxes, and the operator at the terminal."""
 
     folders: Folders = Folders()
 
@@ -44,13 +44,13 @@ class Host(Value):
         return sys.stdin.isatty()
 
     def agrees(self, question: str) -> bool:
-        """Whether the answer is yes."""
+        """Whether the operator answers yes."""
         print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def command(arguments: list[str], host: Host | None = None) -> int:
-    """Runs it and returns the exit code: 1 when something was found, refused or failed, 2 for wrong usage."""
+    """Runs the command and returns its exit code: 1 for findings, refusals and failures, 2 for wrong usage."""
     try:
         options = parser().parse_args(arguments)
     except SystemExit as end:
@@ -61,7 +61,7 @@ def command(arguments: list[str], host: Host | None = None) -> int:
         _complain(error)
         return USAGE if isinstance(error, InvalidConfig) else FOUND
     except (BrokenPipeError, KeyboardInterrupt):
-        # Whoever reads has seen enough; the interpreter would complain of it at its end.
+        # The reader has closed the pipe. Without this the interpreter would complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FOUND
     except Exception as defect:  # noqa: BLE001 - one line with the place, whatever it was
@@ -133,7 +133,7 @@ def _fsck(options: Any, host: Host) -> int:
         return Checker(host.folders, taken, host.sandboxes(), options.older_than).findings()
 
     found = findings()
-    # What goes on meanwhile looks odd once, but not twice.
+    # Calls in progress look inconsistent in one scan, but not in two.
     found = confirmed(found, findings()) if found else []
     left = [(finding, "") for finding in found]
     if options.repair:
@@ -143,7 +143,7 @@ def _fsck(options: Any, host: Host) -> int:
 
 
 def _report(options: Any, findings: list[Finding], left: list[tuple[Finding, str]]) -> None:
-    remaining = {id(finding): why for finding, why in left}  # A finding has dicts in it, and no hash.
+    remaining = {id(finding): why for finding, why in left}  # A finding contains dicts, so it has no hash.
     results, lines = [], []
     for finding in findings:
         outcome = remaining.get(id(finding), "repaired") if options.repair else ""
@@ -267,7 +267,7 @@ def _reconcile(options: Any, host: Host) -> int:
 
 
 def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
-    """Leases of pods that are gone stand apart: they may be of any node."""
+    """Prints the leases, those of pods that are gone separately, because they may be of any node."""
     for lease in bound:
         _say(str(lease))
     if not bound:
@@ -285,7 +285,7 @@ def _host(options: Any, host: Host | None) -> Host:
     if options.data_dir:
         found = found.replace(folders=found.folders.replace(data=os.path.abspath(options.data_dir)))
     if getattr(options, "kubeconfig", ""):
-        # The operator names it, and is as trusted as the node configuration.
+        # The operator names it, so it is trusted like the node configuration.
         options.kubeconfig = os.path.abspath(options.kubeconfig)
         policy = found.folders.policy.with_kubeconfig(options.kubeconfig)
         found = found.replace(folders=found.folders.replace(policy=policy))
@@ -309,7 +309,7 @@ def _networks(options: Any, folders: Folders) -> list[Network]:
 
 
 def _require_released(match: listing.Match, sandboxes: Sandboxes, *, force: bool) -> None:
-    """Raises `Refused` for what is in use, or is another node's to judge."""
+    """Raises `Refused` for addresses that are in use, or whose use only another node can determine."""
     if force:
         return
     uses = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
@@ -333,7 +333,7 @@ def _require_agreement(options: Any, host: Host, question: str) -> None:
 
 
 def _failures(taken: inventory.Inventory) -> int:
-    """Tells of places that could not be asked."""
+    """Warns of locations that could not be read."""
     failed = [location for location in taken.locations if location.failure]
     for location in failed:
         _warn(f"{location.network} is not reached: {location.failure}")

@@ -1,4 +1,4 @@
-"""The networks whose addresses this node knows of: by configurations, records, the journal, and host-local's directories."""
+"""Discovers this node's networks in configurations, records, the journal, and host-local's directories."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
     from ipam.ranges import RangeSet
 
 STATE_DIRECTORY = "/var/lib/cni/barewire"
-"""The records of `sriov` and `userspace`, and the journal."""
+"""The directory of the records of `sriov` and `userspace`, and of the journal."""
 
 _SERVED = (PLUGIN, "host-local")
-"""What `ipam.type` says location the addresses are ours to list."""
+"""The values of `ipam.type` whose leases we can list."""
 
 
 DEFAULTS = Policy()
 
 
 class Folders(Value):
-    """Where a node keeps what we look at; `results` are those in which runtimes, and Multus, keep what ADD answered.
+    """The node's directories.
 
-    `policy` judges what configurations and records name.
+    `results` are those in which runtimes and Multus cache the results of ADD. `policy` applies to the paths in
+    configurations and records.
     """
 
     data: str = DATA_DIRECTORY
@@ -59,17 +60,17 @@ class Folders(Value):
         return f"{self.run}/ipam"
 
     def directory_of(self, network: Network) -> str:
-        """The directory of a network of backend local. Raises `InvalidConfig` location none may be."""
-        # What is in the directory of all networks, the operator of the command has named.
+        """The directory of a network with backend local. Raises `InvalidConfig` if it is not permitted."""
+        # The operator has named the directory of all networks.
         if os.path.dirname(network.directory) == self.data:
             return network.directory
         return self.policy.data_directory(network.directory)
 
 
 class Network(Value):
-    """A network's addresses in one place: host-local's `directory`, or the cluster of `cluster_conf`, which calls it `shared`.
+    """The addresses of a network in one location: host-local's `directory`, or the cluster of `cluster_conf`.
 
-    `sets` is empty location no configuration tells.
+    The cluster knows the network as `shared`. `sets` is empty if the ranges are unknown.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Network(Value):
 
     @property
     def store(self) -> object:
-        """Equal for two that keep their addresses in the same place."""
+        """A value that is equal for networks that keep their addresses in the same store."""
         return self.directory or (self.cluster_conf, self.shared)
 
     @property
@@ -95,14 +96,14 @@ class Network(Value):
 
 
 def describe(cluster_conf: dict[str, Any]) -> str:
-    """A cluster, for people."""
+    """A cluster, as messages show it."""
     if cluster_conf.get("kind") == "etcd":
         return f"etcd {','.join(map(str, cluster_conf.get('endpoints') or ()))} {cluster_conf.get('prefix') or ''}".rstrip()
     return f"kubernetes {cluster_conf.get('kubeconfig') or 'by the pod'}".rstrip()
 
 
 def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
-    """Those of a configuration, or of a list of them. Raises `InvalidConfig`."""
+    """The networks of a configuration, or of a list of them. Raises `InvalidConfig`."""
     content = read_file(os.path.abspath(path))
     if content is None:
         raise InvalidConfig(f"{path}: there is no such file")
@@ -124,7 +125,7 @@ def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
 
 
 def discover(folders: Folders) -> list[Network]:
-    """All that left a trace on the node, each once, with its ranges location a record tells them."""
+    """All networks that have left a trace on the node, each once, with ranges if a record has them."""
     networks: list[Network] = []
     traces = [*_of_records(folders), *_of_directories(folders)]
     traces += [_of_entry(entry) for entry in entries(folders) if isinstance(entry, journal_entry.Entry)]
@@ -135,8 +136,8 @@ def discover(folders: Folders) -> list[Network]:
 
 
 def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator[Entry | str]:
-    """The journal, as it is: location a file is none of ours, its path. All networks', or theirs."""
-    # Not by `Journal`, which sets damaged files aside: who looks changes nothing.
+    """The entries of the journal, or the path where a file is not an entry; of all networks or of those named."""
+    # `Journal` would set damaged files aside, but a reader must not change anything.
     names = _names(folders.journal) if networks is None else sorted(set(networks))
     for name in names:
         folder = f"{folders.journal}/{name}"
@@ -149,9 +150,9 @@ def entries(folders: Folders, networks: Iterable[str] | None = None) -> Iterator
 
 
 def records(folders: Folders) -> Iterator[Record | str]:
-    """The attachments that `sriov` and `userspace` have on this node: location a file is no record, its path.
+    """The attachments of `sriov` and `userspace` on this node, or the path where a file is not a record.
 
-    Raises `IoFailure` for one that cannot be read.
+    Raises `IoFailure` for a file that cannot be read.
     """
     for network in _names(folders.state):
         for file in documents(f"{folders.state}/{network}"):
@@ -164,12 +165,12 @@ def records(folders: Folders) -> Iterator[Record | str]:
 
 
 def damaged_records(folders: Folders) -> list[str]:
-    """The paths of the files that are no records."""
+    """The paths of the files that are not records."""
     return [record for record in records(folders) if isinstance(record, str)]
 
 
 def attached(folders: Folders) -> Iterator[Key]:
-    """Whose records there are, by the files' names alone: who is alive is known also location what is in a file is lost."""
+    """The keys of all records, from the file names alone, so that damaged records count as well."""
     for network in _names(folders.state):
         for file in documents(f"{folders.state}/{network}"):
             container_id, _, ifname = file.removesuffix(DOCUMENT).partition(":")
@@ -178,7 +179,7 @@ def attached(folders: Folders) -> Iterator[Key]:
 
 
 def _entry_of(content: bytes, network: str, file: str) -> Entry:
-    """Raises `ValueError` for what is no entry of the network and file."""
+    """Raises `ValueError` if the content is not an entry of the network and file."""
     entry = journal_entry.decode(content)
     owner = entry.owner
     if (owner.network, f"{owner.container_id}:{owner.ifname}{DOCUMENT}") != (network, file):
@@ -197,7 +198,7 @@ def _of_directories(folders: Folders) -> Iterator[Network]:
 
 
 def _of_records(folders: Folders) -> Iterator[Network]:
-    """What the delegate calls of records tell: they have the whole configuration."""
+    """The networks of the delegate calls in records, which contain the whole configuration."""
     for record in records(folders):
         if isinstance(record, str):
             continue
@@ -206,7 +207,7 @@ def _of_records(folders: Folders) -> Iterator[Network]:
             if isinstance(conf, dict) and _type(conf) in _SERVED:
                 yield _network(conf, folders.policy)
         except CniError:
-            continue  # It was valid for the plugin of its day.
+            continue  # It was valid for a former version of the plugin.
 
 
 def _of_entry(entry: Entry) -> Network:
@@ -227,7 +228,7 @@ def _network(conf: dict[str, Any], policy: Policy) -> Network:
     built = Network(name=location.network, backend=location.backend, sets=sets)
     if location.cluster_conf is None:
         return built.replace(directory=location.directory)
-    # As `ipam.cluster.store` completes it.
+    # `ipam.cluster.store` completes it in the same way.
     cluster_conf = {**location.cluster_conf, "node": location.node or policy.node_name()}
     return built.replace(cluster_conf=cluster_conf, shared=location.shared)
 
@@ -252,5 +253,5 @@ def _request(conf: dict[str, Any]) -> Request:
 
 
 def _names(folder: str) -> list[str]:
-    """The networks that have a folder in this one."""
+    """The networks that have a folder in `folder`."""
     return [name for name in keys(folder) if is_identifier(name)]

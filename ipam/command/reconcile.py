@@ -1,6 +1,7 @@
-"""Leases in whereabouts' pools that are of no pod any more: judged by podref, the pod's UID and Multus' network-status.
+"""Finds leases in whereabouts' pools whose pods are gone, by podref, the pod's UID and Multus' network-status.
 
-For what no journal tells of: a node was installed anew, or lost its state. What may be in use is never freed.
+It is meant for leases without an entry in any journal, after a node was reinstalled or lost its state. Leases that may
+be in use are never freed.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
-"""Multus' annotation, and the name that it had in the beginning."""
+"""Multus' annotation, and its former name."""
 
 
 class Judged(Value):
-    """A lease, and why it is of nobody, or cannot be judged. `place` is the number of its network's pools."""
+    """A lease, and the reason why it is unused or cannot be judged. `place` is the number of its network's pools."""
 
     place: int
     cluster: str
@@ -45,7 +46,7 @@ class Judged(Value):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The same for the same lease in the same state."""
+        """Equal for the same lease in the same state."""
         owner = self.lease.owner
         return self.place, self.lease.address, owner.container_id, owner.ifname, owner.pod
 
@@ -56,21 +57,21 @@ class Judged(Value):
 
 
 class Scan(Value):
-    """What was found: leases of nobody, and those of which nothing tells whether they are."""
+    """The result of a scan: unused leases, and those whose use cannot be determined."""
 
     lost: tuple[Judged, ...]
     unclear: tuple[Judged, ...]
 
 
 class _Unclear(Exception):
-    """Says why."""
+    """The use of a lease cannot be determined. The message is the reason."""
 
 
 class Reconciliation:
-    """The networks' pools. `sandboxes` looks at this node, whose own leases are `fsck`'s.
+    """The leases in the networks' pools.
 
-    `grace`: what is younger, in seconds, or of unknown age is passed over; 0 takes everything. With a `kubeconfig` its API
-    server tells of pods.
+    `sandboxes` scans this node, whose own leases are left to `fsck`. Leases that are younger than `grace` seconds, or
+    of unknown age, are skipped; 0 skips none. With a `kubeconfig`, its API server is used to look up pods.
     """
 
     def __init__(
@@ -100,12 +101,15 @@ class Reconciliation:
         return bool(self._cluster_confs)
 
     def scan(self) -> Scan:
-        """Judges every lease. Raises `CniError` when somebody cannot be asked: then nothing is known."""
+        """Judges every lease.
+
+        Raises `CniError` if a server or this node cannot be read, because then nothing is certain.
+        """
         lost: dict[object, Judged] = {}
         unclear: dict[object, Judged] = {}
         for i, cluster_conf in enumerate(self._cluster_confs):
             cluster = self._opened(cluster_conf)
-            # The pools first: a pod, and its sandbox on this node, are there before they have an address.
+            # The pools are read first: a pod, and its sandbox on this node, exist before they have an address.
             leases = list(cluster.leases(""))
             sandboxes, ours = self._sandboxes(), self._journalled()
             pods: dict[str, Document | None] = {}
@@ -124,7 +128,7 @@ class Reconciliation:
         return Scan(lost=tuple(lost.values()), unclear=tuple(unclear.values()))
 
     def free(self, verdicts: Iterable[Judged]) -> Iterator[Judged]:
-        """Frees those that are still of nobody."""
+        """Frees those leases that are still unused, and yields each."""
         keys = {verdict.key for verdict in verdicts}
         lost = [verdict for verdict in self.scan().lost if verdict.key in keys]
         for i, cluster_conf in enumerate(self._cluster_confs):
@@ -135,7 +139,7 @@ class Reconciliation:
                     yield verdict
 
     def _reason(self, cluster: Kubernetes, lease: Lease, pods: dict[str, Document | None]) -> str:
-        """Why the lease is of nobody; empty where it may be of somebody. Raises `_Unclear`."""
+        """The reason why the lease is unused; empty if it may be in use. Raises `_Unclear`."""
         owner = lease.owner
         if not owner.pod:
             raise _Unclear("no pod is named")
@@ -152,7 +156,7 @@ class Reconciliation:
         signed = whereabouts.is_signed(reserved, owner)
         uid = whereabouts.pod_uid(reserved) if signed else ""
         if pod is None:
-            # An earlier container's reservation may be much older than the lease; but it had that pod, too.
+            # A reservation of an earlier container may be much older than the lease, but it had the same pod.
             return self._if_old(
                 reserved, "its pod does not exist", known=signed or whereabouts.is_for_pod(reserved, owner)
             )
@@ -163,7 +167,7 @@ class Reconciliation:
         return ""
 
     def _if_old(self, reserved: Document, reason: str, *, known: bool) -> str:
-        """The reason, if the lease is old enough; `known`: the reservation was made along with it."""
+        """The reason, if the lease is old enough. With `known` the reservation was made together with the lease."""
         if self._grace <= 0:
             return reason
         age = _age(reserved) if known else None
@@ -184,7 +188,7 @@ class Reconciliation:
 
 
 def _shown(pod: Document) -> dict[str, set[Address]]:
-    """The addresses of each interface that Multus tells of. Raises `_Unclear` for what Multus cannot have written."""
+    """The addresses of each interface in Multus' network-status. Raises `_Unclear` if Multus cannot have written it."""
     metadata = pod.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     if not isinstance(annotations, dict):
@@ -206,7 +210,7 @@ def _shown(pod: Document) -> dict[str, set[Address]]:
 
 
 def _age(reserved: Document) -> float | None:
-    """Seconds since a reservation was made, by this node's clock; None where nobody tells."""
+    """Seconds since a reservation was made, by this node's clock; None if the time is unknown."""
     metadata = reserved.get("metadata")
     text = metadata.get("creationTimestamp") if isinstance(metadata, dict) else None
     try:

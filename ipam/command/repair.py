@@ -1,4 +1,4 @@
-"""What `fsck --repair` and `release` change: each thing is looked at again under its lock, and changed if it is as it was."""
+"""The changes of `fsck --repair` and `release`. Each item is read again under its lock, and changed only if unmodified."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ if TYPE_CHECKING:
 
 
 class Repair:
-    """Changes of one node. All raise `CniError` where they cannot be made, and `TryAgainLater` where things have changed."""
+    """Changes to one node.
+
+    All methods raise `CniError` on failure, and `TryAgainLater` if the state has changed meanwhile.
+    """
 
     def __init__(self, folders: Folders, warn: Callable[[str], None], *, seconds: float = SECONDS) -> None:
         self._folders = folders
         self._journal = Journal(folders.journal, folders.run, warn=warn)
         self._seconds = seconds
-        # What it takes for this node is protected as any ADD's.
+        # Leases that are taken for this node are protected by signs of life, like those of an ADD.
         open_living = partial(
             open_living_cluster, run=folders.index, policy=folders.policy, entries=self._journal.entries
         )
         self._releases = PendingReleases(self._journal, open_living, seconds)
 
     def repair(self, finding: Finding) -> bool:
-        """Whether it is repaired; False for what a person must decide."""
+        """Returns whether the finding was repaired; False if the operator must decide."""
         if finding.kind == REPLACED and finding.network is not None:
             self.take_again(finding.network)
             return True
@@ -51,7 +54,7 @@ class Repair:
         return True
 
     def release(self, network: Network, owner: Owner, addresses: Iterable[Address], node: str) -> None:
-        """Frees what an interface has in one place; the cluster's `node` is that of the lease."""
+        """Frees the leases of an interface in one location. `node` is the node of the leases in a cluster."""
         if network.cluster_conf is None:
             self._free_files(network, owner, addresses)
             return
@@ -65,7 +68,7 @@ class Repair:
             cluster.give_back(tuple(map(claim_on, addresses)), owner)
 
     def take_again(self, network: Network) -> None:
-        """Takes all that the journal holds in a cluster that was replaced."""
+        """Takes all leases in the journal again, in a cluster that was replaced."""
         cluster_conf = network.cluster_conf or {}
         retaking = Retaking(self._journal, self._releases, network.name, cluster_conf, network.shared)
         retaking.retake_all(self._releases.cluster(cluster_conf, network.shared), time.monotonic() + self._seconds)
@@ -79,7 +82,7 @@ class Repair:
             self._free_untold(network, owner, finding.addresses)
 
     def release_entry(self, finding: Finding, _network: Network, owner: Owner) -> None:
-        """Gives back what the entry tells of, and forgets it."""
+        """Releases the addresses of the entry, and removes it."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
             if entry is not None:
@@ -87,7 +90,7 @@ class Repair:
                 self._release_now(entry)
 
     def forget(self, entry: Entry) -> bool:
-        """Gives a tombstone up. Whether its cluster was told after all; else what it has there stays leased."""
+        """Gives a tombstone up. Returns whether its addresses were released after all; otherwise they stay leased."""
         with self._journal.locked(entry.owner, self._seconds):
             _require_same(self._journal.find(entry.owner), entry)
             if self._releases.release_or_keep(entry):
@@ -96,7 +99,7 @@ class Repair:
             return False
 
     def lease_again(self, finding: Finding, network: Network, owner: Owner) -> None:
-        """Takes what a living owner believes to have; a dead one's entry goes."""
+        """Takes the addresses of a living owner again; the entry of a dead one is released."""
         if not finding.live:
             self.release_entry(finding, network, owner)
             return
@@ -110,7 +113,7 @@ class Repair:
             raise TryAgainLater(f"somebody else has {texts} now", hint=f"recreate the pod of {owner.container_id}")
 
     def note(self, finding: Finding, network: Network, owner: Owner) -> None:
-        """Writes the entry of what a living owner has."""
+        """Writes the entry for the leases of a living owner."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
             if entry is not None and entry.phase != HELD:
@@ -137,7 +140,7 @@ class Repair:
                 directory.remove(address)
 
     def _free_untold(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
-        """Frees addresses that no entry tells of."""
+        """Frees addresses that have no entry."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
             journalled = {claim.address for claim in entry.claims or ()} if entry else set()
@@ -165,7 +168,7 @@ _REPAIRS = {
 
 
 def repaired(repair: Repair, findings: Iterable[Finding]) -> list[tuple[Finding, str]]:
-    """The findings that are left, and why."""
+    """The findings that were not repaired, and the reasons."""
     left = []
     for finding in findings:
         try:

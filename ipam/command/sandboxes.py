@@ -1,4 +1,4 @@
-"""Who is alive on this node: attachments that have a record or that a runtime keeps, and addresses in network namespaces."""
+"""Finds the containers on this node, from records, runtimes' caches, and addresses in network namespaces."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ _VERSIONS = {4: 4, 16: 6}
 
 
 class Sandboxes(Value):
-    """One look. `attached` tells by container ID and interface who knows it; `namespaces` the namespaces that have an address."""
+    """The result of a scan.
+
+    `attached` has the source for each known (container ID, interface); `namespaces` has the namespaces of each address.
+    """
 
     attached: Mapping[tuple[str, str], str]
     namespaces: Mapping[Address, tuple[str, ...]]
 
     def uses(self, container_id: str, ifname: str, addresses: Iterable[Address]) -> list[str]:
-        """What shows that the container is alive; empty when nothing does.
+        """The reasons why the container counts as alive; empty if there are none.
 
         Old leases of host-local have no `ifname`: then any interface of the container counts.
         """
@@ -51,7 +54,7 @@ class Sandboxes(Value):
 
 
 def scan(folders: Folders) -> Sandboxes:
-    """Raises `KernelRefused` and `IoFailure` when something cannot be seen: nobody can be said to be dead then."""
+    """Raises `KernelRefused` and `IoFailure` if anything cannot be read: then no container can be called dead."""
     attached = dict(_cached(folders))
     attached |= {(key.container_id, key.ifname): f"record of {key}" for key in of_records(folders)}
     namespaces: dict[Address, list[str]] = {}
@@ -63,7 +66,7 @@ def scan(folders: Folders) -> Sandboxes:
 
 
 def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
-    """What libcni keeps of each ADD until DEL: other plugins than ours have no record, and with DPDK no address, either."""
+    """The results that libcni caches until DEL: other plugins have no records, and with DPDK no addresses either."""
     for folder in folders.results:
         for name in entries(folder):
             path = f"{folder}/{name}"
@@ -74,7 +77,7 @@ def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
 
 
 def _is_there(cached: dict[str, Any]) -> bool:
-    """False when all sandboxes that the result tells of are gone: it was left over, by a reboot for example."""
+    """Whether a sandbox in the result exists. A result without any is left over, for example after a reboot."""
     result = cached.get("result")
     interfaces = result.get("interfaces") if isinstance(result, dict) else None
     sandboxes = (
@@ -92,12 +95,12 @@ def _document(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except DecodeFailure:
-        return {}  # It is of an older libcni, which kept the bare result, or none at all.
+        return {}  # An older libcni cached the bare result.
     return content if isinstance(content, dict) else {}
 
 
 def _namespaces() -> Iterator[Netns]:
-    """Each namespace once, by a name where it has one."""
+    """Each namespace once, by a name if it has one."""
     seen: set[str] = set()
     for path in _paths():
         netns = _opened(path)
@@ -109,7 +112,7 @@ def _namespaces() -> Iterator[Netns]:
 
 
 def _opened(path: str) -> Netns | None:
-    """None for what is gone, or is no namespace (any more)."""
+    """Opens a namespace; None if the path does not exist or is not a namespace (any more)."""
     try:
         return open_netns(path)
     except InvalidNetns as error:
@@ -122,12 +125,12 @@ def _opened(path: str) -> Netns | None:
 def _paths() -> Iterator[str]:
     for folder in NAMED:
         yield from (f"{folder}/{name}" for name in entries(folder))
-    # Init is in the node's own namespace, which we are in or see by others; it can have more rights than we, and hide.
+    # Init is in the node's own namespace, which is also found through others. It may have more rights than we have.
     yield from (f"/proc/{pid}/ns/net" for pid in ("self", *pids()) if pid != "1")
 
 
 def _addresses(netns: Netns) -> set[Address]:
-    # The socket belongs to the namespace in which it is made.
+    # A socket belongs to the namespace in which it is created.
     try:
         with netns.entered(), RouteSocket() as socket:
             packed_addresses = [

@@ -1,1 +1,1 @@
-"""Leases in Kubernetes, in the resources of whereabouts."""
+"""Leases in Kubernetes, in whereabouts' resources."""

@@ -1,6 +1,7 @@
-"""whereabouts' resources at the API server. A question is repeated until it has an answer, within one bound.
+"""Requests for whereabouts' resources to the API server, repeated until there is a response, within one time limit.
 
-That is safe for all that is asked here: creating finds what it made before, a patch tests first, a removal finds nothing.
+All requests are safe to repeat: a repeated creation finds the object, a patch tests before it changes, and a repeated
+deletion finds nothing.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
-"""Seconds between tries of a question that got no answer."""
+"""Seconds between attempts of a request without a response."""
 
 _JSON, _PATCH = "application/json", "application/json-patch+json"
 _BRIEF = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
-"""A patched pool would come back whole, with all its leases; this asks for its metadata only."""
+"""A patched pool would be returned with all its leases; this header requests its metadata only."""
 
 TOO_LARGE = 413
-"""The status of a patch after which the object would be larger than the API server, or its etcd, takes."""
+"""The status of a patch that would make the object larger than the API server or its etcd accepts."""
 
 _LIMITS = ("request is too large", "message larger than max")
-"""What etcd says then, and the client with which the API server asks it: the API server passes that on with status 500."""
+"""The errors of etcd, and of the API server's client for it, which the API server passes on with status 500."""
 
 _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class Answer(Value):
-    """`again` tells that the same question was asked before, without an answer: it may have had its effect then."""
+    """A response. With `again` the same request was sent before without a response, and may have taken effect then."""
 
     status: int
     content: Document
@@ -48,7 +49,10 @@ class Answer(Value):
 
 
 class Api:
-    """Objects of one namespace by resource and name. All raises `KubeRefused`, and `TryAgainLater` at the bound."""
+    """Objects of one namespace by resource and name.
+
+    All methods raise `KubeRefused`, and `TryAgainLater` at the time limit.
+    """
 
     def __init__(self, cluster: Cluster, namespace: str, seconds: float) -> None:
         self._connection = Connection(cluster, 0.0)
@@ -61,42 +65,42 @@ class Api:
     def close(self) -> None:
         self._connection.close()
 
-    __del__ = close  # Who forgets it is not warned of an open socket by the interpreter.
+    __del__ = close  # The interpreter would warn of an open socket.
 
     def begin(self) -> None:
-        """What is asked from now on has the whole time again."""
+        """Restarts the time limit for the following requests."""
         self._connection.extend(time.monotonic() + self._seconds)
 
     def get(self, resource: str, name: str) -> Document | None:
-        """The object, or None where there is none."""
+        """The object, or None if it does not exist."""
         answer = self._ask("GET", resource, name, (200, 404))
         return answer.content if answer.status == 200 else None
 
     def create(self, resource: str, created: Document, *, rehearsal: bool = False) -> Answer:
-        """Status 201, or 409 when there is an object of that name. A rehearsal changes nothing."""
+        """Returns status 201, or 409 if an object of that name exists. A rehearsal changes nothing."""
         body = jsontext.dumps(created).encode()
         _path_part(created["metadata"]["name"])
         return self._ask("POST", resource, "", (201, 409), body, option="&dryRun=All" * rehearsal)
 
     def patch(self, resource: str, name: str, patch: list[Document]) -> Answer:
-        """Status 200, 404 when there is no such object, 422 when a test failed, or a path was missing, or TOO_LARGE."""
+        """Returns 200, 404 if the object is missing, 422 if a test failed or a path is missing, or TOO_LARGE."""
         return self._ask("PATCH", resource, name, (200, 404, 422, TOO_LARGE), jsontext.dumps(patch).encode())
 
     def delete(self, resource: str, deleted: Document) -> Answer:
-        """Status 200, 404 when the object is gone, or 409 when it is not as it was found any more."""
+        """Returns 200, 404 if the object is gone, or 409 if it was changed since it was read."""
         metadata = deleted.get("metadata")
         fields = metadata if isinstance(metadata, dict) else {}
-        # Whereabouts updates reservations in place: the uid alone would not tell.
+        # whereabouts updates reservations in place, so the uid alone does not show that.
         as_found = {"uid": str(fields.get("uid")), "resourceVersion": str(fields.get("resourceVersion"))}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": as_found}
         return self._ask("DELETE", resource, str(fields.get("name")), (200, 404, 409), jsontext.dumps(body).encode())
 
     def node(self, name: str) -> Document | None:
-        """The object of a node, or None where there is none."""
+        """The object of a node, or None if it does not exist."""
         return self._core("nodes", f"/api/v1/nodes/{_path_part(name)}")
 
     def pod(self, namespace: str, name: str) -> Document | None:
-        """The object of a pod, or None where there is none."""
+        """The object of a pod, or None if it does not exist."""
         return self._core("pods", f"/api/v1/namespaces/{_path_part(namespace)}/pods/{_path_part(name)}")
 
     def _core(self, resource: str, path: str) -> Document | None:
@@ -122,11 +126,11 @@ class Api:
 
     def _refusal(self, answer: Answer, asked: tuple[str, str, str]) -> CniError:
         error = refusal(self._connection, asked, answer.status, answer.content)
-        # Before it was refused, the same request may have been granted.
+        # The same request may have been granted before it was refused.
         return KubeRefused(error.msg, hint=error.hint) if answer.again and asked[0] != "get" else error
 
     def _ask_until_answered(self, method: str, target: tuple[str, str], body: bytes, option: str) -> Answer:
-        """The first answer that is one. Conflicts of the server's own writers in a patch are none."""
+        """The first final response. A patch that conflicts with the server's own writers is repeated."""
         lost, pause = False, FIRST_PAUSE
         while True:
             try:
@@ -150,7 +154,7 @@ class Api:
         return Answer(status=status, content=document(content))
 
     def _limit(self) -> str:
-        # The server, too, gives up then: what it did later would be nobody's.
+        # The server gives up at the same time: a later change would have no owner.
         return f"?timeout={max(1, int((self._connection.deadline - time.monotonic()) * 1000))}ms"
 
 
@@ -168,7 +172,7 @@ def _is_too_large(answer: Answer) -> bool:
 
 
 def _is_of_object(answer: Document, name: str) -> bool:
-    """Whether a 404 speaks of the object: that of an unknown resource has no reason or no name in it."""
+    """Whether a 404 concerns the object: that of an unknown resource lacks the reason or the name."""
     details = answer.get("details")
     return answer.get("reason") == "NotFound" and isinstance(details, dict) and details.get("name") == name
 

@@ -1,7 +1,7 @@
-"""Addresses in Kubernetes, in the resources of whereabouts, so that both can lease from the same ranges at one time.
+"""Leases in whereabouts' Kubernetes resources, so that both plugins can use the same ranges at the same time.
 
-An address is leased by one JSON patch, which tests that nobody has it: the API server takes all of a patch or nothing,
-so there is no lock, and whereabouts' own, which tests the version of the whole pool, sees each of our leases.
+One JSON patch leases an address, and tests that it is free: the API server applies all of a patch or nothing. So there
+is no lock, and whereabouts, whose patches test the version of the whole pool, notices each of our leases.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     Claims = tuple[Claim, ...]
 
 SECONDS = 10.0
-"""Bound of one call: its two requests take milliseconds."""
+"""Time limit of one call: its two requests take milliseconds."""
 
 NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
-"""A place of no leases, for who only asks about nodes and pods. Its kubeconfig is missing."""
+"""A location without leases, for looking up nodes and pods. The kubeconfig must be added."""
 
 _DEFAULT_NAMESPACE = "kube-system"
 
 
 def open_kubernetes(cluster_conf: Document, network: str, seconds: float, access: Access) -> Kubernetes:
-    """The backend of a description by `whereabouts.document`; `seconds` bound each call. Raises `InvalidConfig`."""
+    """Opens the backend that a cluster_conf describes; `seconds` limits each call. Raises `InvalidConfig`."""
     location = whereabouts.pool_location(cluster_conf)
     return Kubernetes(open_cluster(location.kubeconfig, access), location, network, seconds)
 
 
 class Kubernetes(Anonymous):
-    """A `Cluster` of `ipam.store`, for one process and one thread. Raises also `KubeRefused`."""
+    """Implements `ipam.store.Cluster`, for one process and one thread. Also raises `KubeRefused`."""
 
     def __init__(self, cluster: Cluster, location: PoolLocation, network: str, seconds: float = SECONDS) -> None:
         self._location = location
@@ -57,15 +57,15 @@ class Kubernetes(Anonymous):
         self._api = Api(cluster, location.namespace or cluster.namespace or _DEFAULT_NAMESPACE, seconds)
         self._pools = Pools(self._api, location.network_name)
         self._reservations = Reservations(self._api, location.network_name) if location.overlapping else None
-        # Seen to be in use, maybe by another range's owner, of whom the pool does not tell.
+        # Addresses known to be in use, possibly by an owner of another range that is not in the pool.
         self._reserved: dict[str, set[int]] = {}
 
     def close(self) -> None:
-        """Closes the connection, which calls share; the next call opens another."""
+        """Closes the connection, which calls share. The next call opens a new one."""
         self._api.close()
 
     def used_numbers(self, range_: Range) -> None:
-        """See `ipam.store.Cluster`: to try is one small patch, and to ask sends the whole pool."""
+        """See `ipam.store.Cluster`: an attempt is one small patch, but reading returns the whole pool."""
 
     def find_free(self, range_: Range, start: int) -> int | None:
         self._api.begin()
@@ -86,11 +86,11 @@ class Kubernetes(Anonymous):
         return self._taken(claims, owner, lost=False)
 
     def retake(self, claims: Claims, owner: Owner) -> Claims:
-        """See `ipam.store.Cluster`: a reservation outlives the pool that was deleted, and may name an earlier sandbox."""
+        """See `ipam.store.Cluster`: a reservation outlives its deleted pool, and may name an earlier sandbox."""
         return self._taken(claims, owner, lost=True)
 
     def parts(self) -> dict[str, str]:
-        """See `ipam.store.Cluster`: the pools, by subnet."""
+        """See `ipam.store.Cluster`: the parts are the pools, by subnet."""
         return dict(self._pools.uids)
 
     def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
@@ -109,11 +109,11 @@ class Kubernetes(Anonymous):
         self.give_back(tuple(claim for pool in pools for claim in whereabouts.claims_of(pool, owner)), owner)
 
     def leases_of_node(self) -> Iterator[Lease]:
-        """See `ipam.store.Cluster`: whereabouts' resources have no place for a node's name."""
+        """See `ipam.store.Cluster`: whereabouts' resources do not contain node names."""
         yield from ()
 
     def reach(self) -> None:
-        """See `ipam.store.Cluster`. It rehearses, and changes nothing."""
+        """See `ipam.store.Cluster`. The requests are rehearsals, and change nothing."""
         self._api.begin()
         try:
             for cidr in self._location.subnets[:1]:
@@ -124,7 +124,7 @@ class Kubernetes(Anonymous):
             raise NotAvailable(error.msg, hint=error.details) from error
 
     def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
-        """See `ipam.store.Cluster`. Whereabouts' pools do not tell networks apart: all that is in them is listed."""
+        """See `ipam.store.Cluster`. Pools are not separated by network: all leases in them are listed."""
         self._api.begin()
         for cidr in self._location.subnets:
             pool = self._pools.find(cidr)
@@ -145,23 +145,23 @@ class Kubernetes(Anonymous):
         return any(condition.get("type") == "Ready" and condition.get("status") == "True" for condition in well_formed)
 
     def knows_node(self, name: str) -> bool:
-        """Whether there is a Node object of the name. Raises as `node_is_alive`."""
+        """Whether there is a Node object of this name. Raises the same errors as `node_is_alive`."""
         self._api.begin()
         return self._api.node(name) is not None
 
     def pod(self, pod: str) -> Document | None:
-        """The object of a pod (namespace/name), or None where there is none. Raises `InvalidConfig` for no such name."""
+        """The object of a pod (namespace/name), or None if there is none. Raises `InvalidConfig` for an invalid name."""
         self._api.begin()
         namespace, _, name = pod.partition("/")
         return self._api.pod(namespace, name)
 
     def reserved(self, address: Address) -> Document | None:
-        """The object that keeps the address from other pools."""
+        """The object that reserves the address across pools."""
         self._api.begin()
         return self._reservations.find(address) if self._reservations else None
 
     def node_of(self, pod: str) -> str | None:
-        """The node that a pod (namespace/name) is bound to, or empty; None when there is no such pod."""
+        """The node to which a pod (namespace/name) is bound, or an empty string; None if there is no such pod."""
         bound = self.pod(pod)
         spec = None if bound is None else bound.get("spec")
         return None if bound is None else str(spec.get("nodeName") or "") if isinstance(spec, dict) else ""
@@ -179,10 +179,11 @@ class Kubernetes(Anonymous):
         made = Made()
         try:
             with on_failure(self._undo, made, owner):
-                # The allocation first, as whereabouts does: it does not expect a reservation that it has not seen before.
+                # The allocation comes first, as in whereabouts, which does not expect a reservation that it has not
+                # seen before.
                 others = self._pools.add(claims, owner, made) or self._reserve(claims, owner, made, lost=lost)
         except (RefusedForGood, AddressesExhausted) as error:
-            # Both say that nothing is the owner's now.
+            # After both errors the owner has nothing.
             raise _is_undone(error) from error
         if others:
             self._undo(made, owner)
@@ -196,7 +197,7 @@ class Kubernetes(Anonymous):
         return others
 
     def _free(self, allocated: Claims, reserved: Claims, owner: Owner) -> None:
-        # The allocation goes last: it tells who it was, if this breaks off.
+        # The allocation goes last: it names the owner if this is interrupted.
         if self._reservations:
             self._reservations.remove(reserved, owner, self)
         self._pools.remove(allocated, owner)
@@ -210,7 +211,7 @@ class Kubernetes(Anonymous):
 
 
 def _is_undone(error: RefusedForGood | AddressesExhausted) -> CniError:
-    """The error, or a weaker one where something could not be undone."""
+    """The error, or a weaker one if not everything could be undone."""
     if not getattr(error, "__notes__", None):
         return error
     kind = KubeRefused if isinstance(error, RefusedForGood) else TryAgainLater

@@ -1,4 +1,7 @@
-"""Which objects Kubernetes can have for a network's pools and addresses: its names are narrower than CNI's. Pure."""
+"""Checks the names of Kubernetes objects for a network's pools and addresses, which are more restricted than CNI's.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ if TYPE_CHECKING:
 
 KEY = "ipam.network_name"
 _LONGEST_CIDR = {4: "255.255.255.255/32", 6: f"{':'.join(['ffff'] * 8)}/128"}
-"""No name of a pool or a reservation is longer than that of such a pool."""
+"""No name of a pool or reservation is longer than that of these pools."""
 
 
 def problems(network_name: str, sets: Iterable[RangeSet]) -> list[tuple[str, str]]:
-    """Problems, as (JSON path, text), with names that no object can have."""
+    """Problems with the names of objects, as (JSON path, text)."""
     ranges = [range_ for ranges in sets for range_ in ranges]
     if network_name:
         longest = _LONGEST_CIDR[max((range_.subnet.version for range_ in ranges), default=4)]
@@ -25,7 +28,7 @@ def problems(network_name: str, sets: Iterable[RangeSet]) -> list[tuple[str, str
         text = f"{network_name!r} cannot be in the name of a Kubernetes object: "
         rule = "it is too long, or has something else than lower-case letters, digits, - and ."
         return [] if fits else [(KEY, text + rule)]
-    # The text of such an address can begin with "::", and the name of its object then with "--".
+    # The text of such an address can begin with "::", and then the name of its object begins with "--".
     bad = [range_ for range_ in ranges if range_.subnet.version == 6 and not range_.subnet.number >> 96]
     text = "missing: without it the name of a Kubernetes object for {} would begin with -"
     return [(KEY, text.format(bad[0]))] if bad else []

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 _HINT = "look at the policies of the API server (admission), and at the definition of IPPool"
 
 TRIES = 8
-"""Of a patch that others' changes foil each time."""
+"""How often a patch is retried when concurrent changes make it fail."""
 
 
 class Made:
-    """What a lease has made so far, for who must undo it.
+    """The objects that a lease has made so far, for undoing it.
 
-    Entries that were added; those that were taken over from an earlier container of the pod, as they were; reservations.
+    `added` are new allocations, `taken_over` are former values of allocations that belonged to an earlier container of
+    the pod, and `reserved` are new reservations.
     """
 
     def __init__(self) -> None:
@@ -38,30 +39,32 @@ class Made:
 
 
 class Pools:
-    """The pools of one network name. Raises `TryAgainLater`, `KubeRefused`."""
+    """The pools of one network name. All methods raise `TryAgainLater` and `KubeRefused`."""
 
     def __init__(self, api: Api, network_name: str) -> None:
         self._api = api
         self._network_name = network_name
         self.uids: dict[str, str] = {}
-        """Of the pools that were met, by subnet; empty where there was none."""
+        """The UIDs of the pools that were read, by subnet; empty if a pool did not exist."""
 
     def name(self, cidr: str) -> str:
         return whereabouts.pool_name(cidr, self._network_name)
 
     def find(self, cidr: str) -> Document | None:
-        """The object of a subnet's pool; None where there is none, or can be none of that name."""
+        """The object of a subnet's pool; None if there is none, or if its name is impossible."""
         name = self.name(cidr)
         pool = self._api.get(POOLS, name) if is_name(name) else None
         self.uids[cidr] = _uid(pool or {})
         return pool
 
     def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
-        """Those that somebody else has, of the first pool that has such; what was made before is in `made`.
+        """Returns the claims of the first pool with conflicts that belong to others.
 
-        An earlier container of the owner's pod is nobody else.
+        Changes so far are added to `made`.
+
+        An earlier container of the owner's pod is no conflict.
         """
-        # In the same order everywhere: then one of those who want the same wins.
+        # All nodes use the same order, so of several that want the same addresses one succeeds.
         for cidr, of_subnet in sorted(_by_subnet(claims).items()):
             others = self._added(cidr, of_subnet, owner, made)
             if others:
@@ -69,18 +72,18 @@ class Pools:
         return ()
 
     def remove(self, claims: Claims, owner: Owner) -> None:
-        """Removes what is the owner's."""
+        """Removes the owner's allocations."""
         for cidr, of_subnet in self._named(claims).items():
             self._removed(cidr, of_subnet, owner)
 
     def hand_back(self, taken_over: list[Allocated], owner: Owner) -> None:
-        """Undoes that the owner has taken allocations over."""
+        """Returns allocations that the owner has taken over."""
         for claim, entry in taken_over:
             name = self.name(whereabouts.subnet(claim.range))
             self._api.patch(POOLS, name, whereabouts.handing_back(claim, entry, owner))
 
     def give_up(self, claims: Claims, owner: Owner, pod: str) -> bool:
-        """Whether one of them is the owner's, for that pod: then no later container takes it over any more."""
+        """Returns whether the owner has one of them for that pod. After this no later container takes it over."""
         return any(
             self._api.patch(POOLS, self.name(cidr), whereabouts.giving_up(claim, owner, pod)).status == 200
             for cidr, of_subnet in self._named(claims).items()
@@ -98,18 +101,18 @@ class Pools:
         ]
 
     def held(self, claims: Claims, owner: Owner) -> Claims:
-        """Those that are the owner's."""
+        """The owner's claims."""
         held: Claims = ()
         for cidr, of_subnet in _by_subnet(claims).items():
             held += of_subnet if self._is_held(cidr, of_subnet, owner) else self._ours(cidr, of_subnet, owner)
         return held
 
     def _named(self, claims: Claims) -> dict[str, Claims]:
-        """The claims by subnet. Nothing can ever have been leased in a pool whose name no object can have."""
+        """The claims by subnet. A pool whose name no object can have never had leases."""
         return {cidr: of_subnet for cidr, of_subnet in _by_subnet(claims).items() if is_name(self.name(cidr))}
 
     def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
-        # Far less to send than a pool of thousands of leases.
+        # This sends far less than a pool with thousands of leases.
         return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200
 
     def _ours(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
@@ -144,16 +147,16 @@ class Pools:
             others = tuple(claim for claim in claims if claim not in known and not _is_ours(entries, claim, owner))
             if others or not known:
                 return others
-        # Nobody has them each time that the pool is read: so it is not the tests of the patch that fail.
+        # The addresses were free each time the pool was read, so the patch does not fail because of its tests.
         raise RefusedForGood(f"the IPPool {name} does not take a lease: {said}", hint=_HINT)
 
     def _entries_of_new(self, cidr: str) -> dict[str, Document]:
-        # Somebody else may be faster: then the patch meets what is in it.
+        # Another node may create it first: then the patch deals with its content.
         self._api.create(POOLS, whereabouts.pool(self.name(cidr), cidr))
         return {}
 
     def _entries_of_mended(self, cidr: str) -> dict[str, Document]:
-        """The allocations of a pool, which is given its map of them if it has none."""
+        """The allocations of a pool. If the pool has no map of allocations, it gets one."""
         pool = self.find(cidr)
         mending = whereabouts.mending(pool, cidr) if pool else []
         if mending:
@@ -193,7 +196,7 @@ def _uid(pool: Document) -> str:
 
 
 def _is_of_another_container(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
-    """Whether it is that of the same interface of the owner's pod, in an earlier or a later sandbox."""
+    """Whether it belongs to the same interface of the owner's pod, in an earlier or later sandbox."""
     return whereabouts.is_of_pod(entries.get(whereabouts.offset(claim), {}), owner) and not _is_ours(
         entries, claim, owner
     )

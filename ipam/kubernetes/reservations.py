@@ -1,4 +1,4 @@
-"""Reservations: whereabouts' OverlappingRangeIPReservation, one object per address, whatever pools hold the address."""
+"""Reservations: whereabouts' OverlappingRangeIPReservation, one object per address, across all pools."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     Claims = tuple[Claim, ...]
 
     class Allocations(Protocol):
-        """What the pools say of an address."""
+        """Access to the pools' entries for an address."""
 
         def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
-            """Whether it was the owner's, for that pod; no later container takes it over any more."""
+            """Returns whether the owner had the address for that pod. After this no later container takes it over."""
 
         def entries_of(self, claim: Claim) -> list[Document]:
-            """What the pools say of it."""
+            """The pools' entries for the address."""
 
 
 TRIES = 8
-"""Of a reservation that comes and goes."""
+"""How often a reservation that is created and deleted concurrently is tried."""
 
 
 class Reservations:
-    """The reservations of one network name. Raises `TryAgainLater`, `KubeRefused`."""
+    """The reservations of one network name. All methods raise `TryAgainLater` and `KubeRefused`."""
 
     def __init__(self, api: Api, network_name: str) -> None:
         self._api = api
         self._network_name = network_name
 
     def add(self, claims: Claims, owner: Owner, made: list[Claim], fresh: Container[Claim]) -> Claims:
-        """The first that somebody else has reserved; what was added is in `made`. The allocations must be the owner's.
+        """Returns the first claim that another owner has reserved; new reservations are added to `made`.
 
-        `fresh` are those whose allocations nobody had before: what another container has reserved is in another pool then.
-        None are where the pool was deleted.
+        The owner must have the allocations. `fresh` are claims whose allocations are new: if another container has
+        reserved one, it has the address from another pool. It is empty where the pool was deleted.
         """
         return next(((claim,) for claim in claims if not self._added(claim, owner, made, is_fresh=claim in fresh)), ())
 
     def remove(self, claims: Claims, owner: Owner, allocations: Allocations) -> None:
-        """Removes those that go with the owner's allocations, and those that name its container where there is none."""
+        """Removes the reservations of the owner's allocations, and those of its container without an allocation."""
         for claim in claims:
             if is_name(self._name(claim)):
                 self._removed(claim, owner, allocations)
@@ -60,7 +60,7 @@ class Reservations:
         return self._api.get(RESERVATIONS, name) if is_name(name) else None
 
     def rehearse(self) -> None:
-        """Returns if the server would take a reservation."""
+        """Raises `KubeRefused` unless the server would accept a reservation."""
         answer = self._api.create(RESERVATIONS, whereabouts.rehearsal(), rehearsal=True)
         if answer.status == 201:
             _require_interfaces(answer.content)
@@ -78,7 +78,7 @@ class Reservations:
                 made.extend([claim] * answer.again)
                 return True
             if reservation is not None:
-                # That of the pod's earlier container serves the next one, as in whereabouts.
+                # As in whereabouts, the reservation of the pod's earlier container serves the next one.
                 return whereabouts.is_for_pod(reservation, owner) and (
                     whereabouts.is_unsigned(reservation) or not is_fresh
                 )
@@ -95,9 +95,9 @@ class Reservations:
         raise TryAgainLater(f"the reservation {name} is changed by others all the time")
 
     def _goes_with_owner(self, reservation: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
-        """Whether nobody relies on a reservation any more, nor ever will."""
+        """Whether the reservation is not needed any more, and never will be."""
         signed, pod = whereabouts.is_signed(reservation, owner), whereabouts.pod_of(reservation)
-        # Whereabouts' own names no container: the allocation of the same pod does, and a DEL may come without its name.
+        # whereabouts' reservations name no container, but the pod's allocation does. A DEL may lack the pod's name.
         if not signed and not whereabouts.is_for_pod(reservation, owner.replace(pod=pod)):
             return False
         if allocations.give_up(claim, owner, pod):
@@ -106,7 +106,7 @@ class Reservations:
         ours = [entry for entry in entries if whereabouts.allocated_to(entry, owner)]
         if any(signed or whereabouts.is_given_up(entry, pod) for entry in ours):
             return True
-        # The next container of the pod may have taken the address over, and relies on the reservation then.
+        # The next container of the pod may have taken the address over, and then needs the reservation.
         return signed and not entries
 
     def _name(self, claim: Claim) -> str:
@@ -114,7 +114,7 @@ class Reservations:
 
 
 def _require_interfaces(reservation: Document) -> None:
-    # An allocation without its interface could be taken for that of the container's other interface.
+    # Without an interface, an allocation could be taken for that of the container's other interface.
     if not whereabouts.keeps_interfaces(reservation):
         hint = "install those of whereabouts 0.7 or later"
         raise RefusedForGood("the definitions of whereabouts' resources are too old: they know no ifname", hint=hint)

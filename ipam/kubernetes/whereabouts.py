@@ -1,8 +1,8 @@
-"""The forms in which whereabouts keeps leases in Kubernetes: names of objects, their content, and patches. Pure.
+"""The form of whereabouts' leases in Kubernetes: names of objects, their content, and patches. Pure.
 
-Its resources are of the group whereabouts.cni.cncf.io/v1alpha1. An IPPool belongs to one subnet; `spec.allocations` has
-an entry per leased address, under the decimal distance from the subnet's address. An OverlappingRangeIPReservation
-belongs to one address, whatever pool leased it.
+Its resources belong to the group whereabouts.cni.cncf.io/v1alpha1. An IPPool belongs to one subnet; `spec.allocations`
+has an entry per leased address, keyed by the decimal offset from the subnet's address. An OverlappingRangeIPReservation
+belongs to one address, across all pools.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
     Patch = list[dict[str, Any]]
     Allocated = tuple[Claim, Document]
-    """An address of a pool, and the allocation of it that was found."""
+    """An address of a pool, and its allocation as it was read."""
 
 API = "whereabouts.cni.cncf.io/v1alpha1"
 POOLS = "ippools"
 RESERVATIONS = "overlappingrangeipreservations"
 ALLOCATIONS = "/spec/allocations"
 GIVEN_UP = "freed:"
-"""Stands before the podref of an allocation that is about to go, so that no later container of the pod takes it over."""
+"""Prefix of the podref of an allocation that is about to be removed, which prevents later containers from using it."""
 
 POD_UID = "barewire/pod-uid"
-"""An annotation of our reservations: a pod's name does not tell it from its successor."""
+"""An annotation of our reservations, because a later pod may have the same name."""
 
 
 class PoolLocation(Value):
-    """Where a network's leases are: the access, and what whereabouts' configuration says about names.
+    """The location of a network's leases: access to the API server, and settings that determine names of objects.
 
-    `namespace` may be empty: then it is that of the kubeconfig. `subnets` are all of the network's, as CIDR.
+    An empty `namespace` stands for that of the kubeconfig. `subnets` are all subnets of the network, as CIDR.
     """
 
     kubeconfig: str
@@ -52,12 +52,12 @@ class PoolLocation(Value):
 
 
 def cluster_conf(location: PoolLocation) -> Document:
-    """The JSON form of a place, from which `open_kubernetes` opens it."""
+    """The cluster_conf of a location, from which `open_kubernetes` opens it."""
     return {"kind": "kubernetes", **location.as_dict(), "subnets": list(location.subnets)}
 
 
 def pool_location(cluster_conf: Document) -> PoolLocation:
-    """The place that `document` wrote. Raises `InvalidConfig`."""
+    """The location in a cluster_conf. Raises `InvalidConfig`."""
     try:
         fields = {name: cluster_conf[name] for name in PoolLocation._fields}
         return PoolLocation(**{**fields, "subnets": tuple(fields["subnets"])})
@@ -66,12 +66,12 @@ def pool_location(cluster_conf: Document) -> PoolLocation:
 
 
 def subnets_of(sets: Iterable[RangeSet]) -> tuple[str, ...]:
-    """The subnets of all ranges, each once."""
+    """The subnets of all ranges, without repetitions."""
     return tuple(dict.fromkeys(subnet(range_) for ranges in sets for range_ in ranges))
 
 
 def subnet(range_: Range) -> str:
-    # Whereabouts, too, names the pool of "first-last/24" by the subnet alone: ranges of one subnet share a pool.
+    # Like whereabouts, which names the pool of "first-last/24" by the subnet alone: ranges of one subnet share a pool.
     return f"{range_.subnet}/{range_.prefix}"
 
 
@@ -90,7 +90,7 @@ def pool(name: str, cidr: str) -> Document:
 
 
 def reservation(name: str, owner: Owner) -> Document:
-    """What keeps an address from all pools. Whereabouts leaves containerid empty."""
+    """The object that reserves an address across all pools. whereabouts leaves containerid empty."""
     spec = {"containerid": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
     metadata: Document = {"name": name}
     if owner.pod_uid:
@@ -99,17 +99,17 @@ def reservation(name: str, owner: Owner) -> Document:
 
 
 def is_of_pod(entry: Document, owner: Owner) -> bool:
-    """Whether an allocation, or what a reservation specifies, is for the owner's pod and interface, of whatever container."""
+    """Whether an allocation, or the spec of a reservation, belongs to the owner's pod and interface, in any container."""
     return bool(owner.pod) and (entry.get("podref"), entry.get("ifname")) == (owner.pod, owner.ifname)
 
 
 def is_for_pod(reserved: Document, owner: Owner) -> bool:
-    """The same of a reservation."""
+    """Like `is_of_pod`, for a reservation."""
     return is_of_pod(_spec(reserved), owner)
 
 
 def pod_uid(reserved: Document) -> str:
-    """The UID of the pod that a reservation of ours was made for; empty where it tells none."""
+    """The UID of the pod that one of our reservations was made for; empty if it has none."""
     metadata = reserved.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     uid = annotations.get(POD_UID) if isinstance(annotations, dict) else None
@@ -117,39 +117,39 @@ def pod_uid(reserved: Document) -> str:
 
 
 def pod_of(reserved: Document) -> str:
-    """The pod (namespace/name) that a reservation is for; empty where it names none."""
+    """The pod (namespace/name) that a reservation belongs to; empty if it names none."""
     text = _spec(reserved).get("podref")
     return text if isinstance(text, str) else ""
 
 
 def is_unsigned(reserved: Document) -> bool:
-    """Whether a reservation names no container, as all of whereabouts' own."""
+    """Whether a reservation names no container, like all of whereabouts' own."""
     return not _spec(reserved).get("containerid")
 
 
 def is_signed(reserved: Document, owner: Owner) -> bool:
-    """Whether a reservation names the owner's container, and no other interface of it."""
+    """Whether a reservation names the owner's container, and not another interface of it."""
     spec = _spec(reserved)
     return spec.get("containerid") == owner.container_id and (spec.get("ifname") or owner.ifname) == owner.ifname
 
 
 def keeps_interfaces(reserved: Document) -> bool:
-    """Whether a reservation as the server stored it names an interface: the definitions before whereabouts 0.7 do not."""
+    """Whether the server stored the reservation's interface; the definitions before whereabouts 0.7 drop it."""
     return bool(_spec(reserved).get("ifname"))
 
 
 def rehearsal() -> Document:
-    """A reservation that is never made: the server tells whether it would."""
+    """A reservation for a dry run, which is never created."""
     return reservation("barewire-rehearsal", Owner(network="", container_id="rehearsal", ifname="rehearsal"))
 
 
 def allocated_to(entry: Document, owner: Owner) -> bool:
-    """Whether an allocation is the owner's. One without ifname is not: it may be of another interface of the pod."""
+    """Whether an allocation belongs to the owner. Without ifname it may belong to another interface of the pod."""
     return (entry.get("id"), entry.get("ifname")) == (owner.container_id, owner.ifname)
 
 
 def placed(claims: Claims, subnets: tuple[str, ...]) -> Claims:
-    """The claims with the pools that can hold them: all that contain the address, where a claim knows no range."""
+    """The claims with the pools that can hold them. A claim on an unknown range gets all pools with its address."""
     expanded: list[Claim] = []
     for claim in claims:
         known = claim.range.prefix < BITS[claim.address.version] or subnet(claim.range) in subnets
@@ -163,15 +163,16 @@ def offset(claim: Claim) -> str:
 
 
 def adding(claims: Claims, owner: Owner) -> Patch:
-    """Adds the allocations, if none of them is there. The pool must have a map of allocations."""
+    """Adds the allocations if none of them exists. The pool must have a map of allocations."""
     paths = [f"{ALLOCATIONS}/{offset(claim)}" for claim in claims]
-    # "add" would replace what is there. null stands for nothing: API servers, and whereabouts, take it so.
+    # "add" would replace an existing value. A test for null succeeds on a missing one, as API servers and whereabouts
+    # agree.
     tests = [{"op": "test", "path": path, "value": None} for path in paths]
     return tests + [{"op": "add", "path": path, "value": _entry(owner)} for path in paths]
 
 
 def taking_over(earlier: Iterable[Allocated], owner: Owner) -> Patch:
-    """Makes allocations the owner's, if they are as they were."""
+    """Makes the owner take the allocations over, if they are unchanged."""
     patch: Patch = []
     for claim, entry in earlier:
         path = f"{ALLOCATIONS}/{offset(claim)}"
@@ -181,7 +182,7 @@ def taking_over(earlier: Iterable[Allocated], owner: Owner) -> Patch:
 
 
 def handing_back(claim: Claim, entry: Document, owner: Owner) -> Patch:
-    """Puts an allocation back as it was, if it is the owner's."""
+    """Restores an allocation, if it belongs to the owner."""
     return [
         *testing((claim,), owner),
         {"op": "replace", "path": f"{ALLOCATIONS}/{offset(claim)}", "value": entry},
@@ -189,7 +190,7 @@ def handing_back(claim: Claim, entry: Document, owner: Owner) -> Patch:
 
 
 def giving_up(claim: Claim, owner: Owner, pod: str) -> Patch:
-    """Marks an allocation as given up, if it is the owner's, for that pod. Without a pod nobody can take it over."""
+    """Marks an allocation as given up, if it belongs to the owner for that pod. Without a pod it cannot be taken over."""
     path = f"{ALLOCATIONS}/{offset(claim)}/podref"
     marks = [{"op": "replace", "path": path, "value": f"{GIVEN_UP}{pod}"}] if pod else []
     return [*testing((claim,), owner), {"op": "test", "path": path, "value": pod}, *marks]
@@ -200,7 +201,7 @@ def is_given_up(entry: Document, pod: str) -> bool:
 
 
 def testing(claims: Claims, owner: Owner) -> Patch:
-    """Changes nothing, and applies if all of the allocations are there and the owner's."""
+    """Changes nothing, and succeeds if all allocations exist and belong to the owner."""
     patch: Patch = []
     for claim in claims:
         path = f"{ALLOCATIONS}/{offset(claim)}"
@@ -210,13 +211,13 @@ def testing(claims: Claims, owner: Owner) -> Patch:
 
 
 def removing(claims: Claims, owner: Owner) -> Patch:
-    """Removes the allocations, if all of them are there and the owner's."""
+    """Removes the allocations, if all of them exist and belong to the owner."""
     removals = [{"op": "remove", "path": f"{ALLOCATIONS}/{offset(claim)}"} for claim in claims]
     return testing(claims, owner) + removals
 
 
 def mending(pool_object: Document, cidr: str) -> Patch:
-    """Gives a pool its map of allocations, if it has none still; empty when it has one."""
+    """Adds a map of allocations to a pool without one; empty if the pool has one."""
     spec = pool_object.get("spec")
     if not isinstance(spec, dict):
         return _if_missing("/spec", {"range": cidr, "allocations": {}})
@@ -232,7 +233,7 @@ def allocations(pool_object: Document) -> dict[str, Document]:
 
 
 def claims_of(pool_object: Document, owner: Owner) -> Claims:
-    """What the owner has of a pool."""
+    """The owner's addresses in a pool."""
     whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     mine = (
         whole.address(whole.first + int(key))
@@ -243,7 +244,7 @@ def claims_of(pool_object: Document, owner: Owner) -> Claims:
 
 
 def leases_of_pod(pool_object: Document, owner: Owner) -> list[Lease]:
-    """What the owner has of a pool, and what other containers of its pod have for the same interface."""
+    """The owner's leases in a pool, and those of other containers of its pod for the same interface."""
     whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     return [
         Lease(
@@ -256,9 +257,9 @@ def leases_of_pod(pool_object: Document, owner: Owner) -> list[Lease]:
 
 
 def leases(pool_object: Document, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
-    """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for a range that is none.
+    """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for an invalid range.
 
-    `damaged` is told of allocations that name an owner whom nobody can be, or an address that is not the pool's.
+    `damaged` is called for allocations with an invalid owner, or with an address outside the pool.
     """
     whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     entries = allocations(pool_object)

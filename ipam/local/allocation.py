@@ -1,4 +1,4 @@
-"""One ADD on a locked directory of host-local: what its owner has is given again, what is missing is made."""
+"""One ADD in a locked directory of host-local: the owner's addresses are returned again, and missing ones are leased."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Allocation:
-    """`claim` an address of each set, then `finish`; `undo` when one of these failed."""
+    """Call `claim` for each set, then `finish`; call `undo` if one of them fails."""
 
     def __init__(self, directory: Directory, index: Index, owner: Owner, occupied: Occupied | None = None) -> None:
         self._directory = directory
@@ -36,7 +36,7 @@ class Allocation:
         self._last: dict[int, Address] = {}
 
     def claim(self, i: int, ranges: RangeSet, requested: Address | None) -> Claim:
-        """An address of the range set at `place`. Raises `AddressesExhausted`, `AddressTaken`."""
+        """An address of range set `i`. Raises `AddressesExhausted`, `AddressTaken`."""
         claim = self._present(ranges, requested)
         if claim is not None:
             self._given.append(str(claim.address))
@@ -46,7 +46,7 @@ class Allocation:
         return taken
 
     def finish(self) -> None:
-        # Only now: an ADD that gets nothing leaves the next one where it was, and keeps what it had.
+        # A failed ADD does not advance the round-robin position, and keeps the owner's addresses.
         for i, last in self._last.items():
             self._directory.keep_last(i, last)
         stale = [entry for entry in self._found if entry[2] == self._owner.ifname and entry[0] not in self._given]
@@ -65,7 +65,10 @@ class Allocation:
             self._index.save_scan()
 
     def _present(self, ranges: RangeSet, requested: Address | None) -> Claim | None:
-        """What the owner has of the ranges already; of what has no interface's name, which old versions made, the first."""
+        """The owner's address in the ranges, if any.
+
+        Of entries without an interface, written by old versions, the first is used.
+        """
         for wanted in (self._owner.ifname, ""):
             for entry in self._found:
                 held = address.parse(entry[0], "")
@@ -76,7 +79,7 @@ class Allocation:
         return None
 
     def _own(self, entry: Entry) -> None:
-        """Writes the interface's name where there is none: else the container's next interface would get it, too."""
+        """Adds the interface's name if it is missing: otherwise the container's next interface would get the address."""
         if not entry[2]:
             mine = (entry[0], entry[1], self._owner.ifname)
             self._directory.add_ifname(mine)
@@ -93,7 +96,7 @@ class Allocation:
         last = self._directory.last(i)
         for range_, start, end in _round(ranges, last):
             yield from _probably_free(self._index.used, range_, start, end)
-        # The hint can be wrong, but exhaustion is never said on its word.
+        # The hint can be wrong, so exhaustion is reported only after the directory was read.
         yield from free(ranges, self._directory.names())
 
     def _take_requested(self, ranges: RangeSet, requested: Address) -> Claim:
@@ -121,28 +124,28 @@ class Allocation:
 
 
 def still_there(directory: Directory, entries: list[Entry]) -> list[Entry]:
-    """Those that their files confirm: a file can be written anew without a change of its directory."""
+    """The entries that their files confirm: rewriting a file does not change its directory."""
     return [entry for entry in entries if directory.entry(entry[0]) == entry]
 
 
 def remove(directory: Directory, entries: list[Entry]) -> None:
-    """Removes the files of all entries, also after one could not be removed."""
+    """Removes the files of all entries, even if one of them cannot be removed."""
     run_all(*(lambda name=name: directory.remove(name) for name, _id, _ifname in entries))
 
 
 def free(ranges: RangeSet, names: Iterable[str]) -> Iterator[Claim]:
-    """The addresses that have none of the names."""
+    """The addresses without a file."""
     taken = frozenset(names)
     return (Claim(range=range_, address=address) for range_, address in walk(ranges) if str(address) not in taken)
 
 
 def text(ranges: RangeSet) -> str:
-    """The set in messages, as host-local writes it."""
+    """The set in messages, in host-local's form."""
     return ",".join(map(str, ranges))
 
 
 def _round(ranges: RangeSet, last: Address | None) -> list[tuple[Range, int, int]]:
-    """All numbers as stretches (range, first, last), in host-local's order: on from `last`, which comes at the end."""
+    """All numbers as stretches (range, first, last) in host-local's order: from `last` on, with `last` at the end."""
     home = next((i for i, range_ in enumerate(ranges) if last is not None and last in range_), None)
     if home is None or last is None:
         return [(range_, range_.first, range_.last) for range_ in ranges]
@@ -168,7 +171,7 @@ def _probably_free(used: Used, range_: Range, start: int, end: int) -> Iterator[
 
 
 def _told(claims: Iterable[Claim], tried: list[Claim]) -> Iterator[str]:
-    """The names of the claims; the last one that was asked for is the last in `tried`."""
+    """The names of the claims. The last claim that was consumed is the last in `tried`."""
     for claim in claims:
         tried.append(claim)
         yield str(claim.address)

@@ -1,7 +1,7 @@
-"""Which addresses of a directory are in use: a hint, so that a nearly full range need not be tried through.
+"""A hint of which addresses of a directory are in use, so that a nearly full range need not be tried through.
 
-A bit for each address, in files for 16,384 of them. A bit that is wrong costs a try, or a look at the whole directory:
-whether an address is free is known only when its file could be made.
+There is one bit per address, in files of 16,384 bits. A wrong bit costs an attempt or a scan of the directory: only
+creating its file proves that an address is free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHECK = 4
 
 
 class Used:
-    """The bits in the directory `place`, read when they are asked for, written by `save`."""
+    """The bits in the `directory`, read on demand and written by `save`."""
 
     def __init__(self, directory: str) -> None:
         self._place = directory
@@ -31,7 +31,7 @@ class Used:
         self._whole = False
 
     def start_anew(self, names: Iterable[str]) -> None:
-        """These are all that are in use."""
+        """Replaces all bits: exactly these names are in use."""
         self._blocks = {}
         self._changed = set()
         self._whole = True
@@ -46,7 +46,7 @@ class Used:
         self._changed.add(block)
 
     def next_free(self, version: int, number: int, last: int) -> int:
-        """The first number from `number` to `last` that is not known to be in use; a greater one when there is none."""
+        """The first number from `number` to `last` that is not known to be in use, or one above `last`."""
         while number <= last:
             start = number % _SIZE
             free = ~(self._bits(_block(version, number)) >> start) & ((1 << _SIZE - start) - 1)
@@ -56,7 +56,7 @@ class Used:
         return number
 
     def save(self) -> bool:
-        """Whether all could be written."""
+        """Returns whether all blocks could be written."""
         try:
             if self._whole:
                 self._remove_others()

@@ -1,7 +1,7 @@
-"""The directory of Go's host-local: a file per address, named by it, that holds container ID and interface name.
+"""The directory of Go's host-local: a file per address, with its name, that holds container ID and interface name.
 
-Beside them are `lock`, for flock(2), and `last_reserved_ip.<i>`, the address that the range set `i` gave out last.
-Names, contents and modes are those of host-local 1.1.1, which may work on the same directory at any time.
+Beside them are `lock`, for flock(2), and `last_reserved_ip.<i>`, the address last leased from range set `i`. Names,
+contents and modes are those of host-local 1.1.1, which may use the same directory at any time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from ipam.store import Tell
 
     Entry = tuple[str, str, str]
-    """Name of the file, container ID, interface name. Old releases of host-local left the last one out: empty.
+    """Name of the file, container ID, interface name. Old versions of host-local omitted the last: it is empty.
 
-    Both are empty where a process died between making a file and writing it.
+    Both are empty if a process died between creating a file and writing it.
     """
 
 SEPARATOR = "\r\n"
@@ -34,18 +34,18 @@ _LOCK_MODE = 0o750
 _LIMIT = 4096
 """Bytes: more than a container ID and an interface name can have."""
 _WHITE = " \t\r\n\v\f\0"
-"""NUL, too: some file systems show them where the power failed before what was written."""
+"""NUL is included because some file systems return it for data lost in a power failure."""
 
-# O_NONBLOCK: a FIFO that somebody left here would hold the call for ever.
+# Without O_NONBLOCK a FIFO in the directory would block the call forever.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Directory:
-    """One network's directory, open and locked inside `with`. What cannot be done raises `IoFailure`."""
+    """One network's directory, open and locked inside `with`. Failures raise `IoFailure`."""
 
     def __init__(self, path: str, seconds: float) -> None:
-        """`seconds` bounds the wait for the lock, which ends as `TryAgainLater`."""
+        """`seconds` limits the wait for the lock, after which `TryAgainLater` is raised."""
         self.path = path
         self.fd = -1
         self._lock = Lock(f"{path}/lock", f"the directory of addresses {path}", seconds)
@@ -77,11 +77,11 @@ class Directory:
         self._lock.release()
 
     def entries(self) -> Iterator[Entry]:
-        """Those of all addresses; what is no regular file, or was not written by a host-local, is passed over."""
+        """The entries of all addresses. Files that are not regular, or not host-local's, are skipped."""
         return self.judged(ignore)
 
     def judged(self, damaged: Tell) -> Iterator[Entry]:
-        """The same; `damaged` is told what is passed over."""
+        """Like `entries`; `damaged` is called for each file that is skipped."""
         for name in self.names():
             if is_address(name):
                 entry = self.entry(name)
@@ -101,16 +101,16 @@ class Directory:
         return None if content is None else _parsed(name, content)
 
     def last(self, i: int) -> Address | None:
-        """The address that the range set at `place` gave out last, as far as is known."""
+        """The address last leased from range set `i`, if known."""
         content = self._read(f"last_reserved_ip.{i}") or ""
         return address.parse(content, "") if is_address(content) else None
 
     def keep_last(self, i: int, last: Address) -> None:
-        """In place, as Go does it: half of it costs the place in the round, no more."""
+        """Overwrites the file in place, as Go does. A partial write only loses the round-robin position."""
         self._write(f"last_reserved_ip.{i}", 0, str(last).encode())
 
     def take(self, names: Iterable[str], container_id: str, ifname: str) -> str | None:
-        """Makes the file of the first of the names that has none, and returns the name; None when all have one."""
+        """Creates the file of the first name that has none, and returns the name; None if all have one."""
         content = os.fsencode(container_id + SEPARATOR + ifname)
         nameless = self._nameless(content)
         if nameless is None:
@@ -129,7 +129,7 @@ class Directory:
             raise _failure("remove", f"{self.path}/{name}", error) from error
 
     def _make(self) -> None:
-        """Directory and lock file, before `Lock` makes them with other modes than Go."""
+        """Creates the directory and the lock file, because `Lock` would create them with other modes than Go."""
         path = f"{self.path}/lock"
         flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
@@ -142,7 +142,7 @@ class Directory:
             raise _failure("make", path, error) from error
 
     def add_ifname(self, entry: Entry) -> None:
-        """Writes the interface's name into a file that holds the container's alone: what is there stays as it begins."""
+        """Adds the interface's name to a file that holds only the container ID, which stays at its beginning."""
         name, container_id, ifname = entry
         self._write(name, 0, f"{container_id}{SEPARATOR}{ifname}".encode())
 
@@ -155,14 +155,14 @@ class Directory:
             )
 
     def _read(self, name: str) -> str | None:
-        """None where there is no file, or none that is regular, short and readable."""
+        """The content; None if there is no file that is regular, short and readable."""
         try:
             fd = os.open(name, _READ, dir_fd=self.fd)
         except OSError:
             return None
         try:
             content = os.read(fd, _LIMIT)
-            # Only what is empty or too long asks for a closer look: there may be 60,000 files.
+            # Only empty and overlong files are examined further: there may be 60,000 files.
             return os.fsdecode(content) if 0 < len(content) < _LIMIT or _is_empty(fd) else None
         except OSError:
             return None
@@ -170,11 +170,11 @@ class Directory:
             os.close(fd)
 
     def _nameless(self, content: bytes) -> int | None:
-        """A written file without a name yet: at no time there is half a file of that name, whenever we are killed."""
+        """A written file without a name, so that the named file is never incomplete, whenever we are killed."""
         try:
             fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, _MODE)
         except OSError:
-            return None  # not every file system has them
+            return None  # Not every file system supports them.
         try:
             os.write(fd, content)
         except OSError as error:
@@ -183,17 +183,17 @@ class Directory:
         return fd
 
     def _link(self, nameless: int, name: str, content: bytes) -> bool:
-        """Whether there was no file of the name."""
+        """Returns False if a file of the name exists."""
         try:
             os.link(f"/proc/self/fd/{nameless}", name, dst_dir_fd=self.fd, follow_symlinks=True)
         except FileExistsError:
             return False
         except OSError:
-            return self._create(name, content)  # no /proc here
+            return self._create(name, content)  # There is no /proc.
         return True
 
     def _create(self, name: str, content: bytes) -> bool:
-        """As Go does it: killed in between we leave an empty file, which GC removes."""
+        """Creates the file as Go does: if we are killed in between, an empty file is left, which GC removes."""
         try:
             self._write(name, os.O_EXCL, content)
         except FileExistsError:
@@ -213,17 +213,17 @@ class Directory:
 
 
 def write_over(path: str, content: bytes, mode: int, *, flags: int = 0, dir_fd: int | None = None) -> None:
-    """Writes into the file, which is made where there is none. A crash leaves any mixture. Raises `OSError`."""
+    """Overwrites the file, or creates it. A crash can leave any mixture of old and new. Raises `OSError`."""
     fd = os.open(path, _WRITE | os.O_CREAT | flags, mode, dir_fd=dir_fd)
     try:
-        # Not emptied first: ext4 sends what is written to such a file to the disk when it is closed.
+        # It is not truncated first: ext4 would write such a file to the disk when it is closed.
         os.ftruncate(fd, os.write(fd, content))
     finally:
         os.close(fd)
 
 
 def is_address(name: str) -> bool:
-    """Whether it is the text that Go writes for an address."""
+    """Whether the name is the text that Go writes for an address."""
     if not name[:1].isalnum() and not name.startswith("::"):
         return False
     try:
@@ -245,7 +245,7 @@ def _is_empty(fd: int) -> bool:
 
 
 def _make_directory(path: str) -> None:
-    # Not by what mkdir says: in the place of a parent there can be a symlink that leads nowhere, for ever.
+    # mkdir's errors do not suffice: a parent can be a dangling symlink, which would recurse forever.
     if not os.path.isdir(os.path.dirname(path)):
         _make_directory(os.path.dirname(path))
     try:

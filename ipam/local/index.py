@@ -1,10 +1,10 @@
-"""Who has which addresses in a directory of host-local, without reading all of its files.
+"""An index of the addresses in a directory of host-local by owner, so that its files need not all be read.
 
-The index is outside the directory, where Go would read it at every call, and it is never believed without proof: under
-the lock, after each change, we give the directory a modification time in the past, which no clock will give again, and
-note it. While the directory has this time (the seal), nobody has made or removed a file since. Otherwise, or when
-anything about the index is odd, the files are read, as Go does at every call, and the index is made anew.
-So a process may be killed anywhere in here, and nothing in here needs to reach a disk.
+The index is outside the directory, because Go would read it there at every call, and it is never trusted without proof:
+under the lock, after each change, we set the directory's modification time to a time in the past, which no clock will
+produce again, and record it. While the directory has this time (the seal), no file was created or removed. Otherwise,
+or if anything about the index is wrong, the files are read, as Go does at every call, and the index is rebuilt. So a
+process may be killed at any point here, and nothing here needs to reach a disk.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 _FORMAT = "1"
 _AGE = 1_000_000_000
-"""Nanoseconds: the seal is that much older than the change, so it is not in the future and not of this clock tick."""
+"""Nanoseconds by which the seal is older than the change, so that it is not in the current clock tick or later."""
 
 _SHARD_ENTRIES = 64
-"""Above that many for each shard, on average, an index that is made anew has four times as many shards."""
+"""With more entries per shard on average, a rebuilt index has four times as many shards."""
 _SHARD_BYTES = 16 * 1024
-"""Above that a shard has grown so much that the index is better made anew: at about 180 entries."""
+"""With a larger shard the index is rebuilt: this is about 180 entries."""
 
 
 class Index:
-    """Index of a directory that is locked as long as this exists, for a call about one container, or about all.
+    """The index of a directory that stays locked during its lifetime, for a call about one container or all.
 
-    Nothing is raised but what reading the files raises.
+    It raises only the errors of reading the files.
     """
 
     def __init__(self, run: str, directory: Directory) -> None:
@@ -49,21 +49,24 @@ class Index:
         self.used = Used(self._place)
 
     def entries(self, container_id: str) -> list[Entry]:
-        """Those of the container. They were true when they were written: files can be written without changing them."""
+        """The container's entries.
+
+        They may be outdated, because a file can be rewritten without changing the directory.
+        """
         shard = self._shard(container_id)
         if shard is None:
             return [entry for entry in self.read() if entry[1] == container_id]
         return [_entry(line) for line in shard if f" {container_id} " in line]
 
     def read(self) -> list[Entry]:
-        """All entries, from the files."""
+        """All entries, read from the files."""
         if self._all is None:
             self._all = list(self._directory.entries())
             self.used.start_anew(name for name, _id, _ifname in self._all)
         return self._all
 
     def replace(self, container_id: str, entries: list[Entry]) -> None:
-        """After a change: these are the container's now."""
+        """Replaces the container's entries after a change."""
         shard = self._shard(container_id)
         if shard is None:
             self.rewrite([entry for entry in self.read() if entry[1] != container_id] + entries)
@@ -77,7 +80,7 @@ class Index:
             self._seal()
 
     def rewrite(self, entries: list[Entry]) -> None:
-        """These are all there are."""
+        """Replaces all entries."""
         self._all = entries
         self.used.start_anew(name for name, _id, _ifname in entries)
         self._shards = 1
@@ -85,7 +88,7 @@ class Index:
             self._shards *= 4
         parts: list[list[str]] = [[] for _ in range(self._shards)]
         for entry in entries:
-            if entry[1]:  # files of unknown owners are found by reading only: GC does that
+            if entry[1]:  # Files of unknown owners are found only by reading them, which GC does.
                 parts[self._number(entry[1])].append(_line(entry))
         try:
             make_directory(self._place)
@@ -95,7 +98,7 @@ class Index:
             self._seal()
 
     def save_scan(self) -> None:
-        """After a call that changed nothing: what had to be read need not be read again."""
+        """Keeps the result of a scan after a call that changed nothing, so that the next call need not scan again."""
         if self._all is not None:
             self.rewrite(self._all)
 
@@ -103,7 +106,7 @@ class Index:
         return zlib.crc32(os.fsencode(container_id)) % self._shards
 
     def _shard(self, container_id: str) -> list[str] | None:
-        """The lines of the shard that has the container's; None without a sealed index."""
+        """The lines of the shard that has the container's entries; None without a sealed index."""
         if self._all is not None or not self._shards:
             return None
         if self._lines is None:
@@ -113,18 +116,18 @@ class Index:
         return self._lines
 
     def _write_shard(self, number: int, lines: list[str]) -> bool:
-        """Whether it is worth a seal."""
+        """Returns whether the index is worth a seal."""
         return 0 <= self._store(f"shard{number}", lines) < _SHARD_BYTES
 
     def _sealed_shards(self) -> int:
-        """How many shards the index has; 0 when there is no index that says what the directory holds now."""
+        """The number of shards; 0 if there is no index that matches the directory."""
         words = (self._load("seal") or [""])[0].split(" ")
         if len(words) != 3 or words[:2] != [_FORMAT, str(self._modified)]:
             return 0
         return int(words[2])
 
     def _seal(self) -> None:
-        # Odd: a file system with coarser times makes it even, and the index is not believed there.
+        # An odd time becomes even on a file system with coarser times, and then the index is not trusted.
         seal = time.time_ns() - _AGE | 1
         if self._store("seal", [f"{_FORMAT} {seal} {self._shards}"]) < 0:
             return
@@ -134,7 +137,7 @@ class Index:
             return
 
     def _load(self, name: str) -> list[str] | None:
-        """The lines of a file of the index; None unless it is whole."""
+        """The lines of a file of the index; None if it is incomplete."""
         try:
             fd = os.open(f"{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(fd, "rb") as file:
@@ -144,7 +147,10 @@ class Index:
         return os.fsdecode(content).split("\n")[:-1] if check == _check(content) else None
 
     def _store(self, name: str, lines: list[str]) -> int:
-        """Number of bytes; -1 when they could not be written. Half a file is none, so it is not replaced but overwritten."""
+        """The number of bytes; -1 if they could not be written.
+
+        Overwriting is safe because an incomplete file is rejected.
+        """
         content = os.fsencode("".join(f"{line}\n" for line in lines))
         try:
             write_over(f"{self._place}/{name}", _check(content) + b"\n" + content, 0o600)

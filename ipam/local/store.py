@@ -1,7 +1,7 @@
-"""Addresses of one node, in the directory of Go's host-local, which may allocate from it at the same time.
+"""One node's addresses in the directory of Go's host-local, which may use it at the same time.
 
-Beyond host-local: one lock for all range sets of an ADD, which gets all of its addresses or none, and again those that it
-has; GC; STATUS; and no file is read that does not matter.
+Beyond host-local, all range sets of an ADD are leased under one lock, all or none, and an owner's addresses are
+returned again. It also provides GC and STATUS, and reads only the files that it needs.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Local:
     """The `ipam.store.Store` of the network whose host-local directory is `directory` (<dataDir>/<network>).
 
-    `run` is a directory for indexes, for all networks, which may vanish at any time; `lock_seconds` bounds every call.
-    `occupied` tells what is in use beside the directory, where the network had another backend before.
+    `run` is a directory for the indexes of all networks, which may be deleted at any time; `lock_seconds` limits every
+    call. `occupied` finds the addresses in use outside the directory, if the network had another backend before.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Local:
             index = Index(self._run, directory)
             entries = still_there(directory, index.entries(owner.container_id))
             freed = [entry for entry in entries if entry[2] == owner.ifname]
-            # As host-local: what has no interface name is the last one's, not that of the first DEL of the container.
+            # As in host-local, an entry without interface is removed by the container's last DEL, not by its first.
             freed = freed or [entry for entry in entries if not entry[2]]
             remove(directory, freed)
             if freed:
