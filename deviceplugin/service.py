@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 from cni.errors import CniError, InvalidConfig, IoFailure
 from cni.host.files import read_file
 from deviceplugin.conf import Configuration, parse
+from deviceplugin.following import Follower
 from deviceplugin.kubelet import Kubelet
 from deviceplugin.podresources import PodResources
 from deviceplugin.reclaim import SETTLE_SECONDS, Reclaimer, resume
 from deviceplugin.stock import Stock
-from deviceplugin.watching import Bell, DeviceBell, FolderEvents, device_events, link_events
+from deviceplugin.watching import Bell, FolderEvents
 
 if TYPE_CHECKING:
     from cni.log import Log
@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from deviceplugin.host import Host
     from deviceplugin.metrics import Metrics
 
-RETRY_SECONDS = 1.0
-"""When a look at the host that has failed is tried again."""
-RESCAN_SECONDS = 10.0
-"""How often the host is looked at without an event: a file system that is mounted sends none that we hear."""
-_WHOLE_SECONDS = 60.0
-"""How often every function is looked at without an event. It takes 0.15 ms for each."""
-_DEBOUNCE_SECONDS = 0.1
-"""Between two looks: the kernel sends several messages for a VF, and many VFs come at once."""
+_FILE_SECONDS = 10.0
+"""How often the file is looked at without an event."""
 
 
 class Service:
@@ -54,11 +48,11 @@ class Service:
         self._config = config
         self._prefix = prefix
         self._seen: bytes | None = None
-        self._blind = ""
-        """Why the last look at the host failed."""
-        self.event, self._file = DeviceBell(), Bell()
+        self._file = Bell()
         journal.sweep()
         self.stock = Stock(host, journal, self.read(), log)
+        self._follower = Follower(self.stock, log)
+        self.event = self._follower.bell
         self.kubelet = Kubelet(kubelet_root, self.stock, log, metrics, registry=registry)
         pods = PodResources(f"{kubelet_root}/pod-resources/kubelet.sock")
         self._reclaimer = Reclaimer(self.stock, pods, log, settle=settle, pause=pause)
@@ -74,49 +68,18 @@ class Service:
 
     async def run(self) -> None:
         """Serves until it is cancelled."""
-        # Nothing is offered before everything is known: a list that is too short takes devices from the node.
-        while not await self._look(None):
-            await self.event.wait(RETRY_SECONDS)
-        file = FolderEvents([os.path.dirname(self._config)], self._file, self._log.warning)
-        with file, device_events(self.event), link_events(self.event):
+        with FolderEvents([os.path.dirname(self._config)], self._file, self._log.warning), self._follower:
+            await self._follower.begin()
             async with asyncio.TaskGroup() as group:
                 group.create_task(resume(self.stock, self._log))
-                for part in (self.kubelet.run(), self._watch_host(), self._watch_file(), self._reclaimer.run()):
+                for part in (self.kubelet.run(), self._follower.run(), self._watch_file(), self._reclaimer.run()):
                     group.create_task(part)
-
-    async def _watch_host(self) -> None:
-        seconds, whole = RESCAN_SECONDS, time.monotonic()
-        while True:
-            rang = await self.event.wait(seconds)
-            if time.monotonic() - whole > _WHOLE_SECONDS:
-                self.event.lose()
-            if (named := self.event.named()) is None:
-                whole = time.monotonic()
-            if await self._look(named):
-                seconds = RESCAN_SECONDS
-            else:
-                self.event.lose()
-                seconds = RETRY_SECONDS
-            if rang:
-                await asyncio.sleep(_DEBOUNCE_SECONDS)
-
-    async def _look(self, named: frozenset[str] | None) -> bool:
-        """Whether the host could be looked at. Where it could not, what was seen last is offered on."""
-        try:
-            await self.stock.look(named)
-        except CniError as error:
-            if str(error) != self._blind:
-                self._log.error(f"the host cannot be looked at, what was seen last stays: {error}")
-            self._blind = str(error)
-            return False
-        self._blind = ""
-        return True
 
     async def _watch_file(self) -> None:
         """Takes a changed file. A ConfigMap's file changes by a link in its folder, which is an event there as well."""
         told = ""
         while True:
-            await self._file.wait(RESCAN_SECONDS)
+            await self._file.wait(_FILE_SECONDS)
             if _present(self._config) == self._seen:
                 continue
             try:

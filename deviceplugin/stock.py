@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 _OPEN = "a process has it open"
-LOOK_SECONDS = 20.0
+_UNSEEN = "it cannot be seen whether a process has it open"
+LOOK_SECONDS = 60.0
 """Bound for a look at the host: a driver that hangs holds up whoever reads what it says of its devices."""
 
 
@@ -76,17 +77,18 @@ class Stock:
             self._place_unknown()
 
     async def _seen(self, named: AbstractSet[str] | None) -> Sight:
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                if self._looks is not None:
-                    # One that took too long. Its answer is of no use, and a second one would hang beside it.
-                    await asyncio.wait([self._looks])
-                self._looks = asyncio.ensure_future(asyncio.to_thread(self.host.look, named))
-                await asyncio.wait([self._looks])
-        except TimeoutError as error:
-            raise TryAgainLater("a look at the host does not end: a driver hangs", hint="see dmesg") from error
-        done, self._looks = self._looks, None
-        return done.result()
+        if self._looks is not None:
+            # One that took too long. Its answer is old, and a second one would hang beside it.
+            await self._ended(self._looks)
+        self._looks = asyncio.ensure_future(asyncio.to_thread(self.host.look, named))
+        return (await self._ended(self._looks)).result()
+
+    async def _ended(self, look: asyncio.Future[Sight]) -> asyncio.Future[Sight]:
+        done, _late = await asyncio.wait([look], timeout=LOOK_SECONDS)
+        if not done:
+            raise TryAgainLater("a look at the host does not end: a driver hangs", hint="see dmesg")
+        self._looks = None
+        return look
 
     def configure(self, configuration: Configuration) -> None:
         """Offers by another configuration. What is held stays with its resource."""
@@ -274,7 +276,7 @@ class Stock:
         try:
             opened = self.host.opened(one.address for one in functions if gives_to_user_space(one.driver))
         except CniError as error:
-            unseen = f"it cannot be seen whether a process has it open: {error}"
+            unseen = f"{_UNSEEN}: {error}"
         return {device: self._signs(device, opened, unseen) for device in devices}
 
     def _signs(self, device: str, opened: AbstractSet[str], unseen: str) -> list[str]:
@@ -347,7 +349,7 @@ class Stock:
         return pool, tuple(chosen)
 
     async def _refuse_used(self, pool: Pool, devices: Sequence[str]) -> None:
-        """Raises `DeviceBusy` for what is not held, and yet in use: by a pod of another plugin, or under another resource."""
+        """Raises `DeviceBusy` for what is in use, whatever the journal says: by a pod of another plugin, or by a former one."""
         inventory = self.sight.inventory
         together = [
             name
@@ -358,12 +360,17 @@ class Stock:
                 *(one.address for one in group.companions(inventory.functions[device], pool, inventory, devices)),
             )
         ]
-        free = [name for name in dict.fromkeys(together) if name not in self.held]
-        signs = await asyncio.to_thread(self.signs_of_use, free)
+        signs = await asyncio.to_thread(self.signs_of_use, [*dict.fromkeys(together)])
         own = {name: self._its_own(name, some) for name, some in signs.items()}
+        for name in own.keys() & self.held.keys():
+            # Its pod ends, or has it for another container. That pod cannot have it open: the kubelet allocates for all
+            # containers of a pod before it starts one.
+            own[name] = [sign for sign in own[name] if sign.startswith((_OPEN, _UNSEEN))]
         problems = [f"{name}: {'; '.join(some)}" for name, some in own.items() if some]
         if problems:
-            raise DeviceBusy("; ".join(problems), hint="it is held by nobody that this plugin knows of")
+            raise DeviceBusy(
+                "; ".join(problems), hint="a pod of another device plugin may have it, or one that has ended"
+            )
 
     def _its_own(self, device: str, signs: Sequence[str]) -> list[str]:
         """The signs without that of an open group, where another container may have it open for another member.

@@ -383,3 +383,18 @@ def test_a_reclaimer_goes_on_after_a_device_has_vanished_between_look_and_releas
             await reclaimer.round()
 
     asyncio.run(scenario())
+
+
+def test_a_device_that_a_former_pod_s_process_has_open_is_not_given_to_the_next_pod(tmp_path):
+    async def scenario():
+        host = host_in(tmp_path)
+        life = await Life(host, tmp_path, Pods()).started()
+        await life.stock.allocate(CARDS, [GPU])
+        host.open.add(GPU)
+        with pytest.raises(DeviceBusy, match="a process has it open"):
+            await life.stock.allocate(CARDS, [GPU])
+        assert life.stock.grants[GPU] == 1, "a refusal counted, and put its release off"
+        host.open.clear()
+        await life.stock.allocate(CARDS, [GPU])
+
+    asyncio.run(scenario())

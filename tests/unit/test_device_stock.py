@@ -9,15 +9,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cni.errors import CniError, DeviceBusy, TryAgainLater
 from deviceplugin.conf import parse
 from deviceplugin.holding import Journal
 from deviceplugin.reclaim import Reclaimer, resume
 from deviceplugin.stock import Stock
-from tests.kubelet.pcihost import GPU, PF, SOUND, VFS, Killed, PciHost, card, graphics
+from tests.kubelet.pcihost import GPU, SOUND, VFS, Killed, PciHost, card, graphics
 from tests.recording_log import RecordingLog
 
 RESOURCE = "intel.com/vfs"
@@ -57,15 +55,15 @@ class Pods:
 class Life:
     """One process of the device plugin on a host that outlives it."""
 
-    def __init__(self, host, root, pods, mortal=None):
+    def __init__(self, host, root, pods, mortal=None, document=BINDING):
         journal, real = Journal(str(root / "state")), host.host()
         if mortal:
-            for part, names in ((journal, ("write", "remove")), (real, ("write_info", "remove_info"))):
+            for part, names in ((journal, ("write", "remove", "mend")), (real, ("write_info", "remove_info"))):
                 for name in names:
                     setattr(part, name, mortal(getattr(part, name)))
             real._write = real._drivers._writer = mortal(host.write)
         self.log = RecordingLog()
-        self.stock = Stock(real, journal, parse(BINDING), self.log)
+        self.stock = Stock(real, journal, parse(document), self.log)
         self.reclaimer = Reclaimer(self.stock, pods, self.log, settle=0.0)
 
     async def started(self):
@@ -510,98 +508,6 @@ def test_a_holding_of_an_older_journal_is_accepted_where_the_host_does_not_use_t
         assert [*again.stock.held] == VFS[:1]
 
     asyncio.run(scenario())
-
-
-class Walk(RuleBasedStateMachine):
-    """A kubelet that knows what it has given, and a plugin that dies at times."""
-
-    def __init__(self):
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
-        self.root = Path(self.folder.name)
-        self.host, self.pods = host_in(self.root), Pods()
-        self.given = {}
-        self.loop = asyncio.new_event_loop()
-        self.born()
-
-    def do(self, work):
-        return self.loop.run_until_complete(work)
-
-    @rule()
-    def born(self):
-        self.life = self.do(Life(self.host, self.root, self.pods).started())
-
-    @rule(choice=st.sampled_from([(RESOURCE, VFS[0]), (RESOURCE, VFS[1]), (CARDS, GPU), (AUDIO, SOUND)]))
-    def allocate(self, choice):
-        resource, device = choice
-        offered = {offer.device: offer.healthy for offer in self.life.stock.offers(resource)}
-        if device in self.given or not offered.get(device):
-            return
-        try:
-            self.do(self.life.stock.allocate(resource, [device]))
-        except DeviceBusy:
-            return
-        self.given[device] = resource
-        self.tell()
-
-    @precondition(lambda self: self.given)
-    @rule(data=st.data())
-    def pod_ends(self, data):
-        del self.given[data.draw(st.sampled_from(sorted(self.given)))]
-        self.tell()
-
-    @rule(device=st.sampled_from([*VFS[:2], GPU]))
-    def opens_or_closes(self, device):
-        self.host.open ^= {device} if device in self.given or device in self.host.open else set()
-
-    @rule(answers=st.booleans())
-    def kubelet(self, answers):
-        self.pods.devices = {} if answers else None
-        self.tell()
-
-    @rule()
-    def time_passes(self):
-        self.do(self.life.reclaimed())
-
-    @precondition(lambda self: VFS[1] not in self.given and VFS[1] not in self.life.stock.held)
-    @rule()
-    def unplugged_and_plugged(self):
-        self.host.remove(VFS[1])
-        self.do(self.life.stock.look())
-        assert VFS[1] not in [offer.device for offer in self.life.stock.offers(RESOURCE)]
-        self.host.add_vf(PF, 1, VFS[1], driver="iavf", group="11")
-        self.host.netdev(VFS[1], "eth0v1")
-        self.do(self.life.stock.look())
-
-    def tell(self):
-        if self.pods.devices is not None:
-            self.pods.devices = {}
-            for device, resource in self.given.items():
-                self.pods.devices.setdefault(resource, []).append(device)
-
-    @invariant()
-    def what_is_given_is_held_and_one_of_a_group_at_most(self):
-        assert set(self.given) <= set(self.life.stock.held)
-        assert not {GPU, SOUND} <= set(self.given)
-        for device in {*self.given} & {*VFS}:
-            assert self.host.bound(device) == "vfio-pci"
-
-    def teardown(self):
-        self.given.clear()
-        self.host.open.clear()
-        self.pods.devices = {}
-        self.do(self.life.reclaimed())
-        offers = [offer for resource in (RESOURCE, CARDS, AUDIO) for offer in self.life.stock.offers(resource)]
-        assert len(offers) == 4
-        assert all(offer.healthy for offer in offers), offers
-        assert [self.host.bound(vf) for vf in VFS[:2]] == ["iavf", "iavf"]
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
-        self.folder.cleanup()
-
-
-TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 
 
 def test_a_refusal_names_every_device_of_the_request(tmp_path):
