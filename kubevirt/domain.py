@@ -89,7 +89,7 @@ def _present(devices: Element) -> dict[str, Element]:
         alias = element.first("alias")
         name = alias.attributes.get("name", "") if alias else ""
         if name.startswith(_ALIAS):
-            found.setdefault(name.removeprefix(_ALIAS), element)
+            found[name.removeprefix(_ALIAS)] = element
     return found
 
 

@@ -19,6 +19,8 @@ def pod_interface(machine: Machine, network: Network) -> str:
     for status in machine.status.interfaces:
         if status.name == network.name and status.pod_interface_name:
             return status.pod_interface_name
+    if network.resource_claim is not None:
+        return hashed(network.name)  # Nobody makes it in the pod; the name has to differ from the others.
     if not network.is_secondary:
         return PRIMARY
     if any(_ORDINAL.fullmatch(status.pod_interface_name) for status in machine.status.interfaces):

@@ -88,7 +88,7 @@ class Launcher:
 
     def _asked(self, path: Path) -> Sidecar | None:
         """None: not ready yet. Whoever takes a connection and then does not answer ends the start of the machine."""
-        with grpc.insecure_channel(f"unix:{path}") as channel:
+        with _dialled(path) as channel:
             try:
                 grpc.channel_ready_future(channel).result(DIAL_SECONDS)
             except grpc.FutureTimeoutError:
@@ -104,6 +104,11 @@ class Launcher:
 
     @staticmethod
     def _call(sidecar: Sidecar, call: calls.Call, request: Any) -> Any:
-        with grpc.insecure_channel(f"unix:{sidecar.socket}") as channel:
+        with _dialled(sidecar.socket) as channel:
             grpc.channel_ready_future(channel).result(DIAL_SECONDS)
             return call.of(channel)(request, timeout=CALL_SECONDS)
+
+
+def _dialled(path: Path) -> grpc.Channel:
+    """Go's client names the server by the path that it dials, which is no name of a host."""
+    return grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", str(path))])

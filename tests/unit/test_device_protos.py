@@ -1,4 +1,4 @@
-"""The modules of the kubelet's protocols are what `make protos` makes, and mean what a kubelet means."""
+"""The modules of the kubelet's and KubeVirt's protocols are what `make protos` makes, and mean what a kubelet means."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from cni.errors import CniError
 from kubevirt import domain as domains, machine as machines
-from kubevirt.facts import device_metadata, network_info
+from kubevirt.facts import Fact, device_metadata, network_info
 from kubevirt.markup import Document
 from kubevirt.port import Sight
 from tests.kubevirt_hooks.domains import BINDING, NAMES, bound, domain, machine, network
@@ -101,6 +101,8 @@ def without_ours(text: bytes) -> bytes:
         alias = each.first("alias")
         if alias and alias.attributes.get("name") in ("ua-dataplane", "ua-second"):
             document.replace(each.start, each.end, b"")
+    for each in document.root.all("qemu:override"):
+        document.replace(each.start, each.end, b"")
     for name in ("devices", "memoryBacking"):
         for each in document.root.all(name):
             if each.is_empty_tag:
@@ -112,14 +114,19 @@ def without_ours(text: bytes) -> bytes:
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=texts(), vmi=machines_of_ours)
-def test_a_domain_of_any_form_is_changed_once_and_only_where_it_is_ours(text, vmi):
+@given(
+    text=texts(),
+    vmi=machines_of_ours,
+    mtus=st.dictionaries(st.sampled_from(["dataplane", "second"]), st.integers(68, 9702)),
+)
+def test_a_domain_of_any_form_is_changed_once_and_only_where_it_is_ours(text, vmi, mtus):
     before = text.encode()
+    sight = Sight(info={name: Fact(mtu=mtu) for name, mtu in mtus.items()}, claims={})
     try:
-        after = domains.change(before, parsed(vmi), BINDING, NOTHING)
+        after = domains.change(before, parsed(vmi), BINDING, sight)
     except CniError:
         return
-    assert domains.change(after, parsed(vmi), BINDING, NOTHING) == after
+    assert domains.change(after, parsed(vmi), BINDING, sight) == after
     assert without_ours(after) == without_ours(before)
 
 

@@ -127,6 +127,15 @@ def test_interfaces_stand_in_the_order_of_the_machine():
     assert [alias.get("name") for alias in aliases] == ["ua-a", "ua-b", "ua-default", "ua-c"]
 
 
+def test_an_interface_finds_its_place_between_two_that_touch_each_other():
+    vmi = machine(bound("a", macAddress=""), bound("b", macAddress=""))
+    present = b"".join(b'<interface><alias name="ua-%s"/></interface>' % name for name in (b"default", b"b"))
+    once = change(b"<domain><devices>" + present + b"</devices></domain>", vmi)
+    aliases = ET.fromstring(once).findall("devices/interface/alias")
+    assert [alias.get("name") for alias in aliases] == ["ua-default", "ua-a", "ua-b"]
+    assert change(once, vmi) == once
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

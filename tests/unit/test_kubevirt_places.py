@@ -11,6 +11,7 @@ from cni.errors import InvalidConfig
 from cni.userspace.location import SEEN_BY_CONTAINERS
 from kubevirt import machine as machines
 from kubevirt.facts import Fact, device_metadata, network_info
+from kubevirt.podnames import hashed
 from kubevirt.port import SOCKETS, Port, Sight, ports
 from tests.kubevirt_hooks.domains import BINDING, DATAPLANE, bound, machine, network
 
@@ -36,8 +37,9 @@ def test_the_default_network_of_multus_is_the_pods_first_interface():
 @pytest.mark.parametrize(
     ("status", "names"),
     [
-        ([], [DATAPLANE, "pod16367aacb67"]),
+        ([], [DATAPLANE, hashed("second")]),
         ([{"name": "other", "podInterfaceName": "net1"}], ["net2", "net3"]),
+        ([{"name": "other", "podInterfaceName": "net1-dpdk"}], [DATAPLANE, hashed("second")]),
         ([{"name": "dataplane", "podInterfaceName": "net2"}], ["net2", "net3"]),
         ([{"name": "second", "podInterfaceName": "ovn-udn1"}], [DATAPLANE, "ovn-udn1"]),
     ],
@@ -57,6 +59,14 @@ def test_a_claims_socket_is_where_the_device_says_and_so_is_the_mtu():
     vmi = machine(networks=[network(resourceClaim={"claimName": "c", "requestName": "r"})])
     (port,) = located(vmi, claims={"dataplane": Fact(path="/var/run/ovsdpdk/c/r/vhost.sock", mtu=9000)})
     assert (port.path, port.mtu) == ("/var/run/ovsdpdk/c/r/vhost.sock", 9000)
+
+
+def test_two_networks_of_claims_have_names_of_their_own():
+    claims = [network(name, resourceClaim={"claimName": name, "requestName": "r"}) for name in ("a", "b")]
+    found = located(
+        machine(bound("a"), bound("b"), networks=claims), claims={"a": Fact(path="/a"), "b": Fact(path="/b")}
+    )
+    assert len({port.ifname for port in found}) == 2
 
 
 def test_a_device_info_files_socket_counts_more_than_the_convention():
