@@ -13,6 +13,8 @@ from cni.version import VERSION
 
 TOOLS = {"barewire"}
 """The executables for people."""
+RESIDENT = {"barewire-helper", "launcher"}
+"""The executables of a node with a helper (docs/helper.md)."""
 
 
 def main(bundle: Path, build: str) -> None:
@@ -22,6 +24,7 @@ def main(bundle: Path, build: str) -> None:
     print(f"glibc={'.'.join(map(str, highest_glibc(bundle)))}")
     print(f"plugins={' '.join(plugins(bundle))}")
     print(f"tools={' '.join(sorted(TOOLS))}")
+    print(f"resident={' '.join(sorted(RESIDENT))}")
 
 
 def highest_glibc(bundle: Path) -> tuple[int, ...]:
@@ -32,7 +35,7 @@ def highest_glibc(bundle: Path) -> tuple[int, ...]:
 def plugins(bundle: Path) -> list[str]:
     """The executables at the top of the bundle that a runtime calls."""
     programs = {path.name for path in bundle.iterdir() if path.is_file() and elf.is_elf(path)}
-    return sorted(programs - TOOLS)
+    return sorted(programs - TOOLS - RESIDENT)
 
 
 if __name__ == "__main__":

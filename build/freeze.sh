@@ -17,9 +17,10 @@ export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
 export PYTHONNODEBUGRANGES=1
 
 inputs() {
-    find cni ipam tests/bench/veth_program.py build/pyinstaller.spec build/archive.py build/boot.py build/lean_os.py build/freeze.sh build/bundle_info.py build/elf.py build/libraries.py build/install.sh build/requirements.txt \
+    find cni ipam tests/bench/veth_program.py build/launcher.sh build/pyinstaller.spec build/archive.py build/boot.py build/lean_os.py build/freeze.sh build/bundle_info.py build/elf.py build/libraries.py build/install.sh build/requirements.txt \
         pyproject.toml LICENSE -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort | xargs sha256sum
     "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
+    "${CC:-gcc}" --version
 }
 
 build=$(inputs | sha256sum | cut -c 1-12)
@@ -41,6 +42,8 @@ for part in traced bench; do
 done
 "$python" build/libraries.py "$work/dist/barewire/_internal"
 cp build/install.sh LICENSE "$work/dist/barewire/"
+build/launcher.sh "$build" "$work/dist/barewire/launcher"
+ln -s ../barewire/bundle.info "$work/dist/bench/bundle.info" # its helper is of the same build
 "$python" build/bundle_info.py "$work/dist/barewire" "$build" >"$work/bundle.info"
 mv "$work/bundle.info" "$work/dist/barewire/bundle.info"
 (cd "$work/dist/barewire" && find . -type f | LC_ALL=C sort | xargs sha256sum) >"$work/SHA256SUMS"

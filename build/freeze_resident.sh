@@ -41,7 +41,7 @@ fi
 }
 "$python" build/libraries.py "$bundle/_internal"
 cp LICENSE "$bundle/"
-"$python" build/bundle_info.py "$bundle" "$build" | grep -v '^plugins=\|^tools=' >"$work/bundle.info"
+"$python" build/bundle_info.py "$bundle" "$build" | grep -v '^plugins=\|^tools=\|^resident=' >"$work/bundle.info"
 mv "$work/bundle.info" "$bundle/bundle.info"
 
 # A test that runs from the old bundle must not meet half a new one.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Barewire CNI plugins on a node, upgrades, repairs, verifies or removes them.
 #
-#     install.sh [--host-root DIR] [--verify | --uninstall [--force]] [BIN_DIR]          BIN_DIR: /opt/cni/bin
+#     install.sh [--host-root DIR] [--helper] [--verify | --uninstall [--force]] [BIN_DIR]          BIN_DIR: /opt/cni/bin
 #
 # The bundle goes to BIN_DIR/.barewire-VERSION-BUILD/, and BIN_DIR/sriov becomes a small script that starts the program in
 # there: whoever overwrites BIN_DIR/sriov overwrites the script only. A bundle is never changed in place: a damaged one is
@@ -10,6 +10,8 @@
 #
 # --host-root DIR: the node's root directory as seen from here, for an installer that runs in a container. BIN_DIR is
 # the node's path; glibc is looked for under DIR, and the trial run happens in a chroot there.
+# --helper: entries are launchers, which hand a call over to a resident process, and start the program when there is none; a
+# unit of systemd starts that process (docs/helper.md). Without --helper, a unit that is there goes.
 # --verify: changes nothing, and ends with 0 when BIN_DIR is as this install.sh would leave it, with 1 when it is not.
 # --force: removes the plugins although attachments live, which nobody can take off then.
 #
@@ -40,12 +42,14 @@ usage() {
 host_root=
 action=install
 force=no
+helper=no
 bin_dir=
 while [ $# -gt 0 ]; do
     case $1 in
     --host-root) [ $# -ge 2 ] || usage; host_root=${2%/}; shift ;;
     --verify | --uninstall) [ "$action" = install ] || usage; action=${1#--} ;;
     --force) force=yes ;;
+    --helper) helper=yes ;;
     -*) usage ;;
     *) [ -z "$bin_dir" ] || usage; bin_dir=$1 ;;
     esac
@@ -238,7 +242,19 @@ unlock() {
 
 # Entries
 
-entry() { # NAME BUNDLE: the script that starts a program of a bundle. The second line is how install.sh knows it.
+entry() { # NAME BUNDLE: the file that starts a program of a bundle
+    case "$helper $(info tools) " in
+    no* | *" $1 "*) script_entry "$@" ;;
+    *) launcher_entry "$@" ;;
+    esac
+}
+
+launcher_entry() { # NAME BUNDLE: the last four lines are how the launcher, and install.sh, know it
+    cat "$bundle/launcher"
+    printf '\n# barewire-entry: %s\n%s\n%s\n%s\n' "$2" "$1" "$bin_dir" "$(helper_socket "$2")"
+}
+
+script_entry() { # NAME BUNDLE: the second line is how install.sh knows it
     cat <<END
 #!/bin/sh
 # barewire-entry: $2
@@ -261,13 +277,13 @@ leads_to() { # PATH: the bundle that our entry there starts; nothing when it is 
         link=$(readlink "$1")
         case $link in .barewire-*/*) echo "${link%%/*}" ;; esac # as long as bundles were not verified, entries were links
     elif [ -f "$1" ]; then
-        sed -n '2s/^# barewire-entry: //p; 2q' "$1"
+        { sed -n '2p; 2q' "$1"; tail -n 4 "$1" | sed -n '1p'; } | sed -n 's/^# barewire-entry: //p' | head -n 1
     fi
 }
 
 is_as_made() { # NAME BUNDLE: whether the entry is what `entry` says, to the letter
     path=$target/$1
-    [ ! -L "$path" ] && [ -x "$path" ] && [ "$(leads_to "$path")" = "$2" ] && [ "$(cat "$path")" = "$(entry "$1" "$2")" ]
+    [ ! -L "$path" ] && [ -x "$path" ] && [ "$(leads_to "$path")" = "$2" ] && [ "$(cksum <"$path")" = "$(entry "$1" "$2" | cksum)" ]
 }
 
 are_as_made() { # BUNDLE: all entries
@@ -285,6 +301,85 @@ current() { # the bundle that the entries start now
 
 exists() { # PATH, also of a link that leads nowhere
     [ -e "$1" ] || [ -L "$1" ]
+}
+
+# The helper
+
+unit=barewire-helper.service
+
+helper_socket() { # BUNDLE: one for each, so that a launcher never meets another bundle's helper
+    echo "/run/barewire/helper-${1#.barewire-}.sock"
+}
+
+unit_text() { # BUNDLE
+    cat <<END
+# Made by install.sh of Barewire.
+[Unit]
+Description=Barewire helper, which has the CNI plugins loaded
+
+[Service]
+ExecStart="$bin_dir/$1/barewire-helper" $(helper_socket "$1")
+Restart=always
+RestartSec=1
+# A child that serves a call is not ended in the middle of it: it ends by itself.
+KillMode=process
+OOMScoreAdjust=-999
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+END
+}
+
+unit_file() {
+    echo "$(seen_here /etc/systemd/system)/$unit"
+}
+
+is_our_unit() {
+    [ "$(sed 1q "$(unit_file)" 2>/dev/null)" = "# Made by install.sh of Barewire." ]
+}
+
+manage() ( # ARGUMENTS of systemctl, which does nothing in a chroot without that variable. PATH is the container's.
+    export SYSTEMD_IGNORE_CHROOT=1 PATH="$PATH:/usr/bin:/bin"
+    on_node systemctl "$@"
+)
+
+start_helper() { # BUNDLE. The plugins work without it, so that nothing here makes an installation fail.
+    if [ ! -d "$(seen_here /run/systemd/system)" ]; then
+        warn "this node has no systemd: let its supervisor run \`$bin_dir/$1/barewire-helper $(helper_socket "$1")\`"
+        return
+    fi
+    verb=start
+    if [ "$(cat "$(unit_file)" 2>/dev/null)" != "$(unit_text "$1")" ]; then
+        unit_text "$1" >"$(unit_file).new"
+        mv -f "$(unit_file).new" "$(unit_file)"
+        manage daemon-reload || :
+        verb=restart
+    fi
+    { manage --quiet enable "$unit" && manage "$verb" "$unit"; } ||
+        warn "the helper does not start, and the plugins work without it; see journalctl -u $unit"
+}
+
+remove_helper() {
+    is_our_unit || return 0
+    manage --quiet disable --now "$unit" || warn "the helper could not be ended: systemctl disable --now $unit"
+    rm -f "$(unit_file)"
+    manage daemon-reload || :
+    echo "removed $unit"
+}
+
+verify_helper() { # BUNDLE
+    if [ "$helper" = no ]; then
+        ! is_our_unit || wrong "there is a unit $unit, and no --helper"
+    elif [ ! -d "$(seen_here /run/systemd/system)" ]; then
+        echo "ok: without systemd, whether a helper runs is not known"
+    elif [ "$(cat "$(unit_file)" 2>/dev/null)" != "$(unit_text "$1")" ]; then
+        wrong "$unit is not as install.sh makes it"
+    elif ! manage --quiet is-active "$unit"; then
+        wrong "$unit is not running"
+    else
+        echo "ok: $unit"
+    fi
 }
 
 # Installing
@@ -368,6 +463,7 @@ remove_bundles_except() { # NAME NAME
 
 install_plugins() {
     require_intact_source
+    [ "$helper" = no ] || [ -f "$bundle/launcher" ] || die "this bundle has no launcher" "use a bundle of this version"
     require_glibc
     for name in $(info plugins) $(info tools); do
         [ -L "$target/$name" ] || [ ! -d "$target/$name" ] || die "$bin_dir/$name is a directory" "move it away"
@@ -385,7 +481,9 @@ install_plugins() {
     else
         require_working "$new"
     fi
+    [ "$helper" = no ] || start_helper "$new"
     put_entries
+    [ "$helper" = yes ] || remove_helper
     # Installing the same bundle twice must not count as a generation.
     [ "$previous" = "$new" ] || remove_bundles_except "$new" "$previous"
 }
@@ -403,6 +501,7 @@ verify_plugins() {
     *) wrong "$bin_dir/$used is another version than this $base" ;;
     esac
     for name in $(info plugins) $(info tools); do verify_entry "$name"; done
+    verify_helper "${used:-none}"
     can_verify || wrong "sha256sum is missing: no file of the bundle is verified"
     [ "$state" = 0 ] || echo "  what to do: run this install.sh without --verify, after what replaced an entry is removed" >&2
     exit "$state"
@@ -442,6 +541,7 @@ uninstall_plugins() {
         if exists "$kept"; then mv -f "$kept" "$path"; else rm -f "$path"; fi
         echo "removed $bin_dir/${path##*/}"
     done
+    remove_helper
     remove_leftovers
     remove_bundles_except '' ''
     rm -rf "$target/.barewire-replaced"

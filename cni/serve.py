@@ -92,7 +92,7 @@ def main(name: str, load: Load) -> NoReturn:
         os.environ,
         lambda seconds: read_all(0, seconds),
         lambda text: _write_all(1, text),
-        lambda text: _write_if_open(2, text),
+        lambda text: write_if_open(2, text),
     )
     os._exit(code)
 
@@ -190,7 +190,8 @@ def _write_all(fd: int, text: bytes) -> None:
         text = text[os.write(fd, text) :]
 
 
-def _write_if_open(fd: int, text: bytes) -> None:
+def write_if_open(fd: int, text: bytes) -> None:
+    """Writes the text, or nothing where nobody listens."""
     try:
         _write_all(fd, text)
     except OSError:

@@ -62,7 +62,7 @@ class Entered:
         self._home = -1
         try:
             self._home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-            _setns(self._target)
+            setns(self._target, CLONE_NEWNET)
         except OSError as error:
             self._close()
             raise _refused("enter the pod's network namespace", error) from error
@@ -70,7 +70,7 @@ class Entered:
     def __exit__(self, *_exc: object) -> None:
         """Raises `KernelRefused`; nothing that follows can be right then, for this process."""
         try:
-            _setns(self._home)
+            setns(self._home, CLONE_NEWNET)
         except OSError as error:
             raise _refused("return to the host's network namespace", error) from error
         finally:
@@ -221,12 +221,13 @@ def _is_netns(fd: int) -> bool:
         return False
 
 
-def _setns(fd: int) -> None:
+def setns(fd: int, kind: int) -> None:
+    """Enters a namespace with this thread, or process where the kernel wants that. Raises `OSError`."""
     if hasattr(os, "setns"):
-        os.setns(fd, CLONE_NEWNET)
+        os.setns(fd, kind)
         return
     import ctypes  # noqa: PLC0415 - Python 3.11 has no os.setns; newer ones must not pay for ctypes
 
-    if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
+    if ctypes.CDLL(None, use_errno=True).setns(fd, kind) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"setns: {os.strerror(number)} ({errno.errorcode.get(number)})")

@@ -6,15 +6,20 @@ Everything but the look-up of the device is the product's: request, configuratio
 
 from __future__ import annotations
 
+import sys
+
 from cni.serve import main
 from cni.sriov.__main__ import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from cni.protocol.request import Request
     from cni.serve import Plugin
 
 HOST_NAME = "bwbench0"
+NAME = "sriov-on-veth"
 
 
 def load_for_veth(request: Request) -> Plugin:
@@ -58,5 +63,14 @@ def load_for_veth(request: Request) -> Plugin:
     return load(request, VethKernel)
 
 
+def main_helper(arguments: list[str]) -> NoReturn:
+    """The helper, with this program beside the plugins."""
+    from cni.helper.__main__ import PROGRAMS, main as serve_launchers
+
+    serve_launchers(arguments, {**PROGRAMS, NAME: load_for_veth})
+
+
 if __name__ == "__main__":
-    main("sriov-on-veth", load_for_veth)
+    if len(sys.argv) > 1:
+        main_helper(sys.argv[1:])
+    main(NAME, load_for_veth)

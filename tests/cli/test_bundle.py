@@ -90,7 +90,7 @@ def dynamic_symbols(path: Path) -> str:
 def test_bundle_describes_itself_truly() -> None:
     info = bundle_info()
     assert info["version"] == cni.version.VERSION
-    assert sorted(info["plugins"].split() + info["tools"].split()) == sorted(
+    assert sorted(" ".join(info[kind] for kind in ("plugins", "tools", "resident")).split()) == sorted(
         path.name for path in BUNDLE.iterdir() if path.is_file() and elf.is_elf(path)
     )
     assert f"v{info['version']}\n".encode() in from_bundle("sriov").run({}).err

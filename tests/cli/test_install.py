@@ -551,3 +551,105 @@ def copy_libraries(root: Path) -> None:
         target = root / library.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)
+
+
+# The helper
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>/systemctl.log
+case "$*" in *is-active*) exit "$(cat /state)" ;; esac
+"""
+
+
+@pytest.fixture
+def systemd(node: Node, tmp_path: Path) -> tuple[Node, Path]:
+    """A node with systemd, seen from a container: the installer, and the node's root."""
+    root = tmp_path / "host"
+    copy_libraries(root)
+    copy_shell(root)
+    (root / "bin" / "cat").symlink_to("sh")
+    (root / "bin" / "systemctl").write_text(SYSTEMCTL)
+    (root / "bin" / "systemctl").chmod(0o755)
+    (root / "state").write_text("0")
+    for folder in ("run/systemd/system", "etc/systemd/system"):
+        (root / folder).mkdir(parents=True)
+    for name in ("launcher", "barewire-helper"):
+        shutil.copy(BUNDLE / name, node.bundle)
+    sign(node.bundle)
+    return node._replace(bin_dir=Path("/opt/cni/bin")), root
+
+
+def systemctl(root: Path) -> str:
+    log = root / "systemctl.log"
+    return log.read_text() if log.exists() else ""
+
+
+def test_with_the_helper_entries_are_launchers_that_start_their_bundle(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    options = ("--host-root", str(root), "--helper")
+    assert node.install(node.bundle, *options).returncode == 0
+    assert (root / "opt/cni/bin/sriov").read_bytes().startswith((BUNDLE / "launcher").read_bytes())
+    answer = Program(("/usr/sbin/chroot", str(root), "/opt/cni/bin/sriov", "x")).run({"CNI_COMMAND": "VERSION"})
+    assert (answer.code, answer.err) == (0, b"arguments: x\n")
+    assert (root / "opt/cni/bin/barewire").read_text().startswith("#!/bin/sh")
+    assert node.install(node.bundle, *options, "--verify").returncode == 0
+
+
+def test_the_unit_starts_the_helper_at_the_socket_of_the_launchers(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    assert node.install(node.bundle, "--host-root", str(root), "--helper").returncode == 0
+    unit = (root / "etc/systemd/system/barewire-helper.service").read_text()
+    lines = (root / "opt/cni/bin/userspace").read_bytes().splitlines()[-4:]
+    bundle, name, folder, socket = (line.decode() for line in lines)
+    assert (name, folder) == ("userspace", "/opt/cni/bin")
+    started = f'ExecStart="/opt/cni/bin/{bundle.removeprefix("# barewire-entry: ")}/barewire-helper" {socket}\n'
+    assert started in unit
+    assert systemctl(root).splitlines()[-2:] == [
+        "--quiet enable barewire-helper.service",
+        "restart barewire-helper.service",
+    ]
+
+
+def test_the_same_bundle_again_does_not_restart_the_helper(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    for _ in range(2):
+        assert node.install(node.bundle, "--host-root", str(root), "--helper").returncode == 0
+    assert systemctl(root).count("restart") == 1
+
+
+@pytest.mark.parametrize("way", [(), ("--uninstall",)])
+def test_without_the_option_the_helper_goes(systemd: tuple[Node, Path], way: tuple[str, ...]) -> None:
+    node, root = systemd
+    assert node.install(node.bundle, "--host-root", str(root), "--helper").returncode == 0
+    assert node.install(node.bundle, "--host-root", str(root), "--verify").returncode == 1
+    assert node.install(node.bundle, "--host-root", str(root), *way).returncode == 0
+    assert "disable --now barewire-helper.service" in systemctl(root)
+    assert list((root / "etc/systemd/system").iterdir()) == []
+    entry = root / "opt/cni/bin/sriov"
+    assert entry.read_text().startswith("#!/bin/sh") if not way else not entry.exists()
+
+
+def test_a_unit_of_somebody_elses_stays(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    unit = root / "etc/systemd/system/barewire-helper.service"
+    unit.write_text("[Unit]\n")
+    assert node.install(node.bundle, "--host-root", str(root)).returncode == 0
+    assert (unit.read_text(), systemctl(root)) == ("[Unit]\n", "")
+
+
+def test_a_helper_that_does_not_run_is_told(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    assert node.install(node.bundle, "--host-root", str(root), "--helper").returncode == 0
+    (root / "state").write_text("3")
+    done = node.install(node.bundle, "--host-root", str(root), "--helper", "--verify")
+    assert (done.returncode, "wrong: barewire-helper.service is not running" in done.stdout) == (1, True)
+
+
+def test_without_systemd_the_installer_says_what_to_run(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    (root / "run/systemd/system").rmdir()
+    done = node.install(node.bundle, "--host-root", str(root), "--helper")
+    assert done.returncode == 0
+    assert "barewire-helper /run/barewire/helper-" in done.stderr
+    assert list((root / "etc/systemd/system").iterdir()) == []

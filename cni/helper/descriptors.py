@@ -1,0 +1,46 @@
+"""Datagrams with descriptors over a Unix socket, by the C class alone: the module `socket` would bring `enum` and `selectors`."""
+
+from __future__ import annotations
+
+import _socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BYTES = 4
+
+
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """Two connected ends."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+
+
+def connection_of(fd: int) -> _socket.socket:
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
+
+
+def send(connection: _socket.socket, datagram: bytes, fds: Sequence[int] = ()) -> None:
+    """Raises `OSError`, also when the other end has gone."""
+    octets = b"".join(fd.to_bytes(_BYTES, "little") for fd in fds)
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, octets)] if fds else []
+    connection.sendmsg([datagram], rights, _socket.MSG_NOSIGNAL)
+
+
+def receive(connection: _socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """A datagram and its descriptors; nothing when the other end has gone. The kernel closes descriptors beyond `most`."""
+    room = _socket.CMSG_SPACE(most * _BYTES)
+    datagram, control, _flags, _address = connection.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
+    fds = [
+        int.from_bytes(octets[at : at + _BYTES], "little")
+        for level, kind, octets in control
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+        for at in range(0, len(octets), _BYTES)
+    ]
+    return datagram, fds
+
+
+def peer(connection: _socket.socket) -> tuple[int, int]:
+    """The process and the user at the other end."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * _BYTES)
+    return int.from_bytes(credentials[:_BYTES], "little"), int.from_bytes(credentials[_BYTES : 2 * _BYTES], "little")

@@ -1,0 +1,189 @@
+"""Clients and helpers that say anything at all, or nothing; helpers that lack what they need, or change under load."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+
+from cni.helper import service
+from tests.launched import SECONDS, Helper, World, compiled, stand_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the helper serves root")
+
+FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("launcher"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, launcher: Path) -> World:
+    return World(tmp_path, launcher)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, launcher: Path) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("served"), launcher)
+    with Helper(world.socket):
+        yield world
+
+
+def connected(world: World) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(SECONDS)
+    client.connect(str(world.socket))
+    return client
+
+
+def is_served(world: World) -> bool:
+    return bool(json.loads(world.call().out)["cniVersion"] == "1.0.0")
+
+
+# Clients
+
+
+HEADS = st.sampled_from([b"", b"source\0probe\x00022\0", b"source\0nope\x00022\0", b"other\0probe\x00022\0"])
+
+
+@FEW
+@given(
+    HEADS,
+    st.binary(max_size=200) | st.just(b"CNI_COMMAND=ADD\0"),
+    st.integers(0, 12),
+    st.lists(st.binary(min_size=1, max_size=3), max_size=2),
+)
+def test_any_client_is_turned_away_and_the_next_is_served(
+    served: World, head: bytes, rest: bytes, descriptors: int, words: list[bytes]
+) -> None:
+    with connected(served) as client, open(os.devnull, "rb") as null, contextlib.suppress(OSError):
+        socket.send_fds(client, [head + rest or b"x"], [null.fileno()] * descriptors)
+        for word in words:
+            client.send(word)
+        client.shutdown(socket.SHUT_WR)
+        # Descriptors of /dev/null are no namespaces: nobody gets as far as to be ready.
+        assert client.recv(100) == b""
+    assert is_served(served)
+
+
+def test_clients_that_say_nothing_hold_only_themselves(served: World) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(served)) for _ in range(10)]
+        assert is_served(served)
+        assert all(client.recv(1) == b"" for client in clients)  # after the helper's patience
+
+
+def test_beyond_its_number_of_children_a_helper_leaves_calls_to_their_launchers(served: World) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(served)) for _ in range(service.MOST)]
+        assert stand_alone(served.call())
+        for client in clients:
+            client.shutdown(socket.SHUT_RDWR)
+        assert all(client.recv(1) == b"" for client in clients)
+    while stand_alone(served.call()):  # until the children have ended
+        pass
+
+
+# Helpers
+
+
+@FEW
+@given(st.lists(st.binary(max_size=8), max_size=3))
+@example([b"R\xff\xff\xff\x7f", b"\0"])
+@example([b"R\0\0\0\0"])
+@example([b"R\0\0\0\x80"])
+@example([b"R12345"])
+@example([b"", b"R"])
+def test_whatever_a_helper_says_a_call_is_one_document_and_one_exit_code(
+    world_of_words: World, words: list[bytes]
+) -> None:
+    """Which one says whether the launcher had said `go`: it has executed the plugin only when it had not."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    path = world_of_words.socket
+    path.unlink(missing_ok=True)
+    listener.bind(str(path))
+    listener.listen()
+    went: list[bool] = []
+
+    def speak() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(SECONDS)
+            socket.recv_fds(connection, 1 << 16, 0)
+            for word in words:
+                connection.send(word)
+            connection.shutdown(socket.SHUT_WR)
+            while text := connection.recv(10):
+                went.append(text == b"G")
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    with listener:
+        called = world_of_words.call()
+        thread.join(SECONDS)
+    if any(went):
+        assert (called.code, json.loads(called.out)["code"]) == (1, 5)
+    else:
+        assert stand_alone(called)
+
+
+@pytest.fixture(scope="module")
+def world_of_words(tmp_path_factory: pytest.TempPathFactory, launcher: Path) -> World:
+    return World(tmp_path_factory.mktemp("words"), launcher)
+
+
+def test_a_helper_without_descriptors_leaves_calls_to_their_launchers_and_recovers(world: World) -> None:
+    with Helper(world.socket) as helper:
+        assert is_served(world)
+        soft, hard = resource.prlimit(helper.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(helper.pid, resource.RLIMIT_NOFILE, (6, hard))
+        called = [world.call() for _ in range(4)]
+        assert all(one.code == 0 for one in called), called
+        assert stand_alone(called[-1])
+        resource.prlimit(helper.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        while stand_alone(world.call()):
+            pass
+
+
+def test_an_upgrade_under_load_leaves_every_call_with_one_answer(world: World) -> None:
+    """Launchers and helpers of two builds, as install.sh changes them: each call is served, by whichever."""
+    with ThreadPoolExecutor(4) as pool:
+        stop = threading.Event()
+
+        def load() -> list[tuple[int, bool]]:
+            answers = []
+            while not stop.is_set():
+                called = world.call()
+                answers.append((called.code, stand_alone(called) or json.loads(called.out)["cniVersion"] == "1.0.0"))
+            return answers
+
+        futures = [pool.submit(load) for _ in range(3)]
+        try:
+            for _ in range(3):
+                with Helper(world.socket):
+                    is_served(world)
+        finally:
+            stop.set()
+        answers = [answer for future in futures for answer in future.result(SECONDS)]
+    assert set(answers) == {(0, True)}
+
+
+def test_a_helper_has_less_than_30_megabytes(world: World) -> None:
+    with Helper(world.socket) as helper:
+        assert is_served(world)
+        status = Path(f"/proc/{helper.pid}/status").read_text()
+    assert int(status.partition("VmRSS:")[2].split()[0]) < 30_000
