@@ -283,7 +283,14 @@ leads_to() { # PATH: the bundle that our entry there starts; nothing when it is 
 
 is_as_made() { # NAME BUNDLE: whether the entry is what `entry` says, to the letter
     path=$target/$1
-    [ ! -L "$path" ] && [ -x "$path" ] && [ "$(leads_to "$path")" = "$2" ] && [ "$(cksum <"$path")" = "$(entry "$1" "$2" | cksum)" ]
+    [ ! -L "$path" ] && [ -x "$path" ] && [ "$(leads_to "$path")" = "$2" ] && [ "$(fingerprint <"$path")" = "$(entry "$1" "$2" | fingerprint)" ]
+}
+
+fingerprint() { # of stdin. A shell keeps no zeros in a variable, and not every busybox has cksum.
+    for tool in cksum sha256sum md5sum; do
+        ! command -v "$tool" >/dev/null || { "$tool" && return; }
+    done
+    tr -d '\000'
 }
 
 are_as_made() { # BUNDLE: all entries
