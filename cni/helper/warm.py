@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _LATE = (
     "cni.attachment.records cni.config.unknown_keys cni.host.kernel cni.host.netns cni.host.program"
     " cni.host.stacked cni.kube.access cni.kube.pods cni.logfile cni.node.parse cni.node.start cni.protocol.result"
-    " cni.rollback cni.sriov.check cni.sriov.model cni.sriov.plugin cni.sriov.predecessor cni.sriov.removal"
+    " cni.rollback cni.sriov.check cni.sriov.model cni.sriov.plugin cni.sriov.removal cni.sriov.sriov_cni"
     " cni.sriov.status cni.trace cni.userspace.adapters cni.userspace.attachment cni.userspace.check"
     " cni.userspace.plugin cni.userspace.publish cni.userspace.removal cni.userspace.request"
     " cni.userspace.sockets.sockets cni.userspace.vswitch.ovs grp hashlib ipam.answer ipam.cluster.occupied"
-    " ipam.cluster.retaking ipam.cluster.store ipam.cluster.succession"
-    " ipam.config.flat_file ipam.config.location ipam.config.node_name ipam.config.policy ipam.config.request ipam.config.resolvconf"
-    " ipam.config.rules ipam.embedded ipam.etcd.cluster ipam.etcd.heartbeat ipam.kubernetes.cluster"
-    " ipam.kubernetes.names ipam.local.store ipam.plugin ipam.stores yaml"
+    " ipam.cluster.retaking ipam.cluster.store ipam.cluster.succession ipam.config.flat_file ipam.config.location"
+    " ipam.config.node_name ipam.config.policy ipam.config.request ipam.config.resolvconf ipam.config.rules"
+    " ipam.embedded ipam.etcd.cluster ipam.etcd.heartbeat ipam.kubernetes.cluster ipam.kubernetes.names"
+    " ipam.local.store ipam.plugin ipam.stores yaml"
 )
 LATE = tuple(_LATE.split())
 """The modules that functions import, of those that a call of a plugin can come to."""

@@ -8,7 +8,12 @@ import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = ("VERSION", "ADD", "DEL")
 
 
 @dataclass
@@ -18,10 +23,17 @@ class Contender:
     name: str
     program: str
     config: dict[str, Any]
-    times: dict[str, list[float]] = field(default_factory=lambda: {"ADD": [], "DEL": []})
+    times: dict[str, list[float]] = field(default_factory=dict)
 
     def call(self, command: str, netns: str, container: str) -> None:
         """One call; its time is kept. Raises `RuntimeError` with what the plugin printed when it fails."""
+        start = time.perf_counter()
+        process = self.start(command, netns, container, self.config)
+        self.ended(process, command)
+        self.keep(command, start)
+
+    def start(self, command: str, netns: str, container: str, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+        """Starts a call, with all of its stdin."""
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,
@@ -30,24 +42,42 @@ class Contender:
             "CNI_PATH": "/usr/lib/cni",
             "PATH": os.environ.get("PATH", ""),
         }
-        start = time.perf_counter()
-        done = subprocess.run(
-            [self.program], input=json.dumps(self.config).encode(), env=environment, capture_output=True, check=False
-        )
-        self.times[command].append((time.perf_counter() - start) * 1000)
-        if done.returncode:
-            raise RuntimeError(f"{self.name} {command}: {done.stdout.decode()}{done.stderr.decode()}")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process: subprocess.Popen[bytes] = subprocess.Popen([self.program], env=environment, **pipes)  # type: ignore[call-overload]
+        assert process.stdin
+        process.stdin.write(json.dumps(config).encode())
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def ended(self, process: subprocess.Popen[bytes], command: str) -> None:
+        """Waits for a call. Raises `RuntimeError`."""
+        with process:
+            out, err = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{self.name} {command}: {out.decode()}{err.decode()}")
+
+    def keep(self, command: str, start: float) -> None:
+        self.times.setdefault(command, []).append((time.perf_counter() - start) * 1000)
 
     def median(self, command: str) -> float:
         return statistics.median(self.times[command])
 
+    def spread(self, command: str) -> str:
+        """The quarter below and the quarter above which the times are."""
+        low, _, high = statistics.quantiles(self.times[command], n=4)
+        return f"{low:.1f}-{high:.1f}"
 
-def report(title: str, contenders: list[Contender]) -> str:
-    """A table of medians, and the ratio to the first contender."""
-    lines = [title, f"{'':28}{'ADD ms':>10}{'ratio':>8}{'DEL ms':>10}{'ratio':>8}"]
+
+def report(title: str, contenders: Sequence[Contender]) -> str:
+    """A table of medians with their spread, and the ratio to the first contender."""
     first = contenders[0]
+    commands = list(first.times)
+    lines = [title, f"{'':28}" + "".join(f"{command + ' ms':>12}{'quartiles':>14}{'ratio':>7}" for command in commands)]
     for one in contenders:
-        add, delete = one.median("ADD"), one.median("DEL")
-        ratios = add / first.median("ADD"), delete / first.median("DEL")
-        lines.append(f"{one.name:28}{add:10.1f}{ratios[0]:8.2f}{delete:10.1f}{ratios[1]:8.2f}")
+        cells = (
+            f"{one.median(command):12.1f}{one.spread(command):>14}{one.median(command) / first.median(command):7.2f}"
+            for command in commands
+        )
+        lines.append(f"{one.name:28}" + "".join(cells))
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Entry point of a frozen program for the benchmark only: the `sriov` plugin, with a veth in the place of a VF.
 
 Everything but the look-up of the device is the product's: request, configuration, locks, record, move, result. The
-"VF" 0000:ff:00.0 is the host's link `bwbench0`; in the pod it is known by its mark, since a veth has no PCI parent.
+"VF" 0000:ff:00.0 is the host's link `bwbench0`, 0000:ff:00.1 is `bwbench1`; in the pod it is known by its mark, since a veth has no PCI parent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from cni.protocol.request import Request
     from cni.serve import Plugin
 
-HOST_NAME = "bwbench0"
 NAME = "sriov-on-veth"
+
+
+def host_name(device: str) -> str:
+    """The link of the host that stands for a VF 0000:ff:0X.Y."""
+    return f"bwbench{int(device[-4:-2], 16) * 8 + int(device[-1])}"
 
 
 def load_for_veth(request: Request) -> Plugin:
@@ -47,7 +51,7 @@ def load_for_veth(request: Request) -> Plugin:
                 index=0,
                 driver="veth",
                 pf=PciAddress("0000:ff:00.1"),
-                pf_name=HOST_NAME,
+                pf_name=host_name(address),
                 pf_index=0,
                 pf_driver="veth",
                 settings=VfInfo(index=0),
@@ -56,7 +60,7 @@ def load_for_veth(request: Request) -> Plugin:
 
         def link(self, device, netns):
             if netns is None:
-                return links.by_name(self._socket(None), HOST_NAME)
+                return links.by_name(self._socket(None), host_name(device))
             marked = [link for link in self.links(netns) if link.alias.startswith(f"barewire {device} ")]
             return marked[0] if marked else None
 
