@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -20,8 +21,12 @@ SECONDS = 20.0
 FROM_SOURCE = (sys.executable, "-E", "-s", "-m", "tests.contract.probe_helper")
 
 
-def compiled(folder: Path, build: str = BUILD, ready_seconds: int = 1) -> Path:
-    file = folder / f"launcher-{build}"
+PATIENT, IMPATIENT = 30, 1
+"""Seconds that a launcher waits: a busy machine must not look like a helper that is stopped, unless it is."""
+
+
+def compiled(folder: Path, build: str = BUILD, ready_seconds: int = PATIENT) -> Path:
+    file = folder / f"launcher-{build}-{ready_seconds}"
     subprocess.run([ROOT / "build/launcher.sh", build, file, f"-DREADY_SECONDS={ready_seconds}"], check=True)
     return file
 
@@ -110,8 +115,9 @@ class World(NamedTuple):
             **options,
         )
         assert process.stdin
-        process.stdin.write(json.dumps({**CONF, "do": do, "folder": str(self.folder)}).encode())
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a call can end without a look at its stdin
+            process.stdin.write(json.dumps({**CONF, "do": do, "folder": str(self.folder)}).encode())
+            process.stdin.close()
         process.stdin = None
         return process
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.launched import ENV, SECONDS, Helper, World, compiled, is_ended, refusal, stand_alone
+from tests.launched import ENV, IMPATIENT, SECONDS, Helper, World, compiled, is_ended, refusal, stand_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,10 +271,11 @@ def test_children_that_were_killed_while_they_waited_are_replaced(world: World) 
 
 
 def test_a_helper_that_is_stopped_costs_a_call_its_patience_and_never_acts_later(world: World) -> None:
+    impatient = world._replace(launcher=compiled(world.folder, ready_seconds=IMPATIENT))
     with Helper(world.socket) as helper:
         waiting = helper.children()
         helper.process.send_signal(signal.SIGSTOP)
-        called = world.call()
+        called = impatient.call()
         helper.process.send_signal(signal.SIGCONT)
         assert stand_alone(called)
         assert json.loads(world.call().out)["cniVersion"] == "1.0.0"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from cni.helper import service
-from tests.launched import SECONDS, Helper, World, compiled, stand_alone
+from tests.launched import IMPATIENT, SECONDS, Helper, World, compiled, stand_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,10 +90,8 @@ def test_clients_that_say_nothing_hold_only_themselves(served: World) -> None:
 def test_beyond_its_number_of_children_a_helper_leaves_calls_to_their_launchers(served: World) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(served)) for _ in range(service.MOST)]
-        assert stand_alone(served.call())
-        for client in clients:
-            client.shutdown(socket.SHUT_RDWR)
-        assert all(client.recv(1) == b"" for client in clients)
+        while not stand_alone(served.call()):  # on a busy machine some of them have been given up by now
+            clients.append(stack.enter_context(connected(served)))
     while stand_alone(served.call()):  # until the children have ended
         pass
 
@@ -151,11 +149,12 @@ def test_a_helper_without_descriptors_leaves_calls_to_their_launchers_and_recove
         assert is_served(world)
         soft, hard = resource.prlimit(helper.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(helper.pid, resource.RLIMIT_NOFILE, (6, hard))
-        called = [world.call() for _ in range(4)]
+        impatient = world._replace(launcher=compiled(world.folder, ready_seconds=IMPATIENT))
+        called = [impatient.call() for _ in range(4)]
         assert all(one.code == 0 for one in called), called
         assert stand_alone(called[-1])
         resource.prlimit(helper.pid, resource.RLIMIT_NOFILE, (soft, hard))
-        while stand_alone(world.call()):
+        while stand_alone(impatient.call()):
             pass
 
 

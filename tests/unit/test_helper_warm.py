@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def imported(node: ast.AST, *, late: bool = False) -> Iterator[tuple[str, bool]]
                 yield from imported(child, late=late or isinstance(child, ast.FunctionDef))
 
 
+@functools.cache
 def late_imports() -> set[str]:
     waiting, seen, late = [load.__module__ for load in PROGRAMS.values()], set[str](), set[str]()
     while waiting:
