@@ -7,6 +7,7 @@ A unit of the file holds modules that are always needed together. They are execu
 statements would come to them, so that those statements find them in `sys.modules`, which is far quicker than a search.
 """
 
+import _thread
 import gc
 import marshal
 import posix
@@ -70,6 +71,11 @@ class Archive:
         within = offset + size <= len(self._head)
         unit = marshal.loads(self._head[offset : offset + size] if within else posix.pread(self._file, size, offset))
         self._waiting.update(unit)
+        if _thread._count():  # noqa: SLF001 - the only way to know, and it is what `threading` counts with
+            # While ADD loads the IPAM plugin in a thread, each thread executes only the module that the interpreter has
+            # locked for it, so that the others wait for it; `import` statements come to the rest of the unit.
+            self._execute(name)
+            return
         for each in unit:
             if each in self._waiting and each not in sys.modules:
                 self._execute(each)
@@ -85,12 +91,15 @@ class Archive:
         module.__package__ = name if is_package else parent
         if is_package:
             module.__path__ = spec.submodule_search_locations = []
+        spec._initializing = True  # type: ignore[attr-defined] # noqa: SLF001 - other threads wait for the lock then
         sys.modules[name] = module
         try:
             exec(code, module.__dict__)
         except BaseException:
             del sys.modules[name]
             raise
+        finally:
+            spec._initializing = False  # type: ignore[attr-defined] # noqa: SLF001 - as above
         if parent:
             setattr(sys.modules[parent], child, module)
         if sys.flags.verbose:

@@ -142,6 +142,29 @@ print(len(sys.tries))
     assert done.stdout.strip() == "2", done.stderr
 
 
+def test_a_module_that_another_thread_is_executing_is_waited_for(tmp_path):
+    """One that comes first in a unit, too, which the interpreter has not locked: it looks for the last one."""
+    slow = compile("import sys\nsys.begun.release()\nsys.never.acquire(True, 0.3)\nlate = 1", "slow.py", "exec")
+    last = compile("import slow", "last.py", "exec")
+    modules = [
+        archive.Module("slow", "slow.pyc", is_package=False, code=slow, imports=()),
+        archive.Module("last", "last.pyc", is_package=False, code=last, imports=("slow",)),
+    ]
+    archive.write(tmp_path / "barewire.modules", modules, {}, ())
+    program = """
+import _thread
+sys.begun, sys.never = _thread.allocate_lock(), _thread.allocate_lock()
+sys.begun.acquire(), sys.never.acquire()
+_thread.start_new_thread(__import__, ("last",))
+sys.begun.acquire()
+from slow import late
+import last
+print(late, last.slow.late)
+"""
+    done = in_the_bundle(tmp_path, program)
+    assert done.stdout.strip() == "1 1", done.stderr
+
+
 def test_a_module_comes_after_those_that_it_imports():
     imports = {"top": ("middle", "bottom"), "bottom": (), "middle": ("bottom", "sys")}
     code = compile("", "empty.py", "exec")
