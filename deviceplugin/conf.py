@@ -209,6 +209,9 @@ class Resource(_Bound):
         [],
         description="Drivers from which other members of the IOMMU group are taken when `driver` is bound, such as snd_hda_intel.",
     )
+    cdi: bool = Field(
+        False, description="Whether containers get device nodes by names of CDI, which the runtime must support."
+    )
     placement: Literal["pack", "spread"] = Field(
         "pack",
         description="Which PFs several devices for one container are on: `pack` few, `spread` many, as for a bond. Whole IOMMU groups come first.",
@@ -227,6 +230,7 @@ class Resource(_Bound):
             needs_link=self.needLink,
             spread=self.placement == "spread",
             companions=tuple(self.companions),
+            cdi=self.cdi,
         )
 
 
@@ -246,6 +250,7 @@ class Automatic(_Bound):
     driver: Driver | None = Field(None, description="As in `resourceList`.")
     groups: Groups = Field("exclusive", description="As in `resourceList`.")
     companions: list[Companion] = Field([], description="As in `resourceList`.")
+    cdi: bool = Field(False, description="As in `resourceList`.")
 
     def auto(self) -> Auto:
         return Auto(
@@ -255,6 +260,7 @@ class Automatic(_Bound):
             driver=self.driver or "",
             groups=self.groups,
             companions=tuple(self.companions),
+            cdi=self.cdi,
         )
 
 

@@ -15,7 +15,7 @@ from cni.value import Value
 from deviceplugin.offer import vfio_node
 
 if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterable, Set as AbstractSet
 
     from deviceplugin.function import Function
     from deviceplugin.pool import Pool, Selector
@@ -41,17 +41,15 @@ class Given(Value):
 
 
 class Contents(Value):
-    """What a container gets."""
+    """What a container gets: device nodes, or the CDI names of devices that have some."""
 
     nodes: tuple[Node, ...]
     environment: dict[str, str]
+    cdi: tuple[str, ...] = ()
 
 
 def contents(pool: Pool, devices: tuple[Given, ...], nodes: AbstractSet[str]) -> Contents:
     """What the container with these devices gets. `nodes` are the device nodes that the host has."""
-    given: dict[Node, None] = {}
-    for device in devices:
-        given.update(dict.fromkeys(_nodes(device, nodes)))
     addresses = ",".join(device.function.address for device in devices)
     name = variable(pool.name)
     info = {device.function.address: _information(pool, device, nodes) for device in devices}
@@ -60,7 +58,12 @@ def contents(pool: Pool, devices: tuple[Given, ...], nodes: AbstractSet[str]) ->
         f"PCIDEVICE_{name}_INFO": json.dumps(info, separators=(",", ":")),
         f"PCI_RESOURCE_{name}": addresses,
     }
-    return Contents(nodes=tuple(given), environment=environment)
+    return Contents(nodes=device_nodes(devices, nodes), environment=environment)
+
+
+def device_nodes(devices: Iterable[Given], nodes: AbstractSet[str]) -> tuple[Node, ...]:
+    """The device nodes that belong to the devices."""
+    return tuple(dict.fromkeys(node for device in devices for node in _nodes(device, nodes)))
 
 
 def variable(resource: str) -> str:

@@ -13,7 +13,7 @@ from cni.errors import IoFailure, KernelRefused
 from cni.host.binding import Drivers
 from cni.host.files import remove_file, write_file
 from cni.value import Value
-from deviceplugin import kernel_write
+from deviceplugin import cdi, kernel_write
 from deviceplugin.inventory import Scanner
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Host:
         *,
         dev: str = "/dev",
         device_info: str = DEVICE_INFO,
+        cdi_folder: str = cdi.FOLDER,
         uses: Callable[[Inventory], Mapping[str, str]],
         has_record: Callable[[str], bool] = lambda _device: False,
         write: Callable[[str, str, float], None] = kernel_write.write,
@@ -60,6 +61,7 @@ class Host:
         self._scanner = Scanner(sysfs)
         self._dev = dev
         self._device_info = device_info
+        self._cdi = cdi_folder
         self._uses = uses
         self._write = write
         self._drivers = Drivers(sysfs, dev, write)
@@ -103,14 +105,26 @@ class Host:
 
     def write_info(self, name: str, document: dict[str, Any]) -> None:
         """Writes a device-info file. Raises `IoFailure`."""
-        try:
-            os.makedirs(self._device_info, 0o755, exist_ok=True)
-        except OSError as error:
-            raise IoFailure(f"cannot make {self._device_info}: {os.strerror(error.errno or 0)}") from error
+        _make(self._device_info)
         write_file(f"{self._device_info}/{name}", json.dumps(document).encode())
 
     def remove_info(self, name: str) -> None:
         remove_file(f"{self._device_info}/{name}")
+
+    def cdi_files(self) -> list[str]:
+        """The names of our CDI files."""
+        try:
+            return [name for name in os.listdir(self._cdi) if cdi.is_ours(name)]
+        except OSError:
+            return []
+
+    def write_cdi(self, name: str, document: dict[str, Any]) -> None:
+        """Writes a CDI file. Raises `IoFailure`."""
+        _make(self._cdi)
+        write_file(f"{self._cdi}/{name}", json.dumps(document).encode())
+
+    def remove_cdi(self, name: str) -> None:
+        remove_file(f"{self._cdi}/{name}")
 
     def _device_nodes(self) -> frozenset[str]:
         """Raises `OSError` where a folder is there and cannot be listed."""
@@ -119,3 +133,10 @@ class Host:
             with contextlib.suppress(FileNotFoundError):  # the host has no such devices
                 found += [f"/dev/{folder}/{name}" for name in os.listdir(f"{self._dev}/{folder}")]
         return frozenset(found)
+
+
+def _make(folder: str) -> None:
+    try:
+        os.makedirs(folder, 0o755, exist_ok=True)
+    except OSError as error:
+        raise IoFailure(f"cannot make {folder}: {os.strerror(error.errno or 0)}") from error

@@ -18,6 +18,8 @@ ALONE = frozenset((EXCLUSIVE, GROUP))
 """Whose devices share their IOMMU group with no other container."""
 _LONGEST_NAME = 63
 """Characters of a resource's name after the slash."""
+_LONGEST_FILE_NAME = 40
+"""Characters: the whole path of a socket has room for 107."""
 _NO_PATTERN = (re.error, OverflowError, RecursionError)
 """What `re` raises: also for a repetition that no number holds, and for brackets in brackets without end."""
 
@@ -70,7 +72,7 @@ class Pool(Value):
     `driver` is bound when a device is allocated; empty leaves the one that it has. `extra` is information for containers, by
     address, or by `*` for all. `needs_link`: a device is healthy only while its PF has a link. `spread`: several devices for one
     container are on many PFs and not on few. `companions` are the drivers from which members of a device's IOMMU group may be
-    taken when `driver` is bound.
+    taken when `driver` is bound. `cdi`: containers get device nodes by CDI names.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Pool(Value):
     needs_link: bool = False
     spread: bool = False
     companions: tuple[str, ...] = ()
+    cdi: bool = False
 
     def selector_of(self, function: Function) -> Selector | None:
         """The first selector that the function meets."""
@@ -107,6 +110,7 @@ class Auto(Value):
     driver: str = ""
     groups: str = EXCLUSIVE
     companions: tuple[str, ...] = ()
+    cdi: bool = False
 
     def pool_of(self, function: Function, members: tuple[Function, ...]) -> Pool | None:
         """The pool of a function, `members` being those of its IOMMU group."""
@@ -124,7 +128,15 @@ class Auto(Value):
             driver=self.driver,
             groups=self.groups,
             companions=self.companions,
+            cdi=self.cdi,
         )
+
+
+def short_name(resource: str) -> str:
+    """A name for files of the resource: for people where that fits, and in any case no other resource's."""
+    digest = hashlib.sha256(resource.encode()).hexdigest()[:8]
+    readable = re.sub("[^a-z0-9]+", "-", resource.lower())[: _LONGEST_FILE_NAME - len(digest) - 1]
+    return f"barewire-{readable}-{digest}"
 
 
 def signature(members: Iterable[Function]) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import grpc.aio
 
 from cni.errors import CniError
 from deviceplugin.api import calls, deviceplugin_pb2 as v1beta1, pluginregistration_pb2 as registration
+from deviceplugin.pool import short_name
 from deviceplugin.preference import preferred
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 VERSION = "v1beta1"
 ANSWER_SECONDS = 1.0
 """Bound for sending an answer."""
-_LONGEST_NAME = 40
-"""Characters of a socket's name: its whole path has room for 107."""
 
 
 def options() -> v1beta1.DevicePluginOptions:
@@ -37,10 +34,8 @@ def options() -> v1beta1.DevicePluginOptions:
 
 
 def socket_name(resource: str) -> str:
-    """The name of a resource's socket: for people where that fits, and in any case no other resource's."""
-    digest = hashlib.sha256(resource.encode()).hexdigest()[:8]
-    readable = re.sub("[^a-z0-9]+", "-", resource.lower())[: _LONGEST_NAME - len(digest) - 1]
-    return f"barewire-{readable}-{digest}.sock"
+    """The name of a resource's socket."""
+    return f"{short_name(resource)}.sock"
 
 
 class ResourceServer:
@@ -202,4 +197,5 @@ def _container(contents: Contents) -> v1beta1.ContainerAllocateResponse:
         v1beta1.DeviceSpec(container_path=node.container, host_path=node.host, permissions="rw")
         for node in contents.nodes
     ]
-    return v1beta1.ContainerAllocateResponse(envs=contents.environment, devices=nodes)
+    names = [v1beta1.CDIDevice(name=name) for name in contents.cdi]
+    return v1beta1.ContainerAllocateResponse(envs=contents.environment, devices=nodes, cdi_devices=names)

@@ -71,9 +71,16 @@ class Service:
         with FolderEvents([os.path.dirname(self._config)], self._file, self._log.warning), self._follower:
             await self._follower.begin()
             async with asyncio.TaskGroup() as group:
-                group.create_task(resume(self.stock, self._log))
+                group.create_task(self._resume())
                 for part in (self.kubelet.run(), self._follower.run(), self._watch_file(), self._reclaimer.run()):
                     group.create_task(part)
+
+    async def _resume(self) -> None:
+        await resume(self.stock, self._log)
+        try:
+            await self.stock.publish_all()
+        except CniError as error:
+            self._log.error(f"CDI files are not as they should be, tried again when a container starts: {error}")
 
     async def _watch_file(self) -> None:
         """Takes a changed file. A ConfigMap's file changes by a link in its folder, which is an event there as well."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cni.errors import CniError, DeviceBusy, DeviceNotFound, TryAgainLater
 from cni.host.drivers import gives_to_user_space
-from deviceplugin import container, group
+from deviceplugin import cdi, container, group
 from deviceplugin.assignment import Assignment, Selection, assign, estranged
 from deviceplugin.container import Given
 from deviceplugin.function import forbidden
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cni.log import Log
     from deviceplugin.conf import Configuration
-    from deviceplugin.container import Contents
+    from deviceplugin.container import Contents, Node
     from deviceplugin.function import Function
     from deviceplugin.holding import Journal
     from deviceplugin.host import Host, Sight
@@ -203,20 +203,22 @@ class Stock:
                         await self._promise(pool, function, request, lead if function.address != lead else "")
                     name = container.info_file(pool.name, lead)
                     await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
+                if pool.driver:
+                    await self.look({*devices})
+                else:
+                    self._recount()
+                await self._publish(resource)
             except BaseException as error:
                 for address in reversed(taken):
                     await self._undo(address, error)
                 raise
-            if pool.driver:
-                await self.look({*devices})
-            else:
-                self._recount()
             present = [
                 device.replace(function=self._function(resource, name))
                 for device in chosen
                 for name in (device.function.address, *self.assignment.parts(device.function.address))
             ]
-            return container.contents(pool, tuple(present), self.sight.nodes)
+            contents = container.contents(pool, tuple(present), self.sight.nodes)
+            return contents.replace(nodes=(), cdi=self._cdi_names(resource, devices)) if pool.cdi else contents
 
     async def prepare(self, resource: str, devices: Sequence[str]) -> None:
         """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
@@ -241,6 +243,7 @@ class Stock:
                     raise DeviceBusy(
                         f"{name} is not ready: {'; '.join(found)}", hint="barewire-node explain tells more"
                     )
+            await self._publish(resource)
 
     async def adopt(self, resource: str, device: str) -> None:
         """Notes that a container has the device, as the kubelet says, though our journal knows nothing of it.
@@ -313,9 +316,51 @@ class Stock:
             await self.look({device})
             if device not in self.held or self.grants.get(device, 0) != grant:
                 return False
+            resource = self.held[device].resource
             await self._give_back(device)
             await self.look({device})
+            try:
+                await self._publish(resource)
+            except CniError as error:
+                self._log.error(f"the CDI file of {resource} still has {device}, which is not held any more: {error}")
             return True
+
+    async def publish_all(self) -> None:
+        """Makes the CDI files those of the devices that are held; others are of a process that was killed. Raises `CniError`."""
+        async with self._changing:
+            held = {holding.resource for holding in self.held.values()}
+            for name in {*self.host.cdi_files()}.difference(map(cdi.file_name, held)):
+                await asyncio.to_thread(self.host.remove_cdi, name)
+            for resource in sorted(held):
+                await self._publish(resource)
+
+    async def _publish(self, resource: str) -> None:
+        """Writes or removes the CDI file of a resource."""
+        name, pool = cdi.file_name(resource), self.assignment.pools.get(resource)
+        devices = [device for device, holder in holders(self.held).items() if holder == resource]
+        is_there = name in self.host.cdi_files()
+        if not devices:
+            if is_there:
+                await asyncio.to_thread(self.host.remove_cdi, name)
+        elif pool and (pool.cdi or is_there):
+            # Also for a pool without CDI, where containers have got names before: they have them when they restart.
+            document = cdi.document(resource, self._cdi_nodes(pool, devices))
+            await asyncio.to_thread(self.host.write_cdi, name, document)
+
+    def _cdi_names(self, resource: str, devices: Sequence[str]) -> tuple[str, ...]:
+        nodes = self._cdi_nodes(self.assignment.pools[resource], devices)
+        return tuple(cdi.qualified(resource, device) for device in devices if device in nodes)
+
+    def _cdi_nodes(self, pool: Pool, devices: Sequence[str]) -> dict[str, tuple[Node, ...]]:
+        """The device nodes of each device that has some: CDI has no name for a device without."""
+        found = {name: container.device_nodes(self._given(pool, name), self.sight.nodes) for name in devices}
+        return {name: nodes for name, nodes in found.items() if nodes}
+
+    def _given(self, pool: Pool, device: str) -> list[Given]:
+        """The device as it is now, and what comes with it."""
+        names = (device, *self.assignment.parts(device))
+        functions = [function for name in names if (function := self.sight.inventory.get(name))]
+        return [Given(function=one, selector=pool.selector_of(one) or pool.selectors[0]) for one in functions]
 
     def _judged(self, resource: str, devices: Sequence[str]) -> tuple[Pool, tuple[Given, ...]]:
         """The pool and the devices. Raises `CniError` when one cannot be given away."""

@@ -173,6 +173,59 @@ async def test_a_whole_group_is_one_device_and_its_members_are_bound_and_go_back
         assert world.host.bound(SOUND) == "snd_hda_intel"
 
 
+def injected(world, answer):
+    """The device nodes that a runtime finds by the names in the answer."""
+    files = [json.loads(path.read_text()) for path in world.host.cdi.glob("*.json")]
+    known = {f"{file['kind']}={device['name']}": device for file in files for device in file["devices"]}
+    edits = [known[name.name]["containerEdits"]["deviceNodes"] for name in answer.cdi_devices]
+    return [node["path"] for nodes in edits for node in nodes]
+
+
+@driven
+async def test_cdi_names_have_a_file_with_what_is_held_for_as_long_as_containers_can_start(place):
+    config = {"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci", "cdi": True}]}
+    async with of_card(place, config, driver="iavf") as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        answer, paths = (
+            world.kubelet.answers["pod", "app", RESOURCE],
+            ["/dev/vfio/vfio", f"/dev/vfio/{10 + VFS.index(device)}"],
+        )
+        assert not answer.devices
+        assert injected(world, answer) == paths
+        [file] = world.host.cdi.iterdir()
+        assert [one["name"] for one in json.loads(file.read_text())["devices"]] == [device], "nobody can name others"
+        # A boot takes the file, and containers start again with the answer that the kubelet has kept.
+        file.unlink()
+        await world.kubelet.start_container("pod")
+        assert injected(world, answer) == paths
+        # The configuration wants no names any more: the container has got its name all the same.
+        world.configure({"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci"}]})
+        await until("the change", lambda: not world.service.stock.assignment.pools[RESOURCE].cdi)
+        await world.kubelet.start_container("pod")
+        assert injected(world, answer) == paths
+        world.kubelet.end("pod")
+        await until("the end of the file", lambda: not [*world.host.cdi.iterdir()])
+
+
+@driven
+async def test_a_start_removes_cdi_files_of_what_is_not_held_and_makes_those_of_what_is(place):
+    config = {"resourceList": [{"resourceName": "vfs", "cdi": True}]}
+    async with of_card(place, config) as world:
+        await world.offered(RESOURCE, 4)
+        await world.kubelet.admit("pod", RESOURCE)
+        await world.stop_plugin()
+        [file] = world.host.cdi.iterdir()
+        before = file.read_text()
+        file.write_text(before.replace("rw", "r"))
+        for name in ("barewire-old-01234567.json", "vendor.json"):
+            (world.host.cdi / name).touch()
+        await world.start_plugin()
+        await world.offered(RESOURCE, 4)
+        assert {path.name for path in world.host.cdi.iterdir()} == {file.name, "vendor.json"}
+        assert file.read_text() == before
+
+
 @driven
 async def test_containers_restart_and_follow_init_containers_without_a_release(place):
     async with of_card(place, CONFIG) as world:

@@ -29,6 +29,7 @@ class PciHost:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.sys, self.dev, self.info = root / "sys", root / "dev", root / "devinfo"
+        self.cdi = root / "cdi"
         self.devices = self.sys / "bus/pci/devices"
         self.devices.mkdir(parents=True)
         (self.dev / "vfio").mkdir(parents=True)
@@ -111,6 +112,7 @@ class PciHost:
             Sysfs(str(self.sys)),
             dev=str(self.dev),
             device_info=str(self.info),
+            cdi_folder=str(self.cdi),
             uses=lambda _inventory: self.used,
             has_record=self.records.__contains__,
             write=self.write,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from cni.pci import PciAddress
+from deviceplugin import cdi
 from deviceplugin.container import Given, contents, info_document, info_file
 from deviceplugin.function import Function, Inventory
 from deviceplugin.offer import ailments
@@ -85,6 +87,29 @@ def test_additional_information_of_a_device_beats_that_of_all():
     pool = Pool(name="intel.com/r", extra={"*": {"rack": "1", "token": "a"}, VF: {"token": "b"}})
     info = json.loads(given(pool).environment["PCIDEVICE_INTEL_COM_R_INFO"])
     assert info[VF]["extra"] == {"rack": "1", "token": "b"}
+
+
+def test_a_cdi_file_has_a_version_that_allows_its_names_and_a_kind_that_no_other_resource_has():
+    nodes = given(POOL, NODES - {"/dev/vfio/7"} | {"/dev/vfio/noiommu-7"}).nodes
+    assert cdi.document(POOL.name, {VF: nodes}) == {
+        "cdiVersion": "0.5.0",
+        "kind": "node.barewire/barewire-intel-com-sriov-a-75dc046c",
+        "devices": [
+            {
+                "name": VF,
+                "containerEdits": {
+                    "deviceNodes": [
+                        {"path": "/dev/vfio/vfio", "hostPath": "/dev/vfio/vfio", "permissions": "rw"},
+                        {"path": "/dev/vfio/7", "hostPath": "/dev/vfio/noiommu-7", "permissions": "rw"},
+                    ]
+                },
+            }
+        ],
+    }
+    kinds = {cdi.document(name, {})["kind"] for name in ("intel.com/a.b", "intel.com/a-b", "intel.com/" + "x" * 63)}
+    assert len(kinds) == 3
+    assert all(re.fullmatch("[a-z][a-z0-9.]*/[a-z][a-z0-9-]{0,61}[a-z0-9]", kind) for kind in kinds)
+    assert cdi.qualified("a.b/c", VF) == f"{cdi.document('a.b/c', {})['kind']}={VF}"
 
 
 def test_the_info_file_has_the_name_that_multus_makes():
