@@ -43,6 +43,8 @@ fi
 cp LICENSE "$bundle/"
 "$python" build/bundle_info.py "$bundle" "$build" | grep -v '^plugins=\|^tools=\|^resident=' >"$work/bundle.info"
 mv "$work/bundle.info" "$bundle/bundle.info"
+(cd "$bundle" && find . -type f | LC_ALL=C sort | xargs sha256sum) >"$work/SHA256SUMS"
+mv "$work/SHA256SUMS" "$bundle/SHA256SUMS"
 
 # A test that runs from the old bundle must not meet half a new one.
 mkdir -p dist

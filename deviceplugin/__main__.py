@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import sys
 
 from cni.attachment.records import STATE_DIRECTORY
-from cni.errors import CniError, IoFailure
+from cni.errors import CniError, IoFailure, TryAgainLater
 from cni.host.files import Lock
 from cni.host.sysfs import Sysfs
 from cni.log import LEVELS, Log
 from cni.version import VERSION
-from deviceplugin import holding
-from deviceplugin.conf import PREFIX, parse
+from deviceplugin import holding, status
+from deviceplugin.conf import PREFIX, Configuration, parse
 from deviceplugin.explain import explained, table
 from deviceplugin.host import Host
 from deviceplugin.hostuse import HostUse
 from deviceplugin.metrics import Metrics
+from deviceplugin.podresources import owners
 from deviceplugin.service import Service, until_signalled
 
 _CONFIG = "/etc/pcidp/config.json"
@@ -52,7 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--plugins-registry", action="store_true", help="let the kubelet find the sockets itself")
     run.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="default: none")
     run.add_argument("--metrics-address", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1")
+    run.add_argument("--dry-run", action="store_true", help="tell which resources would be served, and change nothing")
+    run.add_argument("--json", action="store_true", help="with --dry-run")
     run.set_defaults(command=_run)
+    state = commands.add_parser("status", parents=[common], help="tell of each resource and who has its devices")
+    state.add_argument("--kubelet-root", default="/var/lib/kubelet", metavar="DIR")
+    state.add_argument("--json", action="store_true")
+    state.set_defaults(command=_status)
     told = commands.add_parser(
         "explain", parents=[common], help="tell of each device in which pool it is, or why in none"
     )
@@ -63,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        return _try(options)
     # Two of them would undo each other's work on the same devices. The former one of a rolling update may still finish calls.
     with Lock(f"{options.state.rstrip('/')}.lock", "the journal of devices"):
         return _serve(options)
@@ -89,12 +99,40 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     log = _log(options)
-    with open(options.config_file, "rb") as file:
-        configuration = parse(file.read(), options.resource_prefix)
-    held = holding.Journal(options.state, log.error).load()
-    rows = explained(_host(options, log).look(), configuration, held, options.addresses)
+    rows = explained(_host(options, log).look(), _configuration(options), _held(options, log), options.addresses)
     print(table(rows, as_json=options.json))
     return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    """1 when a resource is not served."""
+    log = _log(options)
+    try:
+        pods = asyncio.run(owners(f"{options.kubelet_root}/pod-resources/kubelet.sock"))
+    except TryAgainLater as error:
+        log.warning(str(error))
+        pods = None
+    is_served = functools.partial(status.answers, f"{options.kubelet_root}/device-plugins")
+    configuration, held = _configuration(options), _held(options, log)
+    found = status.status(_host(options, log).look(), configuration, held, is_served=is_served, owners=pods)
+    print(status.text(found, as_json=options.json))
+    return 0 if found.is_served else 1
+
+
+def _try(options: argparse.Namespace) -> int:
+    log = _log(options)
+    found = status.status(_host(options, log).look(), _configuration(options), _held(options, log))
+    print(status.text(found, as_json=options.json))
+    return 0
+
+
+def _configuration(options: argparse.Namespace) -> Configuration:
+    with open(options.config_file, "rb") as file:
+        return parse(file.read(), options.resource_prefix)
+
+
+def _held(options: argparse.Namespace, log: Log) -> dict[str, holding.Holding]:
+    return holding.Journal(options.state, log.error).load()
 
 
 def _host(options: argparse.Namespace, log: Log) -> Host:

@@ -11,6 +11,7 @@ from cni.value import Value
 from deviceplugin.assignment import Selection, assign
 from deviceplugin.holding import holders
 from deviceplugin.offer import offers
+from deviceplugin.tables import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,14 +81,11 @@ def table(rows: Iterable[Row], *, as_json: bool) -> str:
     """The rows as text."""
     if as_json:
         return json.dumps([row.as_dict() for row in rows], indent=2)
-    lines = [_HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return aligned(_HEAD, map(_cells, rows))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    texts = (row.device, row.pci_id, row.driver, row.group, row.resource, row.state)
-    return (*(text or "-" for text in texts), "; ".join(row.why))
+    return row.device, row.pci_id, row.driver, row.group, row.resource, row.state, "; ".join(row.why)
 
 
 def _chosen(sight: Sight, addresses: Iterable[str]) -> list[str]:

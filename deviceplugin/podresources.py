@@ -35,15 +35,7 @@ class PodResources:
         answer: it may have started between two questions, and has not heard of its pods yet.
         """
         before = identity(self._path)
-        limit = ("grpc.max_receive_message_length", _LARGEST)
-        try:
-            async with grpc.aio.insecure_channel(self._target, options=[limit]) as channel:
-                answer = await calls.POD_RESOURCES.of(channel)(v1.ListPodResourcesRequest(), timeout=SECONDS)
-        except (grpc.aio.AioRpcError, DecodeError) as error:
-            raise TryAgainLater(
-                f"the kubelet does not say which devices pods have: {getattr(error, 'details', error.__str__)()}",
-                hint="pod-resources/kubelet.sock of the kubelet's folder has to be mounted",
-            ) from error
+        answer = await _answer(self._target)
         known, self._kubelet = self._kubelet, before
         if known and before != known:
             raise TryAgainLater("the kubelet has started again: what it does not list counts after a while")
@@ -62,3 +54,30 @@ def identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_ctime_ns
+
+
+async def owners(path: str) -> dict[tuple[str, str], str]:
+    """The containers by resource and device, for people: namespace, pod, container. Raises `TryAgainLater`."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for pod in (await _answer(f"unix:{path}")).pod_resources:
+        for container in pod.containers:
+            for devices in container.devices:
+                for device in devices.device_ids:
+                    name = f"{pod.namespace}/{pod.name}/{container.name}"
+                    found.setdefault((devices.resource_name, device), []).append(name)
+    return {key: ", ".join(names) for key, names in found.items()}
+
+
+async def _answer(target: str) -> v1.ListPodResourcesResponse:
+    limit = ("grpc.max_receive_message_length", _LARGEST)
+    try:
+        async with grpc.aio.insecure_channel(target, options=[limit]) as channel:
+            answer: v1.ListPodResourcesResponse = await calls.POD_RESOURCES.of(channel)(
+                v1.ListPodResourcesRequest(), timeout=SECONDS
+            )
+    except (grpc.aio.AioRpcError, DecodeError) as error:
+        raise TryAgainLater(
+            f"the kubelet does not say which devices pods have: {getattr(error, 'details', error.__str__)()}",
+            hint="pod-resources/kubelet.sock of the kubelet's folder has to be mounted",
+        ) from error
+    return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import tempfile
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from deviceplugin.podresources import owners
+from deviceplugin.status import answers, status
 from tests.kubelet.kubelet import CHECKPOINT, AdmissionError
 from tests.kubelet.pcihost import GPU, PF, SOUND, VFS, card, graphics
 from tests.kubelet.world import World, driven, until
@@ -224,6 +227,20 @@ async def test_a_start_removes_cdi_files_of_what_is_not_held_and_makes_those_of_
         await world.offered(RESOURCE, 4)
         assert {path.name for path in world.host.cdi.iterdir()} == {file.name, "vendor.json"}
         assert file.read_text() == before
+
+
+@driven
+async def test_status_names_the_pod_of_each_held_device_and_which_resources_are_served(place):
+    async with of_card(place, CONFIG) as world:
+        await world.offered(RESOURCE, 4)
+        [device] = await world.kubelet.admit("pod", RESOURCE)
+        pods = await owners(str(world.kubelet.pod_resources / "kubelet.sock"))
+        stock, served = world.service.stock, functools.partial(answers, str(world.kubelet.folder))
+        found = status(stock.sight, world.service.read(), stock.held, is_served=served, owners=pods)
+        assert [(one.device, one.pod) for one in found.held] == [(device, "default/pod/app")]
+        assert found.is_served
+        await world.stop_plugin()
+        assert not status(stock.sight, world.service.read(), stock.held, is_served=served).is_served
 
 
 @driven
