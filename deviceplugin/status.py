@@ -139,6 +139,8 @@ def _claims(assignment: Assignment) -> list[str]:
 def _lost(assignment: Assignment, held: Mapping[str, str]) -> list[str]:
     return [
         f"{device} is held for {resource}, which the configuration does not have"
+        if resource
+        else f"{device} counts as held: its file in the journal is damaged"
         for device, resource in sorted(held.items())
         if resource not in assignment.pools
     ]

@@ -87,9 +87,10 @@ def test_a_held_group_keeps_its_name_and_its_device_though_a_member_comes_or_goe
         assert found.members(TOGETHER) == (GPU,)
 
 
-def test_two_members_that_a_pool_selects_are_one_device():
-    found = assigned(host(*PAIR), auto(classes=["03", "04"]))
-    assert found.members(TOGETHER) == (GPU,)
+def test_two_members_that_a_pool_selects_are_one_device_under_the_name_of_the_first_or_the_one_that_is_held():
+    both = auto(classes=["03", "04"])
+    assert assigned(host(*PAIR), both).members(TOGETHER) == (GPU,)
+    assert assigned(host(*PAIR), both, held={SOUND: TOGETHER}).members(TOGETHER) == (SOUND,)
 
 
 def health(inventory, document, used=None, held=None):
@@ -198,6 +199,66 @@ def test_a_member_that_the_host_uses_is_not_bound_and_the_device_stays_as_it_was
             await life.stock.allocate(TOGETHER, [GPU])
         assert (pci.bound(GPU), pci.bound(SOUND)) == ("nvidia", "snd_hda_intel")
         assert not life.stock.held
+
+    asyncio.run(scenario())
+
+
+def test_companions_stay_bound_as_long_as_their_device_is_held_by_doubt_and_go_back_with_it(tmp_path):
+    async def scenario():
+        pci, pods = host_in(tmp_path), Pods()
+        life = await started(pci, tmp_path, pods, {**BINDS, "groups": "exclusive"})
+        await life.stock.allocate(CARDS, [GPU])
+        pci.open.add(GPU)
+        await life.reclaimed()
+        assert pci.bound(SOUND) == "vfio-pci"
+        pci.open.clear()
+        assert await life.stock.release(GPU, 1)
+        assert not life.stock.held
+        assert pci.bound(SOUND) == "snd_hda_intel"
+
+    asyncio.run(scenario())
+
+
+def test_a_companion_whose_device_the_journal_has_lost_goes_on_with_it_when_the_kubelet_lists_it(tmp_path):
+    async def scenario():
+        pci, pods = host_in(tmp_path), Pods()
+        keys = {**BINDS, "groups": "exclusive"}
+        life = await started(pci, tmp_path, pods, keys)
+        await life.stock.allocate(CARDS, [GPU])
+        (tmp_path / "state" / f"{GPU}.json").unlink()
+        pods.devices = {CARDS: [GPU]}
+        again = await (await started(pci, tmp_path, pods, keys)).reclaimed()
+        assert {*again.stock.held} == {GPU, SOUND}
+        await again.stock.allocate(CARDS, [GPU])
+        pods.devices = {}
+        await again.reclaimed()
+        assert not again.stock.held
+        assert pci.bound(SOUND) == "snd_hda_intel"
+
+    asyncio.run(scenario())
+
+
+def test_a_start_makes_companions_ready_with_their_device_and_has_nothing_to_say(tmp_path):
+    async def scenario():
+        pci, pods = host_in(tmp_path), Pods()
+        keys = {**BINDS, "groups": "exclusive"}
+        await (await started(pci, tmp_path, pods, keys)).stock.allocate(CARDS, [GPU])
+        pci.bind(SOUND, "snd_hda_intel")
+        again = await started(pci, tmp_path, pods, keys)
+        assert pci.bound(SOUND) == "vfio-pci"
+        assert again.log.messages == []
+
+    asyncio.run(scenario())
+
+
+def test_every_member_of_a_group_is_reset_when_it_is_back(tmp_path):
+    async def scenario():
+        pci = host_in(tmp_path, "vfio-pci")
+        pci.bind(GPU, "vfio-pci")
+        life = await started(pci, tmp_path, Pods(), {})
+        await life.stock.allocate(TOGETHER, [GPU])
+        await life.stock.release(GPU, 1)
+        assert pci.writes == [("reset", "1")] * 2
 
     asyncio.run(scenario())
 

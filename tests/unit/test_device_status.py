@@ -70,6 +70,13 @@ def test_remarks_tell_of_second_claims_unknown_keys_and_what_a_pod_has_of_no_res
     assert found.is_served, "nobody has looked"
 
 
+def test_a_damaged_entry_of_the_journal_is_told_as_what_it_is():
+    damaged = {VFS[3]: Holding(device=VFS[3], resource="")}
+    assert (
+        f"{VFS[3]} counts as held: its file in the journal is damaged" in status(SIGHT, CONFIGURATION, damaged).remarks
+    )
+
+
 def test_a_kubelet_that_does_not_answer_is_no_evidence_that_no_pod_has_a_device():
     assert [one.pod for one in status(SIGHT, CONFIGURATION, HELD).held] == [None] * 3
     assert [one.pod for one in status(SIGHT, CONFIGURATION, HELD, owners={}).held] == [""] * 3
