@@ -70,7 +70,7 @@ def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str, node: NodeCon
             hint="name a directory in it as hostPath, or set owner and permissions on the node",
         )
     root, path = _placed(named, f"volume {volume}", node)
-    return SocketDirectory(root=root, path=path, absent=not os.path.isdir(path))
+    return SocketDirectory(root=root, path=path)
 
 
 def _shared(key: Key, conf: dict[str, Any], node: NodeConf) -> SocketDirectory | None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cni.attachment.lifecycle import Steps
     from cni.attachment.record import Record
     from cni.attachment.records import Attachments
+    from cni.host.netns import Netns
     from cni.log import Log
     from cni.node.node import NodeConf
     from cni.protocol.request import Request
@@ -59,38 +60,19 @@ class UserspacePlugin(Lifecycle):
         self._node = node
 
     def add(self, request: Request) -> Result:
-        """Makes the port, and tells the pod where its socket is to be."""
+        """Makes the port, and publishes to the pod where its socket has to be."""
         wanted, key = asked(request, self._node, self._log), Key.of(request)
         previous = request.prev_result() or Result()
         _require_absent(request, previous)
-        self._removal.drain(request.network)
-        # An earlier life of the same container may have left something.
-        self._removal.collect_dead(key)
-        with self._world.namespaces.netns(request.netns) as netns, self._attachments.locked(plan.port_name(key)):
-            self._make_free(plan.port_name(key), key)
-            attachment = self._planned(key, wanted)
-            self._collect_users(key, attachment)
-            self._remove_orphan(attachment)
-            # From here on a DEL sees that the directory is used; meanwhile none takes it away.
-            with self._removal.locked_directories():
-                attachment, found = self._among_others(key, attachment)
-                record = self.new_record(
-                    request,
-                    netns,
-                    plugin=PLUGIN,
-                    device=attachment.port.name,
-                    found=found,
-                    wanted=document(attachment),
-                    device_info=wanted.device_info,
-                    left=(POD,),
-                )
-                self.preload_ipam(record)
-                self._attachments.claim(record)
+        planned = self._planned(key, wanted)
+        self._clear_the_way(key, planned)
+        with self._world.namespaces.netns(request.netns) as netns, self._attachments.locked(planned.port.name):
+            record = self._claimed(request, netns, planned, wanted.device_info)
+            attachment = from_record(record)
             with on_failure(self._removal.remove, record):
-                self._plug(attachment, found)
-                leased = self.lease(record)
-                result = previous.extended(_interface(request, attachment), leased)
-                self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.conf, result))
+                self._plug(attachment, record.found)
+                result = previous.extended(_interface(request, attachment), self.lease(record))
+                self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.ends, result))
                 return result
 
     def ipam_call(self, request: Request) -> IpamCall | None:
@@ -133,52 +115,49 @@ class UserspacePlugin(Lifecycle):
 
     # Steps of ADD.
 
-    def _make_free(self, name: str, key: Key) -> None:
-        """Refuses a name in use, as two containers can have whose IDs are alike; brings home what its owner left."""
+    def _clear_the_way(self, key: Key, attachment: PortAttachment) -> None:
+        """Removes what attachments that are gone have left where this one is going to be.
+
+        Each removal takes the lock of its own port, so no lock is held when this is called. Raises `DeviceBusy` where the
+        port's name is in use, and `TryAgainLater` where the vswitch does not answer: nothing of ADD has been done by then.
+        """
+        self._removal.drain(key.network)
+        for gone in self._in_the_way(key, attachment):
+            self._removal.collect_dead(gone)
+        with self._attachments.locked(attachment.port.name):
+            self._require_free(key, attachment.port.name)
+            self._remove_orphan(attachment)
+
+    def _in_the_way(self, key: Key, attachment: PortAttachment) -> list[Key]:
+        """The attachments that this one cannot be beside, whether they are gone or not.
+
+        An earlier life of the same container; the owner of the port's name, as two containers can have whose IDs are alike;
+        and the users of the socket, such as an earlier sandbox of the pod, whose DEL was lost.
+        """
+        owner = self._attachments.of_device(attachment.port.name)
+        users = [
+            one for one in self._removal.in_directory(key, attachment) if one.wanted["socket"] == attachment.socket
+        ]
+        return [*dict.fromkeys((key, *[one.key for one in (owner, *users) if one is not None]))]
+
+    def _require_free(self, key: Key, name: str) -> None:
+        """Refuses the name of a port that another attachment has. Called with the port's lock held."""
         owner = self._attachments.of_device(name)
         if owner is None:
             return
-        if self._removal.is_alive(owner):
-            raise DeviceBusy(
-                f"port {name} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
-                f"{owner.key.network})",
-                hint="DEL it first" if owner.key == key else "it is freed by that container's DEL",
+        if not self._removal.is_alive(owner):
+            raise TryAgainLater(
+                f"port {name} is being removed for {owner.key}; still to do: {', '.join(owner.left)}",
+                hint="its vswitch or API server does not answer; if that is gone for good: barewire forget",
             )
-        self._log.warning(f"{name} was left by container {owner.key.container_id}, which is gone: cleaning up")
-        self._removal.remove(owner)
-
-    def _collect_users(self, key: Key, attachment: PortAttachment) -> None:
-        """Removes attachments that have this socket and are gone: an earlier sandbox of the pod, whose DEL was lost."""
-        for other in self._removal.in_directory(key, attachment):
-            # One of this name is under the lock that is held already.
-            if other.wanted["socket"] == attachment.socket and other.device != attachment.port.name:
-                self._removal.collect_dead(other.key)
-
-    def _among_others(self, key: Key, attachment: PortAttachment) -> tuple[PortAttachment, dict[str, Any]]:
-        """The attachment among those in its directory, and how the directory was before the first of them.
-
-        A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
-        wants it to be of another owner, or with other permissions, and when something has the socket's name already.
-        """
-        directory, beside = attachment.directory, self._removal.in_directory(key, attachment)
-        wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
-        for other in wanting:
-            if ownership.is_wanted(directory) and not ownership.agree(directory, directory_of(other)):
-                raise SocketDirUnfit(
-                    f"{directory.path} is used by {other.key}, with another owner or other permissions",
-                    hint="give both networks the same socketDirectory, or the pod two volumes",
-                )
-        sockets, taken = self._world.sockets, any(one.wanted["socket"] == attachment.socket for one in beside)
-        # The vswitch refuses a second port on the socket of an attachment that lives.
-        sockets.require_free(directory, "" if taken else attachment.socket, attachment.config_file)
-        # What another attachment made, also on the way to its own directory, goes with the last one that needs it.
-        absent = directory.absent or bool(self._removal.making(key, directory.path))
-        found = wanting[0].found if wanting else sockets.found(directory)
-        directory = directory.replace(absent=absent, since=sockets.now())
-        return attachment.replace(directory=self._removal.with_parents(key, directory)), found
+        raise DeviceBusy(
+            f"port {name} belongs to container {owner.key.container_id} (interface {owner.key.ifname}, network "
+            f"{owner.key.network})",
+            hint="DEL it first" if owner.key == key else "it is freed by that container's DEL",
+        )
 
     def _remove_orphan(self, attachment: PortAttachment) -> None:
-        """A port with the attachment's mark, which has no record yet, is what a lost record told of.
+        """Removes a port with the attachment's mark and without a record: the record was lost.
 
         It is also the first look at the vswitch's database: where that does not answer, nothing has been changed.
         """
@@ -189,6 +168,53 @@ class UserspacePlugin(Lifecycle):
             vswitch.unplug(owner)
         if any(one.port.socket == attachment.port.socket for one in left):
             self._world.sockets.remove(attachment.directory, attachment.socket, attachment.config_file)
+
+    def _claimed(self, request: Request, netns: Netns, planned: PortAttachment, device_info: str) -> Record:
+        """Saves the record. From then on DELs see that the directory is used; meanwhile none takes it away.
+
+        Called with the port's lock held.
+        """
+        key = Key.of(request)
+        self._require_free(key, planned.port.name)
+        with self._removal.locked_directories():
+            attachment, found = self._among_others(key, planned)
+            record = self.new_record(
+                request,
+                netns,
+                plugin=PLUGIN,
+                device=attachment.port.name,
+                found=found,
+                wanted=document(attachment),
+                device_info=device_info,
+                left=(POD,),
+            )
+            self.preload_ipam(record)
+            self._attachments.claim(record)
+            return record
+
+    def _among_others(self, key: Key, planned: PortAttachment) -> tuple[PortAttachment, dict[str, Any]]:
+        """The attachment among those in its directory, and how the directory was before the first of them.
+
+        A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
+        wants it to be of another owner, or with other permissions, and when something has the socket's name already.
+        """
+        sockets, beside = self._world.sockets, self._removal.in_directory(key, planned)
+        directory = planned.directory.replace(absent=sockets.is_missing(planned.directory), since=sockets.now())
+        wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
+        for other in wanting:
+            if ownership.is_wanted(directory) and not ownership.agree(directory, directory_of(other)):
+                raise SocketDirUnfit(
+                    f"{directory.path} is used by {other.key}, with another owner or other permissions",
+                    hint="give both networks the same socketDirectory, or the pod two volumes",
+                )
+        # The vswitch refuses a second port on the socket of an attachment that lives.
+        taken = any(one.wanted["socket"] == planned.socket for one in beside)
+        sockets.require_free(directory, "" if taken else planned.socket, planned.config_file)
+        found = wanting[0].found if wanting else sockets.found(directory)
+        # What another attachment made, also on the way to its own directory, goes with the last one that needs it.
+        absent = directory.absent or bool(self._removal.making(key, directory.path))
+        whole = self._removal.with_parents(key, directory.replace(absent=absent))
+        return planned.replace(directory=whole), found
 
     def _planned(self, key: Key, wanted: Asked) -> PortAttachment:
         pod = None

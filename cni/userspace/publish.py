@@ -105,14 +105,14 @@ class Publisher:
         return opened
 
 
-def entry(record: Record, attachment: PortAttachment, conf: dict[str, Any], published: Result) -> dict[str, Any]:
-    """The attachment's element of `userspace/configuration-data`."""
+def entry(record: Record, attachment: PortAttachment, ends: dict[str, Any], published: Result) -> dict[str, Any]:
+    """The attachment's element of `userspace/configuration-data`. `ends` are the sections `host` and `container`."""
     return appnetutil.entry(
         container_id=record.key.container_id,
         ifname=record.key.ifname,
         network=record.key.network,
-        host=conf["host"],
-        container=conf.get("container") or {},
+        host=ends["host"],
+        container=ends["container"],
         socket=attachment.socket,
         ip_result=result.encode(published, IP_RESULT_VERSION),
     )

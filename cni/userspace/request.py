@@ -39,6 +39,11 @@ class Asked(Value):
     kubelet_root: str
     vhost_directory: str
 
+    @property
+    def ends(self) -> dict[str, dict[str, Any]]:
+        """The sections about the two ends of the socket, which the pod's annotation repeats."""
+        return {name: self.conf.get(name) or {} for name in ("host", "container")}
+
 
 def asked(request: Request, node: NodeConf, log: Log) -> Asked:
     """The request, validated, also by what the node allows. Raises with every problem at once."""

@@ -167,7 +167,21 @@ def test_a_port_name_of_another_network_is_refused_while_its_owner_lives_and_fre
     node.kernel.add_netns(pod.netns)
     node.add(pod, name="other", vlan=7)
     assert [seen.port.owner.network for seen in node.vswitch.show()] == ["other"]
-    assert any("which is gone: cleaning up" in text for text in node.log.messages)
+    assert any("and is gone: cleaning up" in text for text in node.log.messages)
+
+
+def test_a_port_name_whose_owner_is_gone_and_cannot_be_removed_yet_is_to_be_tried_later(node):
+    pod = node.pod()
+    node.add(pod)
+    node.end_sandbox(pod)
+    node.kernel.add_netns(pod.netns)
+    node.vswitch.refuse_from(1)
+    with pytest.raises(TryAgainLater, match="is being removed for net/") as refused:
+        node.add(pod, name="other")
+    assert "barewire forget" in refused.value.hint
+    node.vswitch.refuse_nothing()
+    node.add(pod, name="other")
+    assert [seen.port.owner.network for seen in node.vswitch.show()] == ["other"]
 
 
 def test_a_namespace_that_is_not_there_is_refused_and_changes_nothing(node):

@@ -328,6 +328,18 @@ def test_a_socket_that_a_dead_sandbox_left_in_a_host_path_is_no_obstacle(node):
     assert list(node.vswitch.ports) == [port(new)]
 
 
+def test_a_directory_that_goes_with_a_dead_sandbox_is_made_again_for_the_next_one(node):
+    old = with_host_path(node, "a", f"{node.shared}/team/app")
+    before, conf = node.snapshot(), {"socketNaming": "interface", **ANNOTATED}
+    node.add(old, **conf)
+    node.end_sandbox(old)
+    new = node.sandbox(old, "again")
+    node.add(new, **conf)
+    node.listen(f"{node.shared}/team/app", "net1")
+    node.check(new)
+    gone(node, new, before)
+
+
 def test_a_socket_of_a_port_without_a_record_is_taken_away_by_the_add_that_needs_its_name(node):
     pod = with_host_path(node, "a", node.shared)
     conf = {"socketNaming": "interface", **ANNOTATED}

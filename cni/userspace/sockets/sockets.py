@@ -126,6 +126,11 @@ class Sockets:
                 _require_names_free(fd, directory, socket, file)
 
     @staticmethod
+    def is_missing(directory: SocketDirectory) -> bool:
+        """Whether an ADD has to make a directory of the pod's, in a place for sockets. The kubelet makes volumes."""
+        return not (directory.made or directory.of_pod or os.path.isdir(directory.path))
+
+    @staticmethod
     def now() -> int:
         """The time, in seconds, of which a file that is made from now on is never older."""
         return int(time.clock_gettime(_CLOCK_REALTIME_COARSE))
