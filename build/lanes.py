@@ -30,7 +30,7 @@ Parts = Mapping[str, Sequence[str]]
 """Commands by the names of the parts. The longest come first: short ones fill the lanes evenly at the end."""
 
 CHECKS: Parts = {
-    "unit": (PYTHON, "-m", "pytest", "-q", "tests/unit"),
+    "unit": (PYTHON, "build/unit.py", "tests/unit"),
     "format": (PYTHON, "-m", "ruff", "format", "--check", "."),
     "lint": (PYTHON, "-m", "ruff", "check", "."),
     "docs": (PYTHON, "build/docs.py", "--check"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from cni.protocol.cni_args import wanted_mac
 from cni.sriov.conf import SriovConf
 from cni.sriov.conf_table import REQUIRED, TABLE
 from cni.sriov.rules import cross_check
+from tests.soak import EXAMPLES
 
 VF = "0000:01:10.0"
 MAC = "02:00:00:00:00:42"
@@ -484,16 +486,24 @@ def right(rule):
     return document(arguments[0]) if kind == "open" else RIGHT[kind]
 
 
+@functools.cache
 def in_any_case(key):
     return st.sampled_from([key, key, key.upper(), key.lower(), key.swapcase()])
 
 
-@st.composite
-def document(draw, table, *, wrong=0):
+def document(table, *, wrong=0):
     """A document with some of the table's keys, up to `wrong` of them with whatever value."""
-    keys = draw(st.lists(st.sampled_from(sorted(table)), unique=True, max_size=8))
-    astray = keys[: draw(st.integers(0, wrong))]
-    return {draw(in_any_case(key)): draw(WRONG if key in astray else right(table[key])) for key in keys}
+    # Strategies are made once: that takes longer than to draw from them.
+    some = st.lists(st.sampled_from(sorted(table)), unique=True, max_size=8)
+    valid = {key: right(rule) for key, rule in table.items()}
+
+    @st.composite
+    def drawn(draw):
+        keys = draw(some)
+        astray = keys[: draw(st.integers(0, wrong))]
+        return {draw(in_any_case(key)): draw(WRONG if key in astray else valid[key]) for key in keys}
+
+    return drawn()
 
 
 def paths_of_table(config):
@@ -538,19 +548,19 @@ def test_the_model_finds_the_same_problem_in_the_same_place(config):
     assert paths_of_model({"deviceID": VF, **config})[0]
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(document(TABLE), st.sampled_from([{}, {"deviceID": VF}]))
 def test_model_and_table_agree_on_documents_with_valid_fields(config, device):
     compare({**device, **config})
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(st.sampled_from(sorted(TABLE)), WRONG)
 def test_model_and_table_agree_on_a_single_field(key, value):
     compare({"deviceID": VF, "vlan": 1, key: value})
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(document(TABLE, wrong=4), st.sampled_from([{}, {"deviceID": VF}]))
 def test_model_and_table_agree_on_documents_with_several_wrong_fields(config, device):
     compare({**device, **config})

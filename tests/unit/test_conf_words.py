@@ -25,6 +25,7 @@ from cni.userspace.rules import cross_check as userspace_rules
 from ipam.config.conf_table import TABLE as IPAM
 from ipam.config.request import parse_request
 from ipam.config.rules import cross_check as ipam_rules
+from tests.soak import EXAMPLES
 
 Table = dict[str, tuple[Any, ...]]
 TABLES: dict[str, tuple[Table, Callable[..., Any]]] = {
@@ -131,7 +132,7 @@ def test_a_key_of_another_plugin_brings_no_suggestion(kind: str, key: str) -> No
 
 
 @pytest.mark.parametrize("kind", TABLES)
-@settings(max_examples=100)
+@settings(max_examples=2 * EXAMPLES)
 @given(st.text("abcdefghijklmnopqrstuvwxyzDIMN_-", min_size=1, max_size=12))
 def test_a_suggestion_is_a_slip_away_whatever_was_written(kind: str, key: str) -> None:
     table, _rules = TABLES[kind]

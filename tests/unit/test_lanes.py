@@ -118,9 +118,10 @@ def test_an_interrupt_ends_the_parts_with_their_clean_up_and_starts_no_other(sta
 
 def files_of(command):
     """The test files that a part's command runs."""
-    if "pytest" not in command:
+    runner = next((word for word in ("pytest", "build/unit.py") if word in command), None)
+    if runner is None:
         return set()
-    words = command[command.index("pytest") + 1 :]
+    words = command[command.index(runner) + 1 :]
     left_out = {word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")}
     paths = [TOP / word for word in words if not word.startswith("-")]
     found = {str(file.relative_to(TOP)) for path in paths for file in ([path] if path.is_file() else path.rglob(TESTS))}

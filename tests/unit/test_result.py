@@ -258,28 +258,26 @@ def networks(gateways):
     return st.builds(lambda ip, bits: f"{ip}/{bits}", gateways, st.integers(0, 32))
 
 
-def results(with_interfaces=True):
-    family = st.sampled_from([V4, V6])
-    ips = family.flatmap(
-        lambda ip: st.builds(
-            IpConfig,
-            address=networks(ip),
-            gateway=ip | st.just(""),
-            interface=st.none() | st.integers(0, 9) if with_interfaces else st.none(),
-        )
+def ips_of(family):
+    index = st.none() | st.integers(0, 9)
+    return st.builds(IpConfig, address=networks(family), gateway=family | st.just(""), interface=index)
+
+
+def routes_of(family):
+    return st.builds(
+        Route,
+        dst=networks(family),
+        gw=family | st.just(""),
+        mtu=st.none() | st.integers(1, 65535),
+        advmss=NUMBERS,
+        priority=NUMBERS,
+        table=NUMBERS,
+        scope=NUMBERS,
     )
-    routes = family.flatmap(
-        lambda ip: st.builds(
-            Route,
-            dst=networks(ip),
-            gw=ip | st.just(""),
-            mtu=st.none() | st.integers(1, 65535),
-            advmss=NUMBERS,
-            priority=NUMBERS,
-            table=NUMBERS,
-            scope=NUMBERS,
-        )
-    )
+
+
+def results():
+    ips, routes = ips_of(V4) | ips_of(V6), routes_of(V4) | routes_of(V6)
     text = WORDS | st.just("")
     interfaces = st.builds(
         Interface, name=WORDS, mac=text, mtu=st.integers(0, 65535), sandbox=text, socket_path=text, pci_id=text

@@ -16,6 +16,7 @@ from cni.protocol.request import VERSIONS
 from cni.protocol.result import Dns, Interface, IpConfig, Result
 from cni.serve import about, read_all, serve
 from cni.version import VERSION
+from tests.soak import EXAMPLES
 
 ENV = {
     "CNI_CONTAINERID": "c1",
@@ -477,7 +478,7 @@ class ReadingPlugin(FakePlugin):
             _ = request.valid_attachments
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * EXAMPLES)
 @given(ENVIRONMENTS | NEARLY, STDIN)
 def test_any_environment_and_any_stdin_end_in_success_or_in_one_error_object(env, stdin):
     out: list[bytes] = []
