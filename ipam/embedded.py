@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import _thread
 
+from cni import jsontext
 from cni.attachment.delegate import DelegatedIpam, DelegateRefusal
 from cni.errors import CniError, InternalError, IoFailure, TryAgainLater
+from cni.protocol import result
+from cni.protocol.request import parse, parse_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +44,8 @@ class EmbeddedIpam(DelegatedIpam):
     def _call(self, call: IpamCall, command: str, seconds: float) -> bytes:
         if call.type != TYPE:
             return super()._call(call, command, seconds)
-        from ipam.answer import answer  # noqa: PLC0415 - other IPAM plugins do not pay for ours
-
         try:
-            return answer(call.environment(command), call.stdin, seconds, self._node)
+            return _run(call.environment(command), call.stdin, seconds, self._node)
         except (TryAgainLater, IoFailure):
             raise  # The outcome is unknown, as after a process that was killed.
         except CniError as error:
@@ -53,10 +54,28 @@ class EmbeddedIpam(DelegatedIpam):
             raise InternalError(f"{TYPE}: internal error: {type(error).__name__}: {error}") from error
 
 
+def _run(environment: Mapping[str, str], stdin: bytes, seconds: float, node: NodeConf) -> bytes:
+    """Runs our plugin for one call. Returns the encoded result of ADD, and nothing for other commands."""
+    # Calls with another IPAM plugin do not pay for these imports.
+    from cni.node.start import log_of  # noqa: PLC0415
+    from ipam.config.policy import Policy  # noqa: PLC0415
+    from ipam.plugin import IpamPlugin  # noqa: PLC0415
+    from ipam.stores import Stores  # noqa: PLC0415
+
+    request = parse(parse_environment(environment), stdin)
+    log = log_of(request, node, TYPE)
+    plugin = IpamPlugin(Stores(log, seconds=seconds, policy=Policy(node=node)), log)
+    if request.command == "ADD":
+        return jsontext.dumps(result.encode(plugin.add(request), request.cni_version)).encode()
+    {"DEL": plugin.delete, "CHECK": plugin.check, "GC": plugin.gc, "STATUS": plugin.status}[request.command](request)
+    return b""
+
+
 def _load() -> None:
     try:
-        import ipam.answer  # noqa: PLC0415
         import ipam.config.request  # noqa: PLC0415
-        import ipam.local.store  # noqa: F401, PLC0415
-    except Exception:  # noqa: BLE001 - the lease itself will meet it again, where it can be told
+        import ipam.local.store  # noqa: PLC0415
+        import ipam.plugin  # noqa: PLC0415
+        import ipam.stores  # noqa: F401, PLC0415
+    except Exception:  # noqa: BLE001 - the lease itself fails in the same way, and reports it
         return

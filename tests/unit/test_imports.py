@@ -31,7 +31,6 @@ FAST = [
     "cni.userspace.plugin",
     "cni.userspace.__main__",
     "ipam.__main__",
-    "ipam.answer",
     "ipam.embedded",
     "ipam.cluster.store",
     "ipam.local.store",

@@ -23,7 +23,7 @@ from cni.log import Log
 from cni.node.node import AddressPolicy, EtcdAccess, NodeConf
 from cni.paths import is_below
 from cni.protocol.request import parse, parse_environment
-from ipam import answer as answering, stores
+from ipam import stores
 from ipam.cluster.journal_entry import Entry
 from ipam.cluster.store import Journal
 from ipam.config.location import lease_location
@@ -335,12 +335,12 @@ def test_after_a_change_of_the_backend_del_frees_where_the_address_is(node):
 
 @pytest.fixture
 def ipam(node, monkeypatch):
-    def stores(log, **more):
+    def open_stores(log, **more):
         return Stores(
             log, journal=str(node.folder / "journal"), run=str(node.folder / "run"), **{**more, "policy": POLICY}
         )
 
-    monkeypatch.setattr(answering, "Stores", stores)
+    monkeypatch.setattr(stores, "Stores", open_stores)
     return EmbeddedIpam({}, NodeConf())
 
 
