@@ -66,7 +66,7 @@ class IpamPlugin:
                 address for address in reported - fixed if any(range_of(ranges, address) for ranges in parsed.sets)
             }
             problems += [f"{text} is not leased to this interface" for text in sorted(map(str, leasable - held))]
-            problems += [f"{text} is leased, and prevResult has it not" for text in sorted(map(str, held - reported))]
+            problems += [f"{text} is leased but missing from prevResult" for text in sorted(map(str, held - reported))]
             problems += _fixed_differences(parsed, previous)
         if problems:
             raise CheckFailed("; ".join(problems))
@@ -118,7 +118,9 @@ class IpamPlugin:
         except InvalidConfig as error:
             if request.command not in ("DEL", "GC"):
                 raise
-            self._log.warning(f"{request.command} goes on without it: {error.msg}")
+            self._log.warning(
+                f"{request.command} continues without whereabouts' second configuration file: {error.msg}"
+            )
             return policy.defaults()
 
     def _name_service(self, parsed: ParsedRequest) -> Dns:

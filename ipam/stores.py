@@ -59,7 +59,7 @@ class Stores:
     def open(self, location: LeaseLocation) -> Store:
         """The configured store. Raises `InvalidConfig` when the description of its cluster is incomplete."""
         if location.backend != LOCAL and location.cluster_conf is None:
-            raise InvalidConfig(f"ipam.{location.backend}: it does not tell where the cluster is")
+            raise InvalidConfig(f"ipam.{location.backend}: the section does not say how to reach the cluster")
         return self._local(location) if location.backend == LOCAL else self._journaled(location)
 
     def all(self, location: LeaseLocation, owner: Owner) -> list[Store]:
@@ -91,7 +91,7 @@ class Stores:
         try:
             return [self._local(location)]
         except InvalidConfig as error:
-            self._log.warning(f"no address is freed: {error.msg}")
+            self._log.warning(f"no address is released from the directory of leases: {error.msg}")
             return []
 
     def _local(self, location: LeaseLocation) -> Store:
@@ -153,7 +153,7 @@ def open_cluster(cluster_conf: dict[str, Any], network: str, seconds: float, pol
         from ipam.kubernetes.cluster import open_kubernetes  # noqa: PLC0415 - (the same)
 
         return open_kubernetes(cluster_conf, network, seconds, policy.api_servers())
-    raise InvalidConfig(f"there is no backend {cluster_conf.get('kind')!r}")
+    raise InvalidConfig(f"unknown backend {cluster_conf.get('kind')!r}")
 
 
 def open_living_cluster(

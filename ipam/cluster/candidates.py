@@ -62,10 +62,10 @@ class Candidates:
         home = range_of(self._ranges, wanted)
         if home is None or not home.leases(wanted):
             raise AddressTaken(
-                f"{wanted} cannot be had from {_text(self._ranges)}: it is outside, a gateway or excluded"
+                f"{wanted} cannot be leased from {_text(self._ranges)}: it is outside, the gateway, or excluded"
             )
         if self._occupied.has(wanted):
-            raise AddressTaken(f"{wanted} is in use on this node", hint="barewire-ipam show tells by whom")
+            raise AddressTaken(f"{wanted} is in use on this node", hint="barewire-ipam show prints its owner")
         return Claim(range=home, address=wanted)
 
     def _free(self, *, blindly: bool) -> Claim:

@@ -87,7 +87,7 @@ class Journal:
     def locked_for_retaking(self, network: str, seconds: float) -> Lock:
         """The lock for taking the leases of a network again. Raises `TryAgainLater`."""
         path = f"{self._run}/lock/{component(f'ipam-again:{network}')}"
-        return Lock(path, f"taking again what is held in {network}", seconds, lasting=False)
+        return Lock(path, f"taking the leases of {network} again", seconds, lasting=False)
 
     def find(self, owner: Owner) -> Entry | None:
         """The entry for the owner's network, container ID and interface."""
@@ -112,9 +112,7 @@ class Journal:
         try:
             _append(path, entry.encoded(), lasting=lasting)
         except OSError as error:
-            raise IoFailure(
-                f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="look at free space"
-            ) from error
+            raise IoFailure(f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="check free space") from error
 
     def save_tombstone(self, entry: Entry) -> None:
         """Keeps the entry as a tombstone.

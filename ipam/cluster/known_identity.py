@@ -59,7 +59,7 @@ def save_identity(
         finally:
             os.close(fd)
     except OSError as error:
-        raise IoFailure(f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="look at free space") from error
+        raise IoFailure(f"cannot write {path}: {os.strerror(error.errno or 0)}", hint="check free space") from error
 
 
 def _path(folder: str, network: str) -> str:

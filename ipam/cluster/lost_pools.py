@@ -45,12 +45,10 @@ def retake_lost(journal: Journal, cluster: Cluster, lost: Iterable[Remaining], l
     taken = 0
     for entry, claims in lost:
         if time.monotonic() > latest:
-            raise TryAgainLater(
-                "the time was too short to take again what a deleted IPPool held; the next call goes on"
-            )
+            raise TryAgainLater("not all leases of a deleted IPPool were taken again in time; the next call continues")
         taken += _taken(journal, cluster, entry, claims)
     if taken:
-        journal.warn(f"an IPPool was deleted: what {taken} interfaces of this node have in it is taken again")
+        journal.warn(f"an IPPool was deleted: the leases of {taken} interfaces of this node in it were taken again")
 
 
 def _taken(journal: Journal, cluster: Cluster, entry: Entry, claims: tuple[Claim, ...]) -> int:
@@ -69,7 +67,7 @@ def _taken(journal: Journal, cluster: Cluster, entry: Entry, claims: tuple[Claim
         if kept != entry:
             journal.save(kept)
     for claim in refused:
-        journal.warn(f"{claim.address} of {name_of(owner)} is somebody else's, too: barewire-ipam fsck")
+        journal.warn(f"{claim.address} of {name_of(owner)} is leased to another owner as well: run barewire-ipam fsck")
     return 0 if refused else 1
 
 

@@ -127,7 +127,7 @@ class PendingReleases:
         try:
             self.free(entry)
         except CniError as error:
-            self._journal.warn(f"the addresses of {name_of(entry.owner)} are not released yet: {error}")
+            self._journal.warn(f"the addresses of {name_of(entry.owner)} could not be released yet: {error}")
             self._journal.save_tombstone(entry)
             return False
         self._journal.forget(entry.owner)
@@ -142,7 +142,7 @@ class PendingReleases:
             try:
                 self._flush(owner)
             except CniError as error:
-                self._journal.warn(f"the tombstone of {name_of(owner)} stays: {error}")
+                self._journal.warn(f"the tombstone of {name_of(owner)} is kept: {error}")
         self._note_silence()
 
     def _flush(self, owner: Owner) -> None:

@@ -70,7 +70,7 @@ class Retaking:
     def _take(self, owner: Owner, current: Identity, deadline: float) -> int:
         """Returns the number of addresses that the owner has lost."""
         if time.monotonic() >= deadline:
-            raise TryAgainLater("the time was too short to take again what a replaced etcd does not know")
+            raise TryAgainLater("not all leases were taken again in a replaced etcd in time; the next call continues")
         with self._journal.locked(owner, BUSY_SECONDS):
             entry = self._journal.find(owner)
             if entry is None or entry.phase != HELD or not entry.claims:
@@ -85,7 +85,9 @@ class Retaking:
             if kept != entry:
                 self._journal.save(kept)
         for claim in refused:
-            self._journal.warn(f"{claim.address} of {name_of(owner)} is somebody else's, too: barewire-ipam fsck")
+            self._journal.warn(
+                f"{claim.address} of {name_of(owner)} is leased to another owner as well: run barewire-ipam fsck"
+            )
         return len(refused)
 
     def _known_identity(self) -> Identity:
@@ -116,10 +118,10 @@ class Retaking:
         return before != now and before.isdisjoint(now)
 
     def _warn(self, taken: int, elsewhere: int) -> None:
-        text = f"the etcd of network {self._network} is another one than before, or was restored from a backup: "
-        text += f"what {taken} interfaces of this node have is taken again"
+        text = f"the etcd of network {self._network} was replaced, or restored from a backup: "
+        text += f"the leases of {taken} interfaces of this node were taken again"
         if elsewhere:
-            text += f"; what {elsewhere} more have is leased by other endpoints (barewire-ipam adopt takes them over)"
+            text += f"; those of {elsewhere} more are in an etcd with other endpoints (barewire-ipam adopt moves them)"
         self._journal.warn(text)
 
 

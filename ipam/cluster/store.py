@@ -116,7 +116,7 @@ class Journaled:
         """The owner's addresses in both journal and cluster. Without an entry, the cluster alone decides."""
         entry = self._journal.find(owner)
         if entry is None:
-            return self._untold(owner)
+            return self._addresses_without_entry(owner)
         if entry.phase != HELD or not entry.claims:
             return ()
         cluster = self._releases(self._seconds).reached(entry)
@@ -256,12 +256,12 @@ class Journaled:
             if not refused:
                 return claims
             if time.monotonic() > latest:
-                raise TryAgainLater("others were faster all the time: no address was got in time")
+                raise TryAgainLater("no address: other nodes took every candidate before the deadline")
             pairs = zip(candidates, claims, strict=True)
             claims = tuple(candidate_set.next(claim) if claim in refused else claim for candidate_set, claim in pairs)
             self._journal.append(intent.replace(claims=claims), lasting=True)
 
-    def _untold(self, owner: Owner) -> tuple[Address, ...]:
+    def _addresses_without_entry(self, owner: Owner) -> tuple[Address, ...]:
         """The owner's addresses in the cluster without an entry: another plugin that shares it may have leased them."""
         if self._cluster_conf is None:
             return ()
@@ -330,7 +330,7 @@ class Journaled:
         except InvalidConfig as error:
             # Its ADD most likely failed for the same reason. A tombstone could never be released, and every GC would
             # fail.
-            self._journal.warn(f"nothing is released for {name_of(owner)}: {error}")
+            self._journal.warn(f"no addresses are released for {name_of(owner)}: {error}")
             return None
         return self._entry(owner, TOMBSTONE, None)
 
@@ -391,7 +391,7 @@ class Journaled:
             cluster = releases.cluster(self._cluster_conf, self._shared)
         except InvalidConfig as error:
             # An upgrade may have made the configured files invalid. The journal's leases are collected all the same.
-            self._journal.warn(f"the cluster of network {self._network} is not searched for lost addresses: {error}")
+            self._journal.warn(f"the cluster of network {self._network} is not searched for leaked addresses: {error}")
             return []
         try:
             return [lease for _place, lease in zip(range(MOST_OF_MACHINE), self._mine(cluster), strict=False)]
@@ -410,7 +410,7 @@ class Journaled:
         """Frees an address without an entry: the journal was lost, or a request took effect after it was given up."""
         with self._journal.locked(lease.owner, _some_left(deadline)):
             entry = self._journal.find(lease.owner)
-            if not _tells(entry, lease, valid):
+            if not _is_justified(entry, lease, valid):
                 releases.free(self._entry(lease.owner, TOMBSTONE, (claim_on(lease.address),)))
 
     def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None, node: str = "") -> Entry:
@@ -420,7 +420,7 @@ class Journaled:
 
     def _configured(self) -> dict[str, Any]:
         if self._cluster_conf is None:
-            raise InvalidConfig(f"network {self._network}: no cluster is configured that has its addresses")
+            raise InvalidConfig(f"network {self._network}: no cluster is configured for its addresses")
         return self._cluster_conf
 
     def _cluster(self, seconds: float) -> Cluster:
@@ -444,7 +444,7 @@ def _stays(entry: Entry, valid: Valid) -> bool:
     return entry.phase != TOMBSTONE and _key(entry.owner) in valid
 
 
-def _tells(entry: Entry | None, lease: Lease, valid: Valid) -> bool:
+def _is_justified(entry: Entry | None, lease: Lease, valid: Valid) -> bool:
     """Whether the lease is justified by its entry, or without one by an owner that the runtime knows."""
     if entry is None:
         return _key(lease.owner) in valid
@@ -458,7 +458,7 @@ def _key(owner: Owner) -> tuple[str, str]:
 def _some_left(deadline: float) -> float:
     left = _left(deadline)
     if not left:
-        raise TryAgainLater("the time was too short for all that is to be freed; the next GC goes on")
+        raise TryAgainLater("not all addresses were released in time; the next GC continues")
     return left
 
 

@@ -60,7 +60,7 @@ class Move(Value):
     def __str__(self) -> str:
         who = f"{self.owner.container_id}/{self.owner.ifname}" + (f" of {self.owner.pod}" if self.owner.pod else "")
         location = self.directory if self.former is None else describe(self.former.cluster_conf)
-        return f"{_texts(self.addresses) or 'nothing'}  {who}  {location}"
+        return f"{_texts(self.addresses) or 'no addresses'}  {who}  {location}"
 
 
 class Adoption:
@@ -130,14 +130,14 @@ class Adoption:
             return cluster.node_of(owner.pod) == node
         except InvalidConfig:
             who = f"{owner.container_id}/{owner.ifname}"
-            self._warn(f"{_texts(addresses)} of {who} stays where it is: {owner.pod!r} is no pod's name")
+            self._warn(f"{_texts(addresses)} of {who} is not moved: {owner.pod!r} is not a valid name of a pod")
             return False
 
     def take_over(self, move: Move) -> None:
         """Raises `NotAdopted`, and the errors of both locations."""
         fault = owner_fault(move.owner)
         if fault:
-            raise NotAdopted(f"{_texts(move.addresses)} is nobody's whom a journal can name: {fault}")
+            raise NotAdopted(f"{_texts(move.addresses)} cannot be moved: its owner is invalid: {fault}")
         with self._journal.locked(move.owner, self._seconds):
             entry = self._journal.find(move.owner)
             if move.entry is not None and entry != move.entry:
@@ -151,7 +151,9 @@ class Adoption:
         cluster = self._cluster()
         owner = move.owner if entry is None else entry.owner
         if entry is not None and entry.phase != HELD and not self._is_resumable(entry):
-            raise NotAdopted(f"{owner.container_id} is in the midst of a call, or to be freed", hint="run it again")
+            raise NotAdopted(
+                f"{owner.container_id} is being changed by a call, or waits to be released", hint="run it again"
+            )
         kept = _kept(move, entry)
         known = {claim.address for claim in kept}
         new = tuple(self._claim(address) for address in move.addresses if address not in known)
@@ -162,7 +164,9 @@ class Adoption:
         if refused:
             if entry is None:
                 self._journal.forget(owner)
-            raise NotAdopted(f"{_texts(claim.address for claim in refused)} is somebody else's in {self._network}")
+            raise NotAdopted(
+                f"{_texts(claim.address for claim in refused)} belongs to another owner in {self._network}"
+            )
         if move.former is not None:
             self._leave(move.former, cluster)
         self._journal.save(intent.replace(phase=HELD, identity=cluster.identity().cluster))
@@ -175,11 +179,13 @@ class Adoption:
             for name in map(str, move.addresses):
                 directory.take([name], *expected)
                 if (directory.entry(name) or ("", "", ""))[1:] != expected:
-                    raise NotAdopted(f"{name} is somebody else's in {directory.path}")
+                    raise NotAdopted(f"{name} belongs to another owner in {directory.path}")
         if move.directory:
             self._remove_files(move)
         elif move.former is not None and not self._releases.release_or_keep(move.former):
-            self._warn(f"{move.owner.container_id}: a tombstone tells {describe(move.former.cluster_conf)} later")
+            self._warn(
+                f"{move.owner.container_id}: a later call releases its leases in {describe(move.former.cluster_conf)}"
+            )
 
     def _leave(self, entry: Entry, now: Cluster) -> None:
         """Releases the leases in the former location, unless it has become the configured one."""
@@ -193,11 +199,11 @@ class Adoption:
         except CniError as error:
             if not self._abandon:
                 raise NotAdopted(
-                    f"{describe(entry.cluster_conf)} cannot be told: {error.msg}",
-                    hint="use --abandon if it is gone for good",
+                    f"cannot release leases in {describe(entry.cluster_conf)}: {error.msg}",
+                    hint="use --abandon if that cluster is gone for good",
                 ) from error
             self._warn(
-                f"what {entry.owner.container_id} has in {describe(entry.cluster_conf)} stays there: {error.msg}"
+                f"the leases of {entry.owner.container_id} in {describe(entry.cluster_conf)} stay there: {error.msg}"
             )
 
     def _remove_files(self, move: Move) -> None:

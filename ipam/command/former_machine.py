@@ -50,11 +50,11 @@ class FormerMachines:
         """Raises `NotFormer` for another node's name, and if this machine has no identity."""
         if self._name not in self._own:
             raise NotFormer(
-                f"{self._name} is not this node", hint="run it there, or without --former once that node is dead"
+                f"{self._name} is not this node", hint="run it on that node, or without --former once it is dead"
             )
         if not self._machine:
             raise NotFormer(
-                "this machine has no ID: /etc/machine-id is empty, and the journal keeps none",
+                "this machine has no ID: /etc/machine-id is empty, and the journal has none",
                 hint="systemd-machine-id-setup",
             )
 

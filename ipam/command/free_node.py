@@ -60,7 +60,7 @@ class DeadNode:
         self._kubernetes = _each(
             [network.cluster_conf or {} for network in networks if network.backend == "kubernetes"]
         )
-        self._asked = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
+        self._named_api_server = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
     @property
     def has_clusters(self) -> bool:
@@ -69,10 +69,12 @@ class DeadNode:
     def require_dead(self) -> None:
         """Raises `Alive` if a cluster, or the API server of the kubeconfig, reports the node as alive."""
         if self._name in self._own:
-            raise Alive(f"{self._name} is this node, and alive", hint="barewire-ipam fsck finds its leaks")
+            raise Alive(
+                f"{self._name} is this node, which is alive", hint="use barewire-ipam fsck for leaks of this node"
+            )
         for cluster_conf in self._etcd:
             dead_node.require_dead(*self._gateway(cluster_conf))
-        for cluster_conf in [*self._kubernetes, *self._asked]:
+        for cluster_conf in [*self._kubernetes, *self._named_api_server]:
             if self._opened(cluster_conf).node_is_alive(self._name):
                 raise Alive(f"{self._name} is alive: its Node object is Ready", hint="drain it, or power it off")
 
@@ -80,11 +82,14 @@ class DeadNode:
         """Raises `Unknown` if neither a lease nor a Node object has the name."""
         if any(not lease.gone for lease in leases):
             return
-        if any(self._opened(cluster_conf).knows_node(self._name) for cluster_conf in [*self._kubernetes, *self._asked]):
+        if any(
+            self._opened(cluster_conf).knows_node(self._name)
+            for cluster_conf in [*self._kubernetes, *self._named_api_server]
+        ):
             return
         raise Unknown(
-            f"no Node object, no pod with a lease and no lease names the node {self._name}",
-            hint="look at its spelling with barewire-ipam list",
+            f"the node {self._name} is unknown: no Node object, no pod with a lease and no lease names it",
+            hint="check its spelling with barewire-ipam list",
         )
 
     def leases(self) -> list[Freed]:

@@ -115,7 +115,7 @@ class Checker:
         elif entry.phase == HELD and missing:
             yield Finding(
                 kind=UNLEASED,
-                text=f"{_owned(entry.owner, missing)}: {location.network} does not say so",
+                text=f"{_owned(entry.owner, missing)}: {location.network} has no lease for it",
                 network=location.network,
                 owner=entry.owner,
                 addresses=missing,
@@ -143,7 +143,7 @@ class Checker:
                 continue
             yield Finding(
                 kind=UNJOURNALED,
-                text=f"{_owned(owner, lost)} in {location.network}: a DEL without configuration would not find it",
+                text=f"{_owned(owner, lost)} in {location.network}: a DEL without configuration cannot release it",
                 network=location.network,
                 owner=owner,
                 addresses=lost,
@@ -157,7 +157,7 @@ class Checker:
         leases = [lease for lease in location.leases if (lease.node, lease.owner.network) == ours and machine]
         for other in sorted({lease.machine for lease in leases} - {"", machine}):
             addresses = tuple(lease.address for lease in leases if lease.machine == other)
-            text = f"machine {other} has {len(addresses)} addresses in {network} under the name {network.node}"
+            text = f"machine {other} has {len(addresses)} leases in {network} under the name {network.node}"
             yield Finding(kind=FORMER, text=text, network=network, addresses=addresses)
 
     def _duplicates(self) -> Iterator[Finding]:
@@ -220,18 +220,18 @@ def path_of(folders: Folders, owner: Owner) -> str:
 
 
 def _leak(network: Network, owner: Owner, addresses: tuple[Address, ...], entry: Entry | None = None) -> Finding:
-    text = f"{_owned(owner, addresses)} in {network}: nothing on this node uses it"
+    text = f"{_owned(owner, addresses)} in {network}: no container on this node uses it"
     return Finding(kind=LEAK, text=text, network=network, owner=owner, addresses=addresses, entry=entry)
 
 
 def _replaced(network: Network) -> Finding:
-    text = f"{network} was restored from a backup, or is another one than before: it has forgotten leases of this node"
+    text = f"{network} was replaced, or restored from a backup: it has lost leases of this node"
     return Finding(kind=REPLACED, text=text, network=network)
 
 
 def _waiting(entry: Entry, network: Network) -> Finding:
     addresses = tuple(claim.address for claim in entry.claims or ())
-    text = f"{_owned(entry.owner, addresses)}: to be freed in {network}, which could not be told yet"
+    text = f"{_owned(entry.owner, addresses)}: still to be released in {network}"
     return Finding(kind=WAITING, text=text, network=network, owner=entry.owner, addresses=addresses, entry=entry)
 
 
@@ -259,8 +259,8 @@ def _by_number(item: tuple[tuple[str, Address], object]) -> tuple[str, int, int]
 
 def _owned(owner: Owner, addresses: Iterable[Address]) -> str:
     pod = f" of {owner.pod}" if owner.pod else ""
-    return f"{', '.join(map(str, addresses)) or 'what it has'} of {_named(*_holder(owner))}{pod}"
+    return f"{', '.join(map(str, addresses)) or 'addresses'} of {_named(*_holder(owner))}{pod}"
 
 
 def _named(container_id: str, ifname: str) -> str:
-    return f"{container_id}/{ifname}".rstrip("/") if container_id else "nobody"
+    return f"{container_id}/{ifname}".rstrip("/") if container_id else "an unknown owner"

@@ -39,9 +39,9 @@ def matches(inventory: Inventory, subject: str) -> list[Match]:
     found: list[Match] = []
     for location in inventory.locations:
         entries = {_holder(entry.owner): entry for entry in inventory.entries_at(location.network)}
-        owners = {_holder(lease.owner): lease for lease in location.leases if _is_meant(wanted, lease)}
+        owners = {_holder(lease.owner): lease for lease in location.leases if _matches_lease(wanted, lease)}
         meant = {key: lease.owner for key, lease in owners.items()}
-        meant |= {key: entry.owner for key, entry in entries.items() if _tells(wanted, entry)}
+        meant |= {key: entry.owner for key, entry in entries.items() if _matches_entry(wanted, entry)}
         found += [_match(location, meant[key], owners.get(key), entries.get(key)) for key in meant]
     return found
 
@@ -55,14 +55,14 @@ def listed(inventory: Inventory) -> list[dict[str, Any]]:
         if known is not None:
             known["names"].append(location.network.name)
             continue
-        fields = _told(location, inventory)
+        fields = _location_fields(location, inventory)
         stores.append((location.network.store, fields))
         found.append(fields)
     return found
 
 
 def as_table(locations: list[dict[str, Any]]) -> str:
-    return "\n\n".join("\n".join(_lines(location)) for location in locations) or "no network is known here"
+    return "\n\n".join("\n".join(_lines(location)) for location in locations) or "no networks are known here"
 
 
 def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def is_named(subject: str, owner: Owner) -> bool:
 
 def tombstone(entry: Entry) -> str:
     """A tombstone on one line: the addresses, their owner and their cluster."""
-    texts = ", ".join(str(claim.address) for claim in entry.claims or ()) or "what it has"
+    texts = ", ".join(str(claim.address) for claim in entry.claims or ()) or "unknown addresses"
     owner = entry.owner
     return f"{texts}  {owner.network}/{owner.container_id}/{owner.ifname}  {describe(entry.cluster_conf)}"
 
@@ -113,7 +113,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
-def _told(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
+def _location_fields(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
     network = location.network
     return {
         "names": [network.name],
@@ -149,7 +149,7 @@ def _lines(fields: dict[str, Any]) -> Iterator[str]:
     )
     yield f"{', '.join(fields['names'])}: {store}"
     if fields["failure"]:
-        yield f"  not reached: {fields['failure']}"
+        yield f"  cannot be reached: {fields['failure']}"
         return
     for range_ in fields["ranges"]:
         yield f"  {range_['range']}: {range_['used']} of {range_['size']} in use ({_percent(range_['used'], range_['size'])})"
@@ -196,11 +196,11 @@ def _parsed(subject: str) -> Address | tuple[str, str]:
         return container_id, ifname
 
 
-def _is_meant(wanted: Address | tuple[str, str], lease: Lease) -> bool:
+def _matches_lease(wanted: Address | tuple[str, str], lease: Lease) -> bool:
     return lease.address == wanted if isinstance(wanted, Address) else _is_owner(wanted, lease.owner)
 
 
-def _tells(wanted: Address | tuple[str, str], entry: Entry) -> bool:
+def _matches_entry(wanted: Address | tuple[str, str], entry: Entry) -> bool:
     if isinstance(wanted, Address):
         return entry.phase != TOMBSTONE and any(claim.address == wanted for claim in entry.claims or ())
     return _is_owner(wanted, entry.owner)

@@ -80,7 +80,7 @@ def _show_one(options: Any, host: Host) -> int:
     taken = inventory.collect(host.folders, _networks(options, host.folders), options.seconds)
     matches, sandboxes = listing.matches(taken, options.what), host.sandboxes()
     fields = [listing.match_fields(match, sandboxes) for match in matches]
-    _show(options, {"found": fields}, "\n\n".join(map(listing.as_block, fields)) or f"nobody has {options.what}")
+    _show(options, {"found": fields}, "\n\n".join(map(listing.as_block, fields)) or f"{options.what} is not leased")
     return _failures(taken) or (FINE if matches else FOUND)
 
 
@@ -89,7 +89,7 @@ def _release(options: Any, host: Host) -> int:
     matches, sandboxes = listing.matches(taken, options.what), host.sandboxes()
     failed = _failures(taken)
     if not matches:
-        _say(f"nobody has {options.what}")
+        _say(f"{options.what} is not leased")
         return FOUND
     if len({match.network.name for match in matches}) > 1 or len({match.owner.container_id for match in matches}) > 1:
         names = ", ".join(sorted({str(match.network) for match in matches}))
@@ -101,7 +101,7 @@ def _release(options: Any, host: Host) -> int:
     repair = Repair(host.folders, _warn, seconds=options.seconds)
     for match in matches:
         repair.release(match.network, match.owner, match.addresses, match.node)
-        _say(f"released: {', '.join(map(str, match.addresses)) or 'what the journal told'}")
+        _say(f"released: {', '.join(map(str, match.addresses)) or 'the addresses in the journal'}")
     return failed
 
 
@@ -117,7 +117,7 @@ def _forget(options: Any, host: Host) -> int:
     for entry in tombstones:
         _say(listing.tombstone(entry))
     _require_agreement(
-        options, host, f"give up {len(tombstones)}? What a cluster holds that cannot be told stays leased there"
+        options, host, f"give up {len(tombstones)}? Addresses in clusters that cannot be reached stay leased there"
     )
     repair = Repair(host.folders, _warn, seconds=options.seconds)
     released = sum(repair.forget(entry) for entry in tombstones)
@@ -150,24 +150,26 @@ def _report(options: Any, findings: list[Finding], left: list[tuple[Finding, str
         results.append({**listing.finding_fields(finding), **({"outcome": outcome} if options.repair else {})})
         lines.append(f"{finding}" + (f": {outcome}" if outcome else ""))
     if not findings:
-        lines.append("nothing is wrong")
+        lines.append("no inconsistencies")
     elif options.repair:
         lines.append(f"{len(findings) - len(left)} of {len(findings)} repaired")
     else:
-        lines.append(f"{len(findings)} found; nothing was changed: run again with --repair")
+        lines.append(f"{len(findings)} found; nothing was changed: run it again with --repair")
     _show(options, {"findings": results}, "\n".join(lines))
 
 
 def _adopt(options: Any, host: Host) -> int:
-    from ipam.command.adopt import Adoption, Move  # noqa: PLC0415 - who only lists needs no TLS
+    from ipam.command.adopt import Adoption, Move  # noqa: PLC0415 - listing does not need TLS
 
     if not options.config:
-        raise InvalidConfig("adopt takes over into what is configured", hint="tell the configuration with --config")
+        raise InvalidConfig("adopt needs the configuration to which it moves the leases", hint="name it with --config")
     confs = configured(options.config, host.folders.policy)
     networks = [network for network in confs if options.network in (None, "", network.name)]
     former = configured(options.former, host.folders.policy) if options.former else []
     if any(network.backend != KUBERNETES for network in former):
-        raise InvalidConfig("--from is for a network with backend kubernetes", hint="the journal tells of the others")
+        raise InvalidConfig(
+            "--from is for a network with backend kubernetes", hint="other leases are found in the journal"
+        )
     moves: list[tuple[Adoption, Move]] = []
     for network in networks:
         adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
@@ -176,9 +178,9 @@ def _adopt(options: Any, host: Host) -> int:
     for _adoption, move in moves:
         _say(str(move))
     if not moves:
-        _say("nothing of " + ", ".join(network.name for network in networks) + " is in another place")
+        _say("all leases of " + ", ".join(network.name for network in networks) + " are where they are configured")
         return FINE
-    _require_agreement(options, host, f"take over what {len(moves)} interfaces have?")
+    _require_agreement(options, host, f"move the leases of {len(moves)} interfaces?")
     failed = 0
     for adoption, move in moves:
         try:
@@ -186,20 +188,20 @@ def _adopt(options: Any, host: Host) -> int:
         except CniError as error:
             failed += 1
             _complain(error)
-    _say(f"{len(moves) - failed} of {len(moves)} interfaces taken over")
+    _say(f"{len(moves) - failed} of {len(moves)} interfaces moved")
     return FOUND if failed else FINE
 
 
 def _free_node(options: Any, host: Host) -> int:
     if options.former:
         return _free_former(options, host)
-    from ipam.command.free_node import DeadNode  # noqa: PLC0415 - who only lists needs no TLS
+    from ipam.command.free_node import DeadNode  # noqa: PLC0415 - listing does not need TLS
 
     node = DeadNode(
         host.folders, _networks(options, host.folders), options.name, options.seconds, kubeconfig=options.kubeconfig
     )
     if not node.has_clusters:
-        raise InvalidConfig("no network here is in a cluster", hint="tell one with --config")
+        raise InvalidConfig("no network here is in a cluster", hint="name one with --config")
     node.require_dead()
     leases = node.leases()
     node.require_known(leases)
@@ -219,19 +221,19 @@ def _free_node(options: Any, host: Host) -> int:
 
 
 def _free_former(options: Any, host: Host) -> int:
-    from ipam.command.former_machine import FormerMachines  # noqa: PLC0415 - as in `_free_node`
+    from ipam.command.former_machine import FormerMachines  # noqa: PLC0415 - listing does not need TLS
 
     former = FormerMachines(host.folders, _networks(options, host.folders), options.name, options.seconds)
     if not former.has_clusters:
-        raise InvalidConfig("no network here is in etcd", hint="tell one with --config")
+        raise InvalidConfig("no network here is in etcd", hint="name one with --config")
     former.require_here()
     leases = former.leases()
     for machine in sorted(former.alive):
-        _warn(f"machine {machine} has the name {options.name}, and is alive: what it has is not freed")
+        _warn(f"machine {machine} has the name {options.name} and is alive: its leases are not freed")
     for freed in leases:
         _say(f"{freed}  machine {freed.lease.machine}")
     if not leases:
-        _say(f"no former machine of {options.name} has addresses")
+        _say(f"no former machine of {options.name} has leases")
         return FOUND if former.alive else FINE
     _require_agreement(options, host, f"free {len(leases)} addresses? Only if these machines do not run any more")
     count = sum(1 for _ in former.free())
@@ -240,7 +242,7 @@ def _free_former(options: Any, host: Host) -> int:
 
 
 def _reconcile(options: Any, host: Host) -> int:
-    from ipam.command.reconcile import Reconciliation  # noqa: PLC0415 - as in `_free_node`
+    from ipam.command.reconcile import Reconciliation  # noqa: PLC0415 - listing does not need TLS
 
     networks = _networks(options, host.folders)
     pools = Reconciliation(
@@ -252,7 +254,7 @@ def _reconcile(options: Any, host: Host) -> int:
         kubeconfig=options.kubeconfig,
     )
     if not pools.has_pools:
-        raise InvalidConfig("no network here is in Kubernetes", hint="tell one with --config")
+        raise InvalidConfig("no network here is in Kubernetes", hint="name one with --config")
     scan = pools.scan()
     for verdict in scan.unclear:
         _say(f"kept: {verdict}")
@@ -262,7 +264,7 @@ def _reconcile(options: Any, host: Host) -> int:
         _require_agreement(options, host, f"free {len(scan.lost)} address{'es' * (len(scan.lost) > 1)}?")
         _say(f"{sum(1 for _ in pools.free(scan.lost))} freed")
     elif not scan.unclear:
-        _say("every lease may be in use")
+        _say("no lease is known to be unused")
     return FOUND if scan.unclear else FINE
 
 
@@ -273,7 +275,7 @@ def _list_freed(options: Any, bound: list[Freed], gone: list[Freed]) -> None:
     if not bound:
         _say(f"{options.name} has no addresses")
     if gone and options.gone_pods:
-        _say("of pods that do not exist any more, whatever node they were on:")
+        _say("of pods that do not exist any more, on any node:")
         for lease in gone:
             _say(str(lease))
     elif gone:
@@ -304,7 +306,7 @@ def _networks(options: Any, folders: Folders) -> list[Network]:
     if options.network:
         networks = [network for network in networks if network.name == options.network]
         if not networks:
-            raise InvalidConfig(f"no network {options.network} is known here", hint="tell it with --config")
+            raise InvalidConfig(f"no network {options.network} is known here", hint="name it with --config")
     return networks
 
 
@@ -317,17 +319,15 @@ def _require_released(match: listing.Match, sandboxes: Sandboxes, *, force: bool
     if uses:
         raise Refused(f"{texts} is in use: {', '.join(uses)}", hint="delete its pod, or use --force")
     if match.network.cluster_conf is not None and match.entry is None and match.node != match.network.node:
-        whose = f"node {match.node}'s" if match.node else "of a node that nobody knows"
-        raise Refused(
-            f"{texts} is {whose}: here it is not known whether it is in use", hint="look there, or use --force"
-        )
+        whose = f"of node {match.node}" if match.node else "of an unknown node"
+        raise Refused(f"{texts} is {whose}: its use cannot be determined here", hint="check there, or use --force")
 
 
 def _require_agreement(options: Any, host: Host, question: str) -> None:
     if options.yes:
         return
     if not host.has_terminal():
-        raise Refused("nothing was changed: there is no terminal to ask", hint="use --yes")
+        raise Refused("nothing was changed: there is no terminal for a confirmation", hint="use --yes")
     if not host.agrees(question):
         raise Refused("nothing was changed")
 
@@ -336,7 +336,7 @@ def _failures(taken: inventory.Inventory) -> int:
     """Warns of locations that could not be read."""
     failed = [location for location in taken.locations if location.failure]
     for location in failed:
-        _warn(f"{location.network} is not reached: {location.failure}")
+        _warn(f"{location.network} cannot be reached: {location.failure}")
     return FOUND if failed else FINE
 
 
@@ -359,7 +359,7 @@ def _internal(defect: BaseException) -> InternalError:
     frame = defect.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "unknown place"
+    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "an unknown place"
     return InternalError(f"internal error: {type(defect).__name__}: {defect}", hint=f"at {place}; this is a defect")
 
 

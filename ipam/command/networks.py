@@ -106,12 +106,12 @@ def configured(path: str, policy: Policy = DEFAULTS) -> list[Network]:
     """The networks of a configuration, or of a list of them. Raises `InvalidConfig`."""
     content = read_file(os.path.abspath(path))
     if content is None:
-        raise InvalidConfig(f"{path}: there is no such file")
+        raise InvalidConfig(f"{path} does not exist")
     try:
         document = jsontext.loads(content)
     except DecodeFailure as error:
         raise InvalidConfig(
-            f"{path}: {error.msg}", hint="it is the JSON of a network, or of a list of plugins"
+            f"{path}: {error.msg}", hint="use the JSON of a network configuration, or of a list of plugins"
         ) from error
     if not isinstance(document, dict):
         raise InvalidConfig(f"{path}: not an object")

@@ -36,10 +36,10 @@ STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-stat
 """Multus' annotation, and its former name."""
 
 
-class Judged(Value):
-    """A lease, and the reason why it is unused or cannot be judged. `place` is the number of its network's pools."""
+class Verdict(Value):
+    """A lease, and the reason why it is unused or cannot be verdict. `location_index` is the number of its network's pools."""
 
-    place: int
+    location_index: int
     cluster: str
     lease: Lease
     reason: str
@@ -48,7 +48,7 @@ class Judged(Value):
     def key(self) -> tuple[object, ...]:
         """Equal for the same lease in the same state."""
         owner = self.lease.owner
-        return self.place, self.lease.address, owner.container_id, owner.ifname, owner.pod
+        return self.location_index, self.lease.address, owner.container_id, owner.ifname, owner.pod
 
     def __str__(self) -> str:
         owner = self.lease.owner
@@ -59,8 +59,8 @@ class Judged(Value):
 class Scan(Value):
     """The result of a scan: unused leases, and those whose use cannot be determined."""
 
-    lost: tuple[Judged, ...]
-    unclear: tuple[Judged, ...]
+    lost: tuple[Verdict, ...]
+    unclear: tuple[Verdict, ...]
 
 
 class _Unclear(Exception):
@@ -105,8 +105,8 @@ class Reconciliation:
 
         Raises `CniError` if a server or this node cannot be read, because then nothing is certain.
         """
-        lost: dict[object, Judged] = {}
-        unclear: dict[object, Judged] = {}
+        lost: dict[object, Verdict] = {}
+        unclear: dict[object, Verdict] = {}
         for i, cluster_conf in enumerate(self._cluster_confs):
             cluster = self._opened(cluster_conf)
             # The pools are read first: a pod, and its sandbox on this node, exist before they have an address.
@@ -117,24 +117,24 @@ class Reconciliation:
                 key = lease.owner.container_id, lease.owner.ifname
                 if key in ours or sandboxes.uses(*key, [lease.address]):
                     continue
-                judged = Judged(place=i, cluster=describe(cluster_conf), lease=lease, reason="")
+                verdict = Verdict(location_index=i, cluster=describe(cluster_conf), lease=lease, reason="")
                 try:
                     reason = self._reason(cluster, lease, pods)
                 except _Unclear as why:
-                    unclear[judged.key] = judged.replace(reason=str(why))
+                    unclear[verdict.key] = verdict.replace(reason=str(why))
                     continue
                 if reason:
-                    lost[judged.key] = judged.replace(reason=reason)
+                    lost[verdict.key] = verdict.replace(reason=reason)
         return Scan(lost=tuple(lost.values()), unclear=tuple(unclear.values()))
 
-    def free(self, verdicts: Iterable[Judged]) -> Iterator[Judged]:
+    def free(self, verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
         """Frees those leases that are still unused, and yields each."""
         keys = {verdict.key for verdict in verdicts}
         lost = [verdict for verdict in self.scan().lost if verdict.key in keys]
         for i, cluster_conf in enumerate(self._cluster_confs):
             cluster = self._opened(cluster_conf)
             for verdict in lost:
-                if verdict.place == i:
+                if verdict.location_index == i:
                     cluster.give_back((claim_on(verdict.lease.address),), verdict.lease.owner)
                     yield verdict
 
@@ -142,12 +142,12 @@ class Reconciliation:
         """The reason why the lease is unused; empty if it may be in use. Raises `_Unclear`."""
         owner = lease.owner
         if not owner.pod:
-            raise _Unclear("no pod is named")
+            raise _Unclear("it names no pod")
         if owner.pod not in pods:
             try:
                 pods[owner.pod] = (self._pods or cluster).pod(owner.pod)
             except InvalidConfig as error:
-                raise _Unclear(f"{owner.pod!r} is no pod's name") from error
+                raise _Unclear(f"{owner.pod!r} is not a valid name of a pod") from error
         pod = pods[owner.pod]
         shown = {} if pod is None else _shown(pod)
         if any(lease.address in addresses for addresses in shown.values()):
@@ -161,9 +161,9 @@ class Reconciliation:
                 reserved, "its pod does not exist", known=signed or whereabouts.is_for_pod(reserved, owner)
             )
         if uid and uid not in uids(pod):
-            return self._if_old(reserved, "its pod was made anew", known=True)
+            return self._if_old(reserved, "its pod was created again", known=True)
         if owner.ifname in shown:
-            return self._if_old(reserved, "its pod has another address by now", known=signed)
+            return self._if_old(reserved, "its pod has another address now", known=signed)
         return ""
 
     def _if_old(self, reserved: Document, reason: str, *, known: bool) -> str:
@@ -172,7 +172,7 @@ class Reconciliation:
             return reason
         age = _age(reserved) if known else None
         if age is None:
-            raise _Unclear(f"{reason}, but nothing tells how old the lease is (--older-than 0 takes it)")
+            raise _Unclear(f"{reason}, but the age of the lease is unknown (--older-than 0 frees it)")
         return reason if age >= self._grace else ""
 
     def _journalled(self) -> set[tuple[str, str]]:

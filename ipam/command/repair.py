@@ -79,7 +79,7 @@ class Repair:
         elif network.cluster_conf is None:
             self._free_files(network, owner, finding.addresses)
         else:
-            self._free_untold(network, owner, finding.addresses)
+            self._free_unjournalled(network, owner, finding.addresses)
 
     def release_entry(self, finding: Finding, _network: Network, owner: Owner) -> None:
         """Releases the addresses of the entry, and removes it."""
@@ -110,7 +110,7 @@ class Repair:
             refused = self._cluster(network).take(claims, owner)
         if refused:
             texts = ", ".join(str(claim.address) for claim in refused)
-            raise TryAgainLater(f"somebody else has {texts} now", hint=f"recreate the pod of {owner.container_id}")
+            raise TryAgainLater(f"another owner has {texts} now", hint=f"recreate the pod of {owner.container_id}")
 
     def note(self, finding: Finding, network: Network, owner: Owner) -> None:
         """Writes the entry for the leases of a living owner."""
@@ -139,7 +139,7 @@ class Repair:
                     raise _changed(owner)
                 directory.remove(address)
 
-    def _free_untold(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
+    def _free_unjournalled(self, network: Network, owner: Owner, addresses: Iterable[Address]) -> None:
         """Frees addresses that have no entry."""
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner)
@@ -151,8 +151,8 @@ class Repair:
     def _release_now(self, entry: Entry) -> None:
         if not self._releases.release_or_keep(entry):
             raise TryAgainLater(
-                f"{name_of(entry.owner)} is kept as a tombstone: the cluster could not be told",
-                hint="if that cluster is gone for good: barewire-ipam forget",
+                f"{name_of(entry.owner)} is kept as a tombstone: the cluster could not be reached",
+                hint="if that cluster is gone for good, use barewire-ipam forget",
             )
 
     def _cluster(self, network: Network) -> Cluster:
@@ -173,7 +173,7 @@ def repaired(repair: Repair, findings: Iterable[Finding]) -> list[tuple[Finding,
     for finding in findings:
         try:
             if not repair.repair(finding):
-                left.append((finding, "for a person to decide"))
+                left.append((finding, "not repaired automatically: decide by hand"))
         except CniError as error:
             left.append((finding, ": ".join(part for part in (error.msg, error.hint) if part)))
     return left

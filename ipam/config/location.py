@@ -65,7 +65,9 @@ class Defaults(Value):
         """Settings of a section `ipam` that the node does not permit, as (JSON path, text)."""
         if self.network_etcd or not isinstance(section, dict) or not section.get("etcd"):
             return []
-        return [("ipam.etcd", "a network may not name an etcd on this node (networkEtcd of the node configuration)")]
+        return [
+            ("ipam.etcd", "the node configuration does not permit an etcd of the network's own (addresses.networkEtcd)")
+        ]
 
 
 NONE = Defaults()
@@ -135,8 +137,8 @@ def _etcd(_request: Request, ipam: dict[str, Any]) -> dict[str, Any] | None:
     endpoints = section.get("endpoints")
     if not isinstance(endpoints, list) or not endpoints or not all(isinstance(endpoint, str) for endpoint in endpoints):
         return None
-    told_more = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
-    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in told_more.items() if text}}
+    optional = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
+    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in optional.items() if text}}
 
 
 def _kubernetes(request: Request, ipam: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def within_pool(range_: Range, path: str, problems: Problems) -> Range:
     """The part of the range that the whereabouts pool of its subnet can hold."""
     most = range_.subnet.number + MOST_OFFSET
     if range_.first > most:
-        text = f"{range_} is beyond the first 2**63 addresses of its subnet, which a pool of whereabouts' is limited to"
+        text = f"{range_} is outside the first 2**63 addresses of its subnet, the limit of whereabouts' pools"
         problems.append((path, text))
         return range_
     return range_ if range_.last <= most else range_.replace(last=most)
@@ -143,7 +143,7 @@ def _network(text: str | None, path: str, problems: Problems) -> tuple[Address, 
         problems.append((path, f"{text} has host bits set: the network is {_masked(*cidr)}/{cidr[1]}"))
         return None
     if cidr is not None and cidr[1] == 0:
-        problems.append((path, f"{text} holds all addresses that there are"))
+        problems.append((path, f"{text} contains every address; use a smaller subnet"))
         return None
     return cidr
 
@@ -177,7 +177,7 @@ def _range(
         for i, number in enumerate((ends[0], ends[1]))
     ]
     if bounds[0] > bounds[1]:
-        problems.append((paths[1], f"{end or 'the last address'} comes before the first one"))
+        problems.append((paths[1], f"{end or 'the last address'} comes before the first address"))
         return None
     return Range(subnet=subnet, prefix=prefix, first=bounds[0], last=bounds[1])
 
@@ -210,7 +210,7 @@ def gateway(text: str, path: str, subnet: Address, problems: Problems) -> int | 
         problems.append((path, f"{text!r} is not an IP address"))
         return None
     if address.version != subnet.version:
-        problems.append((path, f"{address} is of another IP version than {subnet}"))
+        problems.append((path, f"{address} has another IP version than {subnet}"))
         return None
     return address.number
 

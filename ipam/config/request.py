@@ -65,7 +65,7 @@ def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> Pars
         requested, fixed = (), _fixed(list(later or requested_by_args), gateways, [] if later else fixed)
         # The runtime passes addresses to ADD, not to STATUS.
         if not fixed and section.get("addresses") is None and request.command != "STATUS":
-            raise InvalidConfig("ipam: no IP ranges specified", hint="give it subnet, ranges, range or addresses")
+            raise InvalidConfig("ipam: no IP ranges specified", hint="set subnet, ranges, range or addresses")
     _require_expressible(request.cni_version, sets, fixed)
     return ParsedRequest(
         sets=sets,
@@ -97,7 +97,7 @@ def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | 
     if left:
         raise AddressTaken(
             f"failed to allocate all requested IPs: {', '.join(left)}",
-            hint="each must be in a range set of its own; the sets are "
+            hint="request at most one address of each range set; the sets are "
             + "; ".join(", ".join(map(str, ranges)) for ranges in sets),
         )
     return tuple(requested)
@@ -118,7 +118,7 @@ def _fixed(texts: list[str], gateways: str, configured: list[tuple[str, str]]) -
         if "/" not in text:
             raise InvalidConfig(
                 f"the requested address {text} is not in CIDR notation",
-                hint="without ranges nothing else tells its prefix",
+                hint="without ranges the prefix length must be given",
             )
         addresses.append((text, ""))
     return [(_normal(text), gateway or _reachable(text, reachable)) for text, gateway in addresses]

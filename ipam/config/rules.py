@@ -67,7 +67,7 @@ def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> P
         return [("ipam.gateway", f"{text!r} is not an IP address")]
     is_used = section.get("range") or section.get("ipRanges")
     if is_used and all(range_.subnet.version != version for ranges in sets for range_ in ranges):
-        return [("ipam.gateway", f"{text} is of another IP version than all ranges")]
+        return [("ipam.gateway", f"{text} has another IP version than all ranges")]
     return []
 
 
@@ -91,7 +91,7 @@ def _places(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
 def _slices(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     if not section.get("node_slice_size"):
         return []
-    text = "not supported: a node's addresses are not a part of the range of its own"
+    text = "not supported: nodes share the whole range; remove it"
     return [("ipam.node_slice_size", text)]
 
 
@@ -99,7 +99,7 @@ def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     """Checks names that become parts of keys and of object names: a slash would lead to another node or network."""
     names = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
     return [
-        (path, f"{text!r} is not a name of letters, digits, and _ . -")
+        (path, f"{text!r} is not a name of letters, digits, _, . and -")
         for path, text in names
         if not is_identifier(text)
     ]
@@ -152,7 +152,9 @@ def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: 
             MOST_EXCLUSIONS,
         ),
     )
-    excesses = [("ipam", f"has {count} {what}; {most} are the most") for what, count, most in counts if count > most]
+    excesses = [
+        ("ipam", f"has {count} {what}, more than the limit of {most}") for what, count, most in counts if count > most
+    ]
     problems += excesses
     return bool(excesses)
 
@@ -193,7 +195,7 @@ def _set(value: Any, path: str, problems: Problems) -> RangeSet:
     parsed = [range_parsing.host_local(section, f"{path}[{i}]", problems) for i, section in enumerate(value)]
     ranges = tuple(range_ for range_ in parsed if range_ is not None)
     if len({range_.subnet.version for range_ in ranges}) > 1:
-        problems.append((path, "has both IPv4 and IPv6: an interface gets one address of each set"))
+        problems.append((path, "mixes IPv4 and IPv6: an interface gets one address of each set"))
     return ranges
 
 
@@ -295,7 +297,7 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     if not section.get("backend") and (section.get("range") or section.get("ipRanges")):
         # whereabouts' addresses are unique in the cluster. Leases on the node would not be, so the choice must be
         # explicit.
-        problems.append(("ipam.backend", "missing: say local, etcd or kubernetes with ranges of whereabouts' kind"))
+        problems.append(("ipam.backend", "missing: whereabouts' ranges need it to be set to local, etcd or kubernetes"))
     if backend == "etcd":
         endpoints = (section.get("etcd") or {}).get("endpoints") or []
         problems += [] if endpoints else [("ipam.etcd.endpoints", "missing")]
@@ -308,11 +310,11 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
         problem = problem_of(access["prefix"]) if access.get("prefix") else ""
         problems += [("ipam.etcd.prefix", f"{access['prefix']!r} {problem}")] if problem else []
         if bool(access.get("certFile")) != bool(access.get("keyFile")):
-            problems.append(("ipam.etcd.certFile", "goes together with keyFile"))
+            problems.append(("ipam.etcd.certFile", "must be set together with keyFile"))
     for name in ("etcd", "kubernetes"):
         # whereabouts' configurations have a section kubernetes, which must not be ignored in favour of another backend.
         if section.get(name) and backend != name:
-            problems.append((f"ipam.{name}", f"is for backend {name}, and the backend is {backend}"))
+            problems.append((f"ipam.{name}", f"applies to backend {name}, but the backend is {backend}"))
     return problems
 
 

@@ -13,7 +13,7 @@ from cni.errors import InvalidConfig, NotAvailable, TryAgainLater
 from ipam.cluster.identity import UNKNOWN, Identity, Replaced
 from ipam.etcd.gateway import FOREIGN, Gateway, servers, to_base64
 from ipam.etcd.key_prefix import problem_of
-from ipam.etcd.keys import Keys, found, number_of
+from ipam.etcd.keys import Keys, number_of, stored_lease
 from ipam.etcd.paging import ALL_SECONDS, MOST_OF_NODE, MOST_OF_OWNER, walk
 from ipam.store import claim_on, ignore
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cni.host.trusted import Roots
     from ipam.address import Address
-    from ipam.etcd.keys import Found
+    from ipam.etcd.keys import StoredLease
     from ipam.ranges import Range
     from ipam.store import Claim, Lease, Owner, Tell
 
@@ -63,7 +63,7 @@ def keys_of(cluster_conf: Mapping[str, Any], network: str) -> Keys:
     node = cluster_conf.get("node") or ""
     for kind, name in (("node", node), ("network", network)):
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
-            raise InvalidConfig(f"etcd: {name!r} cannot be the name of a {kind}")
+            raise InvalidConfig(f"etcd: {name!r} is not a valid name of a {kind}")
     # The rules refuse such a prefix as well, but DEL, the journal and records supply descriptions without validation.
     problem = problem_of(str(prefix))
     if problem:
@@ -173,7 +173,7 @@ class Etcd:
                 damaged(f"the lease of {stored.address}: {stored.fault}")
 
     def _taken(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> tuple[Claim, ...]:
-        known: dict[Address, Found] = {}
+        known: dict[Address, StoredLease] = {}
         samples = [_samples(claim, SAMPLES // len(claims)) for claim in claims]
         looks = [step for claim, numbers in zip(claims, samples, strict=True) for step in self._look(claim, numbers)]
         witness = self._keys.witness(owner.network)
@@ -186,7 +186,7 @@ class Etcd:
             )
             self._witnessed = self._gateway.revision if done else _revision(answers[-1])
             if self._is_other(self._expected) or self._witnessed < self._expected.revision:
-                raise Replaced("this etcd is another one than before, or was restored from a backup")
+                raise Replaced("this etcd was replaced, or restored from a backup")
             if done:
                 return ()
             known = _by_address(answers[: len(claims)])
@@ -198,16 +198,16 @@ class Etcd:
                 return refused
             if len(known) == len(claims):
                 return ()
-        raise TryAgainLater("the addresses change hands all the time")
+        raise TryAgainLater("other calls keep changing the addresses")
 
     def _given_back(self, claims: tuple[Claim, ...], owner: Owner, deadline: float) -> None:
         while time.monotonic() < deadline:
             ours = [stored for stored in self._find(claims) if self._keys.is_of(stored.lease, owner)]
             if self._removed(ours, owner):
                 return
-        raise TryAgainLater("the addresses change hands all the time")
+        raise TryAgainLater("other calls keep changing the addresses")
 
-    def _unchanged(self, address: Address, known: Mapping[Address, Found]) -> Step:
+    def _unchanged(self, address: Address, known: Mapping[Address, StoredLease]) -> Step:
         key = self._keys.ip(address)
         return _compare(key, "MOD", known[address].revision) if address in known else _compare(key, "CREATE", "0")
 
@@ -237,16 +237,16 @@ class Etcd:
         counts = [(number, next(answers).get("count")) for number in samples]
         self._seen[claim.address] = free + [number for number, count in counts if not count]
 
-    def _is_anothers(self, stored: Found | None, owner: Owner) -> bool:
+    def _is_anothers(self, stored: StoredLease | None, owner: Owner) -> bool:
         return stored is not None and not self._keys.is_of(stored.lease, owner)
 
-    def _find(self, claims: tuple[Claim, ...]) -> list[Found]:
+    def _find(self, claims: tuple[Claim, ...]) -> list[StoredLease]:
         if not claims:
             return []
         _done, answers = self._transaction([], [_get(self._keys.ip(claim.address)) for claim in claims], [])
         return list(_by_address(answers).values())
 
-    def _removed(self, ours: list[Found], owner: Owner) -> bool:
+    def _removed(self, ours: list[StoredLease], owner: Owner) -> bool:
         """Whether the leases were deleted; False if one of them has changed since it was read."""
         if not ours:
             return True
@@ -280,7 +280,7 @@ class Etcd:
             if free:
                 return free[start % len(free)]
             stretches = list(range_.stretches(range_.first, range_.last))  # Other nodes were faster.
-        raise TryAgainLater("others take the free addresses all the time")
+        raise TryAgainLater("other nodes keep taking the free addresses")
 
     def _roomy(self, range_: Range, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Some of the stretches with free addresses; none if all are in use."""
@@ -311,7 +311,7 @@ class Etcd:
         answer = self._gateway.ask("/v3/kv/txn", question)
         done, answers = bool(answer.get("succeeded")), answer.get("responses", [])
         if len(answers) != len(success if done else failure):
-            raise NotAvailable("etcd does not answer each step of a transaction", hint=FOREIGN)
+            raise NotAvailable("etcd's response lacks steps of a transaction", hint=FOREIGN)
         return done, [answer.get("response_range", {}) for answer in answers]
 
 
@@ -329,8 +329,8 @@ def _revision(answer: Step) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= LONGEST_REVISION else 0
 
 
-def _by_address(answers: list[Step]) -> dict[Address, Found]:
-    leases = [found(entry) for answer in answers for entry in answer.get("kvs", [])]
+def _by_address(answers: list[Step]) -> dict[Address, StoredLease]:
+    leases = [stored_lease(entry) for answer in answers for entry in answer.get("kvs", [])]
     return {lease.address: lease for lease in leases if lease is not None}
 
 

@@ -10,7 +10,7 @@ import time
 from cni.errors import TryAgainLater
 from ipam.etcd.gateway import to_base64
 from ipam.etcd.heartbeat import Alive, seconds_left, sign_of
-from ipam.etcd.keys import after, found
+from ipam.etcd.keys import after, stored_lease
 from ipam.etcd.paging import ALL_SECONDS, MOST_OF_NODE, networks, walk
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.etcd.gateway import Gateway
-    from ipam.etcd.keys import Found, Keys
+    from ipam.etcd.keys import Keys, StoredLease
     from ipam.store import Lease
 
 PAGE = 32
@@ -56,8 +56,8 @@ def require_dead(gateway: Gateway, keys: Keys) -> None:
     """Raises `Alive` if there is a sign of life."""
     seconds = seconds_left(gateway, keys)
     if seconds is not None:
-        hint = f"power it off, and repeat this when the sign has expired, in {seconds} s"
-        raise Alive(f"{keys.node} is alive: it has left a sign of life in etcd", hint=hint)
+        hint = f"power it off, and repeat this after the sign has expired, in {seconds} s"
+        raise Alive(f"{keys.node} is alive: it has a sign of life in etcd", hint=hint)
 
 
 def _indexed(gateway: Gateway, keys: Keys) -> list[tuple[Keys, list[Lease]]]:
@@ -90,7 +90,7 @@ def _free(gateway: Gateway, keys: Keys, indexed: list[Lease], seconds: float) ->
         if gateway.ask("/v3/kv/txn", {"compare": compare, "success": steps, "failure": []}).get("succeeded"):
             return
         require_dead(gateway, keys)
-    raise TryAgainLater("the addresses change hands all the time")
+    raise TryAgainLater("other calls keep changing the addresses")
 
 
 def _forget(gateway: Gateway, keys: Keys) -> None:
@@ -99,7 +99,7 @@ def _forget(gateway: Gateway, keys: Keys) -> None:
     gateway.ask("/v3/kv/deleterange", {"key": to_base64(start), "range_end": to_base64(after(start))})
 
 
-def _held(gateway: Gateway, keys: Keys, indexed: list[Lease]) -> list[Found]:
+def _held(gateway: Gateway, keys: Keys, indexed: list[Lease]) -> list[StoredLease]:
     """The leases that belong to the owners that the indexes name.
 
     An index may be stale, and the address another node's.
@@ -108,11 +108,11 @@ def _held(gateway: Gateway, keys: Keys, indexed: list[Lease]) -> list[Found]:
     answer = gateway.ask("/v3/kv/txn", {"compare": [], "success": steps, "failure": []})
     owners = {lease.address: lease.owner for lease in indexed}
     entries = [entry for part in answer.get("responses", []) for entry in part.get("response_range", {}).get("kvs", [])]
-    leased = [stored for stored in map(found, entries) if stored is not None and stored.address in owners]
+    leased = [stored for stored in map(stored_lease, entries) if stored is not None and stored.address in owners]
     ours = [stored for stored in leased if keys.is_of(stored.lease, owners[stored.address])]
     return [stored for stored in ours if stored.lease is not None and keys.machine in ("", stored.lease.machine)]
 
 
-def _unchanged(keys: Keys, stored: Found) -> dict[str, Any]:
+def _unchanged(keys: Keys, stored: StoredLease) -> dict[str, Any]:
     key = to_base64(keys.ip(stored.address))
     return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": stored.revision}

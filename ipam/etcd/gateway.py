@@ -29,7 +29,7 @@ SHARE = 3.0
 
 _PORTS = {"http": False, "https": True}
 _LATER = frozenset((408, 429, 500, 502, 503, 504))
-FOREIGN = "is it an etcd of version 3.4 or later, and does it let us in?"
+FOREIGN = "check that it is etcd 3.4 or later, and that it grants access"
 
 
 class Gateway:
@@ -117,14 +117,14 @@ def servers(cluster_conf: Mapping[str, Any], certificates: Roots) -> tuple[Serve
         "key": _pem(cluster_conf, "keyFile", certificates),
     }
     if bool(identity["certificate"]) != bool(identity["key"]):
-        raise InvalidConfig("etcd: certFile and keyFile go together")
+        raise InvalidConfig("etcd: certFile and keyFile must be set together")
     return tuple(_server(endpoint, identity) for endpoint in endpoints)
 
 
-def _until(deadline: float, unasked: int) -> float:
+def _until(deadline: float, untried: int) -> float:
     """Divides the remaining time, so that the last endpoint gets as much of it as a silent first one."""
     now = time.monotonic()
-    return deadline if unasked == 1 else now + min(SHARE, max(deadline - now, 0.0) / unasked)
+    return deadline if untried == 1 else now + min(SHARE, max(deadline - now, 0.0) / untried)
 
 
 def to_base64(content: bytes) -> str:
@@ -142,14 +142,14 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
     except KubeRefused as error:
         raise NotAvailable(error.msg, hint="compare endpoints, caFile, certFile and keyFile of etcd") from error
     except DecodeFailure as error:
-        raise NotAvailable(f"the {connection.server} does not answer in JSON", hint=FOREIGN) from error
+        raise NotAvailable(f"the {connection.server} does not respond with JSON", hint=FOREIGN) from error
     if status in _LATER:
         # For example an endpoint without a leader. A change may have been applied nevertheless.
-        raise TryAgainLater(f"the {connection.server} cannot answer: {status} {_words(content)}")
+        raise TryAgainLater(f"the {connection.server} cannot serve the request: {status} {_words(content)}")
     if not isinstance(answer, dict):
-        raise NotAvailable(f"the {connection.server} refuses: {status} {_words(content)}", hint=FOREIGN)
+        raise NotAvailable(f"the {connection.server} refuses the request: {status} {_words(content)}", hint=FOREIGN)
     if not _has_form(answer):
-        raise NotAvailable(f"the {connection.server} does not answer as etcd's gateway does", hint=FOREIGN)
+        raise NotAvailable(f"the {connection.server} does not respond like etcd's gateway", hint=FOREIGN)
     return answer
 
 
@@ -213,7 +213,7 @@ def _server(endpoint: Any, identity: dict[str, Any]) -> Server:
         host, port = authority.rstrip("/"), str(PORT)
     host = host.removeprefix("[").removesuffix("]")
     if scheme not in _PORTS or not _is_host(host) or not (port.isascii() and port.isdecimal() and len(port) < 6):
-        raise InvalidConfig(f"etcd: {endpoint!r} is not an endpoint like https://10.0.0.1:{PORT}")
+        raise InvalidConfig(f"etcd: {endpoint!r} is not an endpoint such as https://10.0.0.1:{PORT}")
     return Server(host=host, port=int(port), secure=_PORTS[scheme], origin="etcd", **identity)
 
 
@@ -228,5 +228,5 @@ def _pem(cluster_conf: Mapping[str, Any], key: str, certificates: Roots) -> byte
     content = certificates.content(str(path), f"etcd: {key}")
     if not content.strip():
         # An empty file would count as none, and any authority of the system would be accepted.
-        raise InvalidConfig(f"etcd: {key} {path} holds nothing")
+        raise InvalidConfig(f"etcd: {key} {path} is empty")
     return content

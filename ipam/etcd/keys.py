@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _HEX = frozenset("0123456789abcdef")
 
 
-class Found(Value):
+class StoredLease(Value):
     """A lease as stored in etcd, and the revision of its last change.
 
     `lease` is None if the value is not ours, or names an invalid owner; `fault` is the reason.
@@ -91,7 +91,7 @@ class Keys(Value):
         return known == (self.node, owner.container_id, owner.ifname)
 
 
-def found(entry: dict[str, Any]) -> Found | None:
+def stored_lease(entry: dict[str, Any]) -> StoredLease | None:
     """Decodes a key and value in the form of the gateway; None if the key is not that of an address."""
     address = address_of(entry)
     if address is None:
@@ -101,8 +101,10 @@ def found(entry: dict[str, Any]) -> Found | None:
         lease = _lease(entry.get("value", ""), address)
         fault = owner_fault(lease.owner)
     except (DecodeFailure, KeyError, TypeError, AttributeError, ValueError):
-        return Found(lease=None, address=address, revision=revision, fault="the value is none of Barewire's")
-    return Found(lease=None if fault else lease, address=address, revision=revision, fault=fault)
+        return StoredLease(
+            lease=None, address=address, revision=revision, fault="the value was not written by Barewire"
+        )
+    return StoredLease(lease=None if fault else lease, address=address, revision=revision, fault=fault)
 
 
 def address_of(entry: dict[str, Any]) -> Address | None:

@@ -9,7 +9,7 @@ import time
 
 from cni.errors import NotAvailable, TryAgainLater
 from ipam.etcd.gateway import FOREIGN, from_base64, to_base64
-from ipam.etcd.keys import after, found
+from ipam.etcd.keys import after, stored_lease
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.etcd.gateway import Gateway
-    from ipam.etcd.keys import Found
+    from ipam.etcd.keys import StoredLease
 
 PAGE = 1000
 """Keys per request; one with its lease takes about 400 bytes."""
@@ -35,7 +35,7 @@ LONGEST_NAME = 1024
 """Bytes of a network's name."""
 
 
-def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = None) -> Iterator[Found]:
+def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = None) -> Iterator[StoredLease]:
     """The leases in the keys with this prefix, in the order of the keys.
 
     Raises `TryAgainLater` at the deadline, in monotonic seconds, and `NotAvailable` for a server that is not an etcd or
@@ -47,7 +47,7 @@ def walk(gateway: Gateway, prefix: bytes, deadline: float, most: int | None = No
         count += len(page)
         if most is not None and count > most:
             raise NotAvailable(f"etcd has more than {most} keys below {_shown(prefix)}", hint=FOREIGN)
-        yield from (stored for stored in map(found, page) if stored is not None)
+        yield from (stored for stored in map(stored_lease, page) if stored is not None)
         if len(page) < PAGE:
             return
         start = from_base64(page[-1]["key"]) + b"\0"
@@ -63,7 +63,7 @@ def networks(gateway: Gateway, top: bytes, deadline: float) -> list[str]:
             return names
         name = from_base64(page[0]["key"]).removeprefix(top).partition(b"/")[0]
         if len(name) > LONGEST_NAME or len(names) >= MOST_OF_NODE:
-            raise NotAvailable(f"etcd has names below {_shown(top)} that no networks have", hint=FOREIGN)
+            raise NotAvailable(f"etcd has names below {_shown(top)} that cannot be networks'", hint=FOREIGN)
         names.append(name.decode(errors="replace"))
         start = after(top + name + b"/")
 
@@ -71,7 +71,7 @@ def networks(gateway: Gateway, top: bytes, deadline: float) -> list[str]:
 def _page(gateway: Gateway, prefix: bytes, start: bytes, deadline: float, **how: Any) -> list[dict[str, Any]]:
     """A page of entries from `start` on."""
     if time.monotonic() >= deadline:
-        raise TryAgainLater(f"etcd has more below {_shown(prefix)} than it tells in the time")
+        raise TryAgainLater(f"etcd has more keys below {_shown(prefix)} than can be read in time")
     question = {"key": to_base64(start), "range_end": to_base64(after(prefix)), **how}
     with gateway.until(deadline):
         entries: list[dict[str, Any]] = gateway.ask("/v3/kv/range", question).get("kvs", [])
@@ -79,10 +79,10 @@ def _page(gateway: Gateway, prefix: bytes, start: bytes, deadline: float, **how:
     for entry in entries[: how["limit"] + 1]:
         key = from_base64(entry["key"])
         if key < least or not key.startswith(prefix):
-            raise NotAvailable(f"etcd answers with keys that nobody requested, below {_shown(prefix)}", hint=FOREIGN)
+            raise NotAvailable(f"etcd returned keys that were not requested, below {_shown(prefix)}", hint=FOREIGN)
         least = key + b"\0"
     if len(entries) > how["limit"]:
-        raise NotAvailable(f"etcd answers with more keys than requested, below {_shown(prefix)}", hint=FOREIGN)
+        raise NotAvailable(f"etcd returned more keys than requested, below {_shown(prefix)}", hint=FOREIGN)
     return entries
 
 

@@ -58,7 +58,7 @@ class Api:
         self._connection = Connection(cluster, 0.0)
         self._seconds = seconds
         if not is_namespace(namespace):
-            raise InvalidConfig(f"{namespace!r} is not the name of a namespace")
+            raise InvalidConfig(f"{namespace!r} is not a valid name of a namespace")
         self._folder = f"/apis/{API}/namespaces/{namespace}"
         self.server = self._connection.server
 
@@ -124,17 +124,17 @@ class Api:
             raise self._refusal(answer, (_VERBS[method], resource, path))
         return answer
 
-    def _refusal(self, answer: Answer, asked: tuple[str, str, str]) -> CniError:
-        error = refusal(self._connection, asked, answer.status, answer.content)
+    def _refusal(self, answer: Answer, question: tuple[str, str, str]) -> CniError:
+        error = refusal(self._connection, question, answer.status, answer.content)
         # The same request may have been granted before it was refused.
-        return KubeRefused(error.msg, hint=error.hint) if answer.again and asked[0] != "get" else error
+        return KubeRefused(error.msg, hint=error.hint) if answer.again and question[0] != "get" else error
 
     def _ask_until_answered(self, method: str, target: tuple[str, str], body: bytes, option: str) -> Answer:
         """The first final response. A patch that conflicts with the server's own writers is repeated."""
         lost, pause = False, FIRST_PAUSE
         while True:
             try:
-                answer = self._asked(method, target[1] + self._limit() + option, body)
+                answer = self._send(method, target[1] + self._limit() + option, body)
                 if method == "PATCH" and _is_too_large(answer):
                     return answer.replace(status=TOO_LARGE, again=lost)
                 if not passes(answer.status) and (method, answer.status) != ("PATCH", 409):
@@ -147,7 +147,7 @@ class Api:
                 raise failure
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _asked(self, method: str, target: str, body: bytes) -> Answer:
+    def _send(self, method: str, target: str, body: bytes) -> Answer:
         media = {"PATCH": _PATCH, "POST": _JSON, "DELETE": _JSON}.get(method, "")
         accept = _BRIEF if method == "PATCH" else _JSON
         status, content = self._connection.ask(method, target, body or None, media, accept)
@@ -161,7 +161,7 @@ class Api:
 def _path_part(name: str) -> str:
     if not is_name(name):
         hint = "set network_name, in lower case, if the range begins with ::"
-        raise InvalidConfig(f"Kubernetes can have no object of the name {name!r}", hint=hint)
+        raise InvalidConfig(f"{name!r} is not a valid name of a Kubernetes object", hint=hint)
     return name
 
 

@@ -25,8 +25,8 @@ def problems(network_name: str, sets: Iterable[RangeSet]) -> list[tuple[str, str
     if network_name:
         longest = _LONGEST_CIDR[max((range_.subnet.version for range_ in ranges), default=4)]
         fits = is_name(pool_name(longest, network_name))
-        text = f"{network_name!r} cannot be in the name of a Kubernetes object: "
-        rule = "it is too long, or has something else than lower-case letters, digits, - and ."
+        text = f"{network_name!r} cannot be part of the name of a Kubernetes object: "
+        rule = "it is too long, or contains characters other than lower-case letters, digits, - and ."
         return [] if fits else [(KEY, text + rule)]
     # The text of such an address can begin with "::", and then the name of its object begins with "--".
     bad = [range_ for range_ in ranges if range_.subnet.version == 6 and not range_.subnet.number >> 96]

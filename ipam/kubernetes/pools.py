@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
 
-_HINT = "look at the policies of the API server (admission), and at the definition of IPPool"
+_HINT = "check the API server's admission policies, and the definition of IPPool"
 
 TRIES = 8
 """How often a patch is retried when concurrent changes make it fail."""
@@ -148,7 +148,7 @@ class Pools:
             if others or not known:
                 return others
         # The addresses were free each time the pool was read, so the patch does not fail because of its tests.
-        raise RefusedForGood(f"the IPPool {name} does not take a lease: {said}", hint=_HINT)
+        raise RefusedForGood(f"the IPPool {name} rejects a lease: {said}", hint=_HINT)
 
     def _entries_of_new(self, cidr: str) -> dict[str, Document]:
         # Another node may create it first: then the patch deals with its content.
@@ -169,7 +169,7 @@ class Pools:
             if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
                 return
             left = self._ours(cidr, claims, owner)
-        raise TryAgainLater(f"the IPPool {name} is changed by others all the time")
+        raise TryAgainLater(f"the IPPool {name} keeps being changed by others")
 
 
 def _by_subnet(claims: Claims) -> dict[str, Claims]:
@@ -185,8 +185,8 @@ def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
 
 
 def _full(name: str, said: str) -> AddressesExhausted:
-    hint = "free leases of pods that are gone, use several smaller ranges, or backend etcd"
-    return AddressesExhausted(f"the IPPool {name} is as large as the cluster allows: {said}", hint=hint)
+    hint = "free leases of deleted pods (barewire-ipam reconcile), or use several smaller ranges or backend etcd"
+    return AddressesExhausted(f"the IPPool {name} has reached the size limit of the cluster: {said}", hint=hint)
 
 
 def _uid(pool: Document) -> str:

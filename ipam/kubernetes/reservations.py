@@ -92,7 +92,7 @@ class Reservations:
                 return
             if self._api.delete(RESERVATIONS, reservation).status != 409:
                 return
-        raise TryAgainLater(f"the reservation {name} is changed by others all the time")
+        raise TryAgainLater(f"the reservation {name} keeps being changed by others")
 
     def _goes_with_owner(self, reservation: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
         """Whether the reservation is not needed any more, and never will be."""
@@ -117,4 +117,4 @@ def _require_interfaces(reservation: Document) -> None:
     # Without an interface, an allocation could be taken for that of the container's other interface.
     if not whereabouts.keeps_interfaces(reservation):
         hint = "install those of whereabouts 0.7 or later"
-        raise RefusedForGood("the definitions of whereabouts' resources are too old: they know no ifname", hint=hint)
+        raise RefusedForGood("the definitions of whereabouts' resources are too old: they lack ifname", hint=hint)

@@ -88,7 +88,7 @@ class Allocation:
 
     def _take(self, i: int, ranges: RangeSet) -> Claim:
         tried: list[Claim] = []
-        if self._make(_told(self._candidates(i, ranges), tried)):
+        if self._make(_names_of(self._candidates(i, ranges), tried)):
             return tried[-1]
         raise AddressesExhausted(f"no address is free in {text(ranges)}", hint=AddressesExhausted.remedy)
 
@@ -118,9 +118,9 @@ class Allocation:
 
     def _holder(self, name: str) -> str:
         if name in self._elsewhere:
-            return "a container of this node, by another backend (barewire-ipam show tells which)"
+            return "a container of this node, through another backend (barewire-ipam show prints it)"
         _name, container_id, ifname = self._directory.entry(name) or (name, "", "")
-        return f"container {container_id} {ifname}".rstrip() if container_id else "nobody that is known"
+        return f"container {container_id} {ifname}".rstrip() if container_id else "an unknown owner"
 
 
 def still_there(directory: Directory, entries: list[Entry]) -> list[Entry]:
@@ -170,7 +170,7 @@ def _probably_free(used: Used, range_: Range, start: int, end: int) -> Iterator[
         number = used.next_free(version, leased, end)
 
 
-def _told(claims: Iterable[Claim], tried: list[Claim]) -> Iterator[str]:
+def _names_of(claims: Iterable[Claim], tried: list[Claim]) -> Iterator[str]:
     """The names of the claims. The last claim that was consumed is the last in `tried`."""
     for claim in claims:
         tried.append(claim)

@@ -88,7 +88,7 @@ class Directory:
                 if entry is not None:
                     yield entry
                 else:
-                    damaged(f"{self.path}/{name} names nobody who can have the address")
+                    damaged(f"{self.path}/{name} does not name a valid owner of the address")
 
     def names(self) -> list[str]:
         try:
@@ -150,8 +150,8 @@ class Directory:
         stat = os.fstat(self.fd)
         if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
             raise IoFailure(
-                f"{self.path} belongs to another user, or others may write to it",
-                hint=f"whoever writes there decides about addresses: chown root {self.path}; chmod 0755 {self.path}",
+                f"{self.path} belongs to another user, or is writable by others",
+                hint=f"only root may assign addresses: chown root {self.path}; chmod 0755 {self.path}",
             )
 
     def _read(self, name: str) -> str | None:
@@ -256,4 +256,4 @@ def _make_directory(path: str) -> None:
 
 def _failure(verb: str, path: str, error: OSError) -> IoFailure:
     reason = os.strerror(error.errno or 0)
-    return IoFailure(f"cannot {verb} {path}: {reason}", hint=f"look at free space, permissions and the mount of {path}")
+    return IoFailure(f"cannot {verb} {path}: {reason}", hint=f"check free space, permissions and the mount of {path}")

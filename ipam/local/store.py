@@ -52,7 +52,7 @@ class Local:
             index = Index(self._run, directory)
             call = Allocation(directory, index, owner, None if self._occupied is None else self._occupied(owner))
             with on_failure(call.undo):
-                claims = tuple(call.claim(i, *asked) for i, asked in enumerate(zip(sets, requested, strict=True)))
+                claims = tuple(call.claim(i, *pair) for i, pair in enumerate(zip(sets, requested, strict=True)))
                 call.finish()
         return claims
 
@@ -101,9 +101,7 @@ class Local:
         while not os.path.lexists(existing):
             existing = os.path.dirname(existing)
         if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-            raise NotAvailable(
-                f"{self._path} cannot be written", hint=f"look at permissions and the mount of {existing}"
-            )
+            raise NotAvailable(f"{self._path} cannot be written", hint=f"check permissions and the mount of {existing}")
 
     def status(self, sets: tuple[RangeSet, ...]) -> None:
         """See `Store`."""

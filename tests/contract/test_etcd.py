@@ -335,7 +335,7 @@ def test_something_that_is_no_etcd_is_not_available(prefix):
         ({"node": "a/b"}, "node"),
         ({"caFile": "{folder}/absent"}, r"caFile: .*/absent does not exist"),
         ({"caFile": "/dev/null"}, r"caFile: .*is not below"),
-        ({"caFile": "{folder}/empty"}, "holds nothing"),
+        ({"caFile": "{folder}/empty"}, "is empty"),
         ({"certFile": "{folder}/text"}, "go together"),
     ],
 )

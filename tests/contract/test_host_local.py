@@ -385,7 +385,7 @@ def test_a_full_disk_is_told_of_and_an_add_that_got_half_of_its_addresses_keeps_
 def test_the_empty_file_of_a_killed_go_is_taken_until_gc(data, store, go):
     (got,) = go.add(owner("go"), SINGLE)
     os.truncate(f"{data}/{NETWORK}/{got}", 0)
-    with pytest.raises(AddressTaken, match="in use by nobody that is known"):
+    with pytest.raises(AddressTaken, match="in use by an unknown owner"):
         store.allocate(owner("ours"), SINGLE, (address.parse(got, "test"),))
     store.gc(set())
     assert leased(f"{data}/{NETWORK}") == {}

@@ -75,7 +75,7 @@ def test_what_host_local_s_directory_has_is_taken_over_into_etcd(node, etcd, pre
     held = {node.add(name)[0]: name for name in ("a", "b")}
     config = move(node, etcd.cluster_conf(prefix=prefix))
     assert adopt(node, config) == 0
-    assert "2 of 2 interfaces taken over" in capsys.readouterr().out
+    assert "2 of 2 interfaces moved" in capsys.readouterr().out
     assert node.leases() == held
     assert node.entries() == {"a:net1.json": "held", "b:net1.json": "held"}
     assert [name for name in os.listdir(f"{node.folders.data}/{NETWORK}") if name.startswith("10.")] == []
@@ -113,7 +113,7 @@ def test_what_somebody_else_has_in_the_new_place_is_said_and_stays_where_it_was(
         other.add(f"b{next(_NUMBER)}")
     config = move(node, etcd.cluster_conf(prefix=prefix))
     assert adopt(node, config) == 1
-    assert f"{address} is somebody else's in flat (etcd" in capsys.readouterr().err
+    assert f"{address} belongs to another owner in flat (etcd" in capsys.readouterr().err
     assert (node.entries(), os.path.exists(f"{node.folders.data}/{NETWORK}/{address}")) == ({}, True)
 
 
@@ -294,7 +294,7 @@ def test_a_lease_whose_pod_s_name_is_none_is_passed_over_and_said(node, api, etc
     api.resources.put(POOLS, "kube-system", pool)
     assert adopt(node, move(node, etcd.cluster_conf(prefix=prefix)), "--from", before) == 0
     said = capsys.readouterr().err
-    assert "10.77.0.6 of b/net1 stays where it is: 'default/No Name' is no pod's name" in said
+    assert "10.77.0.6 of b/net1 is not moved: 'default/No Name' is not a valid name of a pod" in said
     assert list(node.leases().values()) == ["a"]
 
 
@@ -302,7 +302,7 @@ def test_a_file_that_names_no_interface_is_not_taken_over(node, etcd, prefix, ca
     (address,) = node.add("a")
     Path(node.folders.data, NETWORK, address).write_text("a")
     assert adopt(node, move(node, etcd.cluster_conf(prefix=prefix))) == 1
-    assert f"{address} is nobody's whom a journal can name" in capsys.readouterr().err
+    assert f"{address} cannot be moved: its owner is invalid" in capsys.readouterr().err
     assert os.path.exists(f"{node.folders.data}/{NETWORK}/{address}")
 
 

@@ -616,7 +616,9 @@ def test_a_pool_that_is_as_large_as_the_cluster_allows_is_exhausted_and_can_be_f
     api.resources.too_large = Refused(status, "", words)
     api.resources.most_bytes = len(json.dumps(pool_of(api))) + 10
     api.requests.clear()
-    with pytest.raises(AddressesExhausted, match=r"the IPPool 10\.9\.0\.0-24 is as large as the cluster allows"):
+    with pytest.raises(
+        AddressesExhausted, match=r"the IPPool 10\.9\.0\.0-24 has reached the size limit of the cluster"
+    ):
         cluster.take((claim("10.9.0.6"),), A)
     assert len(api.requests) == 1, "it is no reason to ask again"
     cluster.give_back(BOTH[:1], B)

@@ -163,7 +163,7 @@ def test_check_compares_prev_result_with_the_leases(node):
     with pytest.raises(CheckFailed) as caught:
         node.plugin.check(node.request(DUAL, "CHECK", prevResult=previous(other)))
     assert "10.0.0.3 is not leased to this interface" in caught.value.msg
-    assert "fd00::2 is leased, and prevResult has it not" in caught.value.msg
+    assert "fd00::2 is leased but missing from prevResult" in caught.value.msg
     node.plugin.delete(node.request(DUAL, "DEL"))
     with pytest.raises(CheckFailed, match="no address of 10"):
         node.plugin.check(node.request(DUAL, "CHECK", prevResult=previous(result)))
@@ -236,7 +236,7 @@ def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
         # The other cluster may be gone for good: it is no reason for the GC of a network that works to fail.
         node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": []}))
         assert [entry.phase for entry in journal.of_network("net")] == ["tombstone"]
-    assert any("net/c1/net1 are not released yet" in text for text in node.log.messages)
+    assert any("net/c1/net1 could not be released yet" in text for text in node.log.messages)
 
 
 IMPOSSIBLE = [
@@ -441,7 +441,7 @@ def test_a_data_directory_elsewhere_is_refused_and_nothing_is_made(node, tmp_pat
         more: dict[str, Any] = {"cni.dev/valid-attachments": []} if command == "GC" else {}
         call = plugin.delete if command == "DEL" else plugin.gc
         call(node.request({**DUAL, "dataDir": folder}, command, **more))
-        assert "no address is freed" in warnings.pop()
+        assert "no address is released" in warnings.pop()
     assert os.path.exists(folder) == before
     assert not os.path.exists(f"{folder}/net")
 

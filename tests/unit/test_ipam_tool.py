@@ -204,7 +204,7 @@ def test_show_finds_an_address_a_container_and_its_interface(host, folders, caps
 def test_show_of_what_nobody_has_says_so(host, folders, capsys, what):
     lease_file(folders, "10.9.0.2")
     assert command(["show", what], host) == 1
-    assert f"nobody has {what}" in capsys.readouterr().out
+    assert f"{what} is not leased" in capsys.readouterr().out
 
 
 def test_show_tells_what_keeps_an_owner_alive(host, folders, capsys):
