@@ -137,6 +137,7 @@ def pages() -> dict[Path, str]:
         **schema.generated("sriov", "cni/sriov", SriovConf),
         **schema.generated("userspace", "cni/userspace", UserspaceConf),
         **schema.generated("barewire-ipam", "ipam/config", IpamConf),
+        ROOT / "ipam/config/conf_sections.py": schema.sections_source(IpamConf),
     }
 
 

@@ -10,12 +10,32 @@ from ipam.ranges import Range
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Protocol
+    from typing import Protocol, TypedDict
 
     from ipam.cluster.identity import Identity
     from ipam.ranges import RangeSet
 
     Tell = Callable[[str], None]
+
+    class ClusterConf(TypedDict, total=False):
+        """The description of a cluster, as the journal keeps it: where leases are, and how to reach them.
+
+        Descriptions from journals and records have not been validated. `node` and `machine` identify this node.
+        """
+
+        kind: str
+        endpoints: list[str]
+        prefix: str
+        caFile: str
+        certFile: str
+        keyFile: str
+        kubeconfig: str
+        namespace: str
+        network_name: str
+        overlapping: bool
+        subnets: list[str]
+        node: str
+        machine: str
 
 
 class Owner(Value):

@@ -12,14 +12,13 @@ from ipam.config.policy import Policy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
 
     from cni.log import Log
     from ipam.cluster.journal_entry import Entry
     from ipam.cluster.store import Journal
     from ipam.config.location import LeaseLocation
     from ipam.local.store import FindOccupied
-    from ipam.store import Cluster, Owner, Store
+    from ipam.store import Cluster, ClusterConf, Owner, Store
 
     Entries = Callable[[], Iterable[Entry]]
 
@@ -130,7 +129,7 @@ class Stores:
             seconds=self._bound(SECONDS),
         )
 
-    def _open_cluster(self, cluster_conf: dict[str, Any], network: str, seconds: float) -> Cluster:
+    def _open_cluster(self, cluster_conf: ClusterConf, network: str, seconds: float) -> Cluster:
         entries = self._journal().entries
         return open_living_cluster(cluster_conf, network, seconds, run=self._run, policy=self.policy, entries=entries)
 
@@ -143,7 +142,7 @@ class Stores:
         return seconds if self._seconds is None else min(seconds, self._seconds)
 
 
-def open_cluster(cluster_conf: dict[str, Any], network: str, seconds: float, policy: Policy) -> Cluster:
+def open_cluster(cluster_conf: ClusterConf, network: str, seconds: float, policy: Policy) -> Cluster:
     """Opens the cluster that `cluster_conf` describes. Raises `InvalidConfig`."""
     if cluster_conf.get("kind") == "etcd":
         from ipam.etcd.cluster import open_etcd  # noqa: PLC0415 - it brings TLS along
@@ -157,7 +156,7 @@ def open_cluster(cluster_conf: dict[str, Any], network: str, seconds: float, pol
 
 
 def open_living_cluster(
-    cluster_conf: dict[str, Any], network: str, seconds: float, *, run: str, policy: Policy, entries: Entries
+    cluster_conf: ClusterConf, network: str, seconds: float, *, run: str, policy: Policy, entries: Entries
 ) -> Cluster:
     """Opens the cluster for a call by the node itself, which also renews the node's sign of life.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cni.errors import InvalidConfig
 from ipam.cluster.store import Journal, Journaled
@@ -12,7 +12,10 @@ from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6
 from tests.fake_cluster import FakeCluster, Shared
 
-FAKE = {"kind": "fake"}
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
+
+FAKE: ClusterConf = {"kind": "fake"}
 SETS = ((V4,), (V6,))
 
 
@@ -27,7 +30,7 @@ class Node:
         self.clusters = clusters
         self.folder.mkdir(parents=True, mode=0o700)
 
-    def store(self, network: str = NETWORK, cluster_conf: dict[str, Any] | None = FAKE, **how) -> Journaled:
+    def store(self, network: str = NETWORK, cluster_conf: ClusterConf | None = FAKE, **how) -> Journaled:
         return Journaled(self.journal(), self.name, network, cluster_conf, self.open, **how)
 
     def journal(self) -> Journal:
@@ -37,7 +40,7 @@ class Node:
             str(self.folder / "journal"), str(self.folder / "run"), warn=self.warnings.append, machine_id=machine_id
         )
 
-    def open(self, cluster_conf: dict[str, Any], network: str, seconds: float) -> FakeCluster:
+    def open(self, cluster_conf: ClusterConf, network: str, seconds: float) -> FakeCluster:
         assert seconds >= 0
         (name,) = cluster_conf.get("endpoints", [cluster_conf["kind"]])
         if name not in self.clusters:

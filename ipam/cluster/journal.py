@@ -33,9 +33,9 @@ from ipam.store import Owner
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ipam.cluster.journal_entry import Entry
+    from ipam.store import ClusterConf
 
 
 RUN_DIRECTORY = "/run/barewire"
@@ -75,7 +75,7 @@ class Journal:
         self._machine = self._machine or _machine_id(self._machine_id) or self._random_id()
         return self._machine
 
-    def with_machine(self, cluster_conf: dict[str, Any]) -> dict[str, Any]:
+    def with_machine(self, cluster_conf: ClusterConf) -> ClusterConf:
         """The description of a cluster, completed by this machine's identity."""
         return {**cluster_conf, "machine": self.machine}
 

@@ -12,7 +12,11 @@ from ipam.store import Claim, Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
+
+    from ipam.store import ClusterConf
+
+    TextKey = Literal["caFile", "certFile", "keyFile", "kubeconfig"]
 
 SCHEMA = 1
 
@@ -23,7 +27,8 @@ _PLACE = ("kind", "prefix", "namespace", "network_name")
 """The keys of a cluster_conf that determine where leases are. The others say how to reach the cluster, and may change.
 """
 
-_ACCESS = ("endpoints", "caFile", "certFile", "keyFile", "kubeconfig")
+_ACCESS: tuple[TextKey, ...] = ("caFile", "certFile", "keyFile", "kubeconfig")
+"""With `endpoints`, the keys that say how to reach the cluster."""
 
 
 class Entry(Value):
@@ -37,7 +42,7 @@ class Entry(Value):
     owner: Owner
     phase: str
     claims: tuple[Claim, ...] | None
-    cluster_conf: dict[str, Any]
+    cluster_conf: ClusterConf
     shared: str
     node: str
     identity: str = ""
@@ -62,7 +67,7 @@ class Present(Value):
     """The cluster of a network according to the current configuration; `cluster_conf` is None if it names none."""
 
     network: str
-    cluster_conf: dict[str, Any] | None
+    cluster_conf: ClusterConf | None
 
     def is_place_of(self, entry: Entry) -> bool:
         """Whether the entry's leases are where the configuration keeps those of the network."""
@@ -70,9 +75,9 @@ class Present(Value):
             return False
         return cluster_location(entry.cluster_conf) == cluster_location(self.cluster_conf)
 
-    def cluster_confs(self, entry: Entry) -> list[dict[str, Any]]:
+    def cluster_confs(self, entry: Entry) -> list[ClusterConf]:
         """The descriptions by which the entry's cluster may be reachable, the best first."""
-        confs = []
+        confs: list[ClusterConf] = []
         if self.is_place_of(entry):
             confs.append(self._with_access(entry.cluster_conf))
         if entry.cluster_conf not in confs:
@@ -86,10 +91,16 @@ class Present(Value):
         kinds = entry.cluster_conf.get("kind"), (self.cluster_conf or {}).get("kind")
         return entry.claims is None and entry.owner.network == self.network and kinds[0] == kinds[1]
 
-    def _with_access(self, cluster_conf: dict[str, Any]) -> dict[str, Any]:
-        present = self.cluster_conf or {}
-        conf = {key: value for key, value in cluster_conf.items() if key not in _ACCESS}
-        conf |= {key: present[key] for key in _ACCESS if key in present}
+    def _with_access(self, cluster_conf: ClusterConf) -> ClusterConf:
+        present: ClusterConf = self.cluster_conf or {}
+        conf: ClusterConf = {**cluster_conf}
+        conf.pop("endpoints", None)
+        if "endpoints" in present:
+            conf["endpoints"] = present["endpoints"]
+        for key in _ACCESS:
+            conf.pop(key, None)
+            if key in present:
+                conf[key] = present[key]
         if "subnets" in conf:
             # The owner's addresses may be in the pools of the old or of the new configuration.
             conf["subnets"] = list(dict.fromkeys((*conf["subnets"], *present.get("subnets", ()))))
@@ -136,7 +147,7 @@ def _fault(entry: Entry) -> str:
     return "" if all(isinstance(text, str) for text in texts) else "a name in it is no text"
 
 
-def cluster_location(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
+def cluster_location(cluster_conf: ClusterConf) -> tuple[str, ...]:
     """The location of the leases, regardless of how the cluster is reached."""
     return tuple(str(cluster_conf.get(key) or "").rstrip("/") for key in _PLACE)
 

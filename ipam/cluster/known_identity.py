@@ -17,13 +17,13 @@ from ipam.cluster.journal_entry import cluster_location
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from ipam.store import ClusterConf
 
 _LENGTH = 512
 _DIGITS = 20
 
 
-def load_identity(folder: str, network: str, cluster_conf: dict[str, Any], shared: str) -> Identity:
+def load_identity(folder: str, network: str, cluster_conf: ClusterConf, shared: str) -> Identity:
     """Reads the known identity of the network's cluster; `UNKNOWN` if the leases were elsewhere then.
 
     `cluster_conf` includes the node and the machine: under another name or ID this node has not left a witness there
@@ -40,7 +40,7 @@ def load_identity(folder: str, network: str, cluster_conf: dict[str, Any], share
 
 
 def save_identity(
-    folder: str, network: str, cluster_conf: dict[str, Any], shared: str, identity: Identity, *, anew: bool = False
+    folder: str, network: str, cluster_conf: ClusterConf, shared: str, identity: Identity, *, anew: bool = False
 ) -> None:
     """Saves the identity. A revision older than the saved one, for the same cluster, changes nothing.
 
@@ -66,7 +66,7 @@ def _path(folder: str, network: str) -> str:
     return f"{folder}/.clusters/{component(network)}"
 
 
-def _place(cluster_conf: dict[str, Any], shared: str) -> list[str]:
+def _place(cluster_conf: ClusterConf, shared: str) -> list[str]:
     names = (str(cluster_conf.get(key) or "") for key in ("node", "machine"))
     return [*cluster_location(cluster_conf), shared, *names]
 

@@ -11,13 +11,12 @@ from ipam.cluster.journal_entry import TOMBSTONE, Present
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
 
     from ipam.cluster.journal import Journal
     from ipam.cluster.journal_entry import Entry
-    from ipam.store import Cluster, Owner
+    from ipam.store import Cluster, ClusterConf, Owner
 
-    OpenCluster = Callable[[dict[str, Any], str, float], Cluster]
+    OpenCluster = Callable[[ClusterConf, str, float], Cluster]
     """Takes the description of the cluster, the network's name in it, and the time limit of each call in seconds."""
 
 DRAINED, DRAIN_SECONDS = 16, 2.0
@@ -44,10 +43,10 @@ class PendingReleases:
         self._open = open_cluster
         self._seconds = seconds
         self._present = Present(network="", cluster_conf=None) if present is None else present
-        self._opened: list[tuple[dict[str, Any], str, Cluster]] = []
-        self._failed: list[tuple[dict[str, Any], CniError]] = []
+        self._opened: list[tuple[ClusterConf, str, Cluster]] = []
+        self._failed: list[tuple[ClusterConf, CniError]] = []
 
-    def cluster(self, cluster_conf: dict[str, Any], shared: str) -> Cluster:
+    def cluster(self, cluster_conf: ClusterConf, shared: str) -> Cluster:
         """Opens a cluster. Raises the previous error of a cluster that has failed."""
         for failed, error in self._failed:
             if failed == cluster_conf:

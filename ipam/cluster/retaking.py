@@ -12,13 +12,11 @@ from ipam.cluster.known_identity import load_identity, save_identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ipam.cluster.identity import Identity
     from ipam.cluster.journal import Journal
     from ipam.cluster.journal_entry import Entry
     from ipam.cluster.release import PendingReleases
-    from ipam.store import Cluster, Owner
+    from ipam.store import Cluster, ClusterConf, Owner
 
 
 BUSY_SECONDS = 1.0
@@ -32,7 +30,7 @@ class Retaking:
     """
 
     def __init__(
-        self, journal: Journal, releases: PendingReleases, network: str, cluster_conf: dict[str, Any], shared: str
+        self, journal: Journal, releases: PendingReleases, network: str, cluster_conf: ClusterConf, shared: str
     ) -> None:
         self._journal = journal
         self._releases = releases
@@ -75,7 +73,7 @@ class Retaking:
             entry = self._journal.find(owner)
             if entry is None or entry.phase != HELD or not entry.claims:
                 return 0  # Released meanwhile.
-            cluster_conf = {**self._cluster_conf, "node": entry.node}
+            cluster_conf: ClusterConf = {**self._cluster_conf, "node": entry.node}
             cluster = self._releases.cluster(cluster_conf, self._shared)
             # One claim at a time, so that an address of another owner does not prevent the others from being taken.
             refused = [claim for claim in entry.claims if cluster.take((claim,), entry.owner)]
@@ -125,6 +123,6 @@ class Retaking:
         self._journal.warn(text)
 
 
-def _endpoints(cluster_conf: dict[str, Any]) -> tuple[str, ...]:
+def _endpoints(cluster_conf: ClusterConf) -> tuple[str, ...]:
     endpoints = cluster_conf.get("endpoints")
     return tuple(map(str, endpoints)) if isinstance(endpoints, (list, tuple)) else ()

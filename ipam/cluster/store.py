@@ -32,14 +32,13 @@ from ipam.store import claim_on, ignore, owner_fault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from ipam.address import Address
     from ipam.cluster.identity import Identity
     from ipam.cluster.release import OpenCluster
     from ipam.cluster.retaking import Retaking
     from ipam.ranges import RangeSet
-    from ipam.store import Claim, Cluster, Lease, Owner, Tell
+    from ipam.store import Claim, Cluster, ClusterConf, Lease, Owner, Tell
 
     Valid = set[tuple[str, str]]
     Wanted = tuple[tuple[RangeSet, ...], tuple[Address | None, ...]]
@@ -66,7 +65,7 @@ class Journaled:
         journal: Journal,
         node: str,
         network: str,
-        cluster_conf: dict[str, Any] | None,
+        cluster_conf: ClusterConf | None,
         open_cluster: OpenCluster,
         *,
         shared: str | None = None,
@@ -77,7 +76,7 @@ class Journaled:
         self._node = node
         self._network = network
         # The cluster stores the node's name with each lease, and an entry must suffice to find the lease again.
-        self._cluster_conf = None if cluster_conf is None else {**cluster_conf, "node": node}
+        self._cluster_conf: ClusterConf | None = None if cluster_conf is None else {**cluster_conf, "node": node}
         self._open_cluster = open_cluster
         self._shared = network if shared is None else shared
         self._directories = directories
@@ -294,7 +293,7 @@ class Journaled:
             self._retaking(intent.cluster_conf).retake_refused(known, self._half(), intent.owner)
         cluster.expect(known)
 
-    def _retaking(self, cluster_conf: dict[str, Any]) -> Retaking:
+    def _retaking(self, cluster_conf: ClusterConf) -> Retaking:
         from ipam.cluster.retaking import Retaking  # noqa: PLC0415 - seldom is a cluster restored
 
         releases = self._releases(self._seconds / 2)
@@ -303,7 +302,7 @@ class Journaled:
     def _half(self) -> float:
         return time.monotonic() + self._seconds / 2
 
-    def _known_identity(self, cluster_conf: dict[str, Any]) -> Identity:
+    def _known_identity(self, cluster_conf: ClusterConf) -> Identity:
         return load_identity(
             self._journal.folder, self._network, self._journal.with_machine(cluster_conf), self._shared
         )
@@ -415,10 +414,10 @@ class Journaled:
 
     def _entry(self, owner: Owner, phase: str, claims: tuple[Claim, ...] | None, node: str = "") -> Entry:
         node = node or self._node
-        cluster_conf = {**self._configured(), "node": node}
+        cluster_conf: ClusterConf = {**self._configured(), "node": node}
         return Entry(owner=owner, phase=phase, claims=claims, cluster_conf=cluster_conf, shared=self._shared, node=node)
 
-    def _configured(self) -> dict[str, Any]:
+    def _configured(self) -> ClusterConf:
         if self._cluster_conf is None:
             raise InvalidConfig(f"network {self._network}: no cluster is configured for its addresses")
         return self._cluster_conf
@@ -426,7 +425,7 @@ class Journaled:
     def _cluster(self, seconds: float) -> Cluster:
         return self._opened(self._configured(), self._shared, seconds)
 
-    def _opened(self, cluster_conf: dict[str, Any], shared: str, seconds: float) -> Cluster:
+    def _opened(self, cluster_conf: ClusterConf, shared: str, seconds: float) -> Cluster:
         return self._open_cluster(self._journal.with_machine(cluster_conf), shared, seconds)
 
     def _releases(self, seconds: float) -> PendingReleases:

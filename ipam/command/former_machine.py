@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.command.networks import Folders, Network
+    from ipam.store import ClusterConf
 
 
 class NotFormer(NotAvailable):
@@ -72,7 +73,7 @@ class FormerMachines:
             for lease in dead_node.free(gateway, keys.replace(machine=machine), self._seconds):
                 yield Freed(cluster=describe(cluster_conf), lease=lease)
 
-    def _leases(self) -> Iterator[tuple[dict[str, Any], Any]]:
+    def _leases(self) -> Iterator[tuple[ClusterConf, Any]]:
         for cluster_conf in self._places:
             gateway, keys = gateway_to(self._folders, cluster_conf, self._name, self._seconds)
             dead: dict[str, bool] = {self._machine: False, "": False}

@@ -15,14 +15,16 @@ from ipam.store import claim_on
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Literal
 
     from ipam.command.networks import Folders, Network
     from ipam.etcd.keys import Keys
     from ipam.kubernetes.cluster import Kubernetes
-    from ipam.store import Lease
+    from ipam.store import ClusterConf, Lease
 
-    ClusterConf = dict[str, Any]
+
+_OF_NODE: tuple[Literal["node", "machine"], ...] = ("node", "machine")
+"""The keys of an etcd's cluster_conf that differ by node."""
 
 
 class Unknown(NotAvailable):
@@ -60,7 +62,7 @@ class DeadNode:
         self._kubernetes = _each(
             [network.cluster_conf or {} for network in networks if network.backend == "kubernetes"]
         )
-        self._named_api_server = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
+        self._named_api_server: list[ClusterConf] = [{**NOWHERE, "kubeconfig": kubeconfig}] if kubeconfig else []
 
     @property
     def has_clusters(self) -> bool:
@@ -171,7 +173,10 @@ def _node_of(cluster: Kubernetes, pod: str) -> str | None:
 
 def _etcd_part(cluster_conf: ClusterConf) -> ClusterConf:
     """The settings that lead to the cluster. All networks in it are searched."""
-    return {key: cluster_conf.get(key) for key in ("kind", "endpoints", "prefix", "caFile", "certFile", "keyFile")}
+    part: ClusterConf = {**cluster_conf}
+    for key in _OF_NODE:
+        part.pop(key, None)
+    return part
 
 
 def _each(cluster_confs: list[ClusterConf]) -> list[ClusterConf]:

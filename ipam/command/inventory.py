@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.command.networks import Folders, Network
     from ipam.ranges import Range
-    from ipam.store import Lease
+    from ipam.store import ClusterConf, Lease
 
 
 class LocationLeases(Value):
@@ -101,7 +101,7 @@ def _location_leases(folders: Folders, network: Network, seconds: float) -> Loca
             directory = folders.directory_of(network)
             local = Local(directory, folders.index, lock_seconds=min(seconds, LOCK_SECONDS))
             return LocationLeases(network=network, leases=tuple(local.leases(damaged.append)), damaged=tuple(damaged))
-        cluster_conf = {**network.cluster_conf, "machine": known_machine(folders.journal)}
+        cluster_conf: ClusterConf = {**network.cluster_conf, "machine": known_machine(folders.journal)}
         cluster = open_cluster(cluster_conf, network.shared, seconds, folders.policy)
         leases = tuple(cluster.leases(network.shared, damaged.append))
         known = load_identity(folders.journal, network.name, cluster_conf, network.shared)

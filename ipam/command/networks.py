@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cni.attachment.record import Record
     from ipam.cluster.journal_entry import Entry
     from ipam.ranges import RangeSet
+    from ipam.store import ClusterConf
 
 STATE_DIRECTORY = "/var/lib/cni/barewire"
 """The directory of the records of `sriov` and `userspace`, and of the journal."""
@@ -76,7 +77,7 @@ class Network(Value):
     name: str
     backend: str
     directory: str = ""
-    cluster_conf: dict[str, Any] | None = None
+    cluster_conf: ClusterConf | None = None
     shared: str = ""
     sets: tuple[RangeSet, ...] = ()
 
@@ -95,7 +96,7 @@ class Network(Value):
         return f"{self.name} ({describe(self.cluster_conf)}, network {self.shared})"
 
 
-def describe(cluster_conf: dict[str, Any]) -> str:
+def describe(cluster_conf: ClusterConf) -> str:
     """A cluster, as messages show it."""
     if cluster_conf.get("kind") == "etcd":
         return f"etcd {','.join(map(str, cluster_conf.get('endpoints') or ()))} {cluster_conf.get('prefix') or ''}".rstrip()
@@ -229,7 +230,7 @@ def _network(conf: dict[str, Any], policy: Policy) -> Network:
     if location.cluster_conf is None:
         return built.replace(directory=location.directory)
     # `ipam.cluster.store` completes it in the same way.
-    cluster_conf = {**location.cluster_conf, "node": location.node or policy.node_name()}
+    cluster_conf: ClusterConf = {**location.cluster_conf, "node": location.node or policy.node_name()}
     return built.replace(cluster_conf=cluster_conf, shared=location.shared)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ipam.command.networks import Folders, Network
     from ipam.command.sandboxes import Sandboxes
     from ipam.kubernetes.cluster import Kubernetes
-    from ipam.store import Lease
+    from ipam.store import ClusterConf, Lease
 
     Document = dict[str, Any]
 
@@ -37,7 +37,10 @@ STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-stat
 
 
 class Verdict(Value):
-    """A lease, and the reason why it is unused or cannot be verdict. `location_index` is the number of its network's pools."""
+    """A lease, and the reason why it is unused or cannot be judged.
+
+    `location_index` is the index of its network's cluster_conf.
+    """
 
     location_index: int
     cluster: str
@@ -183,7 +186,7 @@ class Reconciliation:
             if entry.cluster_conf.get("kind") == "kubernetes"
         }
 
-    def _opened(self, cluster_conf: Document) -> Kubernetes:
+    def _opened(self, cluster_conf: ClusterConf) -> Kubernetes:
         return open_kubernetes(cluster_conf, "", self._seconds, self._folders.policy.api_servers())
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ipam.command.fsck import Finding
     from ipam.command.networks import Folders, Network
-    from ipam.store import Cluster, Owner
+    from ipam.store import Cluster, ClusterConf, Owner
 
 
 class Repair:
@@ -63,7 +63,7 @@ class Repair:
             if entry is not None and _is_at(entry, network):
                 self._release_now(entry)
                 return
-            cluster_conf = {**network.cluster_conf, "node": node or network.node}
+            cluster_conf: ClusterConf = {**network.cluster_conf, "node": node or network.node}
             cluster = open_cluster(cluster_conf, network.shared, self._seconds, self._folders.policy)
             cluster.give_back(tuple(map(claim_on, addresses)), owner)
 

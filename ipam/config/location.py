@@ -12,9 +12,11 @@ from ipam.store import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from cni.protocol.request import Request
+    from ipam.config.conf_sections import EtcdDict, UncheckedIpamDict
+    from ipam.store import ClusterConf
 
 DATA_DIRECTORY = "/var/lib/cni/networks"
 """The default directory of host-local."""
@@ -34,7 +36,7 @@ class LeaseLocation(Value):
     network: str
     directory: str
     shared: str = ""
-    cluster_conf: dict[str, Any] | None = None
+    cluster_conf: ClusterConf | None = None
     node: str = ""
 
 
@@ -45,13 +47,13 @@ class Defaults(Value):
     """
 
     backend: str = ""
-    etcd: dict[str, Any] | None = None
+    etcd: EtcdDict | None = None
     kubeconfig: str = ""
     network_etcd: bool = True
 
-    def applied(self, section: dict[str, Any]) -> dict[str, Any]:
+    def applied(self, section: UncheckedIpamDict) -> UncheckedIpamDict:
         """The section `ipam` with the defaults filled in."""
-        completed = dict(section)
+        completed: UncheckedIpamDict = {**section}
         if self.backend and not completed.get("backend"):
             completed["backend"] = self.backend
         if completed.get("backend") == ETCD and self.etcd and not completed.get("etcd"):
@@ -61,7 +63,7 @@ class Defaults(Value):
             completed["kubernetes"] = {**access, "kubeconfig": access.get("kubeconfig") or self.kubeconfig}
         return completed
 
-    def problems(self, section: Any) -> list[tuple[str, str]]:
+    def problems(self, section: object) -> list[tuple[str, str]]:
         """Settings of a section `ipam` that the node does not permit, as (JSON path, text)."""
         if self.network_etcd or not isinstance(section, dict) or not section.get("etcd"):
             return []
@@ -87,10 +89,12 @@ _KEYS: dict[str, tuple[Any, ...]] = {
 """The subset of the table that is read here. Loading the whole table would take longer than all the rest of a DEL."""
 
 
-def section_of(request: Request) -> dict[str, Any]:
+def section_of(request: Request) -> UncheckedIpamDict:
     """The keys of the section `ipam` that say where leases are, by their canonical names."""
-    section = canonical(_KEYS, request.config).get("ipam")
-    return section if isinstance(section, dict) else {}
+    value: Any = canonical(_KEYS, request.config).get("ipam")
+    is_section = isinstance(value, dict)
+    section: UncheckedIpamDict = value if is_section else {}
+    return section
 
 
 def lease_location(request: Request, defaults: Defaults = NONE) -> LeaseLocation:
@@ -98,19 +102,19 @@ def lease_location(request: Request, defaults: Defaults = NONE) -> LeaseLocation
     own = section_of(request)
     section = defaults.applied(own)
     backend = section.get("backend") if section.get("backend") in (ETCD, KUBERNETES) else LOCAL
-    data = _text(section, "dataDir")
-    shared = _text(section, "network_name")
+    data = _text(section.get("dataDir"))
+    shared = _text(section.get("network_name"))
     return LeaseLocation(
         backend=str(backend),
         network=request.network,
         directory=f"{data.rstrip('/') if data and is_plain_path(data) else DATA_DIRECTORY}/{file_name(request.network)}",
         shared=shared or request.network,
         cluster_conf=None if defaults.problems(own) else _cluster_conf(str(backend), request, section),
-        node=_text(section, "nodeName"),
+        node=_text(section.get("nodeName")),
     )
 
 
-def _cluster_conf(backend: str, request: Request, section: dict[str, Any]) -> dict[str, Any] | None:
+def _cluster_conf(backend: str, request: Request, section: UncheckedIpamDict) -> ClusterConf | None:
     return _CLUSTER_CONFS[backend](request, section) if backend in _CLUSTER_CONFS else None
 
 
@@ -130,41 +134,45 @@ def lease_owner(request: Request) -> Owner:
     )
 
 
-def _etcd(_request: Request, ipam: dict[str, Any]) -> dict[str, Any] | None:
+def _etcd(_request: Request, ipam: UncheckedIpamDict) -> ClusterConf | None:
     section = ipam.get("etcd")
     if not isinstance(section, dict):
         return None
     endpoints = section.get("endpoints")
     if not isinstance(endpoints, list) or not endpoints or not all(isinstance(endpoint, str) for endpoint in endpoints):
         return None
-    optional = {name: _text(section, name) for name in ("prefix", "caFile", "certFile", "keyFile")}
-    return {"kind": ETCD, "endpoints": endpoints, **{name: text for name, text in optional.items() if text}}
+    cluster_conf: ClusterConf = {"kind": ETCD, "endpoints": endpoints}
+    for key in _OPTIONAL:
+        if text := _text(section.get(key)):
+            cluster_conf[key] = text
+    return cluster_conf
 
 
-def _kubernetes(request: Request, ipam: dict[str, Any]) -> dict[str, Any]:
+def _kubernetes(request: Request, ipam: UncheckedIpamDict) -> ClusterConf:
     from ipam.config.request import own_keys  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
     from ipam.config.rules import range_sets  # noqa: PLC0415 - (the same)
 
     section = ipam.get("kubernetes")
     access = section if isinstance(section, dict) else {}
+    unchecked: Any = {**own_keys(request), "ipam": ipam}
     try:
-        sets = range_sets({**own_keys(request), "ipam": ipam}, [])
+        sets = range_sets(unchecked, [])
     except (AttributeError, TypeError):
         sets = ()  # ADD reports the errors of the configuration; DEL uses the journal instead.
     subnets = dict.fromkeys(f"{range_.subnet}/{range_.prefix}" for ranges in sets for range_ in ranges)
     return {
         "kind": KUBERNETES,
-        "kubeconfig": _text(access, "kubeconfig"),
-        "namespace": _text(access, "namespace"),
-        "network_name": _text(ipam, "network_name"),
+        "kubeconfig": _text(access.get("kubeconfig")),
+        "namespace": _text(access.get("namespace")),
+        "network_name": _text(ipam.get("network_name")),
         "overlapping": ipam.get("enable_overlapping_ranges") is not False,
         "subnets": list(subnets),
     }
 
 
+_OPTIONAL: tuple[Literal["prefix", "caFile", "certFile", "keyFile"], ...] = ("prefix", "caFile", "certFile", "keyFile")
 _CLUSTER_CONFS = {ETCD: _etcd, KUBERNETES: _kubernetes}
 
 
-def _text(section: dict[str, Any], key: str) -> str:
-    value = section.get(key)
+def _text(value: object) -> str:
     return value if isinstance(value, str) else ""

@@ -11,12 +11,13 @@ from ipam.config.location import KUBERNETES, Defaults, section_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     from cni.kube.access import Access
     from cni.node.node import EtcdAccess
     from cni.protocol.request import Request
+    from ipam.config.conf_sections import EtcdDict, UncheckedIpamDict
+    from ipam.store import ClusterConf
 
 DATA_ROOTS = ("/var/lib/cni", "/run", "/var/run")
 RESERVED = (
@@ -48,16 +49,7 @@ RESOLV_CONFS = (
 _RESOLVERS = ("/run/systemd/resolve",)
 """systemd's resolver runs as a user of its own, which owns its files."""
 
-_WHEREABOUTS = ("range", "range_start", "ipRanges")
-"""Keys of whereabouts' ranges."""
-
-_ETCD = {
-    "endpoints": "endpoints",
-    "prefix": "prefix",
-    "caFile": "ca_file",
-    "certFile": "cert_file",
-    "keyFile": "key_file",
-}
+_ETCD_KEYS = ("endpoints", "prefix", "caFile", "certFile", "keyFile")
 
 CREDENTIALS = ("/etc/barewire", "/etc/cni", "/etc/kubernetes/cni")
 """Directories of certificates for etcd. Certificates for a control plane's own etcd are elsewhere, except Calico's."""
@@ -91,7 +83,7 @@ class Policy(Value):
         roots = self._roots(allowed, key="addresses.resolvConfs", entrusted=_RESOLVERS)
         return roots.content(path, "ipam.resolvConf", largest)
 
-    def certificates(self, cluster_conf: Mapping[str, Any]) -> Roots:
+    def certificates(self, cluster_conf: ClusterConf) -> Roots:
         """The directories of the files that the description of an etcd may name.
 
         The administrator's own description may name any file that only root can change. No other description may name
@@ -99,16 +91,17 @@ class Policy(Value):
         purpose that the administrator has not permitted.
         """
         ours = self.etcd() or {}
-        if ours and ours == {key: cluster_conf[key] for key in _ETCD if cluster_conf.get(key)}:
+        named = {key: value for key, value in cluster_conf.items() if key in _ETCD_KEYS and value}
+        if ours and dict(ours.items()) == named:
             return self._roots(("/",))
         allowed = (*CREDENTIALS, *self.node.addresses.credentials)
-        identity = [reserved(ours[key]) for key in ("certFile", "keyFile") if key in ours]
+        identity = [reserved(path) for path in (ours.get("certFile"), ours.get("keyFile")) if path]
         return self._roots(allowed, key="addresses.credentials", reserved=(_CALICO, *identity))
 
     def _roots(self, allowed: tuple[str, ...], **more: Any) -> Roots:
         return Roots(allowed=allowed, owners=self.node.trusted_owners, start=self.start, **more)
 
-    def etcd(self) -> dict[str, Any] | None:
+    def etcd(self) -> EtcdDict | None:
         """The node's own access to etcd, as a section `etcd`."""
         access = self.node.addresses.etcd
         return _section(access) if access.endpoints else None
@@ -120,7 +113,7 @@ class Policy(Value):
         """
         addresses = self.node.addresses
         defaults = Defaults(backend=addresses.backend, etcd=self.etcd(), network_etcd=addresses.network_etcd)
-        section = {} if request is None else section_of(request)
+        section: UncheckedIpamDict = {} if request is None else section_of(request)
         if not self._is_in_kubernetes(section):
             return defaults
         access = section.get("kubernetes")
@@ -131,12 +124,13 @@ class Policy(Value):
         backend = addresses.backend or (KUBERNETES if is_known or kubeconfig else "")
         return defaults.replace(backend=backend, kubeconfig=kubeconfig)
 
-    def _is_in_kubernetes(self, section: dict[str, Any]) -> bool:
+    def _is_in_kubernetes(self, section: UncheckedIpamDict) -> bool:
         """Whether a network has whereabouts' form and no other backend is configured for it."""
         backend = section.get("backend") or self.node.addresses.backend or section.get("datastore")
-        return backend in (None, "", KUBERNETES) and any(map(section.get, _WHEREABOUTS))
+        has_ranges = bool(section.get("range") or section.get("range_start") or section.get("ipRanges"))
+        return has_ranges and backend in (None, "", KUBERNETES)
 
-    def _whereabouts_kubeconfig(self, section: dict[str, Any]) -> str:
+    def _whereabouts_kubeconfig(self, section: UncheckedIpamDict) -> str:
         from ipam.config.flat_file import PLACES, kubeconfig  # noqa: PLC0415 - other networks have no second file
 
         path = section.get("configuration_path")
@@ -163,7 +157,15 @@ class Policy(Value):
         return of_kubelet(self.node.kubelet_root, self.start, self.node.trusted_owners) or os.uname().nodename
 
 
-def _section(etcd: EtcdAccess) -> dict[str, Any]:
+def _section(etcd: EtcdAccess) -> EtcdDict:
     """Access to an etcd, with the keys of a network's configuration."""
-    values = {name: getattr(etcd, field) for name, field in _ETCD.items()}
-    return {name: list(value) if name == "endpoints" else value for name, value in values.items() if value}
+    section: EtcdDict = {"endpoints": list(etcd.endpoints)}
+    if etcd.prefix:
+        section["prefix"] = etcd.prefix
+    if etcd.ca_file:
+        section["caFile"] = etcd.ca_file
+    if etcd.cert_file:
+        section["certFile"] = etcd.cert_file
+    if etcd.key_file:
+        section["keyFile"] = etcd.key_file
+    return section

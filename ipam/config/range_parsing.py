@@ -27,9 +27,9 @@ MOST_OFFSET = (1 << 63) - 1
 """whereabouts stores an address as its offset from the subnet in a signed 64-bit number, and drops larger offsets."""
 
 
-def host_local(document: Any, path: str, problems: Problems) -> Range | None:
+def host_local(section: object, path: str, problems: Problems) -> Range | None:
     """Parses {subnet, rangeStart, rangeEnd, gateway}, and our exclude. The default gateway is the first host."""
-    fields = _texts(document, path, KEYS, problems)
+    fields = _texts(section, path, KEYS, problems)
     network = None if fields is None else _network(fields.get("subnet"), f"{path}.subnet", problems)
     if fields is None or network is None:
         return None
@@ -52,12 +52,12 @@ def host_local(document: Any, path: str, problems: Problems) -> Range | None:
     )
 
 
-def whereabouts(document: Any, path: str, problems: Problems) -> Range | None:
+def whereabouts(section: object, path: str, problems: Problems) -> Range | None:
     """Parses {range, range_start, range_end, exclude}; `range` is a CIDR, or first-last/prefix length.
 
     As in whereabouts, a first or last address that is not a host of the subnet counts as missing.
     """
-    fields = _texts(document, path, WHEREABOUTS_KEYS, problems)
+    fields = _texts(section, path, WHEREABOUTS_KEYS, problems)
     if fields is None:
         return None
     text = fields.get("range") or ""
@@ -92,12 +92,12 @@ def within_pool(range_: Range, path: str, problems: Problems) -> Range:
     return range_ if range_.last <= most else range_.replace(last=most)
 
 
-def excluded(texts: Any, range_: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
+def excluded(texts: Iterable[str] | None, range_: Range, path: str, problems: Problems) -> tuple[Pair, ...]:
     """The parts of the range that are never leased, sorted and merged."""
     return clipped(stretches(texts, path, problems), range_)
 
 
-def stretches(texts: Any, path: str, problems: Problems) -> dict[int, tuple[Pair, ...]]:
+def stretches(texts: Iterable[str] | None, path: str, problems: Problems) -> dict[int, tuple[Pair, ...]]:
     """The stretches covered by addresses and CIDRs, by IP version, sorted and merged."""
     pairs: dict[int, list[Pair]] = {}
     for i, text in enumerate(texts or ()):
@@ -223,16 +223,16 @@ def _cidr(text: str, path: str, problems: Problems) -> tuple[Address, int] | Non
         return None
 
 
-def _texts(document: Any, path: str, keys: tuple[str, ...], problems: Problems) -> dict[str, Any] | None:
+def _texts(section: object, path: str, keys: tuple[str, ...], problems: Problems) -> dict[str, Any] | None:
     """Returns the object if its values are strings, or lists of them for exclude. DEL has not validated them."""
-    if not isinstance(document, dict):
+    if not isinstance(section, dict):
         problems.append((path, "is not an object"))
         return None
     before = len(problems)
-    for key, value in document.items():
+    for key, value in section.items():
         if key in keys and value is not None and not (_is_texts(value) if key == "exclude" else isinstance(value, str)):
             problems.append((f"{path}.{key}", f"is not a {'list of strings' if key == 'exclude' else 'string'}"))
-    return document if len(problems) == before else None
+    return section if len(problems) == before else None
 
 
 def _is_texts(value: object) -> bool:

@@ -15,11 +15,11 @@ from ipam.ranges import range_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     from cni.log import Log
     from cni.protocol.request import Request
+    from ipam.config.conf_sections import IpamConfDict
     from ipam.config.location import Defaults
     from ipam.ranges import RangeSet
 
@@ -40,16 +40,18 @@ class ParsedRequest(Value):
 def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> ParsedRequest:
     """Parses and validates the request. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
     own = own_keys(request)
-    section = own.get("ipam")
-    whole = {**own, "ipam": defaults.applied(section)} if isinstance(section, dict) else own
+    unchecked: Any = own.get("ipam")
+    is_section = isinstance(unchecked, dict)
+    whole = {**own, "ipam": defaults.applied(unchecked)} if is_section else own
 
-    def rules(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-        return cross_check(conf, refused) + defaults.problems(section)
+    def rules(values: Any, refused: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+        return cross_check(values, refused) + defaults.problems(unchecked)
 
     parsed = configuration.parse(TABLE, REQUIRED, whole, rules)
     for warning in parsed.warnings:
         log.warning(warning)
-    conf = parsed.values
+    values: Any = parsed.values
+    conf: IpamConfDict = values
     section, arguments = conf["ipam"], cni_arguments(request.args)
     sets = range_sets(conf, [])
     invocation = ((conf.get("args") or {}).get("cni") or {}).get("ips", ())

@@ -15,15 +15,14 @@ from ipam.etcd.key_prefix import problem_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     from cni.protocol.result import Result
+    from ipam.config.conf_sections import FixedAddressDict, IpamConfDict, IpamDict, RouteEntryDict, RuntimeConfigDict
     from ipam.ranges import Range, RangeSet
 
     Problems = list[tuple[str, str]]
 
-_SINGLE = ("subnet", "rangeStart", "rangeEnd")
 _SCHEMES = ("http://", "https://")
 
 MOST_SETS, MOST_RANGES, MOST_EXCLUSIONS = 32, 1000, 10_000
@@ -32,8 +31,9 @@ MOST_SETS, MOST_RANGES, MOST_EXCLUSIONS = 32, 1000, 10_000
 TOLD_OVERLAPS = 3
 
 
-def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> Problems:
+def cross_check(values: Any, refused: frozenset[str] = frozenset()) -> Problems:
     """Problems that involve several keys, as (JSON path, text). Rules that read a `refused` key are skipped."""
+    conf: IpamConfDict = values
     problems: Problems = []
     for keys, rule in _RULES:
         if not _touched(refused, keys):
@@ -46,14 +46,14 @@ def _touched(refused: frozenset[str], keys: tuple[str, ...]) -> bool:
     return any(path == key or path.startswith((f"{key}.", f"{key}[")) for path in refused for key in keys)
 
 
-def _ranges(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
+def _ranges(section: IpamDict, conf: IpamConfDict) -> Problems:
     problems: Problems = []
     sets = range_sets(conf, problems)
     problems += [] if problems else _common_gateway(section, sets)
     return problems + _overlaps(sets)
 
 
-def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> Problems:
+def _common_gateway(section: IpamDict, sets: tuple[RangeSet, ...]) -> Problems:
     """Checks the gateway of whereabouts' ranges, which is used without `subnet`.
 
     With `ranges` alone host-local ignores it.
@@ -71,16 +71,22 @@ def _common_gateway(section: Mapping[str, Any], sets: tuple[RangeSet, ...]) -> P
     return []
 
 
-def _addresses(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+def _addresses(section: IpamDict, _conf: IpamConfDict) -> Problems:
     problems: Problems = []
     _fixed(section, problems)
     return problems
 
 
-def _places(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
-    paths = [(f"ipam.{key}", section.get(key)) for key in ("dataDir", "resolvConf")]
-    paths += [(f"ipam.etcd.{key}", (section.get("etcd") or {}).get(key)) for key in ("caFile", "certFile", "keyFile")]
-    paths.append(("ipam.kubernetes.kubeconfig", (section.get("kubernetes") or {}).get("kubeconfig")))
+def _places(section: IpamDict, _conf: IpamConfDict) -> Problems:
+    etcd, kubernetes = section.get("etcd") or {}, section.get("kubernetes") or {}
+    paths = (
+        ("ipam.dataDir", section.get("dataDir")),
+        ("ipam.resolvConf", section.get("resolvConf")),
+        ("ipam.etcd.caFile", etcd.get("caFile")),
+        ("ipam.etcd.certFile", etcd.get("certFile")),
+        ("ipam.etcd.keyFile", etcd.get("keyFile")),
+        ("ipam.kubernetes.kubeconfig", kubernetes.get("kubeconfig")),
+    )
     return [
         (path, f"{text!r} is not an absolute path without . and ..")
         for path, text in paths
@@ -88,14 +94,14 @@ def _places(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     ]
 
 
-def _slices(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+def _slices(section: IpamDict, _conf: IpamConfDict) -> Problems:
     if not section.get("node_slice_size"):
         return []
     text = "not supported: nodes share the whole range; remove it"
     return [("ipam.node_slice_size", text)]
 
 
-def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+def _names(section: IpamDict, _conf: IpamConfDict) -> Problems:
     """Checks names that become parts of keys and of object names: a slash would lead to another node or network."""
     names = [(f"ipam.{key}", section[key]) for key in ("nodeName", "network_name") if section.get(key)]
     return [
@@ -105,8 +111,12 @@ def _names(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     ]
 
 
-def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, ...]:
-    """The range sets, in the order of their addresses in a result: the runtime's, host-local's, whereabouts'."""
+def range_sets(values: Any, problems: Problems) -> tuple[RangeSet, ...]:
+    """The range sets, in the order of their addresses in a result: the runtime's, host-local's, whereabouts'.
+
+    For DEL the values need not be valid: then the sets can be incomplete.
+    """
+    conf: IpamConfDict = values
     section, runtime = conf.get("ipam") or {}, conf.get("runtimeConfig") or {}
     if _too_many(section, runtime, problems):
         return ()
@@ -124,12 +134,12 @@ def range_sets(conf: Mapping[str, Any], problems: Problems) -> tuple[RangeSet, .
     return tuple(tuple(_without(range_, held_back) for range_ in ranges) for ranges in sets)
 
 
-def _fixed_texts(section: Mapping[str, Any]) -> list[str]:
+def _fixed_texts(section: IpamDict) -> list[str]:
     """The fixed addresses. Every pod of the network uses them, so they are never leased."""
     return [text.partition("/")[0] for text, _gateway in _fixed(section, []) if text]
 
 
-def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: Problems) -> bool:
+def _too_many(section: IpamDict, runtime: RuntimeConfigDict, problems: Problems) -> bool:
     """Limits the size of a configuration before it is evaluated, because its author may be untrusted."""
     lists = [value for value in (section.get("ranges"), runtime.get("ipRanges")) if isinstance(value, list)]
     more = section.get("ipRanges")
@@ -159,25 +169,26 @@ def _too_many(section: Mapping[str, Any], runtime: Mapping[str, Any], problems: 
     return bool(excesses)
 
 
-def fixed_addresses(section: Mapping[str, Any]) -> list[tuple[str, str]]:
+def fixed_addresses(section: IpamDict) -> list[tuple[str, str]]:
     """The fixed addresses (CIDR, gateway or empty) of a section without problems."""
     return _fixed(section, [])
 
 
-def passed_on(section: Mapping[str, Any]) -> Result:
+def passed_on(section: IpamDict) -> Result:
     """Routes and name service, unchanged. Raises `InvalidConfig`."""
     return decode({key: section[key] for key in ("routes", "dns") if section.get(key) is not None}, "1.0.0")
 
 
-def _single(section: Mapping[str, Any], problems: Problems) -> list[RangeSet]:
-    fields = {key: section[key] for key in _SINGLE if section.get(key)}
-    if not fields:
+def _single(section: IpamDict, problems: Problems) -> list[RangeSet]:
+    subnet, start, end = section.get("subnet"), section.get("rangeStart"), section.get("rangeEnd")
+    if not (subnet or start or end):
         return []
+    fields = {"subnet": subnet or None, "rangeStart": start or None, "rangeEnd": end or None}
     range_ = range_parsing.host_local({**fields, "gateway": section.get("gateway")}, "ipam", problems)
     return [] if range_ is None else [(range_,)]
 
 
-def _host_local_sets(value: Any, path: str, problems: Problems) -> list[RangeSet]:
+def _host_local_sets(value: object, path: str, problems: Problems) -> list[RangeSet]:
     if value is None:
         return []
     if not isinstance(value, list):
@@ -186,7 +197,7 @@ def _host_local_sets(value: Any, path: str, problems: Problems) -> list[RangeSet
     return [parsed for i, ranges in enumerate(value) if (parsed := _set(ranges, f"{path}[{i}]", problems))]
 
 
-def _set(value: Any, path: str, problems: Problems) -> RangeSet:
+def _set(value: object, path: str, problems: Problems) -> RangeSet:
     if not isinstance(value, list) or not value:
         problems.append(
             (path, "is not a list of ranges" if not isinstance(value, list) else "is an empty set of ranges")
@@ -199,12 +210,16 @@ def _set(value: Any, path: str, problems: Problems) -> RangeSet:
     return ranges
 
 
-def _whereabouts(section: Mapping[str, Any], problems: Problems) -> list[RangeSet]:
-    sections = []
+def _whereabouts(section: IpamDict, problems: Problems) -> list[RangeSet]:
+    sections: list[tuple[object, str]] = []
     if section.get("range") or section.get("range_start") or section.get("range_end"):
-        own = {key: section.get(key) for key in ("range", "range_start", "range_end")}
+        own = {
+            "range": section.get("range"),
+            "range_start": section.get("range_start"),
+            "range_end": section.get("range_end"),
+        }
         sections.append((own, "ipam"))
-    more = section.get("ipRanges")
+    more: object = section.get("ipRanges")
     if more is not None and not isinstance(more, list):
         problems.append(("ipam.ipRanges", "is not a list of ranges"))
     sections += [(section, f"ipam.ipRanges[{i}]") for i, section in enumerate(more if isinstance(more, list) else ())]
@@ -212,7 +227,7 @@ def _whereabouts(section: Mapping[str, Any], problems: Problems) -> list[RangeSe
     return [(_with_gateway(range_, section, problems),) for range_ in parsed if range_ is not None]
 
 
-def _with_gateway(range_: Range, section: Mapping[str, Any], problems: Problems) -> Range:
+def _with_gateway(range_: Range, section: IpamDict, problems: Problems) -> Range:
     """Sets the gateway if it is in the range's subnet: whereabouts has one gateway for all ranges."""
     text = section.get("gateway")
     if not text or section.get("subnet"):
@@ -251,13 +266,13 @@ def _overlap(i: int, range_: Range, there: int, other: Range) -> str:
     return f"range set {min(i, there)} overlaps with {max(i, there)}"
 
 
-def _fixed(section: Mapping[str, Any], problems: Problems) -> list[tuple[str, str]]:
+def _fixed(section: IpamDict, problems: Problems) -> list[tuple[str, str]]:
     return [
         _fixed_one(entry, f"ipam.addresses[{i}]", problems) for i, entry in enumerate(section.get("addresses") or ())
     ]
 
 
-def _fixed_one(entry: Mapping[str, Any], path: str, problems: Problems) -> tuple[str, str]:
+def _fixed_one(entry: FixedAddressDict, path: str, problems: Problems) -> tuple[str, str]:
     text, gateway = entry.get("address"), entry.get("gateway") or ""
     if not text:
         problems.append((f"{path}.address", "missing"))
@@ -271,27 +286,27 @@ def _fixed_one(entry: Mapping[str, Any], path: str, problems: Problems) -> tuple
     return f"{address}/{prefix}", "" if number is None else str(address.replace(number=number))
 
 
-def _routes(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+def _routes(section: IpamDict, _conf: IpamConfDict) -> Problems:
     routes = enumerate(section.get("routes") or ())
     return [problem for i, route in routes for problem in _route(route, f"ipam.routes[{i}]")]
 
 
-def _route(route: Mapping[str, Any], path: str) -> Problems:
+def _route(route: RouteEntryDict, path: str) -> Problems:
     """Checks a route here, because the main plugin would find an invalid gateway only after the address is leased."""
     problems = [] if route.get("dst") else [(f"{path}.dst", "missing")]
-    for key, read, form in (
-        ("dst", parse_cidr, "an address with a prefix length"),
-        ("gw", parse, "an IP address"),
+    for key, text, read, form in (
+        ("dst", route.get("dst"), parse_cidr, "an address with a prefix length"),
+        ("gw", route.get("gw"), parse, "an IP address"),
     ):
         try:
-            if route.get(key):
-                read(route[key], path)
+            if text:
+                read(text, path)
         except CniError:
-            problems.append((f"{path}.{key}", f"{route[key]!r} is not {form}"))
+            problems.append((f"{path}.{key}", f"{text!r} is not {form}"))
     return problems
 
 
-def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
+def _backend(section: IpamDict, _conf: IpamConfDict) -> Problems:
     backend = section.get("backend") or "local"
     problems = []
     if not section.get("backend") and (section.get("range") or section.get("ipRanges")):
@@ -318,7 +333,7 @@ def _backend(section: Mapping[str, Any], _conf: Mapping[str, Any]) -> Problems:
     return problems
 
 
-def _objects(section: Mapping[str, Any], conf: Mapping[str, Any]) -> Problems:
+def _objects(section: IpamDict, conf: IpamConfDict) -> Problems:
     if section.get("backend") != "kubernetes":
         return []
     from ipam.kubernetes import names  # noqa: PLC0415 - other backends have no objects to name

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.etcd.keys import StoredLease
     from ipam.ranges import Range
-    from ipam.store import Claim, Lease, Owner, Tell
+    from ipam.store import Claim, ClusterConf, Lease, Owner, Tell
 
     Step = dict[str, Any]
 
@@ -48,7 +48,7 @@ PARTS = 64
 """Stretches counted, or claims released, in one transaction; etcd accepts 128 operations."""
 
 
-def open_etcd(cluster_conf: Mapping[str, Any], network: str, seconds: float, certificates: Roots) -> Etcd:
+def open_etcd(cluster_conf: ClusterConf, network: str, seconds: float, certificates: Roots) -> Etcd:
     """Opens etcd with endpoints, node, and optionally machine, prefix, caFile, certFile and keyFile.
 
     `seconds` limits each call; `certificates` are the directories of the files. Raises `InvalidConfig`.
@@ -57,7 +57,7 @@ def open_etcd(cluster_conf: Mapping[str, Any], network: str, seconds: float, cer
     return Etcd(Gateway(servers(cluster_conf, certificates), seconds), keys, seconds)
 
 
-def keys_of(cluster_conf: Mapping[str, Any], network: str) -> Keys:
+def keys_of(cluster_conf: ClusterConf, network: str) -> Keys:
     """The keys of a network in the described etcd. Raises `InvalidConfig`."""
     prefix = cluster_conf.get("prefix") or PREFIX
     node = cluster_conf.get("node") or ""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.host.trusted import Roots
+    from ipam.store import ClusterConf
 
 PORT = 2379
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.3
@@ -103,7 +104,7 @@ class Until:
         self._gateway.latest = self._before
 
 
-def servers(cluster_conf: Mapping[str, Any], certificates: Roots) -> tuple[Server, ...]:
+def servers(cluster_conf: ClusterConf, certificates: Roots) -> tuple[Server, ...]:
     """The endpoints of a cluster_conf (endpoints, caFile, certFile, keyFile). Raises `InvalidConfig`.
 
     `certificates` are the directories of the files.
@@ -221,7 +222,7 @@ def _is_host(text: str) -> bool:
     return bool(text) and text.isascii() and text.replace(".", "").replace("-", "").replace(":", "").isalnum()
 
 
-def _pem(cluster_conf: Mapping[str, Any], key: str, certificates: Roots) -> bytes:
+def _pem(cluster_conf: ClusterConf, key: str, certificates: Roots) -> bytes:
     path = cluster_conf.get(key)
     if not path:
         return b""

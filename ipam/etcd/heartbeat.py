@@ -24,13 +24,12 @@ from ipam.etcd.gateway import Gateway, servers, to_base64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
 
     from cni.host.trusted import Roots
     from ipam.cluster.journal_entry import Entry
     from ipam.etcd.keys import Keys
-    from ipam.store import Claim, Lease, Owner
+    from ipam.store import Claim, ClusterConf, Lease, Owner
 
     Entries = Callable[[], Iterable[Entry]]
 
@@ -43,7 +42,7 @@ class Alive(NotAvailable):
 
 
 def open_living_etcd(
-    cluster_conf: Mapping[str, Any], network: str, seconds: float, certificates: Roots, run: str, entries: Entries
+    cluster_conf: ClusterConf, network: str, seconds: float, certificates: Roots, run: str, entries: Entries
 ) -> LivingEtcd:
     """Like `ipam.etcd.cluster.open_etcd`, with signs of life.
 
@@ -64,7 +63,7 @@ def names(keys: Keys, entries: Iterable[Entry]) -> list[str]:
     return sorted({keys.node, *former})
 
 
-def _prefix_of(cluster_conf: dict[str, Any]) -> str:
+def _prefix_of(cluster_conf: ClusterConf) -> str:
     """The prefix of the entry's cluster; empty if it has none."""
     try:
         return keys_of(cluster_conf, "any").prefix if cluster_conf.get("kind") == "etcd" else ""

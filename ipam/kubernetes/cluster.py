@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.kubernetes.whereabouts import PoolLocation
     from ipam.ranges import Range
-    from ipam.store import Claim, Lease, Owner, Tell
+    from ipam.store import Claim, ClusterConf, Lease, Owner, Tell
 
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 """Time limit of one call: its two requests take milliseconds."""
 
-NOWHERE = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
+NOWHERE: ClusterConf = {"kind": "kubernetes", "namespace": "", "network_name": "", "overlapping": True, "subnets": []}
 """A location without leases, for looking up nodes and pods. The kubeconfig must be added."""
 
 _DEFAULT_NAMESPACE = "kube-system"
 
 
-def open_kubernetes(cluster_conf: Document, network: str, seconds: float, access: Access) -> Kubernetes:
+def open_kubernetes(cluster_conf: ClusterConf, network: str, seconds: float, access: Access) -> Kubernetes:
     """Opens the backend that a cluster_conf describes; `seconds` limits each call. Raises `InvalidConfig`."""
     location = whereabouts.pool_location(cluster_conf)
     return Kubernetes(open_cluster(location.kubeconfig, access), location, network, seconds)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.ranges import RangeSet
-    from ipam.store import Tell
+    from ipam.store import ClusterConf, Tell
 
     Claims = tuple[Claim, ...]
     Document = dict[str, Any]
@@ -51,16 +51,28 @@ class PoolLocation(Value):
     subnets: tuple[str, ...] = ()
 
 
-def cluster_conf(location: PoolLocation) -> Document:
+def cluster_conf(location: PoolLocation) -> ClusterConf:
     """The cluster_conf of a location, from which `open_kubernetes` opens it."""
-    return {"kind": "kubernetes", **location.as_dict(), "subnets": list(location.subnets)}
+    return {
+        "kind": "kubernetes",
+        "kubeconfig": location.kubeconfig,
+        "namespace": location.namespace,
+        "network_name": location.network_name,
+        "overlapping": location.overlapping,
+        "subnets": list(location.subnets),
+    }
 
 
-def pool_location(cluster_conf: Document) -> PoolLocation:
+def pool_location(cluster_conf: ClusterConf) -> PoolLocation:
     """The location in a cluster_conf. Raises `InvalidConfig`."""
     try:
-        fields = {name: cluster_conf[name] for name in PoolLocation._fields}
-        return PoolLocation(**{**fields, "subnets": tuple(fields["subnets"])})
+        return PoolLocation(
+            kubeconfig=cluster_conf["kubeconfig"],
+            namespace=cluster_conf["namespace"],
+            network_name=cluster_conf["network_name"],
+            overlapping=cluster_conf["overlapping"],
+            subnets=tuple(cluster_conf["subnets"]),
+        )
     except (KeyError, TypeError) as error:
         raise InvalidConfig(f"the description of a Kubernetes backend is incomplete: {error}") from error
 

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from ipam.cluster.store import Journal, Journaled
 from ipam.etcd.cluster import open_etcd
@@ -32,7 +33,7 @@ def run() -> str:
     return f"{_start()}\n\n{_large()}"
 
 
-def _store(folder: Path, node: str, cluster_conf: dict[str, object]) -> Journaled:
+def _store(folder: Path, node: str, cluster_conf: Any) -> Journaled:
     journal = Journal(str(folder / node), str(folder / f"{node}-run"))
     return Journaled(journal, node, NETWORK, cluster_conf, opened_etcd, seconds=SECONDS)
 
@@ -46,7 +47,7 @@ def _allocate(store: Journaled, name: str, ifname: str, one: Range) -> str:
 def _start() -> str:
     """Many processes, each a node that starts its share of the pods, interface after interface, pod after pod."""
     with EtcdServer() as server, Proxy(server.port, LATENCY) as proxy, tempfile.TemporaryDirectory() as folder:
-        cluster_conf = server.cluster_conf(endpoints=[proxy.endpoint], prefix="/bench")
+        cluster_conf: dict[str, Any] = server.cluster_conf(endpoints=[proxy.endpoint], prefix="/bench")
         with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
             pool.map(_warm, range(PROCESSES), chunksize=1)
             started = time.monotonic()
@@ -66,7 +67,7 @@ def _warm(number: int) -> int:
     return number
 
 
-def _pods(folder: str, number: int, cluster_conf: dict[str, object]) -> list[str]:
+def _pods(folder: str, number: int, cluster_conf: Any) -> list[str]:
     node = f"node-{number}"
     names = [f"{pod:064x}" for pod in range(number, PODS, PROCESSES)]
     return [
@@ -96,8 +97,9 @@ def _large() -> str:
 
 def _filled(folder: Path, name: str, server: EtcdServer, used: list[int]) -> Journaled:
     place = name.replace(" ", "-")
-    cluster_conf = server.cluster_conf(prefix=f"/bench/{place}")
-    fill(open_etcd({**cluster_conf, "node": "others"}, NETWORK, SECONDS, ROOTS), LARGE, used)
+    cluster_conf: dict[str, Any] = server.cluster_conf(prefix=f"/bench/{place}")
+    others: Any = {**cluster_conf, "node": "others"}
+    fill(open_etcd(others, NETWORK, SECONDS, ROOTS), LARGE, used)
     return _store(folder, place, cluster_conf)
 
 

@@ -27,7 +27,7 @@ from tests.trusting import opened_kubernetes
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
-    from ipam.store import Owner
+    from ipam.store import ClusterConf, Owner
 
 NODES, PODS, INTERFACES = 8, 128, 16
 LATENCY = 0.005
@@ -41,7 +41,7 @@ def owners(node: int) -> list[Owner]:
     return [owner(f"pod{pod}", f"net{interface}") for pod in pods for interface in range(INTERFACES)]
 
 
-def work(node: int, folder: Path, locks: str, cluster_conf: dict[str, Any], barrier: Barrier, spent: Any) -> None:
+def work(node: int, folder: Path, locks: str, cluster_conf: ClusterConf, barrier: Barrier, spent: Any) -> None:
     """What a node's plugins do: all interfaces get their addresses, then give them back. `spent` is CPU seconds."""
     journal = Journal(str(folder / "journal"), f"{locks}/n{node}")
     stores = [

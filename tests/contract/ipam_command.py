@@ -8,7 +8,7 @@ import subprocess
 import uuid
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cni.attachment.record import IPAM, Key, Record
 from ipam.cluster.store import Journal, Journaled
@@ -20,6 +20,9 @@ from ipam.store import Owner
 from ipam.stores import open_living_cluster
 from tests.contract.ipam_cluster_contract import range_of
 from tests.trusting import POLICY
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 SECONDS = 20.0
 NETWORK = "flat"
@@ -57,7 +60,7 @@ def last_of(path: Path) -> dict[str, Any]:
 class Node:
     """`cluster_conf` describes its cluster, None for backend local."""
 
-    def __init__(self, folder: Path, name: str = "", cluster_conf: dict[str, Any] | None = None, sets=((V4,),)) -> None:
+    def __init__(self, folder: Path, name: str = "", cluster_conf: ClusterConf | None = None, sets=((V4,),)) -> None:
         self.name = name or os.uname().nodename
         self.cluster_conf = cluster_conf
         self.seconds = SECONDS

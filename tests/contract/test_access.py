@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -193,7 +194,7 @@ def test_a_fifo_in_the_place_of_a_credential_holds_no_call(api, usual, access, k
 
 # etcd
 
-ETCD = {"endpoints": ["https://127.0.0.1:2379"], "node": "a"}
+ETCD: Any = {"endpoints": ["https://127.0.0.1:2379"], "node": "a"}
 FOREIGN = (
     "/registry",
     "/registry/",
@@ -217,15 +218,19 @@ FOREIGN = (
 )
 
 
+def with_prefix(prefix: str) -> Any:
+    return {**ETCD, "prefix": prefix}
+
+
 @pytest.mark.parametrize("prefix", [one for one in FOREIGN if one])
 def test_no_key_is_built_in_a_part_of_etcd_that_is_another_s(prefix):
     with pytest.raises(InvalidConfig, match="prefix"):
-        keys_of({**ETCD, "prefix": prefix}, "kube-system")
+        keys_of(with_prefix(prefix), "kube-system")
 
 
 @pytest.mark.parametrize("prefix", ("/barewire/ipam", "/barewire", "/our/registry", "/registry-of-ours", "/ipam/"))
 def test_other_prefixes_are_allowed(prefix):
-    assert keys_of({**ETCD, "prefix": prefix}, "net").prefix == prefix.rstrip("/")
+    assert keys_of(with_prefix(prefix), "net").prefix == prefix.rstrip("/")
 
 
 @pytest.mark.parametrize("key", ("caFile", "certFile", "keyFile"))
@@ -234,7 +239,7 @@ def test_a_file_of_etcd_is_judged_before_it_is_opened(usual, tmp_path, secret, k
     os.mkfifo(usual / "fifo", 0o600)
     (usual / "good").write_bytes(certificates().authority.certificate.read_bytes())
     for name, words in ((f"{usual}/fifo", "fifo is not a regular file"), (secret, "token is not below")):
-        document = {**ETCD, "certFile": f"{usual}/good", "keyFile": f"{usual}/good", key: name}
+        document: Any = {**ETCD, "certFile": f"{usual}/good", "keyFile": f"{usual}/good", key: name}
         with pytest.raises(InvalidConfig, match=f"etcd: {key}: .*{words}"):
             open_etcd(document, "net", 1.0, policy.certificates(document))
 
@@ -248,12 +253,14 @@ def test_the_certificates_of_the_node_s_etcd_serve_its_own_description_only(tmp_
         endpoints=("https://10.0.0.1:2379",), prefix="/ours", cert_file=files["certFile"], key_file=files["keyFile"]
     )
     policy = Policy(node=NodeConf(addresses=AddressPolicy(etcd=access)), start=TOP)
-    ours = policy.defaults().etcd or {}
+    ours: Any = policy.defaults().etcd or {}
     assert ours == {"endpoints": ["https://10.0.0.1:2379"], "prefix": "/ours", **files}
-    assert servers({**ours, "node": "a", "kind": "etcd"}, policy.certificates(ours))
+    named: Any = {**ours, "node": "a", "kind": "etcd"}
+    assert servers(named, policy.certificates(ours))
     for change in ({"prefix": "/theirs"}, {"endpoints": ["https://10.6.6.6:2379"]}):
+        changed: Any = {**ours, **change}
         with pytest.raises(InvalidConfig, match="or to the node itself"):
-            servers({**ours, **change}, policy.certificates({**ours, **change}))
+            servers(changed, policy.certificates(changed))
 
 
 @pytest.mark.parametrize("change", ({"prefix": "/otherteam"}, {"endpoints": ["https://10.6.6.6:2379"]}, {"caFile": ""}))
@@ -271,13 +278,14 @@ def test_the_node_s_own_certificates_are_withheld_from_networks_also_in_a_usual_
         key_file=f"{tmp_path}/key",
     )
     policy = Policy(node=NodeConf(addresses=AddressPolicy(etcd=access, credentials=(str(tmp_path),))), start=TOP)
-    ours = policy.defaults().etcd or {}
+    ours: Any = policy.defaults().etcd or {}
     assert servers(ours, policy.certificates(ours))
+    theirs: Any
     for theirs in ({**ours, **change}, {**ours, **change, "certFile": f"{tmp_path}/crt"}):
         with pytest.raises(InvalidConfig, match=r"etcd: .* belongs to another program, or to the node itself"):
             servers(theirs, policy.certificates(theirs))
     (tmp_path / "own").write_bytes(b"a network's")
-    own = {**ours, **change, "caFile": "", "certFile": f"{tmp_path}/own", "keyFile": f"{tmp_path}/own"}
+    own: Any = {**ours, **change, "caFile": "", "certFile": f"{tmp_path}/own", "keyFile": f"{tmp_path}/own"}
     assert servers(own, policy.certificates(own))
 
 

@@ -7,7 +7,7 @@ import os
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
@@ -28,6 +28,9 @@ from tests.journalled import Node
 from tests.kube.apiserver import ApiServer
 from tests.kube.routes import RIGHTS
 from tests.trusting import opened_etcd, opened_kubernetes
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
 EXAMPLES, EXAMPLES_OF_A_SERVER = (300, 100) if WHOLE else (15, 3)
@@ -219,7 +222,7 @@ def directory(network: str) -> str:
 def test_an_address_of_a_cluster_comes_and_goes(backend, etcd, api, tmp_path):
     node = Node(tmp_path, "n1", {"fake": Shared()})
     subnets = whereabouts.subnets_of(SETS)
-    documents: dict[str, dict[str, Any]] = {
+    documents: dict[str, ClusterConf] = {
         "fake": {"kind": "fake"},
         "etcd": {"kind": "etcd", "endpoints": [etcd.endpoint]},
         "kubernetes": whereabouts.cluster_conf(

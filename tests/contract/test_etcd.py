@@ -248,7 +248,7 @@ def silent_connections(server: socket.socket) -> list[object]:
 def test_when_no_endpoint_answers_a_call_is_try_again_later_within_its_bound(prefix):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = (silent.getsockname()[1], free_port())
-        cluster_conf = {"endpoints": [f"http://127.0.0.1:{port}" for port in ports], "node": "node-a"}
+        cluster_conf: Any = {"endpoints": [f"http://127.0.0.1:{port}" for port in ports], "node": "node-a"}
         cluster = open_etcd(cluster_conf, NETWORK, 0.5, ROOTS)
         started = time.monotonic()
         with pytest.raises(TryAgainLater):
@@ -343,7 +343,7 @@ def test_a_document_that_cannot_be_right_is_refused(wrong, words, tmp_path):
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "text").write_text("text")
     found = {key: text.format(folder=tmp_path) if isinstance(text, str) else text for key, text in wrong.items()}
-    cluster_conf = {"endpoints": ["http://127.0.0.1:2379"], "node": "node-a", **found}
+    cluster_conf: Any = {"endpoints": ["http://127.0.0.1:2379"], "node": "node-a", **found}
     with pytest.raises(InvalidConfig, match=words):
         open_etcd(cluster_conf, NETWORK, 1.0, ROOTS)
 

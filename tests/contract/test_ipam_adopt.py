@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,9 @@ from tests.kube.resources import POOLS, RESERVATIONS
 from tests.kube.routes import RIGHTS
 from tests.recording_log import RecordingLog
 from tests.trusting import ACCESS, POLICY
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 CALLS = 10_000 if os.environ.get("BAREWIRE_MATRIX") else 300
 FEW = ((range_of("10.77.0.0", 24, "10.77.0.1", "10.77.0.30"),),)
@@ -51,7 +54,7 @@ def node(tmp_path) -> Node:
     return Node(tmp_path / "here", sets=FEW)
 
 
-def move(node: Node, cluster_conf: dict[str, Any] | None) -> str:
+def move(node: Node, cluster_conf: ClusterConf | None) -> str:
     """The network's configuration changes; its file is returned."""
     node.cluster_conf = cluster_conf
     section: dict[str, Any] = {"type": "barewire-ipam", "ranges": [[{"subnet": "10.77.0.0/24"}]]}
@@ -183,7 +186,7 @@ def of_whereabouts(api: ApiServer, node: Node, folder: Path, *names: str) -> tup
     """The configuration of before, and what whereabouts leased to pods: address and container."""
     api.rights = RIGHTS | {("get", "pods")}
     place = PoolLocation(kubeconfig=str(api.kubeconfig(folder / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
-    cluster_conf = {**whereabouts.cluster_conf(place), "node": node.name}
+    cluster_conf: ClusterConf = {**whereabouts.cluster_conf(place), "node": node.name}
     before = Path(move(node, cluster_conf)).rename(folder / "before.conf")
     cluster = open_kubernetes(cluster_conf, NETWORK, SECONDS, ACCESS)
     found = {}
@@ -323,7 +326,7 @@ def test_nothing_is_taken_over_before_somebody_agrees(node, etcd, prefix, capsys
 class Walk:
     """Nodes whose leases are in one etcd or the other, each moved now and then."""
 
-    def __init__(self, nodes: list[Node], places: list[dict[str, Any]]) -> None:
+    def __init__(self, nodes: list[Node], places: list[ClusterConf]) -> None:
         self.nodes = nodes
         self.places = places
         self.chance = random.Random(3)

@@ -258,7 +258,7 @@ def test_a_living_owners_lease_gets_its_entry_again(member, capsys):
 
 
 def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd, prefix, capsys):
-    theirs = {**etcd.cluster_conf(prefix=prefix), "node": member.name, "machine": "f" * 32}
+    theirs: Any = {**etcd.cluster_conf(prefix=prefix), "node": member.name, "machine": "f" * 32}
     claim = claim_on(parse("10.0.0.77", ""))
     open_etcd(theirs, NETWORK, SECONDS, ROOTS).take((claim,), owner("theirs"))
     assert member.fsck("--config", configuration(member), "--repair") == 1
@@ -530,7 +530,7 @@ def test_a_node_that_comes_back_keeps_what_it_has_still(member, other, etcd, pre
         other.add(f"b{number}")
     silence(etcd, prefix, "node-b")
     shutil.rmtree(other.folders.index)
-    cluster_conf = {**(other.cluster_conf or {}), "node": "node-b"}
+    cluster_conf: Any = {**(other.cluster_conf or {}), "node": "node-b"}
     freeing = dead_node.free(Gateway(servers(cluster_conf, ROOTS), SECONDS), keys_of(cluster_conf, NETWORK), SECONDS)
     gone = [next(freeing) for _ in range(dead_node.PAGE)]
     new = other.add("new")[0]
@@ -711,7 +711,7 @@ def test_a_leak_in_kubernetes_is_freed_and_what_no_journal_tells_of_is_not_judge
 
 
 def test_the_program_says_in_one_line_what_it_cannot_reach(member, etcd, prefix):
-    free = {**etcd.cluster_conf(prefix=prefix), "endpoints": ["http://127.0.0.1:9"]}
+    free: Any = {**etcd.cluster_conf(prefix=prefix), "endpoints": ["http://127.0.0.1:9"]}
     member.cluster_conf = free
     arguments = ["list", "--config", configuration(member), "--seconds", "0.5"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CNI_")}
@@ -730,6 +730,6 @@ def test_the_program_says_in_one_line_what_it_cannot_reach(member, etcd, prefix)
 
 
 def test_etcd_opened_for_looking_leaves_no_sign(etcd, prefix):
-    cluster_conf = {**etcd.cluster_conf(prefix=prefix), "node": "looker"}
+    cluster_conf: Any = {**etcd.cluster_conf(prefix=prefix), "node": "looker"}
     assert open_etcd(cluster_conf, NETWORK, SECONDS, ROOTS).held((claim_on(V4.address(V4.first)),), owner("a")) == ()
     assert sign(etcd, prefix, "looker") == {}

@@ -20,7 +20,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipam.address import Address, parse
 from ipam.cluster.store import Journal, Journaled
@@ -37,6 +37,9 @@ from tests.kube.apiserver import ApiServer
 from tests.kube.resources import POOLS, RESERVATIONS, WHEREABOUTS
 from tests.kube.routes import JSON_PATCH, RIGHTS
 from tests.trusting import ACCESS, POLICY, opened_kubernetes
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 SECONDS = 120.0
 SPACE = "kube-system"
@@ -151,7 +154,7 @@ class Whereabouts:
 class Ours:
     """A node of ours, with its journal."""
 
-    def __init__(self, name: str, folder: Path, cluster_conf: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, cluster_conf: ClusterConf) -> None:
         self.name = name
         (folder / "run").mkdir(parents=True, mode=0o700)
         journal = Journal(str(folder / "journal"), str(folder / "run"))

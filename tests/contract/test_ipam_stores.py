@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from ipam.cluster.store import Journal, Journaled
@@ -10,6 +12,9 @@ from tests.contract.ipam_store_contract import CONTRACT, NETWORK
 from tests.fake_cluster import Shared
 from tests.journalled import Node
 from tests.trusting import opened_etcd
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -31,5 +36,5 @@ def test_the_journal_before_etcd_keeps_the_contract(name, etcd, tmp_path):
     folder, run = tmp_path / "journal", tmp_path / "run"
     for made in (folder, run):
         made.mkdir(mode=0o700)
-    cluster_conf = {"kind": "etcd", "endpoints": [etcd.endpoint], "prefix": f"/{name}"}
+    cluster_conf: ClusterConf = {"kind": "etcd", "endpoints": [etcd.endpoint], "prefix": f"/{name}"}
     CONTRACT[name](lambda: Journaled(Journal(str(folder), str(run)), "n1", NETWORK, cluster_conf, opened_etcd))

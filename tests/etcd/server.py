@@ -119,7 +119,7 @@ class EtcdServer:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def cluster_conf(self, **how: Any) -> dict[str, Any]:
+    def cluster_conf(self, **how: Any) -> Any:
         """What a cluster backend needs to know."""
         known: Certificates | None = certificates() if self.secure else None
         files = {

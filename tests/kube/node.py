@@ -14,12 +14,15 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cni.errors import AddressesExhausted, TryAgainLater
 from ipam.cluster.store import Journal, Journaled
 from tests.contract.ipam_cluster_contract import NETWORK, V6, owner, range_of
 from tests.trusting import opened_kubernetes
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 FEW = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.32")
 """So few that nodes want the same."""
@@ -32,7 +35,7 @@ MOST = 5
 class Node:
     """`folder` is the node's own, `held` everybody's."""
 
-    def __init__(self, name: str, folder: Path, held: Path, document: dict[str, Any], seconds: float) -> None:
+    def __init__(self, name: str, folder: Path, held: Path, document: ClusterConf, seconds: float) -> None:
         self.name = name
         self._held = held
         self._folder = folder

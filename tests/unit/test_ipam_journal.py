@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,6 +30,9 @@ from ipam.store import Owner
 from tests.contract.ipam_cluster_contract import NETWORK, V4, V6, claim, owner, range_of, texts
 from tests.fake_cluster import FakeCluster, Shared
 from tests.journalled import FAKE, SETS, Node
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 TINY = ((range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.3"),),)
 V6_TINY = range_of("fd00:8::", 126, "fd00:8::1", "fd00:8::2")
@@ -520,8 +524,9 @@ def test_an_entry_is_flushed_at_the_cluster_that_it_tells_of(tmp_path, shared):
 
 # A cluster that cannot be opened, or has moved
 
-BROKEN = {**FAKE, "endpoints": ["/none.pem"]}
-FIRST, SECOND = {**FAKE, "endpoints": ["first"]}, {**FAKE, "endpoints": ["second"]}
+BROKEN: ClusterConf = {**FAKE, "endpoints": ["/none.pem"]}
+FIRST: ClusterConf = {**FAKE, "endpoints": ["first"]}
+SECOND: ClusterConf = {**FAKE, "endpoints": ["second"]}
 
 
 @pytest.fixture
@@ -605,7 +610,7 @@ def test_where_the_present_configuration_is_unusable_the_entry_leads_to_its_clus
 
 
 def test_a_tombstone_of_an_unusable_configuration_is_settled_by_the_mended_one(node, shared):
-    cluster_conf = {**BROKEN, "prefix": "bad", "node": "node-a"}
+    cluster_conf: ClusterConf = {**BROKEN, "prefix": "bad", "node": "node-a"}
     node.journal().save_tombstone(
         Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, cluster_conf=cluster_conf, shared=NETWORK, node="node-a")
     )
@@ -616,8 +621,14 @@ def test_a_tombstone_of_an_unusable_configuration_is_settled_by_the_mended_one(n
 
 
 def test_the_pools_of_before_and_of_now_are_looked_at():
-    one = {"kind": "kubernetes", "kubeconfig": "/old", "namespace": "ns", "subnets": ["10.1.0.0/24"], "node": "n"}
-    present = {**one, "kubeconfig": "/new", "subnets": ["10.2.0.0/24"]}
+    one: ClusterConf = {
+        "kind": "kubernetes",
+        "kubeconfig": "/old",
+        "namespace": "ns",
+        "subnets": ["10.1.0.0/24"],
+        "node": "n",
+    }
+    present: ClusterConf = {**one, "kubeconfig": "/new", "subnets": ["10.2.0.0/24"]}
     entry = Entry(owner=owner("a"), phase=TOMBSTONE, claims=None, cluster_conf=one, shared=NETWORK, node="n")
     first = Present(network=NETWORK, cluster_conf=present).cluster_confs(entry)[0]
     assert first == {**one, "kubeconfig": "/new", "subnets": ["10.1.0.0/24", "10.2.0.0/24"]}
@@ -987,7 +998,7 @@ def test_a_renamed_node_takes_again_what_it_has_once_and_under_the_name_of_then(
 
 
 def test_a_note_of_an_older_version_that_names_no_node_is_read_as_none(tmp_path):
-    cluster_conf = {"kind": "etcd", "prefix": "/p", "node": "node-a", "machine": "1d" * 16}
+    cluster_conf: ClusterConf = {"kind": "etcd", "prefix": "/p", "node": "node-a", "machine": "1d" * 16}
     save_identity(str(tmp_path), "net", cluster_conf, "net", Identity(cluster="7", revision=9))
     assert load_identity(str(tmp_path), "net", cluster_conf, "net").revision == 9
     (file,) = (tmp_path / ".clusters").iterdir()

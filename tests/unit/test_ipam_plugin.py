@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,6 +35,9 @@ from ipam.store import Owner
 from ipam.stores import Stores
 from tests.recording_log import RecordingLog
 from tests.trusting import POLICY, node as trusting_node
+
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
 
 DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}
 
@@ -228,7 +231,7 @@ def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
     journal = Journal(str(node.folder / "journal"), str(node.folder / "run"))
     owner = Owner(network="net", container_id="c1", ifname="net1")
     name = os.uname().nodename
-    away = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "prefix": "/p", "node": name}
+    away: ClusterConf = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "prefix": "/p", "node": name}
     journal.save(Entry(owner=owner, phase="held", claims=None, cluster_conf=away, shared="net", node=name))
     node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}))
     assert [entry.phase for entry in journal.of_network("net")] == ["held"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,8 +23,11 @@ from ipam.store import Lease, Owner, claim_on
 from tests.contract.ipam_cluster_contract import range_of
 from tests.trusting import POLICY
 
+if TYPE_CHECKING:
+    from ipam.store import ClusterConf
+
 NOBODY = Sandboxes(attached={}, namespaces={})
-DOCUMENT = {"kind": "etcd", "endpoints": ["http://10.0.0.1:2379"], "node": "here"}
+DOCUMENT: ClusterConf = {"kind": "etcd", "endpoints": ["http://10.0.0.1:2379"], "node": "here"}
 CLUSTER = Network(name="net", backend="etcd", cluster_conf=DOCUMENT, shared="net")
 LOCAL = Network(name="net", backend="local", directory="/nowhere/net")
 CONF = {
@@ -92,7 +95,7 @@ def lease(text: str, name: str = "a", node: str = "here") -> Lease:
     return Lease(address=address(text), owner=owner(name), node=node)
 
 
-def entry(*texts: str, name: str = "a", phase: str = HELD, cluster_conf: dict[str, Any] | None = None) -> Entry:
+def entry(*texts: str, name: str = "a", phase: str = HELD, cluster_conf: ClusterConf | None = None) -> Entry:
     claims = tuple(claim_on(address(text)) for text in texts)
     told = DOCUMENT if cluster_conf is None else cluster_conf
     return Entry(owner=owner(name), phase=phase, claims=claims, cluster_conf=told, shared="net", node="here")
@@ -260,12 +263,12 @@ def test_an_address_of_two_networks_is_released_in_the_one_that_is_named(host, f
 # Usage
 
 
-GONE = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "node": "here"}
-LOST = {**GONE, "caFile": "/nowhere/ca.pem"}
-UNKNOWN = {"kind": "zookeeper", "node": "here"}
+GONE: ClusterConf = {"kind": "etcd", "endpoints": ["http://127.0.0.1:1"], "node": "here"}
+LOST: ClusterConf = {**GONE, "caFile": "/nowhere/ca.pem"}
+UNKNOWN: ClusterConf = {"kind": "zookeeper", "node": "here"}
 
 
-def buried(folders: Folders, **cluster_confs: dict[str, Any]) -> list[str]:
+def buried(folders: Folders, **cluster_confs: ClusterConf) -> list[str]:
     """Tombstones by the containers' names; returns the journal's files."""
     journal = Journal(folders.journal, folders.run)
     for name, cluster_conf in cluster_confs.items():

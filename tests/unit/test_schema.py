@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -82,3 +82,33 @@ def test_a_model_gives_a_reference_with_paths():
         "| `inner.size` | 0 to 9 | A size. |",
         "| `words` (required) | string | Words. |",
     ]
+
+
+class Element(BaseModel):
+    """A section in a list."""
+
+    text: str | None = Field(None, description="A text.")
+
+
+class Whole(BaseModel):
+    """A configuration with sections."""
+
+    kind: str = Field(description="Required.")
+    lists: list[list[Element]] | None = Field(None, description="Lists of sections.")
+    choice: Literal["a", "b"] | None = Field(None, description="A choice.")
+    anything: Any = Field(None, description="Anything.")
+
+
+def test_a_type_checker_sees_each_key_of_a_section_with_the_type_of_its_values():
+    source = schema.sections_source(Whole)
+    assert "    class ElementDict(TypedDict, total=False):\n        text: str\n" in source
+    assert "        kind: Required[str]\n" in source
+    assert "        lists: list[list[ElementDict]]\n" in source
+    assert '        choice: Literal["a", "b"]\n' in source
+    assert "        anything: Any\n" in source
+
+
+def test_the_types_of_sections_cost_nothing_at_run_time():
+    names: dict[str, Any] = {}
+    exec(compile(schema.sections_source(Whole), "sections", "exec"), names)
+    assert not {"WholeDict", "TypedDict"} & set(names)
