@@ -725,7 +725,7 @@ def test_the_program_says_in_one_line_what_it_cannot_reach(member, etcd, prefix)
         check=False,
     )
     assert done.returncode == 1
-    assert "not reached: the etcd 127.0.0.1:9 did not answer" in done.stdout
+    assert "cannot be reached: the etcd 127.0.0.1:9 did not answer" in done.stdout
     assert done.stderr == ""
 
 

@@ -75,7 +75,7 @@ BAD = [
     ({"ranges": [["10.0.0.0/24"]]}, "ipam.ranges[0][0]", "not an object"),
     ({"ranges": [[{"subnet": 5}]]}, "ipam.ranges[0][0].subnet", "not a string"),
     ({"ranges": [[{"subnet": "10.0.0.0/24", "exclude": ["x"]}]]}, "ipam.ranges[0][0].exclude[0]", "not an address"),
-    ({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}, "ipam.ranges[0]", "both IPv4 and IPv6"),
+    ({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}, "ipam.ranges[0]", "mixes IPv4 and IPv6"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.0.0/25"}]]}, "ipam", "overlap"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]}, "ipam", "range set 0 overlaps with 1"),
     ({"backend": "local", "range": "10.0.0.5-10.0.1.9/24"}, "ipam.range", "is not in network"),
@@ -134,9 +134,9 @@ BAD = [
         "http",
     ),
     ({"subnet": "10.0.0.0/24", "etcd": {"endpoints": ["http://x:1"]}}, "ipam.etcd", "the backend is local"),
-    ({"range": "10.0.0.0/24"}, "ipam.backend", "say local, etcd or kubernetes"),
+    ({"range": "10.0.0.0/24"}, "ipam.backend", "set to local, etcd or kubernetes"),
     ({"subnet": "10.0.0.0/24", "backend": "redis"}, "ipam.backend", "is not one of"),
-    ({"subnet": "::ffff:0.0.0.0/96"}, "ipam.subnet", "all addresses"),
+    ({"subnet": "::ffff:0.0.0.0/96"}, "ipam.subnet", "every address"),
     ({"ranges": [[{"subnet": f"10.0.{number}.0/24"}] for number in range(33)]}, "ipam", "has 33 sets of ranges"),
     ({"ranges": [[{"subnet": "10.0.0.0/24"}] * 1001]}, "ipam", "has 1001 ranges"),
     ({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.1"] * 10001}, "ipam", "10001 exclusions"),
@@ -144,7 +144,7 @@ BAD = [
     (
         {"backend": "kubernetes", "range": "fd00::/64", "range_start": "fd00:0:0:0:8000::"},
         "ipam",
-        "beyond the first 2**63 addresses",
+        "outside the first 2**63 addresses",
     ),
 ]
 

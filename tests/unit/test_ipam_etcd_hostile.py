@@ -125,5 +125,5 @@ def test_a_nodes_leases_are_bounded_in_number(monkeypatch):
 
 
 def test_a_transaction_without_an_answer_to_each_step_is_refused():
-    with pytest.raises(NotAvailable, match="each step"):
+    with pytest.raises(NotAvailable, match="lacks steps"):
         Etcd(Hostile(endless), KEYS, AMPLE).take((claim_on(parse("10.9.0.1", "test")),), OWNER)

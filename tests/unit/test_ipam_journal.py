@@ -234,7 +234,7 @@ def test_parallel_calls_for_one_owner_give_the_same_address(node, shared):
 
 def test_a_call_that_is_outrun_all_the_time_ends_within_its_bound(node, shared, monkeypatch):
     monkeypatch.setattr(FakeCluster, "take", lambda _self, claims, _owner: claims)
-    with pytest.raises(TryAgainLater, match="faster"):
+    with pytest.raises(TryAgainLater, match="before the deadline"):
         node.add("a", seconds=0.2)
 
 
@@ -337,7 +337,7 @@ def test_a_release_out_of_reach_succeeds_and_a_later_call_of_another_network_flu
     shared.away = True
     node.store().release(owner("a"))
     assert node.files() == [MARK, ENTRY]
-    assert any("not released yet" in warning for warning in node.warnings)
+    assert any("could not be released yet" in warning for warning in node.warnings)
     shared.away = False
     node.store("elsewhere", None).release(Owner(network="elsewhere", container_id="x", ifname="net1"))
     assert in_use(shared) == {}
@@ -561,7 +561,7 @@ def test_gc_does_not_fail_where_no_description_of_a_cluster_is_usable_any_more(n
     node.journal().save(entry.replace(cluster_conf={**BROKEN, "node": "node-a"}))
     node.store(cluster_conf=BROKEN).gc(set())
     assert node.files() == [MARK, ENTRY]
-    assert any("not released yet" in warning for warning in node.warnings)
+    assert any("could not be released yet" in warning for warning in node.warnings)
     node.journal().save(entry)
     node.store().gc(set())
     assert (in_use(shared), node.files()) == ({}, [])
@@ -960,7 +960,7 @@ def test_a_lease_without_an_entry_is_not_forgotten_because_of_a_right_that_is_mi
 
 
 def told_of_a_restore(node) -> bool:
-    return any("was restored" in text for text in node.warnings)
+    return any("restored from a backup" in text for text in node.warnings)
 
 
 @pytest.mark.parametrize("change", [{"name": "renamed"}, {"machine": "0123456789abcdef" * 2}])

@@ -245,7 +245,7 @@ def test_a_symlink_is_not_written_through(store, place, tmp_path, name):
 def test_a_directory_that_others_may_write_to_is_refused(store, place):
     place.mkdir(parents=True)
     place.chmod(0o777)
-    with pytest.raises(IoFailure, match="others may write"):
+    with pytest.raises(IoFailure, match="writable by others"):
         take(store, "a")
 
 

@@ -100,7 +100,7 @@ def test_what_the_journal_holds_is_not_leased_in_host_local_s_directory(node, tm
     assert len(held | found) == 6
     with pytest.raises(AddressesExhausted):
         store.allocate(owner("g"), ((V4,),), (None,))
-    with pytest.raises(AddressTaken, match="by another backend"):
+    with pytest.raises(AddressTaken, match="through another backend"):
         store.allocate(owner("g"), ((V4,),), (parse(min(held), ""),))
     node.store(cluster_conf=None).release(owner("a"))
     assert store.allocate(owner("g"), ((V4,),), (None,))

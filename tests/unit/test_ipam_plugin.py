@@ -504,6 +504,6 @@ def test_networks_that_name_no_backend_use_the_node_s():
     assert (lease_location(own, policy.defaults()).cluster_conf or {})["endpoints"] == ["https://10.9.9.9:1"]
     assert parse_request(own, Log({}), policy.defaults()).sets
     closed = Policy(node=NodeConf(addresses=AddressPolicy(etcd=etcd, network_etcd=False))).defaults()
-    with pytest.raises(InvalidConfig, match=r"ipam\.etcd: a network may not name an etcd"):
+    with pytest.raises(InvalidConfig, match=r"ipam\.etcd: the node configuration does not permit an etcd"):
         parse_request(own, Log({}), closed)
     assert lease_location(own, closed).cluster_conf is None
