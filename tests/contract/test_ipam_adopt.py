@@ -83,7 +83,7 @@ def test_what_host_local_s_directory_has_is_taken_over_into_etcd(node, etcd, pre
     assert node.entries() == {"a:net1.json": "held", "b:net1.json": "held"}
     assert [name for name in os.listdir(f"{node.folders.data}/{NETWORK}") if name.startswith("10.")] == []
     assert adopt(node, config) == 0
-    assert "nothing of flat is in another place" in capsys.readouterr().out
+    assert "all leases of flat are where they are configured" in capsys.readouterr().out
     assert node.fsck() == 1, "of these owners nobody is alive, which is the only thing that is found"
     node.delete("a")
     node.delete("b")

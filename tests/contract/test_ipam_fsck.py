@@ -385,7 +385,7 @@ def test_what_another_node_has_is_released_by_force_only(member, other, capsys):
     member.add("a")
     address = other.add("b")[0]
     assert member.run("release", address, "--yes") == 1
-    assert "node node-b's" in capsys.readouterr().err
+    assert "of node node-b" in capsys.readouterr().err
     assert member.run("release", address, "--yes", "--force") == 0
     assert list(member.leases().values()) == ["a"]
 
@@ -475,7 +475,7 @@ def test_a_node_whose_sign_of_life_is_there_is_refused(member, other, capsys):
     config = configuration(member)
     assert member.run("free-node", "node-b", "--yes", "--config", config) == 1
     said = capsys.readouterr()
-    assert "node-b is alive: it has left a sign of life" in said.err
+    assert "node-b is alive: it has a sign of life" in said.err
     assert "has expired, in " in said.err
     assert said.out == ""
     assert list(member.leases()) == theirs
@@ -492,7 +492,7 @@ def test_a_node_with_a_new_name_leaves_the_sign_of_its_old_one_while_it_has_addr
     assert sign(etcd, prefix, "renamed")
     config = configuration(member)
     assert member.run("free-node", "node-b", "--yes", "--config", config) == 1
-    assert "node-b is alive: it has left a sign of life" in capsys.readouterr().err
+    assert "node-b is alive: it has a sign of life" in capsys.readouterr().err
     assert list(member.leases()) == theirs
     other.delete("b")
     etcd.ctl("del", f"{prefix}/alive/", "--prefix")
@@ -573,7 +573,7 @@ def test_nothing_is_freed_before_somebody_agrees(member, other, etcd, prefix, ca
 def test_a_name_that_no_lease_and_no_node_bears_is_refused(member, api, tmp_path, capsys):
     member.add("a")
     assert member.run("free-node", "node-bb", "--yes") == 1
-    assert "names the node node-bb" in capsys.readouterr().err
+    assert "the node node-bb is unknown" in capsys.readouterr().err
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
     assert member.run("free-node", "node-b", "--yes", "--kubeconfig", kubeconfig) == 1
     api.add_node("node-b", "False")
@@ -647,7 +647,7 @@ def test_a_node_that_only_leases_of_gone_pods_could_be_of_is_unknown(api, kubern
     lease(kubernetes, "force-deleted")
     for options in ((), ("--gone-pods",)):
         assert kubernetes.run("free-node", "no-such-node", "--yes", *options) == 1
-        assert "names the node no-such-node" in capsys.readouterr().err
+        assert "the node no-such-node is unknown" in capsys.readouterr().err
     assert set(kubernetes.leases().values()) == {"mine", "force-deleted"}
 
 
