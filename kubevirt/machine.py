@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from cni.errors import InvalidConfig
 from cni.names import shown
 
-LARGEST = 4 << 20
+LARGEST = 2 << 20
 """Bytes of the JSON. etcd takes an object of 1.5 MB."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")

@@ -14,8 +14,10 @@ from cni.errors import InvalidConfig
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-LARGEST = 4 << 20
+LARGEST = 1 << 20
 """Bytes of a document. A domain of KubeVirt's has thousands."""
+MOST_ELEMENTS = 20_000
+"""They are kept in memory, of which KubeVirt gives a sidecar 64 MB where the machine has CPUs of its own."""
 DEEPEST = 64
 """Levels of elements. A domain has about ten."""
 
@@ -25,6 +27,8 @@ class Element:
 
     All are positions in the bytes. Of `<a/>` the last three are equal.
     """
+
+    __slots__ = ("attributes", "children", "close", "end", "inner", "name", "start", "text")
 
     def __init__(self, name: str, attributes: Mapping[str, str], start: int, inner: int) -> None:
         self.name = name
@@ -141,6 +145,7 @@ class _Reader:
             raise InvalidConfig(f"the domain has {len(text)} bytes, and {LARGEST} are the most that is read")
         self._text = text
         self._open: list[Element] = []
+        self._count = 0
         self._root: Element | None = None
         self._parser = expat.ParserCreate("UTF-8")
         self._parser.buffer_text = True
@@ -162,6 +167,9 @@ class _Reader:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._open) >= DEEPEST:
             raise InvalidConfig(f"the domain has more than {DEEPEST} levels of elements")
+        self._count += 1
+        if self._count > MOST_ELEMENTS:
+            raise InvalidConfig(f"the domain has more than {MOST_ELEMENTS} elements")
         start = self._parser.CurrentByteIndex
         element = Element(name, attributes, start, _tag_end(self._text, start))
         if self._open:

@@ -298,6 +298,8 @@ REFUSED = {
         "document type",
     ),
     "depth": ("plain", b"<bios>", b"<bios>" * 100, "levels of elements"),
+    "number": ("plain", b"<bios>", b"<bios>" + b"<a/>" * 20_001, "more than 20000 elements"),
+    "size": ("plain", b"<bios>", b"<bios>" + b" " * (1 << 20), "are the most that is read"),
     "another encoding": ("plain", b"KubeVirt &amp; friends", b"K\xfcbeVirt", "not XML"),
 }
 
