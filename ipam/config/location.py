@@ -151,6 +151,7 @@ def _etcd(_request: Request, ipam: UncheckedIpamDict) -> ClusterConf | None:
 def _kubernetes(request: Request, ipam: UncheckedIpamDict) -> ClusterConf:
     from ipam.config.request import own_keys  # noqa: PLC0415 - a DEL needs the ranges of whereabouts' pools only
     from ipam.config.rules import range_sets  # noqa: PLC0415 - (the same)
+    from ipam.kubernetes import whereabouts  # noqa: PLC0415 - (the same)
 
     section = ipam.get("kubernetes")
     access = section if isinstance(section, dict) else {}
@@ -159,15 +160,15 @@ def _kubernetes(request: Request, ipam: UncheckedIpamDict) -> ClusterConf:
         sets = range_sets(unchecked, [])
     except (AttributeError, TypeError):
         sets = ()  # ADD reports the errors of the configuration; DEL uses the journal instead.
-    subnets = dict.fromkeys(f"{range_.subnet}/{range_.prefix}" for ranges in sets for range_ in ranges)
-    return {
-        "kind": KUBERNETES,
-        "kubeconfig": _text(access.get("kubeconfig")),
-        "namespace": _text(access.get("namespace")),
-        "network_name": _text(ipam.get("network_name")),
-        "overlapping": ipam.get("enable_overlapping_ranges") is not False,
-        "subnets": list(subnets),
-    }
+    return whereabouts.cluster_conf(
+        whereabouts.PoolLocation(
+            kubeconfig=_text(access.get("kubeconfig")),
+            namespace=_text(access.get("namespace")),
+            network_name=_text(ipam.get("network_name")),
+            overlapping=ipam.get("enable_overlapping_ranges") is not False,
+            subnets=whereabouts.subnets_of(sets),
+        )
+    )
 
 
 _OPTIONAL: tuple[Literal["prefix", "caFile", "certFile", "keyFile"], ...] = ("prefix", "caFile", "certFile", "keyFile")
