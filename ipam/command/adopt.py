@@ -178,7 +178,7 @@ class Adoption:
         with self._directory(self._folders.directory_of(self._network)) as directory:
             for name in map(str, move.addresses):
                 directory.take([name], *expected)
-                if (directory.entry(name) or ("", "", ""))[1:] != expected:
+                if (directory.lease_file(name) or ("", "", ""))[1:] != expected:
                     raise NotAdopted(f"{name} belongs to another owner in {directory.path}")
         if move.directory:
             self._remove_files(move)
@@ -209,7 +209,7 @@ class Adoption:
     def _remove_files(self, move: Move) -> None:
         with self._directory(move.directory) as directory:
             for name in map(str, move.addresses):
-                if (directory.entry(name) or ("", "", ""))[1:] == (move.owner.container_id, move.owner.ifname):
+                if (directory.lease_file(name) or ("", "", ""))[1:] == (move.owner.container_id, move.owner.ifname):
                     directory.remove(name)
 
     def _of_directories(self) -> Iterator[Move]:
@@ -217,7 +217,7 @@ class Adoption:
         if path == self._network.directory or not os.path.isdir(path):
             return
         with self._directory(path) as directory:
-            files = list(directory.judged(ignore))
+            files = list(directory.checked_files(ignore))
         pods = _pods(self._folders) if files else {}
         holders: dict[tuple[str, str], list[Address]] = {}
         for name, container_id, ifname in files:

@@ -134,7 +134,7 @@ class Repair:
         expected = (owner.container_id, owner.ifname)
         with Directory(self._folders.directory_of(network), min(self._seconds, LOCK_SECONDS)) as directory:
             for address in map(str, addresses):
-                entry = directory.entry(address)
+                entry = directory.lease_file(address)
                 if entry is not None and entry[1:] != expected:
                     raise _changed(owner)
                 directory.remove(address)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.cluster.occupied import Occupied
     from ipam.local.bitmap import Used
-    from ipam.local.directory import Directory, Entry
+    from ipam.local.directory import Directory, LeaseFile
     from ipam.local.index import Index
     from ipam.ranges import Range, RangeSet
     from ipam.store import Owner
@@ -30,7 +30,7 @@ class Allocation:
         self._owner = owner
         self._elsewhere = frozenset(map(str, occupied.addresses())) if occupied else frozenset()
         self._found = still_there(directory, index.entries(owner.container_id))
-        self._made: list[Entry] = []
+        self._made: list[LeaseFile] = []
         self._given: list[str] = []
         self._ifname_added = False
         self._last: dict[int, Address] = {}
@@ -52,13 +52,13 @@ class Allocation:
         stale = [entry for entry in self._found if entry[2] == self._owner.ifname and entry[0] not in self._given]
         remove(self._directory, stale)
         kept = [entry for entry in self._found if entry not in stale]
-        self._tell(kept + self._made, changed=bool(stale))
+        self._update_index(kept + self._made, changed=bool(stale))
 
     def undo(self) -> None:
         remove(self._directory, self._made)
-        self._tell(self._found)
+        self._update_index(self._found)
 
-    def _tell(self, entries: list[Entry], *, changed: bool = False) -> None:
+    def _update_index(self, entries: list[LeaseFile], *, changed: bool = False) -> None:
         if self._made or self._ifname_added or changed:
             self._index.replace(self._owner.container_id, entries)
         else:
@@ -74,11 +74,11 @@ class Allocation:
                 held = address.parse(entry[0], "")
                 home = range_of(ranges, held)
                 if home is not None and entry[2] == wanted and requested in (None, held):
-                    self._own(entry)
+                    self._claim_for_interface(entry)
                     return Claim(range=home, address=held)
         return None
 
-    def _own(self, entry: Entry) -> None:
+    def _claim_for_interface(self, entry: LeaseFile) -> None:
         """Adds the interface's name if it is missing: otherwise the container's next interface would get the address."""
         if not entry[2]:
             mine = (entry[0], entry[1], self._owner.ifname)
@@ -90,19 +90,19 @@ class Allocation:
         tried: list[Claim] = []
         if self._make(_names_of(self._candidates(i, ranges), tried)):
             return tried[-1]
-        raise AddressesExhausted(f"no address is free in {text(ranges)}", hint=AddressesExhausted.remedy)
+        raise AddressesExhausted(f"no address is free in {range_set_text(ranges)}", hint=AddressesExhausted.remedy)
 
     def _candidates(self, i: int, ranges: RangeSet) -> Iterator[Claim]:
         last = self._directory.last(i)
         for range_, start, end in _round(ranges, last):
             yield from _probably_free(self._index.used, range_, start, end)
         # The hint can be wrong, so exhaustion is reported only after the directory was read.
-        yield from free(ranges, self._directory.names())
+        yield from free_addresses(ranges, self._directory.names())
 
     def _take_requested(self, ranges: RangeSet, requested: Address) -> Claim:
         home = range_of(ranges, requested)
         if home is None or not home.leases(requested):
-            raise AddressTaken(f"{requested} is the gateway, excluded, or outside of {text(ranges)}")
+            raise AddressTaken(f"{requested} is the gateway, excluded, or outside of {range_set_text(ranges)}")
         if not self._make([str(requested)]):
             raise AddressTaken(f"{requested} is in use by {self._holder(str(requested))}")
         return Claim(range=home, address=requested)
@@ -119,27 +119,27 @@ class Allocation:
     def _holder(self, name: str) -> str:
         if name in self._elsewhere:
             return "a container of this node, through another backend (barewire-ipam show prints it)"
-        _name, container_id, ifname = self._directory.entry(name) or (name, "", "")
+        _name, container_id, ifname = self._directory.lease_file(name) or (name, "", "")
         return f"container {container_id} {ifname}".rstrip() if container_id else "an unknown owner"
 
 
-def still_there(directory: Directory, entries: list[Entry]) -> list[Entry]:
+def still_there(directory: Directory, entries: list[LeaseFile]) -> list[LeaseFile]:
     """The entries that their files confirm: rewriting a file does not change its directory."""
-    return [entry for entry in entries if directory.entry(entry[0]) == entry]
+    return [entry for entry in entries if directory.lease_file(entry[0]) == entry]
 
 
-def remove(directory: Directory, entries: list[Entry]) -> None:
+def remove(directory: Directory, entries: list[LeaseFile]) -> None:
     """Removes the files of all entries, even if one of them cannot be removed."""
     run_all(*(lambda name=name: directory.remove(name) for name, _id, _ifname in entries))
 
 
-def free(ranges: RangeSet, names: Iterable[str]) -> Iterator[Claim]:
+def free_addresses(ranges: RangeSet, names: Iterable[str]) -> Iterator[Claim]:
     """The addresses without a file."""
     taken = frozenset(names)
     return (Claim(range=range_, address=address) for range_, address in walk(ranges) if str(address) not in taken)
 
 
-def text(ranges: RangeSet) -> str:
+def range_set_text(ranges: RangeSet) -> str:
     """The set in messages, in host-local's form."""
     return ",".join(map(str, ranges))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.store import Tell
 
-    Entry = tuple[str, str, str]
+    LeaseFile = tuple[str, str, str]
     """Name of the file, container ID, interface name. Old versions of host-local omitted the last: it is empty.
 
     Both are empty if a process died between creating a file and writing it.
@@ -76,17 +76,17 @@ class Directory:
             self.fd = -1
         self._lock.release()
 
-    def entries(self) -> Iterator[Entry]:
+    def lease_files(self) -> Iterator[LeaseFile]:
         """The entries of all addresses. Files that are not regular, or not host-local's, are skipped."""
-        return self.judged(ignore)
+        return self.checked_files(ignore)
 
-    def judged(self, damaged: Tell) -> Iterator[Entry]:
-        """Like `entries`; `damaged` is called for each file that is skipped."""
+    def checked_files(self, damaged: Tell) -> Iterator[LeaseFile]:
+        """Like `lease_files`; `damaged` is called for each file that is skipped."""
         for name in self.names():
             if is_address(name):
-                entry = self.entry(name)
-                if entry is not None:
-                    yield entry
+                file = self.lease_file(name)
+                if file is not None:
+                    yield file
                 else:
                     damaged(f"{self.path}/{name} does not name a valid owner of the address")
 
@@ -96,7 +96,7 @@ class Directory:
         except OSError as error:
             raise _failure("list", self.path, error) from error
 
-    def entry(self, name: str) -> Entry | None:
+    def lease_file(self, name: str) -> LeaseFile | None:
         content = self._read(name)
         return None if content is None else _parsed(name, content)
 
@@ -141,7 +141,7 @@ class Directory:
         except OSError as error:
             raise _failure("make", path, error) from error
 
-    def add_ifname(self, entry: Entry) -> None:
+    def add_ifname(self, entry: LeaseFile) -> None:
         """Adds the interface's name to a file that holds only the container ID, which stays at its beginning."""
         name, container_id, ifname = entry
         self._write(name, 0, f"{container_id}{SEPARATOR}{ifname}".encode())
@@ -232,7 +232,7 @@ def is_address(name: str) -> bool:
         return False
 
 
-def _parsed(name: str, content: str) -> Entry | None:
+def _parsed(name: str, content: str) -> LeaseFile | None:
     container_id, _separator, ifname = content.strip(_WHITE).partition(SEPARATOR)
     if (container_id or ifname) and holder_fault(container_id, ifname):
         return None

@@ -20,7 +20,7 @@ from ipam.local.directory import write_over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipam.local.directory import Directory, Entry
+    from ipam.local.directory import Directory, LeaseFile
 
 _FORMAT = "1"
 _AGE = 1_000_000_000
@@ -44,11 +44,11 @@ class Index:
         self._modified = stat.st_mtime_ns
         self._place = f"{run}/{stat.st_dev:x}-{stat.st_ino:x}"
         self._shards = self._sealed_shards()
-        self._all: list[Entry] | None = None
+        self._all: list[LeaseFile] | None = None
         self._lines: list[str] | None = None
         self.used = Used(self._place)
 
-    def entries(self, container_id: str) -> list[Entry]:
+    def entries(self, container_id: str) -> list[LeaseFile]:
         """The container's entries.
 
         They may be outdated, because a file can be rewritten without changing the directory.
@@ -58,14 +58,14 @@ class Index:
             return [entry for entry in self.read() if entry[1] == container_id]
         return [_entry(line) for line in shard if f" {container_id} " in line]
 
-    def read(self) -> list[Entry]:
+    def read(self) -> list[LeaseFile]:
         """All entries, read from the files."""
         if self._all is None:
-            self._all = list(self._directory.entries())
+            self._all = list(self._directory.lease_files())
             self.used.start_anew(name for name, _id, _ifname in self._all)
         return self._all
 
-    def replace(self, container_id: str, entries: list[Entry]) -> None:
+    def replace(self, container_id: str, entries: list[LeaseFile]) -> None:
         """Replaces the container's entries after a change."""
         shard = self._shard(container_id)
         if shard is None:
@@ -79,7 +79,7 @@ class Index:
         if self._write_shard(self._number(container_id), lines) and self.used.save():
             self._seal()
 
-    def rewrite(self, entries: list[Entry]) -> None:
+    def rewrite(self, entries: list[LeaseFile]) -> None:
         """Replaces all entries."""
         self._all = entries
         self.used.start_anew(name for name, _id, _ifname in entries)
@@ -159,11 +159,11 @@ class Index:
         return len(content)
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: LeaseFile) -> str:
     return " ".join(entry)
 
 
-def _entry(line: str) -> Entry:
+def _entry(line: str) -> LeaseFile:
     name, container_id, ifname = line.split(" ")
     return name, container_id, ifname
 

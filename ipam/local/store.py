@@ -12,7 +12,7 @@ from cni.errors import AddressesExhausted, NotAvailable
 from cni.host.files import LOCK_SECONDS
 from cni.rollback import on_failure
 from ipam import address
-from ipam.local.allocation import Allocation, free, remove, still_there, text
+from ipam.local.allocation import Allocation, free_addresses, range_set_text, remove, still_there
 from ipam.local.directory import Directory
 from ipam.local.index import Index
 from ipam.store import Lease, Owner, ignore
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ipam.address import Address
     from ipam.cluster.occupied import Occupied
-    from ipam.local.directory import Entry
+    from ipam.local.directory import LeaseFile
     from ipam.ranges import RangeSet
     from ipam.store import Claim, Tell
 
@@ -86,8 +86,8 @@ class Local:
         containers = {container_id for container_id, _ifname in valid}
         with self._open() as directory:
             index = Index(self._run, directory)
-            kept: list[Entry] = []
-            freed: list[Entry] = []
+            kept: list[LeaseFile] = []
+            freed: list[LeaseFile] = []
             for entry in index.read():
                 _name, container_id, ifname = entry
                 known = (container_id, ifname) in valid if ifname else container_id in containers
@@ -107,7 +107,7 @@ class Local:
         """See `Store`."""
         self.require_writable()
         names = os.listdir(self._path) if os.path.isdir(self._path) else []
-        full = [text(ranges) for ranges in sets if next(free(ranges, names), None) is None]
+        full = [range_set_text(ranges) for ranges in sets if next(free_addresses(ranges, names), None) is None]
         if full:
             raise NotAvailable(f"no address is free in {'; '.join(full)}", hint=AddressesExhausted.remedy)
 
@@ -115,7 +115,7 @@ class Local:
         if not self._open().exists():
             return iter(())
         with self._open() as directory:
-            entries = list(directory.judged(damaged))
+            entries = list(directory.checked_files(damaged))
         network = os.path.basename(self._path)
         leases = [
             Lease(

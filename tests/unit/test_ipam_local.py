@@ -297,7 +297,7 @@ def no_reading(monkeypatch):
     def refuse(_directory):
         raise AssertionError("all files of the directory are read")
 
-    return lambda: monkeypatch.setattr(Directory, "entries", refuse)
+    return lambda: monkeypatch.setattr(Directory, "lease_files", refuse)
 
 
 def test_while_nobody_else_changes_the_directory_nobody_else_s_files_are_read(store, no_reading):
