@@ -189,15 +189,17 @@ _LISTS = frozenset(("nameservers", "search", "options"))
 
 
 def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """The known keys of a JSON object under our field names; null is absent, as in Go."""
+    """The known keys of a JSON object under our field names. null, an empty text and an MTU of 0 are absent, as Go has it."""
     fields = {}
     for key, field in keys:
         value = entry.get(key)
-        if value is None:
+        if value is None or value == "":
             continue
         expected = str if field in _TEXTS else list if field in _LISTS else int
         if not isinstance(value, expected) or isinstance(value, bool):
             raise TypeError(f"{key} is {shown(value)}")
+        if field == "mtu" and value == 0:
+            continue
         fields[field] = tuple(map(_text, value)) if isinstance(value, list) else value
     return fields
 

@@ -203,6 +203,8 @@ MALFORMED = {
         {"ip4": ["10.0.0.2/24"]},
         {"ip4": {"gateway": "10.0.0.1"}},
         {"ip4": {"ip": None}},
+        {"ip4": {"ip": ""}},
+        {"ip4": {"ip": "10.0.0.2/24", "routes": [{"dst": ""}]}},
         {"ip6": {"ip": 5}},
         {"ip4": {"ip": "10.0.0.2/24", "gateway": 5}},
         {"ip4": {"ip": "10.0.0.2/24", "routes": 5}},
@@ -224,6 +226,9 @@ MALFORMED = {
         {"interfaces": [{"name": "a", "sandbox": ["x"]}]},
         {"ips": [{}]},
         {"ips": [{"address": 5}]},
+        {"ips": [{"address": ""}]},
+        {"interfaces": [{"name": ""}]},
+        {"routes": [{"dst": ""}]},
         {"ips": [{"address": "10.0.0.2/24", "interface": "0"}]},
         {"ips": [{"address": "10.0.0.2/24", "interface": False}]},
         {"routes": [{"gw": "10.0.0.1"}]},
@@ -327,6 +332,11 @@ FIELDS = st.sampled_from("name mac mtu address interface gateway dst gw ip route
 
 
 OBJECTS = st.dictionaries(FIELDS, JSON, max_size=4)
+
+
+def test_what_says_nothing_is_absent():
+    text = {"interfaces": [{"name": "a", "mac": "", "mtu": 0}], "routes": [{"dst": "0.0.0.0/0", "gw": "", "mtu": 0}]}
+    assert decode(text, "1.1.0") == Result(interfaces=(Interface(name="a"),), routes=(Route(dst="0.0.0.0/0"),))
 
 
 @given(st.dictionaries(PARTS, JSON | OBJECTS | st.lists(OBJECTS, max_size=3), max_size=4), st.sampled_from(VERSIONS))
