@@ -23,6 +23,7 @@ from ipam.config.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipam.command.adopt import Adoption, Move
     from ipam.command.free_node import Freed
 
 FINE, FOUND, USAGE = 0, 1, 2
@@ -159,22 +160,11 @@ def _report(options: Any, findings: list[Finding], left: list[tuple[Finding, str
 
 
 def _adopt(options: Any, host: Host) -> int:
-    from ipam.command.adopt import Adoption, Move  # noqa: PLC0415 - listing does not need TLS
-
     if not options.config:
         raise InvalidConfig("adopt needs the configuration to which it moves the leases", hint="name it with --config")
     confs = configured(options.config, host.folders.policy)
     networks = [network for network in confs if options.network in (None, "", network.name)]
-    former = configured(options.former, host.folders.policy) if options.former else []
-    if any(network.backend != KUBERNETES for network in former):
-        raise InvalidConfig(
-            "--from is for a network with backend kubernetes", hint="other leases are found in the journal"
-        )
-    moves: list[tuple[Adoption, Move]] = []
-    for network in networks:
-        adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
-        moves += [(adoption, move) for move in adoption.found()]
-        moves += [(adoption, move) for old in former if old.name == network.name for move in adoption.of_pods(old)]
+    moves = _moves(options, host, networks)
     for _adoption, move in moves:
         _say(str(move))
     if not moves:
@@ -190,6 +180,23 @@ def _adopt(options: Any, host: Host) -> int:
             _complain(error)
     _say(f"{len(moves) - failed} of {len(moves)} interfaces moved")
     return FOUND if failed else FINE
+
+
+def _moves(options: Any, host: Host, networks: list[Network]) -> list[tuple[Adoption, Move]]:
+    """The leases to be moved into the networks' configured locations, from the node's own and from `--from`."""
+    from ipam.command.adopt import Adoption  # noqa: PLC0415 - listing does not need TLS
+
+    former = configured(options.former, host.folders.policy) if options.former else []
+    if any(network.backend != KUBERNETES for network in former):
+        raise InvalidConfig(
+            "--from is for a network with backend kubernetes", hint="other leases are found in the journal"
+        )
+    moves: list[tuple[Adoption, Move]] = []
+    for network in networks:
+        adoption = Adoption(host.folders, network, _warn, options.seconds, abandon=options.abandon)
+        moves += [(adoption, move) for move in adoption.found()]
+        moves += [(adoption, move) for old in former if old.name == network.name for move in adoption.of_pods(old)]
+    return moves
 
 
 def _free_node(options: Any, host: Host) -> int:

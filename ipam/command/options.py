@@ -17,15 +17,31 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "list", "show the utilisation of the networks, and the owner of each address", answers=True)
     show = _add(commands, "show", "show the owner of an address, or the addresses of a container", answers=True)
     show.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
+    _add_release(commands)
+    _add_forget(commands)
+    _add_fsck(commands)
+    _add_adopt(commands)
+    _add_free_node(commands)
+    _add_reconcile(commands)
+    return whole
+
+
+def _add_release(commands: Any) -> None:
     free = _add(commands, "release", "free the addresses of an interface, which may be named by one of them")
     free.add_argument("what", metavar="ADDRESS|CONTAINER[/IFNAME]")
     free.add_argument(
         "--force", action="store_true", help="also free addresses that are in use, or may be in use on another node"
     )
     free.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_forget(commands: Any) -> None:
     lost = _add(commands, "forget", "give up tombstones whose cluster is gone for good", of_networks=False)
     lost.add_argument("what", metavar="CONTAINER[/IFNAME]", nargs="?", default="", help="only those of this container")
     lost.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_fsck(commands: Any) -> None:
     check = _add(commands, "fsck", "find leaks, duplicates, and leases that are missing from the journal", answers=True)
     check.add_argument(
         "--repair", action="store_true", help="repair the findings where possible; without it nothing is changed"
@@ -37,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help=f"skip younger leases, whose sandboxes may still be being created (default {GRACE_SECONDS:g})",
     )
+
+
+def _add_adopt(commands: Any) -> None:
     moved = _add(commands, "adopt", "move this node's leases from former locations to the configured one")
     moved.add_argument("--yes", action="store_true", help="do not ask")
     moved.add_argument(
@@ -51,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="give up the leases in a former cluster that cannot be reached, because it is gone for good",
     )
+
+
+def _add_free_node(commands: Any) -> None:
     dead = _add(commands, "free-node", "free all addresses of a dead node in the clusters")
     dead.add_argument("name", metavar="NODE")
     dead.add_argument("--yes", action="store_true", help="do not ask")
@@ -67,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="in Kubernetes, also free the leases of pods that do not exist any more, on any node",
     )
+
+
+def _add_reconcile(commands: Any) -> None:
     lost = _add(commands, "reconcile", "free the leases in Kubernetes of pods that do not exist any more, on any node")
     lost.add_argument("--yes", action="store_true", help="do not ask")
     lost.add_argument("--kubeconfig", default="", metavar="FILE", help="look the pods up at this API server")
@@ -77,7 +102,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help=f"skip younger leases; 0 also frees leases of unknown age (default {GRACE_SECONDS:g})",
     )
-    return whole
 
 
 def _add(

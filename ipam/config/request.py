@@ -39,6 +39,36 @@ class ParsedRequest(Value):
 
 def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> ParsedRequest:
     """Parses and validates the request. Raises `InvalidConfig` with every problem at once, and `AddressTaken`."""
+    conf = _validated(request, log, defaults)
+    section, arguments = conf["ipam"], cni_arguments(request.args)
+    sets = range_sets(conf, [])
+    invocation = ((conf.get("args") or {}).get("cni") or {}).get("ips") or []
+    runtime = (conf.get("runtimeConfig") or {}).get("ips") or []
+    by_arguments = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
+    fixed = fixed_addresses(section)
+    requested: tuple[Address | None, ...] = ()
+    if sets:
+        requested = _requested(sets, [*by_arguments, *invocation, *runtime])
+    else:
+        # As in static: CNI_ARGS adds to the configured addresses, and a later source replaces all earlier ones.
+        later = runtime or invocation
+        gateways = "" if later else arguments.get("GATEWAY", "")
+        fixed = _fixed(later or by_arguments, gateways, [] if later else fixed)
+        # The runtime passes addresses to ADD, not to STATUS.
+        if not fixed and section.get("addresses") is None and request.command != "STATUS":
+            raise InvalidConfig("ipam: no IP ranges specified", hint="set subnet, ranges, range or addresses")
+    _require_expressible(request.cni_version, sets, fixed)
+    return ParsedRequest(
+        sets=sets,
+        requested=requested,
+        fixed=tuple(IpConfig(address=text, gateway=gateway) for text, gateway in fixed),
+        passed_on=passed_on(section),
+        resolv_conf="" if section.get("dns") else section.get("resolvConf") or "",
+    )
+
+
+def _validated(request: Request, log: Log, defaults: Defaults) -> IpamConfDict:
+    """The valid configuration with the node's defaults. Raises `InvalidConfig`; logs warnings."""
     own = own_keys(request)
     unchecked: Any = own.get("ipam")
     is_section = isinstance(unchecked, dict)
@@ -52,30 +82,7 @@ def parse_request(request: Request, log: Log, defaults: Defaults = NONE) -> Pars
         log.warning(warning)
     values: Any = parsed.values
     conf: IpamConfDict = values
-    section, arguments = conf["ipam"], cni_arguments(request.args)
-    sets = range_sets(conf, [])
-    invocation = ((conf.get("args") or {}).get("cni") or {}).get("ips", ())
-    runtime = (conf.get("runtimeConfig") or {}).get("ips", ())
-    requested_by_args = [text.strip() for text in arguments.get("IP", "").split(",") if text.strip()]
-    fixed = fixed_addresses(section)
-    if sets:
-        requested = _requested(sets, [*requested_by_args, *invocation, *runtime])
-    else:
-        # As in static: CNI_ARGS adds to the configured addresses, and a later source replaces all earlier ones.
-        later = runtime or invocation
-        gateways = "" if later else arguments.get("GATEWAY", "")
-        requested, fixed = (), _fixed(list(later or requested_by_args), gateways, [] if later else fixed)
-        # The runtime passes addresses to ADD, not to STATUS.
-        if not fixed and section.get("addresses") is None and request.command != "STATUS":
-            raise InvalidConfig("ipam: no IP ranges specified", hint="set subnet, ranges, range or addresses")
-    _require_expressible(request.cni_version, sets, fixed)
-    return ParsedRequest(
-        sets=sets,
-        requested=requested,
-        fixed=tuple(IpConfig(address=text, gateway=gateway) for text, gateway in fixed),
-        passed_on=passed_on(section),
-        resolv_conf="" if section.get("dns") else section.get("resolvConf") or "",
-    )
+    return conf
 
 
 def own_keys(request: Request) -> dict[str, Any]:
