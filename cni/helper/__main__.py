@@ -2,60 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from cni.errors import IoFailure
-from cni.helper import service, surroundings, warm
-from cni.helper.call import House
-from cni.host.files import make_directory, require_private
-from cni.sriov.__main__ import load as load_sriov
-from cni.userspace.__main__ import load as load_userspace
-from ipam.__main__ import load as load_ipam
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import NoReturn
-
-    from cni.helper.call import Load
-
-PROGRAMS = {"sriov": load_sriov, "userspace": load_userspace, "barewire-ipam": load_ipam}
-_INTERRUPTED = 130
-
-
-def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoReturn:
-    """Ends only by a signal, or when it cannot serve."""
-    if len(arguments) != 1 or not arguments[0].startswith("/"):
-        sys.exit(
-            "usage: barewire-helper SOCKET\n  the unit that install.sh --helper makes says which socket the launchers use"
-        )
-    path = arguments[0]
-    try:
-        build = build_of(os.path.dirname(sys.executable))
-        warm.load_all()
-        folder = os.path.dirname(path)
-        make_directory(folder)
-        require_private(folder)
-        listener, lock = service.listen(path)
-        os.write(1, f"barewire-helper: serves {path} (build {build})\n".encode())
-        service.run(listener, House(build=build, programs=programs, namespaces=surroundings.own()), lock)
-    except IoFailure as error:
-        sys.exit(f"barewire-helper: {error.msg}\n  what to do: {error.hint}")
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
-
-
-def build_of(bundle: str) -> str:
-    """The build that the bundle's description names; `source` outside of a bundle. Raises `IoFailure`."""
-    try:
-        with open(f"{bundle}/bundle.info", encoding="utf-8") as file:
-            return dict(line.rstrip("\n").split("=", 1) for line in file)["build"]
-    except FileNotFoundError:
-        return "source"
-    except (OSError, ValueError, KeyError) as error:
-        raise IoFailure(f"cannot read {bundle}/bundle.info: {error}", hint="run install.sh again") from error
-
+from cni.helper.start import main
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -69,7 +69,7 @@ def load_for_veth(request: Request) -> Plugin:
 
 def main_helper(arguments: list[str]) -> NoReturn:
     """The helper, with this program beside the plugins."""
-    from cni.helper.__main__ import PROGRAMS, main as serve_launchers
+    from cni.helper.start import PROGRAMS, main as serve_launchers
 
     serve_launchers(arguments, {**PROGRAMS, NAME: load_for_veth})
 

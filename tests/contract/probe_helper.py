@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni.errors import CheckFailed
-from cni.helper.__main__ import PROGRAMS, main
+from cni.helper.start import PROGRAMS, main
 from cni.protocol.result import IpConfig, Result
 
 if TYPE_CHECKING:

@@ -5,14 +5,19 @@ The plugin starts no program here but its IPAM plugin, which is not traced.
 
 from __future__ import annotations
 
+import re
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 from tests import strace
+from tests.launched import SECONDS, Helper
 from tests.ovs.node import Node, Outcome, Pod
 from tests.strace import Missed, Point
 
 KILLED = (-9, 128 + 9)
+_WAITING = 2
 
 
 class Faults:
@@ -43,3 +48,50 @@ class Faults:
 
     def _lines(self) -> list[str]:
         return self._trace.read_text(errors="replace").splitlines()
+
+
+class HelperFaults(Faults):
+    """The same for a node whose program is a launcher: the fault is in the child of its helper that serves the call."""
+
+    def __init__(self, node: Node, trace: Path, helper: Helper) -> None:
+        super().__init__(node, trace)
+        self._helper = helper
+
+    def points(self, command: str, conf: dict[str, Any], pod: Pod) -> list[Point]:
+        """Without the word to the launcher that the child is ready: until then the launcher executes the plugin."""
+        found = super().points(command, conf, pod)
+        first = next(number for number, point in enumerate(found) if point.what == "frame")
+        return found[first + 1 :]
+
+    def killed_at(self, point: Point, command: str, conf: dict[str, Any], pod: Pod) -> None:
+        done = self._call(command, conf, pod, point.syscall, strace.killed(point))
+        if "killed by SIGKILL" not in self._lines()[-1]:
+            raise Missed(f"not killed at {point}: {done}")
+        # After its last word nothing is left to do for the child, and the launcher has the output.
+        assert done.code == 0 or (done.code == 1 and "was killed" in done.document["msg"]), done
+
+    def _call(self, command: str, conf: dict[str, Any], pod: Pod, traced: str, fault: str = "") -> Outcome:
+        self._trace.unlink(missing_ok=True)
+        attached = (*strace.command(str(self._trace), traced, fault), "-p", str(self._next_child()))
+        with subprocess.Popen(attached, stderr=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stderr
+            assert "attached" in tracer.stderr.readline()
+            done = self._node.call(command, conf, pod, "net1")
+            tracer.wait(SECONDS)
+        return done
+
+    def _next_child(self) -> int:
+        """The one that has waited longest. Those before have ended, or will without an event for us."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            alive = [pid for pid in self._helper.children() if not _has_ended(pid)]
+            if len(alive) == _WAITING:
+                return alive[0]
+        raise AssertionError("the helper's children do not come to rest")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return bool(re.search(r"^State:\s+[ZX]", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
+    except OSError:
+        return True

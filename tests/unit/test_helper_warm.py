@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cni.helper import warm
-from cni.helper.__main__ import PROGRAMS
+from cni.helper.start import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def test_no_name_of_the_list_is_out_of_use() -> None:
 
 def loaded() -> list[str]:
     """The modules of a helper that has loaded all."""
-    program = "import sys, cni.helper.__main__; from cni.helper.warm import load_all; load_all(); print(*sys.modules)"
+    program = "import sys, cni.helper.start; from cni.helper.warm import load_all; load_all(); print(*sys.modules)"
     return subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
     ).stdout.split()

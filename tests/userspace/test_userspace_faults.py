@@ -6,11 +6,14 @@ Each point gets one of the ways in turn; BAREWIRE_MATRIX=1 (`make matrix`) tries
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from tests.cli.program import BUNDLE, Program
 from tests.kube.apiserver import ApiServer
-from tests.ovs.faults import Faults
+from tests.launched import Helper, entry
+from tests.ovs.faults import Faults, HelperFaults
 from tests.ovs.node import changes
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
@@ -33,10 +36,10 @@ ROWS = ("in a directory of ours", "in the pod's volume, annotated")
 class Stage:
     """A pod of the node, with all settings on a bridge that the plugin makes."""
 
-    def __init__(self, node, folder, api):
+    def __init__(self, node, faults, folder, api):
         self.node = node
         self.api = api
-        self.faults = Faults(node, folder / "trace")
+        self.faults = faults
         self.conf = node.conf(**SETTINGS)
         self.conf["host"] = {**self.conf["host"], "bridge": {"bridgeName": "made0"}}
         if api:
@@ -94,13 +97,28 @@ WAYS = {"DEL": Stage.delete, "GC": Stage.gc, "ADD again": Stage.again}
 COMMANDS = ["ADD", "DEL"]
 
 
+@pytest.fixture(params=["stand-alone", "with a helper"] if WHOLE else ["stand-alone"])
+def faults(request, node, tmp_path):
+    if request.param == "stand-alone":
+        yield Faults(node, tmp_path / "trace")
+        return
+    alone, socket = node.program, Path("/run/barewire/test-helper.sock")
+    node.program = Program((str(entry(BUNDLE / "launcher", tmp_path / "userspace", BUNDLE, "userspace", socket)),))
+    try:
+        with Helper(socket, [*node.within, str(BUNDLE / "barewire-helper")]) as helper:
+            yield HelperFaults(node, tmp_path / "trace", helper)
+    finally:
+        node.program = alone
+        node.run("rm", "-f", str(socket), f"{socket}.lock")
+
+
 @pytest.fixture(params=ROWS)
-def stage(request, node, tmp_path):
+def stage(request, node, faults, tmp_path):
     if request.param == ROWS[0]:
-        yield Stage(node, tmp_path, None)
+        yield Stage(node, faults, tmp_path, None)
     else:
         with ApiServer() as api:
-            yield Stage(node, tmp_path, api)
+            yield Stage(node, faults, tmp_path, api)
 
 
 def cases(points, ways):
