@@ -5,8 +5,6 @@ It opens no file of the node's and no connection: nothing that is kept warm can 
 
 from __future__ import annotations
 
-import sys
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +15,7 @@ _LATE = (
     " cni.rollback cni.sriov.check cni.sriov.model cni.sriov.plugin cni.sriov.removal cni.sriov.sriov_cni"
     " cni.sriov.status cni.trace cni.userspace.adapters cni.userspace.attachment cni.userspace.check"
     " cni.userspace.plugin cni.userspace.publish cni.userspace.removal cni.userspace.request"
-    " cni.userspace.sockets.sockets cni.userspace.vswitch.ovs grp hashlib ipam.answer ipam.cluster.occupied"
+    " cni.userspace.sockets.sockets cni.userspace.vswitch.ovs grp hashlib ipam.cluster.occupied"
     " ipam.cluster.retaking ipam.cluster.store ipam.cluster.succession ipam.config.flat_file ipam.config.location"
     " ipam.config.node_name ipam.config.policy ipam.config.request ipam.config.resolvconf ipam.config.rules"
     " ipam.embedded ipam.etcd.cluster ipam.etcd.heartbeat ipam.kubernetes.cluster ipam.kubernetes.names"
@@ -27,8 +25,12 @@ LATE = tuple(_LATE.split())
 """The modules that functions import, of those that a call of a plugin can come to."""
 
 
-def load_all(names: Iterable[str] = LATE) -> None:
-    """Raises `ImportError`: a bundle that lacks one of its modules must not serve."""
+def load_all(names: Iterable[str] = LATE) -> list[str]:
+    """Returns the names that are not there any more: a call that needs something else imports it itself, as without a helper."""
+    missing = []
     for name in names:
-        if name not in sys.modules:
+        try:
             __import__(name)
+        except ModuleNotFoundError:
+            missing.append(name)
+    return missing

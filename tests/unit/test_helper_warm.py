@@ -68,7 +68,9 @@ def test_no_name_of_the_list_is_out_of_use() -> None:
 
 def loaded() -> list[str]:
     """The modules of a helper that has loaded all."""
-    program = "import sys, cni.helper.start; from cni.helper.warm import load_all; load_all(); print(*sys.modules)"
+    program = (
+        "import sys, cni.helper.start; from cni.helper.warm import load_all; assert not load_all(); print(*sys.modules)"
+    )
     return subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
     ).stdout.split()
