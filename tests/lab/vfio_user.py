@@ -1,0 +1,50 @@
+"""Opens a device as a user of VFIO does, in the lab's machine: container, group, IOMMU, device, a read of its registers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Self
+
+_API_VERSION, _SET_IOMMU, _GROUP_STATUS, _SET_CONTAINER, _DEVICE_FD, _REGION = (
+    0x3B64 + number for number in (0, 2, 3, 4, 6, 8)
+)
+_TYPE1, _VIABLE, _CONFIG_REGION = 1, 1, 7
+
+
+class VfioUser:
+    """Has the device open from `with` on. `group_node` is the path of its group's device node."""
+
+    def __init__(self, device: str, group_node: str) -> None:
+        self._device = device
+        self._group_node = group_node
+        self._open: list[int] = []
+
+    def __enter__(self) -> Self:
+        container = self._opened("/dev/vfio/vfio")
+        assert fcntl.ioctl(container, _API_VERSION) == 0
+        group = self._opened(self._group_node)
+        status = fcntl.ioctl(group, _GROUP_STATUS, struct.pack("II", 8, 0))
+        assert struct.unpack("II", status)[1] & _VIABLE, "the group is not viable"
+        fcntl.ioctl(group, _SET_CONTAINER, struct.pack("i", container))
+        fcntl.ioctl(container, _SET_IOMMU, _TYPE1)
+        # Only of a buffer that can be changed the kernel's answer is returned.
+        self._open.append(fcntl.ioctl(group, _DEVICE_FD, bytearray(self._device.encode() + b"\0")))
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for descriptor in reversed(self._open):
+            os.close(descriptor)
+
+    def reads_its_vendor(self) -> bool:
+        """Whether its configuration space, read through VFIO, begins with the vendor that sysfs has."""
+        region = fcntl.ioctl(self._open[-1], _REGION, struct.pack("IIIIQQ", 32, 0, _CONFIG_REGION, 0, 0, 0))
+        offset = struct.unpack("IIIIQQ", region)[5]
+        vendor = Path(f"/sys/bus/pci/devices/{self._device}/vendor").read_text()
+        return int.from_bytes(os.pread(self._open[-1], 2, offset), "little") == int(vendor, 16)
+
+    def _opened(self, path: str) -> int:
+        self._open.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return self._open[-1]
