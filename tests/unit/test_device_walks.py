@@ -17,7 +17,7 @@ from tests.kubelet.pcihost import GPU, PF, SOUND, VFS
 from tests.unit.test_device_stock import MEMORY, RESOURCE, Life, Mortal, Pods, _is_killed, host_in
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
-STEPS = range(24) if WHOLE else range(1, 24, 4)
+STEPS = range(24) if WHOLE else range(1, 24, 6)
 CARDS, AUDIO = "devices.kubevirt.io/10de_1bb3", "devices.kubevirt.io/10de_10f0"
 TOGETHER = "devices.kubevirt.io/group_10de_10f0_10de_1bb3"
 VF_POOL = b'"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci", "selectors": {"drivers": ["iavf"]}}]'
