@@ -30,6 +30,7 @@ class Scanner:
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
         self._known: Mapping[str, Function] = {}
+        self._addresses: Mapping[str, PciAddress] = {}
 
     def scan(self, named: AbstractSet[str] | None = None) -> Inventory:
         """All functions as they are now. One that vanishes meanwhile is left out.
@@ -37,7 +38,8 @@ class Scanner:
         Where functions are named, only these are looked at, with their VFs, their PFs and the members of their IOMMU groups;
         also those that are new. Raises `IoFailure`; what is known stays as it was.
         """
-        addresses = self._sysfs.addresses()
+        addresses = self._sysfs.addresses(self._addresses)
+        self._addresses = {address: address for address in addresses}
         if self._known and not addresses:
             raise IoFailure("the host has no PCI device any more", hint="look whether /sys is mounted")
         looked_at = None if named is None else self._related(named)

@@ -28,8 +28,6 @@ FINISH_SECONDS = 20.0
 """Bound for the calls that are at work at the end; a pod that is deleted is killed after 30 s."""
 LOOK_SECONDS = 1.0
 """How often the sockets are looked at besides the events."""
-WATCH_SECONDS = 5.0
-"""A kubelet that has registered a resource, and for so long has not followed its list, has given it up."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
@@ -78,7 +76,7 @@ class Kubelet:
         if present is None:
             return all(served)  # its socket's coming is an event
         for name, server in self._servers.items():
-            if name in self._registered and server.unwatched_seconds() > WATCH_SECONDS:
+            if name in self._registered and server.is_given_up():
                 del self._registered[name]
                 self._tell(
                     name, self._log.warning, f"the kubelet does not follow {name} any more: it is registered again"

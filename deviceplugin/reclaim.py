@@ -68,7 +68,9 @@ class Reclaimer:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_SECONDS):
                         await self._stock.changes()
-            await asyncio.sleep(self._pause)
+            # The second answer without a device is wanted soon: its group waits.
+            pending = any(0 < number < _ABSENCES for number in self._absences.values())
+            await asyncio.sleep(self._pause / 2 if pending else self._pause)
 
     async def round(self) -> None:
         """One comparison."""

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 VERSION = "v1beta1"
 ANSWER_SECONDS = 1.0
 """Bound for sending an answer."""
+LOST_SECONDS = 5.0
+"""A kubelet that has not followed a list again for so long has given the resource up."""
+UNWATCHED_SECONDS = 60.0
+"""The same for one that never followed it: a node that has just started is busy."""
 
 
 def options() -> v1beta1.DevicePluginOptions:
@@ -53,6 +57,7 @@ class ResourceServer:
         self._servers: list[grpc.aio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._streams = 0
+        self._was_watched = False
         self._unwatched_since = time.monotonic()
         self._ended = -ANSWER_SECONDS
         """When the last call was done, whose answer may be on its way yet."""
@@ -82,11 +87,12 @@ class ResourceServer:
 
     def registered(self) -> None:
         """The kubelet is about to follow the list."""
-        self._unwatched_since = time.monotonic()
+        self._was_watched, self._unwatched_since = False, time.monotonic()
 
-    def unwatched_seconds(self) -> float:
-        """For how long nobody has followed the list."""
-        return 0.0 if self._streams else time.monotonic() - self._unwatched_since
+    def is_given_up(self) -> bool:
+        """Whether the kubelet has let go of the list, or has not come for it at all since it registered the resource."""
+        patience = LOST_SECONDS if self._was_watched else UNWATCHED_SECONDS
+        return not self._streams and time.monotonic() - self._unwatched_since > patience
 
     async def _finish_calls(self, patience: float) -> None:
         """Waits until no call changes anything; each one that comes meanwhile is waited for as well."""
@@ -115,7 +121,7 @@ class ResourceServer:
                 yield v1beta1.ListAndWatchResponse(devices=map(_message, offers))
         finally:
             self._streams -= 1
-            self._unwatched_since = time.monotonic()
+            self._was_watched, self._unwatched_since = True, time.monotonic()
 
     async def _preferred(
         self, request: v1beta1.PreferredAllocationRequest, _context: Any

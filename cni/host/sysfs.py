@@ -16,6 +16,8 @@ from cni.host.files import glance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cni.pci import PciAddress
 
 _FAILURES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES, errno.EPERM)
@@ -75,9 +77,10 @@ class Sysfs:
         text = glance(f"{self._devices}/{device}/{attribute}").strip()
         return int(text) if text.isdigit() else 0
 
-    def addresses(self) -> list[PciAddress]:
-        """The PCI devices of the host, sorted."""
-        return [pci.parse(name) for name in sorted(_entries(self._devices))]
+    def addresses(self, known: Mapping[str, PciAddress] | None = None) -> list[PciAddress]:
+        """The PCI devices of the host, sorted. Names that are known need not be parsed again: a host can have thousands."""
+        before = known or {}
+        return [before.get(name) or pci.parse(name) for name in sorted(_entries(self._devices))]
 
     def text(self, device: PciAddress, attribute: str) -> str:
         """What a file of the device's directory holds (numa_node, vendor), or empty."""

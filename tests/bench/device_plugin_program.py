@@ -20,7 +20,7 @@ from deviceplugin.service import Service
 async def main(root: str, config: str, kubelet: str, state: str) -> None:
     """Serves until stdin ends."""
     host = Host(Sysfs(f"{root}/sys"), dev=f"{root}/dev", device_info=f"{root}/devinfo", uses=lambda _inventory: {})
-    log = Log({}, level="error")
+    log = Log({}, level="warning")
     service = Service(host, Journal(state), log, Metrics(), config=config, prefix="intel.com", kubelet_root=kubelet)
     work = asyncio.ensure_future(service.run())
 

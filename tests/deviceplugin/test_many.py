@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin import kubelet as kubelet_side
+from deviceplugin import server
 from tests.kubelet.kubelet import CHECKPOINT
 from tests.kubelet.pcihost import PF, VFS, card, many, many_vf
 from tests.kubelet.world import World, driven, until
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 RESTARTS = 100 if os.environ.get("BAREWIRE_MATRIX") else 10
-CARDS, DEVICES = 64, 64
+CARDS, DEVICES = 64, 64 if os.environ.get("BAREWIRE_MATRIX") else 16
 FEW = [{"resourceName": f"r{number}", "selectors": {"rootDevices": [f"{PF}#{number}"]}} for number in range(4)]
 
 
@@ -77,7 +77,7 @@ async def test_a_kubelet_that_has_lost_the_stream_of_a_resource_gets_it_again(pl
     world = World(place, {"resourceList": FEW})
     card(world.host, driver="vfio-pci")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kubelet_side, "WATCH_SECONDS", 0.5)
+        patch.setattr(server, "LOST_SECONDS", 0.1)
         async with world:
             await until("registrations", registered(world, 4))
             lost = world.kubelet.endpoints["intel.com/r2"]
