@@ -1,4 +1,4 @@
-"""FakeCluster: a cluster in memory that keeps the contract, can be out of reach, and can be lost sight of in a call."""
+"""A cluster in memory that fulfils the contract of `Cluster`, can be unreachable, and can lose responses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 class Shared:
-    """What all nodes see. `away` makes every call fail, `refuses` for good; `loses` decides for each change whether its
-    answer is lost. `goes_by_pods`: a pod's next container gets what an earlier one has."""
+    """The state that all nodes share.
+
+    `away` makes every call fail temporarily, `refuses` permanently; `loses` decides for each change whether its
+    response is lost. With `goes_by_pods` a pod's next container gets the addresses of an earlier one.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -30,7 +33,7 @@ class Shared:
         self.goes_by_pods = False
         self.refuses = False
         self.identity, self.revision = "", 0
-        """With a name it notices that it was restored, as etcd does."""
+        """With a name it detects that it was restored, as etcd does."""
         self.witnesses: dict[tuple[str, str], int] = {}
 
     def snapshot(self) -> tuple[int, dict[Address, Lease], dict[tuple[str, str], int]]:
@@ -42,7 +45,7 @@ class Shared:
 
 
 class FakeCluster:
-    """One node's view."""
+    """The cluster as one node sees it."""
 
     def __init__(self, shared: Shared, node: str, machine: str = "") -> None:
         self._shared = shared

@@ -1,4 +1,4 @@
-"""Nodes with their own journals in front of one fake cluster."""
+"""Nodes with their own journals that share one fake cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETS = ((V4,), (V6,))
 
 
 class Node:
-    """One node: its journal is in `folder`. `clusters` are what its cluster_confs can mean, by endpoint, or by kind."""
+    """One node, whose journal is in `folder`. `clusters` are the clusters of its cluster_confs, by endpoint or kind."""
 
     def __init__(self, folder: Path, name: str, clusters: dict[str, Shared]) -> None:
         self.folder = folder / name
@@ -53,6 +53,6 @@ class Node:
         return [str(claim.address) for claim in self.store(**how).allocate(who, sets, (None,) * len(sets))]
 
     def files(self) -> list[str]:
-        """What is in the journal, and the locks that are left."""
+        """The files in the journal, and the locks that are left."""
         places = [os.path.join(top, name) for top, _, names in os.walk(self.folder) for name in names]
         return sorted(os.path.relpath(place, self.folder) for place in places)

@@ -23,7 +23,7 @@ from tests.trusting import opened_etcd
 
 NETWORK, IFNAME = "net", "net1"
 AT_ONCE = 6
-"""How many containers a worker has at most."""
+"""The most containers that a worker has at the same time."""
 
 
 def pool(subnet: str, prefix: int, first: str, last: str) -> Range:
@@ -53,7 +53,7 @@ def add(one: Journaled, name: str, size: str = "") -> list[str]:
 
 
 class Work:
-    """Notes what it believes to have: an ADD after it returned, a DEL before it is called. A line is one write."""
+    """Logs each ADD after it has returned, and each DEL before it is called. A line is one write."""
 
     def __init__(self, one: Journaled, node: str, number: str, log: str) -> None:
         self._store = one
@@ -97,7 +97,7 @@ class Work:
 
 def main(folder: str, node: str, cluster_conf: str, command: str, *arguments: str) -> object:
     if command == "work":
-        # Short: a test waits for the call that etcd's death has cut off.
+        # The time limit is short: a test waits for the call that is interrupted by etcd's death.
         Work(store(folder, node, cluster_conf, 3.0), node, *arguments).go()
     one = store(folder, node, cluster_conf)
     try:

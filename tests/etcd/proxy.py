@@ -1,4 +1,4 @@
-"""Between a client and an etcd: adds latency, counts questions, and loses answers."""
+"""A proxy in front of etcd that adds latency, counts requests, and loses responses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SECONDS = 30.0
 
 
 class Proxy:
-    """Runs in a thread until the `with` ends. What arrives within one `latency` goes on together."""
+    """Runs in a thread until the `with` ends. Data that arrives within one `latency` is passed on together."""
 
     def __init__(self, port: int, latency: float = 0.0) -> None:
         self.endpoint = ""
         self.questions = 0
         self.loses = 0
-        """So many answers do not come: the connection breaks off in their place."""
+        """How many of the next responses are lost: the connection is closed instead."""
         self._server_port = port
         self._latency = latency
         self._loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""A real etcd of the tests' own, on the loopback address, in a folder of its own; it dies with the tests."""
+"""A real etcd for the tests, on the loopback address, in its own folder. It dies with the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = 30
 
 
 class EtcdServer:
-    """One member. `secure`: TLS, and only clients with a certificate of the tests' authority."""
+    """One member. With `secure` it uses TLS, and accepts only clients with a certificate of the tests' authority."""
 
     def __init__(self, *, secure: bool = False, durable: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="etcd-"))
@@ -78,14 +78,14 @@ class EtcdServer:
         until("etcd's answer", self._answers, SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL: what it has not written is lost."""
+        """Sends SIGKILL. Unwritten data is lost."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(SECONDS)
         self._process = None
 
     def pause(self) -> None:
-        """It keeps its connections, and answers nothing until `resume`."""
+        """Stops the process: connections stay open, but there are no responses until `resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -94,14 +94,14 @@ class EtcdServer:
         self._process.send_signal(signal.SIGCONT)
 
     def snapshot(self, name: str = "snapshot") -> Path:
-        """A backup as etcd's documentation has it."""
+        """A backup, made as etcd's documentation describes it."""
         path = self.folder / name
         path.unlink(missing_ok=True)
         self.ctl("snapshot", "save", str(path))
         return path
 
     def restore(self, snapshot: Path, token: str = "etcd-cluster") -> None:
-        """It goes on with what the backup has. With another token it is another cluster, by its ID."""
+        """Restores a backup. With another token the cluster has another ID."""
         self.kill()
         shutil.rmtree(self.folder / "data")
         options = {
@@ -120,7 +120,7 @@ class EtcdServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def cluster_conf(self, **how: Any) -> Any:
-        """What a cluster backend needs to know."""
+        """The description of this etcd for a cluster backend."""
         known: Certificates | None = certificates() if self.secure else None
         files = {
             "caFile": str(known.authority.certificate) if known else "",
@@ -130,7 +130,7 @@ class EtcdServer:
         return {"kind": "etcd", "endpoints": [self.endpoint], **files, **how}
 
     def ctl(self, *arguments: str) -> str:
-        """etcd's own client."""
+        """Runs etcd's own client."""
         done = subprocess.run(
             ["etcdctl", "--command-timeout=10s", *self._client(), *arguments],
             capture_output=True,
@@ -146,7 +146,7 @@ class EtcdServer:
         return [line for line in self.ctl("get", "", "--from-key", "--keys-only").splitlines() if line]
 
     def values(self, prefix: str) -> dict[str, Any]:
-        """What the leases and their indexes say, without the nodes' witnesses."""
+        """The values of leases and their indexes, without the nodes' witnesses."""
         lines = self.ctl("get", prefix, "--prefix").splitlines()
         told = zip(lines[::2], lines[1::2], strict=True)
         return {key: json.loads(value) for key, value in told if "/witness/" not in key}
@@ -170,7 +170,7 @@ class EtcdServer:
 
 @contextmanager
 def three_members() -> Iterator[list[EtcdServer]]:
-    """An etcd of three members, of which one may be lost."""
+    """An etcd with three members, one of which may fail."""
     members = [EtcdServer(durable=False) for _ in range(3)]
     with ExitStack() as stack:
         for one in members:
@@ -184,13 +184,13 @@ def three_members() -> Iterator[list[EtcdServer]]:
 
 @functools.cache
 def member() -> Identity:
-    """For a member of etcd, whose JSON gateway is a client of its own, with the server's certificate."""
+    """The server's certificate, for a member whose JSON gateway is its own client."""
     usage = "extendedKeyUsage=serverAuth,clientAuth"
     return certificates().authority._signed("member", "/CN=member", "subjectAltName=IP:127.0.0.1", usage)
 
 
 def free_port() -> int:
-    """One that nobody listens on. Nobody else takes it in between, for the kernel gives it to nobody else soon."""
+    """A port without a listener. The kernel does not assign it again soon."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -40,7 +40,7 @@ from tests.kube.store import Document, Key, Refused, Store
 FOR_EVER = 1 << 60
 TOKEN = "a-bearer-token"
 ALL_RIGHTS = frozenset({("get", "pods"), ("patch", "pods/status")})
-"""The narrowest that the plugin needs."""
+"""The minimal rights that the plugin needs."""
 
 MERGE_PATCH = "application/merge-patch+json"
 _POD = re.compile(r"/api/v1/namespaces/([a-z0-9-]+)/pods/([a-z0-9.-]+)(/status)?")
@@ -62,37 +62,37 @@ class Faults:
     methods: frozenset[str] = frozenset()
     status: int = 0
     hangs_up: bool = False
-    """Closes the connection instead of an answer; nothing was done."""
+    """Closes the connection instead of responding; the request has no effect."""
     loses_answer: bool = False
-    """The same, but what was asked is done."""
+    """Closes the connection instead of responding; the request takes effect."""
     met: Callable[[], object] | None = None
-    """Is called before the misbehaviour, and after what was asked is done, if it is."""
+    """Called before the misbehaviour, and after the request has taken effect, if it does."""
     late: bool = False
-    """What was asked is done, and `status` is the answer for all that."""
+    """The request takes effect although the response has `status`."""
     silent: bool = False
-    """Never answers; nothing was done."""
+    """Never responds; the request has no effect."""
     cut: int = -1
-    """Closes the connection behind that many bytes of the answer's body."""
+    """Closes the connection after this many bytes of the response's body."""
     raw: bytes = b""
-    """Bytes that are sent in place of an answer; then the connection is closed."""
+    """Bytes sent instead of a response, after which the connection is closed."""
     delay: float = 0.0
-    """Seconds before each answer."""
+    """Seconds before each response."""
     chunked: int = 0
-    """Bytes of a chunk, for answers without Content-Length."""
+    """Size of a chunk, for responses without Content-Length."""
     trickle: float = 0.0
-    """Seconds before each byte of an answer, its headers included."""
+    """Seconds before each byte of a response, including its headers."""
     endless: bool = False
-    """The body of an answer never ends."""
+    """The body of a response never ends."""
     mute: bool = False
-    """Connections are accepted, and nothing is said, TLS included."""
+    """Connections are accepted, but nothing is sent, not even for TLS."""
     conflicts: int = 0
-    """So many PATCHes find that somebody else has written just before them."""
+    """How many PATCHes are preceded by a write of another client."""
     other_writer: Callable[[Store, Key], object] = Store.touch
-    """What that somebody does."""
+    """The write of the other client."""
     retry_after: str = ""
-    """The header of that name, beside `status`."""
+    """The header Retry-After, sent with `status`."""
     closes: bool = False
-    """Closes each connection behind its answer, and says so."""
+    """Closes each connection after its response, and announces it."""
 
     def meets(self, number: int, method: str) -> bool:
         chosen = number in self.only if self.only else not self.every or number % self.every == 0
@@ -101,7 +101,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Request:
-    """A request that was understood, and the status of its answer; 0 for none."""
+    """A valid request and the status of its response; 0 if there was none."""
 
     method: str
     path: str
@@ -112,7 +112,7 @@ class Request:
 
     @property
     def body(self) -> Any:
-        """The document, or the text where it is none."""
+        """The body as JSON, or as text if it is not JSON."""
         with contextlib.suppress(ValueError):
             return json.loads(self.text) if self.text else None
         return self.text
@@ -127,7 +127,7 @@ class ApiServer:
         self.resources = Resources()
         self.faults = Faults()
         self.rights: frozenset[tuple[str, str]] = ALL_RIGHTS
-        # Who speaks no TLS is shown no token.
+        # A client without TLS must not see a token.
         self.token = TOKEN if secure else ""
         self.requests: list[Request] = []
         self.secure = secure
@@ -172,7 +172,7 @@ class ApiServer:
         return self.store.add(namespace, name, **parts)
 
     def add_node(self, name: str, ready: str = "True") -> None:
-        """A node in place of one of the same name; `ready` is True, False or Unknown."""
+        """Adds or replaces a node; `ready` is True, False or Unknown."""
         conditions = [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": ready}]
         node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, "status": {"conditions": conditions}}
         self.resources.put(NODES, "", node)
@@ -186,12 +186,12 @@ class ApiServer:
         return self.store.snapshot()
 
     def asked(self) -> list[tuple[str, int]]:
-        """Method and status of each request, in the order of their answers."""
+        """Method and status of each request, in the order of their responses."""
         with self._lock:
             return [(request.method, request.status) for request in self.requests]
 
     def wait_until_quiet(self) -> None:
-        """Returns when all connections are closed: what killed clients have asked for is done then, or never will be."""
+        """Waits until all connections are closed: then requests of killed clients have no effect any more."""
         with self.changed:
             assert self.changed.wait_for(lambda: not self._server.open, _END_SECONDS), "somebody stays connected"
 
@@ -214,7 +214,7 @@ class ApiServer:
         return path
 
     def count(self) -> tuple[int, Faults]:
-        """The number of this request under the present faults."""
+        """The number of this request since the current faults were set, and the faults."""
         with self._lock:
             if self._faults_seen is not self.faults:
                 self._counted, self._faults_seen = 0, self.faults
@@ -226,7 +226,7 @@ class ApiServer:
             self.requests.append(request)
 
     def meet_other_writer(self, key: Key) -> None:
-        """Lets somebody else write before a PATCH, as long as `conflicts` says."""
+        """Writes as another client before a PATCH, up to `conflicts` times."""
         with self._lock:
             left, number = self.faults.conflicts, self._counted
             if left <= 0:

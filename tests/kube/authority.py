@@ -1,4 +1,4 @@
-"""Certificates for the tests' API servers and their clients, made by the program `openssl`; they live for a day."""
+"""Certificates for the tests' API servers and their clients, made with `openssl`; they are valid for a day."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Identity(NamedTuple):
 
 
 class Authority:
-    """Signs certificates; `certificate` is the file that a client trusts it by."""
+    """Signs certificates; clients trust the file `certificate`."""
 
     def __init__(self, folder: Path, name: str = "tests") -> None:
         self._folder = folder
@@ -29,11 +29,11 @@ class Authority:
         self.certificate = self._own.certificate
 
     def server(self, *names: str) -> Identity:
-        """For a server of these names: `DNS:...` or `IP:...`."""
+        """A certificate for a server of these names: `DNS:...` or `IP:...`."""
         return self._signed("server", "/CN=server", f"subjectAltName={','.join(names)}", "extendedKeyUsage=serverAuth")
 
     def client(self, user: str, group: str = "system:nodes") -> Identity:
-        """For a user of Kubernetes."""
+        """A certificate for a user of Kubernetes."""
         return self._signed("client", f"/O={group}/CN={user}", "extendedKeyUsage=clientAuth")
 
     def _signed(self, stem: str, subject: str, *extensions: str) -> Identity:
@@ -52,7 +52,7 @@ class Authority:
 
 
 class Certificates(NamedTuple):
-    """What all servers of a test run share. `stranger` is signed by somebody whom nobody trusts."""
+    """The certificates that all servers of a test run share. `stranger` is signed by an untrusted authority."""
 
     authority: Authority
     server: Identity
@@ -66,7 +66,7 @@ SERVER_NAMES = ("IP:127.0.0.1", "IP:::1", "DNS:localhost", "DNS:kubernetes.defau
 
 @functools.cache
 def certificates() -> Certificates:
-    """Made once; the folder goes when the interpreter ends."""
+    """Made once; the folder is removed when the interpreter ends."""
     folder = tempfile.TemporaryDirectory(prefix="kube-", ignore_cleanup_errors=True)
     inside, outside = Path(folder.name), Path(folder.name) / "stranger"
     outside.mkdir()

@@ -14,11 +14,11 @@ ABSENT = object()
 
 
 class DoesNotApply(Exception):
-    """An operation failed; the document is as it was."""
+    """An operation failed. The document is unchanged."""
 
 
 def patched(document: Any, operations: list[dict[str, Any]]) -> Any:
-    """A new document. What no operation is about is shared with the old one, which stays as it is."""
+    """Returns a new document, which shares unchanged parts with the old one."""
     root: list[Any] = [document]
     fresh: set[int] = {id(root)}
     for operation in operations:
@@ -38,7 +38,7 @@ def _tokens(path: str) -> list[str]:
 
 
 def _parent(root: Container, tokens: list[str], fresh: set[int], *, writes: bool) -> Container:
-    """The container behind the tokens. What lies on the way is copied once per patch, if it is written to."""
+    """The container behind the tokens. If it is written to, the containers on the way are copied, once per patch."""
     place = root
     for token in tokens:
         found = _member(place, token)
@@ -74,7 +74,7 @@ def _test(place: Container, token: str, value: Any) -> None:
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    # For Python, True is 1.
+    # In Python, True equals 1.
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_equal(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from ipam.store import ClusterConf
 
 FEW = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.32")
-"""So few that nodes want the same."""
+"""So few addresses that nodes compete for them."""
 
 SETS = ((FEW,), (V6,))
 MOST = 5
-"""Attachments of a node, more or less."""
+"""About how many attachments a node has."""
 
 
 class Node:
-    """`folder` is the node's own, `held` everybody's."""
+    """`folder` belongs to the node, and all nodes share `held`."""
 
     def __init__(self, name: str, folder: Path, held: Path, document: ClusterConf, seconds: float) -> None:
         self.name = name
@@ -56,19 +56,19 @@ class Node:
         return cls(told["name"], Path(told["folder"]), Path(told["held"]), told["document"], told["seconds"])
 
     def attachments(self) -> dict[str, list[Path]]:
-        """What this node believes to have, by container."""
+        """The attachments that this node believes it has, by container."""
         found: dict[str, list[Path]] = {}
         for path in self._held.iterdir():
             try:
                 node, _, container = path.read_text().partition(" ")
             except FileNotFoundError:
-                continue  # Another node's, which is freed just now.
+                continue  # Another node's, which is being freed.
             if node == self.name:
                 found.setdefault(container, []).append(path)
         return found
 
     def add(self, container: str) -> None:
-        """Raises `FileExistsError` when somebody believes to have one of the addresses."""
+        """Raises `FileExistsError` if another owner believes it has one of the addresses."""
         for claim in self.store.allocate(owner(container), SETS, (None, None)):
             draft = self._held.parent / f".{self.name}.{claim.address}"
             draft.write_text(f"{self.name} {container}")
@@ -83,14 +83,14 @@ class Node:
         self.store.release(owner(container))
 
     def forget_halves(self) -> None:
-        """Ends the belief in attachments of which a killed call has made, or removed, only some of the files."""
+        """Forgets attachments of which a killed call has created, or removed, only some of the files."""
         for paths in self.attachments().values():
             if len(paths) < len(SETS):
                 for path in paths:
                     path.unlink()
 
     def churn(self, seed: int, turns: int) -> None:
-        """As a runtime: an ADD that fails is followed by a DEL."""
+        """Behaves like a runtime: a failed ADD is followed by a DEL."""
         chance = random.Random(seed)
         for turn in range(turns):
             attachments = self.attachments()

@@ -21,7 +21,7 @@ FIXED = ("name", "namespace", "uid", "creationTimestamp")
 
 
 class Kind(NamedTuple):
-    """A resource: where it is found, and what its objects may hold; None is anything."""
+    """A resource: its path and the schema of its objects; None accepts anything."""
 
     folder: str
     plural: str
@@ -84,7 +84,7 @@ class Resources:
             return self._admitted(kind, {**told, "metadata": metadata}, {}, keep=not rehearsal)
 
     def patch(self, kind: Kind, namespace: str, name: str, operations: list[Document]) -> Document:
-        """A JSON patch. Without a test of the version, it meets whatever version there is."""
+        """Applies a JSON patch. Without a test of the version, it applies to any version."""
         with self._lock:
             old = self.get(kind, namespace, name)
             try:
@@ -112,12 +112,12 @@ class Resources:
             return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
     def forget(self, kind: Kind, namespace: str, name: str) -> None:
-        """Without any condition."""
+        """Deletes the object unconditionally."""
         with self._lock:
             del self._objects[kind.plural, namespace, name]
 
     def put(self, kind: Kind, namespace: str, found: Document) -> None:
-        """As it is, without any check: what was stored before the definition of the resource was as it is now."""
+        """Stores the object unchecked, as one from before the current definition of the resource."""
         metadata = {"namespace": namespace, "uid": str(uuid.uuid4()), **found["metadata"]}
         metadata["resourceVersion"] = str(next(self._versions))
         with self._lock:

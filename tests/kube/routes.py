@@ -1,4 +1,4 @@
-"""What is asked of `tests.kube.resources` over HTTP: paths, verbs, rights, media types and options. No network."""
+"""The HTTP interface of `tests.kube.resources`: paths, verbs, rights, media types and options. No network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RIGHTS = frozenset(
     {("get", "ippools"), ("create", "ippools"), ("patch", "ippools")}
     | {(verb, "overlappingrangeipreservations") for verb in ("get", "create", "delete")}
 )
-"""What leasing needs."""
+"""The rights that leasing needs."""
 
 _PATH = re.compile(r"(/apis/[a-z0-9.-]+/[a-z0-9]+|/api/v1)(?:/namespaces/([^/]+))?/([a-z]+)(?:/([^/]+))?")
 _VERBS = {"GET": "get", "PATCH": "patch", "PUT": "update", "DELETE": "delete", "POST": "create"}
@@ -28,7 +28,7 @@ _DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
 
 
 class HttpRequest(NamedTuple):
-    """A request. `path` is without prefix and query, `headers` are by their names in lower case."""
+    """A request. `path` has no prefix and query, and the names of `headers` are in lower case."""
 
     method: str
     path: str
@@ -38,7 +38,7 @@ class HttpRequest(NamedTuple):
 
 
 def answer(resources: Resources, rights: frozenset[tuple[str, str]], request: HttpRequest) -> tuple[int, Document]:
-    """Status and document. Raises `Refused`."""
+    """Returns status and document. Raises `Refused`."""
     kind, namespace, name = _place(resources, request.path)
     verb = "list" if request.method == "GET" and not name else _VERBS[request.method]
     if (verb, kind.plural) not in rights:
@@ -102,7 +102,7 @@ def _body(request: HttpRequest) -> Any:
 
 
 def _in_form(found: Document, accepted: str) -> Document:
-    """The object, or its metadata if the client wants no more."""
+    """The object, or only its metadata if the client requests that."""
     if not accepted.startswith(PARTIAL) or found["kind"] == "Status":
         return found
     return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": found["metadata"]}

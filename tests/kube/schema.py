@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 ABSENT = object()
 TEXT: Schema = {"type": str}
 METADATA: Schema = {"type": dict, "open": True}
-"""The server's own affair."""
+"""Metadata are maintained by the server."""
 
 
 def _object(properties: dict[str, Schema], *required: str) -> Schema:
@@ -33,11 +33,11 @@ RESERVATION = _kind(_object({"containerid": TEXT, "podref": TEXT, "ifname": TEXT
 
 
 class Invalid(Exception):
-    """Names the field."""
+    """A value is invalid. The message names the field."""
 
 
 def admitted(value: Any, schema: Schema, old: Any = None, where: str = "") -> Any:
-    """The value without what the schema does not know. What is the `old` one, the same object, is not looked at."""
+    """The value without unknown fields. Parts that are identical to `old` are not checked."""
     if value is old and value is not None:
         return value
     if not isinstance(value, schema["type"]):
@@ -67,6 +67,6 @@ def _members(value: dict[str, Any], schema: Schema, old: dict[str, Any], where: 
 
 
 def _fresh(value: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """The names of members that the old one has not. A pool has thousands, so no Python runs for each."""
+    """The names of members that `old` lacks, computed without a Python loop because a pool has thousands of them."""
     olds = map(old.get, value, itertools.repeat(ABSENT))
     return list(itertools.compress(value, map(operator.is_not, value.values(), olds)))

@@ -25,7 +25,7 @@ _FIXED = ("name", "namespace", "uid", "creationTimestamp")
 
 
 class Refused(Exception):
-    """An answer other than the object: the HTTP status, and the words of a `Status` object."""
+    """A response other than the object: the HTTP status, and the message of a `Status` object."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ class Store:
         self._version = 1000
 
     def add(self, namespace: str, name: str, **parts: Any) -> Document:
-        """A new pod, in place of one of the same name: `uid`, `annotations`, `spec` as told."""
+        """Adds or replaces a pod with this `uid`, `annotations` and `spec`."""
         assert NAME.fullmatch(name), name
         metadata = {
             "name": name,
@@ -91,7 +91,7 @@ class Store:
             return copy.deepcopy(self.pods[key])
 
     def patch(self, key: Key, patch: Document | list[Document], *, status: bool) -> Document:
-        """A merge patch, or a list for a JSON patch, of the subresource `status` or of the pod itself."""
+        """Applies a merge patch, or a JSON patch given as a list, to the subresource `status` or to the pod itself."""
         with self.lock:
             old = self.get(key)
             new = merged(old, patch) if isinstance(patch, dict) else _applied(old, patch)
@@ -107,17 +107,17 @@ class Store:
             return old if new == old else copy.deepcopy(self._put(key, new))
 
     def write(self, key: Key, change: Document) -> None:
-        """What somebody else writes, without any condition."""
+        """Writes unconditionally, as another client."""
         with self.lock:
             self._put(key, merged(self.pods[key], change))
 
     def touch(self, key: Key) -> None:
-        """What the kubelet does: it writes the status."""
+        """Writes the status, as the kubelet does."""
         with self.lock:
             self.write(key, {"status": {"touched": self._version}})
 
     def snapshot(self) -> dict[str, Document]:
-        """The pods without what every write changes, to be compared: before and after."""
+        """The pods without the fields that every write changes, for comparing states."""
         with self.lock:
             found = copy.deepcopy({"/".join(key): pod for key, pod in self.pods.items()})
         for pod in found.values():
