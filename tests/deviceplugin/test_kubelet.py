@@ -202,10 +202,14 @@ async def test_cdi_names_have_a_file_with_what_is_held_for_as_long_as_containers
         file.unlink()
         await world.kubelet.start_container("pod")
         assert injected(world, answer) == paths
+        await world.kubelet.admit("other", RESOURCE)
         # The configuration wants no names any more: the container has got its name all the same.
         world.configure({"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci"}]})
         await until("the change", lambda: not world.service.stock.assignment.pools[RESOURCE].cdi)
         await world.kubelet.start_container("pod")
+        assert injected(world, answer) == paths
+        world.kubelet.end("other")
+        await until("the end of the other one", lambda: len(json.loads(file.read_text())["devices"]) == 1)
         assert injected(world, answer) == paths
         world.kubelet.end("pod")
         await until("the end of the file", lambda: not [*world.host.cdi.iterdir()])

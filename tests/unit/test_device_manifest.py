@@ -14,6 +14,7 @@ import yaml
 from cni.attachment.records import STATE_DIRECTORY
 from deviceplugin import cdi, host
 from deviceplugin.__main__ import _parser
+from deviceplugin.conf import parse
 
 KUBELET = "/var/lib/kubelet"
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,12 @@ def test_there_is_no_access_to_the_api_server_because_the_program_has_no_client_
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
     ).stdout.split()  # fmt: skip
     assert [name for name in loaded if name.startswith(("cni.kube", "kubernetes", "requests", "urllib3"))] == []
+
+
+def test_the_example_of_a_configuration_is_a_good_one():
+    found = parse((ROOT / "conf-examples/node-config.json").read_bytes())
+    assert found.warnings == ()
+    assert [pool.name for pool in found.pools] == ["intel.com/storage", "intel.com/bond", "example.com/graphics"]
 
 
 def test_the_image_is_the_bundle_on_a_base_that_whoever_builds_it_names():
