@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -45,8 +46,9 @@ class Contender:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process: subprocess.Popen[bytes] = subprocess.Popen([self.program], env=environment, **pipes)  # type: ignore[call-overload]
         assert process.stdin
-        process.stdin.write(json.dumps(config).encode())
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # the Go plugins do not read it for VERSION
+            process.stdin.write(json.dumps(config).encode())
+            process.stdin.close()
         process.stdin = None
         return process
 
