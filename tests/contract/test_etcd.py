@@ -336,7 +336,7 @@ def test_something_that_is_no_etcd_is_not_available(prefix):
         ({"caFile": "{folder}/absent"}, r"caFile: .*/absent does not exist"),
         ({"caFile": "/dev/null"}, r"caFile: .*is not below"),
         ({"caFile": "{folder}/empty"}, "is empty"),
-        ({"certFile": "{folder}/text"}, "go together"),
+        ({"certFile": "{folder}/text"}, "must be set together"),
     ],
 )
 def test_a_document_that_cannot_be_right_is_refused(wrong, words, tmp_path):

@@ -262,7 +262,7 @@ def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd
     claim = claim_on(parse("10.0.0.77", ""))
     open_etcd(theirs, NETWORK, SECONDS, ROOTS).take((claim,), owner("theirs"))
     assert member.fsck("--config", configuration(member), "--repair") == 1
-    assert f"former machine: machine {'f' * 32} has 1 addresses" in capsys.readouterr().out
+    assert f"former machine: machine {'f' * 32} has 1 leases" in capsys.readouterr().out
     assert str(claim.address) in member.leases()
 
 
