@@ -116,17 +116,13 @@ class UserspacePlugin(Lifecycle):
     # Steps of ADD.
 
     def _clear_the_way(self, key: Key, attachment: PortAttachment) -> None:
-        """Removes what attachments that are gone have left where this one is going to be.
+        """Removes attachments that are gone and have what this one is going to have; what earlier calls left pending, too.
 
-        Each removal takes the lock of its own port, so no lock is held when this is called. Raises `DeviceBusy` where the
-        port's name is in use, and `TryAgainLater` where the vswitch does not answer: nothing of ADD has been done by then.
+        Each removal takes the lock of its own port, so no lock is held when this is called.
         """
         self._removal.drain(key.network)
         for gone in self._in_the_way(key, attachment):
             self._removal.collect_dead(gone)
-        with self._attachments.locked(attachment.port.name):
-            self._require_free(key, attachment.port.name)
-            self._remove_orphan(attachment)
 
     def _in_the_way(self, key: Key, attachment: PortAttachment) -> list[Key]:
         """The attachments that this one cannot be beside, whether they are gone or not.
@@ -172,10 +168,12 @@ class UserspacePlugin(Lifecycle):
     def _claimed(self, request: Request, netns: Netns, planned: PortAttachment, device_info: str) -> Record:
         """Saves the record. From then on DELs see that the directory is used; meanwhile none takes it away.
 
-        Called with the port's lock held.
+        Called with the port's lock held. Raises `DeviceBusy` where the port's name is in use, and `TryAgainLater` where the
+        vswitch does not answer: nothing has been changed by then.
         """
         key = Key.of(request)
         self._require_free(key, planned.port.name)
+        self._remove_orphan(planned)
         with self._removal.locked_directories():
             attachment, found = self._among_others(key, planned)
             record = self.new_record(
