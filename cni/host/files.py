@@ -251,9 +251,13 @@ class Lock:
 
     def release(self) -> None:
         """Does nothing when it is not held."""
-        if self._fd >= 0:
+        if self._fd < 0:
+            return
+        try:
             if not self._lasting:
                 remove_file(self._path)
+        finally:
+            # A file that cannot be removed must not keep the rest of this call waiting for its own lock.
             self._close()
 
     def _open(self) -> None:

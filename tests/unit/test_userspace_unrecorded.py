@@ -10,6 +10,7 @@ import pytest
 from cni.attachment.record import DEVICE, Record
 from cni.attachment.records import Attachments
 from cni.errors import CheckFailed, DeviceBusy, IoFailure, TryAgainLater
+from cni.host import files
 from cni.userspace import removal
 from cni.userspace.vswitch.model import Owner
 from tests.port_node import PortNode, key, port, port_node
@@ -163,6 +164,28 @@ def test_del_is_no_success_when_what_is_left_cannot_be_noted(node, monkeypatch):
     node.vswitch.database = True
     node.delete(pod)
     assert node.vswitch.ports == {}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_lock_file_that_cannot_be_removed_stays_beside_a_record_and_locks_nobody_out(node, monkeypatch, number):
+    pod, removals = node.pod(), []
+    before, remove = node.snapshot(), files.remove_file
+
+    def refuse(path: str) -> None:
+        removals.extend([path] * path.startswith(f"{node.folder}/run/lock/"))
+        if len(removals) == number and path == removals[-1]:
+            raise IoFailure(f"cannot remove {path}: Input/output error")
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_file", refuse)
+        try:
+            node.add(pod)
+        except IoFailure:
+            assert node.record(pod)
+    node.delete(pod)
+    assert node.snapshot() == before
+    assert os.listdir(node.folder / "run/lock") == [".directories"]
 
 
 def test_a_del_during_an_add_that_has_no_record_yet_removes_what_that_makes(node, monkeypatch):
