@@ -1,8 +1,8 @@
-"""Packs the modules of the bundle into one file, which build/boot.py reads: a call of a plugin opens one file, not sixty.
+"""Packs the modules of the bundle into one file for build/boot.py: a call of a plugin opens one file, not sixty.
 
-The file is the marshalled index, then the marshalled units. The modules that each plugin needs for ADD and DEL are found in
-the sources: what its `load` imports, and what those import before anything is called. Those that the same plugins need
-are one unit. Any other module is a unit of its own.
+The file is the marshalled index, then the marshalled units. The modules that each plugin needs for ADD and DEL are
+found in the sources: what its `load` imports, and what those import before anything is called. Those that the same
+plugins need are one unit. Any other module is a unit of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Module(NamedTuple):
 def packed(compiled: Iterable[tuple[str, str]]) -> list[Module]:
     """Of the `.pyc` files of a bundle (name there, path here) those that go into the archive.
 
-    The interpreter needs `encodings` before the archive is open, and has other modules of the standard library in itself.
+    The interpreter needs `encodings` before the archive is open, and has other modules of the standard library in
+    itself.
     """
     modules = {}
     for place, path in compiled:
@@ -57,7 +58,10 @@ def packed(compiled: Iterable[tuple[str, str]]) -> list[Module]:
 
 
 def write(file: Path, modules: Iterable[Module], libraries: Mapping[str, str], programs: Iterable[str]) -> None:
-    """Writes the archive. `libraries` are the modules that are shared libraries, `programs` the sources of the plugins."""
+    """Writes the archive.
+
+    `libraries` are the modules that are shared libraries, `programs` the sources of the plugins.
+    """
     units = list(_units({module.name: module for module in modules}, programs))
     blobs = [marshal.dumps({module.name: (module.code, module.is_package) for module in unit}) for unit in units]
     numbers = {module.name: number for number, unit in enumerate(units) for module in unit}

@@ -1,4 +1,4 @@
 #!/bin/sh
-# What a change must pass before anything is run on a kernel: needs no root, takes less than a minute.
+# The checks of a change that run without a kernel: they need no root.
 cd "$(dirname "$0")/.." || exit 1
 exec .venv/bin/python build/lanes.py check

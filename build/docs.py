@@ -65,17 +65,17 @@ def errors_page() -> str:
 DEVICES_HEAD = """\
 # Keys of the device plugin's configuration
 
-Made from `deviceplugin/conf.py` by `make docs`. What they are for: [docs/deviceplugin.md](../deviceplugin.md).
+`make docs` generates this page from `deviceplugin/conf.py`. For an introduction see [docs/deviceplugin.md](../deviceplugin.md).
 """
 
 
 VF_SETTINGS_HEAD = """\
-# The settings that the PF holds for a VF
+# Settings of a VF at its PF
 
-ADD sends those that are configured and not so already, and the MAC address always. CHECK compares them. DEL restores every
-value of each message that ADD sent, as it was found. A VF whose record is lost gets the clean values instead. With `pfOnly`
-only `mac` may be configured.
-This page is made from the rows in `cni/host/vf_settings.py` by `make docs`.
+ADD sends configured settings whose values differ, and always sends the MAC address. CHECK compares the settings. DEL
+restores the found values of each message that ADD sent. A VF whose record is lost gets the clean values instead. With
+`pfOnly`, only `mac` may be configured.
+`make docs` generates this page from the rows in `cni/host/vf_settings.py`.
 
 | key | sent with | values | clean |
 |---|---|---|---|
@@ -97,7 +97,7 @@ def vf_settings_page() -> str:
 def _clean(row: Setting, field: Field) -> str:
     if field.clean is not None:
         return f"`{shown(field.clean)}`"
-    return "another address" if row.of_netdev else "the value that was found: the mark's copy in /run/barewire has it"
+    return "another address" if row.of_netdev else "the found value, which the mark's copy in /run/barewire contains"
 
 
 def devices_page() -> str:

@@ -1,8 +1,8 @@
 """Which glibc an ELF file needs, and where it looks for libraries.
 
-The former is in its version-needs section (gABI "Symbol Versioning", `.gnu.version_r`; `.gnu.version` gives each symbol the
-index of its version), the latter in its dynamic section.
-Raises `ValueError` for a file that is no 64-bit little-endian ELF.
+The former is in its version-needs section (gABI "Symbol Versioning", `.gnu.version_r`; `.gnu.version` gives each symbol
+the index of its version), the latter in its dynamic section. Raises `ValueError` for a file that is no 64-bit
+little-endian ELF.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def drop_run_paths(path: Path) -> None:
 def drop_symbol_version(path: Path, symbol: str, version: str) -> None:
     """Lets the loader take the oldest version of a library's symbol, where the file asks for this newer one.
 
-    If no other symbol asks for that version of that library, the file does not need it any more. Raises `ValueError` where
-    the library would be left without any version.
+    If no other symbol asks for that version of that library, the file does not need it any more. Raises `ValueError`
+    where the library would be left without any version.
     """
     elf = bytearray(path.read_bytes())
     sections = _sections(bytes(elf))

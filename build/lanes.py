@@ -1,7 +1,7 @@
 """Runs all checks and tests, or with the argument `check` those that need no root and no bundle, in two lanes.
 
-A lane that is free takes the next part. A part prints into `.cache/tests/PART.log`, which is shown as a whole when the part
-has ended. All parts run, so that one run shows all there is to correct; the exit code tells whether all passed. An
+A lane that is free takes the next part. A part prints into `.cache/tests/PART.log`, which is shown as a whole when the
+part has ended. All parts run, so that one run shows all there is to correct; the exit code tells whether all passed. An
 interrupt ends the parts as it ends pytest, with the clean-up of their fixtures.
 """
 
@@ -36,6 +36,7 @@ CHECKS: Parts = {
     "docs": (PYTHON, "build/docs.py", "--check"),
     "imports": (".venv/bin/lint-imports", "--no-logo"),
     "types": (PYTHON, "-m", "mypy"),
+    "spelling": (PYTHON, "-m", "codespell_lib"),
 }
 # The lab is as long as the other suites together, so it is two parts. Each boots a machine, which takes 6 s.
 FAULTS = "tests/lab/test_sriov_faults.py"

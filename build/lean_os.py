@@ -1,7 +1,7 @@
 """`os` in a frozen program: as much of it as a call of a plugin uses, and all of it as soon as anything else is used.
 
-The whole module takes a tenth of the time of an ADD, for classes and functions that no call needs. Each name here is, or
-does, what it is in the whole module, which takes this module's place by being executed in it.
+The whole module takes a tenth of the time of an ADD, for classes and functions that no call needs. Each name here is,
+or does, what it is in the whole module, which takes this module's place by being executed in it.
 """
 
 import _imp

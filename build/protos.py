@@ -1,4 +1,7 @@
-"""Makes the modules of foreign protocols from the packages' `api/*.proto`; `protos.py DIRECTORY` makes them elsewhere."""
+"""Makes the modules of foreign protocols from the packages' `api/*.proto`.
+
+`protos.py DIRECTORY` makes them elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Runs tests (`unit.py tests/unit`) in two processes, counts the lines that they execute, and fails where a package is below its floor.
+"""Runs tests (`unit.py tests/unit`) in two processes, and counts the lines that they execute.
 
-The floors are in build/coverage.json, in percent. They only rise: `make coverage RAISE=--raise` writes what has been reached. Lines are
-counted, not branches: sys.monitoring, which makes counting cheap, tells branches from Python 3.14 on.
+It fails if a package is below its floor.
+
+The floors are in build/coverage.json, in percent. They only rise: `make coverage RAISE=--raise` writes what has been
+reached. Lines are counted, not branches: sys.monitoring, which makes counting cheap, tells branches from Python 3.14
+on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The catalogue of errors: every failure that a plugin reports is one of these classes.
 
-The numbers 0 to 99 are the CNI specification's; 100 and above are ours and are never reused.
-`cause` and `remedy` feed docs/errors.md; the message names the case at hand, the hint says what to do about it.
+The CNI specification defines the numbers 0 to 99; we define those from 100 on, and never reuse one. docs/errors.md is
+generated from `cause` and `remedy`. The message describes the specific case, the hint contains the remedy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class CniError(Exception):
-    """A failure that the runtime is told about: `code`, a one-line message, and a hint in `details`."""
+    """A failure that is reported to the runtime: `code`, a one-line message, and a hint in `details`."""
 
     code: ClassVar[int]
     cause: ClassVar[str]
@@ -25,19 +25,19 @@ class CniError(Exception):
 
     @property
     def details(self) -> str:
-        """What goes into the error object's `details`: the hint, then notes that rollback added."""
+        """The field `details` of the error object: the hint, then notes that rollback added."""
         return "\n".join([self.hint] * bool(self.hint) + getattr(self, "__notes__", []))
 
 
 class IncompatibleVersion(CniError):
     code = 1
-    cause = "The configuration's cniVersion is not one that the plugin supports, or does not know this command."
+    cause = "The plugin does not support the configuration's cniVersion, or this version does not have the command."
     remedy = "Use one of the versions that the message lists."
 
 
 class UnsupportedField(CniError):
     code = 2
-    cause = "The configuration has a field that is not known, and it says strictConfig."
+    cause = "The configuration has an unknown field and sets strictConfig."
     remedy = "Correct or remove the field that the message names."
 
 
@@ -50,53 +50,53 @@ class ContainerUnknown(CniError):
 class InvalidEnvironment(CniError):
     code = 4
     cause = "A CNI_* environment variable is missing or malformed."
-    remedy = "A runtime sets these; by hand, set the variables that the message names."
+    remedy = "Runtimes set these variables. If you run the plugin by hand, set the variables that the message names."
 
 
 class IoFailure(CniError):
     code = 5
     cause = "Reading the request or writing state failed."
-    remedy = "Look at the named file or disk."
+    remedy = "Check the file or disk that the message names."
 
 
 class DecodeFailure(CniError):
     code = 6
-    cause = "The configuration is not JSON, or its version is not a version."
-    remedy = "Correct the JSON at the named place."
+    cause = "The configuration is not valid JSON, or its cniVersion is malformed."
+    remedy = "Correct the JSON at the position that the message names."
 
 
 class InvalidConfig(CniError):
     code = 7
-    cause = "The configuration has values that cannot be right. All problems are listed, with their JSON paths."
+    cause = "The configuration has invalid values. The message lists all problems with their JSON paths."
     remedy = "Correct each listed value."
 
 
 class InvalidNetns(CniError):
     code = 8
-    cause = "CNI_NETNS is not a network namespace, or is the plugin's own."
+    cause = "CNI_NETNS is not a network namespace, or is the plugin's own namespace."
     remedy = "Pass the path of the container's network namespace."
 
 
 class TryAgainLater(CniError):
     code = 11
-    cause = "Something that passes by itself is in the way: a lock, an unreachable service, a namespace still in use."
-    remedy = "Repeat the call; the details say what is awaited."
+    cause = "The cause is temporary: a lock, an unreachable service, a namespace that is still in use."
+    remedy = "Repeat the call; the details name the cause."
 
 
 class LinksUnsettled(TryAgainLater):
-    """The links of a namespace change all the time, so that nobody can list them: its inhabitants can cause that."""
+    """The links of a namespace change so fast that they cannot be listed. Processes in the namespace can cause this."""
 
 
 class NotAvailable(CniError):
     code = 50
     cause = "The plugin cannot serve ADD now."
-    remedy = "The message says what is missing."
+    remedy = "Provide the missing part that the message names."
 
 
 class LimitedConnectivity(CniError):
     code = 51
     cause = "The plugin cannot serve ADD now, and existing containers may have lost connectivity."
-    remedy = "The message says what is down."
+    remedy = "Repair the part that the message names."
 
 
 class DeviceBusy(CniError):
@@ -107,7 +107,7 @@ class DeviceBusy(CniError):
 
 class DeviceNotFound(CniError):
     code = 101
-    cause = "The device ID, or the PF and VF number, name no network device that the host has."
+    cause = "The host has no network device with this device ID, or with this PF and VF number."
     remedy = "Compare with /sys/bus/pci/devices and the PF's sriov_numvfs."
 
 
@@ -127,62 +127,64 @@ class InterfaceExists(CniError):
 
 
 class KernelRefused(CniError):
-    """`number` is the errno, where the kernel gave one: some steps have another way to go then."""
+    """`number` is the errno, if the kernel returned one: some steps then use another method."""
 
     number: int = 0
     code = 105
-    cause = "The kernel or the device's driver refused a setting. The message names field, driver and reason."
-    remedy = "Remove the setting, or use a device whose driver knows it."
+    cause = (
+        "The kernel or the device's driver refused a setting. The message names the field, the driver and the reason."
+    )
+    remedy = "Remove the setting, or use a device whose driver supports it."
 
 
 class DelegateFailed(CniError):
     code = 106
-    cause = "The IPAM plugin was not found, or did not answer with a result or an error."
-    remedy = "Install it in a directory of CNI_PATH; look at what it printed."
+    cause = "The IPAM plugin was not found, or returned neither a result nor an error."
+    remedy = "Install it in a directory of CNI_PATH; check its output."
 
 
 class CheckFailed(CniError):
     code = 107
-    cause = "CHECK found that the attachment is not as ADD made it. Every difference is listed."
-    remedy = "Recreate the pod, or undo what changed the device."
+    cause = "The attachment differs from the state that ADD created. The message lists every difference."
+    remedy = "Recreate the pod, or revert the change of the device."
 
 
 class AddressConflict(CniError):
     code = 108
     cause = "Another node on the network already has the IPv6 address (duplicate address detection)."
-    remedy = "Free the address, or correct the range that the IPAM plugin serves."
+    remedy = "Free the address, or correct the range of the IPAM plugin."
 
 
 class VswitchRefused(CniError):
-    """`operation` is the refused operation's place in its transaction, `reason` the database's word (RFC 7047)."""
+    """`operation` is the index of the refused operation in its transaction, `reason` the error (RFC 7047)."""
 
     operation: int = -1
     reason: str = ""
     code = 110
-    cause = "Open vSwitch could not make the port, or its database refused a change. The message has OVS's own words."
-    remedy = "Correct what OVS complains about; ovs-vswitchd's log often says more."
+    cause = "Open vSwitch could not create the port, or its database refused a change. The message contains the error of OVS."
+    remedy = "Correct the cause; the log of ovs-vswitchd often contains more details."
 
 
 class BridgeUnfit(CniError):
     code = 111
-    cause = "The bridge does not exist, or is not of the userspace datapath (datapath_type netdev)."
+    cause = "The bridge does not exist, or does not use the userspace datapath (datapath_type netdev)."
     remedy = "Create the bridge with datapath_type netdev, name another one, or let the plugin create it."
 
 
 class PortTaken(CniError):
     code = 112
-    cause = "The vswitch already has a port of this name, of this socket path, or of this container's interface."
+    cause = "The vswitch already has a port with this name, for this socket path, or for this container's interface."
     remedy = "Wait for the owner's DEL, or remove the port that the message names."
 
 
 class KubeRefused(CniError):
     code = 113
-    cause = "The API server refused the request, or gave an answer that cannot be right."
-    remedy = "Grant what the message names to the user of the kubeconfig, or correct the credentials."
+    cause = "The API server refused the request, or returned an invalid response."
+    remedy = "Grant the permission that the message names to the user of the kubeconfig, or correct the credentials."
 
 
 class RefusedForGood(KubeRefused):
-    """The same, where nothing was done, and each repetition ends alike until somebody changes rights or definitions."""
+    """The request had no effect, and will fail again until an administrator changes permissions or definitions."""
 
 
 class PodNotFound(CniError):
@@ -193,14 +195,14 @@ class PodNotFound(CniError):
 
 class SocketDirUnfit(CniError):
     code = 115
-    cause = "The directory of a vhost-user socket cannot be used: it is not there, not reached safely, or not seen by the vswitch."
-    remedy = "The message names the path; look at what the pod has put there, and at the mounts that ovs-vswitchd sees."
+    cause = "The directory of a vhost-user socket cannot be used: it does not exist, its path is not safe, or the vswitch cannot see it."
+    remedy = "Check the path that the message names, the files that the pod has created there, and the mounts of ovs-vswitchd."
 
 
 class AddressesExhausted(CniError):
     code = 116
     cause = "Every address of the ranges is in use."
-    remedy = "Widen the ranges; `barewire-ipam list` and `barewire-ipam fsck` show who has what, and what leaked."
+    remedy = "Extend the ranges. `barewire-ipam list` shows the owners of the leases, and `barewire-ipam fsck` finds leaked ones."
 
 
 class AddressTaken(CniError):
@@ -212,7 +214,7 @@ class AddressTaken(CniError):
 class InternalError(CniError):
     code = 999
     cause = "A defect in the plugin."
-    remedy = "Report it, with the log line that names the place."
+    remedy = "Report it, with the log line that contains file and line number."
 
 
 def catalogue() -> list[type[CniError]]:

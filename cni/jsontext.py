@@ -1,4 +1,4 @@
-"""JSON text to values and back, on the C code of `_json`: importing `json` costs 5 ms because of `re`."""
+"""Converts JSON text to values and back with the C module `_json`: importing `json` costs 5 ms because of `re`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ESCAPE = _json.encode_basestring_ascii
 
 
 _SHOWN = 200
-"""Characters of a value that a message shows."""
+"""Maximum number of characters of a value in a message."""
 
 
 def loads(text: bytes) -> Any:
     """The value of one JSON document in UTF-8. Raises `DecodeFailure`.
 
-    As Go's decoder does: the last of several equal keys counts, NaN and Infinity are no numbers, and half a surrogate
-    pair becomes U+FFFD (no path and no UTF-8 text can hold it).
+    As in Go's decoder, the last of several equal keys is used, NaN and Infinity are refused, and half a surrogate pair
+    becomes U+FFFD (neither a path nor UTF-8 text can contain it).
     """
     try:
         document = text.decode()
@@ -34,20 +34,20 @@ def loads(text: bytes) -> Any:
     except StopIteration as stop:
         raise DecodeFailure(f"not JSON: a value is expected at character {stop.value}") from stop
     except SystemError as error:
-        # Below Python 3.13 the scanner takes its exception from json.decoder only if somebody has imported that.
+        # Before Python 3.13 the scanner uses the exception of json.decoder only if that module has been imported.
         raise DecodeFailure("not JSON: a string is malformed") from error
     except (ValueError, RecursionError) as error:
         # UnicodeDecodeError and json.JSONDecodeError are ValueErrors; so is an integer of thousands of digits.
         raise DecodeFailure(f"not JSON: {error}") from error
     if document[end:].strip(" \t\n\r"):
-        raise DecodeFailure(f"not JSON: something follows the value at character {end}")
+        raise DecodeFailure(f"not JSON: unexpected text after the value, at character {end}")
     return value
 
 
 def first(stream: bytes) -> tuple[Any, bytes] | None:
-    """The first JSON document of a stream and the bytes behind it; None as long as no whole one is there.
+    """The first JSON document of a stream and the bytes after it; None while it is incomplete.
 
-    Text that will never be JSON gives None too: the caller bounds how long it reads.
+    Text that can never become JSON also returns None: the caller limits how long it reads.
     """
     try:
         document = stream.decode().lstrip(" \t\n\r")
@@ -63,23 +63,23 @@ def dumps(value: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """The value as the configuration's author wrote it, in JSON; a long one is cut."""
+    """The value as JSON, as the author of the configuration wrote it; a long one is truncated."""
     try:
         text = f'"{value}"' if isinstance(value, str) else dumps(value)
     except ValueError:
-        text = str(value)  # 1e999 is read as infinity, which JSON has no word for
+        text = str(value)  # 1e999 is read as infinity, which JSON cannot express
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def member(document: Mapping[str, Any], name: str) -> Any:
-    """The value under `name`, else under a key that differs from it in case only, as Go decodes; else None."""
+    """The value of the key `name`, or of a key that differs only in case, as in Go's decoder, or None."""
     if name in document:
         return document[name]
     return next((value for key, value in document.items() if key.lower() == name.lower()), None)
 
 
 class _Scanning:
-    """What the C scanner wants to know; these are the names that it reads."""
+    """The attributes that the C scanner reads."""
 
     strict = True
     object_hook = None
@@ -89,11 +89,11 @@ class _Scanning:
 
     @staticmethod
     def parse_constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number in JSON")
+        raise ValueError(f"{name} is not a JSON number")
 
 
 def _mended(value: Any) -> Any:
-    """The value with whole characters only."""
+    """The value without halves of surrogate pairs."""
     if isinstance(value, str):
         return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in value)
     if isinstance(value, list):
@@ -105,6 +105,6 @@ def _unencodable(value: object) -> NoReturn:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_scan = _json.make_scanner(_Scanning)  # type: ignore[arg-type]  # it takes whatever has these names
+_scan = _json.make_scanner(_Scanning)  # type: ignore[arg-type]  # it accepts any object with these attributes
 # markers, default, encoder, indent, key separator, item separator, sort_keys, skipkeys, allow_nan
 _encoder = _json.make_encoder(None, _unencodable, _ESCAPE, None, ": ", ", ", False, False, False)

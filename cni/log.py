@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     Subject = TypeVar("Subject")
 
 LOG_ROOTS = ("/var/log",)
-"""Whoever writes a config decides where root writes: below here it can only be a log."""
+"""The author of a configuration chooses where root writes: below this directory it can only be a log."""
 
 LEVELS = ("panic", "error", "warning", "info", "debug")
-_SYNONYMS = {"verbose": "debug"}  # userspace-cni's word
+_SYNONYMS = {"verbose": "debug"}  # the name in userspace-cni
 DEFAULT_LEVEL = "info"
 
 _STDERR = 2
@@ -29,9 +29,9 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class Log:
-    """Writes messages of `level` and graver ones, each with the same `context` (names and values), to a descriptor.
+    """Writes messages of `level` and above, each with the same `context` (names and values), to a descriptor.
 
-    Nothing is raised: what the file does not take goes to stderr, and what stderr does not take is lost.
+    It raises nothing: messages that cannot be written to the file go to stderr, or are lost.
     """
 
     def __init__(
@@ -56,24 +56,24 @@ class Log:
         self._write("error", message)
 
     def warning(self, message: str) -> None:
-        """The call goes on, and somebody should look at this."""
+        """The call continues, but an administrator should check this."""
         self._write("warning", message)
 
     def info(self, message: str) -> None:
-        """What the call did."""
+        """A step of the call."""
         self._write("info", message)
 
     def debug(self, message: str) -> None:
-        """Each step."""
+        """A detail of the call."""
         self._write("debug", message)
 
     def traced(self, subject: Subject, name: str) -> Subject:
-        """The subject itself; at level debug a stand-in that logs each call of its methods."""
+        """The subject itself; at level debug a proxy that logs each call of its methods."""
         if "debug" not in self._enabled:
             return subject
         from cni.trace import Traced  # noqa: PLC0415 - most calls have no such log
 
-        return Traced(subject, name, self)  # type: ignore[return-value]  # it has what the subject has
+        return Traced(subject, name, self)  # type: ignore[return-value]  # it has the subject's methods
 
     def _write(self, level: str, message: str) -> None:
         if level not in self._enabled:
@@ -95,7 +95,7 @@ def open_log(
     device: str = "",
     roots: tuple[str, ...] = LOG_ROOTS,
 ) -> Log:
-    """The log that a config asks for with `logLevel` and `logFile`; never refuses, warns instead.
+    """The log for the `logLevel` and `logFile` of a configuration. It warns about invalid values, and never fails.
 
     A descriptor that it opens stays open until the process ends.
     """
@@ -117,7 +117,7 @@ def open_log(
 
 
 def _level(wanted: object) -> tuple[str, str]:
-    """(level, warning about it or nothing)."""
+    """(level, warning about it or an empty text)."""
     if wanted is None or wanted == "":
         return DEFAULT_LEVEL, ""
     level = _SYNONYMS.get(wanted.lower(), wanted.lower()) if isinstance(wanted, str) else ""
@@ -134,14 +134,14 @@ def _timestamp(now: float) -> str:
 
 
 def _quoted(text: str, *, always: bool = False) -> str:
-    """The text as a logfmt value on one line; quoted when it must be, or `always`."""
+    """The text as a logfmt value on one line; quoted if necessary, or `always`."""
     if text.isprintable() and not any(mark in text for mark in '"\\'):
         return f'"{text}"' if always or " " in text or "=" in text else text
     return '"' + "".join(_escaped(character) for character in text) + '"'
 
 
 def _escaped(character: str) -> str:
-    # Not printable in Python's sense are also the characters that reorder or break a line in a viewer.
+    # In Python, characters that reorder or break a line in a viewer also count as not printable.
     if character in _ESCAPES:
         return _ESCAPES[character]
     return character if character.isprintable() else ascii(character)[1:-1]

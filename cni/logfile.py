@@ -1,7 +1,7 @@
-"""The file that `logFile` names: below a directory of logs, and ours.
+"""The file in `logFile`: below a directory of logs, and one of ours.
 
-Whoever writes a configuration decides where root writes. So a file is appended to only if it is new or a log of ours:
-otherwise a network's author could write into the audit log, or into what another pod is believed to have said.
+The author of a configuration chooses where root writes. So a file is appended to only if it is new or one of our logs:
+otherwise a network's author could write to the audit log, or forge the log of another pod.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _OTHERS = ("/var/log/audit", "/var/log/containers", "/var/log/journal", "/var/log/pods", "/var/log/private")
-"""Directories whose readers take every file for one of theirs."""
+"""Directories whose readers treat every file as one of their logs."""
 
 _NAMES = ("barewire", "sriov", "userspace")
-"""What the name of a predecessor's log begins with: its first line is not ours."""
+"""Name prefixes of predecessors' logs, whose first line has another format."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: no file of any kind holds the call.
+# O_NONBLOCK: no type of file can block the call.
 _APPEND = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o600
 
 
 class Refused(Exception):
-    """Why a file cannot be the log."""
+    """The reason why a file cannot be the log."""
 
 
 def open_below(roots: tuple[str, ...], path: object) -> int:
     """Opens a log file below one of the directories for appending. Raises `Refused`.
 
-    The path is resolved first and then walked without following a symlink, so that one placed in between (some
-    directories in /var/log belong to services) leads nowhere. One missing directory is made.
+    The path is resolved first and then walked without following a symlink, so that a symlink created in
+    between (some directories in /var/log belong to services) has no effect. One missing directory is created.
     """
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path or path.endswith("/"):
         raise Refused(f"{shown(path)} is not the absolute path of a file")
@@ -64,7 +64,7 @@ class _Walk:
         self._may_make = True
 
     def into(self, folders: list[str]) -> int:
-        """Descriptor of the last folder; the caller closes it. Raises `OSError`."""
+        """The descriptor of the last directory, which the caller closes. Raises `OSError`."""
         try:
             for folder in folders:
                 below = self._step(folder)
@@ -90,7 +90,7 @@ def _ensure_directory(name: str, parent: int) -> None:
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
-        return  # Another call has just made it.
+        return  # Another call has just created it.
 
 
 def _open_file(folder: int, name: str) -> int:
@@ -128,9 +128,9 @@ def _require_plain(found: os.stat_result, name: str) -> None:
 
 
 def _is_ours(fd: int, found: os.stat_result, name: str) -> bool:
-    """Whether the file is a log of ours: by its first line, its name, or, while it is empty, its permissions.
+    """Whether the file is one of our logs: by its first line, its name, or, while it is empty, its permissions.
 
-    An empty one is what another call has just made, or what a log's rotation has left.
+    An empty file has just been created by another call, or by a rotation of logs.
     """
     if name.startswith(_NAMES):
         return True
@@ -140,7 +140,7 @@ def _is_ours(fd: int, found: os.stat_result, name: str) -> bool:
 
 
 def _begins_as_ours(text: bytes) -> bool:
-    """Whether a text begins as `cni.log` writes a line: time, level, plugin."""
+    """Whether a text begins in the format of `cni.log`: time, level, plugin."""
     time, _, rest = text.partition(b" ")
     level, _, plugin = rest.partition(b" ")
     return len(time) == 24 and time.endswith(b"Z") and level.startswith(b"level=") and plugin.startswith(b"plugin=")

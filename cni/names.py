@@ -1,7 +1,7 @@
 """The rules for the names of containers, networks and interfaces. Pure.
 
-A runtime's names are held to them, and so is every name that comes from elsewhere: from a cluster, a database, another
-program's files, or our own. What fails them is no owner, no part of a path and no lock.
+They apply to the names of runtimes, and to every name from other sources: a cluster, a database, files of another
+program, or our own files. A name that violates them cannot be an owner, part of a path, or a lock.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ _IDENTIFIER = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 _IFNAME_BYTES = 15
 
 LONGEST = 255
-"""Bytes of a file's name."""
+"""Maximum bytes of a file name."""
 
 _SHORTENED = "_"
-"""What a file's name begins with in the place of one that would be too long. No network and no container has such a name."""
+"""Prefix of a file name that replaces one that would be too long. No network and no container has such a name."""
 
 
 def is_identifier(text: object) -> TypeGuard[str]:
-    """Whether the text may be a container ID or a network name; it is safe as a file name then."""
+    """Whether the text is a valid container ID or network name; it is then safe as a file name."""
     return isinstance(text, str) and bool(text) and text[0] not in "_.-" and _IDENTIFIER.issuperset(text)
 
 
 def is_file_name(text: str) -> bool:
-    """Whether the text, put into a path, can only mean something inside its folder."""
+    """Whether the text, as a component of a path, cannot leave its directory."""
     return text not in ("", ".", "..") and "/" not in text and "\0" not in text
 
 
 def file_name(stem: str, end: str = "", longest: int = LONGEST) -> str:
-    """The name with its ending, or, where no file's name may have so many bytes, a hash of it with that ending.
+    """The name with its ending, or a hash of it with that ending if the file name would be too long.
 
-    Kubernetes allows networks' names of 253 characters, and CNI has no limit for them and for container IDs.
+    Kubernetes allows network names of 253 characters, and CNI has no limit for them and for container IDs.
     """
     if len(f"{stem}{end}".encode(errors="replace")) <= longest:
         return f"{stem}{end}"
@@ -43,22 +43,25 @@ def file_name(stem: str, end: str = "", longest: int = LONGEST) -> str:
 
 
 def is_shortened(name: str) -> bool:
-    """Whether it stands for a longer name."""
+    """Whether the file name replaces a longer one."""
     return name.startswith(_SHORTENED)
 
 
 def is_network_folder(name: str) -> bool:
-    """Whether a folder of that name is a network's."""
+    """Whether a directory with that name belongs to a network."""
     return is_identifier(name) or is_shortened(name)
 
 
 def is_ifname(text: object) -> TypeGuard[str]:
-    """Whether the text may be the name of a container's interface; it is safe in a file name then."""
+    """Whether the text is a valid interface name; it is then safe in a file name."""
     return isinstance(text, str) and bool(text) and ifname_fault(text) is None
 
 
 def ifname_fault(text: str) -> tuple[str, str] | None:
-    """Why the text is no interface's name, in the words of the Go library, and a hint; None when it is one."""
+    """The reason why the text is not a valid interface name, with the text of the Go library, and a hint.
+
+    None if it is valid.
+    """
     if len(text.encode(errors="replace")) > _IFNAME_BYTES:
         return "interface name is too long", "interface name should be less than 16 characters"
     if text in (".", ".."):
@@ -73,7 +76,7 @@ def ifname_fault(text: str) -> tuple[str, str] | None:
 
 
 def attachment_fault(network: object, container_id: object, ifname: object) -> str:
-    """Why the names are not those of an attachment; empty when they can be."""
+    """The reason why the names cannot be those of an attachment; empty if they are valid."""
     if not is_identifier(network):
         return f"{shown(network)} is no network's name"
     if not is_identifier(container_id):
@@ -84,6 +87,6 @@ def attachment_fault(network: object, container_id: object, ifname: object) -> s
 
 
 def shown(name: object) -> str:
-    """For messages: whoever wrote it must neither fill a log nor steer a terminal."""
+    """The text for messages, which must neither fill a log nor control a terminal."""
     text = ascii(name)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Paths as text: rules that need no look at the file system. Pure."""
+"""Rules for paths as text, without access to the file system. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCI addresses as the kernel writes them: `dddd:bb:dd.f`, hexadecimal, lower case."""
+"""PCI addresses in the kernel's format: `dddd:bb:dd.f`, hexadecimal, lower case."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _HEX = "0123456789abcdef"
 
 
 class PciAddress(str):
-    """A PCI address in canonical form; made by `parse` only, so that it is safe as a file name."""
+    """A PCI address in canonical form; created only by `parse`, so that it is safe as a file name."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Idioms of clean-up: undo on failure without hiding the cause, and run every step whatever fails."""
+"""Idioms of clean-up: undo on failure without hiding the cause, and run every step even if one fails."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
 
 
 def bound(action: Callable[..., object], *arguments: object) -> Callable[[], object]:
-    """The action with its arguments, as a step: a lambda made in a loop would see the loop's last values."""
+    """The action with its arguments, as a step: a lambda in a loop would see the last values of the loop."""
     return lambda: action(*arguments)
 
 
 class on_failure:  # noqa: N801 - reads as a statement: `with on_failure(remove, attachment):`
-    """Calls `undo(*args)` when the body raises, and lets the body's error through.
+    """Calls `undo(*args)` if the body raises, and raises the body's error.
 
-    A failing undo never replaces that error: it becomes a note on it.
+    A failing undo never replaces that error: it is added as a note.
     """
 
     def __init__(self, undo: Callable[..., object], *args: object) -> None:
@@ -35,7 +35,7 @@ class on_failure:  # noqa: N801 - reads as a statement: `with on_failure(remove,
 
 
 def run_all(*steps: Callable[[], object]) -> None:
-    """Runs every step, also after one failed, then raises the first failure with the others as its notes."""
+    """Runs every step even after a failure, then raises the first failure with the others as notes."""
     first: Exception | None = None
     for step in steps:
         try:

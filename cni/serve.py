@@ -1,4 +1,4 @@
-"""Serves one call of a plugin: parses the request, runs the command, prints the one JSON document, gives the exit code.
+"""Serves one call of a plugin: parses the request, runs the command, prints one JSON document, returns the exit code.
 
 Nothing else in the product writes to stdout.
 """
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 NEWEST = VERSIONS[-1]
 _OWN_NETNS = "/proc/self/ns/net"
 STDIN_SECONDS = 30.0
-"""How long a runtime may take to write the request and close stdin."""
+"""Seconds in which a runtime must write the request and close stdin."""
 VERSION_STDIN_SECONDS = 1.0
-"""The same for VERSION. It answers without stdin, too: the Go plugins do not read it, so a caller may leave it open."""
+"""The same for VERSION, which also works without stdin: the Go plugins do not read it, so callers may leave it open."""
 
 
 def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Write, stderr: Write) -> int:
-    """Runs one call and returns the exit code; `load` makes the plugin, and is called only when a command needs it.
+    """Runs one call and returns the exit code; `load` creates the plugin, and is called only if a command needs it.
 
-    `stdin` gives all bytes up to the end, or raises `IoFailure` after as many seconds as it is told.
+    `stdin` returns all bytes up to the end, or raises `IoFailure` after the given seconds.
     """
     if not env.get("CNI_COMMAND"):
         stderr(about(name).encode())
@@ -69,12 +69,12 @@ def serve(name: str, load: Load, env: Mapping[str, str], stdin: Read, stdout: Wr
         error = failure if isinstance(failure, CniError) else _internal(failure)
         _delivered(_line(error_document(error, version)), stdout)
         return 1
-    # A result that nobody got is no success: the runtime would go on without it.
+    # An unwritten result is a failure: the runtime would continue without it.
     return 0 if _delivered(output, stdout) else 1
 
 
 def about(name: str) -> str:
-    """What the executable says of itself when no runtime calls it."""
+    """The text that the executable prints when no runtime calls it."""
     return f"CNI plugin {name} v{VERSION}\nCNI protocol versions supported: {', '.join(VERSIONS)}\n"
 
 
@@ -109,13 +109,13 @@ def _added(plugin: Plugin, request: Request) -> bytes:
     from cni.rollback import on_failure  # noqa: PLC0415 - VERSION does not pay for it
 
     added = plugin.add(request)
-    # An ADD that cannot report what it made has failed, so nothing of it may stay.
+    # An ADD that cannot report its result has failed, and must be rolled back.
     with on_failure(plugin.delete, request):
         return _line(result.encode(added, request.cni_version))
 
 
 def _version_document(stdin: Read) -> dict[str, Any]:
-    # The Go plugins answer whatever stands on stdin; the specification wants its version repeated.
+    # The Go plugins ignore stdin; the specification requires that its version is repeated.
     asked = NEWEST
     try:
         document = jsontext.loads(_read(stdin, VERSION_STDIN_SECONDS))
@@ -127,8 +127,8 @@ def _version_document(stdin: Read) -> dict[str, Any]:
 
 
 def _refuse_own_netns(environment: Environment) -> None:
-    # The Go library looks after the command has run, and has printed a result by then: look before. It refuses DEL as
-    # well, but a /proc/PID path of a dead pod can be another process's by now, and would make the pod undeletable.
+    # The Go library checks this after the command has printed its result; we check before. It also refuses DEL, but a
+    # /proc/PID path of a dead pod can meanwhile belong to another process, which would make the pod undeletable.
     if environment.command != "ADD" or environment.netns_may_be_own:
         return
     try:
@@ -172,7 +172,7 @@ def _line(document: dict[str, Any]) -> bytes:
 
 
 def read_all(fd: int, seconds: float) -> bytes:
-    """The bytes up to the end. Raises `OSError`, and `IoFailure` when the end has not come after `seconds`."""
+    """The bytes up to the end. Raises `OSError`, and `IoFailure` if the end does not come within `seconds`."""
     deadline = time.monotonic() + seconds
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -195,5 +195,5 @@ def write_if_open(fd: int, text: bytes) -> None:
     try:
         _write_all(fd, text)
     except OSError:
-        # Nobody listens any more; the exit code still tells.
+        # There is no reader any more; the exit code still reports the failure.
         return

@@ -1,6 +1,7 @@
-"""What logLevel debug adds: each step of a call, with what it was about, what came of it, and how long it took.
+"""The messages of logLevel debug: each step of a call, with its arguments, its result and its duration.
 
-Configurations can hold secrets, and others may read the log: of documents only the keys are shown, of bytes the number.
+Configurations can contain secrets, and others may read the log: only the keys of documents and the number of bytes are
+shown.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from cni.log import Log
 
 LONGEST = 300
-"""Characters of what a line shows of one step's subject or outcome."""
+"""Maximum characters of the arguments or the result of a step in a line."""
 _MOST = 8
 """Elements of a list that are shown."""
 _AS_THEY_ARE = (str, int, float, type(None))
 
 
 class Traced:
-    """Stands in for `subject`, called `name`, and logs each call of its methods."""
+    """A proxy for `subject`, called `name`, that logs each call of its methods."""
 
     def __init__(self, subject: Any, name: str, log: Log) -> None:
         self._subject = subject
@@ -38,7 +39,7 @@ class Traced:
         return self._logging(found, f"{self._name}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """For a subject that is called itself, and gives what is then to be logged."""
+        """For a callable subject whose result is to be traced as well."""
         return Traced(self._subject(*args, **kwargs), f"{self._name}({_arguments(args, kwargs)})", self._log)
 
     def _logging(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -80,7 +81,7 @@ def _shown(value: object) -> str:
 
 
 def _fields(value: Value) -> list[str]:
-    """Those that differ from their defaults."""
+    """The fields that differ from their defaults."""
     fields = value.as_dict().items()
     return [f"{name}={_shown(field)}" for name, field in fields if field != getattr(type(value), name, ...)]
 

@@ -32,7 +32,7 @@ class Value:
 
     @classmethod
     def kinds(cls) -> dict[str, str]:
-        """The text of each field's annotation, by the field's name; those that are inherited come first."""
+        """The text of each field's annotation, by the field's name; inherited fields come first."""
         return cls._fields
 
     def __init__(self, **values: Any) -> None:

@@ -194,7 +194,7 @@ class Resource(_Bound):
         description="Conditions, or a list of which one must hold.",
     )
     isRdma: bool = Field(False, description="As in `selectors`.")
-    excludeTopology: bool = Field(False, description="Whether the kubelet is not told the device's NUMA node.")
+    excludeTopology: bool = Field(False, description="Whether to hide the device's NUMA node from the kubelet.")
     additionalInfo: dict[str, dict[str, str]] = Field(
         {}, description="Information for containers by PCI address, or by `*` for all devices."
     )
@@ -237,7 +237,8 @@ class Resource(_Bound):
 class Automatic(_Bound):
     """A resource for each vendor and device of the listed classes and IDs: `devices.kubevirt.io/10de_1bb3`.
 
-    With `groups: group` it is one for each composition of IOMMU groups that have such a device: `group_10de_10f0_10de_1bb3`.
+    With `groups: group` there is one resource for each composition of IOMMU groups with such a device, such as
+    `group_10de_10f0_10de_1bb3`.
     """
 
     resourcePrefix: Annotated[str, AfterValidator(_domain)] = Field(

@@ -240,9 +240,7 @@ class Stock:
                     pool = pool.replace(driver=self.held[name].driver)
                 found = ailments(function, pool, self.sight.inventory, {name: resource}, self.sight.nodes)
                 if found:
-                    raise DeviceBusy(
-                        f"{name} is not ready: {'; '.join(found)}", hint="barewire-node explain tells more"
-                    )
+                    raise DeviceBusy(f"{name} is not ready: {'; '.join(found)}", hint="see barewire-node explain")
             await self._publish(resource)
 
     async def adopt(self, resource: str, device: str) -> None:
@@ -390,7 +388,7 @@ class Stock:
                 problems.append(f"{name}: {'; '.join(found)}")
             chosen.append(Given(function=function, selector=pool.selector_of(function) or pool.selectors[0]))
         if problems:
-            raise DeviceBusy("; ".join(problems), hint="barewire-node explain tells more")
+            raise DeviceBusy("; ".join(problems), hint="see barewire-node explain")
         return pool, tuple(chosen)
 
     async def _refuse_used(self, pool: Pool, devices: Sequence[str]) -> None:
@@ -536,4 +534,4 @@ class Stock:
     def _refuse_forbidden(self, function: Function) -> None:
         # A device of the same model may have the address now: what is held is no leave to touch what the host uses.
         if reason := forbidden(function, self.sight.used):
-            raise DeviceBusy(f"{function.address} is left as it is: {reason}", hint="barewire-node explain tells more")
+            raise DeviceBusy(f"{function.address} is left as it is: {reason}", hint="see barewire-node explain")

@@ -1,1 +1,1 @@
-"""The life of an attachment: its record, its removal, and the IPAM that it delegates to."""
+"""The life cycle of an attachment: record, removal, delegation to IPAM plugins."""

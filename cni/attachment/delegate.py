@@ -1,6 +1,6 @@
-"""IPAM by delegation: find the plugin that `ipam.type` names, call it as a runtime would, and map what it answers.
+"""IPAM by delegation: finds the plugin that `ipam.type` names, calls it as a runtime would, and interprets its output.
 
-The rules are those of the CNI specification (section 4, delegation); docs/adr/0005-delegation.md has our decisions.
+The rules come from the CNI specification (section 4, delegation), our decisions are in docs/adr/0005-delegation.md.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from cni.protocol.result import Result
 
 DELEGATE_SECONDS = 50.0
-"""Bound for one call: with the clean-up after a failed ADD it fits the 60 s that a whole ADD may take."""
+"""Time limit for one call. Together with the clean-up after a failed ADD it fits the 60 s that a whole ADD may take."""
 
 CLEANUP_SECONDS = 10.0
-"""Bound for the DEL that follows a failed ADD, and for STATUS, which should take milliseconds."""
+"""Time limit for the DEL after a failed ADD, and for STATUS, which should take milliseconds."""
 
 PATIENT = {"whereabouts": {"ADD": 130.0, "DEL": 70.0}}
-"""Bounds of plugins that allow themselves more: whereabouts has 2 minutes for ADD, and 1 for DEL. One that is killed
-before loses its place in the queue for its lease. Together they fit the kubelet's 4 minutes.
+"""Time limits for plugins that need more: whereabouts allows itself 2 minutes for ADD and 1 for DEL, and loses its
+place in the queue for its lock when it is killed earlier. Together they fit the kubelet's 4 minutes.
 """
 
 _OLDEST_VERSION = "0.1.0"
@@ -55,15 +55,15 @@ class DelegateRefusal(DelegateFailed):
 
     def __init__(self, kind: str, code: int, msg: str, details: str) -> None:
         super().__init__(msg, hint=details)
-        # The class attribute is what the catalogue lists; this error's number was chosen by the delegate.
+        # The catalogue lists the class attribute; the delegate chose this instance's code.
         self.__dict__["code"] = code
         self.add_note(f"reported by the IPAM plugin {kind}")
 
 
 class IpamCall(Value):
-    """All that a call of the delegate needs besides the command, so that a DEL can be made from the record alone.
+    """All arguments of a delegate call except the command, so that the record is sufficient for a DEL.
 
-    `type` names the plugin, `stdin` is the complete network config byte for byte, the rest are the CNI_* variables.
+    `type` names the plugin, `stdin` is the unchanged network configuration, the other fields are CNI_* variables.
     """
 
     type: str
@@ -76,7 +76,7 @@ class IpamCall(Value):
 
     @classmethod
     def of(cls, request: Request) -> IpamCall:
-        """The call that serves this request. Raises `InvalidConfig` where `ipam.type` is not the name of a plugin."""
+        """The call that serves this request. Raises `InvalidConfig` if `ipam.type` is not a plugin name."""
         return cls(
             type=_ipam_type(request.config),
             stdin=request.stdin,
@@ -89,7 +89,7 @@ class IpamCall(Value):
 
     @classmethod
     def configured(cls, request: Request, section: object) -> IpamCall | None:
-        """The call for the configuration's `ipam` section; None without one, or where it could never have been made."""
+        """The call for the configuration's `ipam` section; None without one, or if its values are invalid."""
         try:
             return cls.of(request) if ipam_section(section or {}) else None
         except (ValueError, ProblemBelow):
@@ -101,7 +101,7 @@ class IpamCall(Value):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> IpamCall:
-        """Reads what `as_document` made. Raises `IoFailure` when the record does not hold such a call."""
+        """Reads what `as_document` made. Raises `IoFailure` if the record contains no valid call."""
         try:
             fields = {**document, "stdin": document["stdin"].encode(), "path": tuple(document["path"])}
             return fit(cls(**fields))
@@ -109,7 +109,7 @@ class IpamCall(Value):
             raise IoFailure(f"the record's IPAM call is damaged: {error}", hint="free its addresses by hand") from error
 
     def environment(self, command: str) -> dict[str, str]:
-        """The CNI_* variables; the ones that a command does not use are empty, as runtimes send them."""
+        """The CNI_* variables. Those that a command does not use are empty, as in calls of runtimes."""
         return {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": self.container_id,
@@ -121,9 +121,11 @@ class IpamCall(Value):
 
 
 class DelegatedIpam:
-    """The port `Ipam`, served by the plugin that the call names. `environment` is the one that we were started with.
+    """Implements `Ipam` by running the plugin that the call names.
 
-    The bounds are the plugin's own where they are None.
+    `environment` is the original environment of this process.
+
+    If a time limit is None, the default of the plugin applies.
     """
 
     def __init__(
@@ -139,14 +141,14 @@ class DelegatedIpam:
         self._cleaned_up: dict[IpamCall, CniError | None] = {}
 
     def preload(self, _plugin: str, /) -> None:
-        """A program cannot be started halfway."""
+        """Does nothing: a program has no preparation step."""
 
     def lease(self, call: IpamCall) -> Result:
-        """ADD. When it fails the delegate has been called with DEL before the error is raised.
+        """ADD. If it fails, the delegate is called with DEL before the error is raised.
 
-        A result without addresses is returned as it is: whether it will do is the caller's to say.
+        A result without addresses is returned: the caller decides whether it is acceptable.
         """
-        self._cleaned_up[call] = None  # A delegate that was never found has nothing to clean up.
+        self._cleaned_up[call] = None  # If the delegate is not found, there is nothing to clean up.
         self._find(call)
         try:
             leased = _result(call, self._call(call, "ADD", self._bound(call, "ADD")))
@@ -157,10 +159,10 @@ class DelegatedIpam:
         return leased
 
     def release(self, call: IpamCall, *, seconds: float | None = None) -> None:
-        """DEL, within `seconds` where the caller has less time than a call may take. What is unknown is released.
+        """DEL, within `seconds` if the caller has less time than usual. An unknown attachment counts as released.
 
-        Right after a failed `lease` of the same call it answers with the outcome of the DEL that `lease` made: rollback
-        goes through here as well, and a delegate that hangs must not cost its bound twice.
+        After a failed `lease` of the same call it returns the outcome of the DEL that `lease` made: rollback also calls
+        this method, and a delegate that hangs must not cost its time limit twice.
         """
         if call not in self._cleaned_up:
             bound = self._bound(call, "DEL")
@@ -175,11 +177,14 @@ class DelegatedIpam:
         self._call(call, "CHECK", self._bound(call, "CHECK"))
 
     def gc(self, call: IpamCall) -> None:
-        """GC; the config on stdin holds the runtime's list of attachments."""
+        """GC. The configuration on stdin contains the runtime's list of attachments."""
         self._call(call, "GC", self._bound(call, "GC"))
 
     def status(self, call: IpamCall) -> None:
-        """STATUS. A delegate that is missing or does not answer is `NotAvailable`; its own error is raised as it is."""
+        """STATUS.
+
+        Raises `NotAvailable` if the delegate is missing or does not answer; its own error is raised unchanged.
+        """
         try:
             self._call(call, "STATUS", self._quick(call, "STATUS"))
         except DelegateRefusal:
@@ -196,8 +201,8 @@ class DelegatedIpam:
             self._release(call, self._quick(call, "DEL"))
         except CniError as failure:
             cause.add_note(f"clean-up incomplete: {failure}")
-            # A plugin that refused ADD in its own words leased nothing, whatever it answers to DEL. One that was
-            # killed, or answered nonsense, may have: then the addresses are still to be released.
+            # A plugin that reported an error leased nothing, whatever its DEL returns. A plugin that was killed, or
+            # printed an invalid result, may have leased addresses, which must still be released.
             if not isinstance(cause, DelegateRefusal):
                 self._cleaned_up[call] = failure
 
@@ -207,7 +212,7 @@ class DelegatedIpam:
         return PATIENT.get(call.type, {}).get(command, DELEGATE_SECONDS)
 
     def _quick(self, call: IpamCall, command: str) -> float:
-        """That of a DEL that follows a failed ADD, and of STATUS."""
+        """The time limit of a DEL after a failed ADD, and of STATUS."""
         if self._cleanup_seconds is not None:
             return self._cleanup_seconds
         return PATIENT.get(call.type, {}).get(command, CLEANUP_SECONDS)
@@ -227,10 +232,10 @@ class DelegatedIpam:
 def delegate(
     kind: str, command: str, stdin: bytes, environment: Mapping[str, str], path: Sequence[str], deadline: float
 ) -> bytes:
-    """Calls the plugin `kind` and returns what it printed. `deadline` is in `time.monotonic` seconds.
+    """Calls the plugin `kind` and returns its output. `deadline` is in `time.monotonic` seconds.
 
-    Raises `DelegateRefusal` (the plugin's own error), `DelegateFailed` (not found, or no proper answer),
-    `InvalidConfig` (not a name) and `TryAgainLater` (no answer in time; nothing of it runs any more).
+    Raises `DelegateRefusal` (the plugin's own error), `DelegateFailed` (not found, or invalid output),
+    `InvalidConfig` (not a name) and `TryAgainLater` (not finished in time; its processes have been killed).
     """
     from cni.host.program import OUTPUT_BYTES, Overdue, TooMuchOutput, run  # noqa: PLC0415 - our own IPAM runs none
 
@@ -241,7 +246,7 @@ def delegate(
     except Overdue as error:
         raise TryAgainLater(
             f"the IPAM plugin {kind} did not finish {command} within {time.monotonic() - began:.1f} s and was killed",
-            hint=f"look at what {program} waits for: its lock, its daemon or its server",
+            hint=f"check what {program} waits for: its lock, its daemon or its server",
         ) from error
     except TooMuchOutput as error:
         raise DelegateFailed(f"the IPAM plugin {kind} printed more than {OUTPUT_BYTES} bytes on {command}") from error
@@ -255,11 +260,11 @@ def delegate(
 def find(kind: str, path: Sequence[str]) -> str:
     """The first executable regular file named `kind` in the directories of `path`; symlinks are followed.
 
-    Raises `InvalidConfig` for what is not a name, `DelegateFailed` when there is none.
+    Raises `InvalidConfig` for an invalid name, and `DelegateFailed` if there is no such file.
     """
     if not kind or "/" in kind or "\0" in kind:
         raise InvalidConfig(f"ipam.type: invalid plugin name: {kind!r}", hint="name a file in CNI_PATH, without /")
-    # An empty element would be the current directory.
+    # An empty element would mean the current directory.
     candidates = [os.path.join(directory, kind) for directory in path if directory]
     for candidate in candidates:
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
@@ -272,10 +277,10 @@ def find(kind: str, path: Sequence[str]) -> str:
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what PyInstaller's bootloader put there for us alone.
+    """The environment without the variables that PyInstaller's bootloader sets for this program.
 
-    Its LD_LIBRARY_PATH would make a foreign program load our libraries; `_PYI_*` would make another frozen one believe
-    that it is our child.
+    With its LD_LIBRARY_PATH another program would load our libraries, and with `_PYI_*` another frozen program would
+    act as our child process.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(_BOOTLOADER_PREFIXES)}
     original = environment.get("LD_LIBRARY_PATH_ORIG")
@@ -293,7 +298,7 @@ def _ipam_type(config: Mapping[str, Any]) -> str:
 def _result(call: IpamCall, output: bytes) -> Result:
     refusal = _refusal(call.type, output)
     if refusal is not None:
-        raise refusal  # Scripts do it: an error object, and exit status 0.
+        raise refusal  # Some scripts print an error object and exit with status 0.
     try:
         return result.decode(_object(output), jsontext.member(_object(call.stdin), "cniVersion") or _OLDEST_VERSION)
     except CniError as error:
@@ -303,7 +308,7 @@ def _result(call: IpamCall, output: bytes) -> Result:
 
 
 def _failure(kind: str, command: str, finished: Finished) -> DelegateFailed:
-    """What a failed delegate says, or that it says nothing that can be understood."""
+    """The error that a failed delegate printed, or `DelegateFailed` if its output is not an error object."""
     return _refusal(kind, finished.output) or DelegateFailed(
         f"the IPAM plugin {kind} failed {command} without an error object ({finished.ending})",
         hint=f"it printed: {_start_of(finished.output)}; more may be on stderr",
@@ -311,7 +316,7 @@ def _failure(kind: str, command: str, finished: Finished) -> DelegateFailed:
 
 
 def _refusal(kind: str, output: bytes) -> DelegateRefusal | None:
-    """The error object in what a delegate printed, if that is one."""
+    """The error object in a delegate's output, or None."""
     try:
         document = _object(output)
     except CniError:

@@ -1,4 +1,4 @@
-"""The device-info file of the Network Plumbing Working Group: tells a pod's containers which device is theirs.
+"""The device-info file of the Network Plumbing Working Group: describes a pod's device to its containers.
 
 Multus names the file, reads it after ADD and puts it into the pod's network-status annotation, where containers find it
 through the downward API. Format: device-info specification, version 1.1.0.
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 FOLDERS = ("/var/run/k8s.cni.cncf.io/devinfo/cni", "/run/k8s.cni.cncf.io/devinfo/cni")
-"""Where Multus keeps them. The path is a part of the configuration, and must not make us write any file as root."""
+"""Multus' directories for these files.
+
+The path comes from the configuration, and must not let it write other files as root.
+"""
 
 _VERSION = "1.1.0"
 
 
 def checked(path: str, folders: tuple[str, ...] = FOLDERS) -> str:
-    """The path, when it is a file directly in one of the folders. Raises `InvalidConfig`."""
+    """The path, if it is directly in one of the directories. Raises `InvalidConfig`."""
     folder, name = os.path.split(path)
     if folder not in folders or not name or name in (".", "..") or "\0" in name:
         raise InvalidConfig(f"runtimeConfig.CNIDeviceInfoFile: {path!r} is not a file in {folders[0]}")
@@ -32,33 +35,33 @@ def checked(path: str, folders: tuple[str, ...] = FOLDERS) -> str:
 
 
 def pci(address: str, pf: str) -> dict[str, Any]:
-    """The document of a PCI device; `pf` empty where it has none."""
+    """The document of a PCI device; `pf` is empty if it has none."""
     device = {"pci-address": address, **({"pf-pci-address": pf} if pf else {})}
     return {"type": "pci", "version": _VERSION, "pci": device}
 
 
 def vhost_user(path: str) -> dict[str, Any]:
-    """The document of a vhost-user port whose socket the container makes, at that path as it sees it."""
+    """The document of a vhost-user port. The container creates the socket at `path` in its own file system."""
     return {"type": "vhost-user", "version": _VERSION, "vhost-user": {"mode": "server", "path": path}}
 
 
 def write(path: str, document: dict[str, Any]) -> None:
     """Writes the file in one step. Raises `IoFailure`.
 
-    Multus may have put the device plugin's document of the same device there. What that has besides, such as
-    `rdma-device` and `vhost-net`, stays.
+    Multus may have copied the device plugin's document of the same device there. Its additional keys, such as
+    `rdma-device` and `vhost-net`, are kept.
     """
     folder = os.path.dirname(path)
     try:
-        if not os.path.isdir(folder):  # makedirs is dear in a frozen program (build/lean_os.py)
+        if not os.path.isdir(folder):  # makedirs is expensive in a frozen program (build/lean_os.py)
             os.makedirs(folder, 0o755, exist_ok=True)
     except OSError as error:
-        raise IoFailure(f"cannot make {folder}: {os.strerror(error.errno or 0)}") from error
+        raise IoFailure(f"cannot create {folder}: {os.strerror(error.errno or 0)}") from error
     write_file(path, jsontext.dumps(_merged(read_file(path), document)).encode() + b"\n")
 
 
 def difference(path: str, document: dict[str, Any]) -> list[str]:
-    """What CHECK says of the file: nothing when it is as written."""
+    """The differences of the file for CHECK; empty if it is unchanged."""
     content = read_file(path)
     if content is None:
         return [f"the device-info file {path} is missing"]
@@ -66,7 +69,7 @@ def difference(path: str, document: dict[str, Any]) -> list[str]:
 
 
 def _merged(content: bytes | None, document: dict[str, Any]) -> dict[str, Any]:
-    """Our document, with what the file has besides about the same device."""
+    """Our document, with the additional keys of the existing file about the same device."""
     present, kind = _parsed(content or b""), document["type"]
     theirs, ours = present.get(kind), document[kind]
     if present.get("type") != kind or not isinstance(theirs, dict):
@@ -77,7 +80,7 @@ def _merged(content: bytes | None, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """The document in a file; empty when it is no JSON object."""
+    """The document in a file; empty if it is not a JSON object."""
     try:
         found = jsontext.loads(content)
     except DecodeFailure:
@@ -86,7 +89,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def remove(path: str) -> None:
-    """Removes the file, if it is there, and what a killed call left of writing it. Raises `IoFailure`."""
+    """Removes the file, if it exists, and the temporary files of killed calls. Raises `IoFailure`."""
     if not path:
         return
     remove_file(path)

@@ -1,4 +1,4 @@
-"""The plugin that gives addresses, as plugins see it. `cni.attachment.delegate`, `ipam.embedded` and fakes implement it."""
+"""The interface of an IPAM plugin, which `cni.attachment.delegate`, `ipam.embedded` and fakes implement."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from cni.protocol.result import Result
 
     class Ipam(Protocol):
-        """The plugin that gives addresses."""
+        """An IPAM plugin."""
 
         def preload(self, plugin: str) -> None:
-            """Begins what takes time, because that IPAM plugin is about to be called for a lease."""
+            """Starts slow preparations for a lease from that IPAM plugin."""
 
         def lease(self, call: IpamCall) -> Result: ...
 

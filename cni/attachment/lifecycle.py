@@ -1,6 +1,6 @@
 """DEL, CHECK, GC and STATUS for the plugins that attach something, and the parts of ADD that they share.
 
-A plugin's subclass says what it attaches.
+The subclass of a plugin implements the specific steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Lifecycle(ABC):
-    """One call of a plugin, but for its ADD. DEL and the rollback of ADD share one way back, `removal`."""
+    """One call of a plugin, except its ADD. DEL and the rollback of ADD share `removal`."""
 
     def __init__(
         self, *, attachments: Attachments, ipam: Ipam, log: Log, removal: Removal, strict_status: bool = False
@@ -44,15 +44,15 @@ class Lifecycle(ABC):
 
     @abstractmethod
     def ipam_call(self, request: Request) -> IpamCall | None:
-        """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+        """The call of the configuration's IPAM plugin; None without one, or if its values are invalid."""
 
     @abstractmethod
     def unrecorded(self, request: Request) -> Steps:
-        """What DEL does where there is no record: it acts on the attachment's own marks."""
+        """DEL without a record: uses the attachment's own marks."""
 
     @abstractmethod
     def drift(self, request: Request, record: Record) -> list[str]:
-        """Every difference between the attachment as recorded and as it is, one line each."""
+        """Every difference between the attachment and its record, one line each."""
 
     @abstractmethod
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
@@ -60,35 +60,38 @@ class Lifecycle(ABC):
 
     @abstractmethod
     def require_node(self, request: Request) -> None:
-        """Raises `NotAvailable` when the node itself cannot serve any ADD."""
+        """Raises `NotAvailable` if the node itself cannot serve any ADD."""
 
     @abstractmethod
     def require_network(self, request: Request) -> None:
-        """Raises `NotAvailable` or `LimitedConnectivity` when this network lacks something that an ADD needs.
+        """Raises `NotAvailable` or `LimitedConnectivity` if this network lacks something that an ADD needs.
 
-        Asks nothing beyond the node, and answers within seconds.
+        Contacts no other host, and returns within seconds.
         """
 
     def delete(self, request: Request) -> None:
-        """Undoes what the record tells of; without a record, what the attachment's own marks tell of."""
+        """Removes the attachment by its record; without a record, by its own marks."""
         self._removal.drain(request.network)
         record = self._delete_recorded(request)
         if record is None:
             run_all(*self.unrecorded(request), lambda: self._release_unrecorded(request))
-            # An ADD of this very attachment may have been under way, and have saved its record meanwhile.
+            # A concurrent ADD of this attachment may have saved its record meanwhile.
             self._delete_recorded(request, again=True)
         elif self._removal.is_deferred(record):
             self._release_unrecorded(request)
 
     def _delete_recorded(self, request: Request, *, again: bool = False) -> Record | None:
-        """The record, if there was one. `again`: skips a removal that has just been left pending and does not block the pod."""
+        """The record, if there was one.
+
+        `again`: skips a removal that has just been left pending and does not block the pod.
+        """
         with LockedRecord(self._attachments, Key.of(request)) as record:
             if record is not None and not (again and record.removing and not self._removal.blocks_delete(record)):
                 self._removal.remove_or_keep(record)
             return record
 
     def check(self, request: Request) -> None:
-        """Compares with the host all that ADD did. Raises `CheckFailed` with every difference."""
+        """Compares the attachment with its record. Raises `CheckFailed` with all differences."""
         key = Key.of(request)
         record = self._attachments.find(key)
         if record is None:
@@ -102,13 +105,13 @@ class Lifecycle(ABC):
         self._with_ipam(request, self._ipam.check)
 
     def check_unrecorded(self, request: Request) -> None:
-        """What CHECK does without a record. Raises `CheckFailed`."""
+        """CHECK without a record. Raises `CheckFailed`."""
         raise CheckFailed(
             f"there is no record of {Key.of(request)}", hint="the container was not attached by this plugin"
         )
 
     def gc(self, request: Request) -> None:
-        """Removes this network's attachments that the runtime does not know any more, and what has no record."""
+        """Removes this network's attachments that the runtime no longer knows, and resources without a record."""
         listed = request.valid_attachments
         self._removal.drain(request.network)
         if listed is None:
@@ -124,10 +127,10 @@ class Lifecycle(ABC):
         )
 
     def status(self, request: Request) -> None:
-        """Raises `NotAvailable` when the node cannot serve any ADD. A lack of this network is a warning in the log.
+        """Raises `NotAvailable` if the node cannot serve any ADD. A problem of this network is a warning in the log.
 
-        containerd, CRI-O and the kubelet make the whole node NotReady when STATUS fails, and its healthy pods are then
-        evicted: the lack of one network must not do that, unless the administrator wants it (`strict_status`).
+        When STATUS fails, containerd, CRI-O and the kubelet make the whole node NotReady, and its healthy pods are
+        evicted. A problem of one network must not cause this, unless the administrator wants it (`strict_status`).
         """
         try:
             self._attachments.writable()
@@ -142,10 +145,10 @@ class Lifecycle(ABC):
             self._log.warning(f"STATUS: {error.msg}")
         self._with_ipam(request, self._ipam.status)
 
-    # What ADDs have in common.
+    # The shared parts of ADD.
 
     def new_record(self, request: Request, netns: Netns, *, left: tuple[str, ...] = (), **parts: Any) -> Record:
-        """A new record in which every part is marked as still to be undone: device, addresses if there are any, and `left`.
+        """A new record in which every part is still to be undone: device, addresses if there are any, and `left`.
 
         `parts` are the plugin's own fields.
         """
@@ -161,12 +164,12 @@ class Lifecycle(ABC):
         )
 
     def preload_ipam(self, record: Record) -> None:
-        """Lets the IPAM plugin load what takes time, while the kernel or the vswitch works on the device."""
+        """Lets the IPAM plugin load modules while the kernel or the vswitch works on the device."""
         if record.ipam is not None:
             self._ipam.preload(record.ipam["type"])
 
     def lease(self, record: Record) -> Result:
-        """The addresses of the attachment. Raises `InvalidConfig` when its IPAM plugin gives none."""
+        """The addresses of the attachment. Raises `InvalidConfig` if its IPAM plugin returns none."""
         if record.ipam is None:
             return Result()
         leased = self._ipam.lease(IpamCall.from_document(record.ipam))
@@ -180,7 +183,7 @@ class Lifecycle(ABC):
         try:
             self._with_ipam(request, self._ipam.release)
         except (DelegateFailed, InvalidConfig) as error:
-            # Nothing says that an address was ever leased: an ADD that failed over this very configuration, mostly.
+            # Usually no address was leased, because ADD failed with the same configuration.
             self._log.warning(f"IPAM DEL without a record: {error}")
 
     def _with_ipam(self, request: Request, action: Callable[[IpamCall], None]) -> None:

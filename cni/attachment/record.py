@@ -1,4 +1,4 @@
-"""The record of an attachment, as a value and as the content of its file. Pure; `cni.attachment.records` keeps the files."""
+"""The record of an attachment, as a value and as file content. Pure; `cni.attachment.records` stores the files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     V = TypeVar("V", bound="Value")
 
 SCHEMA = 2
-"""Version of the record format; a reader refuses a newer one and keeps reading the older ones."""
+"""Version of the record format. Newer versions are refused, older ones are read."""
 
 DEVICE, IPAM, POD = "device", "ipam", "pod"
-"""What can be left to undo: the device (or port), the addresses, what the pod was told outside of its containers."""
+"""The parts that can be left to undo: the device (or port), the addresses, the published information."""
 
 
 _TEXTS = ("plugin", "device", "netns", "netns_identity", "boot_id", "device_info")
@@ -28,7 +28,7 @@ _OBJECTS: dict[str, tuple[type, ...]] = {"found": (dict,), "wanted": (dict,), "i
 
 
 class Key(Value):
-    """What the runtime calls an attachment: one interface of one container in one network."""
+    """The runtime's identification of an attachment: one interface of one container in one network."""
 
     network: str
     container_id: str
@@ -36,7 +36,7 @@ class Key(Value):
 
     @classmethod
     def of(cls, request: Request) -> Key:
-        """The attachment that the request is about."""
+        """The attachment of the request."""
         return cls(network=request.network, container_id=request.container_id, ifname=request.ifname)
 
     def __str__(self) -> str:
@@ -46,10 +46,10 @@ class Key(Value):
 class Record(Value):
     """An attachment as saved.
 
-    `device` is its PCI address or empty; `found` the device as it was, `wanted` what ADD applies, `ipam` the delegate
-    call to replay, each in the form that the plugin gave; `device_info` the file that tells the pod's
-    containers about the device, or empty; `left` what removal still has to undo, `removing` whether a
-    removal has begun: only then may a call that is about something else finish it.
+    `device` is the PCI address or empty; `found` the state of the device before ADD, `wanted` the state that ADD
+    applies, `ipam` the delegate call to replay, each in the plugin's own format; `device_info` the path of the
+    device-info file, or empty; `left` the parts that removal still has to undo; `removing` whether a removal has begun.
+    Calls for other attachments may continue a removal only if it has begun.
     """
 
     key: Key
@@ -73,11 +73,11 @@ class Record(Value):
 
 
 class DamagedRecord(IoFailure):
-    """The file holds no record; what it should tell is lost."""
+    """The file contains no valid record, and its information is lost."""
 
 
 def decode(content: bytes, path: str) -> Record:
-    """Reads a record file's content. Raises `DamagedRecord`, and `IoFailure` when it is of a newer schema."""
+    """Reads a record file's content. Raises `DamagedRecord`, and `IoFailure` if it has a newer schema."""
     try:
         document = jsontext.loads(content)
         if b"\\u0000" in content and _has_nul(document):
@@ -100,9 +100,9 @@ def decode(content: bytes, path: str) -> Record:
 
 
 def fit(value: V) -> V:
-    """The value, made of a document, if all of its fields have the types that they are declared with.
+    """The value from a document, if all fields have their declared types.
 
-    Raises `TypeError`. Types that are not simple are the maker's to look at.
+    Raises `TypeError`. The constructor must check types that are not simple.
     """
     kinds = type(value).kinds()
     for name, found in value.as_dict().items():
@@ -118,7 +118,7 @@ def _anything(_value: object) -> bool:
 
 
 def _is(*kinds: type) -> Callable[[object], bool]:
-    # True is no number here.
+    # True does not count as a number.
     return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
@@ -140,18 +140,18 @@ _FITS: dict[str, Callable[[object], bool]] = {
     "tuple[int, ...]": _is_tuple_of(int),
     "dict[str, str]": lambda value: isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
 }
-"""By the text of a field's annotation."""
+"""By the annotation of a field, as text."""
 
 
 def _has_nul(value: object) -> bool:
-    """Whether there is a NUL in a text, which no path can have."""
+    """Whether a text contains NUL, which is not allowed in a path."""
     if isinstance(value, dict):
         return any(map(_has_nul, value.values()))
     return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _fault(record: Record) -> str:
-    """Why a record cannot be one that we wrote; empty when it can. What a plugin put into it, the plugin judges."""
+    """Why we cannot have written the record; empty if we can. The plugin checks its own part."""
     key = record.key
     fault = attachment_fault(key.network, key.container_id, key.ifname)
     if fault:

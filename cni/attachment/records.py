@@ -1,14 +1,14 @@
-"""The records: one JSON file per attachment, written before anything is changed and removed when all is undone.
+"""The records: one JSON file per attachment, written before the first change and removed when everything is undone.
 
-`<run>/spare/<device>` is a second copy of the record of a device that cannot carry a mark; it ends with the boot, as
-what was done to the device does. So does `<run>/marks/<device>`, a link whose text is a note of the plugin and the owner of a
-device that we have marked: a pod can write any mark onto its interface. `<run>/collected-<plugin>` tells for which boot what
-earlier ones left has been put away.
+`<run>/spare/<device>` is a backup of the record of a device that cannot carry a mark. Like the changes to the device,
+it ends with the boot. So does `<run>/marks/<device>`, a link whose text is a note of the plugin and the owner of a
+device that we marked: a pod can write any mark to its interface. `<run>/collected-<plugin>` names the boot for which
+the leftovers of earlier boots have been removed.
 
 `<state>/<network>/<container ID>:<ifname>.json` is the record. `<state>/.devices/<device>` links to the record that
 owns the device, `<state>/.pending/<network>:<container ID>:<ifname>` to a record whose removal could not finish.
-Both are found by one look, without reading records; the record is the truth, a link that leads nowhere says nothing. Names
-that are too long for a file are shortened (`cni.names.file_name`).
+Both can be looked up without reading records. The record is authoritative; a dangling link is ignored. Names that are
+too long for a file are shortened (`cni.names.file_name`).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ RUN_DIRECTORY = "/run/barewire"
 
 
 class Mark(Value):
-    """The mark that we set on a device: what the plugin noted of the device as found, and its owner."""
+    """The mark that we set on a device: the plugin's note about its found state, and its owner."""
 
     note: str
     key: Key
 
 
 class Attachments:
-    """The records of one plugin on this node, and the locks that guard their devices. Those of another are not found."""
+    """The records of one plugin on this node, and the locks of their devices. Records of other plugins are ignored."""
 
     def __init__(
         self,
@@ -77,21 +77,22 @@ class Attachments:
         self.boot_id = _boot_id()
 
     def locked(self, device: str, seconds: float | None = None) -> Lock:
-        """Lock on a device (or on any other name); everything about its record happens under it."""
+        """The lock of a device (or of any other name), held during all work on its record."""
         bound = self._lock_seconds if seconds is None else seconds
         return Lock(f"{self._run}/lock/{component(device)}", device, bound, lasting=self._lasting_locks)
 
     def locked_record(self, record: Record, seconds: float | None = None) -> Lock:
-        """Lock on what a record is about: its device, or where it has none itself."""
+        """The lock of a record's device, or of the record itself if it has no device."""
         if record.device:
             return self.locked(record.device, seconds)
         bound = self._lock_seconds if seconds is None else seconds
         return Lock(f"{self._run}/lock/{component(_flat(record.key))}", str(record.key), bound, lasting=False)
 
     def locked_directories(self) -> Lock:
-        """Lock on which attachments share a directory, which is held for milliseconds.
+        """The lock for checks of which attachments share a directory; it is held for milliseconds.
 
-        It is one for all, and stays: of one for each directory a killed call would leave a file that nobody asks for again.
+        All directories share one lock, whose file is kept. With a lock file per directory, killed calls would leave
+        files that no later call removes.
         """
         return Lock(f"{self._run}/lock/.directories", "the directories of sockets", self._lock_seconds)
 
@@ -105,17 +106,17 @@ class Attachments:
         return record if record is not None and record.device == device and DEVICE in record.left else None
 
     def has_owner(self, device: str) -> bool:
-        """Whether a record owns the device, by a look that reads none: it may be wrong when a call was killed."""
+        """Whether a record owns the device, without reading the record: this may be wrong if a call was killed."""
         return os.path.lexists(self._device_link(device))
 
-    def claim(self, record: Record, *, spare: bool = False, note: str | None = None) -> None:
-        """Saves a new record. Raises `DeviceBusy` when the attachment has one already, and changes nothing then.
+    def claim(self, record: Record, *, backup: bool = False, note: str | None = None) -> None:
+        """Saves a new record. Raises `DeviceBusy`, and changes nothing, if the attachment has one already.
 
-        `spare`: keeps a second copy until the next boot, for a device that has nothing to carry a mark of its owner.
-        `note`: for a device that gets a mark, what to know of it until the next boot if the record is lost.
+        `backup`: keeps a backup until the next boot, for a device that cannot carry a mark.
+        `note`: information about a marked device that is needed, until the next boot, if the record is lost.
 
-        The device's owner is checked by the caller, under the device's lock. Two devices for one attachment have two
-        locks: which of them gets the attachment is decided by the exclusive creation of the record file.
+        The caller checks the owner of the device, under its lock. Two ADDs of one attachment with different devices
+        hold different locks; the exclusive creation of the record file decides between them.
         """
         make_directory(os.path.dirname(self._path(record.key)))
         if record.device:
@@ -123,16 +124,16 @@ class Attachments:
         with on_failure(self._unclaim, record):
             if not create_file(self._path(record.key), record.encoded()):
                 raise _attached_already(self._load(self._path(record.key)) or record)
-        if spare:
+        if backup:
             with on_failure(self.forget, record):
-                make_directory(os.path.dirname(self._spare(record.device)))
-                write_file(self._spare(record.device), record.encoded())
+                make_directory(os.path.dirname(self._backup(record.device)))
+                write_file(self._backup(record.device), record.encoded())
         if note is not None:
             with on_failure(self.forget, record):
                 _link(f"{note} {record.key}", self._mark(record.device))
 
     def marked(self, device: str) -> Mark | None:
-        """The mark that we have set on a device since the last boot, and have not taken away."""
+        """The mark that we set on a device since the last boot and have not removed."""
         try:
             note, _, owner = os.readlink(self._mark(device)).rpartition(" ")
         except (FileNotFoundError, NotADirectoryError):
@@ -147,7 +148,7 @@ class Attachments:
         )
 
     def unmark(self, device: str) -> None:
-        """Forgets the mark of a device that does not carry it any more."""
+        """Deletes the note about the mark of a device that no longer carries it."""
         remove_file(self._mark(device))
 
     def _unclaim(self, record: Record) -> None:
@@ -160,9 +161,9 @@ class Attachments:
         write_file(self._path(record.key), record.encoded())
 
     def keep_pending(self, record: Record) -> None:
-        """Keeps a record whose removal is not finished, so that any later call can finish it."""
+        """Marks a record as pending, so that a later call can finish its removal."""
         kept = record.replace(removing=True)
-        # The file's age is the time since the first try, as long as nothing gets done.
+        # Without progress, the age of the file is the time since the first try.
         if self.find(kept.key) != kept:
             self.save(kept)
         _link(_target(kept.key), self._pending_link(kept.key))
@@ -172,9 +173,9 @@ class Attachments:
             self._release_device(kept)
 
     def forget(self, record: Record) -> None:
-        """Removes a record; called when everything that it tells of has been undone.
+        """Removes a record, after everything in it has been undone.
 
-        The link to it goes first: once the record is gone, the same attachment may be made again, with a link of its own.
+        The link is removed first: once the record is gone, a new ADD of the same attachment may create its own link.
         """
         remove_file(self._pending_link(record.key))
         self._drop_spare(record)
@@ -183,28 +184,25 @@ class Attachments:
         self._release_device(record)
 
     def pending(self) -> list[Record]:
-        """The records whose removal could not finish, the one that was tried the longest ago first.
+        """The records whose removal could not finish, the one with the oldest try first.
 
-        A link that leads to no record is a crash's leftover, and is removed.
+        Dangling links, which crashed calls left, are removed.
         """
         return [record for _tried, record in sorted(self._pending(), key=lambda entry: entry[0])]
 
     def due(self) -> list[Record]:
-        """Those of them that are to be tried again by now (`cni.pauses`)."""
+        """Those whose next try is due (`cni.pauses`)."""
         now, pending = time.time(), sorted(self._pending(), key=lambda entry: entry[0])
         return [one for tried, one in pending if pauses.is_due(folders.changed(self._path(one.key)), tried, now)]
 
     def tried(self, key: Key) -> None:
         """Notes a try of a pending record."""
-        try:
-            os.utime(self._pending_link(key), follow_symlinks=False)
-        except FileNotFoundError:
-            return
+        folders.touch(self._pending_link(key))
 
     def _pending(self) -> Iterator[tuple[float, Record]]:
         folder = f"{self._state}/.pending"
         for name in folders.keys(folder):
-            # keep_pending makes the link anew each time, so its age is the time since the last try.
+            # keep_pending recreates the link each time, so its age is the time since the last try.
             tried, record = folders.changed(f"{folder}/{name}"), self._readable(f"{folder}/{name}")
             if record is not None and record.removing and self._own(record) is not None:
                 yield tried, record
@@ -212,13 +210,13 @@ class Attachments:
                 remove_file(f"{folder}/{name}")
 
     def recover(self) -> None:
-        """Brings back lost records that have a second copy."""
+        """Restores lost records from their backups."""
         for device in folders.keys(f"{self._run}/spare", plain=True):
             if self._lost(device) is None:
                 continue
             try:
                 with self.locked(device, 0.0):
-                    # Looked at again under the lock: a removal may just have ended.
+                    # Checked again under the lock, because a removal may just have finished.
                     lost = self._lost(device)
                     if lost is not None:
                         self._warn(f"the record of {lost.key} was lost; its copy takes its place")
@@ -228,14 +226,15 @@ class Attachments:
                 continue
 
     def _lost(self, device: str) -> Record | None:
-        spare = self._load(self._spare(device))
-        is_its = spare is not None and spare.device == device
-        return spare if spare is not None and is_its and not os.path.exists(self._path(spare.key)) else None
+        backup = self._load(self._backup(device))
+        if backup is None or backup.device != device or os.path.exists(self._path(backup.key)):
+            return None
+        return backup
 
     def _drop_spare(self, record: Record) -> None:
         if not record.device:
             return
-        path = self._spare(record.device)
+        path = self._backup(record.device)
         copy = self._load(path)
         if copy is not None and copy.key == record.key:
             remove_file(path)
@@ -246,9 +245,10 @@ class Attachments:
             self.unmark(record.device)
 
     def sweep(self, network: str) -> None:
-        """Removes what killed calls left behind: temporary files, and device links that lead to no record."""
+        """Removes leftovers of killed calls: temporary files, and dangling device links."""
         devices = f"{self._state}/.devices"
-        # A record's name ends in .json, a copy's is that of a PCI device. Those of links end with an interface's name.
+        # Names of records end in .json, backups have the name of a PCI device, and names of links end with an interface
+        # name.
         for folder in (f"{self._state}/{component(network)}", f"{self._run}/spare"):
             folders.sweep(folder, plain=True)
         for folder in (f"{self._state}/.pending", self._state, f"{self._run}/marks"):
@@ -259,7 +259,7 @@ class Attachments:
 
     def _remove_dangling(self, device: str) -> None:
         try:
-            # An ADD makes the link before the record, and holds this lock meanwhile.
+            # An ADD holds this lock while it creates the link and then the record.
             with self.locked(device, 0.0):
                 if not os.path.exists(self._device_link(device)):
                     remove_file(self._device_link(device))
@@ -277,23 +277,23 @@ class Attachments:
         return [record for record in records if record is not None]
 
     def has_collected(self) -> bool:
-        """Whether `collected` was called since the node was booted."""
+        """Whether `collected` was called in this boot."""
         try:
             return os.readlink(self._collected()) == self.boot_id
         except OSError:
             return False
 
     def collected(self) -> None:
-        """Notes that nothing is left to do about what earlier boots left behind."""
+        """Notes that all leftovers of earlier boots have been removed."""
         _link(self.boot_id, self._collected())
 
     def of_earlier_boots(self) -> list[Record]:
-        """The records, of all networks, of attachments that a boot has ended and no call has removed."""
+        """The records, in all networks, of attachments of earlier boots that no call has removed."""
         records = [record for network in self.networks() for record in self.of_network(network)]
         return [one for one in records if one.boot_id != self.boot_id and not one.removing]
 
     def others_with(self, key: Key, text: str) -> list[Record]:
-        """The records of this plugin, but for this attachment's, in which the text is a value, such as a path that both use."""
+        """The other records of this plugin that contain the text as a value, such as a shared path."""
         needle = jsontext.dumps(text).encode()
         paths = [
             f"{self._state}/{network}/{name}"
@@ -304,7 +304,7 @@ class Attachments:
         return [one for one in found if one is not None and one.key != key]
 
     def writable(self) -> None:
-        """Proves that records can be written. Raises `IoFailure`."""
+        """Checks that records can be written. Raises `IoFailure`."""
         make_directory(self._state)
         make_directory(f"{self._run}/lock")
         probe = f"{self._state}/.probe"
@@ -321,27 +321,27 @@ class Attachments:
             return None
 
     def _load(self, path: str) -> Record | None:
-        """The record that a path leads to, None where it leads to none of ours."""
+        """The record at a path; None if it leads to none of our records."""
         path = self._resolved(path)
         content = read_file(path) if path and self._is_ours(path) else None
         try:
             return None if content is None else decode(content, path)
         except DamagedRecord as error:
-            # What it told is lost; its attachment is treated as one without a record, by the device's own mark.
+            # Its information is lost; the attachment is treated like one without a record, by the device's own mark.
             kept = folders.set_aside(path)
             if kept:
                 self._warn(f"{error}; kept as {kept}")
             return None
 
     def _resolved(self, path: str) -> str:
-        """Where the path leads, empty where nothing is. Each folder on the way is looked at once in a call."""
+        """The resolved path; empty if nothing exists there. Each directory on the path is checked once per call."""
         folder, _, name = path.rpartition("/")
         try:
             is_link = stat.S_ISLNK(os.lstat(path).st_mode)
         except FileNotFoundError:
             return ""
         except OSError:
-            is_link = True  # whoever reads it gets the reason
+            is_link = True  # reading it reports the reason
         if is_link:
             return os.path.realpath(path)
         if folder not in self._resolved_folders:
@@ -349,12 +349,12 @@ class Attachments:
         return f"{self._resolved_folders[folder]}/{name}"
 
     def _is_ours(self, path: str) -> bool:
-        """Whether it is in our folders: a link of ours leads nowhere else, and what it leads to may be renamed."""
+        """Whether a path is in our directories: our links lead nowhere else, and their targets may be renamed."""
         self._roots = self._roots or tuple(f"{os.path.realpath(root)}/" for root in (self._state, self._run))
         return path.startswith(self._roots)
 
     def _release_device(self, record: Record) -> None:
-        # Only the link that leads to this record: the device can have the next owner's already.
+        # Only the link to this record: the device may already have the link of its next owner.
         if not record.device:
             return
         link = self._device_link(record.device)
@@ -367,7 +367,7 @@ class Attachments:
     def _device_link(self, device: str) -> str:
         return f"{self._state}/.devices/{component(device)}"
 
-    def _spare(self, device: str) -> str:
+    def _backup(self, device: str) -> str:
         return f"{self._run}/spare/{component(device)}"
 
     def _mark(self, device: str) -> str:
@@ -381,9 +381,9 @@ class Attachments:
 
 
 class LockedRecord:
-    """A record read again under its device's lock: `with LockedRecord(attachments, key) as record`; None when it is gone.
+    """A record read again under its device's lock: `with LockedRecord(attachments, key) as record`; None if it is gone.
 
-    The record found before the lock may be another call's by the time the lock is held.
+    Another call may have replaced the record before the lock was acquired.
     """
 
     def __init__(self, attachments: Attachments, key: Key, seconds: float | None = None) -> None:
@@ -440,7 +440,7 @@ def _link(target: str, path: str) -> None:
     except OSError as error:
         remove_file(made)
         raise IoFailure(
-            f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"look at the mount of {path}"
+            f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"check the mount of {path}"
         ) from error
 
 
@@ -449,7 +449,7 @@ def _stem(key: Key) -> str:
 
 
 def _target(key: Key) -> str:
-    """Where a link beside the networks' folders leads to."""
+    """The target of a link beside the networks' directories."""
     return f"../{component(key.network)}/{component(_stem(key), folders.DOCUMENT)}"
 
 

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from cni.log import Log
 
     class Namespaces(Protocol):
-        """Tells whose network namespaces are still somebody's."""
+        """Shows which network namespaces are in use."""
 
         def is_inhabited(self, path: str, identity: str) -> bool: ...
 
 
 DRAIN_SECONDS = 5.0
-"""Bound for finishing what earlier calls had to leave pending; it is work on the side of an ADD or DEL."""
+"""Time limit for pending removals of earlier calls, which an ADD or DEL finishes in passing."""
 
 COLLECT_SECONDS = 60.0
-"""Bound for all removals of a GC together, but for a step that has begun; what it does not reach is kept pending."""
+"""Time limit for all removals of a GC, except for a step that has begun. The remaining ones are kept pending."""
 
 DRAIN_RECORDS = 4
-"""Bound for their number in one call: what fails each time must not slow down every pod of the node."""
+"""Limit of their number in one call: permanent failures must not slow down every pod of the node."""
 
 
 class Removal(ABC):
-    """Undoes attachments by their records. A plugin's subclass says what there is to undo beside the addresses."""
+    """Removes attachments by their records. The subclass of a plugin adds the parts other than addresses."""
 
     def __init__(self, *, namespaces: Namespaces, attachments: Attachments, ipam: Ipam, log: Log) -> None:
         self._namespaces = namespaces
@@ -47,40 +47,40 @@ class Removal(ABC):
         self._ipam = ipam
         self._log = log
         self._silent: set[str] | None = None
-        """What has not answered in this GC, and is not asked again; None in a call that asks each time."""
+        """Remotes that have not answered in this GC, and are not contacted again; None in other calls."""
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
-        """What undoes each part that a record's `left` can name, in the order in which it is done.
+        """The functions that undo the parts in `left`, in order.
 
-        `deadline` is in monotonic seconds; each step has its own bound, too (see `within`).
+        `deadline` is in monotonic seconds; each step also has its own time limit (see `within`).
         """
         return {IPAM: lambda: self._release(record, deadline)}
 
     @abstractmethod
     def blocks_delete(self, record: Record, /) -> bool:
-        """Whether what is still left of this attachment keeps its pod from going."""
+        """Whether the remaining parts of the attachment block the deletion of its pod."""
 
     def is_deferred(self, _record: Record, /) -> bool:
-        """Whether the record tells of no attachment, but only of something to look after."""
+        """Whether the record is not for an attachment, but only a reminder of work to do."""
         return False
 
     def remote(self, record: Record, /) -> str:
-        """What the removal waits for first outside of this plugin and the kernel, for people; empty for nothing."""
+        """The first remote that the removal waits for, for messages; empty if there is none."""
         return next((name for part, name in self.remotes(record).items() if part in record.left), "")
 
     def remotes(self, record: Record) -> dict[str, str]:
-        """What undoing each part waits for, the one to name first before others; not the parts that wait for nothing."""
+        """The remotes that the parts wait for, in order of importance; parts without a remote are left out."""
         return {IPAM: f"IPAM plugin {record.ipam.get('type')}"} if record.ipam else {}
 
     def kept(self, record: Record) -> Record:
-        """The record of a removal that could not finish, as it is to be kept: with what the next try has to know."""
+        """The pending record of an unfinished removal, with the information for the next try."""
         return record
 
     def remove(self, record: Record, deadline: float | None = None) -> None:
-        """The way back of ADD and DEL: undoes what is left, and keeps the record of what cannot be undone yet.
+        """Removes the attachment for ADD's rollback and DEL, and keeps a record of the parts that cannot be undone yet.
 
-        `deadline` ends all waits together (None: each has its own bound). Called with the device's lock held.
-        Raises what hindered it; the record says what is left.
+        `deadline` limits all waits together (None: each has its own limit). The caller holds the device's lock.
+        Raises the error that stopped it; the record lists the remaining parts.
         """
         left: set[str] = set(record.left)
         remotes = self.remotes(record)
@@ -95,9 +95,9 @@ class Removal(ABC):
         self._attachments.forget(record)
 
     def _ask(self, remote: str, action: Callable[[], None]) -> None:
-        """Does it, unless that waits for what has not answered in this GC. Raises `TryAgainLater` then, too."""
+        """Runs the step. Raises `TryAgainLater` also if its remote has not answered earlier in this GC."""
         if self._silent is not None and remote in self._silent:
-            raise TryAgainLater(f"{remote} has not answered in this call, and is not waited for again")
+            raise TryAgainLater(f"{remote} has not answered in this call, and is not contacted again")
         try:
             action()
         except TryAgainLater:
@@ -106,22 +106,25 @@ class Removal(ABC):
             raise
 
     def is_in_use(self, record: Record) -> bool:
-        """Whether a pod may go on with a device that could not be taken from it, and so with its addresses."""
+        """Whether a pod may still use a device that could not be taken from it, and therefore its addresses."""
         return self._is_inhabited(record)
 
     def remove_or_keep(self, record: Record, deadline: float | None = None) -> None:
-        """Removes the attachment. Steps that need not block the pod's deletion may stay pending; later calls retry them."""
+        """Removes the attachment.
+
+        Steps that need not block the pod's deletion may stay pending; later calls retry them.
+        """
         try:
             self.remove(record, deadline)
         except CniError as error:
             kept = self._attachments.find(record.key)
-            # When it could not even be kept nobody would ever finish it.
+            # If the pending record could not be saved, no later call would finish the removal.
             if kept is None or not kept.removing or self.blocks_delete(kept):
                 raise
             self._log.warning(f"{error}; still to do: {', '.join(kept.left)}; later calls try again")
 
     def is_alive(self, record: Record) -> bool:
-        """Whether the attachment is still somebody's: of this boot, not being removed, its namespace inhabited."""
+        """Whether the attachment is in use: from this boot, not being removed, its namespace in use."""
         return not record.removing and self._is_inhabited(record)
 
     def _is_inhabited(self, record: Record) -> bool:
@@ -129,7 +132,7 @@ class Removal(ABC):
         return is_of_this_boot and self._namespaces.is_inhabited(record.netns, record.netns_identity)
 
     def collect_all(self, keys: Iterable[Key]) -> None:
-        """Removes the attachments. No remote that has not answered is waited for again; the rest is kept pending."""
+        """Removes the attachments. Remotes that have not answered are not contacted again; the rest is kept pending."""
         deadline = time.monotonic() + COLLECT_SECONDS
         self._silent = set()
         try:
@@ -145,20 +148,24 @@ class Removal(ABC):
             if not is_late:
                 self.remove_or_keep(record, deadline)
             elif not record.removing:
-                self._log.warning(f"the time of this GC is over: {key} is left to later calls")
+                self._log.warning(f"the time limit of this GC has passed: later calls remove {key}")
                 self._attachments.keep_pending(record)
 
     def collect_dead(self, key: Key) -> None:
-        """The same, unless it is somebody's: looked at under the lock, since a pod may just have been made anew."""
+        """Removes the attachment unless it is in use.
+
+        This is checked under the lock: a pod may just have been recreated.
+        """
         with LockedRecord(self._attachments, key) as record:
             if record is not None and not self.is_alive(record):
                 self._log.warning(f"{key} has {record.device or 'no device'} and is gone: cleaning up")
                 self.remove_or_keep(record)
 
     def drain(self, network: str) -> None:
-        """Finishes removals that earlier calls, and boots, had to leave. It is work on the side: nothing fails this call.
+        """Finishes pending removals of earlier calls and boots. Failures do not affect this call.
 
-        One try of what does not answer is that of all that wait for it, and no other one is waited for in this call.
+        A try with an unreachable remote counts for all records that wait for it, and no other remote is tried in this
+        call.
         """
         deadline, silent = time.monotonic() + DRAIN_SECONDS, ""
         try:
@@ -166,7 +173,7 @@ class Removal(ABC):
             self._attachments.sweep(network)
             silent = self._collect_earlier_boots(deadline)
         except CniError as error:
-            self._log.warning(f"litter of earlier calls stays: {error}")
+            self._log.warning(f"leftovers of earlier calls stay: {error}")
         for pending in self._attachments.due()[:DRAIN_RECORDS]:
             if time.monotonic() > deadline:
                 return
@@ -176,25 +183,28 @@ class Removal(ABC):
             self._pass_over(silent)
 
     def _collect_earlier_boots(self, deadline: float) -> str:
-        """Removes what earlier boots left, once in a boot: many runtimes call neither DEL nor GC for it.
+        """Removes the leftovers of earlier boots, once per boot: many runtimes call neither DEL nor GC for them.
 
-        Returns what did not answer: what waits for that is kept pending.
+        Returns the remote that did not answer: removals that wait for it are kept pending.
         """
         if self._attachments.has_collected():
             return ""
         silent = ""
         for record in self._attachments.of_earlier_boots():
             if time.monotonic() > deadline:
-                return silent  # The next call goes on.
+                return silent  # The next call continues.
             silent = self._tried(record, deadline, waits=not (silent and self.remote(record))) or silent
         self._attachments.collected()
         return silent
 
     def _tried(self, found: Record, deadline: float, *, waits: bool = True) -> str:
-        """Tries the removal; what did not answer, empty for nothing. Not `waits`: it is kept pending without a try."""
+        """Tries the removal, and returns the remote that did not answer, or an empty text.
+
+        With `waits` false it is only kept pending.
+        """
         try:
             with LockedRecord(self._attachments, found.key, 0.0) as record:
-                # Under the lock it may be another life of the same attachment, which nobody wants removed.
+                # By now, the record may be that of a new ADD of the same attachment, which must not be removed.
                 if record is None or not (record.removing or record.boot_id != self._attachments.boot_id):
                     return ""
                 if not waits:
@@ -220,11 +230,13 @@ class Removal(ABC):
             self._ipam.release(IpamCall.from_document(record.ipam), seconds=seconds)
 
     def withdraw_device_info(self, record: Record, part: str) -> None:
-        """Removes the file that tells the containers about the device; `part` of `left` is the one that this belongs to.
+        """Removes the device-info file, which belongs to `part` of `left`.
 
-        Multus names it after the pod: where a new sandbox of the pod has been attached already, the file is that one's.
+        Multus names the file after the pod: if a new sandbox of the pod has been attached already, it is that sandbox's
+        file.
         """
-        # Below /run a file of an earlier boot is gone; one of that name is what Multus wrote for the pod's new sandbox.
+        # /run loses files of earlier boots; a file with this name is the one that Multus wrote for the pod's new
+        # sandbox.
         if not record.device_info or record.boot_id != self._attachments.boot_id:
             return
         try:
@@ -238,10 +250,10 @@ class Removal(ABC):
 
 
 def is_on_the_side(deadline: float | None) -> bool:
-    """Whether a removal has no more time than work on the side of another pod's call."""
+    """Whether a removal only has the time of work for another pod's call."""
     return deadline is not None and deadline - time.monotonic() <= DRAIN_SECONDS
 
 
 def within(deadline: float | None, seconds: float) -> float:
-    """A step's own bound in seconds, or half of what is left until the deadline if that is less: others follow it."""
+    """A step's time limit in seconds, or half of the remaining time if that is less, because other steps follow."""
     return seconds if deadline is None else max(min(seconds, (deadline - time.monotonic()) / 2), 0.0)

@@ -1,4 +1,4 @@
-"""What the models of all plugins' configurations are made of. Not for the fast path: it imports pydantic."""
+"""Building blocks of the configuration models of all plugins. Not for the fast path: it imports pydantic."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_absent_values(cls, data: object) -> object:
-        # Configurations rely on what `conf.TEXTUAL` tells. A null that is left out is a field's default, as in Go.
+        # Configurations rely on the rules of `validation.TEXTUAL`. A null is removed, so that the field gets its
+        # default, as in Go.
         if not isinstance(data, dict):
             return data
         rules = _rules(cls)
@@ -68,15 +69,17 @@ class Model(BaseModel):
 
 
 class Section(Model):
-    """A part of the configuration that is ours alone: an unknown key in it is told as one at the top is."""
+    """A part of the configuration that only we use: an unknown key in it is reported like one at the top level."""
 
     closed: ClassVar[bool] = True
 
 
 class CniArguments(Model):
-    """`args.cni` of the configuration. Other keys are somebody else's."""
+    """`args.cni` of the configuration. Other keys belong to other plugins."""
 
-    mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats CNI_ARGS and `mac`.")
+    mac: MacText | None = Field(
+        None, description="MAC address of the pod's interface; has priority over CNI_ARGS and `mac`."
+    )
 
 
 class Arguments(Model):

@@ -1,7 +1,7 @@
 """Keys that a table does not have: which of them are misspelt, and which known key each may mean. Pure.
 
-A misspelt key is refused, because its author wants an effect that it does not have. Other unknown keys are for other
-plugins and are ignored with a warning.
+A misspelt key is refused, because it does not have the intended effect. Other unknown keys are for other plugins and
+are ignored with a warning.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from cni.config.validation import Problem, Table
 
 _COMPARED = 64
-"""Characters of a key that are compared with the known ones: the cost grows with them, and any user may write keys."""
+"""Maximum number of compared characters of a key: the cost grows with the length, and any user can write keys."""
 _COMPARED_KEYS = 20
-"""Unknown keys that are compared with the known ones, for the same reason: thousands of them would cost seconds."""
+"""Maximum number of compared keys, for the same reason: thousands would cost seconds."""
 
 _LEGACY = {"vlanid": "vlan", "macaddr": "mac", "macaddress": "mac"}
-"""Spellings that users bring from other plugins, without case, dashes and underscores, and the key that they mean."""
+"""Spellings from other plugins, without case, dashes and underscores, and the intended key."""
 
 _WITHOUT_EFFECT = ("any",)
 """The rule of keys that are accepted and ignored."""
@@ -31,8 +31,8 @@ _WITHOUT_EFFECT = ("any",)
 class Unknown(Value):
     """The unknown keys by their paths.
 
-    `meant` has the known key that each may mean, or an empty text. `misspelt` are those whose known key has an effect.
-    `more` keys were not compared.
+    `meant` contains the known key that each may mean, or an empty text. `misspelt` contains those whose known key has
+    an effect. `more` keys were not compared.
     """
 
     meant: dict[str, str]
@@ -68,7 +68,7 @@ class Unknown(Value):
 
 
 def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
-    """The keys that the table does not have, those in its sections included."""
+    """The keys that are not in the table, including those in its sections."""
     found = _unknown_here(table, named)
     for key, rule in table.items():
         for path, section in sections(rule, named.get(key), key):
@@ -100,7 +100,7 @@ def _unknown_here(table: Table, named: dict[str, Any]) -> Unknown:
 
 
 def _respelt(table: Table, unknown: list[str]) -> dict[str, str]:
-    """Those keys that differ from a known one in case, dashes, underscores or the order of words, or are legacy names."""
+    """The keys that differ from a known one in case, dashes, underscores or the order of words, or are legacy names."""
     plain = {spelling: key for spelling, key in _LEGACY.items() if key in table} | {_plain(key): key for key in table}
     words = {_words(key): key for key in reversed(table) if len(_words(key)) > 1}
     found = {key: plain.get(_plain(key)) or words.get(_words(key)) for key in unknown}
@@ -108,9 +108,9 @@ def _respelt(table: Table, unknown: list[str]) -> dict[str, str]:
 
 
 def _slip_of(key: str, table: Table) -> str:
-    """The known key that is a few slips away, or an empty text."""
+    """The known key with a small edit distance, or an empty text."""
     nearest = min(table, key=lambda known: (_distance(_plain(key), _plain(known)), known))
-    # Short words are one slip away from too many others; trunk is no trust.
+    # Short words are one edit away from too many others; trunk does not mean trust.
     allowed = 0 if len(nearest) < 4 else 1 if len(nearest) < 8 else 2
     return nearest if _distance(_plain(key), _plain(nearest)) <= allowed else ""
 
@@ -126,7 +126,7 @@ def _words(key: str) -> tuple[str, ...]:
 
 
 def _distance(left: str, right: str) -> int:
-    """Slips (a letter more, less, other, or two swapped) between two words: Damerau and Levenshtein's."""
+    """The Damerau-Levenshtein distance of two words: letters inserted, deleted, replaced or swapped."""
     before: list[int] = []
     above = list(range(len(right) + 1))
     for row, char in enumerate(left, 1):

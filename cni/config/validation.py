@@ -1,11 +1,11 @@
-"""Validates a network configuration with a compact table, and names every problem at once with its JSON path.
+"""Validates a network configuration with a compact table, and reports all problems with their JSON paths.
 
 The tables are generated from the pydantic models (`make docs`); importing pydantic on each call would take
-72 ms. The tests hold both to the same verdicts. A table maps a key to its rule:
+72 ms. The tests check that both give the same verdicts. A table maps a key to its rule:
 
     ("string",)  ("integer", low, high)  ("boolean",)  ("choice", values)  ("folded", values: any case)
     ("mac",)  ("pci",)  ("strings",)  ("integers", low, high)  ("ipam",)  ("any",)
-    ("section", table)  ("open", table: other keys are somebody else's)
+    ("section", table)  ("open", table: other keys belong to other programs)
     ("sections", table: a list of them)  ("section-lists", table: a list of such lists)
 """
 
@@ -47,14 +47,14 @@ MAIN_PLUGINS = frozenset(
         "vrf",
     )
 )
-"""Plugins that are not for IPAM. Called as one, they would work on the pod's interface for as long as a call may last."""
+"""Plugins that are not IPAM plugins. If called as one, they would change the pod's interface."""
 
 TEXTUAL = frozenset(("string", "choice", "folded", "mac", "pci"))
-"""Rules of strings: of those, and of nothing else, the Go plugins cannot tell an empty one from an absent key."""
+"""Rules of strings: only for these, the Go plugins cannot distinguish an empty value from an absent key."""
 
 
 class Parsed(Value):
-    """The values by canonical key, where given and not null, and warnings about keys that are ignored."""
+    """The values that are present and not null, by canonical key, and warnings about ignored keys."""
 
     values: dict[str, Any]
     warnings: tuple[str, ...]
@@ -93,7 +93,7 @@ def parse(
 
 
 def _unknown(table: Table, named: dict[str, Any]) -> Unknown | None:
-    """The unknown keys, those in sections included; None without any, which is the rule."""
+    """The unknown keys, including those in sections; None if there are none, which is the normal case."""
     if not _has_unknown(table, named):
         return None
     from cni.config.unknown_keys import unknown_keys  # noqa: PLC0415 - only for configurations that have some
@@ -113,7 +113,7 @@ def _has_unknown(table: Table, named: dict[str, Any]) -> bool:
 
 
 def is_foreign(key: str) -> bool:
-    """Namespaced keys (cni.dev/..., and those of orchestrators) are addressed to whoever knows them."""
+    """Namespaced keys (cni.dev/..., and those of orchestrators) are for the programs that know them."""
     return "/" in key
 
 
@@ -127,7 +127,7 @@ def sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, dict[str,
 
 
 def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration under the table's spelling of its keys: the exact key first, then any case, as Go's decoder."""
+    """The configuration with the table's spelling of keys: an exact match first, then any case, as in Go's decoder."""
     folded = {key.lower(): key for key in table}
     named: dict[str, Any] = {}
     for key, value in config.items():
@@ -150,12 +150,15 @@ def _joined(problems: list[Problem]) -> str:
 
 
 def is_absent(rule: Rule, value: object) -> bool:
-    """Whether the value of a key with this rule counts as none."""
+    """Whether the value of a key with this rule counts as absent."""
     return value is None or (value == "" and rule[0] in TEXTUAL)
 
 
 def canonical_mac(text: object) -> str:
-    """A unicast MAC address of six bytes in lower-case colon form; takes what Go's net.ParseMAC takes. `ValueError`."""
+    """A unicast MAC address of six bytes in lower-case colon form, from any format of Go's net.ParseMAC.
+
+    Raises `ValueError`.
+    """
     if isinstance(text, str):
         for separator, groups, digits in ((":", 6, 2), ("-", 6, 2), (".", 3, 4)):
             parts = text.split(separator)
@@ -200,7 +203,7 @@ def _validate_section(rule: Rule, value: object, path: str, found: list[Any]) ->
         return [(path, f"{shown(value)} is not an object")]
     inner: dict[str, Any] = {}
     problems = _validate(rule[1], value, f"{path}.", inner)
-    # A refused value must not be back among the keys that are somebody else's: the rules rely on what is validated.
+    # A refused value must not be kept with the keys of other programs: the rules rely on validated values.
     others = {key: other for key, other in value.items() if key not in rule[1]} if rule[0] == "open" else {}
     found.append({**others, **inner})
     return problems

@@ -1,1 +1,1 @@
-"""The only code that touches the kernel: netlink, namespaces, sysfs, files, announcements."""
+"""The only code that uses the kernel: netlink, namespaces, sysfs, files, announcements."""

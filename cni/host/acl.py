@@ -22,9 +22,9 @@ _TAGS = {"user": _USER, "group": _GROUP}
 
 
 def extend(fd: int, entries: Iterable[Entry], mode: int | None) -> None:
-    """Adds entries, such as ("user", 107, 7), to what the permission bits say, for the directory and for all new in it.
+    """Adds entries, such as ("user", 107, 7), to the permission bits, for the directory and for new files in it.
 
-    `mode` are the bits that the directory has just been given; None leaves those that it has. Raises `OSError`.
+    `mode` are the new permission bits; None keeps the current ones. Raises `OSError`.
     """
     text = encoded(_bits(fd) if mode is None else mode, entries)
     os.setxattr(fd, ACCESS, text)
@@ -32,7 +32,7 @@ def extend(fd: int, entries: Iterable[Entry], mode: int | None) -> None:
 
 
 def _bits(fd: int) -> int:
-    """The permission bits. Where there is a list, `stat` shows its mask in the place of the group's bits."""
+    """The permission bits. If there is a list, `stat` shows its mask instead of the group's bits."""
     bits = os.fstat(fd).st_mode
     try:
         rows = struct.iter_unpack(_ROW, os.getxattr(fd, ACCESS)[_HEADER_BYTES:])
@@ -45,7 +45,7 @@ def _bits(fd: int) -> int:
 
 
 def encoded(mode: int, entries: Iterable[Entry]) -> bytes:
-    """The list: the owner's, the group's and the others' bits, the entries, and a mask that hides nothing."""
+    """The list: the owner's, the group's and the others' bits, the entries, and a mask that restricts nothing."""
     named = sorted((_TAGS[kind], number, bits) for kind, number, bits in entries)
     group = mode >> 3 & 7
     mask = group

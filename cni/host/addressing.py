@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 AF_INET, AF_INET6 = 2, 10
 _LINK_LOCAL = b"\xa9\xfe"  # 169.254
 SETTLE_SECONDS = 5.0
-"""Bound for duplicate address detection; it takes one to two seconds once the link has a carrier."""
+"""Time limit for duplicate address detection, which takes one to two seconds after the link has a carrier."""
 
 
 def packed(address: str, where: str) -> tuple[int, bytes]:
-    """(family, packed address). Raises `InvalidConfig` that names `where` the text was found."""
+    """(family, packed address). Raises `InvalidConfig` with `where`, the source of the text."""
     family = AF_INET6 if ":" in address else AF_INET
     try:
         return family, _socket.inet_pton(family, address)
@@ -48,7 +48,7 @@ def masked(binary: bytes, prefix: int) -> bytes:
 
 
 def add_address(socket: RouteSocket, index: int, ip: IpConfig) -> None:
-    """Gives the interface an address; one that it has already is no error. Raises `NetlinkError`."""
+    """Adds an address to the interface. An existing address is not an error. Raises `NetlinkError`."""
     family, binary, prefix = network(ip.address, "ips")
     broadcast = b""
     if family == AF_INET and prefix < 31:
@@ -58,7 +58,7 @@ def add_address(socket: RouteSocket, index: int, ip: IpConfig) -> None:
 
 
 class ResolvedRoute(Value):
-    """A route as the kernel has it: packed destination without host bits, packed gateway (empty: on the link)."""
+    """A route in the kernel's form: packed destination without host bits, packed gateway (empty: on the link)."""
 
     family: int
     destination: bytes
@@ -67,9 +67,9 @@ class ResolvedRoute(Value):
 
 
 def resolved(route: Route, gateways: dict[int, bytes]) -> ResolvedRoute:
-    """What ADD configures for a result's route, and CHECK looks for. Raises `InvalidConfig`.
+    """The route that ADD configures for a route of the result, and CHECK compares. Raises `InvalidConfig`.
 
-    Without a gateway of its own a route takes that of its family's address, unless it is a route on the link.
+    A route without a gateway uses the gateway of its family's address, unless it is a route on the link.
     """
     family, destination, prefix = network(route.dst, "routes")
     on_link = route.scope is not None and route.scope >= nl.SCOPE_LINK
@@ -78,7 +78,7 @@ def resolved(route: Route, gateways: dict[int, bytes]) -> ResolvedRoute:
 
 
 def add_route(socket: RouteSocket, index: int, route: Route, gateways: dict[int, bytes]) -> None:
-    """Adds a route through the interface, as `resolved` has it."""
+    """Adds a route through the interface, as returned by `resolved`."""
     wanted = resolved(route, gateways)
     body = nl.route_body(
         index=index,
@@ -112,7 +112,7 @@ def addresses(socket: RouteSocket, index: int) -> list[nl.InterfaceAddress]:
 
 
 def routes(socket: RouteSocket, index: int) -> list[nl.InterfaceRoute]:
-    """All routes that go through the interface, of all tables and both families."""
+    """All routes through the interface, of all tables and both families."""
     bodies = [
         body
         for family in (AF_INET, AF_INET6)
@@ -122,7 +122,10 @@ def routes(socket: RouteSocket, index: int) -> list[nl.InterfaceRoute]:
 
 
 def is_own(route: nl.InterfaceRoute) -> bool:
-    """Whether somebody needs the route: an interface that is up has some for link-local and multicast by itself."""
+    """Whether the route was configured.
+
+    The kernel adds link-local and multicast routes to each interface that is up.
+    """
     return (
         route.kind == nl.RTN_UNICAST
         and route.table != nl.RT_TABLE_LOCAL
@@ -134,8 +137,8 @@ def is_own(route: nl.InterfaceRoute) -> bool:
 def settle(events: RouteSocket, socket: RouteSocket, index: int, ips: tuple[IpConfig, ...]) -> list[str]:
     """Awaits duplicate address detection of the IPv6 addresses for at most `SETTLE_SECONDS`.
 
-    `events` is subscribed to RTNLGRP_IPV6_IFADDR since before the addresses were added. Returns those that are still
-    tentative then (no carrier, mostly). Raises `AddressConflict` when another host has one.
+    `events` was subscribed to RTNLGRP_IPV6_IFADDR before the addresses were added. Returns the addresses that are still
+    tentative (usually without a carrier). Raises `AddressConflict` if another host has one.
     """
     mine = {binary for family, binary, _ in (network(ip.address, "ips") for ip in ips) if family == AF_INET6}
     deadline = time.monotonic() + SETTLE_SECONDS
@@ -155,7 +158,7 @@ def settle(events: RouteSocket, socket: RouteSocket, index: int, ips: tuple[IpCo
 
 def _tolerating_present(socket: RouteSocket, kind: int, body: bytes) -> None:
     try:
-        # CREATE without EXCL: several routes to one destination are several next hops, as the Go plugins add them.
+        # CREATE without EXCL: several routes to one destination are several next hops, as in the Go plugins.
         socket.change(kind, body, nl.NLM_F_CREATE)
     except NetlinkError as error:
         if error.errno != errno.EEXIST:

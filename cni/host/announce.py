@@ -1,6 +1,6 @@
-"""Tells the network which MAC address has the pod's addresses now: by ARP and by neighbour advertisement.
+"""Announces the MAC address of the pod's addresses to the network: by ARP and by neighbour advertisement.
 
-Switches learn the port from the frame, neighbours replace what they remember of a former owner of the address.
+Switches learn the port from the frame, and neighbours replace the entry of a former owner of the address.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ALL_NODES = _socket.inet_pton(_socket.AF_INET6, "ff02::1")
 _ETHERTYPE_IPV4, _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
 _ARP_ETHERNET, _ARP_REQUEST = 1, 1
 _ICMPV6, _NEIGHBOUR_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_LAYER = 58, 136, 0x20000000, 2
-_HOP_LIMIT = 255  # a receiver discards neighbour discovery with less: it may have come from outside the link
+_HOP_LIMIT = 255  # receivers discard neighbour discovery with less, because it may have come from outside the link
 
 
 def gratuitous_arp(mac: str, address: str) -> bytes:
@@ -44,7 +44,7 @@ def unsolicited_na(mac: str, address: str) -> bytes:
 def announce(ifindex: int, mac: str, addresses: list[str]) -> list[str]:
     """Sends one frame per address through an interface of the current network namespace.
 
-    Returns what went wrong, one text per problem; a pod without an announcement works, so nothing is raised.
+    Returns the problems, one text each. It raises nothing, because a pod works without an announcement.
     """
     if not addresses:
         return []

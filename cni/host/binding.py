@@ -1,8 +1,9 @@
 """Binds PCI devices to drivers.
 
-A network driver gets only devices that its ID table has: the kernel compares when the address is written to the driver's
-`bind`. With driver_override it does not compare, and a driver that probes foreign hardware can crash the kernel. So the
-override serves for VFIO and UIO, whose tables are empty, and for giving back what an administrator bound with it.
+A network driver gets only devices that its ID table has: the kernel compares when the address is written to the
+driver's `bind`. With driver_override it does not compare, and a driver that probes foreign hardware can crash the
+kernel. So the override is used for VFIO and UIO, whose tables are empty, and to restore a driver that an administrator
+bound with it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from cni.pci import PciAddress
 
 BIND_SECONDS = 15.0
-"""Bound for taking a driver from a device and giving it another one: igbvf takes 0.1 s, mlx5 up to several."""
+"""Time limit for unbinding a driver and binding another one: igbvf takes 0.1 s, mlx5 up to several seconds."""
 
 PROBE_SECONDS = 1.0
-"""Bound for a driver to begin: the kernel probes at once, or as soon as a worker is free."""
+"""Time limit for the start of a probe: the kernel probes at once, or as soon as a worker is free."""
 
 _PAUSE = 0.01
 _HARMLESS = ("pci-stub",)
@@ -36,7 +37,7 @@ _VIRTIO = "virtio-pci"
 
 
 class Drivers:
-    """The drivers of the host's PCI devices. `dev` is where device nodes are."""
+    """The drivers of the host's PCI devices. `dev` is the directory of device nodes."""
 
     def __init__(self, sysfs: Sysfs, dev: str = "/dev", write: Callable[[str, str, float], None] = write) -> None:
         self._sysfs = sysfs
@@ -45,12 +46,12 @@ class Drivers:
         self._dev = dev
 
     def bind(self, device: PciAddress, driver: str, override: str) -> None:
-        """Makes `driver` the device's driver (empty: none), and leaves `override` as its driver_override.
+        """Binds `driver` to the device (empty: none), and sets its driver_override to `override`.
 
-        A network driver is bound through the override only where `override` names it: that is as it was found.
+        A network driver is bound through the override only if `override` names it, as it was found.
 
-        Returns when the driver's network device or device node is there. Repeating it is harmless, and so is starting
-        from a device that an interrupted call left without a driver. Raises `DriverUnfit`, `KernelRefused`,
+        Returns when the driver's network device or device node exists. It can be repeated, also for a device that an
+        interrupted call left without a driver. Raises `DriverUnfit`, `KernelRefused`,
         `TryAgainLater`.
         """
         deadline = time.monotonic() + BIND_SECONDS
@@ -65,16 +66,19 @@ class Drivers:
         self._override(device, override, deadline)
 
     def _replace(self, device: PciAddress, driver: str, deadline: float) -> None:
-        """Binds the driver whether its ID table has the device or not; with the override set no other can get it."""
+        """Binds the driver regardless of its ID table; with the override no other driver can bind the device."""
         self._override(device, driver, deadline)
         self._unbind(device, deadline)
         self._write("drivers_probe", device, deadline)
         self._await(device, driver, deadline)
 
     def _replace_by_own(self, device: PciAddress, driver: str, deadline: float) -> None:
-        """Binds the driver if its ID table has the device, else leaves the network device. An empty name is no driver."""
+        """Binds the driver if its ID table has the device, and otherwise keeps the network device.
+
+        An empty name means no driver.
+        """
         if driver:
-            # Only for as long as it takes: if the call is killed, an override that was found must not be lost.
+            # Only for a moment: an override that was found must not be lost if the call is killed.
             self._override(device, "", deadline)
         present = self._sysfs.driver(device)
         if driver and present and not gives_to_user_space(present):
@@ -89,7 +93,7 @@ class Drivers:
             self._write(f"devices/{device}/driver/unbind", device, deadline)
 
     def _require_match(self, device: PciAddress, driver: str, deadline: float) -> None:
-        """Changes nothing: the kernel compares first, and refuses a device that has a driver (EBUSY) after that."""
+        """A test without effect: the kernel compares IDs first, and then refuses a device that has a driver (EBUSY)."""
         try:
             self._bind_own(device, driver, deadline)
         except KernelRefused as refusal:
@@ -108,7 +112,7 @@ class Drivers:
             ) from refusal
 
     def viability_problems(self, device: PciAddress) -> list[str]:
-        """Why VFIO would not give the device to user space: an IOMMU group that is missing or not viable."""
+        """The reasons why VFIO cannot give the device to user space: an IOMMU group that is missing or not viable."""
         if not self._sysfs.iommu_group(device):
             return ["it is in no IOMMU group: switch the IOMMU on (firmware, and intel_iommu=on where it is Intel's)"]
         return [
@@ -119,33 +123,36 @@ class Drivers:
         ]
 
     def in_use(self, device: PciAddress) -> bool:
-        """Whether a process has the device open, through VFIO or UIO. Raises `IoFailure` where that cannot be seen."""
+        """Whether a process has the device open, through VFIO or UIO.
+
+        Raises `IoFailure` if this cannot be determined.
+        """
         return bool(self.opened([device]))
 
     def opened(self, devices: Iterable[PciAddress]) -> set[PciAddress]:
-        """Those of the devices that a process has open. Raises `IoFailure` where that cannot be seen."""
+        """The devices that a process has open. Raises `IoFailure` if this cannot be determined."""
         found: set[PciAddress] = set()
         numbers: dict[PciAddress, set[int]] = {}
         for device in devices:
             if not gives_to_user_space(self._sysfs.driver(device)):
                 continue
-            # A group can be open once, so opening it tells.
+            # A group can be open only once, so an attempt to open it shows the state.
             answers = [_is_busy(node) for node in self._nodes(device)]
             if True in answers:
                 found.add(device)
             elif False not in answers:
-                # UIO, and VFIO without groups, let several processes open a device: only their descriptors tell. A
-                # container's /dev may not show the node of a group either, or not let it be opened.
+                # UIO, and VFIO without groups, let several processes open a device: only their descriptors show it. A
+                # container's /dev may also lack the node of a group, or not allow opening it.
                 numbers[device] = self._sysfs.node_numbers(device)
         busy = opened(set().union(*numbers.values()))
         return found | {device for device, some in numbers.items() if some & busy}
 
     def _require_idle(self, device: PciAddress) -> None:
-        # VFIO lets nobody take its driver away while a process has the device open: the write would wait for that.
+        # While a process has the device open, VFIO blocks the write that unbinds its driver.
         if self.in_use(device):
             raise TryAgainLater(
                 f"{device} is still open in a process",
-                hint=f"it ends with its virtual machine or DPDK program: fuser -v /dev/vfio/{self._sysfs.iommu_group(device)}",
+                hint=f"end its virtual machine or DPDK program: fuser -v /dev/vfio/{self._sysfs.iommu_group(device)}",
             )
 
     def _override(self, device: PciAddress, driver: str, deadline: float) -> None:
@@ -155,11 +162,11 @@ class Drivers:
     def _await(self, device: PciAddress, driver: str, deadline: float) -> None:
         refused = time.monotonic() + PROBE_SECONDS
         while not self._ready(device, driver):
-            # drivers_probe says nothing of a driver that does not want the device; some drivers are probed later.
+            # drivers_probe reports no error if the driver refuses the device; some drivers are probed later.
             given_up = refused if not self._sysfs.driver(device) else deadline
             if time.monotonic() > given_up:
-                raise TryAgainLater(f"driver {driver} did not take {device}, or not in time", hint="dmesg says why")
-            time.sleep(_PAUSE)  # sysfs sends no event for a driver that is bound
+                raise TryAgainLater(f"driver {driver} did not bind to {device} in time", hint="see dmesg")
+            time.sleep(_PAUSE)  # sysfs sends no event when a driver is bound
 
     def _ready(self, device: PciAddress, driver: str) -> bool:
         if self._sysfs.driver(device) != driver:
@@ -170,11 +177,14 @@ class Drivers:
         return not needs_iommu_group(driver) or any(map(os.path.exists, nodes)) or self._sysfs.has_vfio_group(device)
 
     def _makes_netdev(self, device: PciAddress, driver: str) -> bool:
-        """Whether the kernel driver makes a network device in the device's own folder; virtio's is further below."""
+        """Whether the kernel driver creates a network device in the device's own directory.
+
+        That of virtio is further below.
+        """
         return self._sysfs.is_network(device) and driver != _VIRTIO
 
     def _nodes(self, device: PciAddress) -> list[str]:
-        """Where VFIO's device node of its group can be; the second is for a kernel that was told to do without IOMMU."""
+        """Possible paths of VFIO's device node for the group; the second is for VFIO without an IOMMU."""
         group = self._sysfs.iommu_group(device)
         return [f"{self._dev}/vfio/{group}", f"{self._dev}/vfio/noiommu-{group}"] if group else []
 
@@ -183,7 +193,7 @@ class Drivers:
 
 
 def _is_busy(node: str) -> bool | None:
-    """Whether the group's node is open; None where trying does not tell."""
+    """Whether the group's node is open; None if an attempt to open it does not show this."""
     try:
         os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 class Device(Value):
     """A VF with its PF, a PF, or a device without either: inside a virtual machine a VF's PF cannot be seen.
 
-    Without a PF here `pf` and its fields are empty and `settings` says nothing. `link` is None while the network device
-    is in another namespace, or there is none. `instance` is another number when the device was made anew. `userspace`:
-    its driver gives the device to user space (VFIO, UIO). `netdevs` counts its network devices on the host.
-    `driver_override`, `num_vfs` and `total_vfs` are sysfs' attributes; the last two are those of a PF.
+    Without a visible PF, `pf` and its fields are empty and `settings` contains nothing. `link` is None while the
+    network device is in another namespace, or there is none. `instance` changes when the device is created again.
+    `userspace`: its driver gives the device to user space (VFIO, UIO). `netdevs` counts its network devices on the
+    host. `driver_override`, `num_vfs` and `total_vfs` are attributes in sysfs; the last two are those of a PF.
     """
 
     address: PciAddress
@@ -41,5 +41,5 @@ class Device(Value):
 
     @property
     def kind(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
         return "VF" if self.pf else "PF" if self.total_vfs else "device"

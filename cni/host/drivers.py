@@ -1,8 +1,9 @@
-"""What the names of PCI drivers tell: which give a device to user space, and which a configuration may ask for. Pure."""
+"""Properties of PCI drivers by name: which give a device to user space, and which a configuration may request. Pure."""
 
 from __future__ import annotations
 
-# Not virtio-pci: its network devices belong to the virtio device below the PCI device, and are not found by a PCI address.
+# Not virtio-pci: its network devices belong to the virtio device below the PCI device, and are not found by a PCI
+# address.
 _KERNEL = frozenset(
     [
         "bnx2x",
@@ -46,14 +47,14 @@ def gives_to_user_space(driver: str) -> bool:
 
 
 def needs_iommu_group(driver: str) -> bool:
-    """Whether the driver takes a device only together with its IOMMU group."""
+    """Whether the driver needs the whole IOMMU group of a device."""
     return "vfio" in driver
 
 
 def is_bindable(driver: str) -> bool:
-    """Whether a configuration may ask for the driver: a VF's network driver, or one that gives it to user space.
+    """Whether a configuration may request the driver: a network driver of VFs, or one for user space.
 
-    Any other driver could do anything with a device of the node, and nothing in a pod's network needs it.
+    Any other driver could damage the node, and no pod's network needs one.
     """
     variant = driver.endswith(("vfio_pci", "vfio-pci")) and driver.replace("-", "_").isidentifier()
     return driver in _KERNEL or driver in _USER or variant

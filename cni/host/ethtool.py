@@ -27,17 +27,20 @@ _SIZE, _VALUE, _MASK = 2, 4, 5
 _RECEIVE_BYTES = 1 << 16
 
 _NUMBERS = (6, 7, 8, 9)
-"""Rings and channels alike: four numbers in use, behind the four largest ones."""
+"""For rings and channels: the four current numbers, after the four maximum ones."""
 
-# name: (command that reads it, whose successor changes it; attribute of its bits, or 0 when it is `_NUMBERS`)
+# name: (command that reads it; the next command changes it; attribute of its bits, or 0 for `_NUMBERS`)
 _SETTINGS = {"features": (11, 3), "private flags": (13, 2), "rings": (15, 0), "channels": (17, 0)}
 
 _ANY = range(1, 4096)
-"""The driver has no such setting, the kernel no such command, or the device does not answer: no reason to fail an ADD."""
+"""Errors that must not fail an ADD: driver or kernel do not support the setting, or the device does not answer."""
 
 
 class Ethtool:
-    """One socket, in the namespace in which it was made. Settings are kept as hexadecimal text of netlink attributes."""
+    """One socket, in the namespace in which it was created.
+
+    Settings are stored as hexadecimal text of netlink attributes.
+    """
 
     def __init__(self) -> None:
         self._socket = RouteSocket(protocol=NETLINK_GENERIC, receive_bytes=_RECEIVE_BYTES)
@@ -57,7 +60,7 @@ class Ethtool:
         return {name: value.hex() for name, value in found.items() if value}
 
     def change(self, index: int, name: str, wanted: str) -> None:
-        """Makes a setting what it was when `settings` gave `wanted`. Raises `NetlinkError`."""
+        """Restores a setting to `wanted`, a value from `settings`. Raises `NetlinkError`."""
         command, bits = _SETTINGS[name]
         now, then = self._read(index, name)[name], bytes.fromhex(wanted)
         changed = nl.nested(bits, _changed_bits(now, then)) if bits else _changed_numbers(now, then)
@@ -71,7 +74,7 @@ class Ethtool:
 
 
 def _kept(answer: bytes, bits: int) -> bytes:
-    """What a record keeps of an answer: the attributes that change the setting back."""
+    """The attributes of a response that restore the setting, for the record."""
     attrs = dict(nl.attributes(answer, _GENERIC_HEADER.size))
     if not bits:
         return _packed((kind, attrs[kind]) for kind in _NUMBERS if kind in attrs)
@@ -94,7 +97,7 @@ def _changed_numbers(now: bytes, then: bytes) -> bytes:
 
 
 def _changed_bits(now: bytes, then: bytes) -> bytes:
-    """A bit set that names the differing bits only: the kernel refuses to be told of those that nobody can change."""
+    """A bit set with only the differing bits: the kernel refuses bits that cannot be changed."""
     present, wanted = dict(nl.attributes(now)), dict(nl.attributes(then))
     value = wanted.get(_VALUE, b"")
     mask = bytes(a ^ b for a, b in zip(present.get(_VALUE, b""), value, strict=False))

@@ -1,4 +1,4 @@
-"""Files that survive a crash (atomic replacement), and locks with a bound."""
+"""Files that survive a crash (atomic replacement), and locks with a time limit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from typing import Self
 
 LOCK_SECONDS = 60.0
-"""Bound for a lock: kubelet gives a sandbox four minutes, and an ADD that holds the lock takes at most about one."""
+"""Time limit for a lock: the kubelet allows a sandbox four minutes, and an ADD holds a lock for about one at most."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOCKED = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 LARGEST = 64 << 20
-"""Bytes of a file that is read whole: a record has thousands, and the allocations of sriov-cni have less."""
+"""Maximum size of a file that is read as a whole: a record has thousands of bytes."""
 
 _LONGEST_PAUSE = 0.02
 
@@ -30,17 +30,19 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def component(name: str, end: str = "") -> str:
-    """The name with its ending, if in a path it can only mean something inside its folder; see `file_name`. Raises `IoFailure`.
+    """The file name of a name and an ending (see `file_name`).
 
-    Whoever makes a path of a name calls this, also where the name has been judged already: root acts on the path.
+    Raises `IoFailure` if it could leave its directory in a path.
+
+    Code that builds a path from a name must call this even for validated names, because root uses the path.
     """
     if not is_file_name(name):
-        raise IoFailure(f"{name!a} is no file's name", hint="it comes from a damaged record, or from another program")
+        raise IoFailure(f"{name!a} is not a file name", hint="it comes from a damaged record, or from another program")
     return file_name(name, end)
 
 
 def make_directory(path: str) -> None:
-    """Makes `path` and its missing parents, each with mode 0700. Raises `IoFailure`."""
+    """Creates `path` and its missing parents, each with mode 0700. Raises `IoFailure`."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -48,7 +50,7 @@ def make_directory(path: str) -> None:
     except FileNotFoundError:
         _make_with_parents(path)
     except OSError as error:
-        raise _failure("make directory", path, error) from error
+        raise _failure("create directory", path, error) from error
 
 
 def _make_with_parents(path: str) -> None:
@@ -58,18 +60,18 @@ def _make_with_parents(path: str) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        # A parent can be a symlink that leads nowhere: it exists, and nothing can be made in it.
-        raise _failure("make directory", path, error) from error
+        # A parent can be a dangling symlink: it exists, and nothing can be created in it.
+        raise _failure("create directory", path, error) from error
 
 
 def require_private(path: str) -> None:
-    """Refuses a directory in which somebody else could plant files that we act on as root. Raises `IoFailure`."""
+    """Refuses a directory in which another user could plant files that root would use. Raises `IoFailure`."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _failure("look at", path, error) from error
+        raise _failure("check", path, error) from error
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise IoFailure(
             f"{path} belongs to another user, or others may write to it", hint=f"chown root {path}; chmod 0700 {path}"
@@ -77,9 +79,9 @@ def require_private(path: str) -> None:
 
 
 def read_file(path: str) -> bytes | None:
-    """The whole regular file, or None when it does not exist. Raises `IoFailure`."""
+    """The content of a regular file, or None if it does not exist. Raises `IoFailure`."""
     try:
-        # O_NONBLOCK: a FIFO in its place would hold the call for ever.
+        # O_NONBLOCK: opening a FIFO would block the call.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
@@ -90,7 +92,7 @@ def read_file(path: str) -> bytes | None:
         if not stat.S_ISREG(found.st_mode):
             raise IoFailure(f"cannot read {path}: not a regular file", hint=f"remove {path}")
         if found.st_size > LARGEST:
-            raise IoFailure(f"cannot read {path}: larger than {LARGEST >> 20} MiB", hint=f"look at {path}")
+            raise IoFailure(f"cannot read {path}: larger than {LARGEST >> 20} MiB", hint=f"check {path}")
         return _whole(fd, found.st_size)
     except OSError as error:
         raise _failure("read", path, error) from error
@@ -99,7 +101,7 @@ def read_file(path: str) -> bytes | None:
 
 
 def _whole(fd: int, size: int) -> bytes:
-    """All bytes of a file. Not by `open`, which asks the kernel three times more; `size` is 0 for a file of /proc."""
+    """All bytes of a file. `open` would need three more system calls; `size` is 0 for a file in /proc."""
     content = b""
     while part := os.read(fd, max(size + 1, 4096)):
         content += part
@@ -107,24 +109,24 @@ def _whole(fd: int, size: int) -> bytes:
 
 
 def peek(path: str) -> bytes:
-    """The first 4096 bytes of a regular file in a directory that need not be ours; empty for everything else.
+    """The first 4096 bytes of a regular file in any directory; empty for everything else.
 
-    It is looked at before it is opened: a FIFO would wait, and opening a device can have an effect.
+    The type is checked before the file is opened: a FIFO would block, and opening a device can have an effect.
     """
     try:
         look = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return glance(f"/proc/self/fd/{look}") if stat.S_ISREG(os.fstat(look).st_mode) else b""
+        return read_small(f"/proc/self/fd/{look}") if stat.S_ISREG(os.fstat(look).st_mode) else b""
     finally:
         os.close(look)
 
 
-def glance(path: str) -> bytes:
-    """The first 4096 bytes of a file of /proc or /sys; empty when it is gone or does not answer.
+def read_small(path: str) -> bytes:
+    """The first 4096 bytes of a file in /proc or /sys; empty if it does not exist or cannot be read.
 
-    Raises `IoFailure` when this process or the kernel can open no more files: that says nothing about the file.
+    Raises `IoFailure` if this process or the kernel can open no more files, because this is not a property of the file.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -140,13 +142,13 @@ def glance(path: str) -> bytes:
 
 
 def refuse_shortage(path: str, error: OSError) -> None:
-    """Raises `IoFailure` for an error that says nothing about what was looked at: too little memory, or too many open files."""
+    """Raises `IoFailure` for an error that is not a property of the file: too little memory, or too many open files."""
     if error.errno in _SHORTAGES:
-        raise _failure("look at", path, error) from error
+        raise _failure("check", path, error) from error
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes the file so that a crash leaves the old content or the new, mode 0600. Raises `IoFailure`."""
+    """Writes the file with mode 0600, so that a crash leaves either the old or the new content. Raises `IoFailure`."""
     written = temporary(path)
     try:
         _write_synced(written, content)
@@ -158,7 +160,7 @@ def write_file(path: str, content: bytes) -> None:
 
 
 def create_file(path: str, content: bytes) -> bool:
-    """Like `write_file`, but only where there is no file yet: False, and nothing changed, when there is one."""
+    """Like `write_file`, but returns False and changes nothing if the file exists."""
     written = temporary(path)
     try:
         _write_synced(written, content)
@@ -192,7 +194,8 @@ def _write_synced(path: str, content: bytes) -> None:
     try:
         fd = os.open(path, flags, 0o600)
     except FileExistsError:
-        # A killed process with our number left it. It is not opened: in a folder of others it could be anything.
+        # A killed process with our number left it. It is not opened, because in other programs' directories it could be
+        # any file.
         os.unlink(path)
         fd = os.open(path, flags, 0o600)
     try:
@@ -213,9 +216,10 @@ def _sync_directory(path: str) -> None:
 
 
 class Lock:
-    """An exclusive lock on a file, awaited for at most `seconds`; the kernel drops it when the process ends.
+    """An exclusive lock on a file, awaited for at most `seconds`. The kernel releases it when the process ends.
 
-    The file of a `lasting` lock stays. Without that its holder removes it at the end, for names that nobody may use again.
+    The file of a `lasting` lock is kept. Otherwise the holder removes it at the end, for names that may never be used
+    again.
     """
 
     def __init__(self, path: str, what: str, seconds: float = LOCK_SECONDS, *, lasting: bool = True) -> None:
@@ -233,14 +237,14 @@ class Lock:
         self.release()
 
     def acquire(self) -> None:
-        """Raises `TryAgainLater` when another call holds it for longer than its bound."""
+        """Raises `TryAgainLater` if another call holds it for longer than the time limit."""
         make_directory(os.path.dirname(self._path))
         deadline = time.monotonic() + self._seconds
         self._open()
         while self._acquired(deadline):
             if self._is_the_file():
                 return
-            # Its holder has removed the file meanwhile: whoever comes now would lock another one of this name.
+            # The holder has removed the file meanwhile: the next call would lock a new file with this name.
             self._close()
             self._open()
         self._close()
@@ -250,7 +254,7 @@ class Lock:
         )
 
     def release(self) -> None:
-        """Does nothing when it is not held."""
+        """Does nothing if it is not held."""
         if self._fd < 0:
             return
         try:
@@ -277,7 +281,7 @@ class Lock:
             return False
 
     def _acquired(self, deadline: float) -> bool:
-        # flock has no time-out, and a signal handler for one would cost an import: ask again, soon at first.
+        # flock has no time-out, and a signal handler would cost an import: retry, at short intervals first.
         pause = 0.001
         while True:
             try:

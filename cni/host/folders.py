@@ -1,9 +1,9 @@
-"""Folders of our files: the names that are keys, temporary names, and what killed calls left.
+"""Directories of our files: keys, temporary names, and leftovers of killed calls.
 
-A key is the name of a file that stays. It is made of the names of networks, containers, interfaces and devices, so it
-never begins with a dot; an interface's name, which can be the last part of it, may end in anything, `.tmp` included. A
-temporary name is `.<name>.<process>.tmp`, which no key can be. Older versions wrote `<name>.<process>.tmp`. A name that gets
-too long in any of these ways is shortened to a hash.
+A key is the name of a permanent file. It consists of names of networks, containers, interfaces and devices, so it never
+begins with a dot. Its last part can be an interface name, which may have any ending, including `.tmp`. A temporary name
+is `.<name>.<process>.tmp`, which cannot be a key. Older versions wrote `<name>.<process>.tmp`. Names that are too long
+are shortened to a hash.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ DOCUMENT = ".json"
 
 
 _TEMPORARY = LONGEST - len(f"..4194304{SUFFIX}")
-"""Bytes of the name in a temporary name; no process has a larger number."""
+"""Maximum bytes of the name in a temporary name; no process has a larger number."""
 
 
 def temporary(path: str) -> str:
-    """Where this process writes what is to become the file at `path`."""
+    """The path to which this process writes before it renames the file to `path`."""
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}.{file_name(name, longest=_TEMPORARY)}.{os.getpid()}{SUFFIX}"
 
 
 def entries(folder: str) -> list[str]:
-    """All names in the folder, sorted; none where there is no folder. Raises `IoFailure`."""
+    """All names in the directory, sorted; empty if it does not exist. Raises `IoFailure`."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -41,21 +41,21 @@ def entries(folder: str) -> list[str]:
 def keys(folder: str, *, plain: bool = False) -> list[str]:
     """The names that are keys. Raises `IoFailure`.
 
-    `plain`: no key in the folder can end in `.tmp` or `.damaged`, so nothing that does is one. Elsewhere what an older
-    version wrote under a temporary name is among them.
+    `plain`: no key in the directory can end in `.tmp` or `.damaged`. Otherwise, temporary names of older versions count
+    as keys.
     """
     return _keys(entries(folder), plain=plain)
 
 
 def documents(folder: str) -> list[str]:
-    """The names of the JSON documents: not of damaged ones, which were set aside, or of temporary ones. Raises `IoFailure`."""
+    """The names of the JSON documents, without damaged and temporary files. Raises `IoFailure`."""
     return [name for name in keys(folder) if name.endswith(DOCUMENT)]
 
 
 def sweep(folder: str, *, plain: bool = False) -> list[str]:
-    """Removes what killed processes left under temporary names, and returns the keys. Raises `IoFailure`.
+    """Removes temporary files of killed processes, and returns the keys. Raises `IoFailure`.
 
-    `plain`: no key in the folder can end in `.tmp`, so temporary names of older versions are known for what they are.
+    `plain`: no key in the directory can end in `.tmp`, so that temporary names of older versions are recognized.
     """
     names = entries(folder)
     for name in names:
@@ -66,7 +66,10 @@ def sweep(folder: str, *, plain: bool = False) -> list[str]:
 
 
 def sweep_of(path: str) -> None:
-    """Removes what killed processes left of writing the file at `path`, whoever else has files there. Raises `IoFailure`."""
+    """Removes temporary files of killed processes that wrote `path`, in a directory with other programs' files.
+
+    Raises `IoFailure`.
+    """
     folder, _, name = path.rpartition("/")
     names = (name, f".{file_name(name, longest=_TEMPORARY)}")
     for entry in entries(folder):
@@ -75,15 +78,23 @@ def sweep_of(path: str) -> None:
 
 
 def changed(path: str) -> float:
-    """When the file, or the link, was written; 0 where there is none."""
+    """The modification time of the file, or of the link itself; 0 if it does not exist."""
     try:
         return os.lstat(path).st_mtime
     except OSError:
         return 0.0
 
 
+def touch(path: str) -> None:
+    """Sets the time of a file, or of a link itself, to now. Nothing happens if it does not exist."""
+    try:
+        os.utime(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+
+
 def set_aside(path: str) -> str:
-    """Keeps a damaged file under another name, and returns where. Empty when it is gone: another call was faster.
+    """Renames a damaged file, and returns the new path; empty if another call has already renamed it.
 
     Raises `IoFailure`.
     """
@@ -104,7 +115,7 @@ def _keys(names: list[str], *, plain: bool) -> list[str]:
 
 
 def _process(name: str) -> str:
-    """The number of the process that a temporary name tells; empty for another name."""
+    """The process number in a temporary name; empty for other names."""
     rest = name.removesuffix(SUFFIX)
     number = rest.rpartition(".")[2]
     return number if rest not in (name, number) and number.isascii() and number.isdecimal() else ""

@@ -1,8 +1,8 @@
-"""Mounts that other processes of the host are to see: they are made where PID 1 has its mounts.
+"""Mounts that other processes of the host must see: they are created in the mount namespace of PID 1.
 
-A plugin can run in a mount namespace of its own, as below Multus' thick daemon, which starts plugins in a chroot in its
-container: mounts come from the host into such a namespace, and never go out of it. So they are made, looked at and taken off
-in the mount namespace of PID 1, if the folder to mount on is the same directory there. Else our own namespace is the one.
+A plugin can run in a separate mount namespace, for example below Multus' thick daemon, which starts plugins in a chroot
+in its container: mounts propagate from the host into such a namespace, but not out of it. So they are created, checked
+and removed in the mount namespace of PID 1, if the mount point is the same directory there, and otherwise in our own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
 
 
 def bind(directory: int, folder: str) -> None:
-    """Mounts the directory of the descriptor on the folder; see `mounts.bind`. Raises `OSError`."""
+    """Mounts the descriptor's directory on the folder; see `mounts.bind`. Raises `OSError`."""
     target = opened(folder, _FOLDER)
     try:
-        # The clone is made of our own mount: in a namespace a kubelet's tmpfs can be seen that PID 1 does not see.
+        # The clone is made from our own mount: our namespace may contain a tmpfs of the kubelet that PID 1 does not
+        # see.
         with mounts.Clone(directory) as tree, _Host(folder):
             tree.attach(target)
     finally:
@@ -32,23 +33,26 @@ def bind(directory: int, folder: str) -> None:
 
 
 def unmount(folder: str) -> bool:
-    """Takes the uppermost mount off the folder; see `mounts.unmount`. Raises `OSError`."""
+    """Removes the uppermost mount of the folder; see `mounts.unmount`. Raises `OSError`."""
     with _Host(folder):
         return mounts.unmount(folder)
 
 
 def remove(folder: str) -> None:
-    """Removes the folder, on which nothing of ours is mounted any more. Raises `OSError`.
+    """Removes the folder, after our mount was removed. Raises `OSError`.
 
-    A container that has a mount of its /run without propagation has kept a copy of ours. In its namespace that would be a
-    reason to refuse (EBUSY); from PID 1's the copy goes with the folder.
+    A container that mounts /run without propagation has kept a copy of our mount. In its namespace the removal would
+    fail (EBUSY); in PID 1's namespace the copy is removed with the folder.
     """
     with _Host(folder):
         os.rmdir(folder)
 
 
 def is_mounted(folder: str) -> bool:
-    """Whether one of our mounts is on the folder: ours alone follow no symlinks. The folder's parent is root's alone."""
+    """Whether one of our mounts is on the folder: only ours follow no symlinks.
+
+    Only root can write to the folder's parent.
+    """
     try:
         fd = opened(folder, _FOLDER)
     except OSError:
@@ -60,7 +64,10 @@ def is_mounted(folder: str) -> bool:
 
 
 def opened(folder: str, flags: int) -> int:
-    """A descriptor of the folder, or of what is mounted on it; a symbolic link in its place is not followed. Raises `OSError`."""
+    """A descriptor of the folder, or of what is mounted on it; a symbolic link in its place is not followed.
+
+    Raises `OSError`.
+    """
     flags |= os.O_NOFOLLOW
     if not _is_elsewhere(folder):
         return os.open(folder, flags)
@@ -72,7 +79,10 @@ def opened(folder: str, flags: int) -> int:
 
 
 def identity(folder: str) -> str:
-    """The directory that is seen at the folder, and whether its mount follows links; see `mounts.described`. Raises `OSError`."""
+    """The directory that is seen at the folder, and whether its mount follows links; see `mounts.described`.
+
+    Raises `OSError`.
+    """
     fd = opened(folder, _FOLDER)
     try:
         return mounts.described(os.fstat(fd), os.fstatvfs(fd).f_flag)
@@ -81,9 +91,9 @@ def identity(folder: str) -> str:
 
 
 class _Host:
-    """Inside it, this process is in the namespace in which the folder is mounted on. Raises `OSError`.
+    """Context in which this process is in the namespace of the folder's mounts. Raises `OSError`.
 
-    Descriptors stay what they are; paths are those of PID 1.
+    Descriptors do not change; paths are those of PID 1.
     """
 
     def __init__(self, folder: str) -> None:
@@ -95,7 +105,8 @@ class _Host:
             try:
                 for path, flags in (("/proc/self/ns/mnt", os.O_RDONLY), ("/", os.O_PATH), (".", os.O_PATH)):
                     self._kept.append(os.open(path, flags | os.O_CLOEXEC))
-                # A thread that shares its root and current directory with another one cannot change its mount namespace.
+                # A thread that shares its root and current directory with another one cannot change its mount
+                # namespace.
                 mounts.call("unshare", _CLONE_FS)
                 _enter(f"/proc/{_HOST}/ns/mnt")
             except OSError:
@@ -104,13 +115,13 @@ class _Host:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Raises `OSError`; nothing that follows can be right then, for this process."""
+        """Raises `OSError`; this process cannot continue then."""
         if not self._kept:
             return
         namespace, root, current = self._kept
         try:
             mounts.call("setns", namespace, _CLONE_NEWNS)
-            # The kernel has put us into the namespace's own root, which a chroot is not.
+            # The kernel has moved us to the root of the namespace, which can be different from our chroot.
             os.fchdir(root)
             os.chroot(".")
             os.fchdir(current)
@@ -131,9 +142,10 @@ def _enter(path: str) -> None:
 
 
 def _is_elsewhere(folder: str) -> bool:
-    """Whether PID 1 has another mount namespace than we, with the same directory to make the folder in.
+    """Whether PID 1 has another mount namespace in which the folder's parent is the same directory.
 
-    Not the folder itself: a mount on it is seen on one side only, perhaps. Where PID 1 may not be looked at, it is our own.
+    The folder itself may have a mount that is visible only on one side. If PID 1 is not accessible, our own namespace
+    is used.
     """
     try:
         if os.readlink(f"/proc/{_HOST}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):

@@ -49,10 +49,10 @@ class HostKernel:
         self._sockets: dict[str, RouteSocket] = {}
         self._indexes: dict[tuple[str, PciAddress], int] = {}
 
-    # PCI devices, their drivers, and what a PF says and does about its VFs.
+    # PCI devices, their drivers, and the VFs of PFs.
 
     def device(self, address: PciAddress) -> Device:
-        """The device as found. Raises `DeviceNotFound` when the host has none, or its PF cannot be asked."""
+        """The device as found. Raises `DeviceNotFound` if the host has none, or its PF does not report it."""
         if not self._sysfs.exists(address):
             raise DeviceNotFound(
                 f"the host has no PCI device {address}", hint="are the VFs created? see sriov_numvfs of the PF"
@@ -78,13 +78,13 @@ class HostKernel:
         return self._sysfs.exists(device)
 
     def instance(self, device: PciAddress) -> int:
-        """Which device it is that has this address now, for the time of a boot; 0 when there is none."""
+        """A number that identifies the device with this address during a boot; 0 if there is none."""
         return self._sysfs.instance(device)
 
     def set_vf(self, device: Device, setting: str, wanted: VfSettings) -> None:
         """Sends one setting of the VF to the PF; the driver may be resetting the VF.
 
-        Raises `KernelRefused`, naming field, value, driver and reason, and `TryAgainLater` when a reset does not end.
+        Raises `KernelRefused` with field, value, driver and reason, and `TryAgainLater` if a reset does not end.
         """
         what, body, older = vf_settings.request(setting, device.index, wanted, device.settings)
         socket = self._socket(None)
@@ -93,7 +93,7 @@ class HostKernel:
             try:
                 socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, body))
             except NetlinkError as error:
-                # Some drivers know no tag protocols and refuse even the only one that they have.
+                # Some drivers do not support tag protocols, and refuse even the default one.
                 if error.errno != errno.EPROTONOSUPPORT or not older:
                     raise
                 socket.change(nl.RTM_SETLINK, nl.vf_body(device.pf_index, older))
@@ -104,7 +104,10 @@ class HostKernel:
         self._log.debug(f"PF {device.pf_name} VF {device.index}: {what}")
 
     def _outlasting_resets(self, told: str, action: Callable[[], None]) -> None:
-        """Repeats what a driver refuses while it resets the VF. Raises `TryAgainLater` when that does not end."""
+        """Repeats a request that a driver refuses while it resets the VF.
+
+        Raises `TryAgainLater` if the reset does not end.
+        """
         reason = ""
         for _ in self._resets.tries():
             try:
@@ -129,11 +132,11 @@ class HostKernel:
         return self._sysfs.vfs(pf)
 
     def bind(self, device: PciAddress, driver: str, override: str) -> None:
-        """Gives the device another driver; see `Drivers.bind`."""
+        """Binds another driver to the device; see `Drivers.bind`."""
         self._drivers.bind(device, driver, override)
 
     def viability_problems(self, device: PciAddress) -> list[str]:
-        """Why VFIO could not give the device to user space."""
+        """The reasons why VFIO cannot give the device to user space."""
         return self._drivers.viability_problems(device)
 
     def driver(self, device: PciAddress) -> str:
@@ -149,9 +152,10 @@ class HostKernel:
         return self._drivers.in_use(device)
 
     def host_uses(self, link: nl.Link, *, leftovers: bool = True) -> list[str]:
-        """What the host itself uses a link of it for; empty when for nothing.
+        """How the host itself uses the device's link; empty if it does not.
 
-        `leftovers`: also what a pod can have left there, and the host can need: XDP programs, links in other namespaces.
+        `leftovers`: includes things that a pod may have left and the host may need: XDP programs, links in other
+        namespaces.
         """
         socket, found = self._socket(None), []
         with _refusals(f"look at the use of {link.name}: the kernel refused"):
@@ -171,7 +175,7 @@ class HostKernel:
         return found
 
     def stacked(self, link: nl.Link) -> list[str]:
-        """What is stacked on a link of the host, in any namespace; that not all could be looked into, if so."""
+        """The links stacked on a link of the host, in any namespace, and a note about unsearched namespaces."""
         from cni.host import stacked  # noqa: PLC0415 - as in `_stacked_elsewhere`
 
         with _refusals(f"look for what is stacked on {link.name}: the kernel refused"):
@@ -180,29 +184,29 @@ class HostKernel:
         return [*self._sysfs.uppers(link.name), *map(str, look.found), *hidden]
 
     def netdev_instance(self, device: PciAddress) -> str:
-        """What changes when the device gets a new network device; empty while it has none."""
+        """A value that changes when the device gets a new network device; empty while it has none."""
         return self._sysfs.netdev_instance(device)
 
     def tuning(self, link: nl.Link, *, quick: bool = False) -> dict[str, str]:
-        """What a pod can set on a link, and a move does not take back; the link is on the host.
+        """The settings of a link on the host that a pod can change and a move does not reset.
 
-        `quick`: as nobody but the node's administrator can have set it.
+        `quick`: assumes that only the node's administrator can have changed them.
         """
         with _refusals(f"look at the tuning of {link.name}: the kernel refused"):
             return tuning.read(self._socket(None), link, quick=quick)
 
     def tune(self, link: nl.Link, wanted: dict[str, str]) -> None:
-        """Puts these parts of the tuning back. Raises `KernelRefused`, which names all that failed."""
+        """Restores these parts of the tuning. Raises `KernelRefused` with all failures."""
         with _refusals(f"put back the tuning of {link.name}: the kernel refused"):
             failures = tuning.put_back(self._socket(None), link, wanted)
         if failures:
             raise KernelRefused(f"tuning of {link.name}: the kernel refused: {'; '.join(failures)}")
 
     def _may_carry_others(self, link: nl.Link) -> bool:
-        """Whether links in other namespaces can be stacked on it that somebody would miss.
+        """Whether links in other namespaces that are in use can be stacked on it.
 
-        To look costs milliseconds. A VF that is down carries no traffic of such a link; one that stays on it shows as
-        promiscuous, where the driver has no filter for addresses.
+        The search takes milliseconds. A VF that is down carries no traffic of such a link. A link that stays on the VF
+        makes it promiscuous, if the driver has no address filter.
         """
         is_vf = not link.parent or self._sysfs.physfn(PciAddress(link.parent)) is not None
         return link.up or link.promiscuity > 0 or not is_vf
@@ -211,7 +215,7 @@ class HostKernel:
         from cni.host import stacked  # noqa: PLC0415 - the ADD of a VF that is down does not pay for it
 
         look = stacked.look(link.index)
-        # Not when somebody hides his links in his own namespace only: one pod would block the node's devices.
+        # Not if only a pod hides links in its own namespace: one pod would block the node's devices.
         if look.failed and not look.found:
             raise TryAgainLater(
                 f"whether links in other network namespaces are stacked on {link.name} cannot be seen within "
@@ -223,10 +227,8 @@ class HostKernel:
     def _told_by_pf(self, pf: PciAddress, address: PciAddress) -> dict[str, Any]:
         index = self._sysfs.vf_index(pf, address)
         if index is None:
-            raise DeviceNotFound(
-                f"PF {pf} does not list {address}", hint="the VFs were perhaps created anew this moment"
-            )
-        # The kernel leaves out a VF whose settings the driver does not tell, as i40e does not while it resets the VF.
+            raise DeviceNotFound(f"PF {pf} does not list {address}", hint="the VFs may just have been created again")
+        # The kernel omits a VF whose settings the driver does not report, as i40e during a reset of the VF.
         for _ in self._resets.tries():
             link = self._pf_link(pf)
             with _refusals(f"look at the VFs of PF {link.name}"):
@@ -249,7 +251,7 @@ class HostKernel:
         }
 
     def _pf_link(self, pf: PciAddress) -> nl.Link:
-        """The PF's link with its VFs. By name, but only if that is still the PF's: udev can rename between two looks."""
+        """The PF's link with its VFs. It is looked up by name and verified, because udev can rename it in between."""
         for _ in range(_RENAME_TRIES):
             name = self._sysfs.uplink(pf)
             if name is None:
@@ -270,15 +272,15 @@ class HostKernel:
         return open_netns(path)
 
     def named_namespaces(self) -> list[str]:
-        """The paths of the namespaces that have names, as pods of most runtimes do."""
+        """The paths of named namespaces; the pods of most runtimes have one."""
         return named_namespaces()
 
     def is_inhabited(self, path: str, identity: str) -> bool:
-        """Whether the namespace is still somebody's."""
+        """Whether the namespace is still in use."""
         return is_inhabited(path, identity)
 
     def find_netns(self, path: str, identity: str = "") -> Netns | None:
-        """The namespace at the path, or wherever a process keeps the one with that identity alive, or None."""
+        """The namespace at the path, or the one with that identity that a process keeps alive, or None."""
         return find_netns(path, identity)
 
     def link(self, device: PciAddress, netns: Netns | None) -> nl.Link | None:
@@ -293,13 +295,13 @@ class HostKernel:
                 # A PF in switchdev mode has its VFs' representors beside its own.
                 name = names[0] if len(names) == 1 else self._sysfs.uplink(device) or names[0]
                 link = links.by_name(self._socket(None), name)
-                # udev can rename the device between the two looks, and another can have got its name.
+                # udev can rename the device between the two requests, and another device can have got its name.
                 if link is not None and link.parent == device:
                     return link
         raise TryAgainLater(f"the network device of {device} is being renamed", hint="see: udevadm monitor")
 
     def _in_namespace(self, device: PciAddress, netns: Netns) -> nl.Link | None:
-        """Where it was the last time, or else among all: of these a pod can make tens of thousands."""
+        """Checks the last known index first, and then all links, of which a pod can create tens of thousands."""
         socket, key = self._socket(netns), (netns.identity, device)
         link = links.by_index(socket, self._indexes[key]) if key in self._indexes else None
         if link is None or link.parent != device:
@@ -311,7 +313,7 @@ class HostKernel:
     def await_home(self, device: PciAddress, seconds: float) -> bool:
         """Whether the device's link is on the host; awaits it for at most `seconds`.
 
-        The kernel takes a dying namespace down in the background, and gives its devices back at the end of that.
+        The kernel destroys a namespace in the background, and returns its devices at the end.
         """
         deadline = time.monotonic() + seconds
         with _refusals(f"wait for {device}: the kernel refused"), RouteSocket(RTNLGRP_LINK) as events:
@@ -321,7 +323,7 @@ class HostKernel:
         return True
 
     def link_by_name(self, name: str, netns: Netns | None) -> nl.Link | None:
-        """The link that has that name or alternative name, or None."""
+        """The link with that name or alternative name, or None."""
         with _refusals(f"look for {name}: the kernel refused"):
             return links.by_name(self._socket(netns), name)
 
@@ -332,7 +334,10 @@ class HostKernel:
         return [link for link in found if alias in link.alias]
 
     def move(self, link: nl.Link, source: Netns | None, target: Netns | None, **attributes: Any) -> None:
-        """Moves the link, and changes name, mtu and alias on the way. Raises `KernelRefused`: it may have moved then."""
+        """Moves the link, and changes name, mtu and alias on the way.
+
+        Raises `KernelRefused`, possibly after the move.
+        """
         what = _described({"move between network namespaces": link.name, **attributes})
         with _refusals(f"{what}: the kernel refused"), _Host(target) as fd:
             links.change(self._socket(source), link.index, netns_fd=fd, **attributes)
@@ -351,7 +356,10 @@ class HostKernel:
         self._outlasting_resets(told, lambda: links.change(self._socket(netns), link.index, up=True))
 
     def remove_stacked(self, link: nl.Link, netns: Netns) -> None:
-        """Deletes what a pod stacked on the link (VLANs, macvlans): it would follow the link home. `KernelRefused`."""
+        """Deletes links that a pod stacked on the link (VLANs, macvlans), because they would follow it.
+
+        Raises `KernelRefused`.
+        """
         with _refusals("list the links: the kernel refused"):
             others = links.every(self._socket(netns), nl.lower_attribute(link.index))
         for other in others:
@@ -361,7 +369,7 @@ class HostKernel:
                     links.remove(self._socket(netns), other.index)
 
     def set_altnames(self, link: nl.Link, netns: Netns | None, wanted: tuple[str, ...]) -> None:
-        """Makes the link's alternative names those that are wanted. Raises `KernelRefused`."""
+        """Sets the alternative names of the link. Raises `KernelRefused`."""
         with _refusals(f"alternative names of {link.name}: the kernel refused"):
             socket = self._socket(netns)
             links.remove_altnames(socket, link.index, [name for name in link.altnames if name not in wanted])
@@ -370,7 +378,7 @@ class HostKernel:
     # In the pod.
 
     def bring_up(self, link: nl.Link, netns: Netns) -> None:
-        """Sets the link up; the kernel announces later changes of its addresses by itself then. `KernelRefused`."""
+        """Sets the link up; the kernel then announces later changes of its addresses. Raises `KernelRefused`."""
         with _refusals(f"link up of {link.name}: the kernel refused"):
             with netns.entered():
                 for family, names in (("ipv4", ("arp_notify",)), ("ipv6", ("ndisc_notify", "optimistic_dad"))):
@@ -401,7 +409,7 @@ class HostKernel:
                 addressing.add_route(socket, link.index, route, gateways)
 
     def announce(self, link: nl.Link, netns: Netns, ips: tuple[IpConfig, ...]) -> None:
-        """Tells the neighbours about the addresses; what hinders that is logged only."""
+        """Announces the addresses to the neighbours; problems are only logged."""
         with netns.entered():
             for problem in announce(link.index, link.mac, [ip.address.partition("/")[0] for ip in ips]):
                 self._log.warning(f"announcement: {problem}")
@@ -417,7 +425,7 @@ class HostKernel:
             return addressing.routes(self._socket(netns), link.index)
 
     def tells_devices(self) -> bool:
-        """Whether the kernel tells the PCI addresses of network devices: Linux 5.14, and others that have it from there."""
+        """Whether the kernel reports the PCI addresses of network devices (Linux 5.14, or a backport)."""
         major, _, rest = os.uname().release.partition(".")
         minor = rest.partition(".")[0]
         known = major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 14)
@@ -433,7 +441,7 @@ class HostKernel:
         return False
 
     def _sysctl(self, name: str, value: str) -> None:
-        # Refinements only: a kernel without IPv6 or without the knob is no reason to fail.
+        # Only refinements: a kernel without IPv6 or without the sysctl must not fail the call.
         try:
             fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -458,7 +466,7 @@ class HostKernel:
 
 
 class _Host:
-    """Descriptor of the target namespace; the host's own is opened for the time of the call."""
+    """Descriptor of the target namespace; the host's own namespace is opened for the duration of the call."""
 
     def __init__(self, target: Netns | None) -> None:
         self._target = target
@@ -480,7 +488,7 @@ def _described(attributes: dict[str, Any]) -> str:
 
 
 class _refusals:  # noqa: N801 - reads as a statement: `with _refusals("what was tried"):`
-    """Turns what the kernel answers into our errors, so that nobody above sees an `OSError`."""
+    """Converts errors of the kernel into ours, so that callers see no `OSError`."""
 
     def __init__(self, what: str) -> None:
         self._what = what

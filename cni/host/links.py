@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from cni.host.rtnetlink import RouteSocket
 
 CARRIER_SECONDS = 1.0
-"""A VF has its carrier some 0.2 s after it was set up; what is announced before is lost."""
+"""A VF gets its carrier about 0.2 s after it was set up; earlier announcements are lost."""
 
 _ABSENT = (errno.ENODEV, errno.ENOENT)
 
 
 def by_name(socket: RouteSocket, name: str, *, with_vfs: bool = False) -> nl.Link | None:
     """The link that has `name` as its name or as one of its alternative names."""
-    # IFLA_IFNAME finds alternative names too, but the kernel takes 15 bytes at most for it.
+    # IFLA_IFNAME also finds alternative names, but the kernel accepts 15 bytes at most.
     kind = nl.IFLA_IFNAME if len(name.encode()) < 16 else nl.IFLA_ALT_IFNAME
     return _get(socket, nl.link_body(0, nl.text(kind, name)), with_vfs=with_vfs)
 
@@ -33,7 +33,10 @@ def by_index(socket: RouteSocket, index: int, *, with_vfs: bool = False) -> nl.L
 
 
 def every(socket: RouteSocket, having: bytes = b"") -> list[nl.Link]:
-    """All links of the namespace; with `having` those whose message contains these bytes, which is a fast first look."""
+    """All links of the namespace.
+
+    With `having` those whose message contains these bytes, which is a fast first look.
+    """
     return [nl.link(body) for body in socket.dump(nl.RTM_GETLINK, _all_body(), (having,))]
 
 
@@ -47,7 +50,7 @@ def _all_body() -> bytes:
 
 
 def by_parent(socket: RouteSocket, device: str) -> nl.Link | None:
-    """The link whose parent is the PCI device. Names say nothing about that: a pod can change them."""
+    """The link whose parent is the PCI device. Names do not identify it, because a pod can change them."""
     return next((link for link in every(socket, device.encode()) if link.parent == device), None)
 
 
@@ -65,9 +68,9 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
     flags: tuple[int, int] = (0, 0),
     netns_fd: int | None = None,
 ) -> None:
-    """Changes a link in one message; what is None stays, and `flags` are (values, which of them). Raises `NetlinkError`.
+    """Changes a link in one message. None leaves a value; `flags` are (values, mask). Raises `NetlinkError`.
 
-    The message is not atomic: the kernel moves the link first, and what it refuses after that leaves it moved.
+    The message is not atomic: the kernel moves the link first, and a later refusal leaves it moved.
     """
     attrs = []
     for kind, number in (
@@ -92,7 +95,7 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
 
 
 def remove(socket: RouteSocket, index: int) -> None:
-    """Deletes a virtual link; one that is gone already is no error. Raises `NetlinkError`."""
+    """Deletes a virtual link; a missing link is not an error. Raises `NetlinkError`."""
     try:
         socket.change(nl.RTM_DELLINK, nl.link_body(index))
     except NetlinkError as error:
@@ -101,19 +104,19 @@ def remove(socket: RouteSocket, index: int) -> None:
 
 
 def add_altnames(socket: RouteSocket, index: int, names: Iterable[str]) -> None:
-    """Gives the link alternative names; one that it has already is no error. Raises `NetlinkError`."""
+    """Adds alternative names to the link; an existing one is not an error. Raises `NetlinkError`."""
     for name in names:
         try:
             _change_altname(socket, nl.RTM_NEWLINKPROP, index, name)
         except NetlinkError as error:
-            # udev gives the same names back when the link appears.
+            # udev adds the same names again when the link appears.
             holder = by_name(socket, name) if error.errno == errno.EEXIST else None
             if holder is None or holder.index != index:
                 raise
 
 
 def remove_altnames(socket: RouteSocket, index: int, names: Iterable[str]) -> None:
-    """Takes alternative names from the link; one that it does not have is no error. Raises `NetlinkError`."""
+    """Removes alternative names from the link; a missing one is not an error. Raises `NetlinkError`."""
     for name in names:
         try:
             _change_altname(socket, nl.RTM_DELLINKPROP, index, name)

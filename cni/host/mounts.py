@@ -1,4 +1,4 @@
-"""Bind mounts that follow no symbolic links, from directory descriptors: the paths in between are looked at once.
+"""Bind mounts that follow no symbolic links, made from directory descriptors, so that each path is resolved only once.
 
 The kernel has had these system calls since Linux 5.12 at the latest, and MOUNT_ATTR_NOSYMFOLLOW since 5.14. They are
 made through `_ctypes` because `ctypes`, which wraps it, costs 3 ms; the numbers are the same on x86-64 and on arm64.
@@ -39,7 +39,7 @@ _FLAGS = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
 
 class _Function(_ctypes.CFuncPtr):
-    """A function that returns an int, as most do: taken for a long, its -1 can be a large number."""
+    """A function that returns an int, as most do: read as a long, -1 could be a large number."""
 
     _flags_ = _FLAGS
     _restype_ = _Int
@@ -53,11 +53,11 @@ class _Syscall(_ctypes.CFuncPtr):
 
 
 class Clone:
-    """A mount of the descriptor's directory that is nowhere yet. Raises `OSError`.
+    """A detached mount of the descriptor's directory. Raises `OSError`.
 
-    Symbolic links below it are not followed (ELOOP), nothing is executed, no device works. A call that is killed
-    before `attach` leaves nothing: the clone lives as long as its descriptor. What is mounted below the directory
-    later is not mounted here too: links in it would be followed.
+    Symbolic links below it are not followed (ELOOP), programs and devices are disabled. A call that is killed
+    before `attach` leaves nothing: the clone lives as long as its descriptor. Mounts below the directory that are added
+    later do not appear here, because links in them would be followed.
     """
 
     def __init__(self, directory: int) -> None:
@@ -70,7 +70,7 @@ class Clone:
         os.close(self._fd)
 
     def attach(self, target: int) -> None:
-        """Mounts it on the directory of the descriptor, which is in the mount namespace of this process by now."""
+        """Mounts it on the directory of the descriptor, which is in the current mount namespace of this process."""
         attributes = struct.pack("=4Q", _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW, 0, _PRIVATE, 0)
         _syscall(_MOUNT_SETATTR, self._fd, b"", _AT_EMPTY_PATH, attributes, len(attributes))
         _syscall(_MOVE_MOUNT, self._fd, b"", target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
@@ -83,7 +83,7 @@ def bind(directory: int, target: int) -> None:
 
 
 def unmount(path: str) -> bool:
-    """Takes the uppermost mount off the path, also while it is in use; False when there is none. Raises `OSError`."""
+    """Removes the uppermost mount of the path, even while it is in use; False if there is none. Raises `OSError`."""
     try:
         call("umount2", os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW)
     except OSError as error:
@@ -94,7 +94,7 @@ def unmount(path: str) -> bool:
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) -> int:
-    """A descriptor of the folder that the path leads to for a process that has this root. Raises `OSError`.
+    """A descriptor of the directory at a path, as seen by a process with this root. Raises `OSError`.
 
     An absolute symlink below /proc/PID/root would lead an ordinary `open` back to our own root.
     """
@@ -103,7 +103,10 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH | os.O_DIRECTORY |
 
 
 def described(stat: os.stat_result, flags: int) -> str:
-    """Text that is equal for one directory by mounts that follow links, or do not, alike. `flags` are those of `statvfs`."""
+    """Text that is equal for the same directory in mounts with the same flag for symbolic links.
+
+    `flags` come from `statvfs`.
+    """
     return f"{stat.st_dev}:{stat.st_ino}:{flags & ST_NOSYMFOLLOW}"
 
 
@@ -121,7 +124,7 @@ def _address(name: str) -> int:
 
 
 def _result(function: _Function | _Syscall, arguments: tuple[int | bytes, ...]) -> int:
-    # A plain int would be passed as 32 bits, and the rest of the register is whatever it was.
+    # A plain int would be passed as 32 bits, and the rest of the register would be undefined.
     result: int = function(*[_Long(value) if isinstance(value, int) else value for value in arguments])
     if result < 0:
         number = _ctypes.get_errno()

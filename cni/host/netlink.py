@@ -1,7 +1,7 @@
 """Codec of the rtnetlink messages that the plugins exchange with the kernel. Pure: bytes in, values out.
 
 Written by hand because an import of pyroute2 costs 60 to 100 ms in each plugin call (docs/adr). The constants and
-structures are those of linux/netlink.h, rtnetlink.h, if_link.h and if_addr.h; pyroute2 is the oracle of its tests.
+structures are those of linux/netlink.h, rtnetlink.h, if_link.h and if_addr.h; the tests compare it with pyroute2.
 All integers are in host byte order unless the name says otherwise.
 """
 
@@ -44,7 +44,7 @@ RTAX_MTU, RTAX_ADVMSS = 2, 8
 RT_TABLE_UNSPEC, RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_BOOT, RTN_UNICAST = 0, 254, 255, 3, 1
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
 
-# Attributes of messages about the numbers that a namespace has for others.
+# Attributes of messages about the numbers of other namespaces.
 NETNSA_NSID, NETNSA_FD = 1, 3
 NSID_NONE = 0xFFFFFFFF
 
@@ -61,7 +61,7 @@ _U32 = Struct("=I")
 
 
 class Message(Value):
-    """One netlink message: type, header flags, sequence number and what follows the header."""
+    """One netlink message: type, header flags, sequence number and body."""
 
     kind: int
     flags: int
@@ -70,12 +70,12 @@ class Message(Value):
 
 
 class Link(Value):
-    """A network device as one namespace sees it.
+    """A network device as seen in one namespace.
 
     `parent` is its PCI address, `permanent` the driver's own MAC address, `lower` the index of the link that it is
     stacked on, as a VLAN or macvlan is (0: none in this namespace), `txqlen` the transmit queue's length in packets.
-    `promiscuity` counts who wants it promiscuous; `xdp` is how an XDP program is attached (0: none is). `vfs` are its VFs
-    as the kernel reports them, for `vf_settings.reported`.
+    `promiscuity` counts who wants it promiscuous; `xdp` is how an XDP program is attached (0: none is). `vfs` are its
+    VFs as the kernel reports them, for `vf_settings.reported`.
     """
 
     index: int
@@ -136,7 +136,7 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def messages(buffer: bytes) -> list[Message]:
-    """The messages of one datagram. Raises `ValueError` when it is cut or malformed."""
+    """The messages of one datagram. Raises `ValueError` if it is truncated or malformed."""
     found, at = [], 0
     while at + _HEADER.size <= len(buffer):
         length, kind, flags, sequence, _port = _HEADER.unpack_from(buffer, at)
@@ -154,8 +154,8 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(buffer: bytes, start: int = 0) -> list[tuple[int, bytes]]:
-    """The attributes from `start` on, as (type without flag bits, payload). A cut tail is left out."""
-    # Not by `_attribute_at`: a call for each of forty attributes takes twice the time.
+    """The attributes from `start` on, as (type without flag bits, payload). A truncated tail is ignored."""
+    # `_attribute_at` is not used here: a call for each of forty attributes would double the time.
     found, at, end = [], start, len(buffer)
     while at + _ATTRIBUTE.size <= end:
         length, kind = _ATTRIBUTE.unpack_from(buffer, at)
@@ -192,20 +192,20 @@ def nested(kind: int, *inner: bytes) -> bytes:
 
 
 def link_body(index: int, *attrs: bytes, flags: int = 0, change: int = 0) -> bytes:
-    """Body of a message about a link; of its flags those in `change` become as in `flags`, the others stay."""
+    """Body of a message about a link; the flags in the mask `change` are set to those in `flags`."""
     return _IFINFO.pack(0, 0, index, flags, change) + b"".join(attrs)
 
 
 def lower_attribute(index: int) -> bytes:
-    """What a message about a link contains when the link is stacked on the one with that index."""
+    """The bytes in a message about a link that is stacked on the link with that index."""
     return u32(IFLA_LINK, index)
 
 
 def lower(body: bytes) -> tuple[int, int | None, str, str]:
     """(index of the link below, number of its namespace or None for the link's own, name, kind) of an RTM_NEWLINK.
 
-    The kernel leaves the index of the link below out when it is the link's own: a link without one, or a link whose
-    lower one has the same index in another namespace.
+    The kernel omits the index of the link below if it equals the link's own: for a link without one, or if the lower
+    link has the same index in another namespace.
     """
     attrs = link_attributes(body)
     kind = dict(attributes(attrs.get(IFLA_LINKINFO, b""))).get(IFLA_INFO_KIND, b"")
@@ -224,7 +224,7 @@ def nsid_body(fd: int) -> bytes:
 
 
 def nsid(body: bytes) -> int:
-    """The number of an RTM_NEWNSID; `NSID_NONE` when the namespace has none."""
+    """The number of an RTM_NEWNSID; `NSID_NONE` if the namespace has none."""
     return _number(dict(attributes(body, 4)).get(NETNSA_NSID))
 
 
@@ -270,7 +270,7 @@ def link_attributes(body: bytes) -> dict[int, bytes]:
 
 
 def _link_attributes(body: bytes) -> tuple[dict[int, bytes], list[bytes]]:
-    """The attributes of a link, and the entries of its VF list, which is not among them."""
+    """The attributes of a link except its VF list, and the entries of that list."""
     attrs: dict[int, bytes] = {}
     vfs: list[bytes] = []
     at = _IFINFO.size
@@ -288,11 +288,11 @@ def _link_attributes(body: bytes) -> tuple[dict[int, bytes], list[bytes]]:
 
 
 def _vf_list(body: bytes, start: int, declared: int, expected: int) -> tuple[list[bytes], int]:
-    """The entries of the VF list at `start`, and where it ends, whatever its length says.
+    """The entries of the VF list at `start`, and its end, independent of its length field.
 
-    A length has 16 bits, and the kernel does not look at what it loses: Linux 6.12 declares 32468 for the 98004 bytes
-    of 500 VFs. Nothing but VFs is in the list and nothing behind it has their type, so they show its end; the
-    declared length confirms it, as far as it goes.
+    The length field has 16 bits, and the kernel ignores the overflow: Linux 6.12 declares 32468 for the 98004 bytes
+    of 500 VFs. The list contains only VFs, and nothing after it has their type, so their types show its end; the
+    low bits of the length confirm it.
     """
     entries: list[bytes] = []
     at = start + _ATTRIBUTE.size
@@ -426,7 +426,7 @@ def mac_text(packed: bytes) -> str:
 
 
 def _text(payload: bytes) -> str:
-    # A pod may write any bytes into an alias or a name.
+    # A pod can write any bytes to an alias or a name.
     return payload.rstrip(b"\0").decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""Network namespaces: open one by path and prove that it is one, find it again, do things inside it."""
+"""Network namespaces: open one by path and verify it, find it again, run code inside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import fcntl
 import os
 
 from cni.errors import InvalidNetns, KernelRefused
-from cni.host.files import glance
+from cni.host.files import read_small
 from cni.host.processes import descriptors, pids
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class Netns:
         self.close()
 
     def close(self) -> None:
-        """Closes the descriptor; again is harmless."""
+        """Closes the descriptor; it can be called again."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -48,7 +48,7 @@ class Netns:
 
 
 class Entered:
-    """Enters a namespace and returns to the one before, also after an exception.
+    """Enters a namespace and returns to the previous one, even after an exception.
 
     Paths below /proc/sys/net and new sockets then belong to the namespace; /sys does not (it belongs to its mount).
     """
@@ -68,7 +68,7 @@ class Entered:
             raise _refused("enter the pod's network namespace", error) from error
 
     def __exit__(self, *_exc: object) -> None:
-        """Raises `KernelRefused`; nothing that follows can be right then, for this process."""
+        """Raises `KernelRefused`; this process cannot continue then."""
         try:
             setns(self._home, CLONE_NEWNET)
         except OSError as error:
@@ -83,7 +83,7 @@ class Entered:
 
 
 class Namespaces:
-    """The network namespaces of this host, for a plugin that does nothing inside them."""
+    """The network namespaces of this host, for a plugin that does not enter them."""
 
     def netns(self, path: str) -> Netns:
         """As `open_netns`."""
@@ -94,7 +94,7 @@ class Namespaces:
         return is_inhabited(path, identity)
 
 
-class Optional:
+class OptionalNetns:
     """The context of a namespace that may be None."""
 
     def __init__(self, netns: Netns | None) -> None:
@@ -115,7 +115,7 @@ def _refused(what: str, error: OSError) -> KernelRefused:
 
 
 def open_netns(path: str) -> Netns:
-    """Opens the namespace at `path`. Raises `InvalidNetns` when there is none, or when it is something else."""
+    """Opens the namespace at `path`. Raises `InvalidNetns` if there is none, or if it is something else."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -132,7 +132,7 @@ def open_netns(path: str) -> Netns:
 def find_netns(path: str, identity: str = "") -> Netns | None:
     """The namespace at `path`; None when there is none.
 
-    With an `identity` it is that namespace, at its path or wherever a process keeps it alive.
+    With an `identity` it is that namespace, at its path or kept alive by a process.
     """
     try:
         netns = open_netns(path) if path else None
@@ -186,12 +186,12 @@ def _held_paths(identity: str) -> Iterator[str]:
     inhabitant = _inhabitant(identity)
     if inhabitant is not None:
         yield inhabitant
-    # Many more than there are processes: looked at only when no process lives in the namespace.
+    # There are many more descriptors than processes: they are searched only if no process is in the namespace.
     yield from _descriptors(identity)
 
 
 def _inhabitant(identity: str) -> str | None:
-    """The path of the namespace by a process that is in it."""
+    """The path of the namespace through a process in it."""
     for pid in pids():
         path = f"/proc/{pid}/ns/net"
         try:
@@ -206,11 +206,11 @@ def _inhabitant(identity: str) -> str | None:
 def _descriptors(identity: str) -> Iterator[str]:
     """Paths of descriptors with that inode number.
 
-    /proc tells it (Linux 5.14) without touching the file system that the file is on, which may not answer.
+    /proc reports it (Linux 5.14) without access to the file system of the file, which may not respond.
     """
     wanted = b"\nino:\t" + identity.partition(":")[2].encode() + b"\n"
     for path in descriptors("fdinfo"):
-        if wanted in glance(path):
+        if wanted in read_small(path):
             yield path.replace("/fdinfo/", "/fd/")
 
 

@@ -1,4 +1,4 @@
-"""The host's processes, and the descriptors that they hold, as /proc tells."""
+"""The host's processes and their descriptors, from /proc."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def descriptors(kind: str) -> Iterator[str]:
 
 
 def opened(numbers: set[int]) -> set[int]:
-    """Those of the device numbers whose nodes a process has open. It looks at all descriptors once, however many numbers.
+    """The device numbers whose nodes a process has open. All descriptors are searched once.
 
-    Raises `IoFailure` where a process does not let its descriptors be seen: it may have any of them open.
+    Raises `IoFailure` if the descriptors of a process cannot be read: it may have any of them open.
     """
     found: set[int] = set()
-    # Not everywhere may root look at the first process, and that one has no devices open.
+    # In some containers root cannot read process 1, which has no devices open.
     for pid in set(pids()) - {"1"} if numbers else ():
         for path in _of_process(pid, "fd", strict=True):
             try:
-                # Only what is below /dev is looked at further: a file elsewhere can be on a file system that does not answer.
+                # Only paths below /dev are checked further: other files can be on a file system that does not respond.
                 if os.readlink(path).startswith("/dev/"):
                     found.add(os.stat(path).st_rdev)
             except OSError as error:

@@ -1,6 +1,6 @@
-"""Runs another program with a bound on its time: bytes go to its stdin, bytes come back, and nothing of it is left.
+"""Runs another program with a time limit: writes bytes to its stdin, reads its stdout, and leaves no process behind.
 
-`subprocess` would do most of it, at the price of ten imports and without the bound on a program that never reads.
+`subprocess` would need ten imports, and has no time limit for a program that never reads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 OUTPUT_BYTES = 4 << 20
-"""Most that a program may print; a CNI result is a few hundred bytes."""
+"""Maximum output of a program; a CNI result has a few hundred bytes."""
 
 BUSY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds between tries while the program's file is being written: an installer finishes within them or never."""
+"""Seconds between tries while the program's file is being written; an installer finishes within their sum."""
 
 _REAP_SECONDS = 5.0
 _CHUNK = 1 << 16
@@ -44,15 +44,15 @@ class Finished(Value):
 
     @property
     def ending(self) -> str:
-        """The end in words."""
+        """A description of the end."""
         return f"exit status {self.status}" if self.status >= 0 else f"killed by signal {-self.status}"
 
 
 def run(program: str, environment: Mapping[str, str], stdin: bytes, deadline: float) -> Finished:
     """Runs `program` (a path) without arguments, with our stderr, until it ends; `deadline` is a `time.monotonic` time.
 
-    Raises `Overdue`, `TooMuchOutput`, and `OSError` when it cannot be started. In each case no process is left: the
-    program gets a process group of its own, so that what it started is killed with it.
+    Raises `Overdue`, `TooMuchOutput`, and `OSError` if it cannot be started. In each case no process is left: the
+    program gets its own process group, so that its children are killed with it.
     """
     child = _Child(program, environment, deadline)
     try:
@@ -104,7 +104,7 @@ class _Child:
         _kill_group(self.pid)
         if self.pidfd >= 0 and _readable(self.pidfd, _REAP_SECONDS):
             self.status()
-        # else: it hangs in the kernel (a dead disk, mostly); init reaps it after we have gone.
+        # else: it hangs in the kernel (usually because of a dead disk); init reaps it after our exit.
 
     def _pipe(self) -> tuple[int, int]:
         reader, writer = os.pipe()
@@ -131,9 +131,9 @@ def _spawn(program: str, environment: Mapping[str, str], stdin: int, stdout: int
 
 
 def while_busy(start: Callable[[], int], deadline: float, pauses: tuple[float, ...] = BUSY_PAUSES) -> int:
-    """Calls `start` until it does not fail with "text file busy": for as long as `pauses` and the deadline last.
+    """Calls `start` until it does not fail with "text file busy", within `pauses` and the deadline.
 
-    There is no event to await: the file is busy until whoever installs it closes it.
+    There is no event to await: the file is busy until the installer closes it.
     """
     for pause in pauses:
         try:
@@ -146,7 +146,7 @@ def while_busy(start: Callable[[], int], deadline: float, pauses: tuple[float, .
 
 
 class _Exchange:
-    """Feeds a program and reads from it, whichever it is ready for, until it has ended."""
+    """Writes to a program and reads from it, as it becomes ready, until it has ended."""
 
     def __init__(self, child: _Child, stdin: bytes) -> None:
         self._child = child
@@ -166,7 +166,7 @@ class _Exchange:
                 raise Overdue
             for fd, _events in self._poll.poll(int(remaining * 1000) + 1):
                 self._actions[fd]()
-        # Not until the end of the stream: a daemon that the program left behind may hold it open for ever.
+        # Not until the end of the stream: a daemon that the program left behind may keep it open.
         while self._read():
             pass
         return Finished(status=self._child.status(), output=bytes(self._output))

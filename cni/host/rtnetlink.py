@@ -23,7 +23,7 @@ RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR = 1, 9
 SO_RCVBUFFORCE = 33
 
 REPLY_SECONDS = 20.0
-"""Bound for one answer, and for all tries of a dump: the kernel answers under its RTNL lock, which a driver can hold for seconds."""
+"""Time limit for one answer, and for all tries of a dump: a driver can hold the kernel's RTNL lock for seconds."""
 
 RECEIVE_BYTES = 1 << 20
 """The largest answer that is read: that of a PF with 5000 VFs, of 196 bytes each (236 with InfiniBand GUIDs)."""
@@ -125,7 +125,7 @@ class RouteSocket:
         deadline: float = 0.0,
         tries: int = _DUMP_TRIES,
     ) -> list[bytes]:
-        """The bodies of all answers to a dump that contain one of `having`; repeated while the kernel says that it was inconsistent.
+        """The bodies of all answers to a dump that contain one of `having`. It is repeated while it is inconsistent.
 
         The others are dropped as they come: a pod can have any number of links. Raises `Unsettled` when the dump is
         inconsistent each time, and `TimeoutError` at the `deadline` (monotonic seconds).

@@ -1,7 +1,7 @@
-"""Links that are stacked on a device (macvlan, ipvlan, VLAN, ...), in whatever network namespace they are.
+"""Links that are stacked on a device (macvlan, ipvlan, VLAN, ...), in any network namespace.
 
-The device says nothing of those in other namespaces: sysfs shows its own namespace only, and netlink shows a link's
-lower one, but not the upper ones. So every namespace is looked into that has a path here or a process in it. One that
+The device does not show those in other namespaces: sysfs shows only its own namespace, and netlink shows a link's
+lower link, but not the upper ones. So every namespace with a path here or a process in it is searched. A namespace that
 only a descriptor, a socket or a thread keeps alive is not found (docs/adr/0025-what-a-pod-leaves-on-its-device.md).
 """
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from cni.host.netns import Netns
 
 LOOK_SECONDS = 3.0
-"""Bound for one look. A hundred namespaces take some 20 ms, a thousand processes as much again."""
+"""Time limit for one search. A hundred namespaces take about 20 ms, and so do a thousand processes."""
 
 SETTLE_SECONDS = 0.3
 _ROUNDS = 10
-"""How often a namespace is looked into whose links change meanwhile: again only after all the others, which may settle it."""
+"""How often a namespace is searched whose links change meanwhile. It is retried after all the others."""
 
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
 _OWN = f"{PROC}/thread-self/ns/net"
 _PEERS = ("veth", "netkit")
-"""Kinds of links that come in pairs: what they call their lower link is the other end."""
+"""Kinds of links that come in pairs: their lower link is the other end."""
 
 _UNNUMBERED = "ipvtap"
-"""The kind of links whose message does not tell the namespace of the lower link."""
+"""The kind of links whose message does not contain the namespace of the lower link."""
 
 
 class Stacked(Value):
@@ -52,9 +52,9 @@ class Stacked(Value):
 
 
 class Look(Value):
-    """What one look found.
+    """The result of one search.
 
-    `unseen` tells what somebody can hide in his own namespace, `failed` what kept us from looking at all.
+    `unseen` lists namespaces whose processes can hide links, `failed` lists failures of the search itself.
     """
 
     found: tuple[Stacked, ...]
@@ -63,7 +63,7 @@ class Look(Value):
 
 
 def look(index: int, seconds: float = LOOK_SECONDS) -> Look:
-    """What is stacked on the link with that index in our namespace, in all other namespaces. Raises `OSError`."""
+    """The links in all other namespaces that are stacked on the link with that index in ours. Raises `OSError`."""
     home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _Walk(index, home, time.monotonic() + seconds).look(os.readlink(_OWN))
@@ -72,7 +72,7 @@ def look(index: int, seconds: float = LOOK_SECONDS) -> Look:
 
 
 class _Walk:
-    """One look at all namespaces but `home`, until the deadline (monotonic seconds)."""
+    """One search of all namespaces except `home`, until the deadline (monotonic seconds)."""
 
     def __init__(self, index: int, home: int, deadline: float) -> None:
         self._index = index
@@ -83,7 +83,7 @@ class _Walk:
         self._failed: list[str] = []
 
     def look(self, own: str) -> Look:
-        """Each namespace once, and those whose links changed meanwhile again: one of these must not hide the others."""
+        """Searches each namespace once, and those whose links changed again: they must not hide the others."""
         unsettled = [path for path in self._in_time(self._paths(own)) if not self._settled(path)]
         self._deadline = min(self._deadline, time.monotonic() + SETTLE_SECONDS)
         for _ in range(1, _ROUNDS):
@@ -99,7 +99,7 @@ class _Walk:
             yield path
 
     def _settled(self, path: str) -> bool:
-        """Looks into the namespace; False when its links changed meanwhile."""
+        """Searches the namespace; False if its links changed meanwhile."""
         try:
             return self._look_into(path)
         except OSError as error:
@@ -131,7 +131,7 @@ class _Walk:
             except Unsettled as error:
                 bodies, settled = error.seen, False
             here = [lower for lower in map(nl.lower, bodies) if lower[0] == self._index and lower[3] not in _PEERS]
-            # The kernel gives a namespace numbers for others when it is asked about such links: so this comes second.
+            # The kernel assigns numbers to other namespaces when such links are requested, so this comes second.
             ours = _number_of(socket, self._home, self._deadline) if here else nl.NSID_NONE
         for _index, netnsid, name, kind in here:
             one = Stacked(name=name, kind=kind, place=path)
@@ -142,7 +142,7 @@ class _Walk:
         return settled
 
     def _paths(self, own: str) -> Iterator[str]:
-        """A path of each network namespace but our own. `own` is what the kernel calls that: net:[4026531840]."""
+        """A path of each network namespace except our own. `own` is the kernel's name of ours: net:[4026531840]."""
         seen = {own}
         for path, name in self._named():
             if name not in seen:
@@ -150,7 +150,7 @@ class _Walk:
                 yield path
 
     def _named(self) -> Iterator[tuple[str, str]]:
-        """Paths of network namespaces, and what the kernel calls these."""
+        """Paths of network namespaces with the kernel's names for them."""
         for path in (*named_namespaces(), *_mounted()):
             try:
                 yield path, f"net:[{os.stat(path).st_ino}]"
@@ -176,7 +176,7 @@ def _number_of(socket: RouteSocket, netns: int, deadline: float) -> int:
 
 
 def _mounted() -> Iterator[str]:
-    """Where namespaces are mounted, which keeps them alive: each runtime has its own folder for that."""
+    """The mount points of namespaces, which keep them alive: each runtime has its own directory."""
     with open(f"{PROC}/self/mountinfo", "rb") as mounts:
         for line in mounts:
             if b" net:[" in line:
@@ -184,7 +184,7 @@ def _mounted() -> Iterator[str]:
 
 
 def _opened(path: str) -> Netns | None:
-    """None for what is no namespace. Raises `OSError`."""
+    """None if it is not a namespace. Raises `OSError`."""
     try:
         return open_netns(path)
     except InvalidNetns as error:

@@ -1,7 +1,7 @@
-"""What sysfs says about PCI devices, virtual functions and their network devices. Reads only.
+"""Reads PCI devices, virtual functions and their network devices from sysfs.
 
-What is not there gives an empty answer. A look that fails raises `IoFailure` instead: "no devices" and "nobody uses it"
-must not come of too many open files.
+Missing files give an empty result. Failed reads raise `IoFailure` instead: too many open files must not look like "no
+devices" or "not in use".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from cni import pci
 from cni.errors import IoFailure
 from cni.host.drivers import gives_to_user_space
-from cni.host.files import glance
+from cni.host.files import read_small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from cni.pci import PciAddress
 
 _FAILURES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES, errno.EPERM)
-"""Errors of a look at a folder or a link that do not say that it is not there."""
+"""Errors of reading a directory or a link that do not mean that it is missing."""
 
 
 class Sysfs:
-    """The host's sysfs; `root` is where it is mounted (tests give a recorded tree)."""
+    """The host's sysfs; `root` is the mount point (tests pass a recorded tree)."""
 
     def __init__(self, root: str = "/sys") -> None:
         self.root = root
@@ -37,10 +37,10 @@ class Sysfs:
         return os.path.isdir(f"{self._devices}/{device}")
 
     def instance(self, device: PciAddress) -> int:
-        """Which device it is that has this address: another number when it was made anew; 0 when there is none.
+        """A number that identifies the device, and changes when it is created again; 0 if there is none.
 
-        It is the number of its directory, which lives as long as the device, whatever driver it has; the kernel counts
-        on for each new one, and begins again with a boot.
+        It is the number of its directory, which exists as long as the device, independent of the driver. The kernel
+        increments it for each new directory, and starts again with a boot.
         """
         try:
             return os.stat(f"{self._devices}/{device}").st_ino
@@ -49,12 +49,12 @@ class Sysfs:
             return 0
 
     def physfn(self, device: PciAddress) -> PciAddress | None:
-        """The PF of a VF; None when the device is no VF (or the PF is not visible, as inside a virtual machine)."""
+        """The PF of a VF; None if the device is not a VF (or the PF is not visible, as inside a virtual machine)."""
         target = _link(f"{self._devices}/{device}/physfn")
         return pci.parse(target) if target else None
 
     def vf_index(self, pf: PciAddress, vf: PciAddress) -> int | None:
-        """The number of a VF on its PF; None when the PF does not list it."""
+        """The number of a VF on its PF; None if the PF does not list it."""
         for name in _entries(f"{self._devices}/{pf}"):
             if name.startswith("virtfn") and _link(f"{self._devices}/{pf}/{name}") == vf:
                 return int(name[len("virtfn") :])
@@ -69,22 +69,25 @@ class Sysfs:
         numbers = [name[len("virtfn") :] for name in _entries(f"{self._devices}/{pf}") if name.startswith("virtfn")]
         ordered = sorted(int(number) for number in numbers if number.isdigit())
         links = {number: _link(f"{self._devices}/{pf}/virtfn{number}") for number in ordered}
-        # One is gone already when the PF's VFs are being removed this moment.
+        # A VF may be missing while the PF's VFs are being removed.
         return {number: pci.parse(link) for number, link in links.items() if link}
 
     def number(self, device: PciAddress, attribute: str) -> int:
-        """A number that the device's directory holds (sriov_numvfs, sriov_totalvfs); 0 where there is none."""
-        text = glance(f"{self._devices}/{device}/{attribute}").strip()
+        """A number in the device's directory (sriov_numvfs, sriov_totalvfs); 0 if there is none."""
+        text = read_small(f"{self._devices}/{device}/{attribute}").strip()
         return int(text) if text.isdigit() else 0
 
     def addresses(self, known: Mapping[str, PciAddress] | None = None) -> list[PciAddress]:
-        """The PCI devices of the host, sorted. Names that are known need not be parsed again: a host can have thousands."""
+        """The PCI devices of the host, sorted.
+
+        Names that are known need not be parsed again: a host can have thousands.
+        """
         before = known or {}
         return [before.get(name) or pci.parse(name) for name in sorted(_entries(self._devices))]
 
     def text(self, device: PciAddress, attribute: str) -> str:
-        """What a file of the device's directory holds (numa_node, vendor), or empty."""
-        return glance(f"{self._devices}/{device}/{attribute}").decode(errors="replace").strip()
+        """The content of a file in the device's directory (numa_node, vendor), or empty."""
+        return read_small(f"{self._devices}/{device}/{attribute}").decode(errors="replace").strip()
 
     def names(self, device: PciAddress, folder: str) -> list[str]:
         """The names in a folder of the device's directory (infiniband, vfio-dev), sorted."""
@@ -95,8 +98,8 @@ class Sysfs:
         return os.path.realpath(f"{self._devices}/{device}")
 
     def link_text(self, name: str, attribute: str) -> str:
-        """What a file of a network device of the host holds (type, carrier), or empty."""
-        return glance(f"{self._net}/{name}/{attribute}").decode(errors="replace").strip()
+        """The content of a file of a network device of the host (type, carrier), or empty."""
+        return read_small(f"{self._net}/{name}/{attribute}").decode(errors="replace").strip()
 
     def parent(self, name: str) -> PciAddress | None:
         """The PCI device of a network device of the host, or None."""
@@ -111,9 +114,9 @@ class Sysfs:
         return sorted(_entries(f"{self._devices}/{device}/net"))
 
     def netdev_instance(self, device: PciAddress) -> str:
-        """Which one of the network devices that it had since the boot the device has, wherever that is; empty: none.
+        """A value that identifies the device's current network device, in any namespace; empty if there is none.
 
-        The directory comes and goes with the network device, and stays while that moves to another namespace.
+        The directory is created and removed with the network device, and stays when it moves to another namespace.
         """
         try:
             return str(os.stat(f"{self._devices}/{device}/net").st_ino)
@@ -122,10 +125,10 @@ class Sysfs:
             return ""
 
     def uplink(self, pf: PciAddress) -> str | None:
-        """The PF's own network device. In switchdev mode the VFs' representors are its siblings: they are passed over."""
+        """The PF's own network device. In switchdev mode the VFs' representors are its siblings, which are skipped."""
         for name in self.netdevs(pf):
-            # phys_port_name exists on every device and answers EOPNOTSUPP where the driver has none.
-            if not _is_representor(glance(f"{self._net}/{name}/phys_port_name").decode().strip()):
+            # phys_port_name exists on every device and returns EOPNOTSUPP if the driver has none.
+            if not _is_representor(read_small(f"{self._net}/{name}/phys_port_name").decode().strip()):
                 return name
         return None
 
@@ -135,28 +138,28 @@ class Sysfs:
 
     def override(self, device: PciAddress) -> str:
         """The driver that driver_override names, or empty."""
-        text = glance(f"{self._devices}/{device}/driver_override").decode(errors="replace").strip()
+        text = read_small(f"{self._devices}/{device}/driver_override").decode(errors="replace").strip()
         return "" if text == "(null)" else text
 
     def pci_id(self, device: PciAddress) -> str:
-        """Vendor and device as `lspci -n` shows them, such as 8086:10ca."""
-        numbers = [glance(f"{self._devices}/{device}/{name}").decode().strip() for name in ("vendor", "device")]
+        """Vendor and device in the format of `lspci -n`, such as 8086:10ca."""
+        numbers = [read_small(f"{self._devices}/{device}/{name}").decode().strip() for name in ("vendor", "device")]
         return ":".join(number.removeprefix("0x") for number in numbers)
 
     def is_network(self, device: PciAddress) -> bool:
         """Whether the device's PCI class is 02, network controller."""
-        return glance(f"{self._devices}/{device}/class").startswith(b"0x02")
+        return read_small(f"{self._devices}/{device}/class").startswith(b"0x02")
 
     def is_infiniband(self, device: PciAddress) -> bool:
         """Whether the device's PCI class is 0207, InfiniBand controller."""
-        return glance(f"{self._devices}/{device}/class").startswith(b"0x0207")
+        return read_small(f"{self._devices}/{device}/class").startswith(b"0x0207")
 
     def is_bridge(self, device: PciAddress) -> bool:
         """Whether the device's PCI class is 06, bridge."""
-        return glance(f"{self._devices}/{device}/class").startswith(b"0x06")
+        return read_small(f"{self._devices}/{device}/class").startswith(b"0x06")
 
     def in_user_space(self, device: PciAddress) -> bool:
-        """Whether its driver gives the device to user space: it then has a VFIO or UIO device of its own."""
+        """Whether its driver gives the device to user space: it then has a VFIO or UIO device."""
         return any(_entries(f"{self._devices}/{device}/{kind}") for kind in ("vfio-dev", "uio")) or (
             # Kernels before 6.1 have no vfio-dev.
             gives_to_user_space(self.driver(device))
@@ -171,7 +174,7 @@ class Sysfs:
         return found.union(*map(_number_in, self._groups(device)))
 
     def has_vfio_group(self, device: PciAddress) -> bool:
-        """Whether VFIO gives out the device's group, also where /dev is a container's own and does not show it."""
+        """Whether VFIO provides the device's group, even if a container's /dev does not show it."""
         return any(map(os.path.exists, self._groups(device)))
 
     def _groups(self, device: PciAddress) -> list[str]:
@@ -183,7 +186,7 @@ class Sysfs:
         return _link(f"{self._devices}/{device}/iommu_group")
 
     def group_members(self, device: PciAddress) -> list[PciAddress]:
-        """The PCI devices of its IOMMU group, itself among them."""
+        """The PCI devices of its IOMMU group, including itself."""
         members = []
         for name in sorted(_entries(f"{self._devices}/{device}/iommu_group/devices")):
             try:
@@ -193,7 +196,7 @@ class Sysfs:
         return members
 
     def uppers(self, name: str) -> list[str]:
-        """The network devices that are stacked on a host's one: VLANs, bridges, bonds."""
+        """The network devices that are stacked on a network device of the host: VLANs, bridges, bonds."""
         return sorted(entry[len("upper_") :] for entry in _entries(f"{self._net}/{name}") if entry.startswith("upper_"))
 
 
@@ -208,13 +211,13 @@ def _link(path: str) -> str:
     except OSError as error:
         _refuse_failure(path, error)
         return ""
-    except ValueError:  # a NUL byte, in a name that a configuration gave
+    except ValueError:  # a NUL byte, in a name from a configuration
         return ""
 
 
 def _number_in(folder: str) -> set[int]:
-    """The device number that a device's folder tells."""
-    major, _, minor = glance(f"{folder}/dev").decode().strip().partition(":")
+    """The device number in a device's directory."""
+    major, _, minor = read_small(f"{folder}/dev").decode().strip().partition(":")
     return {os.makedev(int(major), int(minor))} if major.isdigit() and minor.isdigit() else set()
 
 

@@ -1,4 +1,4 @@
-"""Writes to a file of sysfs within a bound: a driver can take any time for it, and nothing else ends the write."""
+"""Writes to a file in sysfs within a time limit: a driver can block the write, and nothing else would end it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(path: str, text: str, deadline: float) -> None:
     what = f"write of {text.strip()!r} to {path}"
     if not _ends(child, deadline):
         os.kill(child, _SIGKILL)
-        raise TryAgainLater(f"{what}: the kernel does not finish it in time", hint="see dmesg")
+        raise TryAgainLater(f"{what}: the kernel did not finish it in time", hint="see dmesg")
     number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if number < 0:
         # The kernel kills a process in which a driver has crashed.
@@ -53,10 +53,11 @@ def _ends(child: int, deadline: float) -> bool:
 
 
 def _write_and_exit(path: str, text: str) -> NoReturn:
-    """The child: writes, and ends with the errno of that, or 0.
+    """The child process: writes, and exits with the errno, or 0.
 
-    It keeps the lock's descriptor: while a driver holds it up, nobody else begins with this device. It does not keep the
-    runtime's pipes: the runtime awaits their end, and a child in the kernel cannot be killed.
+    It keeps the descriptor of the lock, so that no other call starts with this device while a driver blocks the child.
+    It does not keep the runtime's pipes, because the runtime waits for their end, and a child in the kernel cannot be
+    killed.
     """
     number = errno.EIO
     try:

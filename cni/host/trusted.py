@@ -1,8 +1,8 @@
-"""Files and directories that a configuration names, opened so that nobody but root decides where the path leads.
+"""Files and directories that a configuration names, opened so that only root controls where the path leads.
 
-The author of a configuration is not trusted with the host. So a path is walked component by component, each is judged
-before it is entered, and what it leads to is looked at (O_PATH) before it is opened: opening a device can arm a watchdog,
-and opening a FIFO waits for ever.
+The author of a configuration is not trusted with the host. So a path is walked component by component. Each one is
+checked before it is entered, and the target is checked (O_PATH) before it is opened: opening a device can arm a
+watchdog, and opening a FIFO blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Reserved = tuple[str, Sequence[str]]
 
 LARGEST = 1 << 20
-"""Bytes of a file, unless the caller says otherwise."""
+"""Default maximum size of a file in bytes."""
 
 NODE_CONFIGURATION = "/etc/barewire/node.json"
 
@@ -37,15 +37,15 @@ class NotThere(InvalidConfig):
 
 
 class Roots(Value):
-    """The places that may be named: directories with all that is below them, or single files.
+    """The allowed locations: directories with everything below them, or single files.
 
-    `key` is the key of the node configuration that allows more. `reserved` are places below these that are others', each
-    as a directory and names in it. `entrusted` are directories of programs that are not root's and are trusted with what is
-    in them. `owners` are IDs of users who may own what is on the way, and of groups that may write there. `start` is the
-    directory where judging begins; it is taken as it is, and no path leads out of it.
+    `key` is the key of the node configuration that allows more. `reserved` are locations of other programs below these,
+    each as a directory and names in it. `entrusted` are directories of other trusted users. `owners` are IDs of users
+    who may own components of a path, and of groups that may write there. `start` is the directory where checking
+    begins; it is not checked, and no path leads out of it.
 
-    Every method takes the path and `what` it is for, which begins each message, and raises `InvalidConfig`. A symlink is
-    followed if root owns it and nobody else writes to its directory.
+    Every method takes the path and `what` it is for, the start of each message, and raises `InvalidConfig`. A symlink
+    is followed if root owns it and no other user can write to its directory.
     """
 
     allowed: tuple[str, ...]
@@ -56,12 +56,15 @@ class Roots(Value):
     start: str = "/"
 
     def content(self, path: str, what: str, largest: int = LARGEST) -> bytes:
-        """The content of a regular file. Raises `NotThere` when there is none."""
+        """The content of a regular file. Raises `NotThere` if there is none."""
         with _Walk(self, path, what) as walk:
             return walk.content(largest)
 
     def opened(self, path: str, what: str, *, make: int = 0) -> int:
-        """A descriptor of a directory, which the caller closes. `make` is the mode of what is missing; 0 makes nothing."""
+        """A descriptor of a directory, which the caller closes.
+
+        `make` is the mode for missing directories; 0 creates none.
+        """
         with _Walk(self, path, what) as walk:
             return walk.directory(make)
 
@@ -72,19 +75,19 @@ class Roots(Value):
             return walk.place
 
     def destination(self, path: str, what: str) -> str:
-        """As `resolved`, for a directory that need not exist yet: what is missing at the end is taken as it is."""
+        """Like `resolved`, for a directory that need not exist yet: missing components at the end are not checked."""
         with _Walk(self, path, what) as walk:
             return walk.destination()
 
 
 def reserved(path: str) -> Reserved:
-    """A single place, as `Roots.reserved` has it."""
+    """A single location in the format of `Roots.reserved`."""
     folder, _, name = path.rstrip("/").rpartition("/")
     return folder or "/", (name,)
 
 
 class _Walk:
-    """One way down. `place` is where it has come to."""
+    """One walk down a path. `place` is the current location."""
 
     def __init__(self, roots: Roots, path: str, what: str) -> None:
         self._roots = roots
@@ -121,7 +124,7 @@ class _Walk:
             self._refuse(f"{self.place} is not a regular file")
         if found.st_size > largest:
             self._refuse(f"{self.place} is larger than {largest} bytes")
-        # By its descriptor, the file that was looked at is opened, whatever has its name now.
+        # The descriptor opens the file that was checked, even if its name has changed.
         with self._reporting(), Closing(os.open(f"/proc/self/fd/{self._fd}", _READ)) as fd:
             content = _read(fd, largest + 1)
         if len(content) > largest:
@@ -146,14 +149,14 @@ class _Walk:
         return self.place
 
     def _missing(self) -> str:
-        """The whole path where its next component is missing: no symlink can lead elsewhere from there on."""
+        """The whole path if its next component is missing: no symlink can redirect it from there on."""
         if ".." in self._todo:
             self._refuse(f"{self._path} does not exist")
         return os.path.join(self.place, *[name for name in reversed(self._todo) if name not in ("", ".")])
 
     def _go(self, make: int) -> None:
         while self._todo:
-            # A symlink puts its target in front of what is left of the path itself.
+            # The target of a symlink comes before the rest of the path.
             self._is_own = len(self._todo) <= self._own
             name = self._todo.pop()
             self._own = min(self._own, len(self._todo)) if self._is_own else self._own
@@ -181,12 +184,12 @@ class _Walk:
             self._refuse("the path has too many components")
 
     def _looked_at(self, name: str, place: str, make: int) -> int:
-        """A descriptor (O_PATH) of an entry of the directory, which is made if it is missing and may be made."""
+        """A descriptor (O_PATH) of an entry of the directory, which is created if `make` allows it."""
         try:
             return os.open(name, _LOOK, dir_fd=self._fd)
         except FileNotFoundError as error:
             if not self._is_own:
-                # Most likely something is not mounted: what is made there would be hidden by the mount later.
+                # Probably a mount is missing: new files would later be hidden by the mount.
                 self._refuse(f"{self._path} leads by a symbolic link to {place}, which does not exist")
             self._todo.append(name)
             if not make:
@@ -200,7 +203,7 @@ class _Walk:
             return os.open(name, _LOOK, dir_fd=self._fd)
 
     def _judge(self, found: os.stat_result, place: str) -> None:
-        """Refuses what somebody else owns or may change. Nobody can write to a symlink, whatever its mode says."""
+        """Refuses an entry that another user owns or can change. A symlink cannot be written to, whatever its mode."""
         if is_below(place, self._roots.entrusted):
             return
         owners = self._roots.owners
@@ -242,7 +245,7 @@ class _Walk:
         self._names.pop()
 
     def _parts(self, path: str) -> list[str]:
-        """The components of an absolute path behind the start, the first one last."""
+        """The components of an absolute path after the start, in reverse order."""
         tops = (self._start.rstrip("/"), self._roots.start.rstrip("/"))
         top = next((top for top in tops if f"{path}/".startswith(f"{top}/")), None)
         if top is None:
@@ -265,7 +268,7 @@ class _Walk:
         )
 
     def _from(self, place: str) -> str:
-        """The path as it was named, where it is another one than the place."""
+        """The original path, if it is different from the location."""
         return "" if place == self._path else f" (on the way to {self._path})"
 
     def _refuse(self, reason: str, hint: str = "") -> NoReturn:
@@ -306,11 +309,11 @@ def _mkdir(name: str, mode: int, parent: int) -> None:
     try:
         os.mkdir(name, mode, dir_fd=parent)
     except FileExistsError:
-        return  # Another call has just made it; it is judged like any other.
+        return  # Another call has just created it; it is checked like any other.
 
 
 def _trusting(identity: int) -> str:
-    """The part of a hint that names the remedy where another owner is meant to be trusted."""
+    """The part of a hint with the remedy if the other owner should be trusted."""
     return f"add {identity} to trustedOwners in {NODE_CONFIGURATION}"
 
 
@@ -319,9 +322,9 @@ def _is_in(place: str, roots: tuple[str, ...]) -> bool:
 
 
 def _is_entry(place: str, folder: str, names: Sequence[str]) -> bool:
-    """Whether a place is one of the named entries of a folder, or in one; also where the entry is a link to it.
+    """Whether a location is one of the named entries of a directory, or in one, also through a link.
 
-    To resolve dozens of entries one by one would take every call of `barewire-ipam` half a millisecond.
+    Resolving dozens of entries one by one would cost every call of `barewire-ipam` half a millisecond.
     """
     top = f"{os.path.realpath(folder).rstrip('/')}/"
     if place.startswith(top) and place[len(top) :].partition("/")[0] in names:
@@ -334,7 +337,7 @@ def _links(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if entry.is_symlink()]
     except OSError:
-        return []  # What does not exist leads nowhere.
+        return []  # Missing entries lead nowhere.
 
 
 def _read(fd: int, most: int) -> bytes:

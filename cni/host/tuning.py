@@ -1,7 +1,7 @@
-"""What a pod with CAP_NET_ADMIN can set on its device, and a move to another namespace does not take back.
+"""Settings of a device that a pod with CAP_NET_ADMIN can change and a move to another namespace does not reset.
 
-The limits of offloads, the link mode, an attached XDP program, timers of its queues, and what `ethtool` sets. A tuning
-is a dictionary of texts, as a record keeps it: two are compared, and what differs is put back.
+The limits of offloads, the link mode, an attached XDP program, timers of its queues, and the settings of `ethtool`. A
+tuning is a dictionary of texts, as stored in records: two are compared, and the differences are restored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from struct import error as StructError  # noqa: N812 - it is a class
 
 from cni.host import netlink as nl
 from cni.host.ethtool import Ethtool
-from cni.host.files import glance
+from cni.host.files import read_small
 from cni.host.rtnetlink import NetlinkError
 
 TYPE_CHECKING = False
@@ -34,13 +34,13 @@ _ATTRIBUTES = {
 _FILES = ("gro_flush_timeout", "napi_defer_hard_irqs", "threaded")
 _QUEUE_FILES = ("rps_cpus", "rps_flow_cnt")
 _QUEUES, _MOST_QUEUES = "queues/", 8
-"""How many receive queues are looked at."""
+"""The number of receive queues that are read."""
 
 
 def read(socket: RouteSocket, link: Link, net: str = "/sys/class/net", *, quick: bool = False) -> dict[str, str]:
     """The tuning of a link that is in the namespace of this process. Raises `NetlinkError`, `OSError`.
 
-    `quick`: the queues are taken to be as the first one is, if that has no RPS: each costs some 20 microseconds.
+    `quick`: if the first queue has no RPS, the others are assumed to be equal: each costs about 20 microseconds.
     """
     mask = nl.u32(nl.IFLA_EXT_MASK, nl.RTEXT_FILTER_SKIP_STATS)
     (body,) = socket.get_each(nl.RTM_GETLINK, [nl.link_body(link.index, mask)], ())
@@ -61,9 +61,9 @@ def read(socket: RouteSocket, link: Link, net: str = "/sys/class/net", *, quick:
 
 
 def put_back(socket: RouteSocket, link: Link, wanted: dict[str, str], net: str = "/sys/class/net") -> list[str]:
-    """Makes each named part of the tuning what it was; why it cannot, for those that it cannot.
+    """Restores each named part of the tuning; returns the reasons for failures.
 
-    Nothing puts an XDP program or somebody's wish for promiscuity back: they are not among the names.
+    XDP programs and promiscuous mode are not restored: they are not among the names.
     """
     failures = []
     ethtool = Ethtool()
@@ -112,7 +112,7 @@ def _files(folder: str, *, quick: bool) -> dict[str, str]:
 
 
 def _text(path: str) -> str:
-    return glance(path).decode(errors="replace").strip()
+    return read_small(path).decode(errors="replace").strip()
 
 
 def _write(path: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """The settings that a PF holds for each of its VFs, one row for each message that changes them. Pure.
 
-Everything else about a setting follows from its row: the request to the kernel and the reading of its answer, the changes
-that ADD makes, their restoration, the clean state, CHECK's comparison, the rule about `pfOnly`, and the page
+Everything else about a setting follows from its row: the request to the kernel and the reading of its answer, the
+changes that ADD makes, their restoration, the clean state, CHECK's comparison, the rule about `pfOnly`, and the page
 `docs/reference/vf-settings.md`. To add one: docs/architecture.md, "To add a setting of a VF".
 """
 
@@ -61,9 +61,9 @@ class Field(Value):
     """One field of `VfSettings`.
 
     `key` is its key in a configuration, and `words` says which value each word there means; without an entry the
-    configuration has the value itself. `default` is requested when only another field of the message is configured; None
-    leaves the field as it is. `clean` is what a VF gets whose state before its attachment is not known any more, so that
-    nothing of the pod's stays; None leaves it as it is.
+    configuration has the value itself. `default` is requested when only another field of the message is configured;
+    None leaves the field as it is. `clean` is what a VF gets whose state before its attachment is not known any more,
+    so that nothing of the pod's stays; None leaves it as it is.
     """
 
     name: str
@@ -80,10 +80,10 @@ def _no_older_form(_vf: int, *_values: Any) -> bytes:
 class Setting(Value):
     """What one message to the PF changes of a VF.
 
-    `encode` makes the attribute from the VF's number and the values of all fields. `decode` finds these values among the
-    attributes of a VF that the kernel reports. `older` makes the attribute for drivers that do not know the first one;
-    empty when that cannot say the same. `of_netdev`: also a network device without a PF has such a setting of its own, so
-    that it is not for VFs only, and its restoration is a matter of both sides (`cni/sriov/attach.py`).
+    `encode` makes the attribute from the VF's number and the values of all fields. `decode` finds these values among
+    the attributes of a VF that the kernel reports. `older` makes the attribute for drivers that do not know the first
+    one; empty when that cannot say the same. `of_netdev`: also a network device without a PF has such a setting of its
+    own, so that it is not for VFs only, and its restoration is a matter of both sides (`cni/sriov/attach.py`).
     """
 
     name: str

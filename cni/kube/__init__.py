@@ -1,1 +1,1 @@
-"""The API server of Kubernetes: how it is reached, and pods with their annotations."""
+"""Access to the API server of Kubernetes, and to pods and their annotations."""

@@ -1,4 +1,4 @@
-"""Which kubeconfigs may be read, and which files they may name. Looks at nothing."""
+"""The kubeconfigs that may be read, and the files that they may name. It does not access files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ USUAL = (
     "/var/lib/rancher/rke2/agent/etc/cni",
     "/var/snap/microk8s/current/args/cni-network",
 )
-"""Where Multus, whereabouts and other CNI plugins keep kubeconfigs of their own, in the usual distributions.
+"""The locations of kubeconfigs of Multus, whereabouts and other CNI plugins, in the usual distributions.
 
-No kubeconfig of an administrator or a kubelet is there, which would give a network's author their rights.
+They contain no kubeconfig of an administrator or a kubelet, which would give its permissions to a network's author.
 """
 
 
 class Access(Value):
-    """Access to API servers: `default` is the kubeconfig of who names none, empty for a pod's own credentials.
+    """Access to API servers. `default` is the kubeconfig for networks without one, empty for a pod's own credentials.
 
-    `usual` are the places of kubeconfigs that a network may name, `named` those that the node configuration adds, and
-    `credentials` more places of certificates, keys and tokens. `owners` and `start` are those of `Roots`.
+    `usual` are the locations of kubeconfigs that a network may name, `named` those that the node configuration adds,
+    and `credentials` further locations of certificates, keys and tokens. `owners` and `start` are those of `Roots`.
     """
 
     default: str = ""
@@ -48,7 +48,10 @@ class Access(Value):
         return self._roots((*self.usual, *self.named, *default), "kubernetes.kubeconfigs")
 
     def files(self, kubeconfig: str) -> Roots:
-        """What may be named by that kubeconfig. The administrator's may name any file that only root can change."""
+        """The files that the kubeconfig may name.
+
+        The administrator's kubeconfig may name any file that only root can change.
+        """
         if kubeconfig == self.default or is_below(kubeconfig, self.named):
             return self._roots(("/",))
         return self._roots((os.path.dirname(kubeconfig), *self.usual, *self.credentials), "addresses.credentials")
@@ -64,7 +67,7 @@ class Access(Value):
 
 
 def access_of(node: NodeConf, start: str = "/") -> Access:
-    """What the node configuration allows."""
+    """The access that the node configuration allows."""
     return Access(
         default=node.kubernetes.kubeconfig,
         named=node.kubernetes.kubeconfigs,

@@ -1,4 +1,4 @@
-"""What every use of the API server shares: names that may stand in a URL, `Status` objects, and what a refusal means."""
+"""Shared parts of all API server clients: names that are valid in a URL, `Status` objects, and errors for refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LATER = (408, 425, 429)
 
 
 def is_name(text: str) -> bool:
-    """Whether it is a name by RFC 1123; nothing else is put into a URL."""
+    """Whether the text is a name by RFC 1123; other texts are not put into a URL."""
     return len(text) <= 253 and all(
         part and _ALPHANUMERIC.issuperset(part[0] + part[-1]) and _ALPHANUMERIC.issuperset(part.replace("-", ""))
         for part in text.split(".")
@@ -29,7 +29,7 @@ def is_namespace(text: str) -> bool:
 
 
 def document(content: bytes) -> dict[str, Any]:
-    """The JSON object of an answer; empty when it is none."""
+    """The JSON object in a response; empty if it is not an object."""
     try:
         found = jsontext.loads(content)
     except DecodeFailure:
@@ -38,12 +38,12 @@ def document(content: bytes) -> dict[str, Any]:
 
 
 def words(answer: dict[str, Any]) -> str:
-    """What a `Status` object says, on one line."""
+    """The message of a `Status` object, on one line."""
     return _one_line(str(answer.get("message") or "no reason is given")[:500])
 
 
 def passes(status: int) -> bool:
-    """Whether the same request may be answered otherwise a little later."""
+    """Whether the same request may succeed later."""
     return status in _LATER or status >= 500
 
 
@@ -64,11 +64,11 @@ def refusal(connection: Connection, asked: tuple[str, str, str], status: int, an
         else f"is the server of {origin} an API server? redirects are not followed"
     )
     hint = hints.get(status, other)
-    # A token that has expired is replaced by who made it, and a gateway's answer tells nothing of the API server.
+    # The issuer replaces an expired token, and a gateway's response is not one of the API server.
     kind = RefusedForGood if is_answer_of_api_server and status != 401 else KubeRefused
     return kind(f"the {connection.server} refused to {verb} {path}: {status} {said}", hint=hint)
 
 
 def _one_line(text: str) -> str:
-    # What a validation finds comes on several lines; and nobody's words may steer the terminal that shows a log.
+    # Validation errors have several lines, and external text must not control the terminal that shows a log.
     return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))

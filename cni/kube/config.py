@@ -1,4 +1,7 @@
-"""Access to an API server: from a kubeconfig, or by the credentials of a pod. Programs named there are never run."""
+"""Access to an API server: from a kubeconfig, or with the credentials of a pod.
+
+Programs in a kubeconfig are never run.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
     from cni.kube.access import Access
 
 _MOST_NESTED = 2000
-"""Characters that nest, in a file for libyaml. Its frames of so many levels fit into any stack."""
+"""Maximum number of nesting characters in a file for libyaml, so that its recursion fits into any stack."""
 
 _UNUSABLE = {
     "context": (),
     "cluster": ("proxy-url",),
-    # Who impersonates another user has fewer rights by that; without it we would act with more than was meant.
+    # Impersonation reduces rights. Ignoring it would give us more rights than the kubeconfig intends.
     "user": ("exec", "auth-provider", "username", "password", "as", "as-uid", "as-groups", "as-user-extra"),
 }
 _PORTS = {"https": 443, "http": 80}
@@ -32,11 +35,11 @@ _PATH = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 class Cluster(Value):
-    """An API server, and how we prove who we are. Certificates and keys are PEM, empty where there are none.
+    """An API server and our credentials. Certificates and keys are in PEM, empty if there are none.
 
-    `verify` False trusts any server. `server_name` is whom the certificate must name, empty: the host. `token_file` is
-    read at each call, from one of `token_places`, and stands above `token`. `origin` is where all this comes from, for
-    messages. `namespace` is the one that the context names, or empty.
+    `verify` False trusts any server. `server_name` is the required name in the certificate, empty for the host.
+    `token_file` is read in each call, from one of `token_places`, and has priority over `token`. `origin` is the
+    source, for messages. `namespace` is the namespace of the context, or empty.
     """
 
     host: str
@@ -56,13 +59,16 @@ class Cluster(Value):
 
 
 def open_cluster(kubeconfig: str, access: Access) -> Cluster:
-    """The cluster of that kubeconfig; without one that of the node's, or of a pod's credentials. Raises `InvalidConfig`."""
+    """The cluster of that kubeconfig; without one, the cluster of the node's kubeconfig, or of a pod's credentials.
+
+    Raises `InvalidConfig`.
+    """
     chosen = access.chosen(kubeconfig)
     return from_kubeconfig(chosen, access) if chosen else in_cluster(os.environ)
 
 
 def from_kubeconfig(path: str, access: Access) -> Cluster:
-    """The cluster and user of the file's current context. Raises `InvalidConfig`, which names the file."""
+    """The cluster and user of the file's current context. Raises `InvalidConfig` with the name of the file."""
     document = _yaml(path, access.kubeconfigs())
     files = _Files(path, access.files(path))
     try:
@@ -86,7 +92,7 @@ def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) ->
     places = of_service_account(folder)
     authority = places.content(f"{folder}/ca.crt", "the pod's credentials")
     if not authority.strip():
-        raise InvalidConfig(f"{folder}/ca.crt holds nothing")
+        raise InvalidConfig(f"{folder}/ca.crt is empty")
     return Cluster(
         host=host,
         port=int(port),
@@ -98,18 +104,18 @@ def in_cluster(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) ->
 
 
 def token_of(cluster: Cluster) -> str:
-    """The bearer token as it is now; empty without one. Raises `InvalidConfig`, which does not show it."""
+    """The bearer token as it is now; empty without one. Raises `InvalidConfig`, which does not contain it."""
     if not cluster.token_file:
         return cluster.token
     content = cluster.token_places.content(cluster.token_file, f"the token of {cluster.origin}")
     token = content.decode("ascii", "replace").strip()
     if not token or not _is_token(token):
-        raise InvalidConfig(f"{cluster.token_file} holds no token")
+        raise InvalidConfig(f"{cluster.token_file} contains no token")
     return token
 
 
 class _Files:
-    """The files that a kubeconfig names, by paths relative to it."""
+    """Reads the files that a kubeconfig names, with paths relative to it."""
 
     def __init__(self, kubeconfig: str, places: Roots) -> None:
         self._kubeconfig = kubeconfig
@@ -130,14 +136,14 @@ def _yaml(path: str, places: Roots) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - in-cluster access does not pay for it
 
     content = places.content(path, "kubeconfig")
-    # libyaml reads it in a ninth of the time (1.1 ms in Python, measured). But it recurses without a bound, and would end
-    # the process in a text of brackets only: each level of nesting takes one of these characters.
+    # libyaml reads it in a ninth of the time (1.1 ms in Python, measured). But its recursion has no limit, and a text
+    # of brackets would crash the process: each level of nesting needs one of these characters.
     nests = sum(map(content.count, (b"[", b"{", b"-", b"?", b":")))
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if nests < _MOST_NESTED else yaml.SafeLoader
     try:
         document = yaml.load(content, Loader=loader)  # noqa: S506 - both are safe loaders
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        # The error's own text quotes the file, which holds secrets.
+        # The text of the error quotes the file, which contains secrets.
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise InvalidConfig(f"kubeconfig {path}: not YAML{where}") from None
@@ -147,7 +153,10 @@ def _yaml(path: str, places: Roots) -> dict[str, Any]:
 
 
 def _named(document: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
-    """The body of the context, cluster or user of that name. Raises `ValueError`, also when we cannot do what it says."""
+    """The body of the context, cluster or user of that name.
+
+    Raises `ValueError`, also if it needs unsupported features.
+    """
     entries = document.get(f"{kind}s")
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and entry.get("name") == name:
@@ -165,7 +174,7 @@ def _usable(kind: str, name: str, body: Any) -> dict[str, Any]:
 
 
 def _server(cluster: Mapping[str, Any], files: _Files) -> dict[str, Any]:
-    """The fields of `Cluster` that tell about the server."""
+    """The fields of `Cluster` about the server."""
     url = _text(cluster, "server", required=True)
     scheme, _, rest = url.partition("://")
     if scheme not in _PORTS:
@@ -191,13 +200,13 @@ def _server(cluster: Mapping[str, Any], files: _Files) -> dict[str, Any]:
 
 
 def _identity(user: Mapping[str, Any], files: _Files) -> dict[str, Any]:
-    """The fields of `Cluster` that tell about us."""
+    """The fields of `Cluster` about our credentials."""
     certificate, key = _pem(user, "client-certificate", files), _pem(user, "client-key", files)
     if bool(certificate) != bool(key):
         raise ValueError("client-certificate and client-key go together")
     token, token_file = _text(user, "token"), _text(user, "tokenFile")
     if not _is_token(token):
-        raise ValueError("token holds characters that no token has")
+        raise ValueError("token contains invalid characters")
     found = {"certificate": certificate, "key": key, "token": token}
     if not token_file:
         return found
@@ -210,7 +219,7 @@ def _host_and_port(place: str, port: str) -> tuple[str, int]:
     if not colon or place.endswith("]"):
         host, told = place, port
     if not _is_port(told):
-        raise ValueError("server: the port is none")
+        raise ValueError("server: invalid port")
     return _host(host[1:-1] if host[:1] + host[-1:] == "[]" else host, required=True), int(told)
 
 
@@ -233,19 +242,19 @@ def _text(section: Mapping[str, Any], key: str, *, required: bool = False) -> st
     if value is None and not required:
         return ""
     if not isinstance(value, str) or (required and not value):
-        raise ValueError(f"{key} is missing" if not value else f"{key} is no text: put it in quotes")
+        raise ValueError(f"{key} is missing" if not value else f"{key} is not text: put it in quotes")
     return value
 
 
 def _pem(section: Mapping[str, Any], key: str, files: _Files) -> bytes:
-    """What `<key>-data` holds, else the content of the file that `<key>` names; empty when neither is there."""
+    """The content of `<key>-data`, or of the file that `<key>` names; empty if both are missing."""
     data, path = _text(section, f"{key}-data"), _text(section, key)
     if not data and not path:
         return b""
     content = _decoded(key, data) if data else files.content(path, key)
     if not content.strip():
-        # Empty would mean: none is told. Then any authority of the system's would do.
-        raise ValueError(f"{key} holds nothing")
+        # Empty would mean that none is configured, and any authority of the system would be accepted.
+        raise ValueError(f"{key} is empty")
     return content
 
 

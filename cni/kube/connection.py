@@ -1,7 +1,7 @@
-"""HTTP to an API server, or etcd, of which no step outlives one deadline: look-up, connect, handshake, question, answer.
+"""HTTP to an API server or etcd with one deadline for all steps: look-up, connect, handshake, request, response.
 
-Time-outs of sockets bound one step each; a server that sends a byte now and then would keep us for ever. Proxies of the
-environment are not used: http.client knows of none.
+Socket time-outs limit single steps, so a server that sends a byte now and then could block a call. Proxies in the
+environment are not used: http.client does not support them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from cni.kube.config import Cluster
 
 LARGEST_ANSWER = 8 << 20
-"""Bytes. An object has at most about 1.5 MiB in etcd."""
+"""Maximum size in bytes. An object in etcd has at most about 1.5 MiB."""
 
 _UNREACHED = "is it running, and reachable?"
 
 
 class Connection:
-    """One connection at a time; `deadline` is in monotonic seconds. `what` it leads to is said in messages."""
+    """One connection at a time; `deadline` is in monotonic seconds. Messages name `what` it leads to."""
 
     def __init__(self, cluster: Cluster, deadline: float, what: str = "API server") -> None:
         self.cluster = cluster
@@ -46,26 +46,28 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """The next question opens another one."""
+        """Closes the connection; the next request opens another one."""
         self._http.close()
 
     def extend(self, deadline: float) -> None:
-        """Goes on with another deadline."""
+        """Sets another deadline."""
         self.deadline = deadline
         self._http.extend(deadline)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, media_type: str = "", accept: str = "application/json"
     ) -> tuple[int, bytes]:
-        """Status and content of the answer.
+        """Status and content of the response.
 
-        Raises `TryAgainLater` when there is none in time, or not the whole: what was asked may have happened then.
-        Raises `KubeRefused` where another try ends alike, and `InvalidConfig` for credentials that are none.
+        Raises `TryAgainLater` if there is no complete response in time; the request may have been executed then.
+        Raises `KubeRefused` if another try would also fail, and `InvalidConfig` for invalid credentials.
         """
         headers = {"Accept": accept, "User-Agent": "barewire"}
         token = token_of(self.cluster)
         if token and not self.cluster.secure:
-            raise InvalidConfig(f"the {self.server} is not asked over http, which would show the token to others")
+            raise InvalidConfig(
+                f"no request is sent to the {self.server} over http, which would show the token to others"
+            )
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if media_type:
@@ -80,9 +82,9 @@ class Connection:
             raise self._failure(error) from error
 
     def pause(self, seconds: float) -> bool:
-        """Waits, unless the deadline would pass meanwhile: then it is False, at once.
+        """Waits, or returns False at once if the deadline would pass meanwhile.
 
-        The wait is as long as the last answer has requested, if that is longer.
+        The wait is as long as the last response requested, if that is longer.
         """
         seconds = max(seconds, self._not_before - time.monotonic())
         if time.monotonic() + seconds >= self.deadline:
@@ -93,9 +95,9 @@ class Connection:
     def _content(self, answer: http.client.HTTPResponse) -> bytes:
         content = answer.read(LARGEST_ANSWER + 1)
         if len(content) > LARGEST_ANSWER:
-            self._http.close()  # Its rest would be taken for the next answer.
+            self._http.close()  # The rest would be read as the next response.
             raise KubeRefused(f"the {self.server} answered with more than {LARGEST_ANSWER >> 20} MiB")
-        if answer.length:  # Bytes to come: reading a limited number does not complain that they never came.
+        if answer.length:  # Missing bytes: reading a limited number does not report them.
             raise http.client.IncompleteRead(content, answer.length)
         if _is_cut(answer, content):
             raise http.client.IncompleteRead(content)
@@ -116,7 +118,7 @@ class Connection:
 
 
 class _UntilDeadline:
-    """Gives each call of a socket what is left of the time."""
+    """Limits each call of a socket to the remaining time."""
 
     deadline = 0.0
 
@@ -142,7 +144,7 @@ class _Secure(_UntilDeadline, ssl.SSLSocket):
 
 
 class _Http(http.client.HTTPConnection):
-    """What http.client makes of a server that keeps to the rules; how it is reached is ours."""
+    """http.client's connection with our own way to connect."""
 
     def __init__(self, cluster: Cluster, deadline: float) -> None:
         super().__init__(cluster.host, cluster.port)
@@ -165,14 +167,14 @@ class _Http(http.client.HTTPConnection):
 
     def _secured(self, plain: _Plain, context: ssl.SSLContext) -> ssl.SSLSocket:
         context.sslsocket_class = _Secure
-        plain.settimeout(_remaining(self._deadline))  # It bounds the whole handshake, not each step of it.
+        plain.settimeout(_remaining(self._deadline))  # It limits the whole handshake, not each step.
         secure = context.wrap_socket(plain, server_hostname=server_name(self._cluster))
         secure.deadline = self._deadline  # type: ignore[attr-defined]  # it is a _Secure
         return secure
 
 
 def _connected(host: str, port: int, deadline: float) -> _Plain:
-    """A connection to the first address that takes one, each with its share of the time."""
+    """A connection to the first address that accepts one; each address gets a share of the time."""
     failure = OSError("the name has no address")
     found = _addresses(host, port, deadline)
     for place, (family, kind, protocol, _, address) in enumerate(found):
@@ -191,7 +193,7 @@ def _connected(host: str, port: int, deadline: float) -> _Plain:
 
 
 def _addresses(host: str, port: int, deadline: float) -> list[Any]:
-    # In bytes: for text, Python wants the codec `idna`.
+    # In bytes: for text, Python needs the codec `idna`.
     name = host.encode("ascii")
     try:
         return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -200,7 +202,10 @@ def _addresses(host: str, port: int, deadline: float) -> list[Any]:
 
 
 def _looked_up(name: bytes, port: int, deadline: float) -> list[Any]:
-    """The addresses of a name. The C library bounds this by resolv.conf only, so a thread waits for it, or is left."""
+    """The addresses of a name.
+
+    Only resolv.conf limits the look-up in the C library, so a thread runs it, and may be abandoned.
+    """
     found: list[list[Any]] = []
     failure: list[OSError] = []
     done = _thread.allocate_lock()
@@ -216,7 +221,7 @@ def _looked_up(name: bytes, port: int, deadline: float) -> list[Any]:
 
     _thread.start_new_thread(look_up, ())
     if not done.acquire(timeout=_remaining(deadline)):
-        raise OSError("the look-up of its name takes too long")
+        raise OSError("the look-up of its name took too long")
     if failure:
         raise failure[0]
     return found[0]
@@ -235,9 +240,9 @@ def _seconds(text: str) -> int:
 
 
 def _is_cut(answer: http.client.HTTPResponse, content: bytes) -> bool:
-    """Whether an answer whose length only its end tells is not whole: HTTP allows that.
+    """Whether a response without a length is incomplete, which HTTP allows.
 
-    A head that broke off before it told a length looks like this, too, and http.client takes it for a whole one.
+    A header that ended before its length field looks the same, and http.client accepts it as complete.
     """
     if answer.status != 200 or answer.chunked or "Content-Length" in answer.headers:
         return False
@@ -246,7 +251,7 @@ def _is_cut(answer: http.client.HTTPResponse, content: bytes) -> bool:
 
 
 def _is_broken_off(error: http.client.HTTPException) -> bool:
-    """Whether the connection ended within an answer, and not what came was wrong."""
+    """Whether the connection ended within a response, as opposed to a malformed response."""
     if isinstance(error, (http.client.IncompleteRead, http.client.RemoteDisconnected)):
         return True
     line = getattr(error, "line", "")  # the first line, of BadStatusLine

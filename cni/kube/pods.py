@@ -1,4 +1,4 @@
-"""Pods at the API server: read one, change its annotations without losing anybody else's change."""
+"""Pods at the API server: read one, change its annotations without losing concurrent changes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     Change = Callable[[dict[str, Any]], dict[str, str | None]]
 
 SECONDS = 10.0
-"""Bound of one call: a GET and a PATCH take milliseconds."""
+"""Time limit of one call: a GET and a PATCH take milliseconds."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
-"""Seconds between tries after a conflict: the kubelet and Multus write at the same moment, once each, mostly."""
+"""Seconds between tries after a conflict: the kubelet and Multus usually write once each at the same moment."""
 
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
@@ -34,14 +34,14 @@ _TAKEN, _CONFLICT, _INVALID = 200, 409, 422
 
 
 def open_pods(kubeconfig: str, access: Access, seconds: float = SECONDS) -> Pods:
-    """The pods behind a kubeconfig, or with "" behind the node's default access; `seconds` bound each call."""
+    """The pods behind a kubeconfig, or with "" behind the node's default access; `seconds` limits each call."""
     return Pods(open_cluster(kubeconfig, access), seconds)
 
 
 class Pods:
-    """Every call ends within the seconds, whatever the server does; then it is `TryAgainLater`.
+    """Every call ends within the time limit, whatever the server does, with `TryAgainLater`.
 
-    Raises also `PodNotFound`, `KubeRefused`, and `InvalidConfig` for credentials and names that cannot be right.
+    It also raises `PodNotFound`, `KubeRefused`, and `InvalidConfig` for invalid credentials and names.
     """
 
     def __init__(self, cluster: Cluster, seconds: float = SECONDS) -> None:
@@ -55,22 +55,20 @@ class Pods:
             return _get(connection, path)
 
     def change_annotations(self, namespace: str, name: str, uid: str, change: Change) -> None:
-        """Applies the changes that `change` finds to be made of the pod as it is (None removes an annotation).
+        """Applies the changes that `change` computes from the current pod (None removes an annotation).
 
-        When somebody else has changed these annotations meanwhile, the pod is read again and the changes are found anew; what
-        others change beside them is no obstacle. With a `uid`, another pod of the same name is left alone: `PodNotFound`.
+        If these annotations have changed meanwhile, the pod is read and the changes are computed again; other changes
+        of the pod are not conflicts. With a `uid`, another pod of the same name is not changed: `PodNotFound`.
         """
         path = _path(namespace, name)
         conflicts, pause, exact = 0, FIRST_PAUSE, False
         with self._connection() as connection:
             while (status := _changed(connection, path, uid, change, conflicts, exact=exact)) != _TAKEN:
-                # Also a test that failed is "invalid". With the version named, it can only be the change.
+                # A failed test is also "invalid". With the version in the request, only the change can be the reason.
                 exact = exact or status == _INVALID
                 conflicts += 1
                 if not connection.pause(pause):
-                    raise TryAgainLater(
-                        f"pod {namespace}/{name} is changed by others all the time: {conflicts} conflicts"
-                    )
+                    raise TryAgainLater(f"pod {namespace}/{name} changes too often: {conflicts} conflicts")
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _connection(self) -> Connection:
@@ -78,7 +76,10 @@ class Pods:
 
 
 def _changed(connection: Connection, path: str, uid: str, change: Change, conflicts: int, *, exact: bool) -> int:
-    """`_TAKEN` when the annotations are as `change` wants them; else the status by which the server refused the patch."""
+    """`_TAKEN` if the annotations are as `change` requests.
+
+    Otherwise the status with which the server refused the patch.
+    """
     try:
         pod = _get(connection, path)
         metadata = pod["metadata"]
@@ -112,9 +113,9 @@ def _is_of(metadata: dict[str, Any], path: str) -> bool:
 def _patched(
     connection: Connection, path: str, metadata: dict[str, Any], changes: dict[str, str | None], *, exact: bool
 ) -> int:
-    """The status by which the server takes the changes, or refuses them because the pod is another one than it was.
+    """The status with which the server accepts the changes, or refuses them because the pod has changed.
 
-    `exact`: the pod must be of the version that was read. Otherwise only these annotations must be as they were read.
+    `exact`: the pod must have the version that was read. Otherwise only these annotations must be unchanged.
     """
     present, passing = metadata.get("annotations"), {_TAKEN, _CONFLICT}
     patch: object = {"metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": changes}}
@@ -123,7 +124,7 @@ def _patched(
     if present and not exact:
         patch, media_type = _operations(metadata.get("uid"), present, changes), _JSON_PATCH
         passing.add(_INVALID)
-    # The right to patch the status is the narrowest that can write annotations.
+    # The permission to patch the status is the narrowest that can write annotations.
     status, content = connection.ask("PATCH", f"{path}/status", jsontext.dumps(patch).encode(), media_type)
     if status not in passing:
         raise _refusal(connection, "patch", "pods/status", path, status, content)
@@ -131,7 +132,7 @@ def _patched(
 
 
 def _operations(uid: object, present: dict[str, str], changes: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The JSON patch. Where an annotation is not there, API servers let a test for null pass."""
+    """The JSON patch. API servers accept a test for null if an annotation does not exist."""
     found: list[dict[str, Any]] = [{"op": "test", "path": "/metadata/uid", "value": uid}]
     for name, value in changes.items():
         place = f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}"
@@ -146,7 +147,7 @@ def _effective(changes: dict[str, str | None], present: dict[str, str]) -> dict[
 
 def _refusal(connection: Connection, verb: str, resource: str, path: str, status: int, content: bytes) -> CniError:
     answer = document(content)
-    if status == 404 and answer.get("reason") == "NotFound":  # A gateway's 404 says nothing of pods.
+    if status == 404 and answer.get("reason") == "NotFound":  # A gateway's 404 is not about pods.
         return PodNotFound(f"the {connection.server} has no pod {path}: {words(answer)}")
     return refusal(connection, (verb, resource, path), status, answer)
 

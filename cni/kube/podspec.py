@@ -1,4 +1,4 @@
-"""What a pod's object says about itself and its volumes. Pure."""
+"""Reads identity and volumes from a pod's object. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED_BY = ("name", "namespace", "resourceVersion", "uid")
 
 
 def has_form(pod: Mapping[str, Any]) -> bool:
-    """Whether what is read of a pod is where it is looked for: a network's author may have named the server."""
+    """Whether the object has the expected structure: a network's author may have named the server."""
     spec, metadata = pod.get("spec") or {}, pod.get("metadata") or {}
     if not isinstance(spec, dict) or not isinstance(metadata, dict):
         return False
@@ -39,17 +39,17 @@ def _mounted(container: dict[str, Any] | None) -> object:
 
 
 def _objects(value: object) -> list[dict[str, Any] | None]:
-    """The objects of a list that may be missing; None for what is none."""
+    """The objects of a list that may be missing; None if it is not a list of objects."""
     if not value:
         return []
     return [one if isinstance(one, dict) else None for one in value] if isinstance(value, list) else [None]
 
 
 def uids(pod: Mapping[str, Any]) -> tuple[str, ...]:
-    """What may be told as the pod's UID.
+    """The UIDs that can identify the pod.
 
-    A static pod is made by the kubelet from a file, and has the file's hash for a UID on its node; what the API server
-    has is its mirror, which has a UID of its own and notes the hash.
+    The kubelet creates a static pod from a file, and its UID on the node is the hash of the file. The API server has a
+    mirror pod with another UID, which contains the hash.
     """
     metadata = pod.get("metadata") or {}
     told = (metadata.get("uid"), (metadata.get("annotations") or {}).get(_MIRROR))
@@ -57,19 +57,22 @@ def uids(pod: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def volume_of(pod: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The volume of that name; empty when the pod has none."""
+    """The volume with that name; empty if the pod has none."""
     volumes: list[dict[str, Any]] = (pod.get("spec") or {}).get("volumes") or []
     return next((volume for volume in volumes if volume.get("name") == name), {})
 
 
 def mount_path(pod: Mapping[str, Any], volume: str) -> str:
-    """Where the first container that mounts the volume has it, containers before init containers; empty if none does."""
+    """The mount path in the first container that mounts the volume, containers before init containers.
+
+    Empty if none does.
+    """
     return next((path for path in _mount_paths(pod, volume) if path), "")
 
 
 def _mount_paths(pod: Mapping[str, Any], volume: str) -> Iterator[str]:
     for mount in _mounts(pod):
-        # Who mounts a folder of the volume only does not see what lies beside that folder.
+        # A container that mounts only a subdirectory of the volume does not see the rest.
         if mount.get("name") == volume and not mount.get("subPath") and not mount.get("subPathExpr"):
             yield (mount.get("mountPath") or "").rstrip("/")
 

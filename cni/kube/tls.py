@@ -1,4 +1,4 @@
-"""TLS to an API server, by what its kubeconfig says."""
+"""TLS to an API server, configured by its kubeconfig."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def tls(cluster: Cluster) -> ssl.SSLContext:
-    """What to speak TLS with. Raises `InvalidConfig` for certificates and keys that are none."""
-    # ssl.create_default_context would ask for more (VERIFY_X509_STRICT) than the authorities of many clusters have.
+    """The TLS context. Raises `InvalidConfig` for invalid certificates and keys."""
+    # ssl.create_default_context requires more (VERIFY_X509_STRICT) than the authorities of many clusters provide.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not cluster.verify:
@@ -32,32 +32,32 @@ def tls(cluster: Cluster) -> ssl.SSLContext:
 
 
 def server_name(cluster: Cluster) -> bytes:
-    """Whom the server's certificate must name. In bytes: ssl would want the codec `idna` for text, ASCII or not."""
+    """The required name in the server's certificate. In bytes: ssl would need the codec `idna` for any text."""
     return (cluster.server_name or cluster.host).encode("ascii")
 
 
 def _load_authority(context: ssl.SSLContext, cluster: Cluster) -> None:
-    # Comments between certificates may be in any encoding; ssl wants ASCII, and OpenSSL skips them.
+    # Comments between certificates may be in any encoding; ssl requires ASCII, and OpenSSL skips them.
     text = cluster.authority.decode("ascii", "ignore")
     try:
         context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
-        raise InvalidConfig(f"{cluster.origin}: certificate-authority holds no certificate in PEM") from error
+        raise InvalidConfig(f"{cluster.origin}: certificate-authority contains no certificate in PEM") from error
 
 
 def _load_identity(context: ssl.SSLContext, cluster: Cluster) -> None:
-    # ssl takes a key by the name of a file only; this one is in memory, and goes with its descriptor.
+    # ssl accepts a key only as a file name; this file is in memory, and disappears with its descriptor.
     fd = os.memfd_create("identity", os.MFD_CLOEXEC)
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(cluster.certificate + b"\n" + cluster.key)
         context.load_cert_chain(f"/proc/self/fd/{fd}", password=_no_password)
     except (ssl.SSLError, ValueError) as error:
-        raise InvalidConfig(f"{cluster.origin}: client-certificate and client-key are no pair in PEM") from error
+        raise InvalidConfig(f"{cluster.origin}: client-certificate and client-key are not a pair in PEM") from error
     finally:
         os.close(fd)
 
 
 def _no_password() -> NoReturn:
-    # Without this, OpenSSL asks for it on the terminal, and waits.
+    # Without this, OpenSSL would prompt for it on the terminal, and wait.
     raise ValueError("the key is encrypted")

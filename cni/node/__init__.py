@@ -1,1 +1,1 @@
-"""The node's configuration: its model, its values, and how a call reads it."""
+"""The node configuration: its model, its values, and how a call reads it."""

@@ -15,7 +15,7 @@ class Devices(Section):
 
     drivers: list[str] | None = Field(
         None,
-        description="Drivers that `driver` may name. Default: drivers for user space, and network drivers for the devices that they support; `[]` allows none.",
+        description="Allowed values of `driver`. Default: drivers for user space, and network drivers for the devices that they support; `[]` allows none.",
     )
     pfs: list[str] | None = Field(
         None, description="PFs, by name or PCI address, whose devices may be attached. Default: all."
@@ -29,7 +29,7 @@ class Devices(Section):
     )
     rebind: bool | None = Field(
         None,
-        description="Whether every DEL binds the device's driver anew, and not only one that sees that the pod left something which nothing else ends. Default false.",
+        description="Whether every DEL binds the device's driver again. By default only a DEL does that finds leftovers which it cannot remove otherwise.",
     )
 
 
@@ -37,13 +37,14 @@ class Sockets(Section):
     """Limits on what networks may request of `userspace`."""
 
     ovsdb: list[str] | None = Field(
-        None, description="Databases that a network may name (`unix:PATH`, `tcp:IP:PORT`), besides the usual sockets."
+        None,
+        description="Databases that a network may name (`unix:PATH`, `tcp:IP:PORT`), in addition to the usual sockets.",
     )
     roots: list[str] | None = Field(
-        None, description="Directories for sockets (`sharedDir`, hostPath volumes), besides the usual ones."
+        None, description="Directories for sockets (`sharedDir`, hostPath volumes), in addition to the usual ones."
     )
     kubeletRoots: list[str] | None = Field(
-        None, description="Directories of kubelets that a network may name, besides `kubeletRoot`."
+        None, description="Directories of kubelets that a network may name, in addition to `kubeletRoot`."
     )
     vhostDir: str | None = Field(
         None, description="Directory where the vswitch finds the sockets. Default /run/barewire/vhost."
@@ -53,19 +54,19 @@ class Sockets(Section):
 class Kubernetes(Section):
     """Access to API servers."""
 
-    kubeconfig: str | None = Field(None, description="The kubeconfig of networks that need one and name none.")
+    kubeconfig: str | None = Field(None, description="The kubeconfig for networks that need one and do not name any.")
     kubeconfigs: list[str] | None = Field(
-        None, description="Kubeconfigs, or directories of them, that a network may name, besides the usual ones."
+        None, description="Kubeconfigs, or directories of them, that a network may name, in addition to the usual ones."
     )
 
 
 class Etcd(Section):
-    """Access to an etcd for networks with backend etcd that name none."""
+    """Access to etcd for networks with backend etcd that do not name any."""
 
     endpoints: list[str] | None = Field(None, description="Endpoints, http:// or https://.")
-    prefix: str | None = Field(None, description="Prefix of all keys. Default: that of `barewire-ipam`.")
+    prefix: str | None = Field(None, description="Prefix of all keys. Default: the default of `barewire-ipam`.")
     caFile: str | None = Field(None, description="Certificate authority that signed etcd's certificate.")
-    certFile: str | None = Field(None, description="The client's certificate; goes together with `keyFile`.")
+    certFile: str | None = Field(None, description="The client's certificate; needs `keyFile`.")
     keyFile: str | None = Field(None, description="The client's key.")
 
 
@@ -73,21 +74,22 @@ class Addresses(Section):
     """Defaults and limits of `barewire-ipam`."""
 
     backend: Literal["local", "etcd", "kubernetes"] | None = Field(
-        None, description="Backend of networks that name none. Default: `local`, as host-local."
+        None, description="Backend of networks that do not name any. Default: `local`."
     )
-    etcd: Etcd | None = Field(None, description="Access to etcd for networks that name none.")
+    etcd: Etcd | None = Field(None, description="Access to etcd for networks that do not name any.")
     networkEtcd: bool | None = Field(
-        None, description="Whether a network may name an etcd of its own (`ipam.etcd`). Default true."
+        None, description="Whether a network may specify its own etcd (`ipam.etcd`). Default true."
     )
     dataDirs: list[str] | None = Field(
-        None, description="Directories below which a network may keep leases (`dataDir`), besides the usual ones."
+        None,
+        description="Directories below which a network may store leases (`dataDir`), in addition to the usual ones.",
     )
     resolvConfs: list[str] | None = Field(
-        None, description="Files, or directories of them, that `resolvConf` may name, besides the usual ones."
+        None, description="Files, or directories of them, that `resolvConf` may name, in addition to the usual ones."
     )
     credentials: list[str] | None = Field(
         None,
-        description="Directories of certificates, keys and tokens that a network may name, besides the usual ones.",
+        description="Directories of certificates, keys and tokens that a network may name, in addition to the usual ones.",
     )
 
 
@@ -109,15 +111,15 @@ class NodeFile(Section):
     )
     delegateSeconds: Annotated[int, Field(ge=1, le=200)] | None = Field(
         None,
-        description="Bound of a call of another IPAM plugin, in seconds. Default: 50; whereabouts has 130 for ADD and 70 for DEL.",
+        description="Time limit for a call of another IPAM plugin, in seconds. Default: 50; whereabouts has 130 for ADD and 70 for DEL.",
     )
     strictStatus: bool | None = Field(
         None,
-        description="true: STATUS fails also for a full range, a store or vswitch that does not answer, a missing bridge or PF. Runtimes then report the node as NotReady. Default false: these are log lines.",
+        description="true: STATUS also fails for a full range, an unreachable store or vswitch, a missing bridge or PF. Runtimes then report the node as NotReady. Default false: these are only logged.",
     )
     trustedOwners: list[Annotated[int, Field(ge=1, le=4294967294)]] | None = Field(
         None,
-        description="IDs of users and groups, as numbers, that are trusted as root is with files and directories that networks name: the user may own them, the group may write to them. Default: none.",
+        description="Numeric IDs of users and groups that are trusted like root with files and directories that networks name: the user may own them, the group may write to them. Default: none.",
     )
     devices: Devices | None = Field(None, description="Limits on what networks may request of `sriov`.")
     sockets: Sockets | None = Field(None, description="Limits on what networks may request of `userspace`.")

@@ -1,4 +1,4 @@
-"""Reads the node's configuration. A node without a file costs one failed `open`."""
+"""Reads the node configuration. A node without the file costs one failed `open`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LARGEST = 256 * 1024
-"""Bytes of the file: more is a mistake, and parsing it would delay every call."""
+"""Maximum size in bytes: a larger file is a mistake, and parsing it would delay every call."""
 
 _UNDOING = ("DEL", "GC")
 
@@ -51,7 +51,7 @@ def _read(path: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise IoFailure(f"cannot read {path}: {error.strerror}", hint="it has to be a regular file of root") from error
+        raise IoFailure(f"cannot read {path}: {error.strerror}", hint="it must be a regular file of root") from error
     try:
         _require_trusted(path, os.fstat(fd))
         content = os.read(fd, LARGEST + 1)
@@ -67,7 +67,7 @@ def _read(path: str) -> bytes | None:
 def _require_trusted(path: str, found: os.stat_result) -> None:
     """Refuses a file that another user could have written or replaced. Raises `IoFailure`."""
     if not stat.S_ISREG(found.st_mode):
-        raise IoFailure(f"{path} is not a regular file", hint="replace it by a file of root")
+        raise IoFailure(f"{path} is not a regular file", hint="replace it with a file of root")
     folder = os.path.dirname(path)
     entries = [(path, found), (folder, os.lstat(folder)), (os.path.dirname(folder), os.lstat(os.path.dirname(folder)))]
     for name, entry in entries:

@@ -1,6 +1,6 @@
-"""The node's configuration as values: what its administrator decides about every network of the node.
+"""The node configuration as values: the administrator's decisions about all networks of the node.
 
-The defaults are those of a node without a file: strict, and wide enough for configurations in the usual places.
+The defaults apply to a node without the file. They are strict, but allow configurations with the usual locations.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ class DevicePolicy(Value):
     """Limits on what networks may request of `sriov`.
 
     `drivers` are the drivers that `driver` may name; None allows drivers for user space, and network drivers for the
-    devices that they support. `pfs` are the PFs (names or PCI addresses) whose devices may be attached; None allows all.
-    `rebind`: every DEL binds the device's driver anew.
+    devices that they support. `pfs` are the PFs (names or PCI addresses) whose devices may be attached; None allows
+    all. `rebind`: every DEL binds the device's driver again.
     """
 
     drivers: tuple[str, ...] | None = None
@@ -31,7 +31,8 @@ class SocketPolicy(Value):
     """Limits on what networks may request of `userspace`.
 
     `ovsdb`, `roots` and `kubelet_roots` extend the plugin's own lists of databases, of directories for sockets on the
-    host, and of kubelet directories. `vhost_dir` is where the vswitch finds the sockets; empty for the default.
+    host, and of kubelet directories. `vhost_dir` is the directory in which the vswitch finds the sockets; empty for the
+    default.
     """
 
     ovsdb: tuple[str, ...] = ()
@@ -41,14 +42,14 @@ class SocketPolicy(Value):
 
 
 class CredentialPolicy(Value):
-    """Access to API servers: the kubeconfig of networks that name none, and files or directories that they may name."""
+    """Access to API servers: the kubeconfig for networks without one, and the kubeconfigs that networks may name."""
 
     kubeconfig: str = ""
     kubeconfigs: tuple[str, ...] = ()
 
 
 class EtcdAccess(Value):
-    """Access to the node's etcd, for networks that name none."""
+    """Access to the node's etcd, for networks that do not name any."""
 
     endpoints: tuple[str, ...] = ()
     prefix: str = ""
@@ -73,11 +74,11 @@ class AddressPolicy(Value):
 
 
 class NodeConf(Value):
-    """The whole configuration. An empty `node_name` stands for the name that the kubelet or the host has.
+    """The whole configuration. An empty `node_name` means the name of the kubelet or the host.
 
-    `delegate_seconds` bounds a call of another IPAM plugin; 0 stands for the default. `strict_status`: STATUS fails also
-    for the lacks of a single network. `trusted_owners` are IDs of users and groups who may change the files that networks
-    name, as root may.
+    `delegate_seconds` limits a call of another IPAM plugin; 0 means the default. `strict_status`: STATUS also fails for
+    problems of a single network. `trusted_owners` are IDs of users and groups that may change files of networks like
+    root.
     """
 
     node_name: str = ""

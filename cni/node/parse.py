@@ -1,4 +1,4 @@
-"""The text of the node's configuration to its value. Pure. Unknown keys are refused: they could be misspelt limits."""
+"""Parses the node configuration. Pure. Unknown keys are refused, because they could be misspelt limits."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def parse_node(content: bytes) -> NodeConf:
 
 
 def _fields(names: dict[str, str], section: dict[str, Any] | None) -> dict[str, Any]:
-    """The fields of a value that the section gives; a list becomes a tuple."""
+    """The fields of a value that the section contains; a list becomes a tuple."""
     given = {names[key]: value for key, value in (section or {}).items() if key in names}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

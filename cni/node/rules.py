@@ -1,6 +1,6 @@
-"""Rules about the values of the node's configuration. Pure.
+"""Rules for the values of the node configuration. Pure.
 
-The pydantic model and the fast path's table call the same functions, so the rules stand once.
+The pydantic model and the fast path's table call the same functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REMOTES = ("unix:/", "tcp:")
 
 
 def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[Problem]:
-    """Problems, as (JSON path, text); a key that is `refused` by itself is not judged again."""
+    """Problems, as (JSON path, text); a key that was already `refused` is not checked again."""
     problems = [problem for path in _PATHS for problem in _path_problems(conf, path)]
     problems += [problem for path in _NAMES for problem in _name_problems(conf, path)]
     problems += _prefix_problems(conf, "addresses.etcd.endpoints", _ENDPOINTS, "neither http:// nor https://")

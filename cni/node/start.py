@@ -1,4 +1,4 @@
-"""What every call of a runtime begins with: the node's configuration, and the log that it allows."""
+"""The start of every call of a runtime: the node configuration, and the log that it allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def begin(request: Request, plugin: str, device: str = "") -> tuple[NodeConf, Log]:
-    """Raises `CniError` for a configuration of the node that is not valid, unless the call undoes something."""
+    """Raises `CniError` for an invalid node configuration, except in DEL and GC."""
     warnings: list[str] = []
     node = load_for(request.command, warnings.append)
     log = log_of(request, node, plugin, device)
@@ -23,7 +23,7 @@ def begin(request: Request, plugin: str, device: str = "") -> tuple[NodeConf, Lo
 
 
 def log_of(request: Request, node: NodeConf, plugin: str, device: str = "") -> Log:
-    """The log that the request's configuration asks for, where the node's allows it."""
+    """The log in the request's configuration, if the node configuration allows it."""
     return open_log(
         request.config,
         plugin=plugin,

@@ -1,13 +1,13 @@
-"""What a container needs to know of its interfaces, huge pages and CPUs: for programs inside a pod.
+"""Interfaces, huge pages and CPUs of a container, for programs inside a pod.
 
     from cni.podinfo import interfaces
     for found in interfaces()["Interface"]:
         print(found["device-type"], found["network-status"].get("device-info"))
 
-The documents have the shape of app-netutil's. `python -m cni.podinfo` prints them as JSON.
+The documents have the format of app-netutil. `python -m cni.podinfo` prints them as JSON.
 
-This folder is copied into images, alone or under another name: it imports the standard library and itself, and its
-modules name each other relatively.
+This directory can be copied into images, also under another name: it imports only the standard library and itself, with
+relative imports.
 """
 
 from __future__ import annotations

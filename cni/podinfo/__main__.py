@@ -1,4 +1,4 @@
-"""Prints what the container needs to know as JSON: `python -m cni.podinfo [interfaces|hugepages|cpus]`."""
+"""Prints information about the container as JSON: `python -m cni.podinfo [interfaces|hugepages|cpus]`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ QUESTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 1 when it cannot tell, with the reason in a line on stderr."""
+    """Runs the command and returns its exit code: 1 if the information is not available, with the reason on stderr."""
     asked = _options(argv)
     try:
         print(json.dumps(QUESTIONS[asked.question](asked), indent=2))
     except PodInfoError as error:
-        # A file's name, which is in the message, may have line ends.
+        # A file name in the message may contain line ends.
         print(f"podinfo: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     return 0

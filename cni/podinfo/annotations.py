@@ -1,4 +1,4 @@
-"""The pod's annotations as the kubelet writes them into a downward API volume: lines of `key="value"`, quoted as in Go."""
+"""The pod's annotations in a downward API volume: lines of `key="value"`, quoted as in Go."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t
 
 
 def pod_annotations(path: Path) -> dict[str, str] | None:
-    """The annotations in the file, None when there is no such file. Raises `PodInfoError`."""
+    """The annotations in the file, None if it does not exist. Raises `PodInfoError`."""
     content = read(path)
     if content is None:
         return None
-    # `splitlines` would also split at characters such as U+2028, which may be in a value.
+    # `splitlines` would also split at characters such as U+2028, which a value may contain.
     lines = enumerate(content.split("\n"), 1)
     return dict(_annotation(line, f"{path}, line {number}") for number, line in lines if line.strip())
 
 
 def _annotation(line: str, source: str) -> tuple[str, str]:
-    # A key has no `=`; a value may have any number of them.
+    # A key contains no `=`; a value may contain any number of them.
     key, sign, quoted = line.partition("=")
     try:
         if not sign:
@@ -44,10 +44,10 @@ def _annotation(line: str, source: str) -> tuple[str, str]:
 
 
 def unquoted(quoted: str) -> str:
-    """What Go's strconv.Quote was given. Raises `ValueError`."""
+    """The argument of Go's strconv.Quote. Raises `ValueError`."""
     if len(quoted) < 2 or quoted[0] != '"' or quoted[-1] != '"':
         raise ValueError("the value is not in quotes")
-    # Escapes tell bytes (\xc3) as well as characters (\u00e4): only the bytes of all of them are a text.
+    # Escapes represent bytes (\xc3) or characters (\u00e4): only all bytes together are a text.
     content = _ESCAPE.sub(_meant, quoted[1:-1].encode())
     return content.decode(errors="replace")
 
@@ -59,6 +59,6 @@ def _meant(escape: re.Match[bytes]) -> bytes:
     if kind in ("byte", "octal"):
         return bytes([int(digits, 16 if kind == "byte" else 8)])
     if kind in ("short", "long"):
-        # A surrogate is no character, for Go neither; UnicodeEncodeError is a ValueError.
+        # As in Go, a surrogate is not a character; UnicodeEncodeError is a ValueError.
         return chr(int(digits, 16)).encode()
     raise ValueError(f"unknown escape {escape[0].decode(errors='replace')}")

@@ -16,9 +16,9 @@ CGROUPS = "/sys/fs/cgroup"
 
 
 def cpus(process: str = PROCESS, *, cgroups: str = CGROUPS) -> dict[str, str]:
-    """The CPUs as the kernel lists them: `{"cpuset": "0-3,8"}`.
+    """The CPUs in the kernel's list format: `{"cpuset": "0-3,8"}`.
 
-    `process` is the process's folder in /proc, `cgroups` where the control groups are mounted, of version 1 or 2.
+    `process` is the directory of the process in /proc, `cgroups` the mount point of control groups of version 1 or 2.
     Raises `PodInfoError`.
     """
     membership = Path(process) / "cgroup"
@@ -32,7 +32,10 @@ def cpus(process: str = PROCESS, *, cgroups: str = CGROUPS) -> dict[str, str]:
 
 
 def _files(membership: str, cgroups: str) -> Iterator[Path]:
-    """Where the cpuset may be, in the order of looking; lines are `ID:controllers:path`, version 2 has no controllers."""
+    """The possible paths of the cpuset, in search order.
+
+    Lines are `ID:controllers:path`, version 2 has no controllers.
+    """
     lines = [line.split(":", 2) for line in membership.split("\n") if line.count(":") >= 2]
     for _, controllers, group in lines:
         if "cpuset" in controllers.split(","):
@@ -43,11 +46,11 @@ def _files(membership: str, cgroups: str) -> Iterator[Path]:
 
 
 def _upwards(group: str) -> Iterator[str]:
-    """The group and those above it: one without the cpuset controller has the CPUs of the next one that has it.
+    """The group and its ancestors: a group without the cpuset controller has the CPUs of the next ancestor with it.
 
-    The last is where the mount begins, because that is the container's own group when the path is the host's.
+    The last one is the mount point, which is the container's own group if the path is that of the host.
     """
-    # Seen from a cgroup namespace, a group outside of it is `/../...`.
+    # In a cgroup namespace, the path of a group outside is `/../...`.
     path = posixpath.normpath(f"/{group.lstrip('/')}")
     while path != "/":
         yield path

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 DEVICE_INFO_VERSION = "1.1.0"
-"""Of the Network Plumbing Working Group's device information specification."""
+"""The version of the Network Plumbing Working Group's device information specification."""
 
 _PREFIX = "PCIDEVICE_"
 _ADDRESS = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 def pci_address(name: str) -> str:
-    """The PCI address in the form that the kernel uses; an empty string for what is none."""
+    """The PCI address in the kernel's format; empty if it is not a PCI address."""
     lowered = name.strip().lower()
     if not _ADDRESS.fullmatch(lowered):
         return ""
@@ -28,7 +28,7 @@ def pci_address(name: str) -> str:
 def pci_devices(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The device information of each PCI device in the environment, by address, in the order of the variables' names.
 
-    Devices that are not PCI functions, such as sub-functions, have another kind of name and are passed by.
+    Devices that are not PCI functions, such as sub-functions, have another kind of name and are skipped.
     Raises `PodInfoError` for an ..._INFO that is not JSON.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -40,7 +40,7 @@ def pci_devices(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _told(variable: str, value: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    # Not the name decides: a resource itself may be called `..._info`, and then the variable lists addresses.
+    # The name is not sufficient: a resource may be called `..._info`, and its variable then lists addresses.
     if value.lstrip().startswith("{"):
         told = document(value, variable)
         pairs = [(name, _more(section(told, name))) for name in told]
@@ -50,7 +50,7 @@ def _told(variable: str, value: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _more(told: dict[str, Any]) -> dict[str, Any]:
-    """What the device information specification has a place for."""
+    """The parts that the device information specification defines."""
     more = {
         "vhost-net": text(section(told, "vhost"), "net-mount"),
         "rdma-device": text(section(told, "rdma"), "rdma_dev"),

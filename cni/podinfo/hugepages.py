@@ -20,8 +20,8 @@ _KEYS = ("Request", "Limit", "Request1G", "Limit1G", "Request2M", "Limit2M")
 def hugepages(folder: str = FOLDER, *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Requests and limits by container: `{"MyContainerName": ..., "Hugepages": [{"ContainerName": ..., ...}]}`.
 
-    The numbers are those of the files, in the unit that the pod's `divisor` says: MiB where the network resources
-    injector added them. 0 stands for a number that is not told. Raises `PodInfoError`, also when there is no such file.
+    The numbers come from the files, in units of the pod's `divisor`: MiB if the network resources injector added them.
+    0 means not reported. Raises `PodInfoError`, also if there is no such file.
     """
     containers: dict[str, dict[str, int]] = {}
     for name in names(Path(folder), prefix="hugepages_"):
@@ -38,5 +38,5 @@ def hugepages(folder: str = FOLDER, *, environment: Mapping[str, str] | None = N
 def _number(path: Path) -> int:
     content = (read(path) or "").strip()
     if not content.isascii() or not content.isdigit():
-        raise PodInfoError(f"{path} holds no number: {content[:40]!r}")
+        raise PodInfoError(f"{path} does not contain a number: {content[:40]!r}")
     return int(content)

@@ -1,4 +1,4 @@
-"""The container's interfaces, put together from the network status, the plugin's entries and the environment."""
+"""The container's interfaces, combined from the network status, the plugin's entries and the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FOLDER = "/etc/podnetinfo"
-"""Where the network resources injector mounts the downward API volume."""
+"""The path at which the network resources injector mounts the downward API volume."""
 
 _DEVICE_TYPES = ("pci", "vdpa", "vhost-user", "memif")
 
@@ -27,11 +27,11 @@ def interfaces(
 ) -> dict[str, list[_Interface]]:
     """The interfaces: `{"Interface": [{"device-type": ..., "network-status": {...}}]}`.
 
-    `folder` is where the downward API volume is mounted, `environment` the process's own if not given, `shared_dir`
-    where the vhost-user sockets are, if not where the pod's annotation says. A device is never guessed to be an
-    interface's: what nobody relates to one is listed by itself, as "pci".
+    `folder` is the mount point of the downward API volume, `environment` defaults to the process's own, `shared_dir`
+    is the directory of the vhost-user sockets, by default from the pod's annotation. Devices are never assigned to
+    interfaces by guessing: a device without a known interface is listed separately, as "pci".
 
-    Raises `PodInfoError`, also when there is nothing that could tell of an interface.
+    Raises `PodInfoError`, also if there is no source of information.
     """
     path = Path(folder) / "annotations"
     told = pod_annotations(path)
@@ -43,7 +43,7 @@ def interfaces(
 
 
 def _with_ports(told: Mapping[str, str], shared_dir: str | None) -> list[_Interface]:
-    """The interfaces of the network status, each with its port, and the ports that it does not know."""
+    """The interfaces of the network status, each with its port, and the ports that are not in it."""
     statuses = objects(told.get(NETWORK_STATUS) or "[]", f"the annotation {NETWORK_STATUS}")
     known = [text(status, "interface") for status in statuses]
     folder = ports.shared_folder(told, shared_dir)
@@ -64,7 +64,7 @@ def _told(device_type: str, status: dict[str, Any]) -> _Interface:
 
 
 def _device_type(info: dict[str, Any]) -> str:
-    """The device information's type; an empty string where there is none."""
+    """The type in the device information; empty if there is none."""
     kind = text(info, "type")
     if kind in _DEVICE_TYPES and not section(info, kind):
         return ports.INVALID
@@ -72,7 +72,7 @@ def _device_type(info: dict[str, Any]) -> str:
 
 
 def _with_devices(found: list[_Interface], devices: dict[str, dict[str, Any]]) -> list[_Interface]:
-    """The interfaces with their device types settled, and the devices that belong to none of them."""
+    """The interfaces with their device types, and the devices that belong to none of them."""
     related = {_address(interface) for interface in found}
     left = [device for address, device in devices.items() if address not in related]
     settled = [_settled(interface, devices, bool(left)) for interface in found]
@@ -83,7 +83,7 @@ def _settled(interface: _Interface, devices: dict[str, dict[str, Any]], left: bo
     kind, status = interface["device-type"], interface["network-status"]
     if kind == "pci" and (_address(interface) in devices or _pci(interface, "pf-pci-address")):
         kind = "sr-iov"
-    # One of the devices that are left may be this interface's. Which, nobody says.
+    # One of the remaining devices may belong to this interface, but there is no information about it.
     return _told(kind or ("unknown" if left and status.get("default") is not True else "host"), status)
 
 

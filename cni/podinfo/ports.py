@@ -1,4 +1,4 @@
-"""vhost-user and memif ports as the `userspace` plugin tells them: in an annotation, or in files in the shared directory."""
+"""vhost-user and memif ports that the `userspace` plugin publishes: in an annotation, or in shared files."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 SHARED_DIR = "/var/lib/cni/usrspcni"
-"""Where the shared directory is mounted when nobody says otherwise."""
+"""The default mount point of the shared directory."""
 
 INVALID = "invalid"
-"""The device type of a port that is told in a way that we cannot use."""
+"""The device type of a port whose description is unusable."""
 
 _VHOST_MODES = ("client", "server")
 _MEMIF_MODES = ("ethernet", "ip", "inject-punt")
 _MEMIF_ROLES = ("master", "slave")
 
 Entries = dict[str, dict[str, Any]]
-"""Entries of the configuration data by the names of their interfaces."""
+"""Entries of the configuration data by interface name."""
 
 
 def shared_folder(told: Mapping[str, str], asked: str | None) -> str:
-    """Where the sockets are in the container: the path that was asked for, or the annotation's, or the plugin's default."""
+    """The directory of the sockets in the container: the requested path, the annotation's, or the plugin's default."""
     return asked or told.get(MAPPED_DIR) or SHARED_DIR
 
 
 def entries(told: Mapping[str, str], folder: str, known: Collection[str]) -> Entries:
-    """What the plugin tells of each port. Raises `PodInfoError`.
+    """The plugin's description of each port. Raises `PodInfoError`.
 
-    An annotation is worth more than a file. Of the files those of `known` interfaces count: a directory of the host may
-    hold those of other pods. Without an annotation all of them count.
+    An annotation has priority over a file. Only files of `known` interfaces are used, because a directory of the host
+    may contain those of other pods. Without an annotation all files are used.
     """
     published = _last(objects(told.get(CONFIGURATION_DATA) or "[]", f"the annotation {CONFIGURATION_DATA}"))
     annotated = NETWORK_STATUS in told or CONFIGURATION_DATA in told
@@ -51,14 +51,14 @@ def _last(found: Iterable[dict[str, Any]]) -> Entries:
 
 
 def _files(folder: Path, wanted: Collection[str] | None) -> list[Path]:
-    """The files of the shared directory, the oldest first; only those of the wanted interfaces are ours to read."""
+    """The files of the shared directory, the oldest first; only those of the wanted interfaces are read."""
     found = names(folder, prefix="configData-", suffix=".json")
     mine = [name for name in found if wanted is None or any(name.endswith(f"-{one}.json") for one in wanted)]
     return sorted([folder / name for name in mine], key=_written)
 
 
 def _written(path: Path) -> int:
-    """When the file was written, in nanoseconds; 0 when it was removed meanwhile."""
+    """The modification time of the file in nanoseconds; 0 if it was removed meanwhile."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -73,7 +73,7 @@ def _in_file(path: Path) -> dict[str, Any]:
 
 
 def device_info(entry: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The port as a device information document; an empty one for a port that is told in a way that we cannot use."""
+    """The port as a device information document; empty if its description is unusable."""
     config = section(entry, "config")
     make = {"vhostuser": _vhost_user, "memif": _memif}.get(text(config, "iftype"))
     return make(config, folder) if make else {}
@@ -96,13 +96,13 @@ def _document(kind: str, port: dict[str, str]) -> dict[str, Any]:
 
 
 def _socket(told: dict[str, Any], folder: str) -> str:
-    """The socket's path; an empty string when no file of the folder is named."""
+    """The path of the socket; empty if the name is not a file in the directory."""
     name = text(told, "socketfile")
     return posixpath.join(folder, name) if name and "/" not in name and name not in (".", "..") else ""
 
 
 def status(entry: dict[str, Any]) -> dict[str, Any]:
-    """What a network status would say of an interface that has none."""
+    """The network status for an interface that has none."""
     result = section(entry, "ipResult")
     found = {"name": text(entry, "name"), "interface": text(entry, "ifName"), "dns": section(result, "dns")}
     addresses = _addresses(result)
@@ -110,7 +110,7 @@ def status(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hardware(result: dict[str, Any], ifname: str) -> dict[str, Any]:
-    """MAC address and MTU of the interface, as far as the plugin's result tells them."""
+    """MAC address and MTU of the interface, if the plugin's result contains them."""
     told = result.get("interfaces")
     interfaces = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
     mine = next((one for one in interfaces if one.get("name") == ifname), {})

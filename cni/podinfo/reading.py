@@ -1,4 +1,4 @@
-"""Files of the pod: read with a bound, and with errors of one line."""
+"""Reads files of the pod, with a size limit and one-line errors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BYTES = 4 << 20
-"""Nothing that is read here is larger. Kubernetes allows 256 KiB of annotations, which quoting makes some times longer."""
+"""Maximum size of a file. Kubernetes allows 256 KiB of annotations, which quoting makes several times longer."""
 
 
 class PodInfoError(Exception):
-    """What the pod says of itself cannot be read; the message is one line, for people."""
+    """The information of the pod cannot be read; the message is one line."""
 
 
 def read(path: Path) -> str | None:
-    """The file's text, None when there is no such file. Raises `PodInfoError`, also for what is no regular file."""
+    """The text of the file, None if it does not exist. Raises `PodInfoError`, also if it is not a regular file."""
     try:
         with open(path, "rb", opener=_without_waiting) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -35,17 +35,20 @@ def read(path: Path) -> str | None:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    # Others write into the shared directory: a FIFO there would stop us for ever.
+    # Other programs write to the shared directory: a FIFO there would block us.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> PodInfoError:
-    """The error of a path that is there, or of one that cannot be: with a NUL, which is a ValueError."""
+    """The error for an existing path, or for an invalid one: with a NUL, which is a ValueError."""
     return PodInfoError(f"cannot read {path}: {error.strerror if isinstance(error, OSError) else error}")
 
 
 def names(folder: Path, *, prefix: str, suffix: str = "") -> list[str]:
-    """Names of the folder's entries that begin and end so, sorted; none when there is no folder. Raises `PodInfoError`."""
+    """The sorted names of entries with that prefix and suffix; empty if there is no directory.
+
+    Raises `PodInfoError`.
+    """
     try:
         entries = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -56,7 +59,7 @@ def names(folder: Path, *, prefix: str, suffix: str = "") -> list[str]:
 
 
 def document(text: str, source: str) -> Any:
-    """The JSON value of the text; `source` says whose it is. Raises `PodInfoError`."""
+    """The JSON value of the text; `source` is its origin. Raises `PodInfoError`."""
     try:
         return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -64,7 +67,7 @@ def document(text: str, source: str) -> Any:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def objects(text: str, source: str) -> list[dict[str, Any]]:
@@ -76,12 +79,12 @@ def objects(text: str, source: str) -> list[dict[str, Any]]:
 
 
 def section(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    """The object at a key, an empty one when there is none."""
+    """The object at a key, empty if there is none."""
     found = parent.get(key)
     return found if isinstance(found, dict) else {}
 
 
 def text(parent: dict[str, Any], key: str) -> str:
-    """The string at a key, an empty one when there is none."""
+    """The string at a key, empty if there is none."""
     found = parent.get(key)
     return found if isinstance(found, str) else ""

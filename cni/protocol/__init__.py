@@ -1,1 +1,1 @@
-"""What CNI says: requests, results, and the arguments of a call. Pure."""
+"""The CNI protocol: requests, results, and the arguments of a call. Pure."""

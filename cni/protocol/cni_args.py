@@ -1,4 +1,4 @@
-"""CNI_ARGS: `KEY=value` pairs separated by semicolons, by the rules of the Go library; and what can be asked for there."""
+"""CNI_ARGS: `KEY=value` pairs separated by semicolons, by the rules of the Go library, and the requests in them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _BOOLEANS = {"1": True, "TRUE": True, "0": False, "FALSE": False}
 
 
 def cni_arguments(text: str) -> dict[str, str]:
-    """The pairs. Raises `InvalidEnvironment` on a malformed pair, and on unknown keys unless IgnoreUnknown allows them."""
+    """The pairs.
+
+    Raises `InvalidEnvironment` on a malformed pair, and on unknown keys unless IgnoreUnknown allows them.
+    """
     pairs = dict(_pair(part) for part in text.split(";") if part)
     ignore = pairs.pop(_IGNORE, "0").upper()
     if ignore not in _BOOLEANS:
         raise InvalidEnvironment(f"CNI_ARGS: {_IGNORE} is neither true nor false", hint=text)
     unknown = sorted(set(pairs) - KNOWN)
     if unknown and not _BOOLEANS[ignore]:
-        raise InvalidEnvironment(f"CNI_ARGS: unknown args {unknown}", hint=f"set {_IGNORE}=1 to have them ignored")
+        raise InvalidEnvironment(f"CNI_ARGS: unknown args {unknown}", hint=f"set {_IGNORE}=1 to ignore them")
     return pairs
 
 
@@ -39,7 +42,7 @@ def _pair(part: str) -> tuple[str, str]:
 
 
 def wanted_mac(conf: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
-    """The MAC address that is asked for: runtimeConfig, else args.cni, else CNI_ARGS, else the configuration's own.
+    """The requested MAC address: from runtimeConfig, args.cni, CNI_ARGS or the configuration, in this order.
 
     `arguments` are the parsed CNI_ARGS. Raises `InvalidConfig`.
     """

@@ -1,6 +1,6 @@
-"""What a runtime asks for: the CNI_* environment and the JSON on stdin, as one value, or the error of the specification.
+"""The request of a runtime: the CNI_* environment and the JSON on stdin as one value, or an error of the specification.
 
-Order, texts and codes are those of the Go library `skel`, because runtimes and their users know them.
+Order, texts and codes of errors are the same as in the Go library `skel`, because runtimes and users know them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _NEEDED = (
     ("CNI_IFNAME", _ALL),
     ("CNI_PATH", frozenset(("ADD", "DEL", "CHECK", "GC", "STATUS"))),
 )
-"""Which variable which command needs, in the order in which missing ones are named."""
+"""The required variables with their commands, in the order in which messages list missing ones."""
 
 COMMANDS = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0", "VERSION": "0.1.0"}
-"""The commands, and the oldest cniVersion whose configurations know each."""
+"""The commands with the oldest cniVersion that defines each."""
 
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 NO_LIST = f"GC: {VALID_ATTACHMENTS} is missing, so nothing is removed; an empty list removes all"
@@ -49,7 +49,7 @@ class Environment(Value):
 
 
 class Request(Value):
-    """One call of a plugin. `config` is the decoded stdin, `stdin` the bytes as they came (for delegates)."""
+    """One call of a plugin. `config` is the decoded stdin, `stdin` the unchanged bytes (for delegates)."""
 
     command: str
     container_id: str
@@ -64,7 +64,10 @@ class Request(Value):
     stdin: bytes
 
     def prev_result(self) -> Result | None:
-        """The result of the plugin before this one (ADD), or of the whole chain (CHECK, DEL). Raises `InvalidConfig`."""
+        """The result of the plugin before this one (ADD), or of the whole chain (CHECK, DEL).
+
+        Raises `InvalidConfig`.
+        """
         from cni.protocol import result  # noqa: PLC0415 - most calls have none, and then do not pay for the import
 
         document = self.config.get("prevResult")
@@ -84,10 +87,10 @@ class Request(Value):
 
     @property
     def valid_attachments(self) -> list[tuple[str, str]] | None:
-        """GC's list of (container ID, ifname); None without a list. Raises `InvalidConfig` when it is malformed.
+        """GC's list of (container ID, ifname); None without a list. Raises `InvalidConfig` if it is malformed.
 
-        libcni sends null for an empty list. A missing key stands for no list, as `cnitool gc` sends it: it must not wipe
-        a node.
+        libcni sends null for an empty list. A missing key, as `cnitool gc` sends it, means no list: it must not remove
+        everything.
         """
         if VALID_ATTACHMENTS not in self.config:
             return None
@@ -104,7 +107,7 @@ class Request(Value):
 
 
 def parse_environment(env: Mapping[str, str]) -> Environment:
-    """The CNI_* variables. Raises `InvalidEnvironment`; a malformed name is told before missing variables are."""
+    """The CNI_* variables. Raises `InvalidEnvironment`; a malformed name is reported before missing variables."""
     command = env.get("CNI_COMMAND", "")
     missing = [] if command else ["CNI_COMMAND"]
     for name, commands in _NEEDED:
@@ -128,6 +131,29 @@ def parse_environment(env: Mapping[str, str]) -> Environment:
         path=tuple(folder for folder in env.get("CNI_PATH", "").split(":") if folder),
         netns_may_be_own=env.get("CNI_NETNS_OVERRIDE", "").upper() in ("1", "TRUE"),
         variables=env,
+    )
+
+
+def without_call(config: dict[str, Any], command: str, cni_version: str) -> Request:
+    """The request of a network configuration from a file, for code that reads it outside a runtime's call.
+
+    Raises `InvalidConfig` if the configuration has no valid name.
+    """
+    name = config.get("name")
+    if not is_identifier(name):
+        raise InvalidConfig("missing network name")
+    return Request(
+        command=command,
+        container_id="",
+        netns="",
+        ifname="",
+        args="",
+        path=(),
+        env={},
+        network=name,
+        cni_version=cni_version,
+        config=config,
+        stdin=b"",
     )
 
 
@@ -182,7 +208,7 @@ def _decoded(stdin: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(config, dict):
         raise DecodeFailure("error unmarshall network config: not a JSON object")
-    # Go matches the keys of the protocol in any case; the exact one wins.
+    # Go matches the keys of the protocol case-insensitively; an exact match has priority.
     return {
         **config,
         **{key: value for key in ("cniVersion", "name") if (value := jsontext.member(config, key)) is not None},

@@ -1,4 +1,4 @@
-"""Results of CNI plugins: one value for all versions of the specification, decoded from and encoded to each of them."""
+"""Results of CNI plugins: one value for all versions of the specification."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Route(Value):
 
 
 class Dns(Value):
-    """Name service, as the runtime hands it on."""
+    """Name service, as the runtime passes it on."""
 
     nameservers: tuple[str, ...] = ()
     domain: str = ""
@@ -59,7 +59,7 @@ class Dns(Value):
 
 
 class Result(Value):
-    """What an ADD made."""
+    """The result of an ADD."""
 
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[IpConfig, ...] = ()
@@ -67,7 +67,7 @@ class Result(Value):
     dns: Dns = Dns()
 
     def extended(self, interface: Interface, leased: Result) -> Result:
-        """The result of earlier plugins with our interface behind its own, and with what IPAM gave for that."""
+        """The result of earlier plugins, with our interface and its addresses appended."""
         index = len(self.interfaces)
         return leased.replace(
             interfaces=(*self.interfaces, interface),
@@ -100,7 +100,7 @@ def decode(document: dict[str, Any], default_version: str) -> Result:
 
 
 def encode(result: Result, version: str) -> dict[str, Any]:
-    """The result as that version of the specification writes it. Raises `InvalidConfig` when it cannot be expressed."""
+    """The result in the format of a version. Raises `InvalidConfig` if the version cannot express it."""
     if version in LEGACY_VERSIONS:
         return _encode_legacy(result, version)
     document: dict[str, Any] = {"cniVersion": version}
@@ -189,7 +189,10 @@ _LISTS = frozenset(("nameservers", "search", "options"))
 
 
 def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """The known keys of a JSON object under our field names. null, an empty text and an MTU of 0 are absent, as Go has it."""
+    """The known keys of a JSON object with our field names.
+
+    As in Go, null, an empty text and an MTU of 0 count as absent.
+    """
     fields = {}
     for key, field in keys:
         value = entry.get(key)
@@ -205,7 +208,7 @@ def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str,
 
 
 def _written(value: Value, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """The fields that say something. Index 0 and priority 0 do; an empty text or list and an unknown MTU do not."""
+    """The fields with a value. Index 0 and priority 0 are values; an empty text or list and an unknown MTU are not."""
     document = {}
     for key, field in keys:
         content = getattr(value, field)

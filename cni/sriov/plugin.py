@@ -83,7 +83,7 @@ class SriovPlugin(Lifecycle):
             self.preload_ipam(record)
             self._attachments.claim(
                 record,
-                spare=attachment.userspace or bool(attachment.wanted_driver),
+                backup=attachment.userspace or bool(attachment.wanted_driver),
                 note=None if attachment.userspace else model.note(attachment),
             )
             with on_failure(self._removal.undo, record):

@@ -7,7 +7,7 @@ import time
 from cni.attachment.record import DEVICE
 from cni.attachment.removal import Removal, is_on_the_side
 from cni.errors import DeviceBusy
-from cni.host.netns import Optional
+from cni.host.netns import OptionalNetns
 from cni.pci import parse
 from cni.rollback import bound, run_all
 from cni.sriov import model, repair
@@ -98,7 +98,7 @@ class DeviceRemoval(Removal):
         if owner is not None and owner.key != record.key:
             self._log.warning(f"{attachment.device} belongs to {owner.key} now: it is left alone")
             return
-        with Optional(self._place(record, attachment, deadline)) as netns:
+        with OptionalNetns(self._place(record, attachment, deadline)) as netns:
             rules = RenewalRules(
                 untouched=record.key in self._untouched,
                 always=self._rebind,
@@ -214,14 +214,14 @@ class DeviceRemoval(Removal):
 
     def delete_marked(self, key: Key, path: str) -> None:
         """Brings home, from the namespace at the path or on the host, what carries the mark of this attachment."""
-        with Optional(self._kernel.find_netns(path)) as netns:
+        with OptionalNetns(self._kernel.find_netns(path)) as netns:
             for place in (None, netns) if netns is not None else (None,):
                 for device in repair.marked_devices(self._kernel, key, place):
                     self._clean_marked(key, device, place)
 
     def delete_marked_in(self, path: str, network: str, valid: set[tuple[str, str]]) -> None:
         """Brings home what a namespace holds of the network without a record and without a right to."""
-        with Optional(self._kernel.find_netns(path)) as netns:
+        with OptionalNetns(self._kernel.find_netns(path)) as netns:
             if netns is None:
                 return
             keys = [self._marked_key(link) for link in repair.marked_links(self._kernel, netns)]

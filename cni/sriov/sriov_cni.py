@@ -12,7 +12,7 @@ from cni import jsontext, pci
 from cni.errors import CniError, DeviceBusy, IoFailure
 from cni.host.files import component, read_file, remove_file
 from cni.host.netlink import IFF_MULTICAST
-from cni.host.netns import Optional
+from cni.host.netns import OptionalNetns
 from cni.host.vf_settings import ETH_P_8021AD, LINK_STATES, VfInfo, VfSettings
 from cni.names import is_ifname
 from cni.sriov.attach import NO_MAC, DeviceNotClean, detach, random_mac
@@ -61,7 +61,7 @@ class SriovCniState:
         path = self._owner(device)
         if not path:
             return
-        with Optional(self._kernel.find_netns(path)) as netns:
+        with OptionalNetns(self._kernel.find_netns(path)) as netns:
             if netns is not None:
                 raise DeviceBusy(
                     f"sriov-cni attached {device} to {path}",
@@ -117,7 +117,7 @@ class SriovCniState:
         path = self._owner(device)
         if not path:
             return False
-        with Optional(self._kernel.find_netns(path)) as netns:
+        with OptionalNetns(self._kernel.find_netns(path)) as netns:
             return netns is not None
 
     def _made(self, key: Key) -> SriovCniRecord | None:
@@ -133,12 +133,12 @@ class SriovCniState:
             return False
         if path:
             return os.path.realpath(owner) != os.path.realpath(path)
-        with Optional(self._kernel.find_netns(owner)) as netns:
+        with OptionalNetns(self._kernel.find_netns(owner)) as netns:
             return netns is not None
 
     def _bring_home(self, record: SriovCniRecord, key: Key, path: str) -> None:
         if self._kernel.exists(record.device):
-            with Optional(self._kernel.find_netns(path) if path else None) as netns:
+            with OptionalNetns(self._kernel.find_netns(path) if path else None) as netns:
                 device = self._kernel.device(record.device)
                 link = device.link or (self._kernel.link(record.device, netns) if netns is not None else None)
                 detach(self._kernel, attachment(record, key, device, link), netns, self._log)

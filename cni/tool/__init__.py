@@ -1,1 +1,1 @@
-"""The command `barewire`: what an operator does on a node."""
+"""The command `barewire` for operators of a node."""

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = (STATUS, GC, FORGET)
-"""The subcommands. Each has a module of its own, which is imported for all of them: nobody waits for this program."""
+"""The subcommands. The modules of all of them are imported in each run, because this program need not be fast."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 1 when something failed, or is left to do."""
+    """Runs the command and returns its exit code: 1 if something failed, or work is left."""
     options = _parser().parse_args(argv)
     try:
         code: int = options.run(options)

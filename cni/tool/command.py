@@ -1,4 +1,4 @@
-"""The shape of a subcommand of `barewire`."""
+"""The interface of a subcommand of `barewire`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FINE, FOUND = 0, 1
-"""Exit codes: nothing to do; something is wrong, or could not be done. Wrong usage is argparse's 2."""
+"""Exit codes: no findings; findings or failures. argparse exits with 2 for wrong usage."""
 
 
 class Command(Value):
     """`summary` is its line in the list of subcommands, `description` the text of its own help.
 
-    `configure` adds its options, and `run` carries it out and returns the exit code; it may raise `CniError`.
+    `configure` adds its options, and `run` executes it and returns the exit code; it may raise `CniError`.
     """
 
     name: str

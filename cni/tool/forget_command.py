@@ -1,4 +1,4 @@
-"""`barewire forget`: gives up removals that wait for what is gone for good."""
+"""`barewire forget`: abandons removals that can never finish."""
 
 from __future__ import annotations
 

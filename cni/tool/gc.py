@@ -1,8 +1,8 @@
-"""Finds what pods that are gone have left behind, in all networks, and removes it.
+"""Finds leftovers of deleted pods in all networks, and removes them.
 
-Most runtimes never call GC, and a runtime that does knows which attachments are valid. Here nobody says so: an
-attachment is left behind when its removal could not finish, when its network namespace is gone, or when the node has
-been booted since; a device or a port when it carries an owner's mark, and no record has it.
+Most runtimes never call GC, which has a list of valid attachments. This command has none: an attachment is a leftover
+if its removal could not finish, if its network namespace is gone, or if it is from an earlier boot. A device or a port
+is a leftover if it carries an owner's mark and has no record.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Leftover(Value):
-    """Something to remove: an attachment by its key, or a device or port without a record (`key` None), and why."""
+    """A leftover with the reason: an attachment by its key, or a device or port without a record (`key` None)."""
 
     device: str
     reason: str
@@ -42,23 +42,23 @@ class Leftover(Value):
 
 
 class Collection(ABC):
-    """One look at what one plugin has on the node, and what follows from it."""
+    """The leftovers of one plugin on the node, and their removal."""
 
     def __init__(self, attachments: Attachments, removal: Removal) -> None:
         self._attachments = attachments
         self._removal = removal
 
     def leftovers(self) -> list[Leftover]:
-        """What is left behind, attachments first. Nothing is changed, but that lost records are brought back."""
+        """The leftovers, attachments first. This changes nothing, except that it restores lost records."""
         self._attachments.recover()
         return [*self._attachments_left(), *self.unrecorded()]
 
     def damaged(self) -> list[str]:
-        """What has a mark of ours and cannot be ours, for a person to look at: one line each. Nothing is done about it."""
+        """Objects with our mark that cannot be ours, one line each, for an administrator. They are not changed."""
         return []
 
     def remove(self, leftovers: Iterable[Leftover]) -> list[str]:
-        """Removes them, each looked at again under its lock. Returns what failed, one line each."""
+        """Removes them, each checked again under its lock. Returns the failures, one line each."""
         failures = []
         for leftover in leftovers:
             try:
@@ -73,11 +73,11 @@ class Collection(ABC):
 
     @abstractmethod
     def unrecorded(self) -> Iterator[Leftover]:
-        """What carries a mark, and no record has it."""
+        """Marked objects without a record."""
 
     @abstractmethod
     def remove_unrecorded(self, device: str) -> None:
-        """Removes such a thing."""
+        """Removes such an object."""
 
     def _remove(self, leftover: Leftover) -> None:
         if leftover.key is None:
@@ -104,7 +104,7 @@ class Collection(ABC):
 
 
 class Devices(Collection):
-    """What `sriov` has."""
+    """The leftovers of `sriov`."""
 
     _removal: DeviceRemoval
 
@@ -122,7 +122,7 @@ class Devices(Collection):
 
 
 class Ports(Collection):
-    """What `userspace` has, of the vswitch at `remote` and with the short folders in `vhost`."""
+    """The leftovers of `userspace`, at the vswitch `remote` and in the short directories in `vhost`."""
 
     _removal: PortRemoval
 
@@ -138,7 +138,7 @@ class Ports(Collection):
         try:
             ports = self._world.vswitch(self._remote).show()
         except TryAgainLater:
-            return  # Most nodes have no vswitch. Where one is down, the records that need it are told of.
+            return  # Most nodes have no vswitch. If one is down, the records that need it are reported.
         named = {seen.port.name for seen in ports if seen.port.owner != NOBODY}
         ours = {name for name in named if is_port_name(name)}
         for name in sorted(ours.union(self._removal.places(self._vhost))):

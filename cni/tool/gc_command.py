@@ -1,4 +1,4 @@
-"""`barewire gc`: lists what pods that are gone have left behind, and removes it on request."""
+"""`barewire gc`: lists leftovers of deleted pods, and removes them on request."""
 
 from __future__ import annotations
 

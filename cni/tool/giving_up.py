@@ -1,4 +1,4 @@
-"""Gives up the removal of an attachment that waits for what is gone for good: a database, a cluster, credentials."""
+"""Abandons the removal of an attachment whose database, cluster or credentials will not come back."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def key_of(text: str) -> Key:
     names = text.split("/")
     if len(names) != 3 or attachment_fault(*names):
         raise InvalidConfig(
-            f"{text!a} names no attachment", hint="name it as barewire gc lists it: NETWORK/CONTAINER/INTERFACE"
+            f"{text!a} is not the name of an attachment",
+            hint="use a name from barewire gc: NETWORK/CONTAINER/INTERFACE",
         )
     return Key(network=names[0], container_id=names[1], ifname=names[2])
 
 
 def give_up(attachments: Attachments, removal: Removal, key: Key) -> str:
-    """Removes what can be removed, and forgets the rest; returns what happened, or nothing where there is no record.
+    """Removes all parts that can be removed, and abandons the rest; returns a report, empty without a record.
 
-    Raises `DeviceBusy` for an attachment that is somebody's, and `TryAgainLater` for one that keeps a device from others:
-    the next pod would get it as this one has left it.
+    Raises `DeviceBusy` for an attachment in use, and `TryAgainLater` if its device is not clean: the next pod would get
+    the device in this state.
     """
     with LockedRecord(attachments, key) as record:
         if record is None:
@@ -45,7 +46,7 @@ def give_up(attachments: Attachments, removal: Removal, key: Key) -> str:
             return f"{key}: removed"
         if removal.blocks_delete(kept):
             raise TryAgainLater(
-                f"{key} cannot be given up while {kept.device} is not home and clean: {failure}",
+                f"{key} cannot be abandoned while {kept.device} is not back on the host and clean: {failure}",
                 hint="the device ends with its PF's VFs (sriov_numvfs) or with the boot, and the record with it",
             )
         attachments.forget(kept)

@@ -1,7 +1,7 @@
-"""What keeps networks of this node from serving an ADD, beside what STATUS reports to the runtime as an error.
+"""Problems that prevent ADDs in networks of this node, in addition to the errors of STATUS.
 
-STATUS speaks for the node, since a runtime makes the whole node NotReady when it fails (docs/adr/0026). What one network
-lacks is for people, who ask here.
+STATUS reports only the state of the node, since a runtime makes the whole node NotReady when it fails (docs/adr/0026).
+This command reports the problems of single networks to operators.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NODE = "this node"
 
 
 class Lack(Value):
-    """What `subject`, a network or the node, lacks, and how that ends."""
+    """A problem of `subject`, a network or the node, and its remedy."""
 
     subject: str
     text: str
@@ -43,7 +43,7 @@ class Lack(Value):
 
 
 class Look(Value):
-    """Something to look at: `look` raises what the subject lacks. The subject does not count when looks are compared."""
+    """A check: `look` raises the problem of the subject. Checks are equal independent of their subjects."""
 
     subject: str
     what: tuple[str, ...]
@@ -51,7 +51,10 @@ class Look(Value):
 
 
 def found_by(looks: Iterable[Look]) -> list[Lack]:
-    """What they find. What several networks share is looked at once, and named after all of them."""
+    """The problems that the checks find.
+
+    A check that several networks share runs once, and is reported for all of them.
+    """
     shared: dict[tuple[str, ...], list[Look]] = {}
     for one in looks:
         shared.setdefault(one.what, []).append(one)
@@ -66,7 +69,7 @@ def found_by(looks: Iterable[Look]) -> list[Lack]:
 
 
 def of_devices(kernel: Kernel, attachments: Attachments, requests: Iterable[Request]) -> Iterator[Look]:
-    """The looks for `sriov`: the node, the PFs that configurations name, and those whose VFs pods have."""
+    """The checks for `sriov`: the node, the PFs in configurations, and those whose VFs pods have."""
     yield Look(subject=NODE, what=("records",), look=attachments.writable)
     yield Look(subject=NODE, what=("kernel",), look=lambda: require_host(kernel))
     for request in _of_type(requests, device.PLUGIN):
@@ -81,7 +84,7 @@ def of_devices(kernel: Kernel, attachments: Attachments, requests: Iterable[Requ
 def of_ports(
     vswitch: OpenVswitch, attachments: Attachments, requests: Iterable[Request], node: NodeConf, seconds: float
 ) -> Iterator[Look]:
-    """The looks for `userspace`: the bridges that configurations name, and those on which pods have ports."""
+    """The checks for `userspace`: the bridges in configurations, and those on which pods have ports."""
 
     def look(subject: str, remote: str, bridge: str, *, creates: bool) -> Look:
         def ask() -> None:
@@ -109,7 +112,7 @@ def of_ports(
 
 
 def of_addresses(places: Iterable[dict[str, Any]]) -> list[Lack]:
-    """What places of addresses lack, as `barewire-ipam list` tells of them: full ranges, and stores that are away."""
+    """Problems of leases, as reported by `barewire-ipam list`: full ranges and unreachable stores."""
     lacks = []
     for one in places:
         subject = ", ".join(one["names"])

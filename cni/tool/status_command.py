@@ -1,4 +1,4 @@
-"""`barewire status`: what keeps networks of this node from serving an ADD."""
+"""`barewire status`: problems that prevent ADDs in networks of this node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
 SECONDS = 5.0
-"""A person waits for the answer, and knows by then that a server is away."""
+"""Time limit for a server: an operator waits for the result."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
 STATUS = Command(
     name="status",
     summary="tell what networks of this node lack: full ranges, bridges, PFs, servers",
-    description="Tells what keeps networks of this node from serving an ADD. STATUS, which runtimes call, reports only what "
+    description="Tells problems that prevent ADDs in networks of this node. STATUS, which runtimes call, reports only what "
     "the node itself lacks, because they make the whole node NotReady when it fails. Looks at the networks in the "
     "directories of CNI configurations, and at those of which pods have an attachment; contacts their servers.",
     configure=_configure,

@@ -1,4 +1,4 @@
-"""Free VFs that have a VLAN: sriov-cni leaves them so when its ADD fails half-way, and the next pod would get it with them."""
+"""Free VFs with a VLAN: sriov-cni leaves them when its ADD fails half-way, and the next pod gets the VLAN."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def with_vlans(kernel: Kernel, attachments: Attachments, sriov_cni: SriovCniState) -> Iterator[str]:
-    """A line for each such VF that no record and no living pod has. Nothing is changed."""
+    """A line for each such VF without a record and without a running pod. Nothing is changed."""
     for vf in _vfs(kernel):
         if attachments.has_owner(vf) or sriov_cni.is_alive(vf):
             continue
         try:
             found = kernel.device(vf)
         except CniError:
-            continue  # It has just gone, or its PF does not report it.
+            continue  # It has just disappeared, or its PF does not report it.
         is_home = found.link is not None or found.userspace
         if is_home and found.settings.vlan:
             yield (
@@ -40,5 +40,5 @@ def _vfs(kernel: Kernel) -> list[PciAddress]:
         try:
             found += kernel.vfs(parse(link.parent))
         except ValueError:
-            continue  # on no PCI bus
+            continue  # not on a PCI bus
     return sorted(set(found))

@@ -1,4 +1,4 @@
-"""The composition root of the command `barewire`: the plugins' parts, with the real node behind them."""
+"""The composition root of the command `barewire`: the plugins' parts, connected to the real node."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def devices(node: NodeConf, log: Log) -> Devices:
-    """What `sriov` has on this node."""
+    """The parts of `sriov` on this node."""
     kernel, attachments = HostKernel(log), Attachments(plugin=device.PLUGIN, warn=log.warning)
     ipam, rebind = EmbeddedIpam(os.environ, node), node.devices.rebind
     removal = DeviceRemoval(kernel=kernel, attachments=attachments, ipam=ipam, log=log, rebind=rebind)
@@ -53,7 +53,7 @@ def left_vlans(log: Log) -> list[str]:
 
 
 def ports(node: NodeConf, log: Log) -> Ports:
-    """What `userspace` has on this node, of the usual database."""
+    """The parts of `userspace` on this node, with the usual database."""
     attachments = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning)
     sockets = Sockets(log, node.trusted_owners)
     access = access_of(node)
@@ -66,7 +66,7 @@ def ports(node: NodeConf, log: Log) -> Ports:
 
 
 def looks(node: NodeConf, log: Log, requests: list[Request], seconds: float) -> list[Look]:
-    """What `status` looks at, of both plugins; the vswitch may take as many seconds."""
+    """The checks of `status` for both plugins; `seconds` limits requests to the vswitch."""
     of_sriov = Attachments(plugin=device.PLUGIN, warn=log.warning)
     of_userspace = Attachments(plugin=port.PLUGIN, lasting_locks=False, warn=log.warning)
     return [
@@ -76,12 +76,12 @@ def looks(node: NodeConf, log: Log, requests: list[Request], seconds: float) -> 
 
 
 def address_places(node: NodeConf, files: Iterable[str], seconds: float) -> list[dict[str, Any]]:
-    """Where addresses are, as `barewire-ipam list` tells of them: of known networks, and of those of the files."""
+    """The stores of leases, as in `barewire-ipam list`: of known networks, and of the networks in files."""
     folders = Folders(policy=Policy(node=node))
     networks = discover(folders)
     for path in files:
         try:
             networks += configured(path, folders.policy)
         except CniError:
-            continue  # It has no addresses of ours.
+            continue  # It has no leases of barewire-ipam.
     return listing.listed(inventory.collect(folders, networks, seconds))

@@ -28,12 +28,12 @@ class Vhost(Section):
 
     mode: str | None = Field(
         None,
-        description="`client`: the vswitch connects, and the application listens. Nothing else is supported. Required in a "
-        "configuration with `host.iftype`, as userspace-cni's: without it that lets the vswitch listen.",
+        description="`client`: the vswitch connects, and the application listens. No other value is supported. Required with "
+        "`host.iftype`, because in userspace-cni a missing mode lets the vswitch listen.",
     )
-    group: str | None = Field(None, description="Group (name or number) that the socket's directory gets.")
+    group: str | None = Field(None, description="Group (name or number) of the socket's directory.")
     socketfile: str | None = Field(
-        None, description="Name of the socket, without a folder. Default: made of container and interface."
+        None, description="Name of the socket, without a directory. Default: made from container and interface."
     )
 
 
@@ -50,11 +50,11 @@ class Bridge(Section):
 
     bridgeName: str | None = Field(None, description="Name of the bridge. Default br0.")
     bridgeId: Any = Field(None, description="For VPP; ignored.")
-    vlanId: OldVlan | None = Field(None, description="Old place of `vlan`; 0 is none.")
+    vlanId: OldVlan | None = Field(None, description="Deprecated; use `vlan`. 0 means no VLAN.")
 
 
 class Host(Section):
-    """What is made on the host."""
+    """The port on the host."""
 
     engine: str | None = Field(None, description="`ovs-dpdk`.")
     iftype: str | None = Field(None, description="`vhostuser`, which is the default.")
@@ -65,7 +65,7 @@ class Host(Section):
 
 
 class Container(Section):
-    """What the application is told to do. It goes into the pod's annotation as it is."""
+    """Instructions for the application, copied to the pod's annotation unchanged."""
 
     engine: str | None = Field(None, description="Default: `host.engine`.")
     iftype: str | None = Field(None, description="Default: `host.iftype`.")
@@ -76,31 +76,37 @@ class Container(Section):
 
 
 class Bandwidth(Section):
-    """Limits as the CNI project's bandwidth plugin has them: ingress is what the pod receives."""
+    """Limits as in the CNI project's bandwidth plugin: ingress is the traffic that the pod receives."""
 
-    ingressRate: Bits | None = Field(None, description="What the pod receives, in bits per second; 0 is no limit.")
+    ingressRate: Bits | None = Field(
+        None, description="Rate at which the pod receives, in bits per second; 0 means no limit."
+    )
     ingressBurst: Bits | None = Field(None, description="Its burst in bits. Default 8000000.")
-    egressRate: Bits | None = Field(None, description="What the pod sends, in bits per second; 0 is no limit.")
+    egressRate: Bits | None = Field(
+        None, description="Rate at which the pod sends, in bits per second; 0 means no limit."
+    )
     egressBurst: Bits | None = Field(None, description="Its burst in bits. Default 8000000.")
 
 
 class SocketDirectory(Section):
-    """Whose the directory of the socket is."""
+    """Owner and permissions of the socket's directory."""
 
-    owner: Id | None = Field(None, description="User ID that it gets.")
-    group: Id | None = Field(None, description="Group ID that it gets; `host.vhost.group` can name it.")
+    owner: Id | None = Field(None, description="User ID of the owner.")
+    group: Id | None = Field(None, description="Group ID; `host.vhost.group` takes a name.")
     mode: str | None = Field(None, description="Permissions in octal digits, such as 0770.")
     acl: list[str] | None = Field(
-        None, description="Entries of its default ACL, such as user:107:rwx, for the files in it and for itself."
+        None, description="Entries of the default ACL, such as user:107:rwx, for the directory and the files in it."
     )
     selinuxLabel: str | None = Field(None, description="SELinux label, such as system_u:object_r:container_file_t:s0.")
 
 
 class RuntimeConfig(Model):
-    """What the runtime passes for the capabilities that the configuration declares. Other keys are somebody else's."""
+    """Values of the runtime for the capabilities that the configuration declares. Other keys are ignored."""
 
-    mac: MacText | None = Field(None, description="MAC address of the pod's interface; beats every other source.")
-    bandwidth: Bandwidth | None = Field(None, description="Limits; they beat `bandwidth`.")
+    mac: MacText | None = Field(
+        None, description="MAC address of the pod's interface; has priority over every other source."
+    )
+    bandwidth: Bandwidth | None = Field(None, description="Limits; they have priority over `bandwidth`.")
     CNIDeviceInfoFile: str | None = Field(None, description="Path where the runtime expects the device-info document.")
 
 
@@ -110,24 +116,26 @@ class UserspaceConf(Model):
     cniVersion: str | None = Field(None, description="Version of the CNI specification, 0.1.0 to 1.1.0.")
     name: str | None = Field(None, description="Name of the network.")
     type: str | None = Field(None, description="`userspace`.")
-    host: Host = Field(description="What is made on the host.")
-    container: Container | None = Field(None, description="What the application is told; it goes into the annotation.")
+    host: Host = Field(description="The port on the host.")
+    container: Container | None = Field(None, description="Instructions for the application, copied to the annotation.")
     vlan: Vlan | None = Field(None, description="VLAN of the port: its frames are untagged at the pod.")
     trunks: list[Trunk] | None = Field(None, description="VLANs that the pod sends and receives with their tags.")
     vlanMode: Literal["access", "trunk", "native-tagged", "native-untagged"] | None = Field(
-        None, description="OVS's vlan_mode. Default: what `vlan` and `trunks` say."
+        None, description="OVS's vlan_mode. Default: derived from `vlan` and `trunks`."
     )
-    mac: MacText | None = Field(None, description="MAC address of the pod's interface. Default: made of its owner.")
+    mac: MacText | None = Field(
+        None, description="MAC address of the pod's interface. Default: derived from the attachment."
+    )
     mtu: PortMtu | None = Field(None, description="MTU of the port in bytes.")
-    bandwidth: Bandwidth | None = Field(None, description="Limits of what the pod sends and receives.")
+    bandwidth: Bandwidth | None = Field(None, description="Rate limits of the pod.")
     txRetries: Annotated[int, Field(ge=0, le=32)] | None = Field(
-        None, description="How often OVS tries again when the pod's queue is full (tx-retries-max). OVS's default is 8."
+        None, description="How often OVS retries when the pod's queue is full (tx-retries-max). OVS's default is 8."
     )
     txSteering: Annotated[Literal["thread", "hash"], BeforeValidator(folded), Rule("folded")] | None = Field(
         None, description="How OVS spreads frames over the pod's queues (tx-steering)."
     )
     createBridge: bool | None = Field(
-        None, description="true: a missing bridge is made, and removed with its last port."
+        None, description="true: a missing bridge is created, and removed with its last port."
     )
     ovsdb: str | None = Field(
         None,
@@ -139,45 +147,48 @@ class UserspaceConf(Model):
     )
     containerDir: str | None = Field(
         None,
-        description="Where containers see the socket's directory; else the pod's volumeMounts tell, or the default.",
+        description="Path of the socket's directory in containers. Default: from the pod's volumeMounts, or the usual path.",
     )
     sharedDir: str | None = Field(
         None,
-        description="Directory on the host for pods without that volume, in a place for sockets; each interface has a "
-        "folder in it.",
+        description="Directory on the host for pods without that volume, in a socket directory; each interface gets a "
+        "subdirectory.",
     )
     socketNaming: Literal["attachment", "interface"] | None = Field(
         None,
-        description="What the socket is named after; `interface` is what KubeVirt can predict. Default attachment.",
+        description="Source of the socket's name; KubeVirt can predict `interface`. Default attachment.",
     )
-    socketDirectory: SocketDirectory | None = Field(None, description="Whose the directory of the socket is.")
+    socketDirectory: SocketDirectory | None = Field(
+        None, description="Owner and permissions of the socket's directory."
+    )
     allowUnsafeSocketDir: bool | None = Field(
         None,
         description="true: the vswitch gets the pod's directory itself, whose symlinks it follows. See docs/userspace.md.",
     )
     vhostDir: str | None = Field(
         None,
-        description="Where the vswitch finds the sockets: the node's directory for them (default /run/barewire/vhost), or one in it.",
+        description="Directory in which the vswitch finds the sockets: the node's (default /run/barewire/vhost), or a subdirectory.",
     )
     kubeletRoot: str | None = Field(
         None, description="Directory of the kubelet, if the node allows it. Default: the node's, or /var/lib/kubelet."
     )
     kubeconfig: str | None = Field(
         None,
-        description="Access to the API server, to read the pod and to annotate it; a file in a usual place, such as /etc/cni/net.d.",
+        description="Access to the API server, to read and annotate the pod; a file in a usual location, such as /etc/cni/net.d.",
     )
     annotations: bool | None = Field(
         None,
-        description="Whether the pod is annotated. Default: with `kubeconfig`. true without it: in-cluster access.",
+        description="Whether the pod is annotated. Default: true with `kubeconfig`. true without `kubeconfig` uses in-cluster access.",
     )
     ipam: IpamSection | None = Field(
-        None, description="Which plugin gives addresses; they are reported and not configured. Without it: none."
+        None, description="The IPAM plugin; its addresses are returned and not configured. Default: none."
     )
     logLevel: str | None = Field(
         None, description="panic, error, warning, info, debug or verbose (each step, with its duration). Default info."
     )
     logFile: str | None = Field(
-        None, description="Log file below /var/log: a new one, or a log of ours. Otherwise the log goes to stderr."
+        None,
+        description="Log file below /var/log: a new file, or an existing log of Barewire. Otherwise the log goes to stderr.",
     )
     strictConfig: bool | None = Field(None, description="true: refuse unknown keys instead of warning about them.")
     runtimeConfig: RuntimeConfig | None = Field(None, description="Filled in by the runtime.")

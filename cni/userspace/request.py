@@ -59,7 +59,8 @@ def asked(request: Request, node: NodeConf, log: Log) -> Asked:
     arguments = cni_arguments(request.args)
     if parsed.values.get("annotations") and _pod(arguments) is None:
         raise InvalidConfig(
-            "annotations: CNI_ARGS do not tell which pod to annotate", hint="without annotations a file tells the pod"
+            "annotations: CNI_ARGS do not tell which pod to annotate",
+            hint="without annotations, a file in the pod contains the information",
         )
     if request.cni_version in LEGACY_VERSIONS and not parsed.values.get("ipam"):
         raise inexpressible(request.cni_version)

@@ -136,10 +136,7 @@ class Journal:
 
     def touch(self, owner: Owner) -> None:
         """Records an attempt now, which moves the owner to the end of `tombstones`."""
-        try:
-            os.utime(self._mark_path(owner))
-        except FileNotFoundError:
-            return
+        folders.touch(self._mark_path(owner))
 
     def tombstones(self) -> list[Owner]:
         """The owners of tombstones, those with the oldest attempt first."""

@@ -11,7 +11,7 @@ from cni.host.files import read_file
 from cni.host.folders import DOCUMENT, documents, keys
 from cni.log import Log
 from cni.names import attachment_fault, is_identifier
-from cni.protocol.request import Request
+from cni.protocol.request import without_call
 from cni.value import Value
 from ipam.cluster import journal_entry
 from ipam.cluster.journal import RUN_DIRECTORY
@@ -222,7 +222,7 @@ def _type(conf: dict[str, Any]) -> object:
 
 
 def _network(conf: dict[str, Any], policy: Policy) -> Network:
-    request = _request(conf)
+    request = without_call(conf, "", str(conf.get("cniVersion") or "1.0.0"))
     defaults = policy.defaults(request)
     location = lease_location(request, defaults)
     sets = parse_request(request, Log({}, level="error"), defaults).sets
@@ -232,25 +232,6 @@ def _network(conf: dict[str, Any], policy: Policy) -> Network:
     # `ipam.cluster.store` completes it in the same way.
     cluster_conf: ClusterConf = {**location.cluster_conf, "node": location.node or policy.node_name()}
     return built.replace(cluster_conf=cluster_conf, shared=location.shared)
-
-
-def _request(conf: dict[str, Any]) -> Request:
-    name = conf.get("name")
-    if not is_identifier(name):
-        raise InvalidConfig("missing network name")
-    return Request(
-        command="",
-        container_id="",
-        netns="",
-        ifname="",
-        args="",
-        path=(),
-        env={},
-        network=name,
-        cni_version=str(conf.get("cniVersion") or "1.0.0"),
-        config=conf,
-        stdin=b"",
-    )
 
 
 def _names(folder: str) -> list[str]:

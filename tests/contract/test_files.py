@@ -31,7 +31,7 @@ def test_a_missing_file_reads_as_none(tmp_path):
 def test_a_glance_at_a_fifo_waits_for_nobody(tmp_path):
     os.mkfifo(tmp_path / "pidfile")
     seen = []
-    looking = threading.Thread(target=lambda: seen.append(files.glance(str(tmp_path / "pidfile"))), daemon=True)
+    looking = threading.Thread(target=lambda: seen.append(files.read_small(str(tmp_path / "pidfile"))), daemon=True)
     looking.start()
     looking.join(5)
     assert seen == [b""]

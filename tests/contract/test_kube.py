@@ -594,13 +594,13 @@ def test_a_look_up_that_nobody_answers_is_bounded_and_so_is_the_program_s_end(tm
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     words, _, took = done.stdout.partition(" | ")
-    assert words == "the API server api.example:443 did not answer: the look-up of its name takes too long"
+    assert words == "the API server api.example:443 did not answer: the look-up of its name took too long"
     assert float(took) < LATEST
     assert time.monotonic() - started < 5, "the end of the program waited for the look-up"
 
 
 def test_a_name_that_nobody_has_is_told(api, tmp_path):
-    with pytest.raises(TryAgainLater, match=r"look-up of its name failed|takes too long"):
+    with pytest.raises(TryAgainLater, match=r"look-up of its name failed|took too long"):
         at(api.port, tmp_path, server="https://absent.invalid:6443").get(*POD)
 
 
@@ -704,7 +704,7 @@ def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(api, tmp
         check=True, capture_output=True, timeout=SECONDS,
     )  # fmt: skip
     user = {"client-certificate": str(certificate), "client-key": str(locked)}
-    with pytest.raises(InvalidConfig, match="no pair in PEM"):
+    with pytest.raises(InvalidConfig, match="not a pair in PEM"):
         open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS).get(*POD)
 
 
@@ -713,7 +713,7 @@ def test_a_key_of_another_certificate_is_refused(api, tmp_path, key):
     (tmp_path / "garbage").write_text("no PEM")
     path = certificates().server.key if key == "server" else tmp_path / "garbage"
     user = {"client-certificate": str(certificates().client.certificate), "client-key": str(path)}
-    with pytest.raises(InvalidConfig, match="no pair in PEM"):
+    with pytest.raises(InvalidConfig, match="not a pair in PEM"):
         open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user=user)), ACCESS, SECONDS).get(*POD)
 
 

@@ -48,7 +48,7 @@ def test_the_command_gives_up_what_is_named_and_tells_what_has_no_record(node, c
     assert main(["forget", str(KEY)]) == 1
     assert "there is no record of it" in capsys.readouterr().out
     assert main(["forget", "net/a"]) == 1
-    assert "names no attachment" in capsys.readouterr().err
+    assert "is not the name of an attachment" in capsys.readouterr().err
     node.ipam.fail = set()
     node.add("a")
     assert main(["forget", str(KEY)]) == 1
@@ -81,7 +81,7 @@ def test_a_vf_that_is_not_home_is_never_given_up_and_its_record_ends_with_the_de
     node.kernel.delete_netns("/run/netns/a")
     with pytest.raises(CniError):
         node.delete("a", vlan=100)
-    with pytest.raises(TryAgainLater, match="cannot be given up") as refused:
+    with pytest.raises(TryAgainLater, match="cannot be abandoned") as refused:
         given_up(node)
     assert "sriov_numvfs" in refused.value.details
     record = Attachments(node.state, node.run, plugin=PLUGIN).find(KEY)

@@ -160,3 +160,16 @@ def test_a_damaged_file_of_the_longest_name_is_set_aside_and_one_is_written_in_i
     assert files.read_file(path) == b"new"
     assert files.read_file(kept) == b"old"
     assert kept.endswith(".damaged")
+
+
+def test_touching_a_link_sets_its_own_time_and_touching_nothing_does_nothing(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("")
+    link.symlink_to(target)
+    os.utime(target, (1, 1))
+    os.utime(link, (1, 1), follow_symlinks=False)
+    folders.touch(str(link))
+    folders.touch(str(tmp_path / "gone"))
+    assert folders.changed(str(link)) > 1
+    assert folders.changed(str(target)) == 1
+    assert not (tmp_path / "gone").exists()

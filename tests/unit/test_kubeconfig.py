@@ -88,7 +88,7 @@ def test_a_token_file_without_a_token_is_refused_and_not_shown(load, tmp_path, c
     (tmp_path / "token").write_text(content)
     with pytest.raises(InvalidConfig) as raised:
         token_of(load(document(user={"tokenFile": "token"})))
-    assert raised.value.msg == f"{tmp_path}/token holds no token"
+    assert raised.value.msg == f"{tmp_path}/token contains no token"
 
 
 def test_the_flags_of_tls_are_understood(load):
@@ -108,14 +108,14 @@ def test_the_flags_of_tls_are_understood(load):
         (document(clusters=[]), "clusters has no 'c'"),
         (document(users={"u": {}}), "users has no 'u'"),
         (document(cluster={"server": ""}), "server is missing"),
-        (document(cluster={"server": 6443}), "server is no text"),
+        (document(cluster={"server": 6443}), "server is not text"),
         (document(cluster={"server": "api.example:6443"}), "neither https:// nor http://"),
         (document(cluster={"server": "ftp://api.example"}), "neither https:// nor http://"),
         (document(cluster={"server": "https://"}), "not the name or address of a host"),
         (document(cluster={"server": "https://user@api.example"}), "not the name or address of a host"),
-        (document(cluster={"server": "https://api.example:0"}), "the port is none"),
-        (document(cluster={"server": "https://api.example:65536"}), "the port is none"),
-        (document(cluster={"server": "https://api.example:" + "9" * 5000}), "the port is none"),
+        (document(cluster={"server": "https://api.example:0"}), "invalid port"),
+        (document(cluster={"server": "https://api.example:65536"}), "invalid port"),
+        (document(cluster={"server": "https://api.example:" + "9" * 5000}), "invalid port"),
         (document(cluster={"server": "https://api.example/a b"}), "is not a path"),
         (document(cluster={"server": "https://api.example/a\r\nX: y"}), "is not a path"),
         (document(cluster={"server": "https://api.example/../x"}), "is not a path"),
@@ -129,12 +129,12 @@ def test_the_flags_of_tls_are_understood(load):
             "exclude each other",
         ),
         (document(cluster={"certificate-authority": "absent"}), "certificate-authority: .*/absent does not exist"),
-        (document(cluster={"certificate-authority-data": " "}), "certificate-authority holds nothing"),
-        (document(user={"client-certificate-data": " ", "client-key-data": " "}), "client-certificate holds nothing"),
+        (document(cluster={"certificate-authority-data": " "}), "certificate-authority is empty"),
+        (document(user={"client-certificate-data": " ", "client-key-data": " "}), "client-certificate is empty"),
         (document(cluster={"certificate-authority": "a\0b"}), "is not an absolute path"),
         (document(user={"client-certificate-data": "QUFB"}), "go together"),
-        (document(user={"token": 123}), "token is no text: put it in quotes"),
-        (document(user={"token": f"{SECRET}\r\nX: y"}), "token holds characters"),
+        (document(user={"token": 123}), "token is not text: put it in quotes"),
+        (document(user={"token": f"{SECRET}\r\nX: y"}), "token contains invalid characters"),
         (document(user={"exec": {"command": "/bin/sh"}}), "user 'u': not supported: exec"),
         (document(user={"auth-provider": {"name": "oidc"}}), "not supported: auth-provider"),
         (document(user={"username": "u", "password": SECRET}), "not supported: username, password"),
@@ -176,14 +176,14 @@ def test_a_file_of_more_than_a_mebibyte_is_refused(load):
 @pytest.mark.parametrize("content", ("", "\n"))
 def test_an_authority_that_is_named_and_empty_does_not_let_the_system_s_decide(load, tmp_path, content):
     (tmp_path / "ca.crt").write_text(content)
-    with pytest.raises(InvalidConfig, match="certificate-authority holds nothing"):
+    with pytest.raises(InvalidConfig, match="certificate-authority is empty"):
         load(document(cluster={"certificate-authority": "ca.crt"}))
 
 
 def test_a_service_account_without_an_authority_does_not_let_the_system_s_decide(tmp_path):
     (tmp_path / "ca.crt").write_bytes(b"")
     (tmp_path / "token").write_text("mounted")
-    with pytest.raises(InvalidConfig, match=r"ca\.crt holds nothing"):
+    with pytest.raises(InvalidConfig, match=r"ca\.crt is empty"):
         in_cluster({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}, str(tmp_path))
 
 

@@ -154,7 +154,7 @@ def opened(folder: Path) -> tuple[Attachments, Journal]:
 
 def refuse_all(steps: list[Callable[[], object]]) -> None:
     for step in steps:
-        with pytest.raises(IoFailure, match="no file's name"):
+        with pytest.raises(IoFailure, match="not a file name"):
             step()
 
 

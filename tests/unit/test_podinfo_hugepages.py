@@ -35,7 +35,7 @@ def test_numbers_are_told_by_container_and_size(tmp_path):
 @pytest.mark.parametrize("content", ["", "many", "-1", "1.5", "\u0661"])
 def test_a_file_without_a_number_is_named(tmp_path, content):
     (tmp_path / "hugepages_2M_limit").write_text(content)
-    with pytest.raises(PodInfoError, match="hugepages_2M_limit holds no number"):
+    with pytest.raises(PodInfoError, match="hugepages_2M_limit does not contain a number"):
         hugepages(str(tmp_path), environment={})
 
 

@@ -243,7 +243,12 @@ def refused(node: PortNode, pod: Any, error: type[CniError], words: str, **conf:
 def test_what_cannot_be_is_refused_with_its_reason(node, conf, error, words, hint):
     pod = node.pod("a", "shared-dir")
     if error is None:
-        pod, error, words, hint = pod._replace(args=""), InvalidConfig, "which pod to annotate", "a file tells the pod"
+        pod, error, words, hint = (
+            pod._replace(args=""),
+            InvalidConfig,
+            "which pod to annotate",
+            "a file in the pod contains the information",
+        )
     assert hint in refused(node, pod, error, words, **conf).hint
 
 

@@ -290,7 +290,7 @@ def test_an_attachment_that_is_somebodys_is_not_given_up(host):
 
 @pytest.mark.parametrize("text", ["net/a", "net/a/net1/x", "../a/net1", ""])
 def test_what_names_no_attachment_is_refused(text):
-    with pytest.raises(InvalidConfig, match="names no attachment"):
+    with pytest.raises(InvalidConfig, match="is not the name of an attachment"):
         key_of(text)
 
 

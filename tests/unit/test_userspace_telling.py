@@ -94,7 +94,7 @@ def test_whether_the_pod_is_annotated_is_the_networks_choice(node, pod, annotati
 def test_annotations_for_a_pod_that_the_runtime_does_not_name_are_refused(node, pod):
     with pytest.raises(InvalidConfig, match="do not tell which pod to annotate") as refused:
         node.add(pod._replace(args=f"K8S_POD_UID={pod.uid}"), annotations=True, **ANNOTATED)
-    assert "a file tells the pod" in refused.value.hint
+    assert "a file in the pod contains the information" in refused.value.hint
     # Without the demand a file does.
     node.add(pod._replace(args=f"K8S_POD_UID={pod.uid}"), **ANNOTATED)
     assert os.listdir(node.volume("a", "shared-dir")) == [f"configData-{port(pod)}.json"]

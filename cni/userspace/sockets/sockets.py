@@ -16,6 +16,7 @@ from cni.attachment.records import RUN_DIRECTORY
 from cni.errors import InvalidConfig, SocketDirUnfit
 from cni.host import hostmounts, mounts
 from cni.host.files import make_directory
+from cni.host.folders import entries
 from cni.host.trusted import Closing, Roots
 from cni.rollback import on_failure, run_all
 from cni.userspace.sockets import ownership, visibility
@@ -229,12 +230,12 @@ class Sockets:
     def folders(self, parent: str) -> list[str]:
         """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
         return (
-            [name for name in _names(parent) if self._is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
+            [name for name in entries(parent) if self._is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
         )
 
     def own_directories(self) -> list[str]:
         """The names of the directories of our own, one per port."""
-        return _names(OWN_DIRECTORIES)
+        return entries(OWN_DIRECTORIES)
 
     def remove_folder(self, folder: str, socket: str, file: str) -> None:
         """Removes a short folder of which nothing else is known, and through it the socket and the file.
@@ -479,8 +480,8 @@ def _unlink(fd: int, name: str) -> None:
 def _files(fd: int) -> list[str]:
     """The names in a directory, not more than it takes a moment to remove."""
     names = []
-    with os.scandir(fd) as entries:
-        for found in entries:
+    with os.scandir(fd) as scan:
+        for found in scan:
             names.append(found.name)
             if len(names) == _MOST_FILES:
                 break
@@ -493,10 +494,3 @@ def _has_mount(folder: str) -> bool:
         return bool(os.statvfs(folder).f_flag & mounts.ST_NOSYMFOLLOW)
     except OSError:
         return False
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

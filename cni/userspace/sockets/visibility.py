@@ -6,7 +6,7 @@ import os
 
 from cni.errors import SocketDirUnfit
 from cni.host import hostmounts, mounts
-from cni.host.files import glance, peek
+from cni.host.files import peek, read_small
 from cni.host.processes import pids
 
 TYPE_CHECKING = False
@@ -64,4 +64,4 @@ def _vswitchds(remote: str) -> Iterator[str]:
 
 
 def _is_vswitchd(pid: str) -> bool:
-    return glance(f"/proc/{pid}/comm").startswith(_VSWITCHD)
+    return read_small(f"/proc/{pid}/comm").startswith(_VSWITCHD)
