@@ -20,7 +20,7 @@ def key_of(text: str) -> Key:
     if len(names) != 3 or attachment_fault(*names):
         raise InvalidConfig(
             f"{text!a} is not the name of an attachment",
-            hint="use a name from barewire gc: NETWORK/CONTAINER/INTERFACE",
+            hint="take NETWORK/CONTAINER/INTERFACE from the list of `barewire gc`",
         )
     return Key(network=names[0], container_id=names[1], ifname=names[2])
 

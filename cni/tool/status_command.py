@@ -47,9 +47,9 @@ def _run(options: argparse.Namespace) -> int:
 STATUS = Command(
     name="status",
     summary="tell what networks of this node lack: full ranges, bridges, PFs, servers",
-    description="Tells problems that prevent ADDs in networks of this node. STATUS, which runtimes call, reports only what "
-    "the node itself lacks, because they make the whole node NotReady when it fails. Looks at the networks in the "
-    "directories of CNI configurations, and at those of which pods have an attachment; contacts their servers.",
+    description="Reports problems that prevent ADDs in networks of this node. STATUS, which runtimes call, reports only "
+    "problems of the node itself, because runtimes make the whole node NotReady when it fails. This command checks the "
+    "networks in the directories of CNI configurations and all networks with attachments, and contacts their servers.",
     configure=_configure,
     run=_run,
 )
