@@ -323,13 +323,17 @@ unit_text() { # BUNDLE
 # Made by install.sh of Barewire.
 [Unit]
 Description=Barewire helper, which has the CNI plugins loaded
+# Each call that finds no helper is slow, so that systemd never gives up.
+StartLimitIntervalSec=0
 
 [Service]
-ExecStart="$bin_dir/$1/barewire-helper" $(helper_socket "$1")
+ExecStart="$(echo "$bin_dir" | sed 's/%/%%/g')/$1/barewire-helper" $(helper_socket "$1")
 Restart=always
 RestartSec=1
 # A child that serves a call is not ended in the middle of it: it ends by itself.
 KillMode=process
+# A lack of memory that ends one child does not end the others.
+OOMPolicy=continue
 OOMScoreAdjust=-999
 LimitNOFILE=65536
 
@@ -352,14 +356,17 @@ manage() ( # ARGUMENTS of systemctl, which does nothing in a chroot without that
 )
 
 start_helper() { # BUNDLE. The plugins work without it, so that nothing here makes an installation fail.
+    command="$bin_dir/$1/barewire-helper $(helper_socket "$1")"
     if [ ! -d "$(seen_here /run/systemd/system)" ]; then
-        warn "this node has no systemd: let its supervisor run \`$bin_dir/$1/barewire-helper $(helper_socket "$1")\`"
+        warn "this node has no systemd: let its supervisor run \`$command\`"
         return
     fi
     verb=start
     if [ "$(cat "$(unit_file)" 2>/dev/null)" != "$(unit_text "$1")" ]; then
-        unit_text "$1" >"$(unit_file).new"
-        mv -f "$(unit_file).new" "$(unit_file)"
+        { unit_text "$1" >"$(unit_file).new" && mv -f "$(unit_file).new" "$(unit_file)"; } || {
+            warn "$unit cannot be written, and the plugins work without it: let the node's supervisor run \`$command\`"
+            return 0
+        }
         manage daemon-reload || :
         verb=restart
     fi

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
+import signal
 
 from cni.errors import CniError, InvalidConfig
 from cni.helper import descriptors, protocol
@@ -13,7 +15,6 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
@@ -39,7 +40,20 @@ class House(Value):
 
 
 def attend(connection: _socket.socket, house: House) -> None:
-    """Serves the launcher, or leaves the call to it: `Unfit`, `NotACall` and `OSError` come before anything is done."""
+    """Serves the launcher, or leaves the call to it, closes the connection, and raises the reason."""
+    try:
+        name, output = _agreed(connection, house)
+    except BaseException:
+        _refuse(connection)
+        raise
+    _serve(connection, name, output, house)
+
+
+def _agreed(connection: _socket.socket, house: House) -> tuple[str, int]:
+    """The plugin that the launcher has said `go` for, and a file for its output.
+
+    `Unfit`, `NotACall` and `OSError` come before anything is done.
+    """
     pid, user = descriptors.peer(connection)
     if user != 0:
         raise Unfit(f"user {user} is not root")
@@ -51,14 +65,32 @@ def attend(connection: _socket.socket, house: House) -> None:
         raise Unfit(f"the launcher is of build {call.build!a}, the helper of {house.build}")
     if call.plugin not in house.programs:
         raise Unfit(f"there is no plugin {call.plugin!a}")
+    # From the helper's root, before it changes: the launcher's may have no such file. After GO nothing is opened.
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    output = os.memfd_create("barewire-output", os.MFD_CLOEXEC)
     take(call, fds, pid, house.namespaces)
     descriptors.send(connection, protocol.ready(os.getpid()))
     if not _readable(connection, house.request_seconds):
         raise Unfit("the launcher has not gone on")
     word, fds = descriptors.receive(connection, 2, len(protocol.STANDARD))
-    if word == protocol.GO:
-        take_standard(fds)
-        _serve(connection, call.plugin, house)
+    if word != protocol.GO:
+        raise Unfit("the launcher has gone")
+    take_standard(fds, null)
+    return call.plugin, output
+
+
+def _refuse(connection: _socket.socket) -> None:
+    """From here on the launcher cannot send GO; one that has sent it learns that nothing has been done."""
+    _ignore_interrupts()
+    try:
+        connection.shutdown(_socket.SHUT_RD)
+        while connection.recv(1):
+            pass  # What is unread at the close would reach the launcher as an error, before our word.
+        descriptors.send(connection, protocol.UNTOUCHED)
+    except OSError:
+        return  # It has gone.
+    finally:
+        connection.close()
 
 
 def rehearse() -> None:
@@ -102,36 +134,48 @@ class _Loading:
                 write_if_open(2, f"the launcher has gone, and the ADD could not be undone: {error.msg}\n".encode())
 
 
-def _serve(connection: _socket.socket, name: str, house: House) -> None:
-    output: list[bytes] = []
+def _serve(connection: _socket.socket, name: str, output: int, house: House) -> None:
+    texts: list[bytes] = []
     loading = _Loading(house.programs[name])
-    code = serve(
-        name,
-        loading,
-        os.environ,
-        lambda seconds: read_all(0, seconds),
-        output.append,
-        lambda text: write_if_open(2, text),
-    )
-    if not _delivered(connection, code, b"".join(output), house.delivery_seconds) and code == 0:
+    code, delivered = 0, False  # What `serve` does not make an error object of comes when the ADD has succeeded.
+    try:
+        code = serve(
+            name,
+            loading,
+            os.environ,
+            lambda seconds: read_all(0, seconds),
+            texts.append,
+            lambda text: write_if_open(2, text),
+        )
+        _ignore_interrupts()
+        delivered = _delivered(connection, code, b"".join(texts), output, house.delivery_seconds)
+    except BaseException:  # noqa: BLE001 - an interrupt, as a rule; the launcher gets no answer
+        _ignore_interrupts()
+    if code == 0 and not delivered:
         loading.undo()
 
 
-def _delivered(connection: _socket.socket, code: int, output: bytes, seconds: float) -> bool:
-    """Whether the launcher has written the output, as far as can be known."""
-    if _readable(connection, 0):
-        return False  # It has gone. A runtime that waits for the end of stderr waits for the undoing, too.
-    silence()  # A runtime waits until nobody has stderr open any more.
+def _delivered(connection: _socket.socket, code: int, text: bytes, output: int, seconds: float) -> bool:
+    """Whether the launcher has written the text, as far as can be known."""
     try:
-        fd = os.memfd_create("barewire-output", os.MFD_CLOEXEC)
-        while output:
-            output = output[os.write(fd, output) :]
-        descriptors.send(connection, bytes([code]), [fd])
+        if _readable(connection, 0):
+            return False  # It has gone. A runtime that waits for the end of stderr waits for the undoing, too.
+        silence()  # A runtime waits until nobody has stderr open any more.
+        while text:
+            text = text[os.write(output, text) :]
+        descriptors.send(connection, bytes([code]), [output])
         if not _readable(connection, seconds):
             return True  # A launcher that is stopped may go on, and say that the call has succeeded.
         return connection.recv(2) == protocol.DELIVERED
-    except OSError:
+    except BaseException:  # noqa: BLE001 - whatever it is, the launcher has not said that the runtime has the text
         return False
+
+
+def _ignore_interrupts() -> None:
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # one that has come just before
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _readable(connection: _socket.socket, seconds: float) -> bool:

@@ -29,7 +29,7 @@ def send(connection: _socket.socket, datagram: bytes, fds: Sequence[int] = ()) -
 
 def receive(connection: _socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
     """A datagram and its descriptors; nothing when the other end has gone. The kernel closes descriptors beyond `most`."""
-    room = _socket.CMSG_SPACE(most * _BYTES)
+    room = _socket.CMSG_LEN(most * _BYTES)  # with padding there is room for one more
     datagram, control, _flags, _address = connection.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
     fds = [
         int.from_bytes(octets[at : at + _BYTES], "little")

@@ -22,7 +22,7 @@
 #define READY_SECONDS 2 /* A helper that is stopped costs a call this long. */
 #endif
 #define FALLBACK (-1)
-#define INHERITED 6
+#define INHERITED 7
 
 #if defined __x86_64__
 __asm__(".globl _start\n_start: xor %ebp,%ebp\n mov %rsp,%rdi\n and $-16,%rsp\n call start\n");
@@ -113,7 +113,7 @@ static int sent(int to, char *text, long size, const int *fds, long count) {
 static int handed_over(int to, char **environment) {
     struct text request = {request_bytes, sizeof request_bytes, 0};
     int fds[INHERITED], count = 0;
-    for (const char *const *path = (const char *const[]){"/", ".", "/proc/self/ns/mnt", "/proc/self/ns/net",
+    for (const char *const *path = (const char *const[]){"/", ".", "/proc/self/ns/mnt", "/proc/self/ns/net", "/proc/self/ns/uts",
                                                          "/proc/self/ns/pid", "/proc/self/ns/user", 0}; *path; path++) {
         fds[count] = SYS(openat, AT_FDCWD, *path, (**path == '/' && (*path)[1] ? O_RDONLY : O_PATH) | O_CLOEXEC, 0, 0);
         if (fds[count++] < 0) return 0;
@@ -148,17 +148,18 @@ static int copied_out(int file) {
     }
 }
 
-/* The exit code of a call that the child has taken. An answer is the code and a file; without one the child was killed. */
+/* The exit code of a call that is the child's. An answer is the code and a file; without one the child was killed.
+   A child that says 'N' has done nothing for the call, nor will it. */
 static int answered(int from, int child) {
     static const char killed[] = "{\"cniVersion\": \"1.0.0\", \"code\": 5, \"msg\": \"the process of this call was killed\", "
                                  "\"details\": \"see the node's log for the reason, such as a lack of memory; then try again\"}\n";
-    unsigned long caught = 1UL << (SIGINT - 1) | 1UL << (SIGPIPE - 1), interrupt = 1UL << (SIGINT - 1);
+    unsigned long interrupt = 1UL << (SIGINT - 1);
+    int interrupted = 0;
     struct { void *handler; unsigned long flags, restorer, mask; } present = {0};
     union { char room[CMSG_SPACE(sizeof(int))]; struct cmsghdr header; } control = {0};
     unsigned char code;
     struct iovec bytes = {&code, 1};
     struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
-    SYS(rt_sigprocmask, SIG_BLOCK, &caught, 0, sizeof caught, 0);
     SYS(rt_sigaction, SIGINT, 0, &present, sizeof present.mask, 0);
     if (present.handler == SIG_IGN) interrupt = 0; /* as whoever runs us in the background has it */
     struct pollfd waiting[] = {{from, POLLIN, 0}, {SYS(signalfd4, -1, &interrupt, sizeof interrupt, SFD_CLOEXEC, 0), POLLIN, 0}};
@@ -166,16 +167,30 @@ static int answered(int from, int child) {
         if (SYS(ppoll, waiting, 2, 0, 0, 0) < 0) break;
         if (waiting[1].revents) { /* The child does what the plugin would do. */
             SYS(read, waiting[1].fd, copied, sizeof copied, 0, 0);
+            interrupted = 1;
             if (!waiting[0].revents) SYS(kill, child, SIGINT, 0, 0, 0);
         }
     }
     long got = SYS(recvmsg, from, &message, MSG_CMSG_CLOEXEC, 0, 0);
+    if (got == 1 && code == 'N' && message.msg_controllen == 0 && !(message.msg_flags & MSG_CTRUNC)) {
+        if (interrupted) SYS(kill, SYS(getpid, 0, 0, 0, 0, 0), SIGINT, 0, 0, 0); /* It is ours again. */
+        return FALLBACK;
+    }
     if (got != 1 || message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || message.msg_controllen < CMSG_LEN(sizeof(int)) || control.header.cmsg_type != SCM_RIGHTS) {
         written(1, killed, sizeof killed - 1);
         return 1;
     }
     if (!copied_out(*(int *)CMSG_DATA(&control.header))) return 1;
     SYS(sendto, from, "A", 1, MSG_NOSIGNAL, 0); /* Without this an ADD is undone. */
+    return code;
+}
+
+/* From "go" on the call is the child's: it has not touched stdin before. A signal must not end us then. */
+static int gone_to(int child, int by) {
+    unsigned long caught = 1UL << (SIGINT - 1) | 1UL << (SIGPIPE - 1), before;
+    SYS(rt_sigprocmask, SIG_BLOCK, &caught, &before, sizeof caught, 0);
+    int code = sent(by, "G", 1, (const int[]){0, 2}, 2) ? answered(by, child) : FALLBACK;
+    if (code == FALLBACK) SYS(rt_sigprocmask, SIG_SETMASK, &before, 0, sizeof before, 0);
     return code;
 }
 
@@ -193,9 +208,7 @@ static int by_helper(char **environment) {
     if (SYS(ppoll, &waiting, 1, &patience, 0, 0) != 1) return FALLBACK;
     if (SYS(recvfrom, fd, &ready, sizeof ready, MSG_DONTWAIT | MSG_TRUNC, 0) != sizeof ready || ready.kind != 'R') return FALLBACK;
     for (int at = 0; at < (int)sizeof child; at++) ((char *)&child)[at] = ready.pid[at];
-    /* From here on the call is the child's: it has not touched stdin before. */
-    if (child <= 1 || !sent(fd, "G", 1, (const int[]){0, 2}, 2)) return FALLBACK;
-    return answered(fd, child);
+    return child > 1 ? gone_to(child, fd) : FALLBACK;
 }
 
 static void execute(struct text *path, char **arguments, char **environment) {

@@ -2,6 +2,7 @@
 
 launcher: the call, with the descriptors of `INHERITED`; child: `ready`; launcher: GO with stdin and stderr, and from here on
 the call is the child's; child: the exit code as one byte, with the output in a file; launcher: DELIVERED, when the output is written.
+A child that leaves the call to the launcher says UNTOUCHED instead, before or after GO.
 
 Both ends are programs of root's on one machine, of the same build. cni/helper/launcher.c is the other side.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from cni.value import Value
 
-INHERITED = ("root", "directory", "mnt", "net", "pid", "user")
+INHERITED = ("root", "directory", "mnt", "net", "uts", "pid", "user")
 """The descriptors that come with a call."""
 STANDARD = (0, 2)
 """Those that come with GO, and where they belong. stdout is not among them: the launcher writes the output."""
@@ -19,6 +20,8 @@ LARGEST = 1 << 16
 """Bytes of a call. A launcher with a larger environment executes the plugin."""
 
 GO = b"G"
+UNTOUCHED = b"N"
+"""The child has done nothing for the call, and has not read stdin. Unlike the exit code it comes without a file."""
 DELIVERED = b"A"
 _READY = b"R"
 _PID_BYTES = 4

@@ -12,6 +12,7 @@ import fcntl
 import gc
 import os
 import select
+import signal
 import time
 
 from cni.errors import IoFailure
@@ -32,6 +33,7 @@ _REAP_MILLISECONDS = 1000
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
 _WAITING = 2
+_LINE = 1000  # characters; a pipe with room for any has room for a page
 
 
 def listen(path: str) -> tuple[_socket.socket, int]:
@@ -142,10 +144,20 @@ def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
         for fd in connections:
             attend(descriptors.connection_of(fd), house)
     except BaseException as failure:  # noqa: BLE001 - the launcher sees the end of the connection
-        reason = str(failure) or type(failure).__name__
-        os.write(1, f"barewire-helper: a call was left to its launcher: {reason}\n".encode(errors="replace"))
+        _log(f"a call was left to its launcher: {str(failure) or type(failure).__name__}")
     finally:
         os._exit(0)
+
+
+def _log(text: str) -> None:
+    """Drops the line when the log is full: a child that waited for it would take the place of another one."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    if poll.poll(0):
+        signal.alarm(
+            1
+        )  # It ends a child that must wait all the same, because another one has filled the log in between.
+        os.write(1, f"barewire-helper: {text}"[:_LINE].encode(errors="replace") + b"\n")
 
 
 def _accepted(listener: _socket.socket) -> _socket.socket | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from cni.errors import IoFailure
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = {"sriov": load_sriov, "userspace": load_userspace, "barewire-ipam": load_ipam}
 _INTERRUPTED = 130
+_STDERR = 2
 
 
 def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoReturn:
@@ -31,6 +33,7 @@ def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoRet
             "usage: barewire-helper SOCKET\n  the unit that install.sh --helper makes says which socket the launchers use"
         )
     path = arguments[0]
+    _start_afresh()
     try:
         build = build_of(os.path.dirname(sys.executable))
         warm.load_all()
@@ -44,6 +47,29 @@ def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoRet
         sys.exit(f"barewire-helper: {error.msg}\n  what to do: {error.hint}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def _start_afresh() -> None:
+    """Whatever started the helper may have left anything to it; a child must not mistake that for its launcher's."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGCHLD, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > _STDERR and _is_inherited(fd):
+            os.close(fd)
+    # A descriptor of ours in the place of a closed standard one would be overwritten in a child.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+
+
+def _is_inherited(fd: int) -> bool:
+    """Ours are closed on exec."""
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False  # That of the listing, which has been closed.
 
 
 def build_of(bundle: str) -> str:

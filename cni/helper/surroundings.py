@@ -1,6 +1,6 @@
 """What a process inherits from the one that starts it: the child takes it from the launcher, so that it is as if started by it.
 
-Network and mount namespace, root and working directory, umask, environment, stdin and stderr are the launcher's. The PID and
+Network, UTS and mount namespace, root and working directory, umask, environment, stdin and stderr are the launcher's. The PID and
 the user namespace cannot be taken: a launcher in others executes the plugin itself.
 """
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from cni.helper.protocol import Call
 
-_CLONE_NEWNS = 0x20000
-_KINDS = ("mnt", "net", "pid", "user")
-_CAPABILITIES = b"\nCapEff:\t"
+# The mount namespace is the last one: it changes what a path means.
+_TAKEN = {"net": CLONE_NEWNET, "uts": 0x04000000, "mnt": 0x00020000}
+_KINDS = (*_TAKEN, "pid", "user")
+
+
+_LARGEST_STATUS = 1 << 16
 
 
 class Unfit(Exception):
@@ -39,11 +42,10 @@ def take(call: Call, descriptors: Sequence[int], pid: int, ours: Mapping[str, tu
     theirs = {kind: _identity(os.fstat(fds[kind])) for kind in _KINDS}
     if (theirs["pid"], theirs["user"]) != (ours["pid"], ours["user"]):
         raise Unfit("the launcher is in another PID or user namespace")
-    _require_capabilities(pid)
-    if theirs["net"] != ours["net"]:
-        setns(fds["net"], CLONE_NEWNET)
-    if theirs["mnt"] != ours["mnt"]:
-        setns(fds["mnt"], _CLONE_NEWNS)
+    _require_same_rights(pid)
+    for kind, flag in _TAKEN.items():
+        if theirs[kind] != ours[kind]:
+            setns(fds[kind], flag)
     # A container that calls a plugin of its node has changed its root before, as thick Multus does.
     os.fchdir(fds["root"])
     os.chroot(".")
@@ -54,40 +56,45 @@ def take(call: Call, descriptors: Sequence[int], pid: int, ours: Mapping[str, tu
         os.close(fd)
 
 
-def take_standard(descriptors: Sequence[int]) -> None:
-    """Puts the launcher's stdin and stderr into their places. Raises `ValueError` when one is missing."""
-    silence()
-    for fd, standard in zip(descriptors, STANDARD, strict=True):
+def take_standard(descriptors: Sequence[int], null: int) -> None:
+    """Puts the launcher's stdin and stderr into their places, and `null` into that of stdout. Raises `Unfit`, and `OSError`."""
+    if len(descriptors) != len(STANDARD):
+        raise Unfit("stdin or stderr is missing")
+    for fd, standard in zip((*descriptors, null), (*STANDARD, 1), strict=True):
         os.dup2(fd, standard)
         os.close(fd)
 
 
 def silence() -> None:
-    """Nothing is read or written by the standard descriptors any more."""
-    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for standard in range(3):
-        os.dup2(fd, standard)
-    os.close(fd)
+    """Nothing is read or written by the standard descriptors any more: stdin and stderr become what stdout is, /dev/null."""
+    for standard in STANDARD:
+        os.dup2(1, standard)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _require_capabilities(pid: int) -> None:
-    """A root without rights, as in most containers, gets none from the helper."""
-    lacking = _capabilities("self") & ~_capabilities(str(pid))
-    if lacking:
-        raise Unfit(f"the launcher lacks the capabilities {lacking:x}")
+def _require_same_rights(pid: int) -> None:
+    """A root without rights, as in most containers, gets none from the helper, and none is lost in one that has fewer."""
+    ours, theirs = _status("self"), _status(str(pid))
+    if ours["CapEff"] != theirs["CapEff"]:
+        raise Unfit(f"the launcher has the capabilities {theirs['CapEff']}, the helper {ours['CapEff']}")
+    if _groups(ours) != _groups(theirs):
+        raise Unfit(f"the launcher has the groups {_groups(theirs)}, the helper {_groups(ours)}")
 
 
-def _capabilities(pid: str) -> int:
+def _groups(status: Mapping[str, str]) -> list[int]:
+    return sorted(set(map(int, f"{status['Gid']} {status['Groups']}".split())))
+
+
+def _status(pid: str) -> dict[str, str]:
     fd = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        status = os.read(fd, 8192)
+        text = os.read(fd, _LARGEST_STATUS).decode(errors="replace")
     finally:
         os.close(fd)
-    return int(status.partition(_CAPABILITIES)[2].partition(b"\n")[0], 16)
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.split("\n"))}
 
 
 def _take_environment(environment: Mapping[str, str]) -> None:
@@ -95,6 +102,9 @@ def _take_environment(environment: Mapping[str, str]) -> None:
     for name in [*os.environ]:
         os.unsetenv(name)
     os.environ.clear()
+    if "LD_LIBRARY_PATH" in environment:
+        # As PyInstaller's bootloader keeps it for the programs that a plugin starts.
+        environment = {**environment, "LD_LIBRARY_PATH_ORIG": environment["LD_LIBRARY_PATH"]}
     for name, value in environment.items():
         os.putenv(name, value)
         os.environ[name] = value

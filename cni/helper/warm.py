@@ -5,6 +5,8 @@ It opens no file of the node's and no connection: nothing that is kept warm can 
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +29,7 @@ LATE = tuple(_LATE.split())
 
 def load_all(names: Iterable[str] = LATE) -> list[str]:
     """Returns the names that are not there any more: a call that needs something else imports it itself, as without a helper."""
+    _ = os.__all__  # Completes build/lean_os.py, so that no child has to.
     missing = []
     for name in names:
         try:

@@ -646,6 +646,23 @@ def test_a_helper_that_does_not_run_is_told(systemd: tuple[Node, Path]) -> None:
     assert (done.returncode, "wrong: barewire-helper.service is not running" in done.stdout) == (1, True)
 
 
+def test_entries_are_put_where_no_unit_can_be_written(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    (root / "etc/systemd/system").rmdir()
+    done = node.install(node.bundle, "--host-root", str(root), "--helper")
+    assert (done.returncode, "barewire-helper.service cannot be written" in done.stderr) == (0, True)
+    assert (root / "opt/cni/bin/sriov").exists()
+    assert systemctl(root) == ""
+
+
+def test_a_percent_sign_in_the_units_path_is_no_specifier(systemd: tuple[Node, Path]) -> None:
+    node, root = systemd
+    other = node._replace(bin_dir=Path("/opt/50%/bin"))
+    assert other.install(node.bundle, "--host-root", str(root), "--helper").returncode == 0
+    unit = (root / "etc/systemd/system/barewire-helper.service").read_text()
+    assert 'ExecStart="/opt/50%%/bin/.barewire-' in unit
+
+
 def test_without_systemd_the_installer_says_what_to_run(systemd: tuple[Node, Path]) -> None:
     node, root = systemd
     (root / "run/systemd/system").rmdir()

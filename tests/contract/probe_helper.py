@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ class Probe:
             raise CheckFailed(json.dumps(surroundings()))
         if self.do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.do == "exhaust":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
         if self.do == "large":
             return Result(ips=tuple(IpConfig(address=f"10.{n >> 8 & 255}.{n & 255}.1/24") for n in range(20_000)))
         if self.do == "wait":
@@ -62,6 +65,7 @@ def surroundings() -> dict[str, Any]:
         "root": os.stat("/").st_ino,
         "net": os.stat("/proc/self/ns/net").st_ino,
         "mnt": os.stat("/proc/self/ns/mnt").st_ino,
+        "uts": os.stat("/proc/self/ns/uts").st_ino,
         "environment": {name: value for name, value in os.environ.items() if name != "LC_CTYPE"},
         "descriptors": sorted(fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and is_open(fd)),
         "listening": [link for link in map(link_of, os.listdir("/proc/self/fd")) if link.endswith(".lock")],

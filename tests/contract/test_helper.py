@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.launched import ENV, IMPATIENT, SECONDS, Helper, World, compiled, is_ended, refusal, stand_alone
+from tests.launched import ENV, FROM_SOURCE, IMPATIENT, SECONDS, Helper, World, compiled, is_ended, refusal, stand_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,17 +57,17 @@ def test_a_call_sees_what_its_launcher_inherited(shared: World, tmp_path: Path) 
 
 def test_a_call_has_nothing_of_the_helpers_but_its_modules(shared: World) -> None:
     report = json.loads(refusal(shared.call("report"))["msg"])
-    # The connection to its launcher.
-    assert len(report["descriptors"]) == 1
+    # The connection to its launcher, and the file for the output.
+    assert len(report["descriptors"]) == 2
     assert report["listening"] == []
 
 
-@pytest.mark.parametrize("unshare", [["--net"], ["--mount"], ["--net", "--mount"]])
+@pytest.mark.parametrize("unshare", [["--net"], ["--mount"], ["--uts"], ["--net", "--mount", "--uts"]])
 def test_a_call_is_in_its_launchers_namespaces(shared: World, unshare: list[str]) -> None:
     report = json.loads(refusal(shared.call("report", prefix=["unshare", *unshare]))["msg"])
-    for kind in ("net", "mnt"):
+    for kind, option in (("net", "--net"), ("mnt", "--mount"), ("uts", "--uts")):
         own = os.stat(f"/proc/self/ns/{kind}").st_ino
-        assert (report[kind] != own) == ({"net": "--net", "mnt": "--mount"}[kind] in unshare)
+        assert (report[kind] != own) == (option in unshare)
 
 
 def test_a_call_from_a_container_with_the_nodes_root_sees_that_root(shared: World, tmp_path: Path) -> None:
@@ -87,6 +87,12 @@ def test_a_launcher_whose_processes_or_users_are_others_executes_the_plugin(shar
 
 def test_a_root_without_rights_gets_none_from_the_helper(shared: World) -> None:
     assert stand_alone(shared.call("report", prefix=["setpriv", "--bounding-set=-net_admin", "--inh-caps=-all"]))
+
+
+@pytest.mark.parametrize("fewer", [["--bounding-set=-sys_boot", "--inh-caps=-all"], ["--groups=7"]])
+def test_a_launcher_with_other_rights_than_the_helper_keeps_them(world: World, fewer: list[str]) -> None:
+    with Helper(world.socket, ("setpriv", *fewer, *FROM_SOURCE)):
+        assert stand_alone(world.call())
 
 
 def test_another_user_is_not_served(shared: World) -> None:
@@ -113,6 +119,16 @@ def test_an_output_of_any_size_arrives_whole(shared: World) -> None:
 def test_a_call_whose_process_is_killed_is_one_error_object(shared: World) -> None:
     document = refusal(shared.call("die"))
     assert (document["code"], "was killed" in document["msg"]) == (5, True)
+
+
+def test_a_call_whose_root_has_no_dev_null_is_served(shared: World) -> None:
+    called = shared.call(prefix=["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh"])
+    assert (called.code, json.loads(called.out)["cniVersion"]) == (0, "1.0.0")
+
+
+def test_an_add_that_leaves_no_descriptor_is_delivered(shared: World) -> None:
+    called = shared.call("exhaust")
+    assert (called.code, json.loads(called.out)["cniVersion"]) == (0, "1.0.0")
 
 
 def test_version_is_answered_while_stdin_is_open(shared: World) -> None:
@@ -299,6 +315,47 @@ def test_a_full_queue_is_not_waited_for(world: World) -> None:
             helper.process.send_signal(signal.SIGCONT)
             for client in clients:
                 client.close()
+
+
+def test_a_full_log_holds_neither_a_launcher_nor_a_child(world: World) -> None:
+    other = world._replace(launcher=compiled(world.folder, build="other"))
+    with Helper(world.socket) as helper:
+        assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+        children = helper.children()
+        assert children
+        with open(f"/proc/{helper.pid}/fd/1", "wb", buffering=0, opener=unblocked) as log:
+            while log.write(b"x" * 4096):
+                pass
+        assert all(stand_alone(other.call()) for _ in children)
+        assert all(is_ended(child) for child in children)
+
+
+def unblocked(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["sh", "-c", 'exec "$@" <&-', "sh"],
+        ["env", "--ignore-signal=CHLD", "--ignore-signal=INT", "--block-signal=INT"],
+    ],
+)
+def test_a_helper_is_well_however_it_was_started(world: World, way: list[str]) -> None:
+    world.pipes()
+    with Helper(world.socket, (*way, *FROM_SOURCE)):
+        for _ in range(3):
+            assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+        with world.start("wait") as call:
+            world.await_call()
+            call.send_signal(signal.SIGINT)
+            assert call.wait(SECONDS) == 1
+
+
+def test_no_call_holds_what_the_helper_was_started_with(world: World) -> None:
+    with Helper(world.socket, ("sh", "-c", 'exec "$@" 7</dev/null', "sh", *FROM_SOURCE)):
+        report = json.loads(refusal(world.call("report"))["msg"])
+    assert len(report["descriptors"]) == 2
 
 
 def test_two_helpers_do_not_share_a_socket(world: World) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from cni.helper import service
-from tests.launched import IMPATIENT, SECONDS, Helper, World, compiled, stand_alone
+from cni.helper import protocol, service
+from tests.launched import ENV, IMPATIENT, SECONDS, Helper, World, compiled, stand_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def test_any_client_is_turned_away_and_the_next_is_served(
             client.send(word)
         client.shutdown(socket.SHUT_WR)
         # Descriptors of /dev/null are no namespaces: nobody gets as far as to be ready.
-        assert client.recv(100) == b""
+        assert (client.recv(100), client.recv(100)) == (protocol.UNTOUCHED, b"")
     assert is_served(served)
 
 
@@ -84,7 +85,34 @@ def test_clients_that_say_nothing_hold_only_themselves(served: World) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(served)) for _ in range(10)]
         assert is_served(served)
-        assert all(client.recv(1) == b"" for client in clients)  # after the helper's patience
+        assert all(client.recv(2) == protocol.UNTOUCHED for client in clients)  # after the helper's patience
+
+
+REQUEST = b"source\0probe\x00022\0CNI_COMMAND=ADD\0"
+PATHS = ["/", "."] + [f"/proc/self/ns/{kind}" for kind in protocol.INHERITED[2:]]
+
+
+@pytest.fixture
+def ready(served: World) -> Iterator[socket.socket]:
+    """A client whose child waits for GO."""
+    with connected(served) as client, contextlib.ExitStack() as stack:
+        fds = [os.open(path, os.O_RDONLY) for path in PATHS]
+        for fd in fds:
+            stack.callback(os.close, fd)
+        socket.send_fds(client, [REQUEST], fds)
+        assert client.recv(10)[:1] == b"R"
+        yield client
+
+
+def test_a_go_without_its_descriptors_leaves_the_call_to_the_launcher(ready: socket.socket) -> None:
+    ready.send(protocol.GO)
+    assert (ready.recv(10), ready.recv(10)) == (protocol.UNTOUCHED, b"")
+
+
+def test_a_child_that_has_given_up_says_so_and_takes_no_go(ready: socket.socket) -> None:
+    assert ready.recv(10) == protocol.UNTOUCHED
+    with pytest.raises(BrokenPipeError):
+        ready.send(protocol.GO)
 
 
 def test_beyond_its_number_of_children_a_helper_leaves_calls_to_their_launchers(served: World) -> None:
@@ -106,10 +134,12 @@ def test_beyond_its_number_of_children_a_helper_leaves_calls_to_their_launchers(
 @example([b"R\0\0\0\x80"])
 @example([b"R12345"])
 @example([b"", b"R"])
+@example([b"R\xff\xff\xff\x7f", protocol.UNTOUCHED])
+@example([protocol.UNTOUCHED])
 def test_whatever_a_helper_says_a_call_is_one_document_and_one_exit_code(
     world_of_words: World, words: list[bytes]
 ) -> None:
-    """Which one says whether the launcher had said `go`: it has executed the plugin only when it had not."""
+    """Which one says whether the launcher had said `go`: it has executed the plugin only when it had not, or was left to it."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     path = world_of_words.socket
     path.unlink(missing_ok=True)
@@ -133,10 +163,30 @@ def test_whatever_a_helper_says_a_call_is_one_document_and_one_exit_code(
     with listener:
         called = world_of_words.call()
         thread.join(SECONDS)
-    if any(went):
+    if any(went) and words[1:2] != [protocol.UNTOUCHED]:
         assert (called.code, json.loads(called.out)["code"]) == (1, 5)
     else:
         assert stand_alone(called)
+
+
+def test_a_plugin_that_is_executed_after_go_can_be_interrupted(world_of_words: World) -> None:
+    plugin = world_of_words.probe()
+    program = plugin.parent / "bundle" / "probe"
+    program.write_text("#!/bin/sh\nexec grep -E '^Sig(Blk|Pnd)' /proc/self/status\n")
+    world_of_words.socket.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(world_of_words.socket))
+        listener.listen()
+        with subprocess.Popen([plugin], env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as call:
+            connection, _ = listener.accept()
+            with connection:
+                connection.send(b"R\xff\xff\xff\x7f")
+                connection.settimeout(SECONDS)
+                while connection.recv(1 << 16) != protocol.GO:
+                    pass
+                connection.send(protocol.UNTOUCHED)
+            out, _ = call.communicate(timeout=SECONDS)
+    assert out.split() == [b"SigPnd:", b"0" * 16, b"SigBlk:", b"0" * 16]
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +210,7 @@ def test_a_helper_without_descriptors_leaves_calls_to_their_launchers_and_recove
 
 def test_an_upgrade_under_load_leaves_every_call_with_one_answer(world: World) -> None:
     """Launchers and helpers of two builds, as install.sh changes them: each call is served, by whichever."""
+    world.probe()  # A program that another thread still writes cannot be executed.
     with ThreadPoolExecutor(4) as pool:
         stop = threading.Event()
 

@@ -62,6 +62,19 @@ def test_every_module_that_a_function_imports_is_warm() -> None:
     assert not missing, f"cni/helper/warm.py lacks {sorted(missing)}"
 
 
+def test_no_child_has_to_complete_os() -> None:
+    """As in the bundle, whose `os` is build/lean_os.py until something else is used."""
+    program = (
+        "import sys, types; lean = sys.modules['os'] = types.ModuleType('os');"
+        "exec(compile(open('build/lean_os.py').read(), 'lean_os', 'exec'), vars(lean));"
+        "sys.path.insert(0, '.'); from cni.helper.warm import load_all; load_all(()); print('__getattr__' in vars(lean))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "False\n"
+
+
 def test_no_name_of_the_list_is_out_of_use() -> None:
     assert set(warm.LATE) <= late_imports()
 
