@@ -13,7 +13,7 @@ from cni.errors import InvalidConfig
 from kubevirt import guest_mtu
 from kubevirt.markup import Document, tag
 from kubevirt.memory import share
-from kubevirt.port import ports
+from kubevirt.port import ABSENT, ports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,12 +36,13 @@ def change(text: bytes, machine: Machine, binding: str, sight: Sight) -> bytes:
     document = Document(text)
     devices = _devices(document)
     present = _present(devices)
-    wanted = ports(machine, binding, sight, _macs(present), _vcpus(document.root))
-    wanted = [port for port in wanted if port.network in present or not port.may_be_missing]
-    if not wanted:
+    # An interface that has gone may have lost its network, too, and is not added again.
+    bound = [each for each in machine.of_binding(binding) if each.state != ABSENT or each.name in present]
+    if not bound:
         return text
+    wanted = ports(machine, bound, sight, _macs(present), _vcpus(document.root))
     share(document, machine)
-    guest_mtu.offer(document, {_ALIAS + port.network: port.mtu for port in wanted if port.mtu is not None})
+    guest_mtu.offer(document, {_ALIAS + port.network: port.mtu for port in wanted})
     _put(document, devices, wanted, present, [each.name for each in machine.spec.domain.devices.interfaces])
     return document.changed()
 

@@ -6,10 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cni.errors import InvalidConfig
+from cni.names import shown
 from cni.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 SMALLEST_MTU, LARGEST_MTU = 68, 9702
 """IPv4's smallest, and the largest that Open vSwitch with DPDK takes."""
@@ -24,22 +25,28 @@ class Fact(Value):
 
     path: str = ""
     mtu: int | None = None
-    mac: str = ""
 
 
-def network_info(text: bytes) -> dict[str, Fact] | None:
-    """By the network's name. None: it is not written yet. Raises `InvalidConfig`."""
+def network_info(text: bytes, networks: Collection[str]) -> dict[str, Fact] | None:
+    """By the network's name, for these networks. None: it is not written yet. Raises `InvalidConfig`.
+
+    An entry's `mac` is not read. It is the user's, which the machine contains as well, or the CNI plugin's, which
+    is another one for each pod.
+    """
     if not text.strip():
         return None
     where = "network-info"
     found: dict[str, Fact] = {}
     for entry in _items(_loaded(text, where), "interfaces", where):
+        name = entry.get("network")
+        # An entry of another binding may have values that are valid there only: InfiniBand's MTU, for example.
+        if not isinstance(name, str) or name not in networks:
+            continue
         device = _object(entry.get("deviceInfo"), f"{where}: deviceInfo")
         socket = _object(device.get("vhost-user"), f"{where}: vhost-user") if device.get("type") == "vhost-user" else {}
-        found[_text(entry.get("network"), f"{where}: network")] = Fact(
+        found[name] = Fact(
             path=_text(socket.get("path"), f"{where}: path"),
             mtu=_mtu(entry.get("mtu") or None, where),
-            mac=_text(entry.get("mac"), f"{where}: mac"),
         )
     return found
 
@@ -120,5 +127,5 @@ def _mtu(value: Any, where: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not SMALLEST_MTU <= value <= LARGEST_MTU:
-        raise InvalidConfig(f"{where}: mtu {value!r} is not a number from {SMALLEST_MTU} to {LARGEST_MTU}")
+        raise InvalidConfig(f"{where}: mtu {shown(value)} is not a number from {SMALLEST_MTU} to {LARGEST_MTU}")
     return value

@@ -20,22 +20,32 @@ NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 _PROPERTY = "host_mtu"
 
 
-def offer(document: Document, mtus: Mapping[str, int]) -> None:
-    """Notes the changes that give the cards of these aliases their MTUs. Raises `InvalidConfig`."""
-    if not mtus:
-        return
+def offer(document: Document, wanted: Mapping[str, int | None]) -> None:
+    """Notes the changes that give the cards of these aliases their MTUs, or none. Raises `InvalidConfig`."""
+    mtus = {alias: mtu for alias, mtu in wanted.items() if mtu is not None}
     override = document.root.first("qemu:override")
     if override is None:
-        _add(document, mtus)
+        if mtus:
+            _add(document, mtus)
         return
-    present = {device.attributes.get("alias", ""): device for device in override.all("qemu:device")}
-    for alias, device in present.items():
-        if alias in mtus:
-            _require_ours(device, alias)
-            document.replace(device.start, device.end, _device(alias, mtus[alias], document.indent(device)))
+    devices = [each for each in override.all("qemu:device") if each.attributes.get("alias") in wanted]
+    gone = [each for each in devices if each.attributes["alias"] not in mtus and _is_ours(each)]
+    if gone and not mtus and len(gone) == len(override.children):
+        gone = [override]
+    for element in gone:
+        document.replace(element.start - len(document.indent(element)), element.end, b"")
+    _set(document, override, [each for each in devices if each.attributes["alias"] in mtus], mtus)
+
+
+def _set(document: Document, override: Element, present: list[Element], mtus: Mapping[str, int]) -> None:
+    for device in present:
+        alias = device.attributes["alias"]
+        if not _is_ours(device):
+            raise InvalidConfig(f"qemu:override: another hook of the machine sets properties of {alias}")
+        document.replace(device.start, device.end, _device(alias, mtus[alias], document.indent(device)))
     indent = document.child_indent(override)
-    missing = {alias: mtu for alias, mtu in mtus.items() if alias not in present}
-    document.put_first(override, [_device(alias, mtu, indent) for alias, mtu in missing.items()])
+    missing = mtus.keys() - {device.attributes["alias"] for device in present}
+    document.put_first(override, [_device(alias, mtus[alias], indent) for alias in mtus if alias in missing])
 
 
 def _add(document: Document, mtus: Mapping[str, int]) -> None:
@@ -54,7 +64,16 @@ def _device(alias: str, mtu: int, indent: bytes) -> bytes:
     return tag("qemu:device", {"alias": alias}, [tag("qemu:frontend", inner=[value], indent=inner)], indent)
 
 
-def _require_ours(device: Element, alias: str) -> None:
-    names = [each.attributes.get("name") for each in device.all("qemu:frontend", "qemu:property")]
-    if names != [_PROPERTY]:
-        raise InvalidConfig(f"qemu:override: another hook of the machine sets properties of {alias}")
+def _is_ours(device: Element) -> bool:
+    """Whether it has nothing but the property that is written here."""
+    frontend = device.children[0] if len(device.children) == 1 else None
+    value = frontend.children[0] if frontend and len(frontend.children) == 1 else None
+    return (
+        frontend is not None
+        and value is not None
+        and device.attributes.keys() == {"alias"}
+        and (frontend.name, frontend.attributes) == ("qemu:frontend", {})
+        and (value.name, value.children) == ("qemu:property", [])
+        and value.attributes.keys() == {"name", "type", "value"}
+        and (value.attributes["name"], value.attributes["type"]) == (_PROPERTY, "unsigned")
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,13 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from cni.errors import InvalidConfig
-from cni.names import shown
 
 LARGEST = 2 << 20
 """Bytes of the JSON. etcd takes an object of 1.5 MB."""
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
-"""Names of networks: KubeVirt allows these characters, and so does libvirt in an alias."""
 
 
 def _list(value: Any) -> Any:
@@ -145,11 +140,7 @@ def parse(text: bytes) -> Machine:
             f"the VirtualMachineInstance has {len(text)} bytes, and {LARGEST} are the most that is read"
         )
     try:
-        machine = Machine.model_validate_json(text)
+        return Machine.model_validate_json(text)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, each['loc'])) or 'JSON'}: {each['msg']}" for each in error.errors()]
         raise InvalidConfig(f"the VirtualMachineInstance cannot be read: {'; '.join(problems)}") from error
-    for interface in machine.spec.domain.devices.interfaces:
-        if not _NAME.fullmatch(interface.name):
-            raise InvalidConfig(f"{shown(interface.name)} is no interface's name")
-    return machine

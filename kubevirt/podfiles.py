@@ -13,6 +13,8 @@ from kubevirt.facts import device_metadata, network_info
 from kubevirt.port import SOCKETS, Sight
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from cni.log import Log
     from kubevirt.facts import Fact
     from kubevirt.machine import Claim, Machine
@@ -56,20 +58,20 @@ class PodFiles:
         self._first = self._first or now
         deadline = now + self._call_seconds
         return Sight(
-            info=await self._network_info(deadline),
+            info=await self._network_info({each.name for each in machine.of_binding(binding)}, deadline),
             claims=await self._claims(machine, binding, deadline),
             sockets=self._sockets,
         )
 
-    async def _network_info(self, deadline: float) -> dict[str, Fact]:
+    async def _network_info(self, networks: Collection[str], deadline: float) -> dict[str, Fact]:
         """Empty where the plugin is registered without `downwardAPI`: then there is no file."""
         end = (self._first or 0) + self._info_seconds
         while (text := _read(self._info)) is not None:
-            if (found := network_info(text)) is not None:
+            if (found := network_info(text, networks)) is not None:
                 return found
             now = time.monotonic()
             if now >= end:
-                self._log.warning(f"{self._info} is still empty; the interfaces get what the machine says of them")
+                self._log.warning(f"{self._info} is still empty: sockets have the interfaces' names, no MTU is set")
                 break
             if now >= deadline:
                 raise TryAgainLater(
@@ -89,10 +91,17 @@ class PodFiles:
     async def _claim(self, machine: Machine, claim: Claim, deadline: float) -> Fact:
         folders = self._folders(machine, claim)
         while True:
+            problem: InvalidConfig | None = None
+            # A request may have devices of several drivers, each with a file, which are written one after another.
             for path in (path for folder in folders for path in _metadata_files(folder)):
-                if (fact := device_metadata(_read(path) or b"", path)) is not None:
-                    return fact
+                try:
+                    if (fact := device_metadata(_read(path) or b"", path)) is not None:
+                        return fact
+                except InvalidConfig as error:
+                    problem = problem or error
             if time.monotonic() >= deadline:
+                if problem:
+                    raise problem
                 raise TryAgainLater(
                     f"claim {claim.claim_name}: there is no metadata of the device in {' or '.join(folders)}",
                     hint="the DRA driver writes it; KubeVirt 1.9 or later mounts it into the sidecar",

@@ -14,7 +14,7 @@ from cni.value import Value
 from kubevirt.podnames import pod_interface
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from kubevirt.facts import Fact
     from kubevirt.machine import Interface, Machine, Network
@@ -31,6 +31,8 @@ ABSENT, DOWN = "absent", "down"
 
 _OF_KUBEVIRT = frozenset(("launcher-sock", "launcher-init-sock"))
 """virt-launcher's own sockets in that volume."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+"""Names of networks: KubeVirt allows these characters, and so does libvirt in an alias."""
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
@@ -49,8 +51,6 @@ class Port(Value):
     acpi_index: int = 0
     pci_address: str = ""
     link_down: bool = False
-    may_be_missing: bool = False
-    """It is on its way out, and is not put back where it has gone."""
 
 
 class Sight(Value):
@@ -61,12 +61,14 @@ class Sight(Value):
     sockets: str = SOCKETS
 
 
-def ports(machine: Machine, binding: str, sight: Sight, macs: Mapping[str, str], vcpus: int) -> list[Port]:
-    """The ports of all interfaces of that binding, in their order.
+def ports(
+    machine: Machine, interfaces: Iterable[Interface], sight: Sight, macs: Mapping[str, str], vcpus: int
+) -> list[Port]:
+    """The ports of these interfaces of the machine, in their order.
 
     `macs` are those that the domain has for them already, and `vcpus` its number of CPUs. Raises `InvalidConfig`.
     """
-    found = [_port(machine, interface, sight, macs, vcpus) for interface in machine.of_binding(binding)]
+    found = [_port(machine, interface, sight, macs, vcpus) for interface in interfaces]
     paths: dict[str, str] = {}
     for port in found:
         if (other := paths.setdefault(port.path, port.network)) != port.network:
@@ -76,6 +78,8 @@ def ports(machine: Machine, binding: str, sight: Sight, macs: Mapping[str, str],
 
 def _port(machine: Machine, interface: Interface, sight: Sight, macs: Mapping[str, str], vcpus: int) -> Port:
     name = interface.name
+    if not _NAME.fullmatch(name):
+        raise InvalidConfig(f"{shown(name)} is no interface's name")
     network = machine.network(name)
     if network is None:
         raise InvalidConfig(
@@ -85,8 +89,7 @@ def _port(machine: Machine, interface: Interface, sight: Sight, macs: Mapping[st
     if not is_ifname(ifname) or ifname in _OF_KUBEVIRT:
         raise InvalidConfig(f"interface {name}: {shown(ifname)} is no name of an interface in the pod")
     known = sight.claims.get(name) or sight.info.get(name)
-    # What a running guest has counts more than what is written about it later.
-    given = interface.mac_address or macs.get(name) or (known.mac if known else "")
+    given = interface.mac_address or macs.get(name)
     return Port(
         network=name,
         ifname=ifname,
@@ -100,7 +103,6 @@ def _port(machine: Machine, interface: Interface, sight: Sight, macs: Mapping[st
         acpi_index=interface.acpi_index,
         pci_address=_pci_address(interface),
         link_down=interface.state == DOWN,
-        may_be_missing=interface.state == ABSENT,
     )
 
 
@@ -110,6 +112,8 @@ def _path(name: str, network: Network, ifname: str, sight: Sight) -> str:
     path = (fact.path if fact else "") or f"{sight.sockets}/{ifname}"
     if not is_plain_path(path) or not path.isprintable():
         raise InvalidConfig(f"interface {name}: {shown(path)} is no absolute path")
+    if path.rpartition("/")[2] in _OF_KUBEVIRT:
+        raise InvalidConfig(f"interface {name}: {shown(path)} is a socket of virt-launcher")
     if len(path.encode()) > LONGEST_PATH:
         raise InvalidConfig(
             f"interface {name}: the socket's path {shown(path)} has {len(path.encode())} bytes, and {LONGEST_PATH} is the limit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import signal
@@ -31,7 +32,9 @@ END_SECONDS = 5.0
 _CALLS = 8
 _LONGEST_MESSAGE = LARGEST + machines.LARGEST + 1024
 _LONGEST_REASON = 2000
-"""Characters of an error's text: gRPC sends it as a header, and these have a bound."""
+"""Bytes of an error's text: gRPC sends it as a header of 8 KB at most, with three characters for most bytes beyond ASCII."""
+_LONGEST_OWNER = 40
+"""Characters of a name that are part of the name of a socket, whose path has 107 bytes at most."""
 
 
 def socket_name(container: str, binding: str) -> str:
@@ -39,7 +42,11 @@ def socket_name(container: str, binding: str) -> str:
 
     The container's name comes from KubeVirt. The binding's is as good; without both a random one is.
     """
-    owner = re.sub("[^A-Za-z0-9.-]+", "-", container or binding)[:40] or secrets.token_hex(8)
+    given = container or binding or secrets.token_hex(8)
+    owner = re.sub("[^A-Za-z0-9.-]+", "-", given)[:_LONGEST_OWNER]
+    if owner != given:
+        # Two names may be the same after that.
+        owner = f"{owner}-{hashlib.sha256(given.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return f"{owner}-vhu.sock"
 
 
@@ -132,8 +139,13 @@ class Sidecar:
     async def _refuse(self, context: Any, code: grpc.StatusCode, error: CniError) -> None:
         """Fails the call. virt-launcher shows the text as the reason why the machine does not start."""
         self._log.error(f"{error}" + (f"; {error.hint}" if error.hint else ""))
-        reason = f"{NAME}: {error}" + (f" ({error.hint})" if error.hint else "")
-        await context.abort(code, reason[:_LONGEST_REASON])
+        await context.abort(code, reason(error))
+
+
+def reason(error: CniError) -> str:
+    """The error's text as the status of a call."""
+    text = f"{NAME}: {error}" + (f" ({error.hint})" if error.hint else "")
+    return text.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")
 
 
 def _with_answer_of(call: calls.Call, function: Any) -> Any:

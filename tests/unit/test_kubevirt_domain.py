@@ -11,7 +11,7 @@ import pytest
 
 from cni.errors import InvalidConfig
 from kubevirt import domain as domains, machine as machines
-from kubevirt.facts import Fact
+from kubevirt.facts import Fact, network_info
 from kubevirt.port import Sight
 from tests.kubevirt_hooks.domains import BINDING, DATAPLANE, MAC, NAMES, bound, domain, machine, network
 from tests.kubevirt_hooks.schema import read_back
@@ -239,16 +239,46 @@ def test_the_namespace_of_qemu_is_declared_where_it_is_missing():
     assert offered(change(b"<domain><devices/></domain>", info=MTU)) == {"ua-dataplane": "9000"}
 
 
-def test_properties_of_our_card_that_another_hook_sets_are_not_lost_in_silence():
-    other = '<qemu:override><qemu:device alias="ua-dataplane"><qemu:frontend><qemu:property name="x"/></qemu:frontend></qemu:device></qemu:override>'
+PROPERTY = '<qemu:property name="host_mtu" type="unsigned" value="9000"/>'
+OF_OTHERS = {
+    "another property": '<qemu:frontend><qemu:property name="x"/></qemu:frontend>',
+    "another property beside ours": f'<qemu:frontend>{PROPERTY}<qemu:property name="x"/></qemu:frontend>',
+    "the property removed": '<qemu:frontend><qemu:property name="host_mtu" type="remove"/></qemu:frontend>',
+    "another part beside ours": f"<qemu:frontend>{PROPERTY}</qemu:frontend><qemu:backend/>",
+    "two parts": f"<qemu:frontend>{PROPERTY}</qemu:frontend><qemu:frontend/>",
+    "an attribute": f'<qemu:frontend x="y">{PROPERTY}</qemu:frontend>',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("case", OF_OTHERS)
+def test_properties_of_our_card_that_another_hook_sets_are_not_lost_in_silence(case):
+    device = f'<qemu:device alias="ua-dataplane">{OF_OTHERS[case]}</qemu:device>'
+    text = domain("plain").replace(b"</domain>", f"<qemu:override>{device}</qemu:override></domain>".encode())
     with pytest.raises(InvalidConfig, match="another hook of the machine sets properties of ua-dataplane"):
-        change(domain("plain").replace(b"</domain>", f"{other}</domain>".encode()), info=MTU)
+        change(text, info=MTU)
+    assert device.encode() in change(text)
 
 
-def test_without_an_address_of_the_machine_the_networks_counts_and_then_a_lasting_one():
+def test_an_mtu_that_is_no_longer_known_is_removed():
+    assert change(change(domain("plain"), info=MTU)) == change(domain("plain"))
+
+
+def test_an_empty_override_of_another_hook_stays_without_an_mtu():
+    text = domain("plain").replace(b"</domain>", b"<qemu:override/></domain>")
+    assert b"<qemu:override/>" in change(text)
+
+
+@pytest.mark.parametrize("other", ["ua-root", "ua-other"])
+def test_only_our_mtu_is_removed(other):
+    override = f'<qemu:override><qemu:device alias="{other}"/></qemu:override>'
+    text = domain("plain").replace(b"</domain>", f"\t{override}\n</domain>".encode())
+    assert f'<qemu:device alias="{other}"/>'.encode() in change(change(text, info=MTU))
+    assert offered(change(change(text, info=MTU))) == {}
+
+
+def test_without_an_address_of_the_machine_the_interface_has_a_lasting_one():
     vmi = machine(bound(macAddress=""))
-    known = changed("plain", vmi, info={"dataplane": Fact(mac="02:aa:00:00:00:01")})
-    assert attributes(ours(known))["mac"] == {"address": "02:aa:00:00:00:01"}
     made = attributes(ours(changed("plain", vmi)))["mac"]["address"]
     assert attributes(ours(changed("numa", vmi)))["mac"]["address"] == made
     assert int(made[:2], 16) & 3 == 2, "of one interface, and administered locally"
@@ -256,11 +286,22 @@ def test_without_an_address_of_the_machine_the_networks_counts_and_then_a_lastin
     assert attributes(ours(changed("plain", vmi)))["mac"]["address"] != made
 
 
-def test_a_running_guest_keeps_its_address_when_another_is_written_later():
+def test_the_address_that_the_plugin_makes_for_each_pod_does_not_become_the_guests():
     vmi = machine(bound(macAddress=""))
-    first = change(domain("plain"), vmi)
-    again = change(read_back(first), vmi, info={"dataplane": Fact(mac="02:aa:00:00:00:01")})
-    assert attributes(ours(ET.fromstring(again)))["mac"] == attributes(ours(ET.fromstring(first)))["mac"]
+    starts = [
+        {"interfaces": [{"network": "dataplane", "mac": f"02:aa:00:00:00:0{pod}", "mtu": 1400}]} for pod in (1, 2)
+    ]
+    found = [
+        attributes(ours(changed("plain", vmi, info=network_info(json.dumps(start).encode(), {"dataplane"}))))["mac"]
+        for start in starts
+    ]
+    assert found == [attributes(ours(changed("plain", vmi)))["mac"]] * 2
+
+
+def test_a_running_guest_keeps_its_address():
+    vmi = machine(bound(macAddress=""))
+    has = read_back(change(domain("plain"), machine(bound(macAddress="02:aa:00:00:00:01"))))
+    assert attributes(ours(ET.fromstring(change(has, vmi))))["mac"] == {"address": "02:aa:00:00:00:01"}
 
 
 def test_an_interface_on_its_way_out_is_kept_whole_and_not_put_back():
@@ -268,6 +309,18 @@ def test_an_interface_on_its_way_out_is_kept_whole_and_not_put_back():
     present = change(domain("plain"))
     assert change(present, leaving) == present
     assert change(domain("plain"), leaving) == domain("plain")
+
+
+def test_an_interface_that_has_gone_may_have_lost_its_network():
+    leaving = machine(bound("gone", state="absent"), bound(), networks=[network()])
+    assert change(domain("plain"), leaving) == change(domain("plain"))
+    alone = machine(bound("gone", state="absent"), networks=[])
+    assert change(domain("plain"), alone) == domain("plain")
+
+
+def test_the_name_of_an_interface_of_another_binding_is_not_judged():
+    vmi = machine(bound(), bound("net.of another/binding", binding={"name": "passt"}))
+    assert change(domain("plain"), vmi) == change(domain("plain"))
 
 
 def test_the_users_choice_against_memfd_is_kept_with_huge_pages():

@@ -17,7 +17,8 @@ from tests.kubevirt_hooks.domains import BINDING, DATAPLANE, bound, machine, net
 
 
 def located(vmi: dict[str, Any], **sight: Any) -> list[Port]:
-    return ports(machines.parse(json.dumps(vmi).encode()), BINDING, Sight(**{"info": {}, "claims": {}, **sight}), {}, 1)
+    parsed = machines.parse(json.dumps(vmi).encode())
+    return ports(parsed, parsed.of_binding(BINDING), Sight(**{"info": {}, "claims": {}, **sight}), {}, 1)
 
 
 def test_the_plugin_sees_the_sockets_in_the_volume_where_the_sidecar_has_them():
@@ -80,23 +81,42 @@ def test_a_path_that_is_none_is_refused(path):
         located(machine(), info={"dataplane": Fact(path=path)})
 
 
+@pytest.mark.parametrize("source", ["info", "claims"])
+@pytest.mark.parametrize("name", ["launcher-sock", "launcher-init-sock"])
+def test_a_path_of_a_socket_of_virt_launcher_is_refused(source, name):
+    claim: dict[str, Any] = {"resourceClaim": {"claimName": "c", "requestName": "r"}} if source == "claims" else {}
+    with pytest.raises(InvalidConfig, match="a socket of virt-launcher"):
+        located(machine(networks=[network(**claim)]), **{source: {"dataplane": Fact(path=f"{SOCKETS}/{name}")}})
+
+
 def test_network_info_tells_of_networks_by_their_names():
     text = json.dumps({"interfaces": [
         {"network": "a", "mac": "02:00:00:00:00:01", "mtu": 9000},
         {"network": "b", "deviceInfo": {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "server", "path": "/s"}}},
         {"network": "c", "deviceInfo": {"type": "pci", "pci": {"pci-address": "0000:01:00.0"}}, "mtu": 0},
     ]})  # fmt: skip
-    assert network_info(text.encode()) == {
-        "a": Fact(mac="02:00:00:00:00:01", mtu=9000),
-        "b": Fact(path="/s"),
-        "c": Fact(),
-    }
+    assert network_info(text.encode(), {"a", "b", "c", "d"}) == {"a": Fact(mtu=9000), "b": Fact(path="/s"), "c": Fact()}
+
+
+@pytest.mark.parametrize(
+    "other", [{"mtu": 65520}, {"deviceInfo": "none"}, {"mac": 5}, {"network": ["ib0"]}, {"network": None}]
+)
+def test_an_entry_of_another_interface_is_not_judged(other):
+    text = json.dumps({"interfaces": [{"network": "ib0", **other}, {"network": "a", "mtu": 9000}]})
+    assert network_info(text.encode(), {"a"}) == {"a": Fact(mtu=9000)}
+
+
+def test_a_wrong_mtu_of_our_interface_is_refused_with_a_short_reason():
+    text = json.dumps({"interfaces": [{"network": "a", "mtu": "\x1b" * 500}]})
+    with pytest.raises(InvalidConfig, match=r"mtu '\\x1b.* is not a number from 68 to 9702") as refused:
+        network_info(text.encode(), {"a"})
+    assert len(str(refused.value)) < 200
 
 
 def test_an_empty_file_says_that_nothing_is_written_yet():
-    assert network_info(b" \n") is None
+    assert network_info(b" \n", {"a"}) is None
     assert device_metadata(b"", "f") is None
-    assert network_info(b"{}") == {}
+    assert network_info(b"{}", {"a"}) == {}
 
 
 def metadata(**attributes: Any) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class Pod:
         parsed = machines.parse(json.dumps(vmi or machine()).encode())
         return asyncio.run(self.files.sight(parsed, BINDING))
 
-    def put(self, place: str, text: str) -> None:
-        path = self.metadata / place / "d.example.com-metadata.json"
+    def put(self, place: str, text: str, driver: str = "d.example.com") -> None:
+        path = self.metadata / place / f"{driver}-metadata.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -45,7 +45,7 @@ def pod(tmp_path):
 
 
 def device(path: str) -> str:
-    attributes = {"vhost-user-path": {"string": path}}
+    attributes = {"vhost-user-path": {"string": path}} if path else {}
     request = {"name": "port/fast", "devices": [{"attributes": attributes}]}
     return json.dumps({"apiVersion": "metadata.resource.k8s.io/v1alpha1", "requests": [request]})
 
@@ -63,6 +63,11 @@ def test_what_kubevirt_wrote_is_known(pod):
     assert pod.sight().info == {"dataplane": Fact(mtu=1400)}
 
 
+def test_what_kubevirt_wrote_of_another_binding_is_not_judged(pod):
+    pod.info.write_text('{"interfaces": [{"network": "default", "mtu": 65520}, {"network": "dataplane", "mtu": 1400}]}')
+    assert pod.sight().info == {"dataplane": Fact(mtu=1400)}
+
+
 def test_a_file_that_is_empty_is_awaited_and_then_the_call_is_to_be_repeated(pod):
     pod.info.touch()
     with pytest.raises(TryAgainLater, match="has not yet written"):
@@ -73,7 +78,7 @@ def test_a_file_that_stays_empty_does_not_keep_the_machine_from_starting_for_eve
     pod = Pod(tmp_path, info_seconds=0.0)
     pod.info.touch()
     assert pod.sight().info == {}
-    assert [message for message in pod.log.messages if "still empty" in message]
+    assert [message for message in pod.log.messages if "still empty: sockets have the interfaces' names" in message]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,22 @@ def test_a_claims_device_is_found_where_kubernetes_puts_it(pod, place, spec):
 def test_a_claim_without_metadata_is_to_be_repeated_and_says_where_they_belong(pod):
     pod.put("resourceclaimtemplates/dpdk/port", "")  # the driver writes it later
     with pytest.raises(TryAgainLater, match="resourceclaimtemplates/dpdk/port"):
+        pod.sight(claimed())
+
+
+PLACE = "resourceclaimtemplates/dpdk/port"
+
+
+@pytest.mark.parametrize("other", [device(""), "{}", "no JSON"])
+def test_another_drivers_metadata_do_not_hide_ours(pod, other):
+    pod.put(PLACE, other, "a.example.com")
+    pod.put(PLACE, device("/run/v.sock"))
+    assert pod.sight(claimed()).claims == {"dataplane": Fact(path="/run/v.sock")}
+
+
+def test_metadata_without_a_socket_are_refused_when_no_other_file_comes(pod):
+    pod.put(PLACE, device(""), "a.example.com")
+    with pytest.raises(InvalidConfig, match=r"a\.example\.com-metadata\.json has no device with the attribute"):
         pod.sight(claimed())
 
 
