@@ -101,7 +101,8 @@ def _with_whole_groups(
 ) -> Assignment:
     """Gives whole IOMMU groups to the pools that want them.
 
-    The member that leads is one that is held, so that a device keeps its name, or the first one of the first pool.
+    The member that leads is one that is held, so that a device keeps its name, or the first one of the first pool. A member
+    that is held from a pool without whole groups does not lead: it makes the device unhealthy and does not withdraw it.
     """
     order = {name: number for number, name in enumerate(found.pools)}
     pool_of, kept_out, claims = dict(found.pool_of), dict(found.kept_out), dict(found.claims)
@@ -111,7 +112,8 @@ def _with_whole_groups(
             continue
         members = {member.address: member for member in inventory.group_of(inventory.functions[address])}
         selected = [member for member in members if member in pool_of]
-        first = min(selected, key=lambda one: (one not in held, order.get(pool_of[one].name, len(order)), one))
+        leading = {member for member in selected if member in held and pool_of[member].groups == GROUP}
+        first = min(selected, key=lambda one: (one not in leading, order.get(pool_of[one].name, len(order)), one))
         winner = pool_of[first]
         if winner.groups != GROUP:
             del pool_of[address]

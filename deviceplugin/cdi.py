@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cni import jsontext
+from cni.errors import CniError
+from cni.host.folders import DOCUMENT, SUFFIX
 from deviceplugin.pool import short_name
 
 if TYPE_CHECKING:
@@ -27,9 +30,23 @@ def file_name(resource: str) -> str:
     return f"{short_name(resource)}.json"
 
 
-def is_ours(name: str) -> bool:
-    """Whether a file of the folder is one of ours."""
-    return name.startswith("barewire-") and name.endswith(".json")
+def may_be_ours(name: str) -> bool:
+    """Whether a file of the folder has a name as ours have. Others can have such names as well."""
+    return name.startswith("barewire-") and name.endswith(DOCUMENT)
+
+
+def is_ours(content: bytes) -> bool:
+    """Whether a file with this content is one of ours."""
+    try:
+        kind = jsontext.loads(content)["kind"]
+    except (CniError, KeyError, TypeError):
+        return False
+    return isinstance(kind, str) and kind.startswith(f"{_VENDOR}/barewire-")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of the folder is one of ours that has not got its name yet."""
+    return name.startswith(".barewire-") and name.endswith(SUFFIX)
 
 
 def qualified(resource: str, device: str) -> str:

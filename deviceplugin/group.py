@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cni.host.drivers import gives_to_user_space, needs_iommu_group
+from cni.host.drivers import needs_iommu_group
 from deviceplugin.function import forbidden
 from deviceplugin.pool import ALONE, GROUP
 
@@ -48,7 +48,7 @@ def companions(
     return tuple(
         member
         for member in others(function, inventory)
-        if member.address not in requested and _may_be_bound(member, pool) and not gives_to_user_space(member.driver)
+        if member.address not in requested and _may_be_bound(member, pool) and not needs_iommu_group(member.driver)
     )
 
 
@@ -67,7 +67,7 @@ def _may_be_bound(member: Function, pool: Pool) -> bool:
 
 
 def _obstacle(member: Function, pool: Pool, used: Mapping[str, str], *, promised: bool) -> str:
-    if gives_to_user_space(member.driver):
+    if needs_iommu_group(member.driver):
         return ""
     if pool.driver and not promised and _may_be_bound(member, pool):
         return f"{member.address}: {reason}" if (reason := forbidden(member, used)) else ""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = "/var/lib/barewire/devices"
 _SCHEMA = 1
+_FLAGS = ("rdma", "vhost_net", "cdi")
 
 
 class Holding(Value):
@@ -37,7 +38,8 @@ class Holding(Value):
     `found_driver` and `found_override` are what it goes back to when `driver`, which the pool promises, is not empty.
     `identity` is that of the function: addresses are given anew at a boot. `request` lists the devices that the container asked
     for together. `lead` is the device that this one was bound together with, for a member of its IOMMU group that no container
-    asked for. Older files lack these.
+    asked for. `rdma` and `vhost_net` are those of the selector with which the device was given away, and `cdi` says that its
+    container may have got a CDI name. Older files lack these.
     """
 
     device: str
@@ -48,6 +50,9 @@ class Holding(Value):
     identity: str = ""
     request: str = ""
     lead: str = ""
+    rdma: bool = False
+    vhost_net: bool = False
+    cdi: bool = False
 
     def asked_with(self, other: Holding) -> bool:
         """Whether one request was for both."""
@@ -125,12 +130,17 @@ def _decoded(content: bytes) -> Holding | None:
         holding = Holding(**document)
     except (CniError, TypeError, KeyError, AttributeError):
         return None
-    values = holding.as_dict().values()
-    texts = all(isinstance(value, str) and value.isprintable() for value in values)
-    if schema != _SCHEMA or not texts or not holding.resource:
+    sound = all(_is_sound(name, value) for name, value in holding.as_dict().items())
+    if schema != _SCHEMA or not sound or not holding.resource:
         return None
     drivers = (holding.driver, holding.found_driver, holding.found_override)
     return holding if all(is_file_name(name) for name in drivers if name) else None
+
+
+def _is_sound(name: str, value: object) -> bool:
+    if name in _FLAGS:
+        return isinstance(value, bool)
+    return isinstance(value, str) and value.isprintable()
 
 
 def _is_address(text: str) -> bool:

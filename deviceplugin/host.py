@@ -10,8 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cni.errors import IoFailure, KernelRefused
+from cni.host import folders
 from cni.host.binding import Drivers
-from cni.host.files import remove_file, write_file
+from cni.host.files import read_file, refuse_shortage, remove_file, write_file
 from cni.value import Value
 from deviceplugin import cdi, kernel_write
 from deviceplugin.inventory import Scanner
@@ -112,11 +113,13 @@ class Host:
         remove_file(f"{self._device_info}/{name}")
 
     def cdi_files(self) -> list[str]:
-        """The names of our CDI files."""
-        try:
-            return [name for name in os.listdir(self._cdi) if cdi.is_ours(name)]
-        except OSError:
-            return []
+        """The names of our CDI files. Raises `IoFailure` where that cannot be seen."""
+        return [name for name in folders.entries(self._cdi) if cdi.may_be_ours(name) and self._is_ours(name)]
+
+    def sweep_cdi(self) -> None:
+        """Removes what killed processes left under temporary names. Raises `IoFailure`."""
+        for name in filter(cdi.is_temporary, folders.entries(self._cdi)):
+            remove_file(f"{self._cdi}/{name}")
 
     def write_cdi(self, name: str, document: dict[str, Any]) -> None:
         """Writes a CDI file. Raises `IoFailure`."""
@@ -124,7 +127,19 @@ class Host:
         write_file(f"{self._cdi}/{name}", json.dumps(document).encode())
 
     def remove_cdi(self, name: str) -> None:
-        remove_file(f"{self._cdi}/{name}")
+        """Removes a CDI file, if there is one. Raises `IoFailure`."""
+        # A folder that nobody may write to is in nobody's way as long as nothing is in it.
+        if name in folders.entries(self._cdi):
+            remove_file(f"{self._cdi}/{name}")
+
+    def _is_ours(self, name: str) -> bool:
+        path = f"{self._cdi}/{name}"
+        try:
+            return cdi.is_ours(read_file(path) or b"")
+        except IoFailure as error:
+            if isinstance(error.__cause__, OSError):
+                refuse_shortage(path, error.__cause__)
+            return False  # no file, or not one that we have written
 
     def _device_nodes(self) -> frozenset[str]:
         """Raises `OSError` where a folder is there and cannot be listed."""

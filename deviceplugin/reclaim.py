@@ -25,6 +25,8 @@ IDLE_SECONDS = 30.0
 SETTLE_SECONDS = 30.0
 """How long a kubelet must have answered before what it does not list counts, and how long a device that it has never listed
 stays with the container that it was allocated to."""
+_OTHERS = frozenset(("kubelet", "CDI"))
+"""What else than devices something is told of."""
 _ABSENCES = 2
 """How many answers in a row must lack a device."""
 
@@ -57,14 +59,14 @@ class Reclaimer:
         self._absences: dict[str, int] = {}
         self._grants: dict[str, int] = {}
         self._told: dict[str, str] = {}
-        self._unheld = {"kubelet"}
-        """What else something was told of: the kubelet, and devices that it lists and that cannot be held."""
+        self._unheld = {*_OTHERS}
+        """What something was told of that is not held: also devices that the kubelet lists and that cannot be held."""
 
     async def run(self) -> None:
         """Looks until it is cancelled, often while something is held."""
         while True:
             await self.round()
-            if not self._stock.held:
+            if not self._stock.held and not self._stock.is_due:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_SECONDS):
                         await self._stock.changes()
@@ -73,7 +75,16 @@ class Reclaimer:
             await asyncio.sleep(self._pause / 2 if pending else self._pause)
 
     async def round(self) -> None:
-        """One comparison."""
+        """One comparison, and the CDI files that are due."""
+        await self._compare()
+        try:
+            await self._stock.publish_due()
+        except CniError as error:
+            self._tell("CDI", f"a CDI file does not have what containers hold, tried again: {error}")
+        else:
+            self._tell("CDI", "")
+
+    async def _compare(self) -> None:
         now = time.monotonic()
         self._note_grants()
         try:
@@ -107,7 +118,7 @@ class Reclaimer:
         self._grants = grants
 
     async def _adopt(self, listed: Mapping[str, frozenset[str]]) -> None:
-        self._unheld = {"kubelet"}
+        self._unheld = {*_OTHERS}
         for resource in self._stock.resources():
             for device in sorted(listed.get(resource, frozenset()) - self._stock.held.keys()):
                 try:

@@ -80,7 +80,7 @@ class Service:
         try:
             await self.stock.publish_all()
         except CniError as error:
-            self._log.error(f"CDI files are not as they should be, tried again when a container starts: {error}")
+            self._log.error(f"CDI files are not as they should be, tried again: {error}")
 
     async def _watch_file(self) -> None:
         """Takes a changed file. A ConfigMap's file changes by a link in its folder, which is an event there as well."""

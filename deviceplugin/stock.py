@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from cni.errors import CniError, DeviceBusy, DeviceNotFound, TryAgainLater
@@ -13,7 +14,7 @@ from deviceplugin.container import Given
 from deviceplugin.function import forbidden
 from deviceplugin.holding import Holding, holders
 from deviceplugin.offer import Offer, ailments, offers
-from deviceplugin.pool import ALONE
+from deviceplugin.pool import ALONE, Selector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set as AbstractSet
@@ -52,6 +53,10 @@ class Stock:
         self.grants: dict[str, int] = {}
         self._doubts: dict[str, tuple[str, ...]] = {}
         self._claims: Mapping[tuple[str, str], tuple[str, ...]] = {}
+        self._due: set[str] = set()
+        """The names of CDI files that may lack what is held, or have what is not."""
+        self._files_unknown = False
+        """Whether there may be CDI files that a killed process left."""
         self._journal = journal
         self._log = log
         self._offers: dict[str, tuple[Offer, ...]] = {}
@@ -140,6 +145,7 @@ class Stock:
             if pool is None or function is None:
                 continue  # it is not offered
             self.held[device] = holding = self._as_it_is(pool, function)
+            self._due.add(cdi.file_name(pool.name))
             try:
                 self._journal.mend(holding)
             except CniError as error:
@@ -148,6 +154,7 @@ class Stock:
             self._recount()
 
     def _forget(self, holding: Holding) -> None:
+        self._due.add(cdi.file_name(holding.resource))
         try:
             self.host.remove_info(container.info_file(holding.resource, holding.device))
             self._journal.remove(holding.device)
@@ -200,25 +207,32 @@ class Stock:
                     for function in (device.function, *self._companions(pool, device.function, devices)):
                         if function.address not in self.held:
                             taken.append(function.address)
-                        await self._promise(pool, function, request, lead if function.address != lead else "")
+                        given = device.replace(function=function)
+                        await self._promise(pool, given, request, lead if function.address != lead else "")
                     name = container.info_file(pool.name, lead)
                     await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
                 if pool.driver:
                     await self.look({*devices})
                 else:
                     self._recount()
-                await self._publish(resource)
+                await self._publish(cdi.file_name(resource))
+                return self._contents(pool, chosen)
             except BaseException as error:
                 for address in reversed(taken):
                     await self._undo(address, error)
                 raise
-            present = [
-                device.replace(function=self._function(resource, name))
-                for device in chosen
-                for name in (device.function.address, *self.assignment.parts(device.function.address))
-            ]
-            contents = container.contents(pool, tuple(present), self.sight.nodes)
-            return contents.replace(nodes=(), cdi=self._cdi_names(resource, devices)) if pool.cdi else contents
+
+    def _contents(self, pool: Pool, chosen: Sequence[Given]) -> Contents:
+        present = [
+            device.replace(function=self._function(pool.name, name))
+            for device in chosen
+            for name in (device.function.address, *self.assignment.parts(device.function.address))
+        ]
+        contents = container.contents(pool, tuple(present), self.sight.nodes)
+        if not pool.cdi:
+            return contents
+        named = self._cdi_nodes([device.function.address for device in chosen])
+        return contents.replace(nodes=(), cdi=tuple(cdi.qualified(pool.name, device) for device in named))
 
     async def prepare(self, resource: str, devices: Sequence[str]) -> None:
         """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
@@ -241,7 +255,7 @@ class Stock:
                 found = ailments(function, pool, self.sight.inventory, {name: resource}, self.sight.nodes)
                 if found:
                     raise DeviceBusy(f"{name} is not ready: {'; '.join(found)}", hint="see barewire-node explain")
-            await self._publish(resource)
+            await self._publish(cdi.file_name(resource))
 
     async def adopt(self, resource: str, device: str) -> None:
         """Notes that a container has the device, as the kubelet says, though our journal knows nothing of it.
@@ -256,6 +270,7 @@ class Stock:
             if function is None or pool is None:
                 raise DeviceNotFound(f"the host has no PCI device {device}", hint="its PF may have other VFs now")
             await self._note(self._as_it_is(pool, function))
+            self._due.add(cdi.file_name(resource))
             self._recount()
 
     async def resume(self, device: str) -> None:
@@ -308,57 +323,89 @@ class Stock:
     async def release(self, device: str, grant: int) -> bool:
         """Takes the device back as it was found, and offers it again, unless it was granted since its grants were so many.
 
-        Returns whether it is back. Raises `CniError`; it is still held then.
+        Returns whether it is back. Raises `CniError`; it is still held then, unless only the look after it failed.
         """
         async with self._changing:
             await self.look({device})
             if device not in self.held or self.grants.get(device, 0) != grant:
                 return False
-            resource = self.held[device].resource
+            name = cdi.file_name(self.held[device].resource)
             await self._give_back(device)
+            with contextlib.suppress(CniError):
+                await self._publish(name)  # it stays due otherwise
             await self.look({device})
-            try:
-                await self._publish(resource)
-            except CniError as error:
-                self._log.error(f"the CDI file of {resource} still has {device}, which is not held any more: {error}")
             return True
 
     async def publish_all(self) -> None:
-        """Makes the CDI files those of the devices that are held; others are of a process that was killed. Raises `CniError`."""
+        """Makes the CDI files those of the devices that are held; others are of a process that was killed.
+
+        Raises `CniError`; what is missing is due then.
+        """
+        self._files_unknown = True
+        self._due.update(map(cdi.file_name, {holding.resource for holding in self.held.values()}))
+        await self.publish_due()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `publish_due` has something to do."""
+        return bool(self._due) or self._files_unknown
+
+    async def publish_due(self) -> None:
+        """Writes and removes the CDI files that are due, all that it can. Raises `CniError`; the others stay due then."""
+        if not self.is_due:
+            return
         async with self._changing:
-            held = {holding.resource for holding in self.held.values()}
-            for name in {*self.host.cdi_files()}.difference(map(cdi.file_name, held)):
+            failures = []
+            for name in sorted(self._due):
+                try:
+                    await self._publish(name)
+                except CniError as error:
+                    failures.append(error)
+            if self._files_unknown:
+                await self._remove_unknown()
+            if failures:
+                raise failures[0]
+
+    async def _remove_unknown(self) -> None:
+        await asyncio.to_thread(self.host.sweep_cdi)
+        held = {holding.resource for holding in self.held.values()}
+        for name in {*await asyncio.to_thread(self.host.cdi_files)}.difference(map(cdi.file_name, held)):
+            await asyncio.to_thread(self.host.remove_cdi, name)
+        self._files_unknown = False
+
+    async def _publish(self, name: str) -> None:
+        """Writes or removes a CDI file. Raises `CniError`; it is due then."""
+        # First: what changes from here on makes it due again.
+        self._due.discard(name)
+        try:
+            resources = {holding.resource for holding in self.held.values()}
+            resource = next((one for one in resources if cdi.file_name(one) == name), "")
+            if nodes := self._cdi_nodes(self._named(resource)):
+                await asyncio.to_thread(self.host.write_cdi, name, cdi.document(resource, nodes))
+            else:
                 await asyncio.to_thread(self.host.remove_cdi, name)
-            for resource in sorted(held):
-                await self._publish(resource)
+        except BaseException:
+            self._due.add(name)
+            raise
 
-    async def _publish(self, resource: str) -> None:
-        """Writes or removes the CDI file of a resource."""
-        name, pool = cdi.file_name(resource), self.assignment.pools.get(resource)
-        devices = [device for device, holder in holders(self.held).items() if holder == resource]
-        is_there = name in self.host.cdi_files()
-        if not devices:
-            if is_there:
-                await asyncio.to_thread(self.host.remove_cdi, name)
-        elif pool and (pool.cdi or is_there):
-            # Also for a pool without CDI, where containers have got names before: they have them when they restart.
-            document = cdi.document(resource, self._cdi_nodes(pool, devices))
-            await asyncio.to_thread(self.host.write_cdi, name, document)
+    def _named(self, resource: str) -> list[str]:
+        """The held devices of a resource whose containers may have got CDI names."""
+        pool = self.assignment.pools.get(resource)
+        wanted = pool is not None and pool.cdi
+        mine = [device for device, holder in holders(self.held).items() if holder == resource]
+        # Also of a pool without CDI, or one that is gone: containers that have got names have them when they restart.
+        return [device for device in mine if wanted or self.held[device].cdi]
 
-    def _cdi_names(self, resource: str, devices: Sequence[str]) -> tuple[str, ...]:
-        nodes = self._cdi_nodes(self.assignment.pools[resource], devices)
-        return tuple(cdi.qualified(resource, device) for device in devices if device in nodes)
-
-    def _cdi_nodes(self, pool: Pool, devices: Sequence[str]) -> dict[str, tuple[Node, ...]]:
-        """The device nodes of each device that has some: CDI has no name for a device without."""
-        found = {name: container.device_nodes(self._given(pool, name), self.sight.nodes) for name in devices}
+    def _cdi_nodes(self, devices: Sequence[str]) -> dict[str, tuple[Node, ...]]:
+        """The device nodes of each device that has some: CDI has no name for a device without, and no file without names."""
+        found = {name: container.device_nodes(self._given(name), self.sight.nodes) for name in devices}
         return {name: nodes for name, nodes in found.items() if nodes}
 
-    def _given(self, pool: Pool, device: str) -> list[Given]:
-        """The device as it is now, and what comes with it."""
+    def _given(self, device: str) -> list[Given]:
+        """A held device, and what comes with it, with what it was given away for: its pod may have changed it meanwhile."""
         names = (device, *self.assignment.parts(device))
         functions = [function for name in names if (function := self.sight.inventory.get(name))]
-        return [Given(function=one, selector=pool.selector_of(one) or pool.selectors[0]) for one in functions]
+        return [Given(function=one, selector=_selector(self.held[device])) for one in functions]
 
     def _judged(self, resource: str, devices: Sequence[str]) -> tuple[Pool, tuple[Given, ...]]:
         """The pool and the devices. Raises `CniError` when one cannot be given away."""
@@ -386,7 +433,9 @@ class Stock:
                 )
             if found:
                 problems.append(f"{name}: {'; '.join(found)}")
-            chosen.append(Given(function=function, selector=pool.selector_of(function) or pool.selectors[0]))
+            # A held device may meet none any more, because of what its pod did to it.
+            selector = pool.selector_of(function) or _selector(self.held.get(name))
+            chosen.append(Given(function=function, selector=selector))
         if problems:
             raise DeviceBusy("; ".join(problems), hint="see barewire-node explain")
         return pool, tuple(chosen)
@@ -464,9 +513,12 @@ class Stock:
             raise DeviceNotFound(f"{device} is no device of {resource}: {reason}", hint="the configuration has changed")
         return function
 
-    async def _promise(self, pool: Pool, function: Function, request: str, lead: str) -> None:
+    async def _promise(self, pool: Pool, given: Given, request: str, lead: str) -> None:
+        function = given.function
         known = self.held.get(function.address)
-        noted = self._holding(pool, function).replace(request=request, lead=lead)
+        noted = self._holding(pool, given).replace(request=request, lead=lead)
+        if known and known.cdi:
+            noted = noted.replace(cdi=True)
         if known and known.driver:
             noted = noted.replace(found_driver=known.found_driver, found_override=known.found_override)
         if noted != known:
@@ -475,7 +527,8 @@ class Stock:
             await self._bind(function, pool.driver, pool.driver)
 
     @staticmethod
-    def _holding(pool: Pool, function: Function) -> Holding:
+    def _holding(pool: Pool, given: Given) -> Holding:
+        function = given.function
         return Holding(
             device=function.address,
             resource=pool.name,
@@ -483,11 +536,15 @@ class Stock:
             found_driver=function.driver,
             found_override=function.override,
             identity=function.identity,
+            rdma=given.selector.rdma,
+            vhost_net=given.selector.vhost_net,
+            cdi=pool.cdi,
         )
 
     def _as_it_is(self, pool: Pool, function: Function) -> Holding:
         """Of a device that a pod has already: with another driver than the pool's it was given away by somebody else."""
-        return self._holding(pool, function).replace(driver=pool.driver if function.driver == pool.driver else "")
+        given = Given(function=function, selector=pool.selector_of(function) or Selector())
+        return self._holding(pool, given).replace(driver=pool.driver if function.driver == pool.driver else "")
 
     async def _note(self, holding: Holding) -> None:
         await asyncio.to_thread(self._journal.write, holding)
@@ -518,6 +575,7 @@ class Stock:
         await asyncio.to_thread(self.host.remove_info, container.info_file(holding.resource, device))
         await asyncio.to_thread(self._journal.remove, device)
         self.held.pop(device, None)
+        self._due.add(cdi.file_name(holding.resource))
 
     async def _bind(self, function: Function, driver: str, override: str) -> None:
         self._refuse_forbidden(function)
@@ -535,3 +593,8 @@ class Stock:
         # A device of the same model may have the address now: what is held is no leave to touch what the host uses.
         if reason := forbidden(function, self.sight.used):
             raise DeviceBusy(f"{function.address} is left as it is: {reason}", hint="see barewire-node explain")
+
+
+def _selector(holding: Holding | None) -> Selector:
+    """What a device was given away with, as far as that decides on its device nodes."""
+    return Selector(rdma=holding.rdma, vhost_net=holding.vhost_net) if holding else Selector()

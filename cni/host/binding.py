@@ -119,7 +119,7 @@ class Drivers:
             f"{member} of its IOMMU group is bound to {driver}"
             for member in self._sysfs.group_members(device)
             if member != device and not self._sysfs.is_bridge(member)
-            if (driver := self._sysfs.driver(member)) and not gives_to_user_space(driver) and driver not in _HARMLESS
+            if (driver := self._sysfs.driver(member)) and not needs_iommu_group(driver) and driver not in _HARMLESS
         ]
 
     def in_use(self, device: PciAddress) -> bool:

@@ -225,8 +225,11 @@ async def test_a_start_removes_cdi_files_of_what_is_not_held_and_makes_those_of_
         [file] = world.host.cdi.iterdir()
         before = file.read_text()
         file.write_text(before.replace("rw", "r"))
-        for name in ("barewire-old-01234567.json", "vendor.json"):
-            (world.host.cdi / name).touch()
+        for name, kind in (
+            ("barewire-old-01234567.json", "node.barewire/barewire-old-01234567"),
+            ("vendor.json", "a.b/c"),
+        ):
+            (world.host.cdi / name).write_text(json.dumps({"kind": kind}))
         await world.start_plugin()
         await world.offered(RESOURCE, 4)
         assert {path.name for path in world.host.cdi.iterdir()} == {file.name, "vendor.json"}

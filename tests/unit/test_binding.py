@@ -128,9 +128,10 @@ def test_members_of_vfio_or_nobody_do_not_hinder(tree, driver):
     assert tree.drivers.viability_problems(VF) == []
 
 
-def test_a_member_with_another_driver_hinders_and_is_named(tree):
-    tree.bind(SIBLING, "e1000")
-    assert tree.drivers.viability_problems(VF) == [f"{SIBLING} of its IOMMU group is bound to e1000"]
+@pytest.mark.parametrize("driver", ["e1000", "igb_uio", "uio_pci_generic"])
+def test_a_member_with_another_driver_hinders_and_is_named(tree, driver):
+    tree.bind(SIBLING, driver)
+    assert tree.drivers.viability_problems(VF) == [f"{SIBLING} of its IOMMU group is bound to {driver}"]
 
 
 def test_a_device_without_a_group_is_told_about_the_iommu(tree):

@@ -16,6 +16,7 @@ from deviceplugin.conf import parse
 from deviceplugin.container import variable
 from deviceplugin.explain import explained
 from deviceplugin.function import Function, Inventory
+from deviceplugin.group import companions
 from deviceplugin.offer import offers
 from deviceplugin.pool import signature
 from deviceplugin.reclaim import Reclaimer, resume
@@ -117,6 +118,7 @@ BINDS = {"driver": "vfio-pci", "companions": ["snd_hda_intel"]}
         ("snd_hda_intel", BINDS, {}, ""),
         ("snd_hda_intel", BINDS, {SOUND: "the host plays music"}, f"{SOUND}: the host plays music"),
         ("", BINDS, {}, ""),
+        ("uio_pci_generic", BINDS, {}, f"{SOUND} is bound to uio_pci_generic"),
     ],
 )
 def test_members_are_taken_from_the_drivers_that_the_pool_names_only(groups, driver, keys, used, reason):
@@ -132,6 +134,24 @@ def test_a_member_without_a_driver_is_of_no_use_to_who_gets_the_group_and_in_nob
 def test_a_held_device_whose_companion_has_another_driver_again_is_unhealthy():
     found = health(sound("snd_hda_intel"), auto(groups="exclusive", **BINDS), held={GPU: CARDS})
     assert found[GPU] == f"its IOMMU group is not viable: {SOUND} is bound to snd_hda_intel"
+
+
+def test_a_member_of_uio_is_bound_with_the_device_where_the_pool_names_its_driver():
+    keys = auto(groups="exclusive", driver="vfio-pci", companions=["igb_uio"])
+    found = assigned(sound("igb_uio"), keys)
+    assert health(sound("igb_uio"), keys)[GPU] == ""
+    assert companions(PAIR[0], found.pool_of[GPU], sound("igb_uio"), [GPU]) == (PAIR[1].replace(driver="igb_uio"),)
+
+
+def test_a_group_with_a_member_that_another_pool_s_container_has_is_unhealthy_and_does_not_vanish():
+    whole = {"resourceName": "gpu", "deviceType": "pci", "groups": "group", "selectors": {"devices": ["1bb3"]}}
+    single = {"resourceName": "sound", "deviceType": "pci", "selectors": {"devices": ["10f0"]}}
+    held, document = {SOUND: "intel.com/sound"}, {"resourceList": [whole, single]}
+    assert assigned(host(*PAIR), document, held=held).members("intel.com/gpu") == (GPU,)
+    assert health(host(*PAIR), document, held=held) == {
+        GPU: f"{SOUND} of its IOMMU group is held (intel.com/sound)",
+        SOUND: "",
+    }
 
 
 @pytest.mark.parametrize("keys", [{"companions": ["xhci_hcd"]}, {**BINDS, "groups": "single"}, {"companions": ["a b"]}])
