@@ -75,8 +75,9 @@ class Node:
 
     async def give(self, resource: str, device: str) -> str:
         """Allocates it to a pod, and returns the path of its group's node."""
-        contents = await self.stock.allocate(resource, [device])
+        # Listed before: without time to settle the reclaimer could take it back before the pod is listed.
         self.pods.devices = {resource: frozenset([device])}
+        contents = await self.stock.allocate(resource, [device])
         await self.stock.prepare(resource, [device])
         return contents.nodes[1].host
 
