@@ -348,12 +348,15 @@ def test_a_helper_is_well_however_it_was_started(world: World, way: list[str]) -
             assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
         with world.start("wait") as call:
             world.await_call()
-            call.send_signal(signal.SIGINT)
-            assert call.wait(SECONDS) == 1
+            try:
+                call.send_signal(signal.SIGINT)
+                assert call.wait(SECONDS) == 1
+            finally:
+                call.kill()
 
 
 def test_no_call_holds_what_the_helper_was_started_with(world: World) -> None:
-    with Helper(world.socket, ("sh", "-c", 'exec "$@" 7</dev/null', "sh", *FROM_SOURCE)):
+    with Helper(world.socket, ("sh", "-c", 'exec "$@" 7</dev/null 8</dev/null', "sh", *FROM_SOURCE)):
         report = json.loads(refusal(world.call("report"))["msg"])
     assert len(report["descriptors"]) == 2
 
