@@ -156,6 +156,10 @@ def stand_alone(called: Called) -> bool:
     return called.out.startswith(b"stand-alone :{") and called.code == 0
 
 
+def by_helper(called: Called) -> bool:
+    return called.code == 0 and called.out.startswith(b'{"cniVersion": "1.0.0"')
+
+
 def refusal(called: Called) -> Any:
     assert called.code == 1, called
     return json.loads(called.out)

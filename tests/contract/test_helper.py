@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.launched import ENV, FROM_SOURCE, IMPATIENT, SECONDS, Helper, World, compiled, is_ended, refusal, stand_alone
+from tests.launched import (
+    ENV,
+    FROM_SOURCE,
+    IMPATIENT,
+    SECONDS,
+    Helper,
+    World,
+    by_helper,
+    compiled,
+    is_ended,
+    refusal,
+    stand_alone,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -263,7 +275,7 @@ def test_a_helper_that_was_killed_is_not_missed(world: World) -> None:
         assert all(is_ended(child) for child in waiting)
         assert stand_alone(world.call())
     with Helper(world.socket):
-        assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+        assert by_helper(world.call())
 
 
 def test_a_call_outlives_the_helper(world: World) -> None:
@@ -283,7 +295,7 @@ def test_children_that_were_killed_while_they_waited_are_replaced(world: World) 
             for pid in helper.children():
                 os.kill(pid, signal.SIGKILL)
                 assert is_ended(pid)
-            assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+            assert by_helper(world.call())
 
 
 def test_a_helper_that_is_stopped_costs_a_call_its_patience_and_never_acts_later(world: World) -> None:
@@ -294,7 +306,7 @@ def test_a_helper_that_is_stopped_costs_a_call_its_patience_and_never_acts_later
         called = impatient.call()
         helper.process.send_signal(signal.SIGCONT)
         assert stand_alone(called)
-        assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+        assert by_helper(world.call())
         assert all(is_ended(child) for child in waiting)
     assert world.deleted() == []
 
@@ -320,7 +332,7 @@ def test_a_full_queue_is_not_waited_for(world: World) -> None:
 def test_a_full_log_holds_neither_a_launcher_nor_a_child(world: World) -> None:
     other = world._replace(launcher=compiled(world.folder, build="other"))
     with Helper(world.socket) as helper:
-        assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+        assert by_helper(world.call())
         children = helper.children()
         assert children
         with open(f"/proc/{helper.pid}/fd/1", "wb", buffering=0, opener=unblocked) as log:
@@ -345,7 +357,7 @@ def test_a_helper_is_well_however_it_was_started(world: World, way: list[str]) -
     world.pipes()
     with Helper(world.socket, (*way, *FROM_SOURCE)):
         for _ in range(3):
-            assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+            assert by_helper(world.call())
         with world.start("wait") as call:
             world.await_call()
             try:
@@ -365,7 +377,7 @@ def test_two_helpers_do_not_share_a_socket(world: World) -> None:
     with Helper(world.socket):
         with pytest.raises(RuntimeError):
             Helper(world.socket)
-        assert json.loads(world.call().out)["cniVersion"] == "1.0.0"
+        assert by_helper(world.call())
 
 
 def test_a_launcher_of_another_build_is_not_served(world: World) -> None:

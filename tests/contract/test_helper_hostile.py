@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from cni.helper import protocol, service
-from tests.launched import ENV, IMPATIENT, SECONDS, Helper, World, compiled, stand_alone
+from tests.launched import ENV, IMPATIENT, SECONDS, Helper, World, by_helper, compiled, stand_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def connected(world: World) -> socket.socket:
 
 
 def is_served(world: World) -> bool:
-    return bool(json.loads(world.call().out)["cniVersion"] == "1.0.0")
+    return by_helper(world.call())
 
 
 # Clients
