@@ -60,6 +60,9 @@ class Node:
     def healthy(self, resource: str) -> list[bool]:
         return [offer.healthy for offer in self.stock.offers(resource)]
 
+    def offered(self, resource: str) -> set[str]:
+        return {offer.device for offer in self.stock.offers(resource)}
+
     async def until(self, what: str, happened: Callable[[], bool]) -> float:
         """Seconds until it has happened; whether it has is seen."""
         began = time.monotonic()
@@ -115,7 +118,8 @@ async def vfs_go_and_come(node: Node, pf: str) -> None:
     numvfs = DEVICES / pf / "sriov_numvfs"
     number = len(node.healthy(REST))
     await asyncio.to_thread(_write, numvfs, "0")
-    await node.until("VFs that go are withdrawn", lambda: node.healthy(REST) == node.healthy(VF) == [])
+    # A PF without VFs is a device itself, so it may take their place in the list.
+    await node.until("VFs that go are withdrawn", lambda: node.offered(REST) | node.offered(VF) <= {pf})
     await asyncio.to_thread(_write, numvfs, "7")
     seconds = await node.until("VFs that come are offered", lambda: node.healthy(REST) == [True] * number)
     node.seen["seconds until the VFs were offered"] = round(seconds, 2)
