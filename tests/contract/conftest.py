@@ -1,12 +1,14 @@
-"""Servers that several of these files take, each file its own."""
+"""Servers and helpers that several of these files take, each file its own, and the launcher, which is compiled once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.etcd.server import EtcdServer
+from tests.launched import Helper, World, compiled
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +21,16 @@ def etcd() -> Iterator[EtcdServer]:
 def second() -> Iterator[EtcdServer]:
     with EtcdServer(durable=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("launcher"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, launcher: Path) -> Iterator[World]:
+    """With a helper that all tests of a file share."""
+    world = World(tmp_path_factory.mktemp("served"), launcher)
+    with Helper(world.socket):
+        yield world

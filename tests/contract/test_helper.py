@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,15 +25,7 @@ from tests.launched import (
     stand_alone,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the helper serves root")
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("launcher"))
 
 
 @pytest.fixture
@@ -42,63 +33,55 @@ def world(tmp_path: Path, launcher: Path) -> World:
     return World(tmp_path, launcher)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, launcher: Path) -> Iterator[World]:
-    """With a helper that all tests share."""
-    world = World(tmp_path_factory.mktemp("shared"), launcher)
-    with Helper(world.socket):
-        yield world
-
-
 # A call in the helper
 
 
-def test_an_add_is_answered_by_the_helper(shared: World) -> None:
-    called = shared.call()
+def test_an_add_is_answered_by_the_helper(served: World) -> None:
+    called = served.call()
     assert (called.code, json.loads(called.out)["cniVersion"], called.err) == (0, "1.0.0", b"")
 
 
-def test_a_call_sees_what_its_launcher_inherited(shared: World, tmp_path: Path) -> None:
+def test_a_call_sees_what_its_launcher_inherited(served: World, tmp_path: Path) -> None:
     env = {"CNI_ARGS": "A=\udc80", "LANG": "x", "EMPTY": ""}
-    report = json.loads(refusal(shared.call("report", env=env, cwd=tmp_path, umask=0o027))["msg"])
+    report = json.loads(refusal(served.call("report", env=env, cwd=tmp_path, umask=0o027))["msg"])
     assert report["environment"] == {**ENV, **env}
     assert (report["umask"], report["directory"]) == (0o027, str(tmp_path))
     assert report["net"] == Path("/proc/self/ns/net").stat().st_ino
     assert report["session"]
 
 
-def test_a_call_has_nothing_of_the_helpers_but_its_modules(shared: World) -> None:
-    report = json.loads(refusal(shared.call("report"))["msg"])
+def test_a_call_has_nothing_of_the_helpers_but_its_modules(served: World) -> None:
+    report = json.loads(refusal(served.call("report"))["msg"])
     # The connection to its launcher, and the file for the output.
     assert len(report["descriptors"]) == 2
     assert report["listening"] == []
 
 
 @pytest.mark.parametrize("unshare", [["--net"], ["--mount"], ["--uts"], ["--net", "--mount", "--uts"]])
-def test_a_call_is_in_its_launchers_namespaces(shared: World, unshare: list[str]) -> None:
-    report = json.loads(refusal(shared.call("report", prefix=["unshare", *unshare]))["msg"])
+def test_a_call_is_in_its_launchers_namespaces(served: World, unshare: list[str]) -> None:
+    report = json.loads(refusal(served.call("report", prefix=["unshare", *unshare]))["msg"])
     for kind, option in (("net", "--net"), ("mnt", "--mount"), ("uts", "--uts")):
         own = os.stat(f"/proc/self/ns/{kind}").st_ino
         assert (report[kind] != own) == (option in unshare)
 
 
-def test_a_call_from_a_container_with_the_nodes_root_sees_that_root(shared: World, tmp_path: Path) -> None:
+def test_a_call_from_a_container_with_the_nodes_root_sees_that_root(served: World, tmp_path: Path) -> None:
     # As thick Multus does it: another mount namespace, then chroot.
     script = 'mount --rbind / "$1" && mount --bind "$2" "$1$2" && shift 2 && exec chroot "$0" "$@"'
     script = script.replace('"$0"', f'"{tmp_path}"')
-    prefix = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), str(shared.folder)]
-    report = json.loads(refusal(shared.call("report", prefix=prefix))["msg"])
+    prefix = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), str(served.folder)]
+    report = json.loads(refusal(served.call("report", prefix=prefix))["msg"])
     assert report["directory"] == "/"
     assert report["mnt"] != os.stat("/proc/self/ns/mnt").st_ino
 
 
 @pytest.mark.parametrize("unshare", [["--pid", "--fork", "--mount-proc"], ["--user", "--map-root-user"]])
-def test_a_launcher_whose_processes_or_users_are_others_executes_the_plugin(shared: World, unshare: list[str]) -> None:
-    assert stand_alone(shared.call("report", prefix=["unshare", *unshare]))
+def test_a_launcher_whose_processes_or_users_are_others_executes_the_plugin(served: World, unshare: list[str]) -> None:
+    assert stand_alone(served.call("report", prefix=["unshare", *unshare]))
 
 
-def test_a_root_without_rights_gets_none_from_the_helper(shared: World) -> None:
-    assert stand_alone(shared.call("report", prefix=["setpriv", "--bounding-set=-net_admin", "--inh-caps=-all"]))
+def test_a_root_without_rights_gets_none_from_the_helper(served: World) -> None:
+    assert stand_alone(served.call("report", prefix=["setpriv", "--bounding-set=-net_admin", "--inh-caps=-all"]))
 
 
 @pytest.mark.parametrize("fewer", [["--bounding-set=-sys_boot", "--inh-caps=-all"], ["--groups=7"]])
@@ -107,47 +90,47 @@ def test_a_launcher_with_other_rights_than_the_helper_keeps_them(world: World, f
         assert stand_alone(world.call())
 
 
-def test_another_user_is_not_served(shared: World) -> None:
-    shared.folder.chmod(0o711)
-    shared.socket.chmod(0o666)
-    for folder in (shared.folder.parent, shared.folder.parent.parent):
+def test_another_user_is_not_served(served: World) -> None:
+    served.folder.chmod(0o711)
+    served.socket.chmod(0o666)
+    for folder in (served.folder.parent, served.folder.parent.parent):
         folder.chmod(0o711)
     try:
-        assert stand_alone(shared.call(prefix=["setpriv", "--reuid=65534", "--clear-groups"]))
+        assert stand_alone(served.call(prefix=["setpriv", "--reuid=65534", "--clear-groups"]))
     finally:
-        shared.folder.chmod(0o700)
-        shared.socket.chmod(0o600)
+        served.folder.chmod(0o700)
+        served.socket.chmod(0o600)
 
 
-def test_the_socket_is_roots_alone(shared: World) -> None:
-    assert shared.socket.stat().st_mode & 0o7777 == 0o600
+def test_the_socket_is_roots_alone(served: World) -> None:
+    assert served.socket.stat().st_mode & 0o7777 == 0o600
 
 
-def test_an_output_of_any_size_arrives_whole(shared: World) -> None:
-    called = shared.call("large")
+def test_an_output_of_any_size_arrives_whole(served: World) -> None:
+    called = served.call("large")
     assert (called.code, len(json.loads(called.out)["ips"])) == (0, 20_000)
 
 
-def test_a_call_whose_process_is_killed_is_one_error_object(shared: World) -> None:
-    document = refusal(shared.call("die"))
+def test_a_call_whose_process_is_killed_is_one_error_object(served: World) -> None:
+    document = refusal(served.call("die"))
     assert (document["code"], "was killed" in document["msg"]) == (5, True)
 
 
-def test_a_call_whose_root_has_no_dev_null_is_served(shared: World) -> None:
-    called = shared.call(prefix=["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh"])
+def test_a_call_whose_root_has_no_dev_null_is_served(served: World) -> None:
+    called = served.call(prefix=["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh"])
     assert (called.code, json.loads(called.out)["cniVersion"]) == (0, "1.0.0")
 
 
-def test_an_add_that_leaves_no_descriptor_is_delivered(shared: World) -> None:
-    called = shared.call("exhaust")
+def test_an_add_that_leaves_no_descriptor_is_delivered(served: World) -> None:
+    called = served.call("exhaust")
     assert (called.code, json.loads(called.out)["cniVersion"]) == (0, "1.0.0")
 
 
-def test_version_is_answered_while_stdin_is_open(shared: World) -> None:
+def test_version_is_answered_while_stdin_is_open(served: World) -> None:
     reader, writer = os.pipe()
     with open(reader, "rb") as stdin, open(writer, "wb"):
         done = subprocess.run(
-            [shared.probe()],
+            [served.probe()],
             env={"CNI_COMMAND": "VERSION"},
             stdin=stdin,
             capture_output=True,
@@ -159,25 +142,25 @@ def test_version_is_answered_while_stdin_is_open(shared: World) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
-def test_a_call_with_a_closed_descriptor_is_not_handed_over(shared: World, closed: str) -> None:
-    marker = shared.folder / "executed"
-    (shared.folder / "bundle").mkdir(exist_ok=True)
-    plugin = shared.probe()
-    (shared.folder / "bundle" / "probe").write_text(f"#!/bin/sh\n: >{marker}\n")
+def test_a_call_with_a_closed_descriptor_is_not_handed_over(served: World, closed: str) -> None:
+    marker = served.folder / "executed"
+    (served.folder / "bundle").mkdir(exist_ok=True)
+    plugin = served.probe()
+    (served.folder / "bundle" / "probe").write_text(f"#!/bin/sh\n: >{marker}\n")
     subprocess.run(["/bin/sh", "-c", f"exec {plugin} {closed}"], env=ENV, timeout=SECONDS, check=True)
     marker.unlink()
 
 
-def test_without_a_command_the_plugin_is_executed_with_its_arguments(shared: World) -> None:
+def test_without_a_command_the_plugin_is_executed_with_its_arguments(served: World) -> None:
     done = subprocess.run(
-        [shared.probe(), "a", "b"], env={}, input=b"c", capture_output=True, timeout=SECONDS, check=True
+        [served.probe(), "a", "b"], env={}, input=b"c", capture_output=True, timeout=SECONDS, check=True
     )
     assert done.stdout == b"stand-alone a b:c"
 
 
 @pytest.mark.parametrize("size", [60_000, 100_000])
-def test_a_call_with_a_large_environment_is_served_either_way(shared: World, size: int) -> None:
-    called = shared.call(env={"LARGE": "x" * size})
+def test_a_call_with_a_large_environment_is_served_either_way(served: World, size: int) -> None:
+    called = served.call(env={"LARGE": "x" * size})
     assert called.code == 0
     assert stand_alone(called) == (size > 1 << 16)
 

@@ -27,21 +27,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the helper serves roo
 FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("launcher"))
-
-
 @pytest.fixture
 def world(tmp_path: Path, launcher: Path) -> World:
     return World(tmp_path, launcher)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, launcher: Path) -> Iterator[World]:
-    world = World(tmp_path_factory.mktemp("served"), launcher)
-    with Helper(world.socket):
-        yield world
 
 
 def connected(world: World) -> socket.socket:
