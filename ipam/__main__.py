@@ -1,4 +1,4 @@
-"""Entry point of the executable `barewire-ipam`: the plugin for runtimes and other plugins, and the operator's command."""
+"""Entry point of the executable `barewire-ipam`, which is both a plugin and the operator's command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""IP addresses as numbers, and their text form as Go's `net.IP` writes it, which host-local uses as file names. No I/O."""
+"""IP addresses as numbers, and their text form as Go's `net.IP` writes it. No I/O.
+
+host-local uses this text form as the names of its files.
+"""
 
 from __future__ import annotations
 

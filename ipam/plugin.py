@@ -157,7 +157,10 @@ def _configured(claim: Claim) -> IpConfig:
 
 
 def _is_ours(ip: IpConfig, previous: Result, request: Request) -> bool:
-    """Whether the address belongs to this interface: other plugins of a chain may report addresses of the same subnet."""
+    """Whether the address belongs to this interface.
+
+    Other plugins of a chain may report addresses of the same subnet.
+    """
     if ip.interface is None or not 0 <= ip.interface < len(previous.interfaces):
         return True
     interface = previous.interfaces[ip.interface]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ipam.cluster.identity import Identity
     from ipam.ranges import RangeSet
 
-    Tell = Callable[[str], None]
+    Report = Callable[[str], None]
 
     class ClusterConf(TypedDict, total=False):
         """The description of a cluster, as the journal keeps it: where leases are, and how to reach them.
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 
 class Owner(Value):
-    """The attachment that an address belongs to. `pod` is namespace/name; `pod` and `pod_uid` are empty when unknown."""
+    """The attachment that an address belongs to.
+
+    `pod` is namespace/name; `pod` and `pod_uid` are empty when unknown.
+    """
 
     network: str
     container_id: str
@@ -121,7 +124,7 @@ if TYPE_CHECKING:
         def status(self, sets: tuple[RangeSet, ...]) -> None:
             """Raises `NotAvailable` unless `allocate` can succeed: also when a set has no free address."""
 
-        def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
+        def leases(self, damaged: Report = ignore) -> Iterator[Lease]:
             """All leases of the network, in numerical order of their addresses.
 
             `damaged` is called as in `Cluster.leases`.
@@ -193,7 +196,10 @@ if TYPE_CHECKING:
             """
 
         def give_back_all(self, owner: Owner) -> None:
-            """Frees every address of the owner, for a node that has lost its journal and does not know the addresses."""
+            """Frees every address of the owner.
+
+            It is for a node that has lost its journal and does not know the addresses.
+            """
 
         def leases_of_node(self) -> Iterator[Lease]:
             """The leases that carry this node's name, in all networks; empty where the store keeps no node names."""
@@ -201,7 +207,7 @@ if TYPE_CHECKING:
         def reach(self) -> None:
             """Raises `NotAvailable` unless the store responds and allows us to write."""
 
-        def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+        def leases(self, network: str, damaged: Report = ignore) -> Iterator[Lease]:
             """The leases of the network on all nodes.
 
             `damaged` is called with a message for each entry that is not a valid lease: its value has the wrong form,

@@ -13,7 +13,7 @@ from ipam.store import Lease, ignore
 if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.ranges import Range
-    from ipam.store import Claim, Owner, Tell
+    from ipam.store import Claim, Owner, Report
 
 
 class Shared:
@@ -135,7 +135,7 @@ class FakeCluster:
         if self._shared.away:
             raise NotAvailable("the fake is away")
 
-    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+    def leases(self, network: str, damaged: Report = ignore) -> Iterator[Lease]:
         with self._call("leases"):
             found = sorted(
                 self._shared.leases.values(), key=lambda lease: (lease.address.version, lease.address.number)

@@ -31,8 +31,8 @@ class Candidates:
 
     `first` is the first one, and `next` follows when another owner turns out to have the previous one. Addresses in
     `occupied` are skipped. Both methods raise `AddressTaken` if the requested address `wanted` is not available, and
-    `AddressesExhausted` if really all are in use. `earlier` is an address of the set that the owner's pod already has,
-    in whatever container: it is the first candidate.
+    `AddressesExhausted` if all addresses are in use. `earlier` is an address of the set that the owner's pod already
+    has, in this or in another container: it is the first candidate.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Candidates:
         return self._free(blindly=True) if self._wanted is None else self._requested(self._wanted)
 
     def next(self, refused: Claim) -> Claim:
-        """The candidate after `refused`."""
+        """Returns the candidate after `refused`."""
         if self._wanted is not None:
             raise AddressTaken(f"{self._wanted} is in use")
         self._refused[refused.address.number] = refused.range
@@ -71,7 +71,8 @@ class Candidates:
     def _free(self, *, blindly: bool) -> Claim:
         claim = self._found(blindly=blindly)
         if self._occupied.has(claim.address):
-            # This is rare: the store was replaced, or has lost data. Then it may know none of the occupied addresses.
+            # This is rare: the store was replaced, or has lost data. Then it may not know that these addresses are
+            # occupied.
             self._ranges = self._occupied.narrowed(self._ranges)
             claim = self._found(blindly=blindly)
         return claim
@@ -96,14 +97,14 @@ class Candidates:
         )
 
     def _near(self, range_: Range, start: int) -> int:
-        """The number near which to continue.
+        """Returns the number near which to continue.
 
-        The cluster may have seen free addresses next to the one that it refused last.
+        The cluster may have reported free addresses next to the one that it refused last.
         """
         return next((number for number, of in reversed(self._refused.items()) if of is range_), start)
 
     def _starts(self) -> Iterator[tuple[Range, int]]:
-        """Each range with the number at which its search begins. The seed determines the first range."""
+        """Yields each range with the number at which its search begins. The seed determines the first range."""
         position = self._seed % sum(_size(range_) for range_ in self._ranges)
         home = 0
         while position >= _size(self._ranges[home]):
@@ -117,7 +118,7 @@ class Candidates:
 def fitting(
     claims: tuple[Claim, ...], sets: tuple[RangeSet, ...], requested: tuple[Address | None, ...]
 ) -> tuple[Claim | None, ...]:
-    """For each set a claim that fits it and the request, with the range as configured now; or None."""
+    """Returns for each set a claim that fits it and the request, with the range as configured now; or None."""
     left = [claim.address for claim in claims]
     chosen: list[Claim | None] = []
     for ranges, wanted in zip(sets, requested, strict=True):

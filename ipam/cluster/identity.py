@@ -1,4 +1,4 @@
-"""The identity of a cluster, and whether it still knows what this node has taken there.
+"""The identity of a cluster, and whether the cluster still has this node's leases.
 
 An endpoint can lead to another cluster than before, and a cluster can be restored from a backup. Then addresses that
 containers use are free there, and another node could get them.
@@ -11,7 +11,7 @@ from cni.value import Value
 
 
 class Identity(Value):
-    """A cluster's own name, empty if it has none, and its revision at this node's last lease.
+    """The name of a cluster, empty if it has none, and its revision at this node's last lease.
 
     `left` means that the cluster was replaced, and that other owners hold addresses that are in this node's journal.
     """

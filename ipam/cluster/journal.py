@@ -177,7 +177,7 @@ class Journal:
         return [entry for name in networks for entry in self.of_network(name)]
 
     def sweep(self, network: str) -> None:
-        """Removes temporary files that killed calls have left."""
+        """Removes temporary files that killed calls left behind."""
         folders.sweep(f"{self.folder}/{component(network)}", plain=True)
         for folder in (f"{self.folder}/.tombstones", self.folder):
             folders.sweep(folder)

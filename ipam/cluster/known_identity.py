@@ -34,27 +34,27 @@ def load_identity(folder: str, network: str, cluster_conf: ClusterConf, shared: 
     except OSError:
         return UNKNOWN
     try:
-        return _read(fd, _place(cluster_conf, shared))
+        return _read(fd, _location(cluster_conf, shared))
     finally:
         os.close(fd)
 
 
 def save_identity(
-    folder: str, network: str, cluster_conf: ClusterConf, shared: str, identity: Identity, *, anew: bool = False
+    folder: str, network: str, cluster_conf: ClusterConf, shared: str, identity: Identity, *, replaced: bool = False
 ) -> None:
     """Saves the identity. A revision older than the saved one, for the same cluster, changes nothing.
 
-    With `anew` the cluster was replaced, and the saved identity does not count; otherwise `left` is kept.
+    With `replaced` the cluster was replaced, and the saved identity is discarded; otherwise `left` is kept.
     """
-    path, location = _path(folder, network), _place(cluster_conf, shared)
+    path, location = _path(folder, network), _location(cluster_conf, shared)
     make_directory(os.path.dirname(path))
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             known = _read(fd, location)
-            if anew or known.cluster != identity.cluster or known.revision < identity.revision:
-                kept = identity if anew else identity.replace(left=known.left)
+            if replaced or known.cluster != identity.cluster or known.revision < identity.revision:
+                kept = identity if replaced else identity.replace(left=known.left)
                 os.pwrite(fd, _line(location, kept), 0)
         finally:
             os.close(fd)
@@ -66,7 +66,7 @@ def _path(folder: str, network: str) -> str:
     return f"{folder}/.clusters/{component(network)}"
 
 
-def _place(cluster_conf: ClusterConf, shared: str) -> list[str]:
+def _location(cluster_conf: ClusterConf, shared: str) -> list[str]:
     names = (str(cluster_conf.get(key) or "") for key in ("node", "machine"))
     return [*cluster_location(cluster_conf), shared, *names]
 

@@ -1,4 +1,4 @@
-"""Takes leases again that were in a deleted IPPool of Kubernetes, before anything else is leased there.
+"""Takes leases again that were lost with a deleted IPPool of Kubernetes, before anything else is leased there.
 
 A pool that is created again has another UID. The journal keeps the UIDs of the pools of each entry.
 """
@@ -41,7 +41,7 @@ def find_lost(
 
 
 def retake_lost(journal: Journal, cluster: Cluster, lost: Iterable[Remaining], latest: float) -> None:
-    """Raises `TryAgainLater` if the time does not suffice; the next call continues."""
+    """Takes the claims again. Raises `TryAgainLater` if the time does not suffice; the next call continues."""
     taken = 0
     for entry, claims in lost:
         if time.monotonic() > latest:

@@ -1,4 +1,4 @@
-"""The addresses that this node itself knows to be in use in a network, whatever its store says.
+"""The addresses that this node itself knows to be in use in a network, regardless of its store.
 
 The store may have been replaced, or may have lost data, while containers still use their addresses.
 """

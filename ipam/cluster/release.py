@@ -69,7 +69,10 @@ class PendingReleases:
         raise wrong[0]
 
     def can_reach(self, entry: Entry) -> bool:
-        """Whether the entry has a valid description of its cluster, which is not refused without contacting the cluster."""
+        """Whether the entry has a valid description of its cluster.
+
+        A description that is refused without contacting the cluster is not valid.
+        """
         try:
             self.reached(entry)
         except InvalidConfig:

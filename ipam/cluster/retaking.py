@@ -1,4 +1,7 @@
-"""Takes the leases in the journal again after a cluster was replaced or restored, before anything else is leased there."""
+"""Takes the leases in the journal again after a cluster was replaced or restored.
+
+This happens before anything else is leased there.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,7 @@ class Retaking:
     def _save_identity(self, identity: Identity, *, left: bool) -> None:
         identity = identity.replace(left=left)
         cluster_conf = self._journal.with_machine(self._cluster_conf)
-        save_identity(self._journal.folder, self._network, cluster_conf, self._shared, identity, anew=True)
+        save_identity(self._journal.folder, self._network, cluster_conf, self._shared, identity, replaced=True)
 
     def _is_here(self, entry: Entry) -> bool:
         return (entry.phase, entry.shared, cluster_location(entry.cluster_conf)) == (

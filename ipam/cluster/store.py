@@ -1,7 +1,7 @@
 """A cluster of addresses as one node uses it: each request is recorded in the node's journal first.
 
-So a call may be killed at any time: the journal knows what it took, and later calls release it or give it to the same
-owner again. An address is not given to another owner before the cluster has confirmed its release.
+So a call may be killed at any time: the journal has the addresses that it took, and later calls release them or give
+them to the same owner again. An address is not given to another owner before the cluster has confirmed its release.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ipam.cluster.release import OpenCluster
     from ipam.cluster.retaking import Retaking
     from ipam.ranges import RangeSet
-    from ipam.store import Claim, Cluster, ClusterConf, Lease, Owner, Tell
+    from ipam.store import Claim, Cluster, ClusterConf, Lease, Owner, Report
 
     Valid = set[tuple[str, str]]
     Wanted = tuple[tuple[RangeSet, ...], tuple[Address | None, ...]]
@@ -60,7 +60,7 @@ class Journaled:
     journal. `directories` are those of host-local for this network: addresses leased there earlier are in use.
     """
 
-    def __init__(  # noqa: PLR0913 - one parameter per part of a place
+    def __init__(  # noqa: PLR0913 - one parameter per part of a location
         self,
         journal: Journal,
         node: str,
@@ -101,10 +101,13 @@ class Journaled:
             self._expect(cluster, intent)
             if None not in kept and not self._take(cluster, _known(kept), intent):
                 return self._held(self._identified(cluster, intent), _known(kept), entry)
-            return self._anew(cluster, intent, (sets, requested), kept, deadline - bound)
+            return self._allocate_new(cluster, intent, (sets, requested), kept, deadline - bound)
 
     def release(self, owner: Owner) -> None:
-        """See `Store`. If the cluster cannot be reached, the entry is kept as a tombstone, and a later call frees it."""
+        """See `Store`. If the cluster cannot be reached, the entry is kept as a tombstone.
+
+        A later call frees it.
+        """
         with self._journal.locked(owner, self._seconds):
             entry = self._journal.find(owner) or self._unknown(owner)
             if entry is not None and not self._releases(self._seconds / 2).release_or_keep(entry):
@@ -155,7 +158,7 @@ class Journaled:
             if not any(has_room(cluster, range_) for range_ in ranges):
                 raise NotAvailable(f"every address of {', '.join(map(str, ranges))} is in use")
 
-    def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
+    def leases(self, damaged: Report = ignore) -> Iterator[Lease]:
         """The leases of all nodes."""
         return self._cluster(self._seconds).leases(self._shared, damaged)
 
@@ -210,7 +213,7 @@ class Journaled:
             candidate_set.earlier = earlier
         return per_set
 
-    def _anew(
+    def _allocate_new(
         self,
         cluster: Cluster,
         intent: Entry,
@@ -277,7 +280,10 @@ class Journaled:
             return cluster.take(claims, intent.owner)
 
     def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
-        """The leases of the pod's interface. Leases that a deleted part of the cluster has lost are taken again first."""
+        """Returns the leases of the pod's interface.
+
+        Leases that a deleted part of the cluster has lost are taken again first.
+        """
         leases = cluster.leases_of_pod(owner)
         if cluster.parts():
             entries = self._journal.of_network(self._network)
@@ -346,7 +352,10 @@ class Journaled:
         )
 
     def _collect_elsewhere(self, owner: Owner, valid: Valid, releases: PendingReleases, deadline: float) -> None:
-        """Releases an entry in another cluster. That cluster may be gone for good, so a failure does not fail the GC."""
+        """Releases an entry in another cluster.
+
+        That cluster may be gone for good, so a failure does not fail the GC.
+        """
         if not _left(deadline):
             return
         with self._journal.locked(owner, _left(deadline)):
@@ -393,7 +402,7 @@ class Journaled:
             self._journal.warn(f"the cluster of network {self._network} is not searched for leaked addresses: {error}")
             return []
         try:
-            return [lease for _place, lease in zip(range(MOST_OF_MACHINE), self._mine(cluster), strict=False)]
+            return [lease for _, lease in zip(range(MOST_OF_MACHINE), self._mine(cluster), strict=False)]
         except CniError as error:
             releases.give_up(cluster, error)
             raise

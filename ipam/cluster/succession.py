@@ -1,4 +1,7 @@
-"""Addresses that pass from a pod's sandbox to the next one. The journal has both entries until the earlier one's DEL."""
+"""Addresses that pass from a pod's sandbox to the next one.
+
+The journal has both entries until the DEL of the earlier sandbox.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class NotFormer(NotAvailable):
-    """It is not known here which machine is the living one."""
+    """The node cannot determine which of the machines is alive."""
 
 
 class FormerMachines:
@@ -41,7 +41,7 @@ class FormerMachines:
         self._machine = known_machine(folders.journal)
         self._places = places_in_etcd(networks)
         self.alive: set[str] = set()
-        """The machines with a sign of life that `leases` has met. Their leases are not freed."""
+        """The machines whose sign of life `leases` found. Their leases are not freed."""
 
     @property
     def has_clusters(self) -> bool:

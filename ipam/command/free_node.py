@@ -108,7 +108,7 @@ class DeadNode:
         ]
 
     def free(self, *, gone_pods: bool) -> Iterator[Freed]:
-        """Frees the leases, and yields each; those that are `gone` on request only.
+        """Frees the leases, and yields each; those that are `gone` only on request.
 
         Raises `Alive` if the node has come back.
         """

@@ -41,7 +41,10 @@ FORMER = "former machine"
 
 
 class Finding(Value):
-    """An inconsistency. `live` tells whether the owner is alive; `entry` is the owner's entry in the journal, if any."""
+    """An inconsistency.
+
+    `live` is True if the owner is alive; `entry` is the owner's entry in the journal, if any.
+    """
 
     kind: str
     text: str

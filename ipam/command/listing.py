@@ -70,7 +70,7 @@ def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
     alive = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
     return {
         "network": match.network.name,
-        **_place(match.network),
+        **_store_fields(match.network),
         "addresses": [str(address) for address in match.addresses],
         **_owner(match.owner),
         "node": match.node,
@@ -117,7 +117,7 @@ def _location_fields(location: LocationLeases, inventory: Inventory) -> dict[str
     network = location.network
     return {
         "names": [network.name],
-        **_place(network),
+        **_store_fields(network),
         "failure": location.failure,
         "ranges": [
             {
@@ -170,7 +170,7 @@ def _percent(part: int, whole: int) -> str:
     return f"{part * 100 // whole if whole else 100}%"
 
 
-def _place(network: Network) -> dict[str, Any]:
+def _store_fields(network: Network) -> dict[str, Any]:
     if network.cluster_conf is None:
         return {"backend": network.backend, "directory": network.directory}
     return {"backend": network.backend, "cluster": describe(network.cluster_conf), "shared": network.shared}

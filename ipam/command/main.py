@@ -65,7 +65,7 @@ def command(arguments: list[str], host: Host | None = None) -> int:
         # The reader has closed the pipe. Without this the interpreter would complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FOUND
-    except Exception as defect:  # noqa: BLE001 - one line with the place, whatever it was
+    except Exception as defect:  # noqa: BLE001 - one line with the location in the code
         _complain(_internal(defect))
         return FOUND
     return code
@@ -366,8 +366,10 @@ def _internal(defect: BaseException) -> InternalError:
     frame = defect.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "an unknown place"
-    return InternalError(f"internal error: {type(defect).__name__}: {defect}", hint=f"at {place}; this is a defect")
+    location = (
+        f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "an unknown location"
+    )
+    return InternalError(f"internal error: {type(defect).__name__}: {defect}", hint=f"at {location}; this is a defect")
 
 
 def _complain(error: CniError) -> None:

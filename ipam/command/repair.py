@@ -1,4 +1,7 @@
-"""The changes of `fsck --repair` and `release`. Each item is read again under its lock, and changed only if unmodified."""
+"""The changes of `fsck --repair` and `release`.
+
+Each item is read again under its lock, and changed only if it is unmodified.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""whereabouts' second configuration file, one per node: access to the API server for networks that do not configure it."""
+"""whereabouts' second configuration file, of which a node has one.
+
+It gives access to the API server to networks that do not configure it.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,10 @@ def own_keys(request: Request) -> dict[str, Any]:
 
 
 def _requested(sets: tuple[RangeSet, ...], texts: list[str]) -> tuple[Address | None, ...]:
-    """The requested address of each set, or None. Raises `AddressTaken` for a requested address that no set can supply."""
+    """Returns the requested address of each set, or None.
+
+    Raises `AddressTaken` for a requested address that no set can supply.
+    """
     requested: list[Address | None] = [None] * len(sets)
     left = []
     for text in texts:

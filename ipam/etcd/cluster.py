@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.etcd.keys import StoredLease
     from ipam.ranges import Range
-    from ipam.store import Claim, ClusterConf, Lease, Owner, Tell
+    from ipam.store import Claim, ClusterConf, Lease, Owner, Report
 
     Step = dict[str, Any]
 
@@ -163,7 +163,7 @@ class Etcd:
         except TryAgainLater as error:
             raise NotAvailable(error.msg, hint=error.hint) from error
 
-    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+    def leases(self, network: str, damaged: Report = ignore) -> Iterator[Lease]:
         """See `Cluster`."""
         deadline = time.monotonic() + ALL_SECONDS
         for stored in walk(self._gateway, self._keys.replace(network=network).ips(), deadline):

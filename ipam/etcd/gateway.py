@@ -50,7 +50,10 @@ class Gateway:
             connection.close()
 
     def until(self, deadline: float) -> Until:
-        """A context manager in which no request exceeds the deadline (monotonic seconds), or that of an outer context."""
+        """Returns a context manager in which no request exceeds the deadline.
+
+        The deadline is in monotonic seconds; that of an outer context applies as well.
+        """
         return Until(self, deadline)
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Keys(Value):
     """The keys of one network below the prefix, for one node. `machine` distinguishes nodes of the same name.
 
     `<prefix>/<network>/ip/<4|6><hex>` holds a lease, and so does its index, `<prefix>/<network>/node/<node>/<container
-    ID>/<interface>/<4|6><hex>`, which only tells where to look. `<prefix>/<network>/witness/<node>/<machine>/<network
+    ID>/<interface>/<4|6><hex>`, which only speeds up the search. `<prefix>/<network>/witness/<node>/<machine>/<network
     on the node>` is written with each lease: an etcd in which its revision is older than the one that the node noted
     has been restored from a backup, or is another one.
     """
@@ -45,14 +45,14 @@ class Keys(Value):
     machine: str = ""
 
     def ip(self, address: Address) -> bytes:
-        return f"{self.prefix}/{self.network}/ip/{_place(address)}".encode()
+        return f"{self.prefix}/{self.network}/ip/{_digits(address)}".encode()
 
     def ips(self) -> bytes:
         """The prefix of the keys of all addresses."""
         return f"{self.prefix}/{self.network}/ip/".encode()
 
     def index(self, owner: Owner, address: Address) -> bytes:
-        return self.indexes(owner) + _place(address).encode()
+        return self.indexes(owner) + _digits(address).encode()
 
     def indexes(self, owner: Owner) -> bytes:
         return self.node_indexes() + f"{owner.container_id}/{owner.ifname}/".encode()
@@ -129,7 +129,7 @@ def after(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
-def _place(address: Address) -> str:
+def _digits(address: Address) -> str:
     # The width is fixed, so that keys and numbers have the same order.
     return f"{address.version}{address.number:0{BITS[address.version] // 4}x}"
 

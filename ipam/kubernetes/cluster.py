@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
     from ipam.kubernetes.whereabouts import PoolLocation
     from ipam.ranges import Range
-    from ipam.store import Claim, ClusterConf, Lease, Owner, Tell
+    from ipam.store import Claim, ClusterConf, Lease, Owner, Report
 
     Document = dict[str, Any]
     Claims = tuple[Claim, ...]
@@ -123,7 +123,7 @@ class Kubernetes(Anonymous):
         except (KubeRefused, TryAgainLater) as error:
             raise NotAvailable(error.msg, hint=error.details) from error
 
-    def leases(self, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+    def leases(self, network: str, damaged: Report = ignore) -> Iterator[Lease]:
         """See `ipam.store.Cluster`. Pools are not separated by network: all leases in them are listed."""
         self._api.begin()
         for cidr in self._location.subnets:
@@ -150,7 +150,10 @@ class Kubernetes(Anonymous):
         return self._api.node(name) is not None
 
     def pod(self, pod: str) -> Document | None:
-        """The object of a pod (namespace/name), or None if there is none. Raises `InvalidConfig` for an invalid name."""
+        """Returns the object of a pod (namespace/name), or None if there is none.
+
+        Raises `InvalidConfig` for an invalid name.
+        """
         self._api.begin()
         namespace, _, name = pod.partition("/")
         return self._api.pod(namespace, name)

@@ -133,7 +133,7 @@ class Pools:
             said = words(answer.content)
             if answer.status == TOO_LARGE:
                 raise _full(name, said)
-            entries = self._entries_of_mended(cidr) if answer.status == 422 else self._entries_of_new(cidr)
+            entries = self._entries_after_repair(cidr) if answer.status == 422 else self._entries_of_new(cidr)
             if answer.again:
                 made.added.extend(claim for claim in missing if _is_ours(entries, claim, owner))
                 made.taken_over.extend(claim for claim in earlier if _is_ours(entries, claim[0], owner))
@@ -155,12 +155,12 @@ class Pools:
         self._api.create(POOLS, whereabouts.pool(self.name(cidr), cidr))
         return {}
 
-    def _entries_of_mended(self, cidr: str) -> dict[str, Document]:
+    def _entries_after_repair(self, cidr: str) -> dict[str, Document]:
         """The allocations of a pool. If the pool has no map of allocations, it gets one."""
         pool = self.find(cidr)
-        mending = whereabouts.mending(pool, cidr) if pool else []
-        if mending:
-            self._api.patch(POOLS, self.name(cidr), mending)
+        repairing = whereabouts.repairing(pool, cidr) if pool else []
+        if repairing:
+            self._api.patch(POOLS, self.name(cidr), repairing)
         return whereabouts.allocations(pool or {})
 
     def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipam.ranges import RangeSet
-    from ipam.store import ClusterConf, Tell
+    from ipam.store import ClusterConf, Report
 
     Claims = tuple[Claim, ...]
     Document = dict[str, Any]
@@ -111,7 +111,10 @@ def reservation(name: str, owner: Owner) -> Document:
 
 
 def is_of_pod(entry: Document, owner: Owner) -> bool:
-    """Whether an allocation, or the spec of a reservation, belongs to the owner's pod and interface, in any container."""
+    """Whether an allocation, or the spec of a reservation, is for the owner's pod and interface.
+
+    The container does not matter.
+    """
     return bool(owner.pod) and (entry.get("podref"), entry.get("ifname")) == (owner.pod, owner.ifname)
 
 
@@ -202,7 +205,10 @@ def handing_back(claim: Claim, entry: Document, owner: Owner) -> Patch:
 
 
 def giving_up(claim: Claim, owner: Owner, pod: str) -> Patch:
-    """Marks an allocation as given up, if it belongs to the owner for that pod. Without a pod it cannot be taken over."""
+    """Marks an allocation as given up, if it belongs to the owner for that pod.
+
+    Without a pod no other container can take it over.
+    """
     path = f"{ALLOCATIONS}/{offset(claim)}/podref"
     marks = [{"op": "replace", "path": path, "value": f"{GIVEN_UP}{pod}"}] if pod else []
     return [*testing((claim,), owner), {"op": "test", "path": path, "value": pod}, *marks]
@@ -228,7 +234,7 @@ def removing(claims: Claims, owner: Owner) -> Patch:
     return testing(claims, owner) + removals
 
 
-def mending(pool_object: Document, cidr: str) -> Patch:
+def repairing(pool_object: Document, cidr: str) -> Patch:
     """Adds a map of allocations to a pool without one; empty if the pool has one."""
     spec = pool_object.get("spec")
     if not isinstance(spec, dict):
@@ -268,7 +274,7 @@ def leases_of_pod(pool_object: Document, owner: Owner) -> list[Lease]:
     ]
 
 
-def leases(pool_object: Document, network: str, damaged: Tell = ignore) -> Iterator[Lease]:
+def leases(pool_object: Document, network: str, damaged: Report = ignore) -> Iterator[Lease]:
     """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for an invalid range.
 
     `damaged` is called for allocations with an invalid owner, or with an address outside the pool.

@@ -1,4 +1,7 @@
-"""One ADD in a locked directory of host-local: the owner's addresses are returned again, and missing ones are leased."""
+"""One ADD in a locked directory of host-local.
+
+The owner's addresses are returned again, and missing ones are leased.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,10 @@ class Allocation:
         return None
 
     def _claim_for_interface(self, entry: LeaseFile) -> None:
-        """Adds the interface's name if it is missing: otherwise the container's next interface would get the address."""
+        """Adds the interface's name if it is missing.
+
+        Otherwise the container's next interface would get the address.
+        """
         if not entry[2]:
             mine = (entry[0], entry[1], self._owner.ifname)
             self._directory.add_ifname(mine)

@@ -25,12 +25,12 @@ class Used:
     """The bits in the `directory`, read on demand and written by `save`."""
 
     def __init__(self, directory: str) -> None:
-        self._place = directory
+        self._folder = directory
         self._blocks: dict[str, int] = {}
         self._changed: set[str] = set()
         self._whole = False
 
-    def start_anew(self, names: Iterable[str]) -> None:
+    def restart(self, names: Iterable[str]) -> None:
         """Replaces all bits: exactly these names are in use."""
         self._blocks = {}
         self._changed = set()
@@ -68,15 +68,15 @@ class Used:
         return True
 
     def _remove_others(self) -> None:
-        for name in os.listdir(self._place):
+        for name in os.listdir(self._folder):
             if name.startswith("used") and name not in self._blocks:
-                os.unlink(f"{self._place}/{name}")
+                os.unlink(f"{self._folder}/{name}")
         self._whole = False
 
     def _write(self, block: str) -> None:
         bits = self._blocks[block]
         packed = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
-        write_over(f"{self._place}/{block}", _check(packed) + packed, 0o600)
+        write_over(f"{self._folder}/{block}", _check(packed) + packed, 0o600)
 
     def _bits(self, block: str) -> int:
         if block not in self._blocks:
@@ -85,7 +85,7 @@ class Used:
 
     def _read(self, block: str) -> int:
         try:
-            fd = os.open(f"{self._place}/{block}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(f"{self._folder}/{block}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(fd, "rb") as file:
                 content = file.read()
         except OSError:

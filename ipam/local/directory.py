@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ipam.address import Address
-    from ipam.store import Tell
+    from ipam.store import Report
 
     LeaseFile = tuple[str, str, str]
     """Name of the file, container ID, interface name. Old versions of host-local omitted the last: it is empty.
@@ -80,7 +80,7 @@ class Directory:
         """The entries of all addresses. Files that are not regular, or not host-local's, are skipped."""
         return self.checked_files(ignore)
 
-    def checked_files(self, damaged: Tell) -> Iterator[LeaseFile]:
+    def checked_files(self, damaged: Report) -> Iterator[LeaseFile]:
         """Like `lease_files`; `damaged` is called for each file that is skipped."""
         for name in self.names():
             if is_address(name):

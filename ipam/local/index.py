@@ -42,11 +42,11 @@ class Index:
         self._directory = directory
         stat = os.fstat(directory.fd)
         self._modified = stat.st_mtime_ns
-        self._place = f"{run}/{stat.st_dev:x}-{stat.st_ino:x}"
+        self._folder = f"{run}/{stat.st_dev:x}-{stat.st_ino:x}"
         self._shards = self._sealed_shards()
         self._all: list[LeaseFile] | None = None
         self._lines: list[str] | None = None
-        self.used = Used(self._place)
+        self.used = Used(self._folder)
 
     def entries(self, container_id: str) -> list[LeaseFile]:
         """The container's entries.
@@ -62,7 +62,7 @@ class Index:
         """All entries, read from the files."""
         if self._all is None:
             self._all = list(self._directory.lease_files())
-            self.used.start_anew(name for name, _id, _ifname in self._all)
+            self.used.restart(name for name, _id, _ifname in self._all)
         return self._all
 
     def replace(self, container_id: str, entries: list[LeaseFile]) -> None:
@@ -82,7 +82,7 @@ class Index:
     def rewrite(self, entries: list[LeaseFile]) -> None:
         """Replaces all entries."""
         self._all = entries
-        self.used.start_anew(name for name, _id, _ifname in entries)
+        self.used.restart(name for name, _id, _ifname in entries)
         self._shards = 1
         while len(entries) > self._shards * _SHARD_ENTRIES:
             self._shards *= 4
@@ -91,7 +91,7 @@ class Index:
             if entry[1]:  # Files of unknown owners are found only by reading them, which GC does.
                 parts[self._number(entry[1])].append(_line(entry))
         try:
-            make_directory(self._place)
+            make_directory(self._folder)
         except IoFailure:
             return
         if all(self._write_shard(number, part) for number, part in enumerate(parts)) and self.used.save():
@@ -139,7 +139,7 @@ class Index:
     def _load(self, name: str) -> list[str] | None:
         """The lines of a file of the index; None if it is incomplete."""
         try:
-            fd = os.open(f"{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(fd, "rb") as file:
                 check, _newline, content = file.read().partition(b"\n")
         except OSError:
@@ -153,7 +153,7 @@ class Index:
         """
         content = os.fsencode("".join(f"{line}\n" for line in lines))
         try:
-            write_over(f"{self._place}/{name}", _check(content) + b"\n" + content, 0o600)
+            write_over(f"{self._folder}/{name}", _check(content) + b"\n" + content, 0o600)
         except OSError:
             return -1
         return len(content)

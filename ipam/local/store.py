@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipam.cluster.occupied import Occupied
     from ipam.local.directory import LeaseFile
     from ipam.ranges import RangeSet
-    from ipam.store import Claim, Tell
+    from ipam.store import Claim, Report
 
     FindOccupied = Callable[[Owner], Occupied]
 
@@ -111,7 +111,7 @@ class Local:
         if full:
             raise NotAvailable(f"no address is free in {'; '.join(full)}", hint=AddressesExhausted.remedy)
 
-    def leases(self, damaged: Tell = ignore) -> Iterator[Lease]:
+    def leases(self, damaged: Report = ignore) -> Iterator[Lease]:
         if not self._open().exists():
             return iter(())
         with self._open() as directory:

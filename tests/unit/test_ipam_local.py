@@ -389,7 +389,7 @@ def test_a_hint_that_is_wrong_costs_no_address(store, monkeypatch):
 def test_the_hint_finds_what_is_free_across_its_parts(tmp_path):
     start = parse("10.0.0.0").number
     used = Used(str(tmp_path))
-    used.start_anew(str(address.Address(version=4, number=start + i)) for i in range(16_000, 40_000))
+    used.restart(str(address.Address(version=4, number=start + i)) for i in range(16_000, 40_000))
     assert used.save()
     assert len(os.listdir(tmp_path)) == 3
     again = Used(str(tmp_path))

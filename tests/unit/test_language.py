@@ -1,9 +1,10 @@
-"""Documents and hints are in plain English: no refused words, no long lines."""
+"""Documents, hints, docstrings and comments are in plain English: no refused words, no long lines."""
 
 from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
     source for folder in ("cni", "deviceplugin", "ipam", "kubevirt") for source in (ROOT / folder).rglob("*.py")
 )
+WRITTEN = ("ipam",)
+"""The folders whose docstrings and comments use no refused words."""
 LINE = 120
 
 _ENTRIES = [
@@ -63,3 +66,19 @@ def hints(source):
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(ROOT)))
 def test_a_hint_uses_no_refused_word(source):
     assert [problem for hint in hints(source) for problem in refused(hint)] == []
+
+
+def remarks(source):
+    """The docstrings and comments of a module, without code in them."""
+    with source.open("rb") as file:
+        comments = [token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT]
+    statements = [node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Expr)]
+    strings = [node.value for node in statements if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return _CODE.sub("", "\n".join([*strings, *comments]))
+
+
+@pytest.mark.parametrize("folder", WRITTEN)
+def test_docstrings_and_comments_use_no_refused_word(folder):
+    sources = [source for source in (ROOT / folder).rglob("*.py") if not source.name.endswith("_pb2.py")]
+    found = {str(source.relative_to(ROOT)): refused(remarks(source)) for source in sources}
+    assert {source: problems for source, problems in found.items() if problems} == {}
