@@ -5,8 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 case ${1-} in
-    node) sources="deviceplugin" ;;
-    kubevirt) sources="kubevirt" ;;
+    node) sources="deviceplugin resident" ;;
+    kubevirt) sources="kubevirt resident" ;;
     *) echo "usage: $0 node|kubevirt" >&2 && exit 2 ;;
 esac
 name=barewire-$1

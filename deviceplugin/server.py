@@ -13,6 +13,7 @@ from cni.errors import CniError
 from deviceplugin.api import calls, deviceplugin_pb2 as v1beta1, pluginregistration_pb2 as registration
 from deviceplugin.pool import short_name
 from deviceplugin.preference import preferred
+from resident.calls import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from deviceplugin.metrics import Metrics
     from deviceplugin.offer import Offer
     from deviceplugin.stock import Stock
+    from resident.calls import Call
 
 VERSION = "v1beta1"
 ANSWER_SECONDS = 1.0
@@ -100,9 +102,9 @@ class ResourceServer:
         while self._tasks and (left := deadline - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
 
-    async def _serve(self, path: str, functions: dict[calls.Call, Any]) -> None:
+    async def _serve(self, path: str, functions: dict[Call, Any]) -> None:
         server = grpc.aio.server()
-        calls.serve(server, functions)
+        serve(server, functions)
         server.add_insecure_port(f"unix:{path}")
         await server.start()
         self._servers.append(server)

@@ -16,6 +16,7 @@ from cni.errors import CniError, IoFailure, TryAgainLater
 from kubevirt import domain, machine as machines
 from kubevirt.api import calls, info_pb2
 from kubevirt.markup import LARGEST
+from resident.calls import Call, serve
 
 if TYPE_CHECKING:
     from cni.log import Log
@@ -81,11 +82,11 @@ class Sidecar:
                 ("grpc.max_send_message_length", _LONGEST_MESSAGE),
             ],
         )
-        functions: dict[calls.Call, Any] = {calls.INFO: self._info}
+        functions: dict[Call, Any] = {calls.INFO: self._info}
         functions |= dict.fromkeys(calls.ON_DEFINE_DOMAIN.values(), self._on_define_domain)
         functions |= dict.fromkeys(calls.PRE_CLOUD_INIT_ISO.values(), self._pre_cloud_init_iso)
         functions |= dict.fromkeys(calls.SHUTDOWN.values(), self._shutdown)
-        calls.serve(server, {call: _with_answer_of(call, function) for call, function in functions.items()})
+        serve(server, {call: _with_answer_of(call, function) for call, function in functions.items()})
         try:
             server.add_insecure_port(f"unix:{self._path}")
         except RuntimeError as error:
@@ -148,7 +149,7 @@ def reason(error: CniError) -> str:
     return text.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")
 
 
-def _with_answer_of(call: calls.Call, function: Any) -> Any:
+def _with_answer_of(call: Call, function: Any) -> Any:
     """The function with the call's own message as its answer: the versions' messages are alike, and types of their own."""
 
     async def answer(request: Any, context: Any) -> Any:

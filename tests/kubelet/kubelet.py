@@ -23,6 +23,7 @@ from deviceplugin.api import (
     pluginregistration_pb2 as registration,
     podresources_pb2 as v1,
 )
+from resident.calls import Call, serve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,9 +97,9 @@ class Kubelet:
         await self.stop()
         await self.start()
 
-    async def _serve(self, path: Path, functions: dict[calls.Call, Any]) -> None:
+    async def _serve(self, path: Path, functions: dict[Call, Any]) -> None:
         server = grpc.aio.server()
-        calls.serve(server, functions)
+        serve(server, functions)
         server.add_insecure_port(f"unix:{path}")
         await server.start()
         self._servers.append(server)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from kubevirt.api import calls, info_pb2
+from resident.calls import Call
 
 DIAL_SECONDS, INFO_SECONDS, CALL_SECONDS = 1.0, 1.0, 60.0
 PAUSE_SECONDS = 0.02
@@ -103,7 +104,7 @@ class Launcher:
         return Sidecar(path, info.name, version, list(info.hookPoints))
 
     @staticmethod
-    def _call(sidecar: Sidecar, call: calls.Call, request: Any) -> Any:
+    def _call(sidecar: Sidecar, call: Call, request: Any) -> Any:
         with _dialled(sidecar.socket) as channel:
             grpc.channel_ready_future(channel).result(DIAL_SECONDS)
             return call.of(channel)(request, timeout=CALL_SECONDS)

@@ -14,7 +14,9 @@ from cni.errors import catalogue
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
-    source for folder in ("cni", "deviceplugin", "ipam", "kubevirt") for source in (ROOT / folder).rglob("*.py")
+    source
+    for folder in ("cni", "deviceplugin", "ipam", "kubevirt", "resident")
+    for source in (ROOT / folder).rglob("*.py")
 )
 WRITTEN = ("ipam",)
 """The folders whose docstrings and comments use no refused words."""

@@ -19,7 +19,7 @@ def constants(path):
 
 
 def test_only_one_module_knows_the_endings_of_temporary_and_damaged_files():
-    sources = [path for top in ("cni", "deviceplugin", "ipam") for path in (ROOT / top).rglob("*.py")]
+    sources = [path for top in ("cni", "deviceplugin", "ipam", "resident") for path in (ROOT / top).rglob("*.py")]
     knowing = {
         str(path.relative_to(ROOT))
         for path in sources
