@@ -1,4 +1,7 @@
-"""Tests that mount: each runs in a process, and a mount namespace, of its own, so that nothing of it can stay."""
+"""Runs tests that mount file systems in processes of their own, each with its own mount namespace.
+
+So none of their mounts can outlive them.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +28,23 @@ _END = b"\0"
 
 
 def unshare_mounts(propagation: str = "private") -> None:
-    """Gives this process its own mount namespace; `propagation` is what `mount --make-r...` knows."""
+    """Gives this process its own mount namespace; `propagation` is the suffix of a `mount --make-r...` option."""
     mounts.call("unshare", CLONE_NEWNS)
     subprocess.run(["mount", f"--make-r{propagation}", "/"], check=True)
 
 
 def alone(test: Callable[..., None]) -> Callable[..., None]:
-    """The test, in a child that is killed with all its children after it, and at the latest after `SECONDS`.
+    """Decorates a test that runs in a child, which is killed with all its children afterwards, or after `SECONDS`.
 
-    Its traceback is the failure's text.
+    If the test fails, its traceback is the message of the failure.
     """
 
     @functools.wraps(test)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         theirs, ours = os.pipe()
         with warnings.catch_warnings():
-            # A fixture of an earlier test may have left a thread; the child runs only this test, and needs none of it.
+            # A fixture of an earlier test may have left a thread. The child runs only this test, which does not need
+            # that thread.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -69,11 +73,11 @@ def _run(pipe: int, test: Callable[[], None]) -> None:
         os.write(pipe, traceback.format_exc().encode()[-60_000:])
     finally:
         os.write(pipe, _END)
-        signal.pause()  # for the parent, which ends us and whatever we have started
+        signal.pause()  # waits until the parent kills this process and its children
 
 
 def _told(pipe: int) -> str:
-    """What the child says of the test: nothing when it passed."""
+    """The traceback that the child sent; empty if the test passed."""
     told = b""
     while not told.endswith(_END):
         if not select.select([pipe], [], [], SECONDS)[0]:

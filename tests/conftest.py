@@ -1,4 +1,4 @@
-"""Settings of all tests."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from hypothesis import settings
 
 from tests.soak import EXAMPLES
 
-# A shared or busy machine makes single examples slow; tests that promise a time measure it themselves.
+# Single examples are slow on a shared or busy machine; tests that promise a time measure it themselves.
 settings.register_profile("barewire", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("barewire")

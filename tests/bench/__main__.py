@@ -1,6 +1,6 @@
-"""`make bench`: all benchmarks, one after the other; `--native` leaves out those that need the lab.
+"""`make bench`: runs all benchmarks, one after the other; `--native` leaves out those that need the lab.
 
-`--before DIST` compares only another `dist` with this one, interleaved in one run: what a change costs.
+`--before DIST` only compares another `dist` with this one, interleaved in one run, to show the cost of a change.
 """
 
 from __future__ import annotations

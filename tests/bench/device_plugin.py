@@ -1,4 +1,6 @@
-"""The device plugin with 64 resources of 64 devices each, against one of one: registrations, a change, memory, a start."""
+"""The device plugin with 64 resources of 64 devices each, compared with one device: registration, change, memory,
+start.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 ROUNDS = 8
-"""Even: each other one makes the device healthy again."""
+"""An even number, because every second round makes the device healthy again."""
 SIZES = {"1 x 1": (1, 1), "64 x 64": (64, 64)}
 BOUNDS = {
     "all registered again, ms": 1000.0,
@@ -28,12 +30,12 @@ BOUNDS = {
     "resident, MB": 100.0,
     "start with all held, ms": 0.0,
 }
-"""What issue 13 wants; 0 where it names no number."""
+"""The limits of issue 13; 0 where it sets none."""
 SECONDS = 600.0
 
 
 def run() -> str:
-    """The report: medians, their ratio to those of one device, and what share of the bound they are."""
+    """The report: medians, their ratio to those of one device, and their share of the limit."""
     measured = {name: asyncio.run(_measured(*size)) for name, size in SIZES.items()}
     lines = [
         "device plugin: resources x devices",
@@ -85,9 +87,9 @@ async def _listed(kubelet: Kubelet, cards: int) -> None:
 
 
 async def _change(plugin: asyncio.subprocess.Process, host: PciHost, kubelet: Kubelet, number: int) -> float:
-    """Milliseconds from an event of a device to the list in the kubelet's hands."""
+    """Milliseconds from an event of a device until the kubelet has the new list."""
     device, state = many_vf(0, 0), ("Unhealthy", "Healthy")[number % 2]
-    await asyncio.sleep(0.3)  # an event that follows another one waits a little, so that many are one look
+    await asyncio.sleep(0.3)  # An event that follows another one waits a little, so that one scan serves many events.
     host.bind(device, ("", "vfio-pci")[number % 2])
     began = time.perf_counter()
     assert plugin.stdin

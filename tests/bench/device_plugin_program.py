@@ -1,4 +1,4 @@
-"""A device plugin on a described host, for `tests.bench.device_plugin`. Each line of stdin is an event of the kernel.
+"""A device plugin on a simulated host, for `tests.bench.device_plugin`. Each line of stdin is an event of the kernel.
 
 Arguments: the host's folder, the configuration, the kubelet's folder, the journal's folder.
 """

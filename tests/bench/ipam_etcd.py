@@ -1,4 +1,4 @@
-"""Addresses in etcd: a whole cluster's start, and a large pool that is nearly full."""
+"""Addresses in etcd: the start of a whole cluster, and a large pool that is nearly full."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _allocate(store: Journaled, name: str, ifname: str, one: Range) -> str:
 
 
 def _start() -> str:
-    """Many processes, each a node that starts its share of the pods, interface after interface, pod after pod."""
+    """Measures many processes, each of which is a node that starts its share of the pods, interface by interface."""
     with EtcdServer() as server, Proxy(server.port, LATENCY) as proxy, tempfile.TemporaryDirectory() as folder:
         cluster_conf: dict[str, Any] = server.cluster_conf(endpoints=[proxy.endpoint], prefix="/bench")
         with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
@@ -78,7 +78,7 @@ def _pods(folder: str, number: int, cluster_conf: Any) -> list[str]:
 
 
 def _large() -> str:
-    """The pools are asked in turn, so that what else the machine does is the same for all."""
+    """Queries the pools in turn, so that other load of the machine affects all of them equally."""
     numbers = range(LARGE.first, LARGE.last + 1)
     scattered = random.Random(1).sample(numbers, IN_USE)
     pools = {"empty": [], f"{IN_USE} scattered": scattered, f"{IN_USE} in one block": list(numbers[:IN_USE])}

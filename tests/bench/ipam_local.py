@@ -1,4 +1,4 @@
-"""ADD and DEL of the node's own backend with 60,000 addresses of a /16 in use, against an empty directory; and Go's."""
+"""ADD and DEL of the backend `local` with 60,000 addresses of a /16 in use, against an empty directory and against Go."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def run() -> str:
 
 
 def _section(data: dict[str, Path], rounds: int, calls: Callable[[Path], list[Callable[[], object]]]) -> list[str]:
-    """Each round goes through all places, so that a busy moment of the machine falls on all of them."""
+    """Measures all directories in each round, so that other load of the machine affects all of them."""
     times: dict[str, list[list[float]]] = {name: [] for name in data}
     for number in range(rounds + 1):
         for name, place in data.items():
             (place / NETWORK / "last_reserved_ip.0").write_text("10.64.0.1")
             measured = [_milliseconds(call) for call in calls(place)]
-            if number:  # the first one makes the index
+            if number:  # the first round creates the index
                 times[name].append(measured)
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
     first = medians["empty"]

@@ -1,9 +1,9 @@
 """`python -m tests.bench.kubernetes`: 128 pods with 16 interfaces each lease from one range kept in Kubernetes.
 
-As many as a large job starts at once, of 8 nodes, in processes of their own. Each interface is leased as a plugin's
-process does it: its own connection with TLS, its entry in the node's journal. The tests' API server waits 5 ms before
-each answer. It takes patches of a pool one after the other without a wait; an API server that commits each to etcd in 1
-ms, say, needs 2 s for 2,048 of them.
+A large job starts as many pods at once. They are on 8 nodes, each a process. Each interface is leased as a plugin's
+process does it: with a TLS connection of its own and an entry in the node's journal. The tests' API server waits 5 ms
+before each response. It applies patches of a pool one after the other without a wait; an API server that commits each
+patch to etcd in 1 ms, for example, needs 2 s for 2,048 of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def owners(node: int) -> list[Owner]:
 
 
 def work(node: int, folder: Path, locks: str, cluster_conf: ClusterConf, barrier: Barrier, spent: Any) -> None:
-    """What a node's plugins do: all interfaces get their addresses, then give them back. `spent` is CPU seconds."""
+    """Does the work of a node's plugins: all interfaces get their addresses, then release them. `spent` is in CPU
+    seconds.
+    """
     journal = Journal(str(folder / "journal"), f"{locks}/n{node}")
     stores = [
         (one, Journaled(journal, f"n{node}", NETWORK, cluster_conf, opened_kubernetes, seconds=60.0))
@@ -62,7 +64,7 @@ def work(node: int, folder: Path, locks: str, cluster_conf: ClusterConf, barrier
 def run(latency: float = LATENCY) -> str:
     """The report."""
     spawned = multiprocessing.get_context("spawn")
-    # A node has its locks in /run, which is in memory; to make a file on a disk takes far more.
+    # A node has its locks in /run, which is in memory; creating a file on a disk takes far longer.
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as locks,

@@ -1,7 +1,7 @@
-"""ADD and DEL on a real VF in the lab: the frozen plugin against Debian's Go `host-device`, calls interleaved.
+"""ADD and DEL on a real VF in the lab: the frozen plugin against Debian's Go `host-device`, with interleaved calls.
 
-The lab emulates its processor in software, which makes the interpreter's work dear and leaves the kernel's waits alone;
-the ratios are about that machine.
+The lab emulates its processor in software, which slows down the interpreter but not the waits for the kernel; so the
+ratios hold for that machine only.
 """
 
 from __future__ import annotations

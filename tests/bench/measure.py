@@ -27,14 +27,14 @@ class Contender:
     times: dict[str, list[float]] = field(default_factory=dict)
 
     def call(self, command: str, netns: str, container: str) -> None:
-        """One call; its time is kept. Raises `RuntimeError` with what the plugin printed when it fails."""
+        """Makes one call and keeps its time. Raises `RuntimeError` with the plugin's output if it fails."""
         start = time.perf_counter()
         process = self.start(command, netns, container, self.config)
         self.ended(process, command)
         self.keep(command, start)
 
     def start(self, command: str, netns: str, container: str, config: dict[str, Any]) -> subprocess.Popen[bytes]:
-        """Starts a call, with all of its stdin."""
+        """Starts a call, and writes all of its stdin."""
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,
@@ -66,7 +66,7 @@ class Contender:
         return statistics.median(self.times[command])
 
     def spread(self, command: str) -> str:
-        """The quarter below and the quarter above which the times are."""
+        """The quartiles of the times."""
         low, _, high = statistics.quantiles(self.times[command], n=4)
         return f"{low:.1f}-{high:.1f}"
 

@@ -1,4 +1,7 @@
-"""Calls on a veth of this machine: the frozen plugin, alone and with its helper, against the Go `host-device`, interleaved."""
+"""Calls on a veth of this machine: the frozen plugin, alone and with its helper, against the Go plugin `host-device`.
+
+The calls are interleaved.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def ours(name: str, program: Path | None = None, **settings: Any) -> Contender:
 
 
 def plain(launcher: Path) -> list[Contender]:
-    """The Go plugin first: ratios are to it."""
+    """The plugins without addresses. The Go plugin comes first, so ratios are relative to it."""
     programs = {"host-device (Go, Debian)": GO, **({f"host-device {PEER[:14]}..": PEER} if PEER else {})}
     go = [
         Contender(name, program, {**common(), "type": "host-device", "device": host_name(address(0))})
@@ -53,7 +56,7 @@ def plain(launcher: Path) -> list[Contender]:
 
 
 def with_addresses(folder: str, launcher: Path) -> list[Contender]:
-    """The same plugin with an address: of Go's host-local, which it runs, and of our own, which it has within itself."""
+    """The same plugin with an address from Go's host-local, which runs as a process, and from our own IPAM plugin."""
     ranges = {"subnet": "10.99.0.0/16", "dataDir": folder}
     own = {"type": "barewire-ipam", **ranges}
     return [
@@ -80,14 +83,14 @@ def run() -> str:
 
 @contextlib.contextmanager
 def helper(folder: Path) -> Iterator[Path]:
-    """A running helper that has the plugin on a veth, and the launcher of it."""
+    """Runs a helper that serves the plugin on a veth, and yields its launcher."""
     socket = folder / "helper.sock"
     with Helper(socket, [str(DIST / "bench" / NAME)]):
         yield entry(DIST / "barewire/launcher", folder / NAME, DIST / "bench", NAME, socket)
 
 
 def compared(before: Path) -> str:
-    """The same plugin from another `dist` and from this one: what a change costs."""
+    """Compares the same plugin from another `dist` and from this one, to show the cost of a change."""
     old = before / "bench" / NAME
     with tempfile.TemporaryDirectory(dir="/run") as folder:
         ipam = {"type": "barewire-ipam", "subnet": "10.99.0.0/16", "dataDir": folder}
@@ -103,9 +106,10 @@ def compared(before: Path) -> str:
 
 @contextlib.contextmanager
 def stage(count: int) -> Iterator[list[str]]:
-    """Paths of pods' network namespaces. The process is in a namespace of its own meanwhile, with a link for each.
+    """Yields the paths of pods' network namespaces. Meanwhile the process is in a namespace of its own with a link for
+    each.
 
-    So the measurement sees none of this machine's devices and disturbs none.
+    So the measurement is independent of this machine's devices and does not disturb them.
     """
     mark = uuid.uuid4().hex[:6]
     host, pods = f"bwhost{mark}", [f"bwpod{number}-{mark}" for number in range(count)]
@@ -115,7 +119,7 @@ def stage(count: int) -> Iterator[list[str]]:
         for number in range(count):
             link, peer = host_name(address(number)), f"bwpeer{number}"
             ip("-n", host, "link", "add", link, "type", "veth", "peer", "name", peer)
-            # Without a carrier an ADD with an address would wait for one, to announce it.
+            # Without a carrier, an ADD with an address would wait for one before it announces the address.
             ip("-n", host, "link", "set", peer, "up")
         with open_netns(f"/run/netns/{host}") as netns, netns.entered():
             yield [f"/run/netns/{pod}" for pod in pods]

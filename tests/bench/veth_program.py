@@ -1,7 +1,8 @@
-"""Entry point of a frozen program for the benchmark only: the `sriov` plugin, with a veth in the place of a VF.
+"""Entry point of a frozen program for the benchmark only: the `sriov` plugin with a veth instead of a VF.
 
-Everything but the look-up of the device is the product's: request, configuration, locks, record, move, result. The
-"VF" 0000:ff:00.0 is the host's link `bwbench0`, 0000:ff:00.1 is `bwbench1`; in the pod it is known by its mark, since a veth has no PCI parent.
+Everything but the lookup of the device is the product's code: request, configuration, locks, record, move, result. The
+"VF" 0000:ff:00.0 is the host's link `bwbench0`, and 0000:ff:00.1 is `bwbench1`. In the pod the link is identified by
+its mark, since a veth has no PCI parent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def host_name(device: str) -> str:
 
 
 def load_for_veth(request: Request) -> Plugin:
-    """The product's own wiring, with another look-up of the device."""
+    """The product's own composition root, with another lookup of the device."""
     from cni.host import links
     from cni.host.device import Device
     from cni.host.kernel import HostKernel
@@ -45,7 +46,7 @@ def load_for_veth(request: Request) -> Plugin:
             return "1"
 
         def device(self, address):
-            # A real look-up asks the PF about its VFs; asking the veth itself costs the kernel about the same.
+            # A real lookup requests the VFs of the PF; a request about the veth costs the kernel about the same.
             return Device(
                 address=address,
                 index=0,
@@ -68,7 +69,7 @@ def load_for_veth(request: Request) -> Plugin:
 
 
 def main_helper(arguments: list[str]) -> NoReturn:
-    """The helper, with this program beside the plugins."""
+    """Runs the helper, with this program in addition to the plugins."""
     from cni.helper.start import PROGRAMS, main as serve_launchers
 
     serve_launchers(arguments, {**PROGRAMS, NAME: load_for_veth})

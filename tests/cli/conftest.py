@@ -1,4 +1,4 @@
-"""`executable`: each test that takes it runs three times: on the source, on the frozen bundle, and with its helper."""
+"""The fixture `executable` runs each test three times: on the source, on the frozen bundle, and with its helper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """`sriov` as on a node with a helper, both of the bundle."""
+    """`sriov` as on a node with a helper, both from the bundle."""
     folder = tmp_path_factory.mktemp("helper")
     socket = folder / "helper.sock"
     with Helper(socket, [str(BUNDLE / "barewire-helper")]):

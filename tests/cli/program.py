@@ -1,4 +1,4 @@
-"""Runs a plugin as a container runtime does: a fresh process, a given environment and nothing else, JSON on stdin."""
+"""Runs a plugin as a container runtime does: in a fresh process, with only the given environment, and JSON on stdin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IMPORT_REPORT = re.compile(r"^import '([^']+)' #", re.MULTILINE)
 
 
 class Completed(NamedTuple):
-    """What the runtime sees of a call that ended."""
+    """The result of a call, as the runtime receives it."""
 
     code: int
     out: bytes
@@ -27,7 +27,7 @@ class Completed(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The one JSON document that stdout must be."""
+        """The JSON document on stdout."""
         return json.loads(self.out)
 
 
@@ -38,7 +38,7 @@ class Program(NamedTuple):
     directory: Path = Path("/")
 
     def run(self, env: dict[str, str], stdin: bytes = b"") -> Completed:
-        """One call. The environment is exactly `env`; raises `TimeoutExpired` after a minute."""
+        """Makes one call. The environment is exactly `env`. Raises `TimeoutExpired` after a minute."""
         done = subprocess.run(
             self.command, env=env, input=stdin, capture_output=True, cwd=self.directory, timeout=SECONDS, check=False
         )
@@ -46,7 +46,7 @@ class Program(NamedTuple):
 
 
 def from_source(plugin: str) -> Program:
-    """The plugin as the interpreter of .venv runs it from this tree."""
+    """The plugin from this source tree, run by the interpreter of .venv."""
     return Program((sys.executable, "-E", "-s", "-m", f"cni.{plugin}"), directory=ROOT)
 
 
@@ -56,10 +56,10 @@ def from_bundle(plugin: str) -> Program:
 
 
 def imports(plugin: str, env: dict[str, str], stdin: bytes = b"") -> tuple[Completed, frozenset[str]]:
-    """One call of the frozen plugin, and the names of all modules that it had imported when it ended.
+    """Makes one call of the frozen plugin, and returns the names of all modules that it had imported when it ended.
 
     The program is the one in dist/traced: the bundle's `_internal` and entry script, started with the interpreter's own
-    import report on stderr. No environment variable or argument makes the installed program do this.
+    import report on stderr. No environment variable or argument makes the installed program print this report.
     """
     completed = Program((str(_frozen(TRACED / plugin)),)).run(env, stdin)
     return completed, imported(completed.err.decode())

@@ -1,4 +1,4 @@
-"""The frozen bundle as it lies on a node: where it runs, what it needs, what it imports."""
+"""The frozen bundle on a node: where it runs, what it requires, and which modules it imports."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_log_of_level_debug_finds_the_module_that_it_needs() -> None:
 
 
 def test_the_operators_command_tells_what_networks_lack(tmp_path: Path) -> None:
-    """Each plugin, and each backend of addresses, brings modules of its own."""
+    """Each plugin, and each backend of addresses, adds modules of its own."""
     etcd = {"endpoints": ["http://127.0.0.1:1"]}
     ipam = {"type": "barewire-ipam", "backend": "etcd", "subnet": "10.9.0.0/24", "etcd": etcd}
     plugins = [

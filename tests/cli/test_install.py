@@ -1,4 +1,4 @@
-"""build/install.sh on a node: nothing but a POSIX shell, plugins in use, other people's files."""
+"""build/install.sh on a node that has only a POSIX shell, where plugins are running and files of other programs exist."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Node(NamedTuple):
         return sorted(path.name for path in self.bin_dir.glob(".barewire-*-*"))
 
     def used(self) -> Path:
-        """The bundle that the entry starts."""
+        """The bundle of the program that the entry starts."""
         return self.bin_dir / (self.bin_dir / "sriov").read_text().splitlines()[1].partition(": ")[2]
 
     def files(self) -> dict[str, tuple[int, bytes]]:
@@ -70,7 +70,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Node:
-    """Where it does not depend on the tools."""
+    """A node for tests that do not depend on the tools."""
     return system_node(tmp_path)
 
 
@@ -79,7 +79,7 @@ def system_node(tmp_path: Path) -> Node:
 
 
 def busybox_node(tmp_path: Path) -> Node:
-    """Debian's busybox has no `flock`."""
+    """A node with Debian's busybox, which has no `flock`."""
     tools = tmp_path / "tools"
     tools.mkdir()
     subprocess.run(["busybox", "--install", "-s", tools], check=True, capture_output=True, timeout=60)
@@ -93,7 +93,7 @@ echo "arguments: $*" >&2
 
 
 def small(tmp_path: Path, **changes: str) -> Path:
-    """A bundle of the same form as the frozen one, of which a test can install many."""
+    """A bundle of the same form as the frozen one, small enough to install many of them."""
     bundle = tmp_path / "-".join(["small", *changes.values()])
     (bundle / "_internal").mkdir(parents=True)
     shutil.copy(BUNDLE / "install.sh", bundle)
@@ -108,7 +108,7 @@ def small(tmp_path: Path, **changes: str) -> Path:
 
 
 def release(tmp_path: Path, **changes: str) -> Path:
-    """The frozen bundle with other values in its description."""
+    """The frozen bundle with other values in its `bundle.info`."""
     bundle = tmp_path / "-".join(["bundle", *changes.values()])
     shutil.copytree(BUNDLE, bundle)
     describe(bundle, description_of(BUNDLE) | changes)
@@ -136,7 +136,7 @@ def sign(bundle: Path) -> None:
 
 
 def foreign_installer(node: Node, *names: str) -> None:
-    """What sriov-cni's DaemonSet does at each start of its pod."""
+    """Does what sriov-cni's DaemonSet does at each start of its pod."""
     for name in names:
         program = node.bin_dir.parent / name
         program.write_text(GO_PLUGIN)
@@ -195,7 +195,9 @@ def test_installing_twice_changes_nothing(node: Node) -> None:
 
 
 def in_mount(node: Node, mount: str) -> subprocess.CompletedProcess[str]:
-    """The installer with a mount on the directory, which it alone sees; then the names that are there."""
+    """Runs the installer with a mount on the directory that only the installer sees, and returns the names that are
+    there.
+    """
     script = f"{mount}; sh {node.bundle}/install.sh {node.bin_dir}; code=$?; ls -A {node.bin_dir}; exit $code"
     return subprocess.run(
         ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
@@ -265,7 +267,7 @@ def test_plugins_that_run_or_start_during_an_upgrade_end_as_they_would_have(tmp_
             while upgrade.poll() is None:
                 assert node.answers()
         assert upgrade.returncode == 0
-        # What is wrong here is found by modules that are imported only now.
+        # Errors would show up here, in modules that are imported only now.
         out, err = running.communicate(
             b'{"cniVersion": "1.0.0", "name": "n", "type": "sriov", "deviceID": "x"}', timeout=60
         )
@@ -299,7 +301,7 @@ def test_compares_glibc_versions_as_numbers(
         b"\0\x7fGNU C Library (Some 1) stable release version %s.\n\0" % host.encode()
     )
     done = system.install(small(tmp_path, glibc=needed), "--host-root", str(root))
-    assert done.returncode == 1  # there is nothing in that root to run the plugin with
+    assert done.returncode == 1  # that root has nothing to run the plugin with
     assert ("does not run on this host" in done.stderr) == accepted, done
     assert ("or later" in done.stderr) != accepted, done
 
@@ -342,7 +344,7 @@ def test_links_of_the_node_are_followed_within_its_root(node: Node, tmp_path: Pa
     copy_libraries(root)
     copy_shell(root)
     (root / "data" / "1" / "bin").mkdir(parents=True)
-    (root / "data" / "current").symlink_to("/data/1")  # as k3s has it
+    (root / "data" / "current").symlink_to("/data/1")  # as k3s sets it up
     (root / "opt").symlink_to("../../data")  # the root's parent is the root
     done = node._replace(bin_dir=Path("/opt/current/bin")).install(node.bundle, "--host-root", str(root))
     assert done.returncode == 0, done
@@ -382,7 +384,7 @@ def test_removing_leaves_what_another_installer_has_put_over_an_entry(system: No
 
 @pytest.mark.parametrize("damage", ["emptied", "changed", "removed", "added", "sums"])
 def test_a_damaged_bundle_is_replaced_by_a_fresh_copy(tmp_path: Path, damage: str) -> None:
-    """Emptied: what a crash leaves of a file whose name was on the disk before its bytes."""
+    """Emptied: after a crash a file can be empty, if its name reached the disk before its content."""
     node = busybox_node(tmp_path) if damage in ("emptied", "added") else system_node(tmp_path)
     node.installed()
     damaged = node.used()
@@ -421,7 +423,7 @@ def test_a_damaged_source_installs_nothing(system: Node, tmp_path: Path) -> None
 
 
 def test_no_entry_leads_to_what_is_not_on_the_disk_yet(tmp_path: Path) -> None:
-    """Each `sync` notes what a crash right after it would leave."""
+    """Each `sync` notes the state that a crash immediately afterwards would leave."""
     node, tools, notes = system_node(tmp_path), tmp_path / "tools", tmp_path / "notes"
     tools.mkdir()
     (tools / "sync").write_text(
@@ -437,7 +439,7 @@ def test_no_entry_leads_to_what_is_not_on_the_disk_yet(tmp_path: Path) -> None:
 
 
 def test_installers_at_the_same_time_all_succeed_and_leave_one_good_state(node: Node) -> None:
-    (node.bin_dir / ".barewire-partial.1").mkdir(parents=True)  # of one that was killed
+    (node.bin_dir / ".barewire-partial.1").mkdir(parents=True)  # left by an installer that was killed
     running = [node.start(node.bundle) for _ in range(3)]
     ends = [(process.communicate(timeout=60), process.returncode) for process in running]
     assert [code for _, code in ends] == [0, 0, 0], ends
@@ -457,7 +459,7 @@ def test_installers_of_two_versions_at_the_same_time_leave_one_of_them_whole(sys
 
 @pytest.mark.parametrize("holder", ["before a reboot", "ended"])
 def test_a_lock_whose_holder_has_ended_stops_nobody(tmp_path: Path, holder: str) -> None:
-    """Without `flock`; the kernel takes that lock away itself."""
+    """Without `flock`; with it, the kernel releases the lock itself."""
     node = busybox_node(tmp_path)
     node.bin_dir.mkdir(parents=True)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip() if holder == "ended" else "another-boot"
@@ -544,7 +546,7 @@ def copy_shell(root: Path) -> None:
 
 
 def copy_libraries(root: Path) -> None:
-    """What a node has and the bundle does not bring: glibc."""
+    """Copies the libraries that a node has and the bundle does not contain: glibc."""
     programs = [BUNDLE / "sriov", *(BUNDLE / "_internal").glob("libpython*")]
     report = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
     for library in {word for word in report.split() if word.startswith(("/lib", "/usr/lib"))}:
@@ -564,7 +566,7 @@ case "$*" in *is-active*) exit "$(cat /state)" ;; esac
 
 @pytest.fixture
 def systemd(node: Node, tmp_path: Path) -> tuple[Node, Path]:
-    """A node with systemd, seen from a container: the installer, and the node's root."""
+    """A node with systemd as an installer in a container sees it: the installer, and the node's root."""
     root = tmp_path / "host"
     copy_libraries(root)
     copy_shell(root)

@@ -23,7 +23,7 @@ RANGES = {"ranges": [[{"subnet": "10.77.0.0/29"}], [{"subnet": "fd77::/64"}]]}
 
 
 class Host:
-    """Folders and a network of its own, with one pod."""
+    """A host with its own folders and network, and one pod."""
 
     def __init__(self) -> None:
         mounts.call("unshare", CLONE_NEWNET)

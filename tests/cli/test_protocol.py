@@ -1,6 +1,6 @@
-"""The CNI protocol as a runtime meets it: exit codes, the one document on stdout, errors word for word.
+"""The CNI protocol as a runtime experiences it: exit codes, the one document on stdout, and the exact errors.
 
-No call here gets as far as the host: the device that it names does not exist, or the request is malformed.
+No call here reaches the host: the device that it names does not exist, or the request is malformed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def call(executable: Program, command: str, config: object = None, *, without: s
 
 
 def refusal(completed: Completed) -> dict[str, Any]:
-    """The error object of a failed call, after a look at what every one of them must be."""
+    """The error object of a failed call, after checking what must hold for every error object."""
     assert completed.code == 1, completed
     assert completed.out.count(b"\n") == 1
     assert b"Traceback" not in completed.err
@@ -55,7 +55,7 @@ def refusal(completed: Completed) -> dict[str, Any]:
 
 
 def state() -> list[tuple[str, int]]:
-    """What the plugin keeps on this host; some of it are links whose text counts, and which lead nowhere."""
+    """The state that the plugin keeps on this host. Some of it consists of dangling links whose text matters."""
     found = [path for root in STATE for path in sorted(root.rglob("*"))]
     return [(str(path), path.lstat().st_mtime_ns) for path in found]
 
@@ -213,7 +213,8 @@ def test_a_closed_stdout_is_no_traceback(executable: Program) -> None:
     assert (done.code, done.out, done.err) == (1, b"", b"")
 
 
-# Anything at all. Every call fails before it acts: no config here names a device, and GC's list is never well-formed.
+# Arbitrary input. Every call fails before it acts: no configuration here names a device, and GC's list is never
+# well-formed.
 
 BYTES = st.characters(codec="utf-8", exclude_characters="\0") | st.sampled_from("\udc80\udcff")
 TEXTS = st.text(BYTES) | st.sampled_from(["ADD", "CHECK", "NOPE", "a", "net1", "/proc/self/ns/net", "IgnoreUnknown=1"])

@@ -1,4 +1,4 @@
-"""Servers and helpers that several of these files take, each file its own, and the launcher, which is compiled once."""
+"""Servers and helpers, one per file of tests, and the launcher, which is compiled once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, launcher: Path) -> Iterator[World]:
-    """With a helper that all tests of a file share."""
+    """An entry with a helper that all tests of a file share."""
     world = World(tmp_path_factory.mktemp("served"), launcher)
     with Helper(world.socket):
         yield world

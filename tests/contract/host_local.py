@@ -1,4 +1,4 @@
-"""Go's host-local and ours side by side: calls of the real one, ranges that both know, and a worker that mixes both.
+"""Go's host-local and ours side by side: calls of the real one, ranges that both accept, and a worker that mixes both.
 
 `python -m tests.contract.host_local <data directory> <run> <seed> <cycles>` is such a worker.
 """
@@ -28,7 +28,7 @@ SECONDS = 60
 
 
 class Refused(Exception):
-    """host-local's own words."""
+    """The error message of host-local."""
 
 
 class Go:
@@ -46,7 +46,7 @@ class Go:
         self._call("DEL", owner, sets)
 
     def check(self, owner: Owner, sets: tuple[tuple[Range, ...], ...]) -> None:
-        """Raises `Refused` when the owner has nothing."""
+        """Raises `Refused` if the owner has no addresses."""
         self._call("CHECK", owner, sets)
 
     def _call(
@@ -94,7 +94,7 @@ def _range_document(one: Range) -> dict[str, str]:
 
 
 def range_of_subnet(cidr: str, first: int = 1, last: int = -2, gateway: int = 1) -> Range:
-    """Numbers count from the subnet's first address, or back from behind its last one; a /64 is possible, too."""
+    """Makes a range. Numbers count from the subnet's first address, or back from behind its last one, even for a /64."""
     net = ipaddress.ip_network(cidr)
     start, size = int(net.network_address), net.num_addresses
     return Range(
@@ -123,7 +123,7 @@ def contents(directory: str | Path) -> dict[str, tuple[str, bytes]]:
 
 
 def leased(directory: str | Path) -> dict[str, bytes]:
-    """The files of addresses, with what they hold; nothing of a directory that was not made."""
+    """The files of addresses, with their content; empty if the directory does not exist."""
     if not Path(directory).exists():
         return {}
     return {
@@ -134,13 +134,13 @@ def leased(directory: str | Path) -> dict[str, bytes]:
 
 
 DUAL_STACK = ((range_of_subnet("10.9.0.0/27"),), (range_of_subnet("fd00:9::/123"),))
-"""30 addresses each, without gateway 29: less than the workers would like to have."""
+"""30 addresses each, 29 without the gateway: fewer than the workers want."""
 
 
 class Worker:
-    """Adds and deletes by both implementations in turn; every address that it has been given it claims in a third place.
+    """Adds and deletes by both implementations in turn, and claims each leased address in a third directory.
 
-    There an address that was given twice cannot be claimed twice.
+    An address that was leased twice cannot be claimed there twice.
     """
 
     def __init__(self, data: str, run: str, seed: int) -> None:
@@ -173,7 +173,7 @@ class Worker:
             return
         self._alive[one] = got
         for name in got:
-            # A link: it has its content from the first moment, and there can be only one.
+            # A symlink has its content from the start, and only one of a name can exist.
             (self._claims / name).symlink_to(one.container_id)
 
     def _delete(self, one: Owner) -> None:

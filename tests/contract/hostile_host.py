@@ -1,7 +1,7 @@
-"""A host of the tests' own, in the process's private mount and network namespaces, with files that are nobody's business.
+"""A host of the tests' own, in private mount and network namespaces, with files that belong to other programs.
 
-The plugins and commands run in this process, at their usual places. What has no place in a test is a fake: the kernel's
-devices, the vswitch, and what the servers of clusters answer.
+The plugins and commands run in this process, with their usual paths. Fakes replace the kernel's devices, the vswitch,
+and the responses of clusters' servers, which a test cannot provide.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ OURS = (
     "/var/lib/cni/barewire", "/var/lib/cni/networks", "/run/barewire", EMPTY_DIR,
     "/var/lib/cni/results", "/var/lib/cni/sriov", "/run/vhostuser",
 )  # fmt: skip
-"""Where we may do what we like, and the pod's volume. Each is there from the start, so that its folder does not change."""
+"""The directories in which we may change anything, and the pod's volume. They exist from the start, so that their
+parent does not change.
+"""
 
 KUBECONFIG = "/etc/cni/net.d/whereabouts.d/whereabouts.kubeconfig"
 NETNS = "/run/netns/pod"
@@ -56,7 +58,7 @@ VICTIMS = (*SECRETS, *SOCKETS, FIFO, DEVICE)
 
 
 class Host:
-    """Made once; `unharmed` says what has happened since to what is not ours."""
+    """A host that is created once; `unharmed` reports changes since then to what is not ours."""
 
     def __init__(self) -> None:
         _furnish()
@@ -68,7 +70,7 @@ class Host:
         self._before = _others()
 
     def clear(self) -> None:
-        """Takes away what calls have left in our folders, and devices and ports."""
+        """Removes what calls have left in our folders, and devices and ports."""
         for folder in OURS:
             _unmount_below(folder)
             for name in os.listdir(folder):
@@ -78,12 +80,14 @@ class Host:
         self.kernel.add_netns(NETNS)
 
     def put(self, path: str, content: bytes) -> None:
-        """Writes a file of another program, which is not watched from then on as what nobody may touch."""
+        """Writes a file of another program, which no call may touch from then on."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(content)
 
     def unharmed(self) -> list[str]:
-        """Nothing, while nothing of others was made, changed, removed or connected to."""
+        """Differences: what was created, changed, removed or connected to, although it belongs to others; empty if
+        nothing.
+        """
         found = self._watch.events() + differences(self._before, _others())
         for path, listener in zip(SOCKETS, self.listeners, strict=True):
             try:
@@ -94,7 +98,7 @@ class Host:
         return found
 
     def call(self, plugin: str, command: str, conf: dict[str, Any], **env: str) -> dict[str, Any]:
-        """One call as a runtime makes it: the error object, or the result; empty without one."""
+        """Makes one call as a runtime does. Returns the error object, or the result; empty without one."""
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": CONTAINER,
@@ -122,7 +126,7 @@ class Host:
 
 
 def port_rows(name: str, names: dict[str, str], path: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a port of ours, by table, as OVSDB answers them."""
+    """The rows of one of our ports, by table, as OVSDB returns them."""
     from cni.userspace.vswitch.model import Owner
 
     mark = ["map", [list(pair) for pair in external_ids(Owner(**names), path).items()]]
@@ -148,7 +152,7 @@ def port_rows(name: str, names: dict[str, str], path: str) -> dict[str, list[dic
 
 
 def _furnish() -> None:
-    mounts.call("unshare", CLONE_NEWNET)  # nobody can be reached
+    mounts.call("unshare", CLONE_NEWNET)  # no host can be reached
     for folder in FOLDERS:
         kept = {name: Path(folder, name).read_bytes() for name in ("passwd", "group") if Path(folder, name).exists()}
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder], check=True)
@@ -183,7 +187,9 @@ def _is_ours(path: str) -> bool:
 
 
 def _others() -> dict[str, str]:
-    """What is not ours; of the pod's volume the content too, for a socket's directory is all that we may put there."""
+    """The state of everything that is not ours. Of the pod's volume it includes the content, because we may only create
+    a socket's directory there.
+    """
     return {
         f"{top}/{path}": what
         for top in FOLDERS

@@ -1,6 +1,6 @@
-"""What every `ipam.store.Cluster` does, a fake and the real ones alike.
+"""The behaviour of every `ipam.store.Cluster`, for a fake and the real ones.
 
-Each function takes a World whose network has no leases yet, and leaves whatever it likes.
+Each function gets a `Backend` whose network has no leases yet, and need not clean up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 60.0
 
 
 class World(NamedTuple):
-    """`open` opens the cluster for a node of this name. `names_nodes`: the cluster remembers nodes' names."""
+    """`open` opens the cluster for a node of this name. `names_nodes` means that the cluster stores nodes' names."""
 
     open: Callable[[str], Cluster]
     names_nodes: bool = True
@@ -56,7 +56,7 @@ def everything(cluster: Cluster) -> dict[str, tuple[str, str]]:
 
 
 def together(*calls: Callable[[], object]) -> list[object]:
-    """What the calls return, made at the same moment in a thread each."""
+    """The results of the calls, made at the same time, each in a thread."""
     answers: list[object] = [None] * len(calls)
     gate = threading.Barrier(len(calls))
 

@@ -1,4 +1,4 @@
-"""A node of the tests for the command `barewire-ipam`: folders of its own, real namespaces, and the stores of its calls."""
+"""A node for tests of the command `barewire-ipam`: its own folders, real namespaces, and the stores of its calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def owner(name: str, ifname: str = "net1", network: str = NETWORK) -> Owner:
 
 
 class Namespace:
-    """A named network namespace, with addresses on its loopback interface: what the kernel has, whatever device."""
+    """A named network namespace with addresses on its loopback interface, since the command ignores the kind of device."""
 
     def __init__(self, *addresses: str) -> None:
         self.name = f"bw-{uuid.uuid4().hex[:8]}"
@@ -52,13 +52,13 @@ class Namespace:
 
 
 def last_of(path: Path) -> dict[str, Any]:
-    """An entry of the journal: the last line of its file counts."""
+    """An entry of the journal: the last line of its file."""
     found: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
     return found
 
 
 class Node:
-    """`cluster_conf` describes its cluster, None for backend local."""
+    """`cluster_conf` describes its cluster; None for backend local."""
 
     def __init__(self, folder: Path, name: str = "", cluster_conf: ClusterConf | None = None, sets=((V4,),)) -> None:
         self.name = name or os.uname().nodename
@@ -77,7 +77,7 @@ class Node:
             os.makedirs(path, mode=0o700)
 
     def store(self, network: str = NETWORK, *, configured: bool = True) -> Any:
-        """As the plugin opens it on a call; not `configured`: with an empty configuration."""
+        """The store as the plugin opens it in a call; with `configured=False`, for an empty configuration."""
         if self.cluster_conf is None:
             return Local(f"{self.folders.data}/{network}", self.folders.index, lock_seconds=SECONDS)
         journal = Journal(self.folders.journal, self.folders.run)
@@ -101,7 +101,7 @@ class Node:
         return {str(lease.address): lease.owner.container_id for lease in self.store(network).leases()}
 
     def attach(self, name: str, ifname: str = "net1") -> None:
-        """The record that `sriov` or `userspace` keeps of an attachment."""
+        """Writes the record that `sriov` or `userspace` keeps of an attachment."""
         key = Key(network=NETWORK, container_id=name, ifname=ifname)
         record = Record(
             key=key,
@@ -118,7 +118,7 @@ class Node:
         Path(f"{self.folders.state}/{NETWORK}/{name}:{ifname}.json").write_bytes(record.encoded())
 
     def keep_result(self, name: str, netns: str = "", ifname: str = "net1", **told: Any) -> None:
-        """What libcni keeps of an ADD."""
+        """Writes the result of an ADD to libcni's cache."""
         kept = {"kind": "cniCacheV1", "containerId": name, "ifName": ifname, "networkName": NETWORK, "netns": netns}
         Path(self.results, f"{NETWORK}-{name}-{ifname}").write_text(json.dumps({**kept, **told}))
 
@@ -130,7 +130,7 @@ class Node:
         return found
 
     def files(self) -> dict[str, bytes]:
-        """All that is kept, but for the locks and indexes of calls."""
+        """All stored files except the locks and indexes of calls."""
         tops = (self.folders.data, self.folders.state)
         paths = [Path(folder, name) for top in tops for folder, _, names in os.walk(top) for name in names]
         return {str(path): path.read_bytes() for path in paths}
@@ -139,5 +139,5 @@ class Node:
         return command([*arguments], host or Host(folders=self.folders))
 
     def fsck(self, *arguments: str) -> int:
-        """Whatever its age."""
+        """Runs `fsck` regardless of the age of leases."""
         return self.run("fsck", "--older-than", "0", *arguments)

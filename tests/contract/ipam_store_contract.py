@@ -1,7 +1,7 @@
-"""What every `ipam.store.Store` does: the fake and the real ones alike.
+"""The behaviour of every `ipam.store.Store`, for the fake and the real ones.
 
-Each function takes a function that opens the store of the network NETWORK, always the same one, empty at first; each
-call of it may give another object, as another process would have it.
+Each function gets a function that opens the store of the network NETWORK. It is always the same store, empty at first;
+each call may return another object, as another process would have it.
 """
 
 from __future__ import annotations

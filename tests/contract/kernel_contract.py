@@ -1,6 +1,6 @@
-"""What every `Kernel` does with a VF, the real one and FakeKernel alike: the traps that the plugin is built around.
+"""The behaviour of every `Kernel` towards a VF, for the real one and FakeKernel: the traps that the plugin handles.
 
-Each function takes a World and leaves the VF as it found it, apart from a MAC address that the PF has seen.
+Each function gets a `Host` and leaves the VF as it found it, apart from a MAC address that the PF has seen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAC, OTHER_MAC, NO_MAC = "02:00:00:00:77:01", "02:00:00:00:77:02", "00:00:00:00:
 
 
 class World(NamedTuple):
-    """A kernel, a VF of it that is at home, a pod, and the name of the PF's network device."""
+    """A kernel, a VF that is on the host, a pod, and the name of the PF's network device."""
 
     kernel: Kernel
     device: PciAddress
@@ -41,7 +41,7 @@ class World(NamedTuple):
 
 @contextmanager
 def refused(number: int | None = None) -> Iterator[None]:
-    """The body is refused by the kernel, with that errno where it is given."""
+    """A context in which the kernel must refuse, with that errno if one is given."""
     seen: list[int] = []
     try:
         yield
@@ -159,7 +159,9 @@ def flags_and_queue_length_are_changed_and_kept_over_a_move(world: World) -> Non
 
 
 def a_network_driver_is_bound_only_to_what_its_id_table_has(world: World) -> None:
-    """The PF's driver is loaded, and its table has no VF. With driver_override it would probe the VF all the same."""
+    """The PF's driver is loaded, and its table does not contain the VF. With driver_override it would probe the VF
+    anyway.
+    """
     before = world.at(None)
     for override in ("", "vfio-pci"):
         try:

@@ -1,6 +1,6 @@
-"""What mounts on short folders do, those of the kernel (`cni.host.hostmounts`) and FakeMounts alike.
+"""The behaviour of mounts on short folders, for the kernel's (`cni.host.hostmounts`) and FakeMounts.
 
-Each function takes the mounts and an empty folder.
+Each function gets the mounts and an empty folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def descriptor(path: Path) -> Iterator[int]:
 
 
 def names(mounts: Mounts, folder: Path) -> list[str]:
-    """What is in the folder as it is seen through its mount."""
+    """The names in the folder as seen through its mount."""
     fd = mounts.opened(str(folder), _FOLDER)
     try:
         return os.listdir(fd)

@@ -1,4 +1,4 @@
-"""A named network namespace of a test's own, with our socket and pyroute2's in it."""
+"""A network namespace of a test, with one of our sockets and one of pyroute2's in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cni.host.rtnetlink import RouteSocket
 
 
 class Place:
-    """Calls `close` at the end."""
+    """Call `close` at the end."""
 
     def __init__(self) -> None:
         self.name = f"bw-{uuid.uuid4().hex[:8]}"

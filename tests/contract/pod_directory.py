@@ -1,5 +1,5 @@
-"""A host in `/run`, for tests in a mount namespace of their own: a pod's directory, what is none of its business, and
-what a pod can do to it.
+"""A host in `/run`, for tests in their own mount namespace: a pod's directory, files outside it, and what a pod can do
+to it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class Host:
-    """An empty host: a volume of the pod in `VOLUMES`, and `OUTSIDE` with things of tempting names."""
+    """An empty host: a volume of the pod in `VOLUMES`, and `OUTSIDE` with files that an attacker could aim at."""
 
     def __init__(self) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
@@ -50,11 +50,11 @@ class Host:
         self.listener = listening(OUTSIDE / "listener")
 
     def made(self) -> SocketDirectory:
-        """A directory of ours in a folder that the pod may write to, as a shared directory is."""
+        """A directory that we created in a folder that the pod may write to, as a shared directory is."""
         return self.directory.replace(path=str(self.volume / PORT), made=True)
 
     def older(self, directory: SocketDirectory) -> SocketDirectory:
-        """The directory as an ADD that comes later has it: whatever is there now was there before."""
+        """The directory as a later ADD records it: everything in it existed before."""
         return directory.replace(since=self.sockets.now() + 3600)
 
     def prepared(self) -> SocketDirectory:
@@ -64,7 +64,7 @@ class Host:
 
 
 def listening(path: Path) -> socket.socket:
-    """A socket that somebody listens on."""
+    """A listening socket."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(100)
@@ -72,13 +72,13 @@ def listening(path: Path) -> socket.socket:
 
 
 def connect(path: Path) -> None:
-    """What a vswitch does. Raises `OSError`."""
+    """Connects as a vswitch does. Raises `OSError`."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
 
 
 def tree(*places: Path) -> dict[str, Any]:
-    """Everything in the places: kinds, permissions, owners, attributes, contents."""
+    """Everything in the folders: types, permissions, owners, attributes, contents."""
     return {str(path): _described(path) for place in places for path in [place, *sorted(place.rglob("*"))]}
 
 
@@ -94,11 +94,11 @@ def _described(path: Path) -> tuple[Any, ...]:
 
 
 def mounted() -> list[tuple[str, str, str]]:
-    """What is mounted on our /run and below: root in its file system, mount point, options."""
+    """The mounts on our /run and below it: root in the file system, mount point, options."""
     lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     ours = {[fields[0] for fields in lines if fields[4] == "/run"][-1]}
     found = []
-    # Those that our /run hides are listed too: only what hangs on it counts.
+    # Mounts that our /run hides are listed too; only those that are attached to it count.
     for number, parent, _device, root, point, options, *_rest in lines:
         if parent in ours:
             ours.add(number)
@@ -107,18 +107,18 @@ def mounted() -> list[tuple[str, str, str]]:
 
 
 def host_snapshot() -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
-    """All of the host that could have changed."""
+    """Everything on the host that a call could have changed."""
     return tree(Path("/run")), mounted()
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Two names change places in one step."""
+    """Exchanges two names in one step."""
     mounts.call("renameat2", _AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE)
 
 
 @contextmanager
 def child(action: Callable[[], object]) -> Iterator[int]:
-    """A process that does this until the end of the body, and is killed then."""
+    """Runs a process that repeats the action until the end of the context, when it is killed."""
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
@@ -132,7 +132,7 @@ def child(action: Callable[[], object]) -> Iterator[int]:
 
 
 def for_ever(action: Callable[[], object]) -> Callable[[], None]:
-    """The action again and again, whatever fails: its names come and go under it."""
+    """Repeats the action and ignores its errors: its names come and go while it runs."""
 
     def repeated() -> None:
         while True:

@@ -1,6 +1,7 @@
-"""What the pods of an API server do for the plugin: `cni.kube.pods` with a server of the tests, and FakePods alike.
+"""The behaviour of an API server's pods for the plugin, for `cni.kube.pods` with a server of the tests and for
+FakePods.
 
-Each function takes a World with the pod `POD`, whose annotations are `{"theirs": "stays"}`.
+Each function gets a `Backend` with the pod `POD`, whose annotations are `{"theirs": "stays"}`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class World(Protocol):
     def annotations(self) -> dict[str, str]: ...
 
     def changes(self) -> int:
-        """How many changes the server has taken."""
+        """The number of changes that the server has accepted."""
 
 
 def put(**annotations: str | None) -> Callable[[dict[str, Any]], dict[str, str | None]]:

@@ -1,4 +1,4 @@
-"""The helper, with a plugin `probe` beside the real ones that does what the configuration's `do` says, in `folder`."""
+"""The helper with an additional plugin `probe`, which does in `folder` what the key `do` of the configuration says."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Probe:
             file.write(f"{request.container_id}\n")
 
     def wait(self) -> None:
-        """Two pipes: the first shows the test that the call has come here, the second is written to when it may go on."""
+        """Two pipes: the first one shows the test that the call has arrived, and the test writes to the second one to
+        continue it.
+        """
         (self.folder / "at").write_text(f"{os.getpid()}\n")
         (self.folder / "go").read_text()
 
@@ -74,7 +76,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def is_open(fd: int) -> bool:
-    """Not the one of the directory that is being listed."""
+    """Excludes the descriptor of the directory that is being listed."""
     return "/proc/" not in link_of(str(fd))
 
 

@@ -1,4 +1,4 @@
-"""Which credentials a network's author can make root use: real files, real listeners that must hear nothing."""
+"""Which credentials a network's author can make root use: real files, and real listeners that must receive nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def api():
 
 @pytest.fixture
 def usual(tmp_path):
-    """The place of kubeconfigs that networks may name."""
+    """The directory of kubeconfigs that networks may name."""
     folder = tmp_path / "net.d"
     folder.mkdir(mode=0o755)
     return folder
@@ -50,7 +50,7 @@ def access(usual):
 
 @pytest.fixture
 def secret(tmp_path):
-    """What only root reads, outside of the places of credentials."""
+    """A file that only root can read, outside the directories for credentials."""
     path = tmp_path / "token"
     path.write_text(SECRET)
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""Addresses and routes on the real kernel: what pyroute2 sees of them, and duplicate address detection over a veth."""
+"""Addresses and routes on the real kernel as pyroute2 reads them, and duplicate address detection over a veth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The announcement as a neighbour sees it: sent in one network namespace, captured in another, parsed here."""
+"""The announcement as a neighbour receives it: sent in one network namespace, captured in another, parsed here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Wire:
             return announce(self.index if index is None else index, mac, list(addresses))
 
     def captured(self, wanted: Callable[[bytes], bool], count: int) -> list[bytes]:
-        """The next `count` frames that `wanted` accepts; the kernel's own chatter passes by. Waits at most 5 s."""
+        """The next `count` frames that `wanted` accepts, without the kernel's own traffic. Waits at most 5 s."""
         deadline = time.monotonic() + 5
         frames: list[bytes] = []
         while len(frames) < count:
@@ -126,7 +126,7 @@ def test_an_ipv6_address_is_announced_by_an_unsolicited_advertisement(wire: Wire
 
 
 def test_the_neighbours_kernel_takes_the_new_mac_of_an_address_that_it_knew(wire: Wire) -> None:
-    """The effect that it is all for, and the kernel's verdict on checksum and hop limit."""
+    """The purpose of the announcement; the kernel also verifies checksum and hop limit."""
     with neighbour() as ip:
         peer = ip.link_lookup(ifname="peer0")[0]
         ip.addr("add", index=peer, address="10.7.0.1", prefixlen=24)
@@ -134,7 +134,8 @@ def test_the_neighbours_kernel_takes_the_new_mac_of_an_address_that_it_knew(wire
         for address in ("10.7.0.5", "fd00:7::5"):
             ip.neigh("add", ifindex=peer, dst=address, lladdr="02:00:00:00:ff:ff", state="stale")
     assert wire.announce("10.7.0.5", "fd00:7::5") == []
-    # The tap sees a frame before the protocol does: a later frame proves that the earlier ones have been handled.
+    # The capturing socket sees a frame before the protocol does, so a later frame proves that earlier ones were
+    # handled.
     assert wire.announce("10.7.0.6") == []
     wire.captured(lambda frame: is_arp(frame) and frame[28:32] == b"\x0a\x07\x00\x06", 1)
     with neighbour() as ip:

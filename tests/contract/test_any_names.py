@@ -1,4 +1,4 @@
-"""Names as CNI allows them, through every command and every backend: long ones, odd ones, and such as our own files have."""
+"""Names as CNI allows them, through every command and every backend: long and unusual ones, and names of our own files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
 EXAMPLES, EXAMPLES_OF_A_SERVER = (300, 100) if WHOLE else (15, 3)
 LONG = 253
-"""Characters of a network's name in Kubernetes."""
+"""The longest name of a network in Kubernetes, in characters."""
 
 SETS = ((V4,), (V6,))
 _LETTERS = string.ascii_letters + string.digits
@@ -60,7 +60,7 @@ IFNAMES = (
 
 
 def with_names(test: Callable[..., None], examples: int = EXAMPLES) -> Callable[..., None]:
-    """The test, for many names; the worst that Kubernetes and containerd can give are always among them."""
+    """Runs the test for many names. The worst that Kubernetes and containerd can produce are always among them."""
     many = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     worst = example(network="n" * LONG, container=CONTAINER, ifname="x" * 15)
     longer = example(network="n" * 400, container="c" * 300, ifname="x.json.damaged")
@@ -75,7 +75,7 @@ IPAM = {"type": "barewire-ipam", "subnet": "10.9.0.0/24"}
 
 
 class Calls:
-    """The calls of one attachment. Each must succeed."""
+    """The calls for one attachment. Each must succeed."""
 
     def __init__(self, host: Host, conf: dict[str, Any], network: str, container: str, ifname: str) -> None:
         self._host = host
@@ -89,7 +89,7 @@ class Calls:
         return answer
 
     def add(self) -> None:
-        """With CHECK, also after a GC that is told of the attachment."""
+        """ADD and CHECK, also after a GC with the attachment in its list."""
         result = self("ADD")
         self("CHECK", prevResult=result)
         self.gc(self._valid)
@@ -101,7 +101,9 @@ class Calls:
 
 
 def left() -> list[str]:
-    """What is left of attachments: records, links to them, leases; not what serves all of them, nor locks that stay."""
+    """Remains of attachments: records, links to them, leases; not files that serve all attachments, nor permanent
+    locks.
+    """
     tops = ("/var/lib/cni/barewire", "/var/lib/cni/networks", "/run/barewire/spare", "/run/barewire/marks")
     files = [os.path.join(top, name) for root in tops for top, _, names in os.walk(root) for name in names]
     return [path for path in files if os.path.basename(path) not in ("lock", "last_reserved_ip.0")]

@@ -44,7 +44,9 @@ def ipam(**changes: float) -> DelegatedIpam:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Writer:
-    """Writes a delegate in shell; returns a call of it. `$D` in the script is a directory for its traces."""
+    """Writes a delegate in shell, and returns a function that calls it. `$D` in the script is a directory for its
+    output.
+    """
 
     def write(body: str, **changes: Any) -> IpamCall:
         path = tmp_path / "fake"
@@ -57,10 +59,10 @@ def script(tmp_path: Path) -> Writer:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Every test ends without a new descriptor, and without a child process."""
+    """Requires that every test ends without a new descriptor and without a child process."""
     before = set(os.listdir("/proc/self/fd"))
     yield
-    # An earlier test's may have been closed meanwhile, by a thread that ended late.
+    # Descriptors of an earlier test may have been closed meanwhile, by a thread that ended late.
     assert set(os.listdir("/proc/self/fd")) <= before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
@@ -113,7 +115,7 @@ def test_host_local_refusing_for_an_exhausted_pool_speaks_for_itself(host_local:
 
 
 def test_a_lease_that_fails_half_way_keeps_no_address(host_local: IpamCall, tmp_path: Path) -> None:
-    """The second range set is full, so that host-local fails with an address of the first one in its hands."""
+    """The second range set is full, so host-local fails after it has leased an address of the first one."""
     config = json.loads(host_local.stdin)
     config["ipam"]["ranges"] = [[{"subnet": "10.9.0.0/24"}], [{"subnet": "10.8.0.0/30"}]]
     narrow = host_local.replace(stdin=json.dumps(config).encode())
@@ -200,10 +202,10 @@ def test_a_delegate_shares_our_stderr(script: Writer, capfd: pytest.CaptureFixtu
 
 
 def test_a_delegate_has_none_of_our_other_descriptors(tmp_path: Path) -> None:
-    # No shell in between: it makes descriptors of its own.
+    # There is no shell in between, because a shell opens descriptors of its own.
     (tmp_path / "fake").write_text("#!/usr/bin/env -S ls -l /proc/self/fd\n")
     (tmp_path / "fake").chmod(0o755)
-    inherited = set(inheritable_descriptors())  # what our own parent left open for everybody is not ours to close
+    inherited = set(inheritable_descriptors())  # descriptors that our own parent made inheritable are not ours to close
     listing = delegate("fake", "DEL", b"{}", dict(os.environ), [str(tmp_path)], time.monotonic() + 20).decode()
     pipes = {
         int(words[-3]) for words in map(str.split, listing.splitlines()) if words and words[-1].startswith("pipe:")
@@ -220,7 +222,7 @@ def inheritable_descriptors() -> Iterator[int]:
 
 
 def test_a_delegate_dies_of_a_closed_pipe_as_programs_do(script: Writer, tmp_path: Path) -> None:
-    """Python ignores SIGPIPE, and would leave it ignored in the delegate."""
+    """Python ignores SIGPIPE, and the delegate would inherit that."""
     ipam().release(script('grep SigIgn /proc/$$/status >"$D/trace"'))
     ignored = int(traced(tmp_path)[1], 16)
     assert not ignored & (1 << 12 | 1 << 24)
@@ -270,7 +272,7 @@ def test_a_daemon_that_keeps_stdout_open_does_not_hold_the_call(script: Writer, 
 
 
 def assert_gone(pid: int) -> None:
-    """Waits, boundedly, for the end of a process that may be nobody's child of ours."""
+    """Waits, with a limit, for the end of a process that may not be our child."""
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)
         try:

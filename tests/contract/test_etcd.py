@@ -27,7 +27,7 @@ from tests.kube.authority import certificates
 from tests.trusting import ROOTS
 
 LATEST = 5.0
-"""Seconds after which a call with a bound of half a second has not kept it, on however busy a machine."""
+"""Seconds after which a call with a limit of half a second has certainly exceeded it, even on a busy machine."""
 
 SECONDS = 20.0
 _NUMBER = itertools.count()
@@ -65,7 +65,7 @@ def test_etcd_keeps_the_contract_over_tls(secure, prefix, name):
     CONTRACT[name](World(partial(opened, secure, prefix)))
 
 
-# What is in etcd
+# The content of etcd
 
 
 def test_keys_and_values_are_as_documented(etcd, prefix):
@@ -168,7 +168,7 @@ def test_a_give_back_whose_answer_is_lost_is_found_to_be_done(etcd, prefix):
 
 
 def recorded(cluster: Etcd) -> list[tuple[str, Any]]:
-    """The questions that it asks from now on."""
+    """The requests that it makes from now on."""
     questions: list[tuple[str, Any]] = []
     ask = cluster._gateway.ask
 
@@ -291,7 +291,7 @@ def test_a_call_goes_on_when_etcd_comes_back_within_its_bound(prefix):
         assert cluster.take((claim("10.9.0.5"),), owner("a")) == ()
 
 
-# Who may ask
+# Authentication
 
 
 def test_a_server_of_another_authority_is_not_trusted(secure, prefix):

@@ -1,4 +1,4 @@
-"""The database in memory answers as the real ovsdb-server does: the same transactions have the same results on both."""
+"""The database in memory responds as the real ovsdb-server does: the same transactions have the same results on both."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ TRANSACTIONS: dict[str, list[list[Any]]] = {
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[str]:
-    """An ovsdb-server that no ovs-vswitchd looks at."""
+    """An ovsdb-server without an ovs-vswitchd."""
     daemon = Daemon()
     try:
         daemon.start_database()
@@ -116,7 +116,7 @@ def real() -> Iterator[str]:
 
 
 def answers(remote: str, transactions: list[list[Any]]) -> list[Any]:
-    """What the database answers, with names for its UUIDs; it is empty again then."""
+    """The responses of the database, with names for its UUIDs. It is empty again afterwards."""
     deadline = time.monotonic() + 30
     known: dict[str, str] = {}
     told: list[Any] = []

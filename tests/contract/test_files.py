@@ -1,4 +1,4 @@
-"""Atomic files and bounded locks on the real file system."""
+"""Atomic files and locks with a time limit on the real file system."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_create_leaves_a_present_file_alone(tmp_path):
 
 @pytest.fixture
 def full_disk(tmp_path):
-    """A file system of two pages, with one left."""
+    """A file system of two pages, one of which is free."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(tmp_path)], check=True)
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)

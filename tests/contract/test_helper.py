@@ -1,4 +1,4 @@
-"""A launcher hands a call over to the helper: what the call gets, and what the runtime sees of it."""
+"""A launcher passes a call on to the helper: what the call receives, and what the runtime sees of it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_call_is_in_its_launchers_namespaces(served: World, unshare: list[str]
 
 
 def test_a_call_from_a_container_with_the_nodes_root_sees_that_root(served: World, tmp_path: Path) -> None:
-    # As thick Multus does it: another mount namespace, then chroot.
+    # Thick Multus does it in this way: another mount namespace, then chroot.
     script = 'mount --rbind / "$1" && mount --bind "$2" "$1$2" && shift 2 && exec chroot "$0" "$@"'
     script = script.replace('"$0"', f'"{tmp_path}"')
     prefix = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), str(served.folder)]
@@ -221,7 +221,7 @@ def test_an_interrupt_is_the_childs(world: World) -> None:
     assert (call.returncode, "KeyboardInterrupt" in json.loads(out)["msg"]) == (1, True)
 
 
-# A helper that is not there, or not well
+# A helper that is missing or not working
 
 
 def test_without_a_helper_the_plugin_is_executed_with_the_same_stdin(world: World) -> None:

@@ -1,4 +1,6 @@
-"""Clients and helpers that say anything at all, or nothing; helpers that lack what they need, or change under load."""
+"""Clients and helpers that send arbitrary data or nothing; helpers that lack what they need, or are replaced under
+load.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def test_any_client_is_turned_away_and_the_next_is_served(
         for word in words:
             client.send(word)
         client.shutdown(socket.SHUT_WR)
-        # Descriptors of /dev/null are no namespaces: nobody gets as far as to be ready.
+        # Descriptors of /dev/null are not namespaces, so no client gets as far as READY.
         assert (client.recv(100), client.recv(100)) == (protocol.UNTOUCHED, b"")
     assert is_served(served)
 
@@ -73,7 +75,7 @@ def test_clients_that_say_nothing_hold_only_themselves(served: World) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(served)) for _ in range(10)]
         assert is_served(served)
-        assert all(client.recv(2) == protocol.UNTOUCHED for client in clients)  # after the helper's patience
+        assert all(client.recv(2) == protocol.UNTOUCHED for client in clients)  # after the helper's time limit
 
 
 REQUEST = b"source\0probe\x00022\0CNI_COMMAND=ADD\0"
@@ -106,7 +108,7 @@ def test_a_child_that_has_given_up_says_so_and_takes_no_go(ready: socket.socket)
 def test_beyond_its_number_of_children_a_helper_leaves_calls_to_their_launchers(served: World) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(served)) for _ in range(service.MOST)]
-        while not stand_alone(served.call()):  # on a busy machine some of them have been given up by now
+        while not stand_alone(served.call()):  # on a busy machine the helper may have given up some of them by now
             clients.append(stack.enter_context(connected(served)))
     while stand_alone(served.call()):  # until the children have ended
         pass
@@ -127,7 +129,9 @@ def test_beyond_its_number_of_children_a_helper_leaves_calls_to_their_launchers(
 def test_whatever_a_helper_says_a_call_is_one_document_and_one_exit_code(
     world_of_words: World, words: list[bytes]
 ) -> None:
-    """Which one says whether the launcher had said `go`: it has executed the plugin only when it had not, or was left to it."""
+    """Returns which program answered. The launcher executes the plugin only if it has not sent GO, or if that was left
+    to it.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     path = world_of_words.socket
     path.unlink(missing_ok=True)
@@ -197,8 +201,8 @@ def test_a_helper_without_descriptors_leaves_calls_to_their_launchers_and_recove
 
 
 def test_an_upgrade_under_load_leaves_every_call_with_one_answer(world: World) -> None:
-    """Launchers and helpers of two builds, as install.sh changes them: each call is served, by whichever."""
-    world.probe()  # A program that another thread still writes cannot be executed.
+    """Launchers and helpers of two builds, as install.sh replaces them: each call is served by one of them."""
+    world.probe()  # A program that another thread is still writing cannot be executed.
     with ThreadPoolExecutor(4) as pool:
         stop = threading.Event()
 

@@ -1,4 +1,6 @@
-"""The backend `local` and Debian's Go host-local on one directory: equal files, equal choices, and no word between them."""
+"""The backend `local` and Debian's Go host-local on one directory: equal files and equal choices, without
+communication.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def texts(claims):
 
 
 def random_set(choice, version):
-    """One or two ranges of two to a few dozen addresses, with the gateway where Go lets it be: anywhere in the subnet."""
+    """One or two ranges of two to a few dozen addresses, with the gateway anywhere in the subnet, as Go allows."""
     ranges = []
     for i in range(choice.randint(1, 2)):
         length = choice.randint(27, 30) if version == 4 else choice.randint(122, 126)
@@ -73,7 +75,7 @@ def random_set(choice, version):
 
 
 class Both:
-    """The same calls for Go in one directory and for ours in another."""
+    """Makes the same calls for Go in one directory and for ours in another."""
 
     def __init__(self, tmp_path, sets):
         self.places = tmp_path / "go", tmp_path / "ours"
@@ -82,7 +84,9 @@ class Both:
         self.sets = sets
 
     def add(self, one, requested=None):
-        """What both have answered: addresses, or None for a refusal. One request is for the set that it is of."""
+        """The responses of both: addresses, or None for a refusal. A requested address applies to the set that contains
+        it.
+        """
         asked = tuple(
             requested if requested is not None and range_of(ranges, requested) else None for ranges in self.sets
         )
@@ -110,7 +114,7 @@ def require_equal(both):
 
 
 def forget_refused_advance(both):
-    # The one difference: Go's refused ADD has moved on in the sets before the one that had nothing.
+    # The one difference: Go's refused ADD has advanced in the sets before the exhausted one.
     for path in (both.places[0] / NETWORK).glob("last_reserved_ip.*"):
         (both.places[1] / NETWORK / path.name).write_bytes(path.read_bytes())
         (both.places[1] / NETWORK / path.name).chmod(0o644)
@@ -214,7 +218,7 @@ def test_a_request_for_what_go_has_given_is_refused_with_its_owners_name(store, 
 
 @pytest.fixture
 def start(data, run):
-    """Starts workers; those that a test has not awaited end with it."""
+    """Starts workers, and ends those that the test has not awaited."""
     workers = []
 
     def start(seed, cycles):
@@ -241,9 +245,9 @@ def test_thousands_of_operations_of_both_at_once_give_no_address_twice_and_leak_
 
 
 def forget_victim(data, store, name):
-    """As a runtime that deletes what it had begun to add; the claims first, for then the addresses are anybody's."""
+    """Deletes what a killed ADD had begun, as a runtime does. The claims go first, because then the addresses are free."""
     for claim in os.listdir(f"{data}/claims"):
-        with suppress(FileNotFoundError):  # another worker's, who goes on
+        with suppress(FileNotFoundError):  # a claim of another worker, which is still running
             if os.readlink(f"{data}/claims/{claim}").startswith(name):
                 os.unlink(f"{data}/claims/{claim}")
     for one in {lease.owner for lease in store.leases() if lease.owner.container_id.startswith(name)}:
@@ -267,7 +271,7 @@ def test_processes_killed_at_any_time_leave_no_duplicate_and_nothing_that_gc_doe
 
 
 CHANGING = "mkdir openat write linkat unlinkat utimensat".split()
-"""System calls that change something; openat also makes and empties files."""
+"""System calls that change something; openat also creates and truncates files."""
 
 STEP_PROGRAM = """
 import os, sys
@@ -282,7 +286,7 @@ if step == "gc": store.gc({("other", "net1")})
 
 
 def traced(data, run, step, *options):
-    """A process that takes the step under strace, whose lines are its stderr."""
+    """Runs the step in a process under strace, whose output is on its stderr."""
     return subprocess.run(
         [
             *("strace", "-e", f"trace={','.join(CHANGING)}", *options),
@@ -297,7 +301,7 @@ def traced(data, run, step, *options):
 
 
 def points(data, run, step):
-    """The changing system calls of the step: name, and which of that name it is in the process."""
+    """The changing system calls of the step: the name, and the number of the call among those of that name."""
     done = traced(data, run, step)
     assert done.returncode == 0, done.stderr[-2000:]
     count: Counter[str] = Counter()
@@ -312,7 +316,7 @@ def points(data, run, step):
 
 
 def kill_at(data, run, step, point):
-    """Takes the step up to that call, which is not carried out."""
+    """Runs the step up to that call, which is not executed."""
     name, number = point
     os.rmdir(f"{data}/begun")
     done = traced(data, run, step, "-e", f"inject={name}:signal=KILL:when={number}")
@@ -321,7 +325,7 @@ def kill_at(data, run, step, point):
 
 
 def require_whole(data):
-    """Nobody but host-local's files, each address's with its whole content."""
+    """Requires that only host-local's files exist, and that each address's file has its complete content."""
     files = leased(f"{data}/{NETWORK}")
     assert all(content in (b"victim\r\nnet1", b"other\r\nnet1") for content in files.values()), files
     assert all(address.parse(name, "test") for name in files)

@@ -1,4 +1,4 @@
-"""The mounts of sockets, made by a plugin whose mount namespace is not the host's: the host's processes have them."""
+"""The mounts of sockets, made by a plugin outside the host's mount namespace, are visible to the host's processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hostile values for every text that is read from others, and for every path that a configuration names.
+"""Hostile values for every text that is read from other parties, and for every path that a configuration names.
 
-After each the host is compared with what it was: nothing outside of our folders is made, opened for writing, renamed, removed,
-given another owner or mode, or connected to, and no device or FIFO is opened.
+After each value the host is compared with its state before: nothing outside our folders is created, opened for writing,
+renamed, removed, given another owner or mode, or connected to, and no device or FIFO is opened.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.hostile import ODD, WRONG, climbing
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
 EXAMPLES, EXAMPLES_OF_A_KEY = (200, 50) if WHOLE else (15, 4)
-"""Of each kind of source, and of each key, for which there are those of NAMED, too."""
+"""The numbers of examples of each kind of source and of each key, in addition to those of NAMED."""
 
 NAMES = tuple(name for victim in VICTIMS for name in climbing(victim)) + ODD
 TEXTS = st.sampled_from(NAMES) | st.text(max_size=20)
@@ -76,7 +76,7 @@ ONE_NAME = st.sampled_from(sorted(KEY)).flatmap(lambda name: st.fixed_dictionari
 
 
 def written(conf: dict[str, Any]) -> str:
-    """The path of a file with the configuration."""
+    """Writes the configuration to a file, and returns its path."""
     path = Path(CONF_FILE)
     path.write_text(json.dumps(conf))
     return str(path)
@@ -87,7 +87,7 @@ def ipam(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The places of all values that are no objects or lists, and of those, too."""
+    """The positions of all values, including objects and lists."""
     if path:
         yield path
     entries = (
@@ -109,9 +109,9 @@ def changed(document: Any, path: tuple[Any, ...], value: object) -> Any:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
-    # The tests' machine has processes; whose addresses they have is no matter here.
+    # The machine that runs the tests has processes, whose addresses are irrelevant here.
     monkeypatch.setattr("ipam.command.sandboxes._namespaces", lambda: iter(()))
-    # What fails is asked again until there is no time left.
+    # Failed requests are repeated until the time limit.
     for name in ("ipam.cluster.store.SECONDS", "ipam.stores.SECONDS", "cni.userspace.vswitch.ovs.SECONDS"):
         monkeypatch.setattr(name, 0.2)
     monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.0)
@@ -119,7 +119,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
-    """The vswitch of the usual database; for another one it is the real engine, which connects to it."""
+    """The vswitch of the usual database; for another database it is the real engine, which connects to it."""
     fake, real = FakeVswitch(), ovs.OvsDpdk
 
     def of(remote: str, **how: float) -> object:
@@ -132,7 +132,7 @@ def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
 
 
 def servers_say(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], object]) -> None:
-    """etcd's members and API servers answer to (method, path) with that document."""
+    """Makes etcd's members and API servers respond to (method, path) with that document."""
 
     def ask(_self: object, method: str, path: str, *_how: object) -> tuple[int, bytes]:
         return (200, json.dumps(answer(method, path)).encode())
@@ -141,7 +141,7 @@ def servers_say(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], ob
 
 
 def etcd_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """etcd's members are empty, and every transaction succeeds with an answer to each of its steps."""
+    """Makes etcd's members empty, and every transaction succeed with a response to each of its steps."""
 
     def ask(
         _self: object, _method: str, path: str, body: bytes | str | None = None, *_how: object
@@ -155,7 +155,7 @@ def etcd_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def calls(
     host: Host, plugin: str, conf: dict[str, Any], commands: str = "CHECK GC DEL ADD CHECK DEL STATUS", **env: str
 ) -> list[dict[str, Any]]:
-    """What each command says, called as a runtime does. Whatever it is, it is no defect of ours."""
+    """The output of each command, called as a runtime does. It must not be an internal error."""
     answers = []
     for name in commands.split():
         more: dict[str, Any] = {"cni.dev/valid-attachments": []} if name == "GC" else {}
@@ -165,7 +165,7 @@ def calls(
 
 
 def command_lines(*networks: str) -> None:
-    """What an operator runs, with all that it changes."""
+    """Runs the operator's commands, including all that change something."""
     fast = ["--seconds", "0.2", *networks]
     assert command(["list", *fast], CommandHost()) in (0, 1, 2)
     assert command(["show", CONTAINER, *fast], CommandHost()) in (0, 1, 2)
@@ -176,7 +176,7 @@ def command_lines(*networks: str) -> None:
 
 
 def hold(host: Host, body: Callable[[st.DataObject], object], examples: int = EXAMPLES) -> None:
-    """Runs the body with hostile values, on a host that is compared after each."""
+    """Runs the body with hostile values, and compares the host after each of them."""
 
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
@@ -202,7 +202,7 @@ def in_base64(text: str) -> str:
 
 
 def etcd_answer(lease: object, key: object = "/barewire/ipam/net/ip/40a090005") -> dict[str, Any]:
-    """What etcd's gateway can say to any question."""
+    """The responses of etcd's gateway to any request."""
     entry = {"key": in_base64(str(key)), "value": in_base64(json.dumps(lease)), "mod_revision": "7", "lease": "1"}
     ranges = [{"response_range": {"kvs": [entry], "count": "1"}} for _ in range(16)]
     return {"kvs": [entry], "count": "1", "responses": ranges, "succeeded": True, "ID": "1", "TTL": "900"}
@@ -272,7 +272,7 @@ def test_whatever_an_api_server_says_of_a_pod_nothing_of_others_is_touched(monke
 
     def body(data: st.DataObject) -> None:
         said[0] = changed(POD, data.draw(st.sampled_from(list(leaves(POD)))), data.draw(VALUES))
-        # Without the UID in CNI_ARGS the pod's object tells it.
+        # Without the UID in CNI_ARGS, it is read from the pod's object.
         args = data.draw(st.sampled_from(["", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod"]))
         for name in ("ADD", "CHECK", "DEL"):
             assert host.call("userspace", name, conf, **({"CNI_ARGS": args} if args else {})).get("code") != 999
@@ -315,7 +315,7 @@ def test_whatever_rows_an_ovsdb_has_nothing_of_others_is_touched(monkeypatch):
 
 
 def files_after_add(host: Host, plugin: str, conf: dict[str, Any]) -> dict[str, bytes]:
-    """What an ADD leaves in our folders, links and mounts aside."""
+    """The files that an ADD leaves in our folders, without links and mounts."""
     told = host.call(plugin, "ADD", conf)
     assert "code" not in told, told
     tops = (STATE, "/var/lib/cni/networks", "/run/barewire")
@@ -433,7 +433,7 @@ FORMER = {
 
 @alone
 def test_whatever_other_programs_left_nothing_of_others_is_touched(vswitch):
-    """What libcni keeps of results, and sriov-cni of its attachments."""
+    """Results cached by libcni, and sriov-cni's records of attachments."""
     host = Host()
 
     def body(data: st.DataObject) -> None:
@@ -483,14 +483,14 @@ PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "barewire-ipam.ipam.kubernetes.namespace": ("barewire-ipam", ipam(KUBERNETES)),
     "barewire-ipam.name": ("barewire-ipam", ipam(LOCAL)),
 }  # fmt: skip
-"""Every key that is, or becomes a part of, a path, an address of a socket, or a name in the kernel or a database."""
+"""Every key that is, or becomes part of, a path, a socket's address, or a name in the kernel or a database."""
 
 BASES = {"userspace": USERSPACE, "sriov": SRIOV, "barewire-ipam": {}}
 NAMED = (
     FIFO, DEVICE, SOCKETS[0], f"unix:{SOCKETS[0]}", SECRETS[0], *climbing(SECRETS[0])[:3], "/", "/etc", "/etc/sudoers.d", "/root/.ssh",
     "/run/containerd", "/run/dbus", "/var/lib/kubelet", "/var/lib/rancher", "/opt/kubelet", "/proc/self/root/etc", "/etc/../etc/sudoers.d",
 )  # fmt: skip
-"""What an author would name to get at files of others."""
+"""Values that an author would choose to reach files of others."""
 
 
 HONEST = {
@@ -505,7 +505,7 @@ HONEST = {
     "barewire-ipam.ipam.etcd.prefix": "/barewire/other",
     "barewire-ipam.name": "net",
 }
-"""For most keys a value with which an ADD succeeds, so that the hostile ones are known to get as far."""
+"""For most keys a value with which an ADD succeeds, which shows that the hostile values get as far."""
 
 
 @alone
@@ -522,7 +522,7 @@ def test_whatever_a_configuration_names_nothing_of_others_is_touched(key, monkey
         for name in names[:-1]:
             section = section.setdefault(name, {})
         section[names[-1]] = value
-        # Where the pod is not known, its volume is not, and the shared directory is taken.
+        # If the pod is not known, its volume is not known either, and the shared directory is used.
         known = {"CNI_ARGS": ""} if names == ["sharedDir"] else {}
         told = calls(host, plugin, conf, "ADD CHECK GC DEL", **known)
         vswitch.ports.clear()

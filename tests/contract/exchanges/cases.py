@@ -1,6 +1,6 @@
-"""What was asked of real kernel drivers, and what our decoder must read in their answers.
+"""The requests that real kernel drivers received, and what our decoder must read in their responses.
 
-Runs in the lab's guest too, where the exchanges are recorded: only the product's codec is imported.
+This also runs in the lab's guest, where the exchanges are recorded: only the product's codec is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VFS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One setting of one VF: our request for it, what it asks in words of our decoder, and the kernel's errno or 0."""
+    """One setting of one VF: our request, its meaning in terms of our decoder, and the kernel's errno or 0."""
 
     asked: str
     vf: int
@@ -29,7 +29,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the kernel answered, as our codec reads it."""
+    """The kernel's response, as our codec reads it."""
 
     refused: int
     words: str
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def perform(socket: RouteSocket, pf: int, case: Case) -> Outcome:
-    """Asks for the setting, then for the PF and its VFs."""
+    """Requests the setting, then the PF and its VFs."""
     refused, words = 0, ""
     try:
         socket.change(nl.RTM_SETLINK, nl.vf_body(pf, case.setting))
@@ -108,7 +108,7 @@ LEGACY = (
     _link_state(VFS, "enable", errno.EINVAL),
     _rate(VFS, 0, 100, errno.EINVAL),
 )
-"""What netdevsim takes and refuses while its embedded switch is not visible."""
+"""The settings that netdevsim accepts and refuses while its embedded switch is not visible."""
 
 SWITCHDEV = (
     _link_state(0, "enable"),
@@ -117,7 +117,7 @@ SWITCHDEV = (
     _trust(0, True),
     _rate(1, 0, 100, errno.EOPNOTSUPP),
 )
-"""The same in switchdev mode: rates belong to the representors."""
+"""The same in switchdev mode, where rates belong to the representors."""
 
 IGB = (
     _query_rss(0, True, errno.EOPNOTSUPP),
@@ -125,20 +125,21 @@ IGB = (
     _vlan(0, 100, 0, "802.1ad", errno.EPROTONOSUPPORT),
     _rate(0, 100, 1000, errno.EINVAL),
 )
-"""What the lab's emulated igb refuses."""
+"""The settings that the lab's emulated igb refuses."""
 
 ALTNAME = "another-name-of-the-pf"
 MANY = (334, 335, 500, 1400)
-"""Numbers of VFs: the length of 335 wraps, and the answer about 1400 is larger than a socket's usual buffer."""
+"""Numbers of VFs: the length of a list of 335 wraps, and the response about 1400 is larger than a usual socket buffer.
+"""
 
 
 def mac_of(vf: int) -> str:
-    """The MAC address that VF `vf` of many is given before it is looked at."""
+    """The MAC address that VF `vf` has before many VFs are read."""
     return bytes([2, 0xBB, *vf.to_bytes(4, "big")]).hex(":")
 
 
 def mark_all(socket: RouteSocket, pf: int, number: int) -> None:
-    """Gives each VF its MAC address and, as VLAN, its number; and the PF a name that is told behind its VFs."""
+    """Sets each VF's MAC address, and its number as VLAN; and gives the PF a name that is reported after its VFs."""
     links.add_altnames(socket, pf, [ALTNAME])
     for vf in range(number):
         socket.change(nl.RTM_SETLINK, nl.vf_body(pf, SETTINGS["mac"].encode(vf, mac_of(vf))))

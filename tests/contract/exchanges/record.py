@@ -1,4 +1,4 @@
-"""Records the exchanges anew, on the lab's kernel: `python -m tests.contract.exchanges.record`."""
+"""Records the exchanges again on the lab's kernel: `python -m tests.contract.exchanges.record`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def switchdev(vm: Vm) -> dict[str, Any]:
 
 
 def many(vm: Vm) -> dict[str, Any]:
-    """Looks at a PF with ever more VFs."""
+    """Reads a PF with increasing numbers of VFs."""
     told: dict[str, Any] = {"exchanges": {}}
     with Netdevsim(vm, 0) as device:
         for number in cases.MANY:

@@ -1,4 +1,4 @@
-"""Raw exchanges between our netlink socket and a kernel: taken down, kept as JSON, played again without a kernel."""
+"""Raw exchanges between our netlink socket and a kernel: recorded, stored as JSON, and replayed without a kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KERNEL = (0, 0)
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and the datagrams of its answer."""
+    """A request and the datagrams of the response."""
 
     request: bytes
     replies: tuple[bytes, ...]
@@ -28,7 +28,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Recording:
-    """Exchanges with one PF, by what was asked. `pf` is its interface index, `facts` whatever else was looked at."""
+    """Exchanges with one PF, by request. `pf` is its interface index, and `facts` holds everything else that was read."""
 
     kernel: str
     driver: str
@@ -39,7 +39,7 @@ class Recording:
 
 
 class _Tape:
-    """Stands between a `RouteSocket` and its socket, and takes down what passes."""
+    """A wrapper of a `RouteSocket`'s socket that records all traffic."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
@@ -62,7 +62,7 @@ class _Tape:
 
 
 class _Player:
-    """Answers as the kernel did, to exactly the requests that were recorded."""
+    """Responds as the kernel did, to exactly the recorded requests."""
 
     def __init__(self, exchanges: tuple[Exchange, ...]) -> None:
         self._exchanges = list(exchanges)
@@ -89,7 +89,7 @@ class _Player:
 
 @contextmanager
 def taped(taken: list[Exchange]) -> Iterator[RouteSocket]:
-    """A socket to this kernel; what it exchanges is in `taken` afterwards."""
+    """Yields a socket to this kernel, and adds its exchanges to `taken`."""
     with RouteSocket() as socket:
         tape = _Tape(socket._socket)
         socket._socket, socket._sequence = tape, 0  # type: ignore[assignment]
@@ -99,7 +99,7 @@ def taped(taken: list[Exchange]) -> Iterator[RouteSocket]:
 
 @contextmanager
 def played(exchanges: tuple[Exchange, ...]) -> Iterator[RouteSocket]:
-    """A socket that behaves as recorded. Raises AssertionError when it is asked for anything else."""
+    """Yields a socket that behaves as recorded. Raises AssertionError for any other request."""
     socket = RouteSocket()
     socket.close()
     player = _Player(exchanges)
@@ -109,7 +109,7 @@ def played(exchanges: tuple[Exchange, ...]) -> Iterator[RouteSocket]:
 
 
 def dumped(exchanges: dict[str, list[Exchange]]) -> dict[str, Any]:
-    """As JSON holds it: datagrams in hexadecimal digits, long ones packed."""
+    """The exchanges as JSON: datagrams in hexadecimal digits, long ones compressed."""
     return {
         asked: [{"request": one.request.hex(), "replies": [_packed(reply) for reply in one.replies]} for one in several]
         for asked, several in exchanges.items()
