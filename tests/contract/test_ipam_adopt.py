@@ -1,4 +1,4 @@
-"""`barewire-ipam adopt`: a living network gets another place for its leases, and no address is lost or given twice."""
+"""`barewire-ipam adopt`: a network in use gets another location for its leases; no address is lost or leased twice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def node(tmp_path) -> Node:
 
 
 def move(node: Node, cluster_conf: ClusterConf | None) -> str:
-    """The network's configuration changes; its file is returned."""
+    """Changes the network's configuration, and returns its file."""
     node.cluster_conf = cluster_conf
     section: dict[str, Any] = {"type": "barewire-ipam", "ranges": [[{"subnet": "10.77.0.0/24"}]]}
     section["ranges"][0][0] |= {"rangeStart": "10.77.0.1", "rangeEnd": "10.77.0.30"}
@@ -183,7 +183,7 @@ def test_a_pod_is_named_in_kubernetes_by_what_the_runtime_keeps(node, api, tmp_p
 
 
 def of_whereabouts(api: ApiServer, node: Node, folder: Path, *names: str) -> tuple[str, dict[str, str]]:
-    """The configuration of before, and what whereabouts leased to pods: address and container."""
+    """Returns the former configuration, and the leases that whereabouts made for pods: address and container."""
     api.rights = RIGHTS | {("get", "pods")}
     place = PoolLocation(kubeconfig=str(api.kubeconfig(folder / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
     cluster_conf: ClusterConf = {**whereabouts.cluster_conf(place), "node": node.name}
@@ -271,7 +271,7 @@ def test_a_move_that_was_cut_off_before_anything_was_taken_is_done_by_the_next_r
 def test_what_a_later_sandbox_has_taken_over_is_moved_for_it_alone(node, api, etcd, prefix, tmp_path, way):
     place = PoolLocation(kubeconfig=str(api.kubeconfig(tmp_path / "kubeconfig")), subnets=whereabouts.subnets_of(FEW))
     node.cluster_conf = {**whereabouts.cluster_conf(place), "node": node.name}
-    # By its name the earlier one is the last in the journal.
+    # By its name, the earlier one is the last in the journal.
     for name in ("z-earlier", "a-later"):
         node.store().allocate(owner(name).replace(pod="default/pod"), FEW, (None,))
     held = node.leases()
@@ -324,7 +324,7 @@ def test_nothing_is_taken_over_before_somebody_agrees(node, etcd, prefix, capsys
 
 
 class Walk:
-    """Nodes whose leases are in one etcd or the other, each moved now and then."""
+    """Nodes whose leases are in one of two etcds, and which now and then move them to the other."""
 
     def __init__(self, nodes: list[Node], places: list[ClusterConf]) -> None:
         self.nodes = nodes
@@ -346,7 +346,7 @@ class Walk:
         assert len(set(self.has.values())) == len(self.has), "an address has two owners"
 
     def move(self) -> None:
-        """All nodes move together: an address is one owner's in one place only."""
+        """Moves all nodes together, because two locations do not exclude each other's addresses."""
         place = self.chance.choice([one for one in self.places if one != self.nodes[0].cluster_conf])
         for node in self.nodes:
             assert adopt(node, move(node, place)) == 0

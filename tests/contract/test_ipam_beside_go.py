@@ -1,4 +1,4 @@
-"""What `barewire-ipam` makes of configurations, beside Debian's host-local and static: the same result, or both refuse."""
+"""`barewire-ipam` and Debian's host-local and static treat configurations alike: equal results, or both refuse."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def ours(section: dict[str, Any], folder: Path, arguments: str, version: str, mo
 
 
 def meaning(document: dict[str, Any]) -> dict[str, Any]:
-    """Without what is empty, which Go writes in some versions."""
+    """The document without empty parts, which some versions of Go write."""
     return {key: value for key, value in document.items() if value}
 
 

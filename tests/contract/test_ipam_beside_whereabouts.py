@@ -1,8 +1,8 @@
-"""Ours and whereabouts lease from the same pools at the same time: nobody gets what somebody has, no entry is lost.
+"""Ours and whereabouts lease from the same pools at the same time: no address is leased twice, and no entry is lost.
 
-Whereabouts is a program of this file that follows its algorithm: under one lock of all its writers (its Lease in the
-cluster), it reads the pool, takes the lowest address that neither the pool nor a reservation has, patches the pool with a
-test of its resourceVersion, reads anew when that fails, and makes the reservation last.
+`Whereabouts` in this file follows whereabouts' algorithm: under one lock of all its writers (its Lease in the cluster),
+it reads the pool, takes the lowest address that neither the pool nor a reservation has, patches the pool with a test of
+its resourceVersion, repeats this if the test fails, and creates the reservation last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ START = V4.subnet.number
 
 
 class Whereabouts:
-    """One of its processes; `lease` is what they share."""
+    """One of whereabouts' processes; all of them share `lease`."""
 
     def __init__(self, api: ApiServer, lease: threading.Lock, name: str) -> None:
         self._api = api
@@ -105,7 +105,9 @@ class Whereabouts:
 
 
 class Held:
-    """Who believes to have which address, told before it is given back and after it was got."""
+    """The owners' view of who has which address. A lease is entered after it was made, and deleted before it is
+    released.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -150,7 +152,7 @@ def run_ours(cluster_conf, held, name):
     cluster = open_kubernetes(cluster_conf, NETWORK, SECONDS, ACCESS)
 
     def add(pod):
-        # As whereabouts, from the lowest on: so both want the same addresses.
+        # From the lowest address on, like whereabouts, so that both want the same addresses.
         start = V4.address(START + random.randrange(1, 20))
         for one, address in walk((V4,), start):
             if not cluster.take((Claim(range=one, address=address),), owner(pod)):
@@ -191,7 +193,7 @@ def test_ours_frees_all_that_theirs_leased_and_theirs_gets_it_again(tmp_path, po
         theirs = Whereabouts(api, threading.Lock(), "theirs")
         number = theirs.add("moved")
         moved = owner("id-moved").replace(pod=pod)
-        # Nothing of ours tells of the lease: whereabouts was the plugin when the pod was started.
+        # We have no record of the lease: whereabouts was the plugin when the pod started.
         open_kubernetes(whereabouts.cluster_conf(place), NETWORK, SECONDS, ACCESS).give_back_all(moved)
         assert api.resources.get(POOLS, "kube-system", POOL)["spec"]["allocations"] == {}
         assert api.resources.names(RESERVATIONS, "kube-system") == []

@@ -1,4 +1,4 @@
-"""An IPPool that somebody deletes while pods use what it held: nobody gets that, once their node has made a call."""
+"""An IPPool is deleted while pods use its addresses: no other pod gets them once the node of the pods has made a call."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def nodes_of(api, tmp_path, *, overlapping: bool) -> list[Node]:
 
 @pytest.fixture
 def nodes(api, tmp_path) -> list[Node]:
-    """Without reservations, which would keep the addresses."""
+    """Nodes without reservations, which would protect the addresses."""
     return nodes_of(api, tmp_path, overlapping=False)
 
 
 def lease(node: Node, container: str) -> None:
-    """To a sandbox of one and the same pod."""
+    """Leases for a sandbox; all sandboxes are of one pod."""
     node.store.allocate(of_one_pod(container), SETS, (None, None))
 
 
@@ -55,7 +55,7 @@ def forget_pools(api) -> None:
 
 
 def entries(api) -> dict[str, str]:
-    """Container by pool and offset."""
+    """The container of each pool and offset."""
     found: dict[str, str] = {}
     for name in api.resources.names(POOLS, SPACE):
         allocations = api.resources.get(POOLS, SPACE, name)["spec"]["allocations"]
@@ -80,7 +80,7 @@ def test_what_the_journal_holds_in_a_pool_that_was_deleted_is_taken_again_before
     here.add("c3")
     after = entries(api)
     assert {key: one for key, one in after.items() if one != "c3"} == before
-    # Raises when somebody believes to have what it gets.
+    # Raises an error if another owner believes it has the address.
     for number in range(20):
         elsewhere.add(f"other{number}")
     patches = [request for request in api.requests if request.method == "PATCH"]

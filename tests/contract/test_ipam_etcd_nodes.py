@@ -1,6 +1,7 @@
-"""Three nodes with one etcd: processes are killed anywhere, etcd is killed and comes back; nothing is ever two owners'.
+"""Three nodes with one etcd: processes are killed anywhere, etcd is killed and restarted; no address has two owners.
 
-A few hundred ADDs, and of each point of a kill one way back; BAREWIRE_MATRIX=1 does ten times as many, and all ways.
+It makes a few hundred ADDs, and for each point of a kill one recovery; BAREWIRE_MATRIX=1 makes ten times as many, and
+all recoveries.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ ADDS, EVENTS = (4000, 120) if WHOLE else (500, 20)
 SECONDS = 60
 NODES = ("node-a", "node-b", "node-c")
 CHANGING = "connect sendto recvfrom mkdir rename unlink write fsync fdatasync".split()
-"""What a call does with files and sockets. One that is killed in `recvfrom` has asked, and does not know the answer."""
+"""The system calls of a call on files and sockets. A process that is killed in `recvfrom` has sent a request whose
+outcome it does not know.
+"""
 
 STRANGERS = {"/barewire/ipa": "1", "/barewire/ipam0": "2", "/registry/pods/a": "3", "a": "4"}
 
@@ -42,7 +45,7 @@ def etcd() -> Iterator[EtcdServer]:
 
 
 class World:
-    """The nodes' folders, and what etcd has below one prefix."""
+    """The nodes' folders, and the part of etcd below one prefix."""
 
     def __init__(self, folder: Path, etcd: EtcdServer, prefix: str) -> None:
         self.folder = folder
@@ -67,7 +70,7 @@ class World:
         return json.loads(done.stdout)
 
     def owners(self) -> dict[str, tuple[str, str]]:
-        """Address -> node and container, by etcd; the index must say the same."""
+        """The node and container of each address according to etcd. The index must agree."""
         content = self.etcd.values(self.prefix)
         leases, index = {}, {}
         for key, value in content.items():
@@ -81,7 +84,7 @@ class World:
         return leases
 
     def journal(self) -> list[str]:
-        """The entries and marks: temporary files of a killed call are a GC's business, see `swept`."""
+        """The entries and marks. Temporary files of a killed call are removed by a GC: see `swept`."""
         return [name for name in self.files() if not name.endswith(".tmp")]
 
     def files(self) -> list[str]:
@@ -89,7 +92,7 @@ class World:
         return sorted(path.name for path in found if path.is_file() and path.parent.name != ".clusters")
 
     def swept(self) -> bool:
-        """Whether a GC leaves nothing of the journal of node-a."""
+        """Whether a GC leaves the journal of node-a empty."""
         self.call("node-a", "gc")
         return self.files() == []
 
@@ -100,7 +103,7 @@ def world(tmp_path, etcd, request) -> World:
 
 
 def place(address: str) -> str:
-    """The last part of its key."""
+    """The last part of the address's key."""
     import ipaddress
 
     one = ipaddress.ip_address(address)
@@ -129,7 +132,7 @@ def traced(world: World, *arguments: str, options: tuple[str, ...] = ()) -> subp
 
 
 def points(world: World, *arguments: str) -> list[Point]:
-    """Every step of the call, which is carried out. What Python writes at its end does not count."""
+    """Every step of the call, which is executed. Python's writes at its exit do not count."""
     done = traced(world, *arguments)
     assert done.returncode == 0, done.stderr
     lines = (world.folder / "trace").read_text().splitlines()
@@ -144,7 +147,7 @@ def points(world: World, *arguments: str) -> list[Point]:
 
 
 def kill_at(world: World, point: Point, *arguments: str) -> None:
-    """The call up to that step, which is not carried out."""
+    """Runs the call up to that step, which is not executed."""
     done = traced(world, *arguments, options=("-e", f"inject={point.syscall}:signal=KILL:when={point.number}"))
     assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done.stderr)
 
@@ -171,7 +174,7 @@ def ways_at(place: int) -> list[Any]:
 
 
 def test_after_a_kill_at_any_step_of_an_add_nothing_is_lost(world):
-    world.call("node-a", "add", "c")  # which makes directories; those that follow find them
+    world.call("node-a", "add", "c")  # creates directories that later calls find
     world.call("node-a", "del", "c")
     killed = points(world, "add", "c")
     world.call("node-a", "del", "c")
@@ -203,7 +206,7 @@ def test_after_a_kill_at_any_step_of_a_release_nothing_is_lost(world, command):
 
 
 def test_after_a_kill_at_any_step_of_an_add_with_conflicts_nothing_is_lost(world):
-    # The owner's first addresses are somebody else's, so that it must note others.
+    # The owner's first addresses belong to others, so it must note other ones.
     add = ("add", "c", "large")
     first = world.call("node-a", *add)
     world.call("node-a", "del", "c")
@@ -233,7 +236,9 @@ class Event(NamedTuple):
 
 
 class Nodes:
-    """Workers of three nodes, two each. What they believe is in the log; what a killed one had is still its node's."""
+    """Workers of three nodes, two each. Their view is in the log; the leases of a killed worker still belong to its
+    node.
+    """
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -263,12 +268,12 @@ class Nodes:
         return sum(event.what == "has" for event in self.events())
 
     def progress(self, adds: int) -> None:
-        """Returns after so many ADDs more."""
+        """Returns after that many more ADDs."""
         wanted = self.adds() + adds
         until(f"{adds} more ADDs", lambda: self.adds() >= wanted, SECONDS * 2)
 
     def has(self, node: str = "") -> dict[str, tuple[str, ...]]:
-        """Container -> its addresses, as the workers believe."""
+        """The addresses of each container, as the workers believe."""
         found: dict[str, tuple[str, ...]] = {}
         for event in self.events():
             if event.what == "has":
@@ -282,7 +287,7 @@ class Nodes:
         return [name for name in self.has(node) if int(name.split("-")[2]) not in self.alive.values()]
 
     def gc(self, node: str) -> None:
-        """The node's runtime comes back, and knows of some of the containers that the workers had."""
+        """Runs the GC of a node whose runtime was restarted, and still knows some of the workers' containers."""
         for place in (0, 1):
             self.kill(node, place)
         valid = [name for name in self.has(node) if self.chance.random() < 0.3]
@@ -299,7 +304,7 @@ class Nodes:
                 log.flush()
 
     def misfortune(self) -> None:
-        """Something of what happens to nodes."""
+        """Inflicts one of the failures that nodes suffer."""
         node = self.chance.choice(NODES)
         what = self.chance.choice(("kill", "kill", "etcd", "pause", "gc"))
         crowded = [one for one in NODES if len(self.orphans(one)) > 3]
@@ -322,7 +327,9 @@ class Nodes:
 
 
 def duplicates(events: list[Event]) -> list[tuple[str, str, str]]:
-    """Address, and two containers that believed to have it at the same time. The log's order is that of the beliefs."""
+    """Each address with two containers that believed they had it at the same time. The log is in the order of these
+    beliefs.
+    """
     holder: dict[str, str] = {}
     has: dict[str, tuple[str, ...]] = {}
     found = []

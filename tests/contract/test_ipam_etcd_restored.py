@@ -1,6 +1,6 @@
-"""etcd restored from a backup, or replaced by another one: what containers use stays theirs.
+"""etcd is restored from a backup, or replaced by another one: addresses that containers use remain theirs.
 
-The walk does some hundred calls; BAREWIRE_MATRIX=1 has it do ten thousand.
+The walk makes some hundred calls; with BAREWIRE_MATRIX=1 it makes ten thousand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.etcd.server import EtcdServer
 
 CALLS = 10_000 if os.environ.get("BAREWIRE_MATRIX") else 250
 BETWEEN = 250 if os.environ.get("BAREWIRE_MATRIX") else 60
-"""Calls between two restores, more or less."""
+"""The approximate number of calls between two restores."""
 
 FEW = ((range_of("10.77.0.0", 24, "10.77.0.1", "10.77.0.30"),),)
 TOKENS = {"the same ID": "etcd-cluster", "another ID": "another"}
@@ -42,7 +42,7 @@ def nodes(etcd, prefix, tmp_path) -> list[Node]:
 
 
 def journalled(node: Node) -> dict[str, str]:
-    """What the node's journal holds: address and container."""
+    """The content of the node's journal: address and container."""
     found: dict[str, str] = {}
     for path in Path(node.folders.journal, NETWORK).glob("*.json"):
         entry = last_of(path)
@@ -87,7 +87,7 @@ def test_what_was_leased_before_the_backup_is_not_taken_again(nodes, etcd, prefi
 
 
 def mod_revision(etcd: EtcdServer, prefix: str) -> int:
-    """Of the first lease."""
+    """The revision of the first lease."""
     found = json.loads(etcd.ctl("get", f"{prefix}/{NETWORK}/ip/", "--prefix", "--sort-by=CREATE", "-w", "json"))
     return int(found["kvs"][0]["mod_revision"])
 
@@ -189,7 +189,7 @@ def test_a_node_whose_addresses_were_freed_takes_them_again_when_it_comes_back(n
 
 def test_an_add_asks_etcd_one_question_and_a_release_two(nodes, etcd, prefix):
     one = nodes[0]
-    one.add("a")  # It leaves the sign of life, too.
+    one.add("a")  # This also writes the sign of life.
     with Proxy(etcd.port) as proxy:
         one.cluster_conf = etcd.cluster_conf(prefix=prefix, endpoints=[proxy.endpoint])
         one.sets = ((range_of("10.77.0.0", 16, "10.77.0.1", "10.77.255.254"),),)
@@ -202,7 +202,7 @@ def test_an_add_asks_etcd_one_question_and_a_release_two(nodes, etcd, prefix):
 
 
 class Walk:
-    """Calls of three nodes, and restores between them, after each of which all nodes look after their leases."""
+    """Calls of three nodes, and restores in between, after each of which all nodes check their leases."""
 
     def __init__(self, etcd: EtcdServer, nodes: list[Node]) -> None:
         self.etcd = etcd
@@ -230,7 +230,7 @@ class Walk:
 
     def restore(self) -> None:
         self.etcd.restore(self.backup, self.chance.choice(("etcd-cluster", f"token-{self.chance.random()}")))
-        # What came back keeps others from theirs until its node finds it out.
+        # Restored leases block addresses of others until the node of the restored lease notices.
         for node in self.nodes * 2:
             self.gc(node)
 

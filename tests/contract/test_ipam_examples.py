@@ -1,4 +1,4 @@
-"""The examples whose addresses are kept in a cluster's store, each with that store: leased, checked, and freed."""
+"""The examples with a cluster's store are run with that store: leased, checked, and freed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod;K8S_POD_UID=u"
 def etcd(_folder) -> Iterator[dict[str, Any]]:
     with EtcdServer(secure=True) as server:
         told = {name: text for name, text in server.cluster_conf().items() if name != "kind"}
-        # Members that do not answer are passed over.
+        # Members that do not respond are skipped.
         yield {**told, "endpoints": ["https://127.0.0.1:1", *told["endpoints"]]}
 
 

@@ -41,7 +41,7 @@ _NUMBER = itertools.count()
 
 @pytest.fixture
 def node(tmp_path) -> Node:
-    """With host-local's directories."""
+    """A node with host-local's directories."""
     return Node(tmp_path / "here")
 
 
@@ -267,7 +267,7 @@ def test_a_lease_of_another_machine_of_our_name_is_not_ours_to_free(member, etcd
 
 
 def reinstall(member: Node) -> None:
-    """The machine has another ID from now on, and nothing of what it knew."""
+    """Gives the machine another ID and an empty journal."""
     for folder in (member.folders.state, member.folders.run):
         shutil.rmtree(folder)
     for folder in (member.folders.state, member.folders.run, member.folders.journal):
@@ -456,7 +456,7 @@ def test_the_command_leaves_no_sign_of_life_for_other_nodes(member, other, etcd,
 
 
 def silence(etcd: EtcdServer, prefix: str, node: str) -> None:
-    """As if 15 minutes had passed."""
+    """Expires the sign of life, as if 15 minutes had passed."""
     etcd.ctl("lease", "revoke", f"{sign(etcd, prefix, node)['lease']:x}")
     assert sign(etcd, prefix, node) == {}
 
@@ -604,7 +604,7 @@ def pod_on(api: ApiServer, name: str, node: str) -> None:
 
 
 def lease(kubernetes: Node, *names: str) -> dict[str, str]:
-    """What other nodes lease: pods and their addresses."""
+    """Leases of other nodes: pods and their addresses."""
     cluster = open_kubernetes(kubernetes.cluster_conf or {}, NETWORK, SECONDS, ACCESS)
     found = {}
     for number, name in enumerate(names, start=10):
@@ -626,7 +626,7 @@ def test_leases_of_pods_that_a_dead_node_had_are_freed_in_kubernetes(api, kubern
     assert "1 more are of pods that do not exist any more" in said
     left = kubernetes.leases()
     assert set(left.values()) == {"mine", "elsewhere", "gone"}
-    # What this node's journal has is this node's, whatever the API server says of its pod.
+    # Leases in this node's journal belong to this node, whatever the API server reports about the pod.
     assert api.resources.names(RESERVATIONS, "kube-system") == sorted(left)
     assert theirs["elsewhere"] in left
 

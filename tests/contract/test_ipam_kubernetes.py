@@ -1,4 +1,4 @@
-"""Addresses in whereabouts' resources: what is written, and what a misbehaving API server ends in. Over TLS."""
+"""Addresses in whereabouts' resources: the written form, and the outcome if an API server misbehaves. Over TLS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.trusting import ACCESS
 SECONDS = 20.0
 SHORT = 0.4
 LATEST = 5.0
-"""Seconds after which a call with a bound of SHORT has not kept it, on however busy a machine."""
+"""Seconds after which a call with the limit SHORT has certainly exceeded it, even on a busy machine."""
 
 SPACE = "kube-system"
 A, B = owner("a"), owner("b")
@@ -36,7 +36,7 @@ OURS = {"10.9.0.5": ("a", "net1"), "fd00:9::5": ("a", "net1")}
 
 
 def fault(kind: str, number: int) -> Faults:
-    """The request of that number meets it."""
+    """A fault for the request of that number."""
     told: dict[str, Any] = {kind: {"status": 503, "cut": 1}.get(kind, True)}
     if kind == "late":
         told["status"] = 504
@@ -52,7 +52,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def open_one(api, tmp_path):
-    """Opens the backend; the place's fields and the bound as told."""
+    """Opens the backend with the given fields of the location and the given time limit."""
     path = str(api.kubeconfig(tmp_path / "kubeconfig"))
 
     def opened(seconds=SECONDS, **fields):
@@ -76,7 +76,7 @@ def pool_of(api, name="10.9.0.0-24"):
 
 
 def kept(api):
-    """What is in the objects; an empty pool is nothing."""
+    """The content of the objects, without empty pools."""
     found = {key: one["spec"] for key, one in api.resources.snapshot().items()}
     return {key: spec for key, spec in found.items() if spec.get("allocations") != {}}
 
@@ -91,7 +91,7 @@ def put_reservation(api, name, **spec):
     api.resources.put(RESERVATIONS, SPACE, {**found, "spec": spec})
 
 
-# What is written
+# The written form
 
 
 def test_leases_are_written_as_whereabouts_writes_them(api, cluster):
@@ -186,7 +186,7 @@ def test_pools_are_asked_in_the_same_order_whatever_that_of_the_claims_is(api, o
     assert asked[:2] == asked[4:6] == ["10.9.0.0-24", "fd00-9---64"]
 
 
-# What others have
+# Leases of others
 
 
 def test_an_address_that_another_range_leased_is_taken(api, open_one):
@@ -228,12 +228,12 @@ NEXT = A.replace(container_id="next", pod_uid="")
 """The next sandbox of the pod of A."""
 
 THEIRS = {"id": "theirs", "podref": "default/a", "ifname": "net1"}
-"""What whereabouts notes of a sandbox of that pod."""
+"""The entry that whereabouts writes for a sandbox of that pod."""
 
 
 def test_a_late_del_leaves_the_reservation_on_which_the_next_sandbox_relies(api, cluster):
     cluster.take(BOTH[:1], A)
-    # As whereabouts does it: the reservation of its pod stays as it is.
+    # As in whereabouts, the pod's reservation remains unchanged.
     api.resources.patch(
         POOLS, SPACE, "10.9.0.0-24", [{"op": "replace", "path": "/spec/allocations/5/id", "value": "theirs"}]
     )
@@ -438,7 +438,7 @@ def test_a_pool_without_a_map_of_allocations_is_given_one(api, cluster, spec):
     assert everything(cluster) == {"10.9.0.5": ("a", "net1")}
 
 
-# What a server answers that misbehaves
+# Misbehaving servers
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -568,7 +568,7 @@ def test_a_namespace_that_does_not_exist_is_named(open_one):
 
 
 def without_interfaces(api):
-    """The server's definition of a reservation is that of whereabouts before 0.7."""
+    """Uses the definition of reservations from before whereabouts 0.7."""
     schema = copy.deepcopy(RESERVATIONS.schema or {})
     del schema["properties"]["spec"]["properties"]["ifname"]
     api.resources.kinds[WHEREABOUTS, RESERVATIONS.plural] = RESERVATIONS._replace(schema=schema)

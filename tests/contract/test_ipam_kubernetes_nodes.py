@@ -1,4 +1,4 @@
-"""Nodes that share Kubernetes' pools, while the API server misbehaves and they are killed: no duplicate, no leak."""
+"""Nodes share pools in Kubernetes while the API server misbehaves and processes are killed: no duplicates, no leaks."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def start(node: Node, *command: str) -> subprocess.Popen[bytes]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """It was killed, or found nothing wrong."""
+    """Requires that the process was killed, or ended without an error."""
     _, words = process.communicate(timeout=WAIT)
     assert process.returncode in (0, -signal.SIGKILL), words.decode()
 
 
 def allocated(api) -> dict[str, str]:
-    """The addresses in the pools, by the names that their reservations have."""
+    """The addresses in the pools, by the names of their reservations."""
     found = {}
     for name in api.resources.names(POOLS, "kube-system"):
         one = RANGES[name]
@@ -75,14 +75,14 @@ def allocated(api) -> dict[str, str]:
 
 
 def in_use(api) -> set[str]:
-    """The same, where nothing is half done: what is allocated is reserved."""
+    """The same, where nothing is half done: each allocated address is reserved."""
     found = allocated(api)
     assert api.resources.names(RESERVATIONS, "kube-system") == sorted(found)
     return set(found.values())
 
 
 def collect(node: Node) -> None:
-    """A GC as the runtime of the node asks for it: an attachment whose ADD or DEL was cut off is not valid."""
+    """Runs a GC as the node's runtime does: an attachment whose ADD or DEL was interrupted is not valid."""
     node.forget_halves()
     node.store.gc({(container, "net1") for container in node.attachments()})
 
@@ -132,7 +132,7 @@ def test_an_add_and_a_del_may_be_killed_at_each_request_before_and_after_it_is_d
         assert in_use(api) == set(believed(nodes))
         node.store.drain()
         process = start(node, command, "c1")
-        # Of a process that was killed, and whose request is done or not: the server sees that, nobody else.
+        # The request of a killed process takes effect or not; only the server can tell.
         api.faults = replace(Faults(only=frozenset({number}), met=process.kill), loses_answer=done, hangs_up=not done)
         end(process)
         killed = process.returncode != 0

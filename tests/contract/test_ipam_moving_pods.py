@@ -1,10 +1,11 @@
-"""Pods that move between our nodes and whereabouts', restart without a DEL, and have their DELs late: nobody gets what
-somebody has, a pod keeps its own, and nothing is left after GC and `barewire-ipam reconcile`.
+"""Pods move between our nodes and whereabouts', restart without a DEL, and are deleted late.
 
-Whereabouts' steps are those of its allocation by pod and interface: under one lock of all its writers it reads the pool,
-takes the entry of the same podref and ifname over, or else the lowest address that neither the pool nor a reservation has;
-it drops entries whose offsets it cannot read as numbers of 64 bits with a sign; it patches with a test of the pool's
-resourceVersion; and it makes a reservation only where it has seen none. Its DEL goes by the container ID.
+No pod gets an address in use, a pod keeps its own, and no lease remains after GC and `barewire-ipam reconcile`.
+
+Whereabouts' steps are those of its allocation by pod and interface. Under one lock of all its writers it reads the
+pool, takes over the entry of the same podref and ifname, or else takes the lowest address that neither the pool nor a
+reservation has. It drops entries whose offsets are not signed 64-bit numbers. It patches with a test of the pool's
+resourceVersion, and creates a reservation only where it has seen none. Its DEL goes by the container ID.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FOLDER = f"{WHEREABOUTS}/namespaces/{SPACE}"
 V4 = range_of("10.9.0.0", 26, "10.9.0.1", "10.9.0.62")
 V6 = range_of("fd00:9::", 64, "fd00:9::1", "fd00:9::7fff:ffff:ffff:ffff")
 WIDE = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.62")
-"""Another network's, in another pool: only reservations keep it from what V4 has leased."""
+"""The range of another network, in another pool: only reservations protect the leases of V4 from it."""
 
 WORKERS, PODS, TURNS = (4, 6, 850) if os.environ.get("BAREWIRE_MATRIX") else (4, 6, 30)
 """A turn is about three operations."""
@@ -56,7 +57,7 @@ MOST_OFFSET = (1 << 63) - 1
 
 
 class Whereabouts:
-    """A node of whereabouts'; `lease` is what all its processes share."""
+    """A node of whereabouts'; all its processes share `lease`."""
 
     def __init__(self, api: ApiServer, lease: threading.Lock) -> None:
         self._port = api.port
@@ -95,7 +96,7 @@ class Whereabouts:
             if status != 200:
                 made = whereabouts.reservation(name, Owner(network="", container_id="", ifname="net1", pod=pod))
                 if self._ask("POST", "overlappingrangeipreservations", made)[0] == 409:
-                    # Another pool was faster. The real one's ADD fails, and is repeated.
+                    # Another pool was faster. The real plugin's ADD fails, and is repeated.
                     self._removed(one, container)
                     avoided.add(number)
                     continue
@@ -152,7 +153,7 @@ class Whereabouts:
 
 
 class Ours:
-    """A node of ours, with its journal."""
+    """One of our nodes, with its journal."""
 
     def __init__(self, name: str, folder: Path, cluster_conf: ClusterConf) -> None:
         self.name = name
@@ -191,8 +192,8 @@ class World:
         self.api = api
         self.held = Held()
         self.late: queue.Queue[tuple[Any, str, str]] = queue.Queue()
-        # Whereabouts' DEL removes the reservation by its name, whoever relies on it: so its DEL of a pod and the next ADD of
-        # the pod must not meet.
+        # Whereabouts' DEL removes the reservation by its name, regardless of its owner; so its DEL of a pod must not
+        # coincide with the next ADD of the pod.
         self.locks = {
             f"default/sts{worker}-{pod}": threading.Lock() for worker in range(WORKERS) for pod in range(PODS)
         }
@@ -209,17 +210,19 @@ class World:
         self.nodes = [*self.ours, *self.theirs]
 
     def run_pods(self, worker: int) -> dict[str, tuple[Any, str, list[Address]]]:
-        """Starts, restarts, moves and stops the pods of a worker. Returns what runs: node, container and addresses."""
+        """Starts, restarts, moves and stops the pods of a worker. Returns the running ones: node, container and
+        addresses.
+        """
         chance = random.Random(worker)
         running: dict[str, tuple[Any, str, list[Address]]] = {}
         for turn in range(TURNS):
             pod, container = f"default/sts{worker}-{chance.randrange(PODS)}", f"c{worker}-{turn}"
             node, container_before, addresses = running.pop(pod, (None, "", []))
             if node is not None and chance.random() < 0.5:
-                # The sandbox is gone, and its DEL comes when it comes: another one, here or elsewhere, has the address.
+                # The sandbox is gone, and its DEL comes later: another sandbox, here or elsewhere, has the address.
                 later = chance.choice(self.nodes)
                 assert self.added(later, pod, container) == addresses, "a pod did not keep its address"
-                # Not before: it would free what the pod does not use in between.
+                # Not earlier, because it would free addresses that the pod does not use in between.
                 self.late.put((node, container_before, pod))
                 node = later
                 running[pod] = node, container, addresses
@@ -239,7 +242,7 @@ class World:
         return running
 
     def end_one(self) -> bool:
-        """A late DEL, if one is due; it may come twice."""
+        """Makes a late DEL, if one is due; it may come twice."""
         try:
             node, container, pod = self.late.get_nowait()
         except queue.Empty:
@@ -255,7 +258,7 @@ class World:
             return addresses
 
     def run_others(self, worker: int) -> None:
-        """Pods of the network with the wide pool: what they get nobody else has."""
+        """Runs pods of the network with the wide pool, which must not get addresses of others."""
         chance = random.Random(f"wide {worker}")
         cluster = open_kubernetes(self.wide, NETWORK, SECONDS, ACCESS)
         for turn in range(TURNS):
@@ -270,7 +273,7 @@ class World:
         cluster.close()
 
     def believed(self) -> dict[str, str]:
-        """Address -> pod, by the pools."""
+        """The pod of each address, according to the pools."""
         found = {}
         for one in (V4, V6, WIDE):
             pool = self.api.resources.get(POOLS, SPACE, _pool_name(one))
@@ -292,7 +295,7 @@ def test_pods_that_move_keep_their_addresses_nobody_gets_them_and_nothing_leaks(
         forget_half_of_the_late_ones(world)
         for one in world.theirs:
             one.close()
-        # The last one was installed anew: no journal tells of what it had.
+        # The last one was reinstalled, so no journal has its leases.
         for node in world.ours[:-1]:
             node.store.gc({(container, "net1") for where, container, _ in running.values() if where is node})
         tell_of(api, running)
@@ -305,7 +308,7 @@ def test_pods_that_move_keep_their_addresses_nobody_gets_them_and_nothing_leaks(
 
 
 def forget_half_of_the_late_ones(world: World) -> None:
-    """Their DELs never come."""
+    """Drops half of the late DELs."""
     while True:
         try:
             world.late.get_nowait()
@@ -316,7 +319,7 @@ def forget_half_of_the_late_ones(world: World) -> None:
 
 
 def tell_of(api: ApiServer, running: dict[str, tuple[Any, str, list[Address]]]) -> None:
-    """What Multus notes at the pods that run; the others do not exist."""
+    """Writes Multus' annotation for the running pods; the others do not exist."""
     for pod, (_, _, addresses) in running.items():
         status = [{"name": "default/net", "interface": "net1", "ips": [str(one) for one in addresses]}]
         annotations = {"k8s.v1.cni.cncf.io/network-status": json.dumps(status)}
@@ -324,7 +327,7 @@ def tell_of(api: ApiServer, running: dict[str, tuple[Any, str, list[Address]]]) 
 
 
 def reconciled(world: World, folder: Path) -> None:
-    """By a node that had none of these pods."""
+    """Reconciles on a node that had none of these pods."""
     folders = Folders(state=str(folder / "state"), run=str(folder / "run"), policy=POLICY)
     network = Network(
         name=NETWORK, backend="kubernetes", cluster_conf={**world.cluster_conf, "node": "x"}, shared=NETWORK

@@ -1,4 +1,4 @@
-"""What the node itself says: its name, by the kubelet's certificate, and whereabouts' second configuration file."""
+"""The node's own files: its name in the kubelet's certificate, and whereabouts' second configuration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`barewire-ipam reconcile`: what is of no pod any more is freed, and what may be in use is not, whoever leased it."""
+"""`barewire-ipam reconcile` frees leases of pods that are gone, and no lease that may be in use, whoever made it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def place(api, tmp_path) -> PoolLocation:
 
 @pytest.fixture
 def node(tmp_path, place) -> Node:
-    """It knows the network by an attachment of its own, `mine`, whose pod the API server does not know."""
+    """A node that knows the network from its attachment `mine`, whose pod the API server does not know."""
     node = Node(tmp_path / "here", cluster_conf={**whereabouts.cluster_conf(place), "node": os.uname().nodename})
     node.add("mine")
     return node
@@ -47,7 +47,7 @@ def node(tmp_path, place) -> Node:
 
 @pytest.fixture
 def lease(api, place):
-    """An interface of a pod leases 10.77.0.<number>; `made` is the time of its reservation."""
+    """Makes an interface of a pod lease 10.77.0.<number>; `made` is the time of its reservation."""
     cluster = open_kubernetes(whereabouts.cluster_conf(place), NETWORK, SECONDS, ACCESS)
 
     def leased(number: int, pod: str, uid: str = "", made: str = OLD, container: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What every store does, shown on the node's own backend, and on the journal before a fake cluster and before a real etcd."""
+"""The contract of stores, for the backend `local`, and for the journal with a fake cluster and with a real etcd."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Names that others wrote, in a real etcd, a real ovsdb-server, host-local's directory, and the tests' API server.
+"""Names written by others, in a real etcd, a real ovsdb-server, host-local's directory, and the tests' API server.
 
-They come into the hands of root, and are to be told of as damaged and left alone; nothing else stops because of them.
+Root processes them: they must be reported as damaged and left alone, and must not stop anything else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.trusting import ACCESS
 
 @pytest.fixture
 def victims(tmp_path: Path) -> Path:
-    """Files that are nobody's business."""
+    """Files that no call may touch."""
     folder = tmp_path / "etc"
     folder.mkdir()
     for name in ("shadow", "passwd"):
@@ -58,7 +58,7 @@ def etcd() -> Iterator[EtcdServer]:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Daemon]:
-    """A real ovsdb-server; no vswitch looks at it."""
+    """A real ovsdb-server without a vswitch."""
     daemon = Daemon()
     try:
         daemon.start_database()
@@ -72,7 +72,7 @@ def database() -> Iterator[Daemon]:
 
 
 def put_lease(etcd: EtcdServer, prefix: str, node: Node, number: int, **names: object) -> None:
-    """A lease of this node as whoever can write to etcd leaves it, with its index."""
+    """Writes a lease of this node, with its index, as anyone with write access to etcd can do."""
     value = {
         "container": "a",
         "ifname": "net1",
@@ -99,7 +99,7 @@ def prefix(tmp_path) -> str:
 
 @pytest.mark.parametrize("call", ["gc", "fsck"])
 def test_a_lease_in_etcd_whose_interface_is_a_path_deletes_nothing(call, member, etcd, prefix, victims, capsys):
-    """`"ifname": "/../../../../etc/shadow"` made a lock of the file, which was removed with the lock."""
+    """With `"ifname": "/../../../../etc/shadow"`, the file was locked as a lock file, and removed with the lock."""
     hostile = [f"/../../../..{victims}/shadow", *climbing(victims / "shadow")]
     for number, name in enumerate(hostile):
         put_lease(etcd, prefix, member, 0x0A4D0010 + number, ifname=name)
@@ -192,7 +192,7 @@ def test_a_file_of_host_local_whose_owner_is_a_path_is_told_of_and_left(victims,
 
 
 def orphaned(name: str, key: Key) -> tuple[dict[str, object], ...]:
-    """The operations that leave a port with the attachment's mark in the database."""
+    """The operations that create a port with the attachment's mark in the database."""
     mark = ["map", [list(pair) for pair in external_ids(owner_of(key)).items()]]
     return (
         {"op": "insert", "table": "Interface", "uuid-name": "interface", "row": {"name": name}},
@@ -230,7 +230,7 @@ KEY = Key(network="net", container_id="0123456789abcdef", ifname="net1")
 def test_a_port_in_the_database_whose_name_is_a_path_renames_nothing(
     call, database, removal, attachments, victims, tmp_path
 ):
-    """`../../../../../etc/passwd` was a lock, and then a record that was damaged: the file got another name."""
+    """`../../../../../etc/passwd` was used as a lock and then as a damaged record, so the file was renamed."""
     names = [f"../../../../..{victims}/passwd", *climbing(victims / "passwd")]
     (tmp_path / "state" / ".devices").mkdir(parents=True, mode=0o700)
     (tmp_path / "run" / "lock").mkdir(parents=True, mode=0o700)

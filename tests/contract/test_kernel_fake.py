@@ -1,4 +1,4 @@
-"""FakeKernel keeps the contract of the `Kernel` port; tests/lab/test_kernel_real.py holds the real kernel to it."""
+"""FakeKernel fulfils the contract of the `Kernel` port; tests/lab/test_kernel_real.py tests the real kernel."""
 
 from __future__ import annotations
 

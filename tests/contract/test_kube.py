@@ -1,4 +1,4 @@
-"""Pods over real TLS on the loopback address: what reaches the API server, and what its misbehaviour ends in."""
+"""Pods over real TLS on the loopback address: requests to the API server, and the outcome if it misbehaves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.trusting import ACCESS
 SECONDS = 10.0
 SHORT = 0.3
 LATEST = 2.0
-"""Seconds after which a call with a bound of SHORT has not kept it, on however busy a machine; nobody else ends it."""
+"""Seconds after which a call with the limit SHORT has certainly exceeded it; nothing else ends the call."""
 
 UID = "3f1c0d1e-aaaa-4bbb-8ccc-0123456789ab"
 POD = ("default", "pod1")
@@ -50,12 +50,12 @@ def pods(api, tmp_path) -> Pods:
 
 @pytest.fixture
 def hasty(api, tmp_path) -> Pods:
-    """The same, for servers that do not answer."""
+    """The same, for servers that do not respond."""
     return open_pods(str(api.kubeconfig(tmp_path / "kubeconfig")), ACCESS, SHORT)
 
 
 def put(**annotations):
-    """A change that wants these."""
+    """A change that sets these annotations."""
     return lambda pod: dict(annotations)
 
 
@@ -72,7 +72,7 @@ def interfaces(api):
     return sorted(one["ifName"] for one in json.loads(api.annotations(*POD).get(DATA, "[]")))
 
 
-# What is asked
+# Requests
 
 
 def test_a_pod_is_read_by_token_over_tls(api, pods):
@@ -251,7 +251,7 @@ def test_add_and_del_of_two_interfaces_leave_the_pod_as_it_was(api, pods):
     assert api.snapshot() == before
 
 
-# Whose pod it is
+# Ownership
 
 
 def test_a_pod_that_was_made_anew_under_the_same_name_is_left_alone(api, pods):
@@ -389,7 +389,7 @@ def test_every_third_request_is_refused_and_repeated_calls_get_there(api, pods):
     assert [status for _, status in api.asked()] == [200, 200, 503, 200, 200, 503]
 
 
-# Answers that are none
+# Invalid responses
 
 
 def test_when_the_answer_to_a_patch_is_lost_the_next_call_finds_it_done(api, pods):
@@ -480,7 +480,7 @@ def test_an_answer_without_an_end_is_given_up_at_its_limit(api, pods):
         pods.get(*POD)
 
 
-# Bounds
+# Time limits
 
 
 @pytest.mark.parametrize(
@@ -507,7 +507,7 @@ def test_no_server_keeps_us_longer_than_told(api, hasty, faults):
 
 
 def at(port: int, tmp_path: Path, **cluster: Any) -> Pods:
-    """The pods of a server that is no `ApiServer`."""
+    """The pods of a server that is not an `ApiServer`."""
     path = tmp_path / "kubeconfig"
     described = {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True, **cluster}
     document = {
@@ -566,7 +566,7 @@ def test_a_handshake_in_drops_is_bounded_as_a_whole(tmp_path):
     assert took < LATEST
 
 
-# In namespaces of its own: the only server of names is a socket that nobody reads.
+# In its own namespaces, where the only name server is a socket that no process reads.
 SILENT_RESOLVER = """
 import os, socket, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -604,7 +604,7 @@ def test_a_name_that_nobody_has_is_told(api, tmp_path):
         at(api.port, tmp_path, server="https://absent.invalid:6443").get(*POD)
 
 
-# Ways to a server
+# Connecting to a server
 
 
 def test_a_server_is_found_by_name(api, tmp_path):
@@ -648,7 +648,7 @@ def test_a_pod_s_own_credentials_are_used_and_a_renewed_token_is_seen(api, tmp_p
     assert pods.get(*POD)["metadata"]["uid"] == UID
 
 
-# Who is who
+# Authentication
 
 
 def test_a_client_certificate_proves_who_we_are(api, tmp_path):

@@ -1,4 +1,4 @@
-"""The tests' API server is as strict as the real one: asked without our client."""
+"""The tests' API server is as strict as the real one. These tests do not use our client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def ask(api):
-    """Asks and gives status and document."""
+    """Sends a request, and returns status and document."""
 
     def asked(method, path=PATH, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=SECONDS)

@@ -1,4 +1,4 @@
-"""The tests' API server is as strict as the real one about custom resources: asked without our client."""
+"""The tests' API server is as strict about custom resources as the real one. These tests do not use our client."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def ask(api):
-    """Asks and gives status and document."""
+    """Sends a request, and returns status and document."""
 
     def asked(method, path=PATH, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=SECONDS)
@@ -63,7 +63,7 @@ def operation(op, path, *value):
     return {"op": op, "path": path, **({"value": value[0]} if value else {})}
 
 
-# The examples of RFC 6902, appendix A, of the operations that are known.
+# The examples of RFC 6902, appendix A, for the supported operations.
 @pytest.mark.parametrize(
     ("document", "operations", "result"),
     [
@@ -84,7 +84,7 @@ def operation(op, path, *value):
         ({"/": 9, "~1": 10}, [operation("test", "/~01", 10)], {"/": 9, "~1": 10}),
         ({"/": 9, "~1": 10}, [operation("test", "/~01", "10")], None),
         ({"foo": ["bar"]}, [operation("add", "/foo/-", ["abc", "def"])], {"foo": ["bar", ["abc", "def"]]}),
-        # What the library of API servers adds, and some corners.
+        # Additions of the library of API servers, and some corner cases.
         ({"a": {}}, [operation("test", "/a/b", None), operation("add", "/a/b", 1)], {"a": {"b": 1}}),
         ({"a": {"b": None}}, [operation("test", "/a/b", None)], {"a": {"b": None}}),
         ({"a": {"b": 1}}, [operation("test", "/a/b", None)], None),

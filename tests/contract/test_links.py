@@ -1,4 +1,4 @@
-"""Our link changes on the real kernel: pyroute2 sees what we did, and we see what pyroute2 did."""
+"""Our link changes on the real kernel: pyroute2 reads our changes, and we read those of pyroute2."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_move_to_a_taken_name_is_refused(place, other, veth):
 
 
 def test_a_refused_mtu_leaves_the_link_moved_under_one_name_or_the_other(place, other, veth):
-    """The trap that the plugin's search by PCI parent exists for: name and place are settled before the MTU fails."""
+    """This is why the plugin searches by PCI parent: the name and namespace are changed before the MTU fails."""
     with pytest.raises(NetlinkError) as refused:
         links.change(place.ours, veth.index, netns_fd=other.netns.fd, name="net1", mtu=100_000)
     assert refused.value.errno == errno.EINVAL
@@ -125,7 +125,7 @@ def test_every_link_is_listed(place, veth):
 
 
 def _fallback_tunnels(place) -> set[str]:
-    # Modules such as ip6_tunnel or sit put a device of theirs into each new namespace.
+    # Modules such as ip6_tunnel or sit add a device to each new namespace.
     names = {link.get_attr("IFLA_IFNAME") for link in place.oracle.get_links()}
     return names - {"lo", "first", "second"}
 
@@ -150,7 +150,7 @@ def test_one_link_among_thousands_is_found_without_keeping_the_others(place, vet
         return link(body)
 
     monkeypatch.setattr("cni.host.netlink.link", counted)
-    assert links.by_parent(place.ours, "0000:ff:1f.7") is None  # it is an alias here
+    assert links.by_parent(place.ours, "0000:ff:1f.7") is None  # here it is an alias
     assert len(decoded) == 1
 
 
@@ -171,7 +171,7 @@ def test_an_answer_that_does_not_fit_is_an_error_and_not_cut(place, veth):
 
 
 def test_a_dropped_acknowledgement_is_an_error_that_says_so(place, veth):
-    """The kernel drops it when the answer before it fills the socket."""
+    """The kernel drops it if the preceding response fills the socket."""
     links.add_altnames(place.ours, veth.index, [f"{number:0>120}" for number in range(64)])
     link = links.by_index(place.ours, veth.index)
     assert link is not None

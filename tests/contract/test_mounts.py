@@ -1,4 +1,4 @@
-"""The kernel's mounts on short folders and their fake keep the same contract."""
+"""The kernel's mounts on short folders and their fake fulfil the same contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our rtnetlink codec against pyroute2: what each writes, the other reads with the same meaning."""
+"""Our rtnetlink codec against pyroute2: each reads what the other writes, with the same meaning."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ CHOICES = {
     for name, row in SETTINGS.items()
     if name not in ("vlan", "rate", "mac")
 }
-"""The values of each setting that the kernel has a number for, in the order of these numbers."""
+"""The values of each setting that the kernel numbers, in the order of these numbers."""
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -98,7 +98,7 @@ def test_pyroute2_reads_our_vf_choice(name, vf, data):
     value = data.draw(st.sampled_from(CHOICES[name]))
     ((attribute, entry),) = vf_setting(name, vf, value)["attrs"]
     (number,) = [entry[field] for field, _ in entry.fields if field != "vf"]
-    # pyroute2 may have another word of the same attribute: IFLA_VF_RSS_QUERY_EN is the setting query_rss.
+    # pyroute2 may use another name for the attribute: IFLA_VF_RSS_QUERY_EN is the setting query_rss.
     assert set(attribute.lower().split("_")) >= set(name.split("_"))
     assert (entry["vf"], number) == (vf, CHOICES[name].index(value))
 
@@ -114,7 +114,7 @@ def test_we_read_the_vf_choice_that_pyroute2_writes(name, number):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_that_the_driver_does_not_report_is_none(name):
-    known = {"vlan": 0, "qos": 0, "proto": "802.1q", "mac": "02:00:00:00:00:01"}  # the kernel always tells these
+    known = {"vlan": 0, "qos": 0, "proto": "802.1q", "mac": "02:00:00:00:00:01"}  # the kernel always reports these
     for field in SETTINGS[name].fields:
         assert getattr(read_vf({}), field.name) == known.get(field.name)
 

@@ -1,4 +1,4 @@
-"""A process in a pod's namespace that has CAP_NET_ADMIN, and nothing else, sends us answers as if it were the kernel."""
+"""A process in a pod's namespace with only CAP_NET_ADMIN sends us forged responses of the kernel."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def netns():
 
 @contextmanager
 def forging(netns, port: int, group: int = 0) -> Iterator[None]:
-    """A forger floods that port, or that multicast group, for the time of the block."""
+    """A forger floods that port, or that multicast group, until the end of the block."""
     enter = ["ip", "netns", "exec", netns.path.rpartition("/")[2]]
     confine = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin"]
     argv = [*enter, *confine, sys.executable, "-c", FORGER, str(port), str(group), FORGED.hex()]
@@ -104,7 +104,7 @@ def test_what_a_pod_multicasts_is_no_event_and_the_wait_for_one_still_ends(netns
             return False
 
         deadline = time.monotonic() + 0.5
-        # A flood can make the kernel drop messages, which is told as a reason to look; nothing of it is read.
+        # A flood can make the kernel drop messages, which is reported as a reason to scan; none of its content is read.
         while events.await_event(sees, deadline):
             assert time.monotonic() < deadline + 1
         assert time.monotonic() < deadline + 1
@@ -117,7 +117,7 @@ def assert_nothing_comes(socket, seconds):
 
 
 def test_a_pods_answers_are_not_believed_in_the_moment_before_the_socket_is_connected(netns):
-    """A process can fill the queue between bind and connect: then the sender's address alone tells."""
+    """A process can fill the queue between bind and connect: then only the sender's address shows the forgery."""
     with netns.entered():
         socket, forger = RouteSocket(), RouteSocket()
     with socket, forger:
@@ -134,7 +134,7 @@ def test_the_first_sequence_number_cannot_be_guessed(netns):
 
 
 class Inconsistent:
-    """A kernel whose list changes under each dump."""
+    """A kernel whose list changes during each dump."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -170,13 +170,13 @@ def test_a_list_that_changes_all_the_time_is_not_used(netns):
 
 def test_an_acknowledgement_without_an_answer_is_an_error(netns):
     with netns.entered(), RouteSocket() as socket, pytest.raises(NetlinkError) as failed:
-        # RTM_SETLINK answers nothing.
+        # The kernel sends no response to RTM_SETLINK but an acknowledgement.
         socket.get(nl.RTM_SETLINK, nl.link_body(1))
     assert failed.value.errno == errno.ENODATA
 
 
 class Slow(Inconsistent):
-    """One that takes three quarters of the bound for each answer, by a clock of its own."""
+    """A kernel that takes three quarters of the time limit for each response, on a fake clock."""
 
     now = 0.0
 

@@ -1,4 +1,4 @@
-"""Namespaces on the real kernel: what is one, finding one again, entering and leaving."""
+"""Namespaces on the real kernel: recognizing, finding, entering and leaving them."""
 
 from __future__ import annotations
 

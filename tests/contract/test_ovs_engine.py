@@ -1,4 +1,4 @@
-"""The engine `ovs-dpdk` and its fake keep the same contract; the engine does it on Open vSwitch's real daemons."""
+"""The engine `ovs-dpdk`, on Open vSwitch's real daemons, and its fake fulfil the same contract."""
 
 from __future__ import annotations
 

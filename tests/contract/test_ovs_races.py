@@ -1,4 +1,4 @@
-"""The engine `ovs-dpdk` when daemons die in the middle, and when many calls want the same bridges at once."""
+"""The engine `ovs-dpdk` when daemons are killed in the middle of a call, and when many calls use the same bridges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def running() -> Iterator[RealWorld]:
 
 @pytest.fixture
 def daemon(running) -> Iterator[Daemon]:
-    """The daemon; after the test its database and its datapath are as before it."""
+    """The daemon. After the test its database and datapath must be as before."""
     before = running.daemon.dump()
     yield running.daemon
     assert running.daemon.dump() == before
@@ -49,7 +49,7 @@ def port_names(daemon: Daemon) -> set[str]:
 
 
 class Call(threading.Thread):
-    """A call that goes on beside the test; `outcome` is its error or its value."""
+    """A call in a thread beside the test; `outcome` is its error or its value."""
 
     def __init__(self, function, *arguments) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Call(threading.Thread):
         return self.outcome
 
 
-# Daemons that die or hang in the middle
+# Daemons that are killed or hang in the middle
 
 
 def test_a_database_that_dies_while_a_port_is_made_leaves_what_unplug_removes(daemon):
@@ -140,7 +140,7 @@ def test_a_dpdk_vswitchd_without_dpdk_is_told_by_status():
     assert "dpdk-init" in caught.value.hint
 
 
-# What others do to our ports
+# Changes by others to our ports
 
 
 def test_the_limits_of_a_port_that_somebody_removed_go_with_unplug(daemon):
@@ -185,7 +185,7 @@ def test_the_vswitch_connects_to_the_socket_of_the_port(daemon):
 
 
 def test_a_port_that_is_made_again_under_its_name_has_its_new_socket(daemon):
-    """OVS keeps the former path when it sees removal and creation at once; unplug waits until it has seen the first."""
+    """OVS keeps the former path if it sees removal and creation at once, so unplug waits until it has seen the removal."""
     engine = OvsDpdk(daemon.remote)
     for number in range(5):
         path = str(daemon.folder / f"new{number}.sock")

@@ -1,4 +1,4 @@
-"""The OVSDB client against the real ovsdb-server, against python-ovs, and against servers that misbehave."""
+"""The OVSDB client against the real ovsdb-server, python-ovs, and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def database(daemon) -> Iterator[Database]:
 
 @pytest.fixture
 def replica(daemon) -> Iterator[Any]:
-    """A copy of the whole database, as python-ovs keeps it."""
+    """A copy of the whole database, maintained by python-ovs."""
     helper = idl.SchemaHelper(location=str(SCHEMA))
     helper.register_all()
     copy = idl.Idl(daemon.remote, helper)
@@ -82,7 +82,7 @@ def rows(copy: Any, table: str, name: str) -> list[Any]:
     return [row for row in copy.tables[table].rows.values() if row.name == name]
 
 
-# What we write python-ovs reads, and the reverse
+# python-ovs reads what we write, and we read what python-ovs writes
 
 
 def test_python_ovs_reads_every_attribute_of_a_port_that_we_made(daemon, replica):
@@ -179,7 +179,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
 def as_it_is(value: Any, _type: Any = None) -> Any:
-    """What python-ovs takes to find or name a referenced row; none is referenced here."""
+    """The function with which python-ovs resolves references to rows; here there are none."""
     return value
 
 
@@ -268,7 +268,7 @@ def test_a_wait_that_is_in_vain_ends_in_the_server(database):
 
 def test_an_answer_of_megabytes_is_read(daemon, database):
     database.transact([insert("QoS", {"type": "x" * 1000}, f"q{n}") for n in range(3000)], soon())
-    (answer,) = database.transact([select("QoS", [], ("_uuid", "type"))], soon())  # equal rows are given once
+    (answer,) = database.transact([select("QoS", [], ("_uuid", "type"))], soon())  # equal rows are returned once
     assert len(answer["rows"]) == 3000
     database.transact([delete("QoS", [])], soon())
 

@@ -1,4 +1,4 @@
-"""What the plugin may do, as the kernel says of a real process."""
+"""The plugin's capabilities, as the kernel reports them for a real process."""
 
 from __future__ import annotations
 

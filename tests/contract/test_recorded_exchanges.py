@@ -1,9 +1,9 @@
-"""What igb refuses, proven on exchanges that were recorded from real kernel drivers (`tests/contract/exchanges`).
+"""Settings that igb refuses, tested on exchanges recorded from real kernel drivers (`tests/contract/exchanges`).
 
 The lab's card is an emulated igb, which has no link states, no 802.1ad, no minimum rates and no switchdev mode.
-netdevsim, the kernel's simulated card, has all of them. It is no PCI device, so the plugin cannot find it by an address
-and the level of these tests is the codec and `RouteSocket`: the very requests of `HostKernel.set_vf` and what is read
-back. `tests/lab/test_netdevsim.py` demands that a live kernel still answers as recorded.
+netdevsim, the kernel's simulated card, has all of them. It is not a PCI device, so the plugin cannot find it by an
+address; these tests are at the level of the codec and `RouteSocket`: the requests of `HostKernel.set_vf`, and the
+values read back. `tests/lab/test_netdevsim.py` requires that a live kernel still responds as recorded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.contract.exchanges.tape import Recording
 GROUPS = {"netdevsim-legacy": cases.LEGACY, "netdevsim-switchdev": cases.SWITCHDEV, "igb": cases.IGB}
 RECORDED = {name: tape.load(name) for name in GROUPS}
 MANY = tape.load("netdevsim-many")
-# netdevsim says 0 of a VF that was never given a VLAN.
+# netdevsim reports 0 for a VF that never had a VLAN.
 PROTOCOLS = {0: "802.1q"} | {number: name for name, number in VLAN_PROTOCOLS.items()}
 
 
 def each(wanted: Callable[[Case], bool] = lambda _case: True) -> Any:
-    """Runs a test for each case, named after the driver that it was recorded from."""
+    """Runs a test for each case, named after the driver from which it was recorded."""
     named = [
         pytest.param(RECORDED[name], case, id=f"{name}: {case.asked}")
         for name, group in GROUPS.items()
@@ -43,7 +43,7 @@ def each(wanted: Callable[[Case], bool] = lambda _case: True) -> Any:
 
 
 def play(recording: Recording, case: Case) -> Outcome:
-    """Fails when our requests are not, byte for byte, those that the kernel was given."""
+    """Fails if our requests are not, byte for byte, those that the kernel received."""
     with tape.played(recording.exchanges[case.asked]) as socket:
         return cases.perform(socket, recording.pf, case)
 
@@ -64,7 +64,7 @@ SWITCHES = (
 
 
 def said_by_pyroute2(info: Any) -> dict[str, Any]:
-    """What one IFLA_VF_INFO says, in the words of our decoder."""
+    """The values of one IFLA_VF_INFO, in the terms of our decoder."""
     said: dict[str, Any] = {}
     if mac := info.get_attr("IFLA_VF_MAC"):
         said["mac"] = mac["mac"][:17]
@@ -135,7 +135,7 @@ def test_recorded_answers_mean_the_same_to_pyroute2(recording, case):
 
 
 def test_the_recordings_hold_what_igb_refuses_and_netdevsim_takes():
-    """Else the parametrized tests could pass on nothing."""
+    """Without such cases the parametrized tests would prove nothing."""
     refused = {next(iter(case.asks)): case.refused for case in cases.IGB}
     assert refused == {
         "query_rss": errno.EOPNOTSUPP,
@@ -163,7 +163,7 @@ def test_lists_of_many_vfs_recorded_from_netdevsim_are_read_whole(number):
 
 @pytest.mark.parametrize("number", cases.MANY)
 def test_lists_of_many_vfs_recorded_from_netdevsim_declare_a_wrapped_length(number):
-    """So the tests above are about what they say: one of netdevsim's VFs takes 196 bytes, and 16 bits hold those of 334."""
+    """This shows that the tests above cover it: a VF of netdevsim takes 196 bytes, so 16 bits suffice for 334 VFs."""
     (answer,) = nl.messages(MANY.exchanges[f"{number} VFs"][0].replies[0])
     start = answer.body.index(nl.u32(nl.IFLA_NUM_VF, number)) + 8
     declared, kind = struct.unpack_from("=HH", answer.body, start)

@@ -1,4 +1,4 @@
-"""The folders that an ADD makes on the way to a socket's directory: the last attachment that has them takes them away."""
+"""The parent folders that an ADD creates for a socket's directory are removed with the last attachment that uses them."""
 
 from __future__ import annotations
 

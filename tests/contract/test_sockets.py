@@ -311,7 +311,7 @@ def test_the_access_control_list_is_the_directorys_own_and_that_of_new_files_als
         assert entries(host.volume, "default") == LIST
 
 
-# The kernel takes the umask off a socket's permissions before the list counts, and the list's mask is the group's bits.
+# The kernel applies the umask to a socket's permissions before the list, and the list's mask is the group's bits.
 @pytest.mark.parametrize(("umask", "connects"), [(0o007, True), (0o002, True), (0o022, False)])
 @alone
 def test_a_user_of_the_list_can_connect_if_the_applications_umask_leaves_the_group_its_write_permission(
@@ -319,7 +319,7 @@ def test_a_user_of_the_list_can_connect_if_the_applications_umask_leaves_the_gro
 ):
     host = Host()
     host.directory = host.directory.replace(mode=0o750, acl=("user:107:rwx",))
-    make_directory("/run/barewire/lock")  # as the first call of all does, for locks
+    make_directory("/run/barewire/lock")  # as the very first call does, for locks
     host.prepared()
     os.umask(umask)
     with listening(host.volume / SOCKET):
@@ -328,7 +328,7 @@ def test_a_user_of_the_list_can_connect_if_the_applications_umask_leaves_the_gro
 
 
 def connected_as(user: int) -> bool:
-    """Whether that user gets through to the socket."""
+    """Whether that user can connect to the socket."""
     pid = os.fork()
     if pid == 0:
         os.setgroups([])
@@ -355,12 +355,12 @@ def test_a_group_that_the_host_does_not_have_is_named():
     assert mounted() == []
 
 
-# What the vswitch sees.
+# The vswitch's view.
 
 
 @contextmanager
 def vswitchd(prepare=lambda: None, name="ovs-vswitchd", pidfile=True):
-    """A process that bears the daemon's name; `prepare` is done in it. Its database's address."""
+    """A process with the daemon's name, in which `prepare` is called. Yields its database's address."""
     ready, told = os.pipe()
 
     def run() -> None:

@@ -1,5 +1,6 @@
-"""A pod against the host: links, swapped directories, odd names. Whatever it does, nothing outside its directory is
-created, changed, removed or connected to, and its DEL ends.
+"""A pod attacks the host with links, swapped directories and unusual names.
+
+Whatever it does, nothing outside its directory is created, changed, removed or connected to, and its DEL ends.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ RACE_SECONDS = 60.0
 PARALLEL = 50
 
 
-# Something else in the place of the directory.
+# Something else in place of the directory.
 
 
 def a_symlink(path: Path) -> None:
@@ -162,7 +163,7 @@ def test_what_the_pod_plants_under_the_files_name_is_left_with_what_it_leads_to(
     assert mounted() == []
 
 
-# What was there before.
+# Files that existed before.
 
 
 @pytest.mark.parametrize("plant", [*NO_FOLDERS, a_folder, a_socket])
@@ -258,7 +259,7 @@ def test_a_socket_that_the_application_makes_again_is_removed():
 
 @alone
 def test_of_a_record_that_tells_no_time_only_sockets_and_our_file_are_removed():
-    """And its root, which a pod could write to, is reached from where root alone decides."""
+    """Its root, which a pod could write to, is reached from a directory that only root controls."""
     host = Host()
     document = host.directory.as_dict()
     del document["since"], document["of_pod"]
@@ -274,7 +275,7 @@ def test_of_a_record_that_tells_no_time_only_sockets_and_our_file_are_removed():
     assert os.listdir(host.volume) == [SOCKET]
 
 
-# Where root is not alone.
+# Directories that others than root can write to.
 
 
 def owned_by_a_user(path: Path) -> None:
@@ -294,7 +295,7 @@ def a_users_link(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [owned_by_a_user, writable_for_others, a_users_link])
 @alone
 def test_a_root_that_is_not_roots_alone_is_not_entered(spoil):
-    """As with a kubelet's directory that a network's author names in the volume of a pod."""
+    """For example, a kubelet's directory that a network's author places in the volume of a pod."""
     host = Host()
     wanted = host.directory.replace(owner=1000, mode=0o777)
     a_socket(host.volume / SOCKET)
@@ -313,7 +314,7 @@ def test_a_root_that_is_not_roots_alone_is_not_entered(spoil):
 
 @alone
 def test_short_folders_in_a_place_that_a_pod_can_write_to_are_nobodys():
-    """A link there would lead to another pod's."""
+    """A link there would lead to another pod's directory."""
     host = Host()
     host.prepared()
     planted = host.volume / "vhost"
@@ -409,7 +410,7 @@ def test_a_name_with_a_newline_is_one_file():
     assert os.listdir(host.volume) == []
 
 
-# A directory that changes under us.
+# A directory that changes while we use it.
 
 
 @alone
@@ -484,7 +485,7 @@ def test_another_directory_in_the_place_of_ours_is_not_emptied():
 
 
 def swapping(host: Host, what: str):
-    """What a pod does in a loop: a folder and a symlink change places, by one step or by two renames."""
+    """Repeats an attack: a folder and a symlink are exchanged, in one step or by two renames."""
     real = host.volume if what != "the parent" else host.volume.parent
     link, aside = Path("/run/link"), Path("/run/aside")
     link.symlink_to(OUTSIDE)
@@ -494,7 +495,7 @@ def swapping(host: Host, what: str):
     def two_renames() -> None:
         with suppress(OSError):
             real.rename(aside)
-        # A call may have made a folder of this name in between.
+        # A call may have created a folder of this name in between.
         with suppress(OSError):
             real.rmdir()
         with suppress(OSError):
@@ -595,7 +596,7 @@ def nobody_came(listener) -> bool:
     return False
 
 
-# Many, and none to the end.
+# Many files, and an endless number of them.
 
 
 @alone

@@ -1,4 +1,4 @@
-"""A call that is killed at, or refused, any change it makes to socket directories: the next one puts it right."""
+"""A call is killed, or refused, at any of its changes to socket directories, and the next call repairs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGING = (
     "chmod fchmod fchown mkdir mkdirat mount_setattr move_mount open_tree rename renameat renameat2 rmdir setxattr"
     " fsetxattr symlinkat umount2 unlink unlinkat"
 ).split()
-"""All system calls of a life that change something; the file that `write` makes is between two of them."""
+"""All system calls of the life cycle that change something; the file that `write` creates is between two of them."""
 
 PROGRAM = """
 import sys
@@ -46,7 +46,7 @@ except CniError as error:
 
 
 def traced(directory: SocketDirectory, step: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """A process that takes the step under strace, whose lines about changing calls are its stderr."""
+    """Runs the step in a process under strace, whose lines about changing calls are on its stderr."""
     return subprocess.run(
         [
             *("strace", "-e", f"trace={','.join(CHANGING)}", *options),
@@ -61,7 +61,7 @@ def traced(directory: SocketDirectory, step: str, *options: str) -> subprocess.C
 
 
 def points(directory: SocketDirectory, step: str) -> list[tuple[str, int]]:
-    """Each changing call that the step makes: its name, and which of that name it is."""
+    """Each changing call of the step: its name, and its number among the calls of that name."""
     done = traced(directory, step)
     assert done.returncode == 0, done.stderr
     count: Counter[str] = Counter()
@@ -75,14 +75,14 @@ def points(directory: SocketDirectory, step: str) -> list[tuple[str, int]]:
 
 
 def kill_at(directory: SocketDirectory, step: str, point: tuple[str, int]) -> None:
-    """Takes the step up to that call, which is not carried out."""
+    """Runs the step up to that call, which is not executed."""
     name, number = point
     done = traced(directory, step, "-e", f"inject={name}:signal=KILL:when={number}")
     assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done.stderr)
 
 
 def kinds(found: list[tuple[str, int]]) -> set[str]:
-    """What the calls are, under whatever name a processor's kernel or C library has them."""
+    """The kinds of the calls, regardless of their names on different processors and C libraries."""
     return {name.removesuffix("at").removesuffix("at2") for name, _number in found}
 
 
@@ -95,7 +95,7 @@ def wanted(host: Host, kind: str) -> SocketDirectory:
 @alone
 def test_after_a_kill_at_any_change_of_prepare_remove_leaves_the_host_as_before(kind):
     host = Host()
-    # Owner and permissions of a pod's own directory stay: another attachment may need them, and it goes with the pod.
+    # Owner and permissions of a pod's own directory stay: another attachment may need them, and they go with the pod.
     directory = wanted(host, kind) if kind == "ours" else host.directory
     host.sockets.prepare(directory)
     host.sockets.remove(directory, *NAMES)
@@ -148,7 +148,7 @@ def test_after_a_kill_at_any_change_of_remove_the_next_one_finishes_it(kind):
 
 
 def refuse(directory: SocketDirectory, step: str, point: tuple[str, int], error: str) -> str:
-    """Takes the step, in which that call fails; what the step says of it."""
+    """Runs the step with a failure of that call, and returns the step's output."""
     name, number = point
     done = traced(directory, step, "-e", f"inject={name}:error={error}:when={number}")
     assert done.returncode == 0, (point, done.stderr)

@@ -1,6 +1,6 @@
-"""What is stacked on a device in other namespaces, and what the host uses a device for, on the real kernel.
+"""Links that are stacked on a device in other namespaces, and the host's uses of a device, on the real kernel.
 
-A veth stands for the device, and the namespace `host` for the host's.
+A veth represents the device, and the namespace `host` the host's namespace.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def hidden() -> Iterator[int]:
 
 
 def stack(host: Place, pod: str) -> None:
-    """Puts a macvlan on the device, and moves it to a namespace that has a name or a process."""
+    """Puts a macvlan on the device, and moves it to a namespace with a name or a process."""
     host.ip("link", "add", "link", "nic", "name", "st0", "type", "macvlan", "mode", "bridge")
     host.ip("link", "set", "st0", "netns", pod)
 
@@ -69,7 +69,7 @@ def seen(host: Place) -> list[str]:
 
 
 def uses(host: Place, tmp_path, *, is_vf: bool = True) -> list[str]:
-    """What the host uses the device for; sysfs shows it as a VF, or as a device without a PF."""
+    """The host's uses of the device; sysfs shows it as a VF, or as a device without a PF."""
     device = tmp_path / "bus/pci/devices" / VF
     device.mkdir(parents=True, exist_ok=True)
     if is_vf and not (device / "physfn").is_symlink():
@@ -124,7 +124,7 @@ def test_a_vf_with_a_global_address_is_the_hosts(host, tmp_path, address, state)
     host.ip("addr", "add", address, "dev", "nic", "nodad")
     host.ip("link", "set", "nic", state)
     found = uses(host, tmp_path)
-    # The kernel removes IPv6 addresses of a link that goes down.
+    # The kernel removes IPv6 addresses of a link when it is set down.
     assert ("it has a global address" in found) == (state == "up" or "." in address)
     assert ("a route goes through it" in found) == (state == "up")
 
@@ -147,7 +147,7 @@ def test_a_vf_with_a_route_is_the_hosts(host, tmp_path, hops):
 
 def test_a_vf_that_carries_the_macvlans_of_pods_is_the_hosts(host, pod, tmp_path):
     stack(host, pod.name)
-    assert uses(host, tmp_path) == []  # nothing passes through a VF that is down
+    assert uses(host, tmp_path) == []  # a VF that is down passes no traffic
     host.ip("link", "set", "nic", "up")
     assert uses(host, tmp_path) == [f"st0 (macvlan) in the network namespace {pod.path} is stacked on it"]
 
@@ -173,7 +173,7 @@ def test_a_look_that_is_not_complete_is_no_leave(host, tmp_path, monkeypatch):
 
 
 def unsettle(monkeypatch, path: str, settles_at: float = float("inf")) -> list[int]:
-    """Makes the links of a namespace look as if they changed all the time; each try is counted."""
+    """Makes the links of a namespace appear to change all the time, and counts each attempt."""
     tries, once, inode = [0], links.bodies_once, os.stat(path).st_ino
 
     def changing(socket, having, deadline):
@@ -270,7 +270,7 @@ def wait_until(deadline: float) -> list[nl.Message]:
 
 
 def ipvtap(own: int, lower: int | None) -> bytes:
-    """The message about an ipvtap: the kernel leaves out its lower link when that has the same index."""
+    """The message about an ipvtap. The kernel omits its lower link if that has the same index."""
     below = [nl.u32(nl.IFLA_LINK, lower)] if lower is not None else []
     kind = nl.nested(nl.IFLA_LINKINFO, nl.text(nl.IFLA_INFO_KIND, "ipvtap"))
     return nl.link_body(own, nl.text(nl.IFLA_IFNAME, "tap0"), *below, kind)

@@ -1,4 +1,4 @@
-"""A kubelet that polls STATUS every 5 s for a minute, of networks that can serve no ADD: never an error, nothing remote."""
+"""A kubelet polls STATUS of networks that can serve no ADD, every 5 s for a minute: no error, no remote request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
     monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
-    # What is imported late is looked for below folders that the host of the tests hides.
+    # Modules that are imported late are in folders that the host of the tests hides.
     for name in ("ipam.etcd.cluster", "ipam.kubernetes.cluster", "cni.kube.config", "yaml"):
         importlib.import_module(name)
     for name in ("ipam.cluster.store.SECONDS", "ipam.stores.SECONDS"):
@@ -42,7 +42,7 @@ def _vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Silent:
-    """A server that takes connections and says nothing; it counts them."""
+    """A server that accepts connections, never responds, and counts the connections."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
@@ -82,7 +82,7 @@ def test_status_of_a_full_range_and_of_dead_servers_is_never_an_error_and_asks_n
                 )
                 assert told == {}, (plugin, section)
     assert [server.connections() for server in servers] == [0, 0]
-    # An ADD does ask: the servers would have been seen to be asked.
+    # An ADD does send requests, so the servers would have counted those of STATUS.
     for section in (ETCD, KUBERNETES):
         asking = {**conf("barewire-ipam", section), "name": "other"}
         told = host.call("barewire-ipam", "ADD", asking, CNI_CONTAINERID=CONTAINER)

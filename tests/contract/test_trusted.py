@@ -1,4 +1,4 @@
-"""What a configuration names, on the real file system: who could change where a path leads, and what is never opened."""
+"""Files named in a configuration, on the real file system: who could redirect a path, and which files are never opened."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_path_without_an_end_is_refused(roots, tmp_path):
 
 
 def opened_by_read(tmp_path, path: str) -> str:
-    """What a process that reads the path opens, as strace tells."""
+    """The files that a process opens when it reads the path, according to strace."""
     program = (
         "from cni.host.trusted import Roots\n"
         f"try: Roots(allowed=('/',), start={str(tmp_path)!r}).content({path!r}, 'it')\n"
@@ -185,7 +185,7 @@ def opened_by_read(tmp_path, path: str) -> str:
 
 
 def test_neither_a_device_nor_a_fifo_is_ever_opened(roots, tmp_path):
-    # 1:3 is null, whose opening has no effect; that of 10:130, a watchdog, would reset the machine.
+    # 1:3 is null, and opening it has no effect; opening 10:130, a watchdog, would reset the machine.
     os.mknod(tmp_path / "conf" / "character", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     os.mknod(tmp_path / "conf" / "block", stat.S_IFBLK | 0o600, os.makedev(7, 250))
     os.mkfifo(tmp_path / "conf" / "fifo", 0o600)

@@ -1,4 +1,4 @@
-"""What a pod can set on its device is read and put back, on the real kernel; a veth stands for the device."""
+"""Settings that a pod can change on its device are read and restored, on the real kernel; a veth represents the device."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def place() -> Iterator[Place]:
 
 
 def looked(place: Place, *put_back: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """In the namespace, with its sysfs."""
+    """Reads, or restores, the settings in the namespace, with its sysfs."""
     done = inside(place, sys.executable, "-c", LOOK, *map(json.dumps, put_back))
     found: Any = json.loads(done)
     return found[0], found[1]
@@ -67,7 +67,7 @@ def test_what_a_pod_changes_is_seen_and_put_back(place):
         present, _ = looked(place)
         different = {name: value for name, value in found.items() if present.get(name) != value}
         assert set(different) & set(names), change
-        # A kernel may have one limit for both families, and a queue's files go with it.
+        # A kernel may have one limit for both families, and a queue's files disappear with it.
         assert all(name in names or name.startswith("queues/") for name in different), change
         assert looked(place, different) == (found, []), change
 

@@ -1,7 +1,7 @@
-"""Which of a PF's network devices is its uplink, by what drivers call their ports in sysfs.
+"""Which of a PF's network devices is its uplink, according to the drivers' port names in sysfs.
 
-Of netdevsim the names are those that a kernel showed (`tests/contract/exchanges`); of the other drivers they are as their
-sources make them: with devlink (net/devlink/port.c), or on their own. `tests/lab/test_netdevsim.py` asks a live netdevsim.
+The names of netdevsim were reported by a kernel (`tests/contract/exchanges`); those of other drivers follow from their
+sources, with devlink (net/devlink/port.c) or without. `tests/lab/test_netdevsim.py` queries a live netdevsim.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PORTS = {
 
 
 def tree(root, ports: dict[str, str | None]) -> Sysfs:
-    """A sysfs that shows these network devices of the PF, by name, with their port names."""
+    """A sysfs with these network devices of the PF, by name, with their port names."""
     for name, port in ports.items():
         (root / "bus/pci/devices" / PF / "net" / name).mkdir(parents=True)
         (root / "class/net" / name).mkdir(parents=True)
@@ -55,7 +55,7 @@ def test_the_uplink_is_found_whatever_the_order_of_names(tmp_path, driver):
 
 
 def test_recorded_representors_of_netdevsim_sort_before_the_uplink():
-    """So the first name is the wrong one, on a real kernel too."""
+    """So the first name is the wrong one, also on a real kernel."""
     names = RECORDED.facts["port_names"]
     assert names[min(names)] != "p1"
     assert sorted(names.values()) == ["p1", "pf0vf0", "pf0vf1", "pf0vf2"]

@@ -1,6 +1,6 @@
-"""Lists of many VFs, made here as the kernel lays them out: a list of more than 65535 bytes has a wrapped length.
+"""Lists of many VFs in the kernel's format: a list of more than 65535 bytes has a wrapped length.
 
-What the kernel really answers is in `test_recorded_exchanges.py` and, live, in `tests/lab/test_netdevsim.py`.
+The responses of real kernels are in `test_recorded_exchanges.py` and, live, in `tests/lab/test_netdevsim.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def entry(vf: int, extra: int = 0) -> bytes:
 
 
 def list_of(entries: list[bytes]) -> bytes:
-    """The list, with what 16 bits hold of its length."""
+    """The list, with the lowest 16 bits of its length."""
     inner = b"".join(entries)
     return struct.pack("=HH", (4 + len(inner)) & 0xFFFF, nl.IFLA_VFINFO_LIST) + inner
 
@@ -70,7 +70,7 @@ def test_a_list_that_ends_at_a_wrap_is_read(length):
     """At 65536 bytes the declared length is 0."""
     size = len(entry(0))
     number, rest = divmod(length - 4, size)
-    # The first entry is made longer, by an attribute that nobody knows, until the list has the wanted length.
+    # An unknown attribute lengthens the first entry, until the list has the wanted length.
     first = entry(0)[4:] + nl.attribute(99, bytes(rest - 4)) if rest >= 4 else entry(0)[4:]
     entries = [nl.attribute(nl.IFLA_VF_INFO, first), *(entry(vf) for vf in range(1, number))]
     assert len(b"".join(entries)) + 4 == length
@@ -106,7 +106,7 @@ def test_a_list_that_was_closed_early_gives_the_vfs_that_are_there(number, kept)
 
 
 def test_without_a_number_of_vfs_the_declared_length_counts():
-    """So writes pyroute2; and behind such a list there may be anything."""
+    """pyroute2 writes lists in this way; and anything may follow such a list."""
     link = nl.link(nl.link_body(3, list_of([entry(0), entry(1)]), *BEFORE[::-1], *BEHIND))
     assert [vf.index for vf in vfs(link)] == [0, 1]
     assert_the_rest_is_right(link)

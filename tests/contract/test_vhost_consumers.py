@@ -1,6 +1,7 @@
-"""What listens on vhost-user sockets gets traffic through the ports that OvsDpdk makes: the proof of the engine.
+"""Consumers that listen on vhost-user sockets get traffic through the ports of OvsDpdk, which proves that the engine
+works.
 
-Two CPUs without KVM take 2 to 5 s for a test.
+A test takes 2 to 5 s on two CPUs without KVM.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ONE, TWO, NOBODY = "10.9.0.1", "10.9.0.2", "10.9.0.99"
 
 
 class Vswitch:
-    """The daemon with the bridge br0, and ports on it that go with a test."""
+    """The daemon with the bridge br0, and ports on it that are removed after a test."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -39,7 +40,7 @@ class Vswitch:
         self._ports = ExitStack()
 
     def plug(self, name: str, **settings: Any) -> str:
-        """The path of the new port's socket."""
+        """Creates a port, and returns the path of its socket."""
         owner = Owner(container_id=f"c-{name}", ifname="net1", network="fast")
         path = str(self.daemon.folder / f"{name}.sock")
         self.engine.plug(Port(name=name, bridge="br0", path=path, owner=owner, **settings))
@@ -54,7 +55,7 @@ class Vswitch:
         until(f"link_state up of {name}", lambda: self.link_state(name) == "up")
 
     def queues(self, name: str) -> int:
-        """The pairs that the consumer asked for, as the port knows them."""
+        """The number of queue pairs that the consumer requested, as the port reports it."""
         return int(self.daemon.vsctl("get", "Interface", name, "status:num_of_vrings").strip('"')) // 2
 
     def clear(self) -> None:
@@ -180,7 +181,9 @@ def test_libvirt_starts_a_domain_on_two_ports(vswitch):
 
 
 def test_libvirt_starts_a_domain_that_kubevirts_sidecar_has_changed(vswitch):
-    """Without NUMA cells, as KubeVirt writes it, and with the MTU, for which libvirt's own element does not work."""
+    """The domain has no NUMA cells, as KubeVirt writes it, and has the MTU, for which libvirt's own element does not
+    work.
+    """
     peer, path = vswitch.plug("vhu1", mtu=1400), vswitch.plug("vhu2", mtu=1400)
     vmi = machine(bound(macAddress=MACS[1]), devices={"networkInterfaceMultiqueue": True})
     sight = Sight(info={"dataplane": Fact(path=path, mtu=1400)}, claims={})

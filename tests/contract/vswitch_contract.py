@@ -1,6 +1,6 @@
-"""What every `Vswitch` does, OvsDpdk on real daemons and FakeVswitch alike.
+"""The behaviour of every `Vswitch`, for OvsDpdk on real daemons and for FakeVswitch.
 
-Each function takes a World with the userspace bridges br0 and br1, and leaves it as it found it.
+Each function gets a `Backend` with the userspace bridges br0 and br1, and leaves it as it found it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 OWNER = Owner(container_id="c0ffee", ifname="net1", network="fast", pod_uid="f00d")
 BOUND_SECONDS = 1.0
-"""Bound of the `hasty` vswitch's calls; what is added for rollback and for a busy machine is MARGIN_SECONDS."""
+"""Time limit of the `hasty` vswitch's calls. MARGIN_SECONDS is added for the rollback and for a busy machine."""
 MARGIN_SECONDS = 6.0
 
 
 class World(Protocol):
-    """A vswitch, and a hand on what it is made of. `hasty` is the same one with BOUND_SECONDS."""
+    """A vswitch, and access to its parts. `hasty` is the same vswitch with BOUND_SECONDS."""
 
     @property
     def vswitch(self) -> Vswitch: ...
