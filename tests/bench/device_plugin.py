@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kubelet.kubelet import Kubelet
+from tests.kubelet.node import until
 from tests.kubelet.pcihost import PciHost, many, many_vf
-from tests.kubelet.world import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

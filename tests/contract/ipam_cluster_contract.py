@@ -21,7 +21,7 @@ NETWORK = "net"
 SECONDS = 60.0
 
 
-class World(NamedTuple):
+class Backend(NamedTuple):
     """`open` opens the cluster for a node of this name. `names_nodes` means that the cluster stores nodes' names."""
 
     open: Callable[[str], Cluster]
@@ -73,23 +73,23 @@ def together(*calls: Callable[[], object]) -> list[object]:
     return answers
 
 
-def an_address_has_one_owner(world: World) -> None:
-    one, other = world.open("node-a"), world.open("node-b")
+def an_address_has_one_owner(backend: Backend) -> None:
+    one, other = backend.open("node-a"), backend.open("node-b")
     assert one.take((claim("10.9.0.5"),), owner("a")) == ()
     assert other.take((claim("10.9.0.5"),), owner("b")) == (claim("10.9.0.5"),)
     assert everything(other) == {"10.9.0.5": ("a", "net1")}
 
 
-def two_interfaces_of_a_container_are_two_owners(world: World) -> None:
-    cluster = world.open("node-a")
+def two_interfaces_of_a_container_are_two_owners(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     assert cluster.take((claim("10.9.0.5"),), owner("a", "net1")) == ()
     assert cluster.take((claim("10.9.0.5"),), owner("a", "net2")) == (claim("10.9.0.5"),)
     cluster.give_back((claim("10.9.0.5"),), owner("a", "net2"))
     assert everything(cluster) == {"10.9.0.5": ("a", "net1")}
 
 
-def what_the_owner_has_is_no_hindrance(world: World) -> None:
-    cluster = world.open("node-a")
+def what_the_owner_has_is_no_hindrance(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     both = (claim("10.9.0.5"), claim("fd00:9::5"))
     assert cluster.take(both[:1], owner("a")) == ()
     assert cluster.take(both, owner("a")) == ()
@@ -97,8 +97,8 @@ def what_the_owner_has_is_no_hindrance(world: World) -> None:
     assert texts(cluster.leases(NETWORK)) == ["10.9.0.5", "fd00:9::5"]
 
 
-def all_are_taken_or_none(world: World) -> None:
-    cluster = world.open("node-a")
+def all_are_taken_or_none(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     both = (claim("10.9.0.5"), claim("fd00:9::5"))
     assert cluster.take(both[1:], owner("a")) == ()
     assert cluster.take(both, owner("b")) == both[1:]
@@ -106,8 +106,8 @@ def all_are_taken_or_none(world: World) -> None:
     assert cluster.take(both[:1], owner("c")) == (), "the other one is free"
 
 
-def what_was_given_back_can_be_taken(world: World) -> None:
-    one, other = world.open("node-a"), world.open("node-b")
+def what_was_given_back_can_be_taken(backend: Backend) -> None:
+    one, other = backend.open("node-a"), backend.open("node-b")
     both = (claim("10.9.0.5"), claim("fd00:9::5"))
     one.take(both, owner("a"))
     one.give_back(both, owner("a"))
@@ -116,31 +116,31 @@ def what_was_given_back_can_be_taken(world: World) -> None:
     assert everything(one) == {"10.9.0.5": ("b", "net1"), "fd00:9::5": ("b", "net1")}
 
 
-def what_somebody_else_has_is_not_given_back(world: World) -> None:
-    one, other = world.open("node-a"), world.open("node-b")
+def what_somebody_else_has_is_not_given_back(backend: Backend) -> None:
+    one, other = backend.open("node-a"), backend.open("node-b")
     one.take((claim("10.9.0.5"),), owner("a"))
     other.give_back((claim("10.9.0.5"), claim("10.9.0.6")), owner("b"))
     assert everything(one) == {"10.9.0.5": ("a", "net1")}
 
 
-def giving_back_frees_what_is_the_owners_beside_what_is_not(world: World) -> None:
-    cluster = world.open("node-a")
+def giving_back_frees_what_is_the_owners_beside_what_is_not(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     cluster.take((claim("10.9.0.5"),), owner("a"))
     cluster.take((claim("10.9.0.6"),), owner("b"))
     cluster.give_back((claim("10.9.0.5"), claim("10.9.0.6"), claim("fd00:9::7")), owner("b"))
     assert everything(cluster) == {"10.9.0.5": ("a", "net1")}
 
 
-def giving_back_twice_is_no_error(world: World) -> None:
-    cluster = world.open("node-a")
+def giving_back_twice_is_no_error(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     cluster.take((claim("10.9.0.5"),), owner("a"))
     cluster.give_back((claim("10.9.0.5"),), owner("a"))
     cluster.give_back((claim("10.9.0.5"),), owner("a"))
     assert everything(cluster) == {}
 
 
-def all_of_an_owner_is_given_back(world: World) -> None:
-    cluster = world.open("node-a")
+def all_of_an_owner_is_given_back(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     cluster.take((claim("10.9.0.5"), claim("fd00:9::5")), owner("a"))
     cluster.take((claim("10.9.0.6"),), owner("a", "net11"))
     cluster.take((claim("10.9.0.7"),), owner("aa"))
@@ -150,8 +150,8 @@ def all_of_an_owner_is_given_back(world: World) -> None:
     assert texts(cluster.leases(NETWORK)) == ["10.9.0.6", "10.9.0.7"]
 
 
-def it_tells_what_is_held(world: World) -> None:
-    cluster = world.open("node-a")
+def it_tells_what_is_held(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     claims = (claim("10.9.0.5"), claim("10.9.0.6"), claim("fd00:9::5"))
     cluster.take((claims[0], claims[2]), owner("a"))
     cluster.take((claims[1],), owner("b"))
@@ -160,8 +160,8 @@ def it_tells_what_is_held(world: World) -> None:
     assert cluster.held((), owner("a")) == ()
 
 
-def what_is_known_about_an_owner_may_change(world: World) -> None:
-    cluster = world.open("node-a")
+def what_is_known_about_an_owner_may_change(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     cluster.take((claim("10.9.0.5"),), owner("a"))
     nameless = Owner(network=NETWORK, container_id="a", ifname="net1")
     assert texts(cluster.held((claim("10.9.0.5"),), nameless)) == ["10.9.0.5"]
@@ -169,8 +169,8 @@ def what_is_known_about_an_owner_may_change(world: World) -> None:
     assert everything(cluster) == {}
 
 
-def what_is_taken_is_told_or_none_of_it(world: World) -> None:
-    cluster = world.open("node-a")
+def what_is_taken_is_told_or_none_of_it(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     cluster.take((claim("10.9.0.5"),), owner("a"))
     cluster.take((claim("10.9.0.250"),), owner("b"))
     number = claim("10.9.0.5").address.number
@@ -178,8 +178,8 @@ def what_is_taken_is_told_or_none_of_it(world: World) -> None:
     assert cluster.used_numbers(V6) in (None, set())
 
 
-def a_gap_is_found(world: World) -> None:
-    cluster = world.open("node-a")
+def a_gap_is_found(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     first = claim("10.9.0.8").address.number
     one = range_of("10.9.0.0", 24, "10.9.0.8", "10.9.0.13", gateway=first + 1, excluded=((first + 3, first + 4),))
     cluster.take((claim("10.9.0.8", one),), owner("a"))
@@ -190,8 +190,8 @@ def a_gap_is_found(world: World) -> None:
     assert [cluster.find_free(one, first + step) for step in range(6)] == [None] * 6
 
 
-def a_gap_is_found_in_a_large_range(world: World) -> None:
-    cluster = world.open("node-a")
+def a_gap_is_found_in_a_large_range(backend: Backend) -> None:
+    cluster = backend.open("node-a")
     start = claim("fd00:9::7").address.number
     for step in range(5):
         cluster.take((Claim(range=V6, address=V6.address(start + step)),), owner(f"a{step}"))
@@ -201,8 +201,8 @@ def a_gap_is_found_in_a_large_range(world: World) -> None:
     assert not start <= found < start + 5
 
 
-def leases_are_those_of_all_nodes_in_order(world: World) -> None:
-    one, other = world.open("node-a"), world.open("node-b")
+def leases_are_those_of_all_nodes_in_order(backend: Backend) -> None:
+    one, other = backend.open("node-a"), backend.open("node-b")
     one.take((claim("10.9.0.10"),), owner("a"))
     other.take((claim("10.9.0.9"),), owner("b"))
     other.take((claim("10.9.0.100"),), owner("c", "net2"))
@@ -214,48 +214,48 @@ def leases_are_those_of_all_nodes_in_order(world: World) -> None:
         ("c", "net2"),
     ]
     assert [lease.owner.pod for lease in found] == ["default/b", "default/a", "default/c"]
-    assert [lease.node for lease in found] == (["node-b", "node-a", "node-b"] if world.names_nodes else [""] * 3)
+    assert [lease.node for lease in found] == (["node-b", "node-a", "node-b"] if backend.names_nodes else [""] * 3)
 
 
-def a_node_is_told_what_bears_its_name(world: World) -> None:
-    one, other = world.open("node-a"), world.open("node-b")
+def a_node_is_told_what_bears_its_name(backend: Backend) -> None:
+    one, other = backend.open("node-a"), backend.open("node-b")
     one.take((claim("10.9.0.5"), claim("fd00:9::5")), owner("a"))
     other.take((claim("10.9.0.6"),), owner("b"))
-    assert texts(one.leases_of_node()) == (["10.9.0.5", "fd00:9::5"] if world.names_nodes else [])
+    assert texts(one.leases_of_node()) == (["10.9.0.5", "fd00:9::5"] if backend.names_nodes else [])
     assert all(lease.owner.network == NETWORK and lease.owner.container_id == "a" for lease in one.leases_of_node())
 
 
-def it_is_reached(world: World) -> None:
-    world.open("node-a").reach()
-    assert everything(world.open("node-a")) == {}
+def it_is_reached(backend: Backend) -> None:
+    backend.open("node-a").reach()
+    assert everything(backend.open("node-a")) == {}
 
 
-def of_many_that_take_an_address_at_once_one_gets_it(world: World) -> None:
+def of_many_that_take_an_address_at_once_one_gets_it(backend: Backend) -> None:
     wanted = (claim("10.9.0.5"),)
-    clusters = [(world.open(f"node-{name}"), owner(name)) for name in "abcdefgh"]
+    clusters = [(backend.open(f"node-{name}"), owner(name)) for name in "abcdefgh"]
     answers = together(*(partial(cluster.take, wanted, who) for cluster, who in clusters))
     assert sorted(answers, key=str) == sorted([(), *[wanted] * 7], key=str)
     winner = clusters[answers.index(())][1]
     assert everything(clusters[0][0]) == {"10.9.0.5": (winner.container_id, "net1")}
 
 
-def of_two_that_take_the_same_two_nobody_gets_one(world: World) -> None:
+def of_two_that_take_the_same_two_nobody_gets_one(backend: Backend) -> None:
     both = (claim("10.9.0.5"), claim("fd00:9::5"))
     for turn in range(5):
         who = {"node-a": owner(f"a{turn}"), "node-b": owner(f"b{turn}")}
         answers = together(
-            partial(world.open("node-a").take, both, who["node-a"]),
-            partial(world.open("node-b").take, both[::-1], who["node-b"]),
+            partial(backend.open("node-a").take, both, who["node-a"]),
+            partial(backend.open("node-b").take, both[::-1], who["node-b"]),
         )
         assert answers.count(()) < 2
         winners = [one for one, answer in zip(who.values(), answers, strict=True) if answer == ()]
-        holders = sorted(everything(world.open("node-a")).values())
+        holders = sorted(everything(backend.open("node-a")).values())
         assert holders == [(one.container_id, "net1") for one in winners] * 2
         for node, one in who.items():
-            world.open(node).give_back(both, one)
+            backend.open(node).give_back(both, one)
 
 
-_FUNCTIONS: list[Callable[[World], None]] = [
+_FUNCTIONS: list[Callable[[Backend], None]] = [
     an_address_has_one_owner,
     two_interfaces_of_a_container_are_two_owners,
     what_the_owner_has_is_no_hindrance,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAC, OTHER_MAC, NO_MAC = "02:00:00:00:77:01", "02:00:00:00:77:02", "00:00:00:00:00:00"
 
 
-class World(NamedTuple):
+class Host(NamedTuple):
     """A kernel, a VF that is on the host, a pod, and the name of the PF's network device."""
 
     kernel: Kernel
@@ -52,154 +52,154 @@ def refused(number: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def in_the_pod(world: World, name: str = "net1") -> Iterator[None]:
-    home = world.at(None).name
-    world.kernel.move(world.at(None), None, world.pod, name=name, alias="a mark")
+def in_the_pod(host: Host, name: str = "net1") -> Iterator[None]:
+    home = host.at(None).name
+    host.kernel.move(host.at(None), None, host.pod, name=name, alias="a mark")
     try:
         yield
     finally:
-        world.kernel.move(world.at(world.pod), world.pod, None, name=home, alias="")
+        host.kernel.move(host.at(host.pod), host.pod, None, name=home, alias="")
 
 
-def settings_are_read_back(world: World) -> None:
-    world.set("vlan", vlan=7, qos=3, proto="802.1q")
-    world.set("spoofchk", spoofchk=False)
-    world.set("trust", trust=True)
-    world.set("rate", max_tx_rate=500)
-    seen = world.kernel.device(world.device).settings
+def settings_are_read_back(host: Host) -> None:
+    host.set("vlan", vlan=7, qos=3, proto="802.1q")
+    host.set("spoofchk", spoofchk=False)
+    host.set("trust", trust=True)
+    host.set("rate", max_tx_rate=500)
+    seen = host.kernel.device(host.device).settings
     assert (seen.vlan, seen.qos, seen.spoofchk, seen.trust, seen.max_tx_rate) == (7, 3, False, True, 500)
-    world.set("vlan", vlan=0, qos=0, proto="802.1q")
-    world.set("spoofchk", spoofchk=True)
-    world.set("trust", trust=False)
-    world.set("rate", max_tx_rate=0)
+    host.set("vlan", vlan=0, qos=0, proto="802.1q")
+    host.set("spoofchk", spoofchk=True)
+    host.set("trust", trust=False)
+    host.set("rate", max_tx_rate=0)
 
 
-def what_igb_does_not_know_is_refused_and_changes_nothing(world: World) -> None:
-    before = world.kernel.device(world.device).settings
+def what_igb_does_not_know_is_refused_and_changes_nothing(host: Host) -> None:
+    before = host.kernel.device(host.device).settings
     with refused():
-        world.set("vlan", vlan=5, qos=0, proto="802.1ad")
+        host.set("vlan", vlan=5, qos=0, proto="802.1ad")
     with refused():
-        world.set("link_state", link_state="enable")
+        host.set("link_state", link_state="enable")
     with refused():
-        world.set("rate", min_tx_rate=10)
-    assert world.kernel.device(world.device).settings == before
+        host.set("rate", min_tx_rate=10)
+    assert host.kernel.device(host.device).settings == before
 
 
-def a_move_renames_marks_and_sets_down(world: World) -> None:
-    world.kernel.change(world.at(None), None, up=True)
-    with in_the_pod(world):
-        assert world.kernel.link(world.device, None) is None
-        link = world.at(world.pod)
+def a_move_renames_marks_and_sets_down(host: Host) -> None:
+    host.kernel.change(host.at(None), None, up=True)
+    with in_the_pod(host):
+        assert host.kernel.link(host.device, None) is None
+        link = host.at(host.pod)
         assert (link.name, link.alias, link.up) == ("net1", "a mark", False)
-    assert world.at(None).alias == ""
+    assert host.at(None).alias == ""
 
 
-def a_move_to_a_taken_name_is_refused_and_the_link_is_still_somewhere(world: World) -> None:
-    home = world.at(None).name
+def a_move_to_a_taken_name_is_refused_and_the_link_is_still_somewhere(host: Host) -> None:
+    home = host.at(None).name
     with refused(errno.EEXIST):
-        world.kernel.move(world.at(None), None, world.pod, name="lo")
-    if world.kernel.link(world.device, None) is None:
-        world.kernel.move(world.at(world.pod), world.pod, None, name=home)
+        host.kernel.move(host.at(None), None, host.pod, name="lo")
+    if host.kernel.link(host.device, None) is None:
+        host.kernel.move(host.at(host.pod), host.pod, None, name=home)
 
 
-def a_refused_mtu_leaves_the_link_moved(world: World) -> None:
-    home = world.at(None).name
+def a_refused_mtu_leaves_the_link_moved(host: Host) -> None:
+    home = host.at(None).name
     with refused(errno.EINVAL):
-        world.kernel.move(world.at(None), None, world.pod, name="net1", mtu=60_000)
-    assert world.kernel.link(world.device, None) is None
-    world.kernel.move(world.at(world.pod), world.pod, None, name=home)
+        host.kernel.move(host.at(None), None, host.pod, name="net1", mtu=60_000)
+    assert host.kernel.link(host.device, None) is None
+    host.kernel.move(host.at(host.pod), host.pod, None, name=home)
 
 
-def a_name_that_the_host_has_as_altname_keeps_a_link_from_coming_home(world: World) -> None:
-    with in_the_pod(world):
-        world.kernel.set_altnames(world.at(world.pod), world.pod, (world.pf_name,))
+def a_name_that_the_host_has_as_altname_keeps_a_link_from_coming_home(host: Host) -> None:
+    with in_the_pod(host):
+        host.kernel.set_altnames(host.at(host.pod), host.pod, (host.pf_name,))
         with refused(errno.EEXIST):
-            world.kernel.move(world.at(world.pod), world.pod, None, name="dev%d")
-        world.kernel.set_altnames(world.at(world.pod), world.pod, ())
+            host.kernel.move(host.at(host.pod), host.pod, None, name="dev%d")
+        host.kernel.set_altnames(host.at(host.pod), host.pod, ())
 
 
-def a_link_is_found_by_its_altname(world: World) -> None:
-    world.kernel.set_altnames(world.at(None), None, ("another-name",))
-    found = world.kernel.link_by_name("another-name", None)
+def a_link_is_found_by_its_altname(host: Host) -> None:
+    host.kernel.set_altnames(host.at(None), None, ("another-name",))
+    found = host.kernel.link_by_name("another-name", None)
     assert found is not None
-    assert found.index == world.at(None).index
-    world.kernel.set_altnames(world.at(None), None, ())
-    assert world.kernel.link_by_name("another-name", None) is None
+    assert found.index == host.at(None).index
+    host.kernel.set_altnames(host.at(None), None, ())
+    assert host.kernel.link_by_name("another-name", None) is None
 
 
-def a_mac_that_the_pf_set_bars_the_vfs_own_until_the_zero_one_frees_it(world: World) -> None:
-    before = world.at(None).mac
-    world.set("mac", mac=MAC)
+def a_mac_that_the_pf_set_bars_the_vfs_own_until_the_zero_one_frees_it(host: Host) -> None:
+    before = host.at(None).mac
+    host.set("mac", mac=MAC)
     with refused(errno.EADDRNOTAVAIL):
-        world.kernel.change(world.at(None), None, mac=OTHER_MAC)
-    world.set("mac", mac=NO_MAC)
-    world.kernel.change(world.at(None), None, mac=OTHER_MAC)
-    assert world.kernel.device(world.device).settings.mac == OTHER_MAC
-    world.kernel.change(world.at(None), None, mac=before)
+        host.kernel.change(host.at(None), None, mac=OTHER_MAC)
+    host.set("mac", mac=NO_MAC)
+    host.kernel.change(host.at(None), None, mac=OTHER_MAC)
+    assert host.kernel.device(host.device).settings.mac == OTHER_MAC
+    host.kernel.change(host.at(None), None, mac=before)
 
 
-def a_vf_that_goes_down_adopts_the_pfs_mac(world: World) -> None:
-    before = world.at(None).mac
-    world.set("mac", mac=MAC)
-    assert world.at(None).mac == before
-    world.kernel.change(world.at(None), None, up=True)
-    world.kernel.change(world.at(None), None, up=False)
-    assert (world.at(None).mac, world.at(None).permanent) == (MAC, MAC)
-    world.set("mac", mac=NO_MAC)
-    world.kernel.change(world.at(None), None, mac=before)
+def a_vf_that_goes_down_adopts_the_pfs_mac(host: Host) -> None:
+    before = host.at(None).mac
+    host.set("mac", mac=MAC)
+    assert host.at(None).mac == before
+    host.kernel.change(host.at(None), None, up=True)
+    host.kernel.change(host.at(None), None, up=False)
+    assert (host.at(None).mac, host.at(None).permanent) == (MAC, MAC)
+    host.set("mac", mac=NO_MAC)
+    host.kernel.change(host.at(None), None, mac=before)
 
 
-def flags_and_queue_length_are_changed_and_kept_over_a_move(world: World) -> None:
-    with in_the_pod(world):
-        world.kernel.change(world.at(world.pod), world.pod, flags=(0x100, 0x100), txqlen=7)
-    link = world.at(None)
+def flags_and_queue_length_are_changed_and_kept_over_a_move(host: Host) -> None:
+    with in_the_pod(host):
+        host.kernel.change(host.at(host.pod), host.pod, flags=(0x100, 0x100), txqlen=7)
+    link = host.at(None)
     assert (link.kept_flags & 0x100, link.txqlen) == (0x100, 7)
-    world.kernel.change(link, None, flags=(0, 0x100), txqlen=1000)
-    assert not world.at(None).kept_flags & 0x100
+    host.kernel.change(link, None, flags=(0, 0x100), txqlen=1000)
+    assert not host.at(None).kept_flags & 0x100
 
 
-def a_network_driver_is_bound_only_to_what_its_id_table_has(world: World) -> None:
+def a_network_driver_is_bound_only_to_what_its_id_table_has(host: Host) -> None:
     """The PF's driver is loaded, and its table does not contain the VF. With driver_override it would probe the VF
     anyway.
     """
-    before = world.at(None)
+    before = host.at(None)
     for override in ("", "vfio-pci"):
         try:
-            world.kernel.bind(world.device, world.kernel.device(world.device).pf_driver, override)
+            host.kernel.bind(host.device, host.kernel.device(host.device).pf_driver, override)
         except DriverUnfit:
             pass
         else:
             raise AssertionError("it was bound")
-    assert world.at(None) == before
-    world.kernel.bind(world.device, world.kernel.driver(world.device), "")
-    assert world.kernel.device(world.device).driver_override == ""
+    assert host.at(None) == before
+    host.kernel.bind(host.device, host.kernel.driver(host.device), "")
+    assert host.kernel.device(host.device).driver_override == ""
 
 
-def a_network_device_is_the_same_after_a_move_and_another_after_a_new_bind(world: World) -> None:
-    name, mac, instance = world.at(None).name, world.at(None).mac, world.kernel.netdev_instance(world.device)
-    with in_the_pod(world):
-        assert world.kernel.netdev_instance(world.device) == instance
-    driver = world.kernel.driver(world.device)
-    world.kernel.bind(world.device, "", "")
-    assert world.kernel.netdev_instance(world.device) == ""
-    world.kernel.bind(world.device, driver, "")
-    assert world.kernel.netdev_instance(world.device) not in ("", instance)
-    if world.at(None).name != name:
-        world.kernel.change(world.at(None), None, name=name)
-    world.kernel.change(world.at(None), None, mac=mac)
+def a_network_device_is_the_same_after_a_move_and_another_after_a_new_bind(host: Host) -> None:
+    name, mac, instance = host.at(None).name, host.at(None).mac, host.kernel.netdev_instance(host.device)
+    with in_the_pod(host):
+        assert host.kernel.netdev_instance(host.device) == instance
+    driver = host.kernel.driver(host.device)
+    host.kernel.bind(host.device, "", "")
+    assert host.kernel.netdev_instance(host.device) == ""
+    host.kernel.bind(host.device, driver, "")
+    assert host.kernel.netdev_instance(host.device) not in ("", instance)
+    if host.at(None).name != name:
+        host.kernel.change(host.at(None), None, name=name)
+    host.kernel.change(host.at(None), None, mac=mac)
 
 
-def the_tuning_is_read_back(world: World) -> None:
-    before = world.kernel.tuning(world.at(None))
+def the_tuning_is_read_back(host: Host) -> None:
+    before = host.kernel.tuning(host.at(None))
     assert (before["xdp"], before["promiscuity"]) == ("0", "0")
-    world.kernel.tune(world.at(None), {"gso_max_size": "4096"})
-    assert world.kernel.tuning(world.at(None))["gso_max_size"] == "4096"
-    world.kernel.tune(world.at(None), {"gso_max_size": before["gso_max_size"]})
-    assert world.kernel.tuning(world.at(None))["gso_max_size"] == before["gso_max_size"]
-    assert world.kernel.stacked(world.at(None)) == []
+    host.kernel.tune(host.at(None), {"gso_max_size": "4096"})
+    assert host.kernel.tuning(host.at(None))["gso_max_size"] == "4096"
+    host.kernel.tune(host.at(None), {"gso_max_size": before["gso_max_size"]})
+    assert host.kernel.tuning(host.at(None))["gso_max_size"] == before["gso_max_size"]
+    assert host.kernel.stacked(host.at(None)) == []
 
 
-CONTRACT: dict[str, Callable[[World], None]] = {
+CONTRACT: dict[str, Callable[[Host], None]] = {
     function.__name__: function
     for function in (
         settings_are_read_back,

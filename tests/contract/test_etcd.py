@@ -19,7 +19,7 @@ from ipam.etcd.cluster import Etcd, open_etcd
 from ipam.etcd.gateway import servers
 from ipam.etcd.paging import PAGE
 from ipam.store import Claim
-from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, World, claim, everything, owner, range_of
+from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, Backend, claim, everything, owner, range_of
 from tests.etcd.filling import fill
 from tests.etcd.proxy import Proxy
 from tests.etcd.server import EtcdServer, free_port, three_members
@@ -57,12 +57,12 @@ def opened(server: EtcdServer, prefix: str, node: str, seconds: float = SECONDS,
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_etcd_keeps_the_contract(etcd, prefix, name):
-    CONTRACT[name](World(partial(opened, etcd, prefix)))
+    CONTRACT[name](Backend(partial(opened, etcd, prefix)))
 
 
 @pytest.mark.parametrize("name", ["an_address_has_one_owner", "all_of_an_owner_is_given_back", "a_gap_is_found"])
 def test_etcd_keeps_the_contract_over_tls(secure, prefix, name):
-    CONTRACT[name](World(partial(opened, secure, prefix)))
+    CONTRACT[name](Backend(partial(opened, secure, prefix)))
 
 
 # The content of etcd

@@ -44,7 +44,7 @@ def etcd() -> Iterator[EtcdServer]:
         yield server
 
 
-class World:
+class Cluster:
     """The nodes' folders, and the part of etcd below one prefix."""
 
     def __init__(self, folder: Path, etcd: EtcdServer, prefix: str) -> None:
@@ -98,8 +98,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, etcd, request) -> World:
-    return World(tmp_path, etcd, f"/barewire/ipam/{request.node.name.partition('[')[0]}")
+def cluster(tmp_path, etcd, request) -> Cluster:
+    return Cluster(tmp_path, etcd, f"/barewire/ipam/{request.node.name.partition('[')[0]}")
 
 
 def place(address: str) -> str:
@@ -118,11 +118,11 @@ class Point(NamedTuple):
     number: int
 
 
-def traced(world: World, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def traced(cluster: Cluster, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
-            *("strace", "-o", str(world.folder / "trace"), "-e", f"trace={','.join(CHANGING)}", *options),
-            *world.command("node-a", *arguments),
+            *("strace", "-o", str(cluster.folder / "trace"), "-e", f"trace={','.join(CHANGING)}", *options),
+            *cluster.command("node-a", *arguments),
         ],
         capture_output=True,
         text=True,
@@ -131,11 +131,11 @@ def traced(world: World, *arguments: str, options: tuple[str, ...] = ()) -> subp
     )
 
 
-def points(world: World, *arguments: str) -> list[Point]:
+def points(cluster: Cluster, *arguments: str) -> list[Point]:
     """Every step of the call, which is executed. Python's writes at its exit do not count."""
-    done = traced(world, *arguments)
+    done = traced(cluster, *arguments)
     assert done.returncode == 0, done.stderr
-    lines = (world.folder / "trace").read_text().splitlines()
+    lines = (cluster.folder / "trace").read_text().splitlines()
     count: Counter[str] = Counter()
     found = []
     for line in lines:
@@ -146,24 +146,24 @@ def points(world: World, *arguments: str) -> list[Point]:
     return found
 
 
-def kill_at(world: World, point: Point, *arguments: str) -> None:
+def kill_at(cluster: Cluster, point: Point, *arguments: str) -> None:
     """Runs the call up to that step, which is not executed."""
-    done = traced(world, *arguments, options=("-e", f"inject={point.syscall}:signal=KILL:when={point.number}"))
+    done = traced(cluster, *arguments, options=("-e", f"inject={point.syscall}:signal=KILL:when={point.number}"))
     assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done.stderr)
 
 
-def by_del(world: World) -> None:
-    world.call("node-a", "del", "c")
+def by_del(cluster: Cluster) -> None:
+    cluster.call("node-a", "del", "c")
 
 
-def by_gc(world: World) -> None:
-    world.call("node-a", "gc")
+def by_gc(cluster: Cluster) -> None:
+    cluster.call("node-a", "gc")
 
 
-def by_add_and_del(world: World) -> None:
-    found = world.call("node-a", "add", "c")
-    assert world.owners() == {place(address): ("node-a", "c") for address in found}
-    world.call("node-a", "del", "c")
+def by_add_and_del(cluster: Cluster) -> None:
+    found = cluster.call("node-a", "add", "c")
+    assert cluster.owners() == {place(address): ("node-a", "c") for address in found}
+    cluster.call("node-a", "del", "c")
 
 
 WAYS = [by_del, by_gc, by_add_and_del]
@@ -173,56 +173,56 @@ def ways_at(place: int) -> list[Any]:
     return WAYS if WHOLE else [WAYS[place % len(WAYS)]]
 
 
-def test_after_a_kill_at_any_step_of_an_add_nothing_is_lost(world):
-    world.call("node-a", "add", "c")  # creates directories that later calls find
-    world.call("node-a", "del", "c")
-    killed = points(world, "add", "c")
-    world.call("node-a", "del", "c")
+def test_after_a_kill_at_any_step_of_an_add_nothing_is_lost(cluster):
+    cluster.call("node-a", "add", "c")  # creates directories that later calls find
+    cluster.call("node-a", "del", "c")
+    killed = points(cluster, "add", "c")
+    cluster.call("node-a", "del", "c")
     assert {point.syscall for point in killed} >= {"connect", "sendto", "recvfrom", "rename", "write", "fsync"}
     for number, point in enumerate(killed):
         for way in ways_at(number):
-            kill_at(world, point, "add", "c")
-            assert len(world.owners()) in (0, 2)
-            way(world)
-            assert (world.owners(), world.journal()) == ({}, []), (point, way.__name__)
-    assert world.swept()
+            kill_at(cluster, point, "add", "c")
+            assert len(cluster.owners()) in (0, 2)
+            way(cluster)
+            assert (cluster.owners(), cluster.journal()) == ({}, []), (point, way.__name__)
+    assert cluster.swept()
 
 
 @pytest.mark.parametrize("command", ["del", "gc"])
-def test_after_a_kill_at_any_step_of_a_release_nothing_is_lost(world, command):
+def test_after_a_kill_at_any_step_of_a_release_nothing_is_lost(cluster, command):
     arguments = ["del", "c"] if command == "del" else ["gc", "other"]
-    world.call("node-a", "add", "c")
-    killed = points(world, *arguments)
-    assert world.owners() == {}
+    cluster.call("node-a", "add", "c")
+    killed = points(cluster, *arguments)
+    assert cluster.owners() == {}
     assert {point.syscall for point in killed} >= {"connect", "sendto", "recvfrom", "unlink"}
     for number, point in enumerate(killed):
         for way in ways_at(number):
-            world.call("node-a", "add", "c")
-            kill_at(world, point, *arguments)
-            assert len(world.owners()) in (0, 2)
-            way(world)
-            assert (world.owners(), world.journal()) == ({}, []), (point, way.__name__)
-    assert world.swept()
+            cluster.call("node-a", "add", "c")
+            kill_at(cluster, point, *arguments)
+            assert len(cluster.owners()) in (0, 2)
+            way(cluster)
+            assert (cluster.owners(), cluster.journal()) == ({}, []), (point, way.__name__)
+    assert cluster.swept()
 
 
-def test_after_a_kill_at_any_step_of_an_add_with_conflicts_nothing_is_lost(world):
+def test_after_a_kill_at_any_step_of_an_add_with_conflicts_nothing_is_lost(cluster):
     # The owner's first addresses belong to others, so it must note other ones.
     add = ("add", "c", "large")
-    first = world.call("node-a", *add)
-    world.call("node-a", "del", "c")
+    first = cluster.call("node-a", *add)
+    cluster.call("node-a", "del", "c")
     value = json.dumps({"container": "z", "ifname": IFNAME, "network": NETWORK, "node": "node-z"})
     for name in map(place, first):
         for where in (f"ip/{name}", f"node/node-z/z/{IFNAME}/{name}"):
-            world.etcd.ctl("put", f"{world.prefix}/{NETWORK}/{where}", value)
-    before = world.owners()
-    killed = points(world, *add)
-    world.call("node-a", "del", "c")
+            cluster.etcd.ctl("put", f"{cluster.prefix}/{NETWORK}/{where}", value)
+    before = cluster.owners()
+    killed = points(cluster, *add)
+    cluster.call("node-a", "del", "c")
     assert "fdatasync" in {point.syscall for point in killed}
     for number, point in enumerate(killed):
-        kill_at(world, point, *add)
-        [by_del, by_gc][number % 2](world)
-        assert (world.owners(), world.journal()) == (before, []), point
-    assert world.swept()
+        kill_at(cluster, point, *add)
+        [by_del, by_gc][number % 2](cluster)
+        assert (cluster.owners(), cluster.journal()) == (before, []), point
+    assert cluster.swept()
 
 
 # Three nodes
@@ -240,8 +240,8 @@ class Nodes:
     node.
     """
 
-    def __init__(self, world: World, seed: int) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self.cluster = cluster
         self.chance = random.Random(seed)
         self.started = 0
         self.alive: dict[tuple[str, int], int] = {}
@@ -250,7 +250,7 @@ class Nodes:
     def start(self, node: str, place: int) -> None:
         self.started += 1
         self.alive[node, place] = self.started
-        command = self.world.command(node, "work", str(self.started), str(self.world.log))
+        command = self.cluster.command(node, "work", str(self.started), str(self.cluster.log))
         self.workers[node, place] = subprocess.Popen([*LEASH, *command], stdout=subprocess.DEVNULL)
 
     def kill(self, node: str, place: int) -> None:
@@ -260,7 +260,7 @@ class Nodes:
         worker.wait(SECONDS)
 
     def events(self) -> list[Event]:
-        text = self.world.log.read_text() if self.world.log.exists() else ""
+        text = self.cluster.log.read_text() if self.cluster.log.exists() else ""
         lines = [json.loads(line) for line in text.splitlines()]
         return [Event(when, what, name, tuple(rest)) for when, what, name, *rest in lines]
 
@@ -292,13 +292,13 @@ class Nodes:
             self.kill(node, place)
         valid = [name for name in self.has(node) if self.chance.random() < 0.3]
         self.forget(name for name in self.has(node) if name not in valid)
-        answer = self.world.call(node, "gc", *valid)
+        answer = self.cluster.call(node, "gc", *valid)
         assert answer is None or answer["code"] == 11, answer
         for place in (0, 1):
             self.start(node, place)
 
     def forget(self, names: Iterator[str]) -> None:
-        with self.world.log.open("a", encoding="ascii") as log:
+        with self.cluster.log.open("a", encoding="ascii") as log:
             for name in tuple(names):
                 log.write(json.dumps([0.0, "leaves", name]) + "\n")
                 log.flush()
@@ -315,12 +315,12 @@ class Nodes:
             self.kill(node, place)
             self.start(node, place)
         elif what == "etcd":
-            self.world.etcd.kill()
-            self.world.etcd.start(wait=False)
+            self.cluster.etcd.kill()
+            self.cluster.etcd.start(wait=False)
         elif what == "pause":
-            self.world.etcd.pause()
+            self.cluster.etcd.pause()
             self.kill(node, 0)
-            self.world.etcd.resume()
+            self.cluster.etcd.resume()
             self.start(node, 0)
         else:
             self.gc(node)
@@ -344,8 +344,8 @@ def duplicates(events: list[Event]) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_three_nodes_with_killed_processes_and_a_killed_etcd_share_no_address_and_lose_none(world):
-    nodes = Nodes(world, seed=5)
+def test_three_nodes_with_killed_processes_and_a_killed_etcd_share_no_address_and_lose_none(cluster):
+    nodes = Nodes(cluster, seed=5)
     try:
         for node in NODES:
             for number in (0, 1):
@@ -358,19 +358,19 @@ def test_three_nodes_with_killed_processes_and_a_killed_etcd_share_no_address_an
         for worker in nodes.workers.values():
             worker.kill()
             worker.wait(SECONDS)
-    world.etcd.await_answer()
+    cluster.etcd.await_answer()
     events = nodes.events()
     assert duplicates(events) == []
     print(Counter(event.what for event in events))
     believed = nodes.has()
-    owners = world.owners()
+    owners = cluster.owners()
     for name, addresses in believed.items():
         assert [owners[place(address)] for address in addresses] == [(name[:6], name)] * len(SETS)
     for node in NODES:
-        assert world.call(node, "gc", *nodes.has(node)) is None
+        assert cluster.call(node, "gc", *nodes.has(node)) is None
     wanted = {place(address): (name[:6], name) for name, some in believed.items() for address in some}
-    assert world.owners() == wanted
-    assert world.files() == sorted(f"{name}:{IFNAME}.json" for name in believed)
+    assert cluster.owners() == wanted
+    assert cluster.files() == sorted(f"{name}:{IFNAME}.json" for name in believed)
     assert nodes.adds() >= ADDS
 
 
@@ -380,9 +380,9 @@ def test_the_check_finds_an_address_that_two_have():
     assert duplicates([*events, Event(4.0, "has", "c", ("x", "y"))]) == [("x", "b", "c")]
 
 
-def test_what_others_have_in_etcd_is_untouched(world):
-    world.call("node-a", "add", "c")
-    world.call("node-a", "gc")
-    keys = [key for key in world.etcd.all_keys() if not key.startswith("/barewire/ipam/")]
+def test_what_others_have_in_etcd_is_untouched(cluster):
+    cluster.call("node-a", "add", "c")
+    cluster.call("node-a", "gc")
+    keys = [key for key in cluster.etcd.all_keys() if not key.startswith("/barewire/ipam/")]
     assert sorted(keys) == sorted(STRANGERS)
-    assert [world.etcd.ctl("get", key, "--print-value-only").strip() for key in STRANGERS] == list(STRANGERS.values())
+    assert [cluster.etcd.ctl("get", key, "--print-value-only").strip() for key in STRANGERS] == list(STRANGERS.values())

@@ -7,7 +7,7 @@ import pytest
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.cluster import open_kubernetes
 from ipam.kubernetes.whereabouts import PoolLocation
-from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, V4, V6, World
+from tests.contract.ipam_cluster_contract import CONTRACT, NETWORK, V4, V6, Backend
 from tests.kube.apiserver import ApiServer
 from tests.kube.routes import RIGHTS
 from tests.trusting import ACCESS
@@ -27,8 +27,8 @@ def test_kubernetes_keeps_the_contract(promise, network_name, overlapping, tmp_p
             overlapping=overlapping,
             subnets=whereabouts.subnets_of([(V4,), (V6,)]),
         )
-        world = World(
+        backend = Backend(
             open=lambda _node: open_kubernetes(whereabouts.cluster_conf(place), NETWORK, SECONDS, ACCESS),
             names_nodes=False,
         )
-        CONTRACT[promise](world)
+        CONTRACT[promise](backend)

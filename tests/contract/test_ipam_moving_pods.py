@@ -187,7 +187,7 @@ class Held:
                 del self.pods[address]
 
 
-class World:
+class MovingPods:
     def __init__(self, api: ApiServer, folder: Path) -> None:
         self.api = api
         self.held = Held()
@@ -285,36 +285,36 @@ class World:
 def test_pods_that_move_keep_their_addresses_nobody_gets_them_and_nothing_leaks(tmp_path):
     with ApiServer(secure=False) as api:
         api.rights = RIGHTS | {("get", "pods")}
-        world = World(api, tmp_path)
+        moving = MovingPods(api, tmp_path)
         with ThreadPoolExecutor(WORKERS + 2) as pool:
-            calls = [pool.submit(world.run_pods, worker) for worker in range(WORKERS)]
-            others = [pool.submit(world.run_others, worker) for worker in range(2)]
+            calls = [pool.submit(moving.run_pods, worker) for worker in range(WORKERS)]
+            others = [pool.submit(moving.run_others, worker) for worker in range(2)]
             running = {pod: what for call in calls for pod, what in call.result(SECONDS * 10).items()}
             for call in others:
                 call.result(SECONDS * 10)
-        forget_half_of_the_late_ones(world)
-        for one in world.theirs:
+        forget_half_of_the_late_ones(moving)
+        for one in moving.theirs:
             one.close()
         # The last one was reinstalled, so no journal has its leases.
-        for node in world.ours[:-1]:
+        for node in moving.ours[:-1]:
             node.store.gc({(container, "net1") for where, container, _ in running.values() if where is node})
         tell_of(api, running)
-        reconciled(world, tmp_path)
+        reconciled(moving, tmp_path)
         expected = {str(address): pod for pod, (_, _, addresses) in running.items() for address in addresses}
-        assert world.believed() == expected == {str(key): pod for key, pod in world.held.pods.items()}
+        assert moving.believed() == expected == {str(key): pod for key, pod in moving.held.pods.items()}
         names = sorted(whereabouts.reservation_name(parse(text, ""), "") for text in expected)
         assert api.resources.names(RESERVATIONS, SPACE) == names
         assert expected
 
 
-def forget_half_of_the_late_ones(world: World) -> None:
+def forget_half_of_the_late_ones(moving: MovingPods) -> None:
     """Drops half of the late DELs."""
     while True:
         try:
-            world.late.get_nowait()
+            moving.late.get_nowait()
         except queue.Empty:
             return
-        if not world.end_one():
+        if not moving.end_one():
             return
 
 
@@ -326,11 +326,11 @@ def tell_of(api: ApiServer, running: dict[str, tuple[Any, str, list[Address]]]) 
         api.add_pod("default", pod.partition("/")[2], uid=_uid(pod), annotations=annotations)
 
 
-def reconciled(world: World, folder: Path) -> None:
+def reconciled(moving: MovingPods, folder: Path) -> None:
     """Reconciles on a node that had none of these pods."""
     folders = Folders(state=str(folder / "state"), run=str(folder / "run"), policy=POLICY)
     network = Network(
-        name=NETWORK, backend="kubernetes", cluster_conf={**world.cluster_conf, "node": "x"}, shared=NETWORK
+        name=NETWORK, backend="kubernetes", cluster_conf={**moving.cluster_conf, "node": "x"}, shared=NETWORK
     )
     nobody = Sandboxes(attached={}, namespaces={})
     found = Reconciliation(folders, [network], lambda: nobody, grace=0.0, seconds=SECONDS)

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contract.vswitch_contract import CONTRACT
+from tests.ovs.backends import FakeBackend, RealBackend
 from tests.ovs.daemon import Daemon
-from tests.ovs.worlds import FakeWorld, RealWorld
 
 
 @pytest.fixture(scope="module")
-def real() -> Iterator[RealWorld]:
+def real() -> Iterator[RealBackend]:
     with Daemon() as daemon, Daemon(dpdk=False) as incapable:
-        yield RealWorld(daemon, incapable)
+        yield RealBackend(daemon, incapable)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_fake_keeps_the_contract(name, tmp_path):
-    CONTRACT[name](FakeWorld(tmp_path))
+    CONTRACT[name](FakeBackend(tmp_path))
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -14,8 +14,8 @@ import pytest
 from cni.errors import CniError, LimitedConnectivity, NotAvailable, TryAgainLater
 from cni.userspace.vswitch.model import Owner, Port, Rate
 from cni.userspace.vswitch.ovs import SETTLE_SECONDS, OvsDpdk
+from tests.ovs.backends import RealBackend
 from tests.ovs.daemon import Daemon, until
-from tests.ovs.worlds import RealWorld
 
 OWNER = Owner(container_id="c0ffee", ifname="net1", network="fast")
 CALLS = 50
@@ -23,11 +23,11 @@ SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[RealWorld]:
+def running() -> Iterator[RealBackend]:
     with Daemon() as daemon:
-        world = RealWorld(daemon)
-        world.add_foreign_port("br0", "foreign", str(daemon.folder / "foreign.sock"))
-        yield world
+        backend = RealBackend(daemon)
+        backend.add_foreign_port("br0", "foreign", str(daemon.folder / "foreign.sock"))
+        yield backend
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from deviceplugin import watching
 from deviceplugin.watching import Bell, FolderEvents, KernelEvents, device_events, is_about_pci, link_events
-from tests.kubelet.world import driven
+from tests.kubelet.node import driven
 
 SECONDS = 20.0
 DEVICE = Path("/sys/devices/virtual/mem/null/uevent")

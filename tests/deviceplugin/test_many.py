@@ -10,8 +10,8 @@ import pytest
 
 from deviceplugin import server
 from tests.kubelet.kubelet import CHECKPOINT
+from tests.kubelet.node import Node, driven, until
 from tests.kubelet.pcihost import PF, VFS, card, many, many_vf
-from tests.kubelet.world import World, driven, until
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 RESTARTS = 100 if os.environ.get("BAREWIRE_MATRIX") else 10
@@ -26,97 +26,97 @@ def place():
         yield Path(folder)
 
 
-def registered(world, number):
-    return lambda: len(world.kubelet.endpoints) == number and all(one.lists for one in world.kubelet.endpoints.values())
+def registered(node, number):
+    return lambda: len(node.kubelet.endpoints) == number and all(one.lists for one in node.kubelet.endpoints.values())
 
 
 @driven
 async def test_restarts_of_kubelet_and_plugin_in_a_loop_lose_no_device_and_give_none_twice(place):
-    world = World(place, {"resourceList": FEW})
-    card(world.host, driver="vfio-pci")
-    async with world:
-        (world.kubelet.folder / CHECKPOINT).write_text("{}")
-        await until("registrations", registered(world, 4))
+    node = Node(place, {"resourceList": FEW})
+    card(node.host, driver="vfio-pci")
+    async with node:
+        (node.kubelet.folder / CHECKPOINT).write_text("{}")
+        await until("registrations", registered(node, 4))
         for turn in range(RESTARTS):
-            [device] = await world.kubelet.admit(f"pod{turn}", f"intel.com/r{turn % 4}")
+            [device] = await node.kubelet.admit(f"pod{turn}", f"intel.com/r{turn % 4}")
             if turn % 3:
-                await world.kubelet.restart()
+                await node.kubelet.restart()
             else:
-                await world.kubelet.stop()
-                await world.stop_plugin()
-                await world.start_plugin()
-                await world.kubelet.start()
-            await until("registrations", registered(world, 4))
-            shortest = min(len(one) for endpoint in world.kubelet.endpoints.values() for one in endpoint.lists)
+                await node.kubelet.stop()
+                await node.stop_plugin()
+                await node.start_plugin()
+                await node.kubelet.start()
+            await until("registrations", registered(node, 4))
+            shortest = min(len(one) for endpoint in node.kubelet.endpoints.values() for one in endpoint.lists)
             assert shortest == 1, "a list was short for a moment"
-            assert [*world.service.stock.held] == [device] == [VFS[turn % 4]]
-            world.kubelet.end(f"pod{turn}")
-            await until("release", lambda: not world.service.stock.held)
-        assert (world.kubelet.folder / CHECKPOINT).exists()
+            assert [*node.service.stock.held] == [device] == [VFS[turn % 4]]
+            node.kubelet.end(f"pod{turn}")
+            await until("release", lambda: not node.service.stock.held)
+        assert (node.kubelet.folder / CHECKPOINT).exists()
 
 
 @driven
 async def test_a_large_node_s_lists_are_whole_after_a_restart_and_a_change_of_one_device_reaches_its_stream_only(place):
-    world = World(place)
-    world.configure({"resourceList": many(world.host, CARDS, DEVICES)})
-    async with world:
-        await until("registrations", registered(world, CARDS))
-        await world.kubelet.restart()
-        await until("registrations", registered(world, CARDS))
-        endpoints = world.kubelet.endpoints.values()
+    node = Node(place)
+    node.configure({"resourceList": many(node.host, CARDS, DEVICES)})
+    async with node:
+        await until("registrations", registered(node, CARDS))
+        await node.kubelet.restart()
+        await until("registrations", registered(node, CARDS))
+        endpoints = node.kubelet.endpoints.values()
         assert {len(endpoint.lists[0]) for endpoint in endpoints} == {DEVICES}
         device = many_vf(7, 9)
-        world.host.bind(device, "")
-        world.service.event.ring(f"unbind@/devices/pci0000:00/{device}\0".encode())
-        await until("the change", lambda: world.kubelet.health("intel.com/r7").get(device) == "Unhealthy")
-        others = [endpoint for name, endpoint in world.kubelet.endpoints.items() if name != "intel.com/r7"]
+        node.host.bind(device, "")
+        node.service.event.ring(f"unbind@/devices/pci0000:00/{device}\0".encode())
+        await until("the change", lambda: node.kubelet.health("intel.com/r7").get(device) == "Unhealthy")
+        others = [endpoint for name, endpoint in node.kubelet.endpoints.items() if name != "intel.com/r7"]
         assert [endpoint.resource for endpoint in others if len(endpoint.lists) > 1] == []
 
 
 @driven
 async def test_a_kubelet_that_has_lost_the_stream_of_a_resource_gets_it_again(place):
-    world = World(place, {"resourceList": FEW})
-    card(world.host, driver="vfio-pci")
+    node = Node(place, {"resourceList": FEW})
+    card(node.host, driver="vfio-pci")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "LOST_SECONDS", 0.1)
-        async with world:
-            await until("registrations", registered(world, 4))
-            lost = world.kubelet.endpoints["intel.com/r2"]
+        async with node:
+            await until("registrations", registered(node, 4))
+            lost = node.kubelet.endpoints["intel.com/r2"]
             assert lost.task
             lost.task.cancel()
-            await until("another registration", lambda: world.kubelet.endpoints.get("intel.com/r2") not in (None, lost))
-            await world.offered("intel.com/r2", 1)
-            assert any("does not follow intel.com/r2" in text for text in world.log.messages)
+            await until("another registration", lambda: node.kubelet.endpoints.get("intel.com/r2") not in (None, lost))
+            await node.offered("intel.com/r2", 1)
+            assert any("does not follow intel.com/r2" in text for text in node.log.messages)
 
 
 @driven
 async def test_a_kubelet_s_folder_that_is_made_anew_is_served_and_followed_again(place):
-    world = World(place, {"resourceList": FEW})
-    card(world.host, driver="vfio-pci")
-    async with world:
-        await until("registrations", registered(world, 4))
-        await world.kubelet.stop()
-        for path in world.kubelet.folder.iterdir():
+    node = Node(place, {"resourceList": FEW})
+    card(node.host, driver="vfio-pci")
+    async with node:
+        await until("registrations", registered(node, 4))
+        await node.kubelet.stop()
+        for path in node.kubelet.folder.iterdir():
             path.unlink()
-        world.kubelet.folder.rmdir()
-        world.kubelet.folder.mkdir()
-        await world.kubelet.start()
-        await until("registrations", registered(world, 4))
+        node.kubelet.folder.rmdir()
+        node.kubelet.folder.mkdir()
+        await node.kubelet.start()
+        await until("registrations", registered(node, 4))
 
 
 @driven
 async def test_lists_stay_whole_while_the_host_cannot_be_looked_at(place):
-    world = World(place, {"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["eth0"]}}]})
-    card(world.host, driver="vfio-pci")
-    async with world:
-        await world.offered("intel.com/vfs", 4)
-        pci = world.host.sys / "bus/pci"
+    node = Node(place, {"resourceList": [{"resourceName": "vfs", "selectors": {"pfNames": ["eth0"]}}]})
+    card(node.host, driver="vfio-pci")
+    async with node:
+        await node.offered("intel.com/vfs", 4)
+        pci = node.host.sys / "bus/pci"
         hidden = pci.rename(pci.with_name("hidden"))
-        world.service.event.ring()
-        await until("the error", lambda: any("cannot be looked at" in text for text in world.log.messages))
-        await world.kubelet.restart()
-        await world.offered("intel.com/vfs", 4)
+        node.service.event.ring()
+        await until("the error", lambda: any("cannot be looked at" in text for text in node.log.messages))
+        await node.kubelet.restart()
+        await node.offered("intel.com/vfs", 4)
         hidden.rename(pci)
-        world.host.remove(VFS[3])
-        await world.offered("intel.com/vfs", 3)
-        assert [len(one) for one in world.kubelet.endpoints["intel.com/vfs"].lists] == [4, 3]
+        node.host.remove(VFS[3])
+        await node.offered("intel.com/vfs", 3)
+        assert [len(one) for one in node.kubelet.endpoints["intel.com/vfs"].lists] == [4, 3]

@@ -14,9 +14,9 @@ sys.path.insert(0, {source!r})
 from cni.host.kernel import HostKernel
 from cni.log import Log
 from cni.pci import PciAddress
-from tests.contract.kernel_contract import CONTRACT, World
+from tests.contract.kernel_contract import CONTRACT, Host
 kernel = HostKernel(Log({{}}))
-CONTRACT[{name!r}](World(kernel, PciAddress({device!r}), kernel.netns({netns!r}), {pf_name!r}))
+CONTRACT[{name!r}](Host(kernel, PciAddress({device!r}), kernel.netns({netns!r}), {pf_name!r}))
 """
 
 

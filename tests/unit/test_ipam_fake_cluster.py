@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.ipam_cluster_contract import CONTRACT, World
+from tests.contract.ipam_cluster_contract import CONTRACT, Backend
 from tests.fake_cluster import FakeCluster, Shared
 
 
@@ -13,4 +13,4 @@ from tests.fake_cluster import FakeCluster, Shared
 def test_the_fake_cluster_keeps_the_contract(name, tells_taken):
     shared = Shared()
     shared.tells_taken = tells_taken
-    CONTRACT[name](World(lambda node: FakeCluster(shared, node)))
+    CONTRACT[name](Backend(lambda node: FakeCluster(shared, node)))

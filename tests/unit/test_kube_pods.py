@@ -20,7 +20,7 @@ from tests.trusting import ACCESS
 THEIRS = {"theirs": "stays"}
 
 
-class FakeWorld:
+class FakeServer:
     def __init__(self) -> None:
         self.pods = FakePods()
         self.pods.add_pod(NAMESPACE, NAME, UID)
@@ -33,7 +33,7 @@ class FakeWorld:
         return self.pods.calls.count("change")
 
 
-class RealWorld:
+class RealServer:
     """The client with a server. `seconds` bound each call."""
 
     def __init__(self, api: ApiServer, folder: Path) -> None:
@@ -52,15 +52,15 @@ class RealWorld:
 
 
 @pytest.fixture
-def real(tmp_path) -> Iterator[RealWorld]:
+def real(tmp_path) -> Iterator[RealServer]:
     with ApiServer(secure=False, identity=Identity(Path(), Path())) as api:
         api.add_pod(NAMESPACE, NAME, uid=UID, annotations=dict(THEIRS))
-        yield RealWorld(api, tmp_path)
+        yield RealServer(api, tmp_path)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_fake_keeps_the_contract(name):
-    CONTRACT[name](FakeWorld())
+    CONTRACT[name](FakeServer())
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -1,4 +1,4 @@
-"""The worlds in which the contract of a vswitch is held: real daemons, and the fake."""
+"""The backends in which the contract of a vswitch is held: real daemons, and the fake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ovs.daemon import Daemon
 BRIDGES = ("br0", "br1")
 
 
-class RealWorld:
+class RealBackend:
     """OvsDpdk on daemons of its own."""
 
     def __init__(self, daemon: Daemon, incapable: Daemon | None = None) -> None:
@@ -79,7 +79,7 @@ class RealWorld:
             self._point_at(self.daemon)
 
 
-class FakeWorld:
+class FakeBackend:
     """The fake, which needs no time."""
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +116,7 @@ class FakeWorld:
         return self._lacking("capable")
 
 
-class DatabaseWorld:
+class DatabaseBackend:
     """OvsDpdk on a database in memory. Waits that must run out are short."""
 
     def __init__(self, fake: FakeOvsdb, folder: Path) -> None:

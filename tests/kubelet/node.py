@@ -53,7 +53,7 @@ async def until(what: str, happened: Callable[[], Any], seconds: float = SECONDS
     return answer
 
 
-class World:
+class Node:
     """`async with` starts kubelet and plugin, and ends them. Everything is below `root`, whose path has to be short."""
 
     def __init__(self, root: Path, config: dict[str, Any] | None = None, **options: Any) -> None:
