@@ -18,7 +18,7 @@ from cni.node.conf import NodeFile  # noqa: E402
 from cni.sriov.conf import SriovConf  # noqa: E402
 from cni.userspace.conf import UserspaceConf  # noqa: E402
 from deviceplugin import conf as devices  # noqa: E402
-from ipam.config.conf import IpamConf  # noqa: E402
+from ipam.config.conf import Ipam, IpamConf  # noqa: E402
 
 ERRORS_HEAD = """\
 # Error codes
@@ -134,10 +134,9 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "reference" / "deviceplugin.md": devices_page(),
         ROOT / "docs" / "reference" / "vf-settings.md": vf_settings_page(),
         **schema.generated("node", "cni/node", NodeFile),
-        **schema.generated("sriov", "cni/sriov", SriovConf),
-        **schema.generated("userspace", "cni/userspace", UserspaceConf),
-        **schema.generated("barewire-ipam", "ipam/config", IpamConf),
-        ROOT / "ipam/config/conf_sections.py": schema.sections_source(IpamConf),
+        **schema.generated("sriov", "cni/sriov", SriovConf, [SriovConf]),
+        **schema.generated("userspace", "cni/userspace", UserspaceConf, [UserspaceConf]),
+        **schema.generated("barewire-ipam", "ipam/config", IpamConf, [Ipam, IpamConf]),
     }
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, NoReturn
 
+    JsonObject = dict[str, Any]
+    """A JSON object of another program, or one that has not been validated: its keys and values can be anything."""
+
 _SPACE = b" \t\n\r"
 _ESCAPE = _json.encode_basestring_ascii
 

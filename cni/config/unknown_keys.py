@@ -12,9 +12,8 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.config.validation import Problem, Table
+    from cni.jsontext import JsonObject
 
 _COMPARED = 64
 """Maximum number of compared characters of a key: the cost grows with the length, and any user can write keys."""
@@ -37,7 +36,7 @@ class Unknown(Value):
 
     meant: dict[str, str]
     misspelt: frozenset[str]
-    values: dict[str, Any]
+    values: JsonObject
     more: int
 
     def misspellings(self) -> list[Problem]:
@@ -67,7 +66,7 @@ class Unknown(Value):
         return [(f"{self.more} more keys", text)] * bool(self.more)
 
 
-def unknown_keys(table: Table, named: dict[str, Any]) -> Unknown:
+def unknown_keys(table: Table, named: JsonObject) -> Unknown:
     """The keys that are not in the table, including those in its sections."""
     found = _unknown_here(table, named)
     for key, rule in table.items():
@@ -86,7 +85,7 @@ def _together(outer: Unknown, section: str, inner: Unknown) -> Unknown:
     )
 
 
-def _unknown_here(table: Table, named: dict[str, Any]) -> Unknown:
+def _unknown_here(table: Table, named: JsonObject) -> Unknown:
     unknown = [key for key in named if key not in table and not is_foreign(key)]
     respelt = _respelt(table, unknown)
     compared = [key for key in unknown if key not in respelt][:_COMPARED_KEYS]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.config.unknown_keys import Unknown
+    from cni.jsontext import JsonObject
 
     Rule = tuple[Any, ...]
     Table = dict[str, Rule]
@@ -54,17 +55,20 @@ TEXTUAL = frozenset(("string", "choice", "folded", "mac", "pci"))
 
 
 class Parsed(Value):
-    """The values that are present and not null, by canonical key, and warnings about ignored keys."""
+    """The values that are present and not null, by canonical key, and warnings about ignored keys.
 
-    values: dict[str, Any]
+    The type of `values` is generated from the model of the table: the caller assigns it.
+    """
+
+    values: Any
     warnings: tuple[str, ...]
 
 
 def parse(
     table: Table,
     required: tuple[str, ...],
-    config: dict[str, Any],
-    cross_check: Callable[[dict[str, Any], frozenset[str]], list[Problem]],
+    config: JsonObject,
+    cross_check: Callable[[Any, frozenset[str]], list[Problem]],
     *,
     strict: bool = False,
 ) -> Parsed:
@@ -72,8 +76,8 @@ def parse(
 
     Unknown keys are refused if `strict`, or if the configuration has `strictConfig`.
     """
-    named = canonical(table, config)
-    values: dict[str, Any] = {}
+    named: JsonObject = canonical(table, config)
+    values: JsonObject = {}
     problems = _validate(table, named, "", values)
     problems += [(key, MISSING) for key in required if is_absent(table[key], named.get(key))]
     problems += cross_check(values, frozenset(path for path, _ in problems))
@@ -92,7 +96,7 @@ def parse(
     return Parsed(values=values, warnings=tuple(_joined([problem]) for problem in unknown.ignored()))
 
 
-def _unknown(table: Table, named: dict[str, Any]) -> Unknown | None:
+def _unknown(table: Table, named: JsonObject) -> Unknown | None:
     """The unknown keys, including those in sections; None if there are none, which is the normal case."""
     if not _has_unknown(table, named):
         return None
@@ -101,7 +105,7 @@ def _unknown(table: Table, named: dict[str, Any]) -> Unknown | None:
     return unknown_keys(table, named)
 
 
-def _has_unknown(table: Table, named: dict[str, Any]) -> bool:
+def _has_unknown(table: Table, named: JsonObject) -> bool:
     if any(key not in table and not is_foreign(key) for key in named):
         return True
     return any(
@@ -117,7 +121,7 @@ def is_foreign(key: str) -> bool:
     return "/" in key
 
 
-def sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, JsonObject]]:
     """Each section in the value of a key, with its path."""
     if rule[0] == "section" and isinstance(value, dict):
         yield path, value
@@ -126,10 +130,13 @@ def sections(rule: Rule, value: Any, path: str) -> Iterator[tuple[str, dict[str,
             yield from sections((_LISTS[rule[0]], rule[1]), entry, f"{path}[{place}]")
 
 
-def canonical(table: Table, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the table's spelling of keys: an exact match first, then any case, as in Go's decoder."""
+def canonical(table: Table, config: JsonObject) -> Any:
+    """The configuration with the table's spelling of keys: an exact match first, then any case, as in Go's decoder.
+
+    The caller assigns its type, which is generated from the model of the table; the values are not validated.
+    """
     folded = {key.lower(): key for key in table}
-    named: dict[str, Any] = {}
+    named: JsonObject = {}
     for key, value in config.items():
         meant = key if key in table else folded.get(key.lower(), key)
         if meant == key or meant not in config:
@@ -170,7 +177,7 @@ def canonical_mac(text: object) -> str:
     raise ValueError(f"{shown(text)} is not a MAC address")
 
 
-def _validate(table: Table, config: dict[str, Any], prefix: str, values: dict[str, Any]) -> list[Problem]:
+def _validate(table: Table, config: JsonObject, prefix: str, values: JsonObject) -> list[Problem]:
     problems: list[Problem] = []
     for key, rule in table.items():
         value = config.get(key)
@@ -201,7 +208,7 @@ def _validate_value(rule: Rule, value: object, path: str, found: list[Any]) -> l
 def _validate_section(rule: Rule, value: object, path: str, found: list[Any]) -> list[Problem]:
     if not isinstance(value, dict):
         return [(path, f"{shown(value)} is not an object")]
-    inner: dict[str, Any] = {}
+    inner: JsonObject = {}
     problems = _validate(rule[1], value, f"{path}.", inner)
     # A refused value must not be kept with the keys of other programs: the rules rely on validated values.
     others = {key: other for key, other in value.items() if key not in rule[1]} if rule[0] == "open" else {}
