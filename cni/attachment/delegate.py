@@ -28,11 +28,24 @@ from cni.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
+    from typing import TypedDict
 
     from cni.host.program import Finished
+    from cni.jsontext import JsonObject
     from cni.protocol.request import Request
     from cni.protocol.result import Result
+
+    class IpamCallDict(TypedDict, total=False):
+        """A delegate call in a record; in a damaged record any key can be missing."""
+
+        type: str
+        stdin: str
+        container_id: str
+        netns: str
+        ifname: str
+        args: str
+        path: list[str]
+
 
 DELEGATE_SECONDS = 50.0
 """Time limit for one call. Together with the clean-up after a failed ADD it fits the 60 s that a whole ADD may take."""
@@ -95,16 +108,33 @@ class IpamCall(Value):
         except (ValueError, ProblemBelow):
             return None
 
-    def as_document(self) -> dict[str, Any]:
+    def as_document(self) -> IpamCallDict:
         """The call as JSON values, for the record. The config is text: it was JSON, so it is UTF-8."""
-        return {**self.as_dict(), "stdin": self.stdin.decode(), "path": list(self.path)}
+        return {
+            "type": self.type,
+            "stdin": self.stdin.decode(),
+            "container_id": self.container_id,
+            "netns": self.netns,
+            "ifname": self.ifname,
+            "args": self.args,
+            "path": list(self.path),
+        }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> IpamCall:
+    def from_document(cls, document: IpamCallDict) -> IpamCall:
         """Reads what `as_document` made. Raises `IoFailure` if the record contains no valid call."""
         try:
-            fields = {**document, "stdin": document["stdin"].encode(), "path": tuple(document["path"])}
-            return fit(cls(**fields))
+            return fit(
+                cls(
+                    type=document["type"],
+                    stdin=document["stdin"].encode(),
+                    container_id=document["container_id"],
+                    netns=document["netns"],
+                    ifname=document["ifname"],
+                    args=document["args"],
+                    path=tuple(document["path"]),
+                )
+            )
         except (KeyError, TypeError, AttributeError, UnicodeError) as error:
             raise IoFailure(f"the record's IPAM call is damaged: {error}", hint="free its addresses by hand") from error
 
@@ -287,7 +317,7 @@ def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
     return kept if original is None else {**kept, "LD_LIBRARY_PATH": original}
 
 
-def _ipam_type(config: Mapping[str, Any]) -> str:
+def _ipam_type(config: JsonObject) -> str:
     section = jsontext.member(config, "ipam")
     kind = jsontext.member(section, "type") if isinstance(section, dict) else None
     if not isinstance(kind, str) or not kind:
@@ -327,7 +357,7 @@ def _refusal(kind: str, output: bytes) -> DelegateRefusal | None:
     return DelegateRefusal(kind, code, msg, details)
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: bytes) -> JsonObject:
     document = jsontext.loads(text)
     if not isinstance(document, dict):
         raise DecodeFailure("not a JSON object")

@@ -9,9 +9,10 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeVar
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
 
+    from cni.attachment.delegate import IpamCallDict
     from cni.protocol.request import Request
 
     V = TypeVar("V", bound="Value")
@@ -47,9 +48,9 @@ class Record(Value):
     """An attachment as saved.
 
     `device` is the PCI address or empty; `found` the state of the device before ADD, `wanted` the state that ADD
-    applies, `ipam` the delegate call to replay, each in the plugin's own format; `device_info` the path of the
-    device-info file, or empty; `left` the parts that removal still has to undo; `removing` whether a removal has begun.
-    Calls for other attachments may continue a removal only if it has begun.
+    applies, each in the format of its plugin, which has the types of both; `ipam` the delegate call to replay;
+    `device_info` the path of the device-info file, or empty; `left` the parts that removal still has to undo;
+    `removing` whether a removal has begun. Calls for other attachments may continue a removal only if it has begun.
     """
 
     key: Key
@@ -59,9 +60,9 @@ class Record(Value):
     netns_identity: str
     boot_id: str
     left: tuple[str, ...]
-    found: dict[str, Any]
-    wanted: dict[str, Any]
-    ipam: dict[str, Any] | None = None
+    found: Mapping[str, object]
+    wanted: Mapping[str, object]
+    ipam: IpamCallDict | None = None
     device_info: str = ""
     removing: bool = False
 

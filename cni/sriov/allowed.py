@@ -7,11 +7,9 @@ from cni.node.node import PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from cni.host.device import Device
     from cni.node.node import DevicePolicy
+    from cni.sriov.conf_sections import SriovConfDict
 
     Problem = tuple[str, str]
 
@@ -19,7 +17,7 @@ REMEDY = f"the node's administrator sets the limits in {PATH}, key devices"
 _NOT = "the node configuration does not allow"
 
 
-def problems(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
+def problems(conf: SriovConfDict, policy: DevicePolicy) -> list[Problem]:
     """What the configuration requests beyond the limits, as (JSON path, text)."""
     return [*_drivers(conf, policy), *_devices(conf, policy), *_promiscuity(conf, policy)]
 
@@ -36,10 +34,13 @@ def require_pf(device: Device, policy: DevicePolicy) -> None:
         )
 
 
-def _drivers(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
+def _drivers(conf: SriovConfDict, policy: DevicePolicy) -> list[Problem]:
     section = conf.get("dpdk") or {}
-    named = [("driver", conf.get("driver"))]
-    named += [(f"dpdk.{key}", section.get(key)) for key in ("dpdk_driver", "kernel_driver")]
+    named = (
+        ("driver", conf.get("driver")),
+        ("dpdk.dpdk_driver", section.get("dpdk_driver")),
+        ("dpdk.kernel_driver", section.get("kernel_driver")),
+    )
     if policy.drivers is None:
         return []
     allowed = ", ".join(policy.drivers) or "none"
@@ -50,13 +51,13 @@ def _drivers(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
     ]
 
 
-def _devices(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
+def _devices(conf: SriovConfDict, policy: DevicePolicy) -> list[Problem]:
     found = [("pfOnly", f"{_NOT} to attach a whole PF")] if conf.get("pfOnly") and not policy.pf_only else []
     if not policy.by_pf and not conf.get("deviceID"):
         found += [(key, f"{_NOT} to choose a VF by its PF") for key in ("master", "if0") if conf.get(key)]
     return found
 
 
-def _promiscuity(conf: Mapping[str, Any], policy: DevicePolicy) -> list[Problem]:
+def _promiscuity(conf: SriovConfDict, policy: DevicePolicy) -> list[Problem]:
     requested = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
     return [] if policy.promisc else [(key, f"{_NOT} it") for key in requested]

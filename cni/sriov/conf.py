@@ -119,7 +119,8 @@ class SriovConf(Model):
 
     @model_validator(mode="after")
     def _cross_check(self) -> SriovConf:
-        problems = cross_check(self.model_dump())
+        values: Any = self.model_dump()
+        problems = cross_check(values)
         if problems:
             raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from cni.sriov.conf_sections import SriovConfDict
 
 _IGNORED = {
     "if0name": "the interface is named as the runtime says (CNI_IFNAME)",
@@ -14,12 +14,10 @@ _IGNORED = {
 }
 
 
-def translate(named: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration (under its canonical keys) without old keys, and a deprecation warning for each of them."""
-    conf, warnings = dict(named), []
-    for key, reason in _IGNORED.items():
-        if conf.pop(key, None) is not None:
-            warnings.append(f"{key}: old key, ignored: {reason}")
+def translate(named: SriovConfDict) -> tuple[SriovConfDict, list[str]]:
+    """The validated configuration with old keys translated, and a deprecation warning for each of them."""
+    conf = named.copy()
+    warnings = [f"{key}: old key, ignored: {reason}" for key, reason in _IGNORED.items() if conf.get(key) is not None]
     if conf.get("deviceID") and conf.pop("vf", None) is not None:
         warnings.append("vf: ignored, deviceID names the device")
     old_name = conf.pop("if0", None)
@@ -29,8 +27,8 @@ def translate(named: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if conf.pop("l2enable", None) is True:
         warnings.append("l2enable: old key, leave out ipam instead")
         conf.pop("ipam", None)
-    section = conf.get("dpdk")
-    if isinstance(section, dict) and section.get("dpdk_driver"):
+    old_driver = (conf.get("dpdk") or {}).get("dpdk_driver")
+    if old_driver:
         warnings.append("dpdk: old key, say driver")
-        conf["driver"] = conf.get("driver") or section["dpdk_driver"]
+        conf["driver"] = conf.get("driver") or old_driver
     return conf, warnings

@@ -12,15 +12,55 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NotRequired, TypedDict
+
+    from cni.jsontext import JsonObject
+
+    class NetdevDict(TypedDict):
+        """A `Netdev` in a record. `queue` is its `txqlen`: records keep the name that they have had from the start."""
+
+        name: str
+        mac: str
+        permanent: str
+        mtu: int
+        queue: int
+        group: int
+        flags: int
+        up: NotRequired[bool]
+        alias: NotRequired[str]
+        altnames: list[str]
+
+    class FoundDict(TypedDict):
+        """The `found` of a record. Records of earlier versions lack the keys that are not required.
+
+        `settings` contains the fields of `VfInfo`. A removal adds `looked`; `repair` marks the record of a repair.
+        """
+
+        index: int
+        pf: str
+        driver: str
+        instance: NotRequired[int]
+        override: NotRequired[str]
+        settings: JsonObject
+        netdev: NetdevDict | None
+        netdev_instance: NotRequired[str]
+        tuning: NotRequired[dict[str, str]]
+        looked: NotRequired[str]
+        repair: NotRequired[bool]
+
+    class WantedDict(TypedDict):
+        """The `wanted` of a record. `settings` contains the fields of `VfSettings`."""
+
+        settings: JsonObject
+        mac: NotRequired[str | None]
+        mtu: int | None
+        driver: NotRequired[str]
+        userspace: NotRequired[bool]
+        flags: NotRequired[int]
 
 
 PLUGIN = "sriov"
-"""What a record of ours says of its plugin."""
-
-
-LOOKED = "looked"
-"""The member of a record's `found` that a removal adds, see `DeviceAttachment`."""
+"""The value of `plugin` in our records."""
 
 
 class Netdev(Value):
@@ -142,7 +182,7 @@ def netdev(link: Link) -> Netdev:
     )
 
 
-def found_document(attachment: DeviceAttachment) -> dict[str, Any]:
+def found_document(attachment: DeviceAttachment) -> FoundDict:
     """The record's `found`: what DEL needs to restore."""
     link = attachment.netdev
     return {
@@ -158,20 +198,37 @@ def found_document(attachment: DeviceAttachment) -> dict[str, Any]:
     }
 
 
-def _netdev_document(found: Netdev) -> dict[str, Any]:
-    document = {**found.as_dict(), "altnames": list(found.altnames)}
-    # Records keep the name that they have had since the first version.
-    document["queue"] = document.pop("txqlen")
-    return document
+def _netdev_document(found: Netdev) -> NetdevDict:
+    return {
+        "name": found.name,
+        "mac": found.mac,
+        "permanent": found.permanent,
+        "mtu": found.mtu,
+        "queue": found.txqlen,
+        "group": found.group,
+        "flags": found.flags,
+        "up": found.up,
+        "alias": found.alias,
+        "altnames": list(found.altnames),
+    }
 
 
-def _netdev_of(document: dict[str, Any]) -> Netdev:
-    fields = {**document, "altnames": tuple(document["altnames"])}
-    fields["txqlen"] = fields.pop("queue")
-    return Netdev(**fields)
+def _netdev_of(document: NetdevDict) -> Netdev:
+    return Netdev(
+        name=document["name"],
+        mac=document["mac"],
+        permanent=document["permanent"],
+        mtu=document["mtu"],
+        txqlen=document["queue"],
+        group=document["group"],
+        flags=document["flags"],
+        up=document.get("up", False),
+        alias=document.get("alias", ""),
+        altnames=tuple(document["altnames"]),
+    )
 
 
-def wanted_document(attachment: DeviceAttachment) -> dict[str, Any]:
+def wanted_document(attachment: DeviceAttachment) -> WantedDict:
     """The record's `wanted`: what ADD applies."""
     return {
         "settings": attachment.settings.as_dict(),
@@ -183,9 +240,22 @@ def wanted_document(attachment: DeviceAttachment) -> dict[str, Any]:
     }
 
 
+def found_of(record: Record) -> FoundDict:
+    """The `found` of a record. Its values are as the file has them: `from_record` validates them."""
+    found: Any = record.found
+    document: FoundDict = found
+    return document
+
+
+def _wanted_of(record: Record) -> WantedDict:
+    wanted: Any = record.wanted
+    document: WantedDict = wanted
+    return document
+
+
 def from_record(record: Record) -> DeviceAttachment:
-    """The attachment that a record tells of. Raises `IoFailure` when the record does not hold one."""
-    found, wanted = record.found, record.wanted
+    """The attachment that a record describes. Raises `IoFailure` when the record does not contain one."""
+    found, wanted = found_of(record), _wanted_of(record)
     try:
         link = found["netdev"]
         attachment = DeviceAttachment(
@@ -206,7 +276,7 @@ def from_record(record: Record) -> DeviceAttachment:
             userspace=wanted.get("userspace", False),
             flags=wanted.get("flags", 0),
             netdev_instance=found.get("netdev_instance", ""),
-            looked=found.get(LOOKED, ""),
+            looked=found.get("looked", ""),
             tuning=found.get("tuning", {}),
         )
         return fit(attachment)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cni.host.device import Device
     from cni.host.vf_settings import Setting, VfInfo
+    from cni.sriov.conf_sections import SriovConfDict
 
 RESTORED = ("mtu", "alias", "txqlen", "group")
 """Attributes of the network device that one message each puts back."""
@@ -48,7 +49,7 @@ class Surroundings(Value):
 ALONE = Surroundings()
 
 
-def plan(key: Key, conf: dict[str, Any], device: Device, surroundings: Surroundings = ALONE) -> model.DeviceAttachment:
+def plan(key: Key, conf: SriovConfDict, device: Device, surroundings: Surroundings = ALONE) -> model.DeviceAttachment:
     """Plans what ADD does with the device as found. `conf` is that of `parse_request`.
 
     Raises `InvalidConfig` for what this device cannot have, `DeviceBusy` when the host needs it, `DriverUnfit`.
@@ -59,7 +60,8 @@ def plan(key: Key, conf: dict[str, Any], device: Device, surroundings: Surroundi
     _require_suitable(conf, device, settings)
     if userspace and not conf.get("driver"):
         # sriov-cni ignores mtu, so that pools of VFIO devices have networks with one.
-        conf = {**conf, "mtu": None}
+        conf = conf.copy()
+        conf.pop("mtu", None)
     if userspace:
         _require_nothing_of_a_netdev(conf, device)
     _require_trust(conf, device, settings)
@@ -106,18 +108,18 @@ def wanted_settings(conf: Mapping[str, Any]) -> VfSettings:
     return VfSettings(**wanted)
 
 
-def wanted_driver(conf: dict[str, Any], device: Device) -> str:
+def wanted_driver(conf: SriovConfDict, device: Device) -> str:
     """The driver that the device has to be bound to; empty when it keeps the one that it has."""
     driver = str(conf.get("driver") or "")
     return "" if driver == device.driver else driver
 
 
-def wanted_flags(conf: dict[str, Any]) -> int:
+def wanted_flags(conf: SriovConfDict) -> int:
     """The interface flags that a valid configuration asks for."""
     return sum(flag for name, flag in _FLAGS.items() if conf.get(name) == "on")
 
 
-def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings) -> None:
+def _require_suitable(conf: SriovConfDict, device: Device, settings: VfSettings) -> None:
     if not device.is_network:
         raise InvalidConfig(
             f"deviceID: {device.address} is not a network device", hint="only devices of PCI class 02 are attached"
@@ -142,7 +144,7 @@ def _require_suitable(conf: dict[str, Any], device: Device, settings: VfSettings
         )
 
 
-def _require_nothing_of_a_netdev(conf: dict[str, Any], device: Device) -> None:
+def _require_nothing_of_a_netdev(conf: SriovConfDict, device: Device) -> None:
     requested = [name for name in ("mtu", *_FLAGS) if conf.get(name) not in (None, "off")]
     if conf.get("mac") and not device.pf:
         requested.append("mac")
@@ -153,7 +155,7 @@ def _require_nothing_of_a_netdev(conf: dict[str, Any], device: Device) -> None:
         )
 
 
-def _require_trust(conf: dict[str, Any], device: Device, settings: VfSettings) -> None:
+def _require_trust(conf: SriovConfDict, device: Device, settings: VfSettings) -> None:
     trusted = device.settings.trust if settings.trust is None else settings.trust
     requested = [name for name in _FLAGS if conf.get(name) == "on"]
     if requested and device.pf and trusted is False:

@@ -20,8 +20,6 @@ from cni.sriov.selection import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.attachment.delegate import IpamCall
     from cni.attachment.ipam import Ipam
     from cni.attachment.lifecycle import Steps
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.node.node import NodeConf
     from cni.protocol.request import Request
+    from cni.sriov.conf_sections import SriovConfDict
     from cni.sriov.kernel import Kernel
     from cni.sriov.removal import DeviceRemoval
     from cni.sriov.sriov_cni import SriovCniState
@@ -149,7 +148,7 @@ class SriovPlugin(Lifecycle):
 
     # Steps of ADD.
 
-    def _require_allowed(self, conf: dict[str, Any]) -> None:
+    def _require_allowed(self, conf: SriovConfDict) -> None:
         """Only where the node has such limits: it costs a look at the PF."""
         if self._policy.pfs is not None:
             named = conf.get("deviceID")
@@ -166,13 +165,13 @@ class SriovPlugin(Lifecycle):
             key=key,
         )
 
-    def _planned(self, key: Key, conf: dict[str, Any], device: Device) -> model.DeviceAttachment:
+    def _planned(self, key: Key, conf: SriovConfDict, device: Device) -> model.DeviceAttachment:
         attachment = plan.plan(key, conf, device, self._surroundings(conf, device))
         if conf.get("mtu") and attachment.mtu is None:
             self._log.warning("mtu: ignored, the device is for user space; the program in the pod sets its own")
         return attachment
 
-    def _surroundings(self, conf: dict[str, Any], device: Device) -> plan.Surroundings:
+    def _surroundings(self, conf: SriovConfDict, device: Device) -> plan.Surroundings:
         kernel, address, link = self._kernel, device.address, device.link
         in_group = needs_iommu_group(plan.wanted_driver(conf, device))
         return plan.Surroundings(

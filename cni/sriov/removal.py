@@ -53,7 +53,10 @@ class DeviceRemoval(Removal):
     def kept(self, record: Record) -> Record:
         """With the network device that has been looked at, so that a repeated removal does not look, and rebind, again."""
         looked = self._looked.get(record.key)
-        return record.replace(found={**record.found, model.LOOKED: looked}) if looked else record
+        if not looked:
+            return record
+        found: model.FoundDict = {**model.found_of(record), "looked": looked}
+        return record.replace(found=found)
 
     def blocks_delete(self, record: Record, /) -> bool:
         """A pod is not gone while its VF is not home; addresses may stay reserved."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cni.sriov.kernel import Kernel
 
 _DEFAULT_MTU = 1500
-_REPAIR = "repair"
 
 
 def marked_at_home(kernel: Kernel, device: PciAddress) -> Link | None:
@@ -84,6 +83,7 @@ def record(
     attachment = _attachment(kernel, device, netns, note)
     if attachment is None:
         return None
+    found: model.FoundDict = {**model.found_document(attachment), "repair": True}
     return Record(
         key=owner,
         plugin=model.PLUGIN,
@@ -92,7 +92,7 @@ def record(
         netns_identity=netns.identity if netns is not None else "",
         boot_id=boot_id,
         left=(DEVICE,),
-        found={**model.found_document(attachment), _REPAIR: True},
+        found=found,
         wanted=model.wanted_document(attachment),
         removing=True,
     )
@@ -100,7 +100,7 @@ def record(
 
 def is_repair(record: Record) -> bool:
     """Whether the record was made to repair a device: it knows nothing of the attachment's addresses."""
-    return bool(record.found.get(_REPAIR))
+    return bool(model.found_of(record).get("repair"))
 
 
 def _attachment(kernel: Kernel, device: PciAddress, netns: Netns | None, note: str) -> model.DeviceAttachment | None:

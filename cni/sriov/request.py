@@ -15,21 +15,21 @@ from cni.sriov.rules import cross_check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from cni.jsontext import JsonObject
     from cni.log import Log
     from cni.node.node import DevicePolicy
     from cni.protocol.request import Request
+    from cni.sriov.conf_sections import SriovConfDict, UncheckedSriovConfDict
 
 
-def parse_request(request: Request, policy: DevicePolicy, log: Log) -> dict[str, Any]:
+def parse_request(request: Request, policy: DevicePolicy, log: Log) -> SriovConfDict:
     """The configuration, validated also by the node's policy; its `mac` is the one of all sources that counts.
 
     Raises with every problem at once.
     """
     forbidden: list[tuple[str, str]] = []
 
-    def judged(conf: dict[str, Any], refused: frozenset[str]) -> list[tuple[str, str]]:
+    def judged(conf: SriovConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
         forbidden.extend(allowed.problems(conf, policy))
         return [*cross_check(conf, refused), *forbidden]
 
@@ -42,14 +42,16 @@ def parse_request(request: Request, policy: DevicePolicy, log: Log) -> dict[str,
     for warning in (*parsed.warnings, *deprecations):
         log.warning(warning)
     mac = wanted_mac(conf, cni_arguments(request.args))
+    if mac is not None:
+        conf["mac"] = mac
     if request.cni_version in LEGACY_VERSIONS and not conf.get("ipam"):
         raise inexpressible(request.cni_version)
-    return {**conf, "mac": mac}
+    return conf
 
 
-def _with_device(config: dict[str, Any]) -> dict[str, Any]:
+def _with_device(config: JsonObject) -> JsonObject:
     """The configuration with the device of runtimeConfig, where it names none itself."""
-    named = configuration.canonical(TABLE, config)
+    named: UncheckedSriovConfDict = configuration.canonical(TABLE, config)
     runtime = named.get("runtimeConfig")
     if named.get("deviceID") or not isinstance(runtime, dict) or not runtime.get("deviceID"):
         return config
@@ -58,11 +60,11 @@ def _with_device(config: dict[str, Any]) -> dict[str, Any]:
 
 def ipam_call(request: Request) -> IpamCall | None:
     """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
-    named = configuration.canonical(TABLE, request.config)
+    named: UncheckedSriovConfDict = configuration.canonical(TABLE, request.config)
     return None if named.get("l2enable") is True else IpamCall.configured(request, named.get("ipam"))
 
 
-def device_info_file(conf: dict[str, Any]) -> str:
+def device_info_file(conf: SriovConfDict) -> str:
     """The path of the device-info file, or empty. Raises `InvalidConfig`."""
     path = (conf.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
     return device_info.checked(path) if path else ""

@@ -10,18 +10,17 @@ from cni.host.vf_settings import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from cni.sriov.conf_sections import SriovConfDict
 
     Problem = tuple[str, str]
 
 
-def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[Problem]:
+def cross_check(conf: SriovConfDict, refused: frozenset[str] = frozenset()) -> list[Problem]:
     """Problems, as (JSON path, text), between fields; a rule about a field that is `refused` by itself says nothing."""
     return [problem for fields, rule in _RULES if refused.isdisjoint(fields) for problem in rule(conf)]
 
 
-def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
+def _vlan(conf: SriovConfDict) -> list[Problem]:
     problems = []
     vlan, qos, proto = conf.get("vlan"), conf.get("vlanQoS"), conf.get("vlanProto")
     for key, value in (("vlanQoS", qos), ("vlanProto", proto)):
@@ -34,14 +33,14 @@ def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _rates(conf: Mapping[str, Any]) -> list[Problem]:
+def _rates(conf: SriovConfDict) -> list[Problem]:
     low, high = conf.get("min_tx_rate"), conf.get("max_tx_rate")
     if low and high and low > high:
         return [("min_tx_rate", f"{low} is more than max_tx_rate {high}")]
     return []
 
 
-def _device(conf: Mapping[str, Any]) -> list[Problem]:
+def _device(conf: SriovConfDict) -> list[Problem]:
     pf = conf.get("master") or conf.get("if0")
     problems = [] if conf.get("deviceID") or pf else [("deviceID", "missing: name a VF, or its PF as master")]
     if conf.get("vf") is not None and not pf and not conf.get("deviceID"):
@@ -49,7 +48,7 @@ def _device(conf: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _pf_only(conf: Mapping[str, Any]) -> list[Problem]:
+def _pf_only(conf: SriovConfDict) -> list[Problem]:
     if not conf.get("pfOnly"):
         return []
     settings = [field.key for row in SETTINGS.values() if not row.of_netdev for field in row.fields]
@@ -58,7 +57,7 @@ def _pf_only(conf: Mapping[str, Any]) -> list[Problem]:
     ]
 
 
-def _driver(conf: Mapping[str, Any]) -> list[Problem]:
+def _driver(conf: SriovConfDict) -> list[Problem]:
     legacy = conf.get("dpdk") or {}
     problems = []
     if legacy.get("dpdk_tool"):
@@ -67,7 +66,8 @@ def _driver(conf: Mapping[str, Any]) -> list[Problem]:
         problems.append(("dpdk.dpdk_driver", "is the old name of driver, give one of them"))
     named = {
         "driver": conf.get("driver"),
-        **{f"dpdk.{key}": legacy.get(key) for key in ("dpdk_driver", "kernel_driver")},
+        "dpdk.dpdk_driver": legacy.get("dpdk_driver"),
+        "dpdk.kernel_driver": legacy.get("kernel_driver"),
     }
     for path, driver in named.items():
         if driver and not is_bindable(driver):
@@ -75,7 +75,7 @@ def _driver(conf: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _promiscuity(conf: Mapping[str, Any]) -> list[Problem]:
+def _promiscuity(conf: SriovConfDict) -> list[Problem]:
     requested = [key for key in ("promisc", "allmulticast") if conf.get(key) == "on"]
     return [(key, "needs trust: on") for key in requested] if conf.get("trust") == "off" else []
 

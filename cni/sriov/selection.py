@@ -10,13 +10,12 @@ from cni.rollback import on_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.attachment.record import Key, Record
     from cni.attachment.records import Attachments
     from cni.host.files import Lock
     from cni.log import Log
     from cni.pci import PciAddress
+    from cni.sriov.conf_sections import SriovConfDict
     from cni.sriov.kernel import Kernel
     from cni.sriov.removal import DeviceRemoval
     from cni.sriov.sriov_cni import SriovCniState
@@ -62,7 +61,7 @@ class Selection:
         self._log = log
         self._key = key
 
-    def locked(self, conf: dict[str, Any]) -> LockedDevice:
+    def locked(self, conf: SriovConfDict) -> LockedDevice:
         """The device that the configuration requests. Raises `DeviceBusy`, `DeviceNotFound`, `TryAgainLater`."""
         if conf.get("deviceID"):
             return self._named(pci.parse(conf["deviceID"]))
@@ -88,7 +87,7 @@ class Selection:
             self._reclaim_or_refuse(device)
         return LockedDevice(device, lock)
 
-    def _first_free(self, conf: dict[str, Any], vfs: list[PciAddress]) -> LockedDevice:
+    def _first_free(self, conf: SriovConfDict, vfs: list[PciAddress]) -> LockedDevice:
         taken: dict[PciAddress, str] = {}
         deadline = time.monotonic() + CHOICE_SECONDS
         eligible = self._eligible(conf, vfs)
@@ -105,7 +104,7 @@ class Selection:
 
     def _free_one(
         self,
-        conf: dict[str, Any],
+        conf: SriovConfDict,
         devices: list[PciAddress],
         taken: dict[PciAddress, str],
         patience: float,
@@ -133,7 +132,7 @@ class Selection:
                 break
         return None
 
-    def _reason(self, conf: dict[str, Any], device: PciAddress, lock: Lock) -> str:
+    def _reason(self, conf: SriovConfDict, device: PciAddress, lock: Lock) -> str:
         """Why the VF is not to be chosen; empty when it is. What is wrong with one VF does not concern the others."""
         with on_failure(lock.release):
             try:
@@ -142,7 +141,7 @@ class Selection:
             except CniError as error:
                 return error.msg
 
-    def _eligible(self, conf: dict[str, Any], vfs: list[PciAddress]) -> list[PciAddress]:
+    def _eligible(self, conf: SriovConfDict, vfs: list[PciAddress]) -> list[PciAddress]:
         """The candidates: those first that have the wanted driver already, and that no record has.
 
         Without a wanted driver a pod expects what the PF's VFs are for: of a PF with VFs of both kinds, network devices.
@@ -152,7 +151,7 @@ class Selection:
             vfs = [vf for vf in vfs if not self._kernel.in_user_space(vf)] or vfs
         return sorted(vfs, key=lambda vf: (self._attachments.has_owner(vf), self._kernel.driver(vf) != wanted))
 
-    def _unfit(self, conf: dict[str, Any], device: PciAddress) -> str:
+    def _unfit(self, conf: SriovConfDict, device: PciAddress) -> str:
         """Why the VF is not to be chosen although no record has it; empty when it is."""
         found = self._kernel.device(device)
         if self._kernel.in_use(device):

@@ -21,12 +21,11 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.attachment.record import Key
     from cni.attachment.records import Attachments
     from cni.host.device import Device
     from cni.host.netlink import Link
+    from cni.jsontext import JsonObject
     from cni.log import Log
     from cni.pci import PciAddress
     from cni.sriov.kernel import Kernel
@@ -41,7 +40,7 @@ class SriovCniRecord(Value):
 
     path: str
     device: PciAddress
-    document: dict[str, Any]
+    document: JsonObject
 
 
 class SriovCniState:
@@ -200,14 +199,14 @@ def attachment(record: SriovCniRecord, key: Key, device: Device, link: Link | No
         ) from error
 
 
-def _early_state(document: dict[str, Any]) -> dict[str, Any]:
+def _early_state(document: JsonObject) -> JsonObject:
     """The original state in records without `OrigVfState`. They hold names and MAC addresses; driver defaults are assumed for the rest."""
     kept = {name: jsontext.member(document, name) for name in ("AdminMAC", "EffectiveMAC")}
     name = jsontext.member(document, "HostIFName") or jsontext.member(document, "HostIFNames")
     return {**kept, "HostIFName": name, "SpoofChk": True}
 
 
-def _found(state: dict[str, Any], device: Device) -> VfInfo:
+def _found(state: JsonObject, device: Device) -> VfInfo:
     value = jsontext.member
     present = device.settings
     return present.replace(
@@ -223,7 +222,7 @@ def _found(state: dict[str, Any], device: Device) -> VfInfo:
     )
 
 
-def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> Netdev:
+def _netdev(state: JsonObject, document: JsonObject, link: Link | None) -> Netdev:
     value = jsontext.member
     kept = value(state, "HostIFName")
     name = kept if is_ifname(kept) else link.name if link else ""
@@ -240,7 +239,7 @@ def _netdev(state: dict[str, Any], document: dict[str, Any], link: Link | None) 
     )
 
 
-def _address(state: dict[str, Any], document: dict[str, Any], link: Link | None) -> str:
+def _address(state: JsonObject, document: JsonObject, link: Link | None) -> str:
     """The VF's own address: as kept; as it is, where it was not changed; else as the PF saw it."""
     value = jsontext.member
     kept = _mac(state, "EffectiveMAC")
@@ -250,7 +249,7 @@ def _address(state: dict[str, Any], document: dict[str, Any], link: Link | None)
     return "" if kept == NO_MAC else kept
 
 
-def _settings(document: dict[str, Any]) -> VfSettings:
+def _settings(document: JsonObject) -> VfSettings:
     value = jsontext.member
     tagged = value(document, "vlan") is not None
     rated = value(document, "min_tx_rate") is not None or value(document, "max_tx_rate") is not None
@@ -267,7 +266,7 @@ def _settings(document: dict[str, Any]) -> VfSettings:
     )
 
 
-def _number(document: dict[str, Any], name: str) -> int:
+def _number(document: JsonObject, name: str) -> int:
     """The number; 0 where there is none. Raises `TypeError`, `ValueError`."""
     found = jsontext.member(document, name) or 0
     if not isinstance(found, int) or not 0 <= found < 1 << 32:
@@ -275,7 +274,7 @@ def _number(document: dict[str, Any], name: str) -> int:
     return found
 
 
-def _mac(document: dict[str, Any], name: str) -> str:
+def _mac(document: JsonObject, name: str) -> str:
     """The address; empty where there is none. Raises `ValueError`."""
     found = jsontext.member(document, name) or ""
     packed = bytes.fromhex("".join(char for char in str(found) if char not in ":-."))

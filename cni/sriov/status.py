@@ -7,8 +7,7 @@ from cni.pci import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from cni.sriov.conf_sections import UncheckedSriovConfDict
     from cni.sriov.kernel import Kernel
 
 
@@ -28,7 +27,7 @@ def require_host(kernel: Kernel) -> None:
         )
 
 
-def require_pf(kernel: Kernel, conf: dict[str, Any]) -> None:
+def require_pf(kernel: Kernel, conf: UncheckedSriovConfDict) -> None:
     """The PF that the configuration names is there, and has VFs. Raises `NotAvailable`."""
     name = conf.get("master") or conf.get("if0")
     if not isinstance(name, str) or not name or conf.get("deviceID"):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cni.attachment.records import Attachments
     from cni.node.node import NodeConf
     from cni.protocol.request import Request
+    from cni.sriov.conf_sections import UncheckedSriovConfDict
     from cni.sriov.kernel import Kernel
     from cni.userspace.adapters import OpenVswitch
 
@@ -73,7 +74,7 @@ def of_devices(kernel: Kernel, attachments: Attachments, requests: Iterable[Requ
     yield Look(subject=NODE, what=("records",), look=attachments.writable)
     yield Look(subject=NODE, what=("kernel",), look=lambda: require_host(kernel))
     for request in _of_type(requests, device.PLUGIN):
-        conf = configuration.canonical(SRIOV_TABLE, request.config)
+        conf: UncheckedSriovConfDict = configuration.canonical(SRIOV_TABLE, request.config)
         what = ("VFs", str(conf.get("master") or conf.get("if0")), str(conf.get("pfOnly")))
         yield Look(subject=request.network, what=what, look=bound(require_pf, kernel, conf))
     for network in attachments.networks():
@@ -105,8 +106,7 @@ def of_ports(
         yield look(request.network, remote, bridge, creates=creates)
     for network in attachments.networks():
         for record in attachments.of_network(network):
-            wanted: dict[str, Any] = record.wanted
-            if wanted.get("port") and not record.removing:
+            if record.wanted.get("port") and not record.removing:
                 attached = port.from_record(record)
                 yield look(network, attached.remote, attached.port.bridge, creates=attached.create_bridge)
 

@@ -10,10 +10,8 @@ from cni.userspace.vswitch.remote import REMOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from cni.node.node import NodeConf
+    from cni.userspace.conf_sections import UserspaceConfDict
 
     Problem = tuple[str, str]
 
@@ -42,10 +40,9 @@ _OURS = (*(f"{run}/barewire" for run in _RUN), "/var/lib/cni/barewire")
 """Whatever the node's configuration allows: no place for a pod's sockets."""
 
 
-def problems(conf: Mapping[str, Any], node: NodeConf) -> list[Problem]:
+def problems(conf: UserspaceConfDict, node: NodeConf) -> list[Problem]:
     """What a configuration names that it may not, as (JSON path, text)."""
     shared, vhost, kubelet = conf.get("sharedDir"), conf.get("vhostDir"), conf.get("kubeletRoot")
-    ovsdb = conf.get("ovsdb")
     found = []
     if shared is not None and is_plain_path(shared) and not socket_root(shared, node):
         found.append(("sharedDir", f"{shared!r} is not in a place for sockets: {places(node)}; {_widen('roots')}"))
@@ -55,10 +52,15 @@ def problems(conf: Mapping[str, Any], node: NodeConf) -> list[Problem]:
     if kubelet is not None and is_plain_path(kubelet) and kubelet.rstrip("/") not in _kubelet_roots(node):
         text = f"{kubelet!r} is not the kubelet's directory, {node.kubelet_root}"
         found.append(("kubeletRoot", f"{text}; {_widen('kubeletRoots')}, or kubeletRoot for the whole node"))
-    if ovsdb and not is_remote(ovsdb, node):
-        usual = ", ".join((*(f"unix:{place}/..." for place in DATABASES), REMOTES[1]))
-        found.append(("ovsdb", f"{ovsdb!r} is not the usual database, {usual}; {_widen('ovsdb')}"))
-    return found
+    return [*found, *remote_problems(conf.get("ovsdb") or REMOTE, node)]
+
+
+def remote_problems(remote: str, node: NodeConf) -> list[Problem]:
+    """Whether networks may name the database: a problem as (JSON path, text), or none."""
+    if is_remote(remote, node):
+        return []
+    usual = ", ".join((*(f"unix:{place}/..." for place in DATABASES), REMOTES[1]))
+    return [("ovsdb", f"{remote!r} is not the usual database, {usual}; {_widen('ovsdb')}")]
 
 
 def socket_root(path: str, node: NodeConf) -> str:
@@ -98,9 +100,9 @@ def vhost_directory(named: object, node: NodeConf) -> str:
     return default_vhost_directory(node)
 
 
-def kubelet_root(conf: Mapping[str, Any], node: NodeConf) -> str:
+def kubelet_root(named: str | None, node: NodeConf) -> str:
     """The kubelet's directory, as the network or the node has it."""
-    return (conf.get("kubeletRoot") or node.kubelet_root).rstrip("/")
+    return (named or node.kubelet_root).rstrip("/")
 
 
 def _is_vhost_directory(path: str, node: NodeConf) -> bool:

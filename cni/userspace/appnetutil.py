@@ -14,7 +14,9 @@ from cni.errors import DecodeFailure, InvalidConfig
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+
+    from cni.jsontext import JsonObject
+    from cni.userspace.conf_sections import ContainerDict, HostDict
 
     Changes = dict[str, str | None]
 
@@ -29,11 +31,11 @@ def entry(
     container_id: str,
     ifname: str,
     network: str,
-    host: Mapping[str, Any],
-    container: Mapping[str, Any],
+    host: HostDict,
+    container: ContainerDict,
     socket: str,
-    ip_result: Mapping[str, Any],
-) -> dict[str, Any]:
+    ip_result: JsonObject,
+) -> JsonObject:
     """An interface's element. `host` and `container` are the configuration's sections."""
     vhost = {**(container.get("vhost") or {}), "socketfile": socket}
     return {
@@ -53,7 +55,7 @@ def entry(
     }
 
 
-def added(annotations: Mapping[str, str], element: Mapping[str, Any], folder: str) -> Changes:
+def added(annotations: Mapping[str, str], element: JsonObject, folder: str) -> Changes:
     """The changes that tell about the interface. Elements of other sandboxes are stale: a pod has one at a time.
 
     Raises `InvalidConfig` when another interface of the same sandbox relies on another folder.
@@ -84,7 +86,7 @@ def _changed(annotations: Mapping[str, str], wanted: Changes) -> Changes:
     return {name: value for name, value in wanted.items() if annotations.get(name) != value}
 
 
-def _elements(annotations: Mapping[str, str]) -> list[dict[str, Any]] | None:
+def _elements(annotations: Mapping[str, str]) -> list[JsonObject] | None:
     """The elements; None when there is no list of objects."""
     try:
         elements = jsontext.loads((annotations.get(DATA) or "").encode())
@@ -95,5 +97,5 @@ def _elements(annotations: Mapping[str, str]) -> list[dict[str, Any]] | None:
     return elements
 
 
-def _text(elements: list[dict[str, Any]]) -> str:
+def _text(elements: list[JsonObject]) -> str:
     return jsontext.dumps(elements)

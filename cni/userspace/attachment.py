@@ -12,9 +12,38 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypedDict
 
     from cni.attachment.record import Key, Record
+    from cni.jsontext import JsonObject
+    from cni.userspace.sockets.directory import DirectoryDict
+    from cni.userspace.sockets.ownership import FoundDict
+
+    class WantedDict(TypedDict, total=False):
+        """The `wanted` of a record: the fields of `PortAttachment`. `port` and `pod` contain those of their values.
+
+        In a damaged record any key can be missing.
+        """
+
+        remote: str
+        port: JsonObject
+        directory: DirectoryDict
+        socket: str
+        container_dir: str
+        mac: str
+        create_bridge: bool
+        config_file: str
+        pod: JsonObject | None
+        kubeconfig: str
+        pod_folder: str
+
+    class DeferredDict(TypedDict):
+        """The `wanted` of a deferred removal, which finds ports by the mark of their owner (`PortRemoval.defer`)."""
+
+        port: None
+        remote: str
+        vhost: str
+
 
 PLUGIN = "userspace"
 """What a record of ours says of its plugin."""
@@ -60,11 +89,11 @@ def owner_of(key: Key, pod_uid: str = "") -> Owner:
     return Owner(container_id=key.container_id, ifname=key.ifname, network=key.network, pod_uid=pod_uid)
 
 
-def document(attachment: PortAttachment) -> dict[str, Any]:
+def document(attachment: PortAttachment) -> WantedDict:
     """The record's `wanted`."""
     port, pod = attachment.port, attachment.pod
     return {
-        **attachment.as_dict(),
+        "remote": attachment.remote,
         "port": {
             **port.as_dict(),
             "owner": port.owner.as_dict(),
@@ -72,37 +101,72 @@ def document(attachment: PortAttachment) -> dict[str, Any]:
             "from_pod": port.from_pod.as_dict() if port.from_pod else None,
             "to_pod": port.to_pod.as_dict() if port.to_pod else None,
         },
-        "directory": attachment.directory.as_dict(),
+        "directory": attachment.directory.as_document(),
+        "socket": attachment.socket,
+        "container_dir": attachment.container_dir,
+        "mac": attachment.mac,
+        "create_bridge": attachment.create_bridge,
+        "config_file": attachment.config_file,
         "pod": pod.as_dict() if pod else None,
+        "kubeconfig": attachment.kubeconfig,
+        "pod_folder": attachment.pod_folder,
     }
+
+
+def found_of(record: Record) -> FoundDict | None:
+    """The directory as ADD found it; None if ADD did not find it."""
+    found: Any = record.found
+    document: FoundDict | None = found or None
+    return document
+
+
+def is_deferred(record: Record) -> bool:
+    """Whether the record is that of a deferred removal, see `deferred_of`."""
+    return "port" in record.wanted and record.wanted["port"] is None
+
+
+def wanted_of(record: Record) -> WantedDict:
+    """The `wanted` of a record, as the file has it: `from_record` validates it."""
+    wanted: Any = record.wanted
+    found: WantedDict = wanted
+    return found
+
+
+def deferred_of(record: Record) -> DeferredDict:
+    """The `wanted` of the record of a deferred removal."""
+    wanted: Any = record.wanted
+    found: DeferredDict = wanted
+    return found
 
 
 def from_record(record: Record) -> PortAttachment:
     """The attachment that a record tells of. Raises `IoFailure` when the record does not hold one."""
-    wanted = record.wanted
+    wanted = wanted_of(record)
     try:
-        port, pod = wanted["port"], wanted["pod"]
-        found = PortAttachment(
-            **{
-                **wanted,
-                "port": Port(
-                    **{
-                        **port,
-                        "owner": Owner(**port["owner"]),
-                        "trunks": tuple(port["trunks"]),
-                        "from_pod": Rate(**port["from_pod"]) if port["from_pod"] else None,
-                        "to_pod": Rate(**port["to_pod"]) if port["to_pod"] else None,
-                    }
-                ),
-                "directory": SocketDirectory.from_document(wanted["directory"]),
-                "pod": PodName(**pod) if pod else None,
-            }
-        )
-        return _judged(fit(found))
+        pod = wanted["pod"]
+        fields: JsonObject = {
+            **wanted,
+            "port": _port(wanted["port"]),
+            "directory": SocketDirectory.from_document(wanted["directory"]),
+            "pod": PodName(**pod) if pod else None,
+        }
+        return _judged(fit(PortAttachment(**fields)))
     except (KeyError, TypeError, ValueError) as error:
         raise IoFailure(
             f"the record of {record.key} is damaged: {error}", hint="move its file away; GC finds the port by its mark"
         ) from error
+
+
+def _port(document: JsonObject) -> Port:
+    return Port(
+        **{
+            **document,
+            "owner": Owner(**document["owner"]),
+            "trunks": tuple(document["trunks"]),
+            "from_pod": Rate(**document["from_pod"]) if document["from_pod"] else None,
+            "to_pod": Rate(**document["to_pod"]) if document["to_pod"] else None,
+        }
+    )
 
 
 def _judged(attachment: PortAttachment) -> PortAttachment:

@@ -205,7 +205,8 @@ class UserspaceConf(Model):
 
     @model_validator(mode="after")
     def _cross_check(self) -> UserspaceConf:
-        problems = cross_check(self.model_dump(exclude_none=True))
+        values: Any = self.model_dump(exclude_none=True)
+        problems = cross_check(values)
         if problems:
             raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
         return self

@@ -15,10 +15,10 @@ from cni.userspace.sockets.directory import SocketDirectory, kubelet_volumes, ow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.attachment.record import Key
+    from cni.jsontext import JsonObject
     from cni.node.node import NodeConf
+    from cni.userspace.conf_sections import UserspaceConfDict
     from cni.userspace.request import Asked
 
 DEFAULT_VOLUME = "shared-dir"
@@ -28,7 +28,7 @@ SEEN_BY_CONTAINERS = {DEFAULT_VOLUME: "/var/lib/cni/usrspcni", "sockets": "/var/
 """Where the volumes are mounted by custom: userspace-cni's, and KubeVirt's in each virt-launcher."""
 
 
-def locate(key: Key, asked: Asked, pod: dict[str, Any] | None, node: NodeConf) -> tuple[SocketDirectory, str]:
+def locate(key: Key, asked: Asked, pod: JsonObject | None, node: NodeConf) -> tuple[SocketDirectory, str]:
     """The directory, and how the pod's containers see it. `pod` is the pod's object, None without API access.
 
     Raises `InvalidConfig` when the pod lacks the volume that the configuration names.
@@ -47,7 +47,7 @@ def locate(key: Key, asked: Asked, pod: dict[str, Any] | None, node: NodeConf) -
     return directory, asked.conf.get("containerDir") or seen or directory.path
 
 
-def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str, node: NodeConf) -> SocketDirectory | None:
+def _of_pod(asked: Asked, pod: JsonObject | None, volume: str, node: NodeConf) -> SocketDirectory | None:
     uid = asked.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
     if uid:
         root = kubelet_volumes(asked.kubelet_root, uid)
@@ -73,7 +73,7 @@ def _of_pod(asked: Asked, pod: dict[str, Any] | None, volume: str, node: NodeCon
     return SocketDirectory(root=root, path=path)
 
 
-def _shared(key: Key, conf: dict[str, Any], node: NodeConf) -> SocketDirectory | None:
+def _shared(key: Key, conf: UserspaceConfDict, node: NodeConf) -> SocketDirectory | None:
     shared = conf.get("sharedDir")
     if not shared:
         return None
@@ -101,5 +101,5 @@ def _short_folder(key: Key, asked: Asked) -> str:
     return f"{asked.vhost_directory}/{plan.port_name(key)}"
 
 
-def _seen(pod: dict[str, Any] | None, volume: str) -> str:
+def _seen(pod: JsonObject | None, volume: str) -> str:
     return (mount_path(pod, volume) if pod else "") or SEEN_BY_CONTAINERS.get(volume, "")

@@ -15,9 +15,8 @@ from cni.userspace.vswitch.remote import LONGEST_SOCKET_PATH, REMOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.attachment.record import Key
+    from cni.userspace.conf_sections import UserspaceConfDict
     from cni.userspace.request import Asked
     from cni.userspace.sockets.directory import SocketDirectory
 
@@ -46,7 +45,7 @@ def container_name(container_id: str) -> str:
     return f"{zlib.crc32(container_id.encode()):08x}{len(container_id) & 0xFFFF:04x}"
 
 
-def socket_name(key: Key, conf: dict[str, Any]) -> str:
+def socket_name(key: Key, conf: UserspaceConfDict) -> str:
     """The name of the socket in its directory."""
     named = ((conf.get("host") or {}).get("vhost") or {}).get("socketfile")
     if named:
@@ -99,15 +98,14 @@ def _port(key: Key, asked: Asked, path: str) -> Port:
         trunks=tuple(sorted(set(conf.get("trunks") or ()))),
         mtu=conf.get("mtu"),
         # CNI looks from the pod, where ingress is what it receives.
-        to_pod=_rate(limits, "ingress"),
-        from_pod=_rate(limits, "egress"),
+        to_pod=_rate(limits.get("ingressRate"), limits.get("ingressBurst")),
+        from_pod=_rate(limits.get("egressRate"), limits.get("egressBurst")),
         tx_retries=conf.get("txRetries"),
         tx_steering=conf.get("txSteering") or "",
     )
 
 
-def _rate(limits: dict[str, int], side: str) -> Rate | None:
-    bits, burst = limits.get(f"{side}Rate"), limits.get(f"{side}Burst")
+def _rate(bits: int | None, burst: int | None) -> Rate | None:
     if not bits:
         return None
     return Rate(kbit=bits // _BITS_PER_KBIT, burst_kbit=burst // _BITS_PER_KBIT if burst else DEFAULT_BURST_KBIT)

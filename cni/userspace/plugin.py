@@ -18,7 +18,7 @@ from cni.errors import (
 from cni.protocol.result import Interface, Result
 from cni.rollback import on_failure
 from cni.userspace import plan
-from cni.userspace.attachment import PLUGIN, document, from_record
+from cni.userspace.attachment import PLUGIN, document, found_of, from_record, wanted_of
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
 from cni.userspace.removal import directory_of
@@ -27,8 +27,6 @@ from cni.userspace.sockets import ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.attachment.delegate import IpamCall
     from cni.attachment.ipam import Ipam
     from cni.attachment.lifecycle import Steps
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from cni.userspace.adapters import World
     from cni.userspace.attachment import PortAttachment
     from cni.userspace.removal import PortRemoval
+    from cni.userspace.sockets.ownership import FoundDict
 
 
 STATUS_SECONDS = 2.0
@@ -70,7 +69,7 @@ class UserspacePlugin(Lifecycle):
             record = self._claimed(request, netns, planned, wanted.device_info)
             attachment = from_record(record)
             with on_failure(self._removal.remove, record):
-                self._plug(attachment, record.found)
+                self._plug(attachment, found_of(record))
                 result = previous.extended(_interface(request, attachment), self.lease(record))
                 self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.ends, result))
                 return result
@@ -132,7 +131,7 @@ class UserspacePlugin(Lifecycle):
         """
         owner = self._attachments.of_device(attachment.port.name)
         users = [
-            one for one in self._removal.in_directory(key, attachment) if one.wanted["socket"] == attachment.socket
+            one for one in self._removal.in_directory(key, attachment) if wanted_of(one)["socket"] == attachment.socket
         ]
         return [*dict.fromkeys((key, *[one.key for one in (owner, *users) if one is not None]))]
 
@@ -181,7 +180,7 @@ class UserspacePlugin(Lifecycle):
                 netns,
                 plugin=PLUGIN,
                 device=attachment.port.name,
-                found=found,
+                found=found or {},
                 wanted=document(attachment),
                 device_info=device_info,
                 left=(POD,),
@@ -190,7 +189,7 @@ class UserspacePlugin(Lifecycle):
             self._attachments.claim(record)
             return record
 
-    def _among_others(self, key: Key, planned: PortAttachment) -> tuple[PortAttachment, dict[str, Any]]:
+    def _among_others(self, key: Key, planned: PortAttachment) -> tuple[PortAttachment, FoundDict | None]:
         """The attachment among those in its directory, and how the directory was before the first of them.
 
         A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
@@ -206,9 +205,9 @@ class UserspacePlugin(Lifecycle):
                     hint="give both networks the same socketDirectory, or the pod two volumes",
                 )
         # The vswitch refuses a second port on the socket of an attachment that lives.
-        taken = any(one.wanted["socket"] == planned.socket for one in beside)
+        taken = any(wanted_of(one)["socket"] == planned.socket for one in beside)
         sockets.require_free(directory, "" if taken else planned.socket, planned.config_file)
-        found = wanting[0].found if wanting else sockets.found(directory)
+        found = found_of(wanting[0]) if wanting else sockets.found(directory)
         # What another attachment made, also on the way to its own directory, goes with the last one that needs it.
         absent = directory.absent or bool(self._removal.making(key, directory.path))
         whole = self._removal.with_parents(key, directory.replace(absent=absent))
@@ -221,7 +220,7 @@ class UserspacePlugin(Lifecycle):
         directory, container_dir = locate(key, wanted, pod, self._node)
         return plan.plan(key, wanted, directory, container_dir)
 
-    def _plug(self, attachment: PortAttachment, found: dict[str, Any]) -> None:
+    def _plug(self, attachment: PortAttachment, found: FoundDict | None) -> None:
         self._world.sockets.prepare(attachment.directory, found)
         self._world.vswitch(attachment.remote).plug(attachment.port, create_bridge=attachment.create_bridge)
         self._world.sockets.require_seen(attachment.directory, attachment.remote)

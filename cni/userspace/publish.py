@@ -13,21 +13,23 @@ from cni.userspace import appnetutil
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from cni.attachment.record import Record
+    from cni.jsontext import JsonObject
     from cni.log import Log
     from cni.protocol.result import Result
     from cni.userspace.attachment import PodName, PortAttachment
+    from cni.userspace.conf_sections import ContainerDict, HostDict
     from cni.userspace.sockets.sockets import Sockets
 
     class Pods(Protocol):
         """The API server's pods. Every call is bounded."""
 
-        def get(self, namespace: str, name: str) -> dict[str, Any]: ...
+        def get(self, namespace: str, name: str) -> JsonObject: ...
 
         def change_annotations(
-            self, namespace: str, name: str, uid: str, change: Callable[[dict[str, Any]], dict[str, str | None]]
+            self, namespace: str, name: str, uid: str, change: Callable[[JsonObject], dict[str, str | None]]
         ) -> None: ...
 
     OpenPods = Callable[[str, float], Pods]
@@ -49,7 +51,7 @@ class Publisher:
         self._opened: dict[tuple[str, float], Pods] = {}
         self._log = log
 
-    def pod(self, name: PodName, kubeconfig: str) -> dict[str, Any]:
+    def pod(self, name: PodName, kubeconfig: str) -> JsonObject:
         """The pod's object. Raises `PodNotFound`, also when another pod has its name now."""
         found = self._pods(kubeconfig, ADD_SECONDS).get(name.namespace, name.name)
         if name.uid and name.uid not in uids(found):
@@ -57,7 +59,7 @@ class Publisher:
             raise PodNotFound(f"pod {name.namespace}/{name.name} has been made anew: its UID is {uid}, not {name.uid}")
         return found
 
-    def publish(self, record: Record, attachment: PortAttachment, entry: dict[str, Any]) -> None:
+    def publish(self, record: Record, attachment: PortAttachment, entry: JsonObject) -> None:
         """Tells the pod. `entry` is its element of the annotation."""
         if record.device_info:
             device_info.write(record.device_info, device_info.vhost_user(attachment.container_path))
@@ -93,7 +95,7 @@ class Publisher:
         seconds: float,
         change: Callable[[dict[str, str]], dict[str, str | None]],
     ) -> None:
-        def of_pod(found: dict[str, Any]) -> dict[str, str | None]:
+        def of_pod(found: JsonObject) -> dict[str, str | None]:
             return change((found.get("metadata") or {}).get("annotations") or {})
 
         self._pods(attachment.kubeconfig, seconds).change_annotations(pod.namespace, pod.name, pod.uid, of_pod)
@@ -105,14 +107,17 @@ class Publisher:
         return opened
 
 
-def entry(record: Record, attachment: PortAttachment, ends: dict[str, Any], published: Result) -> dict[str, Any]:
+def entry(
+    record: Record, attachment: PortAttachment, ends: tuple[HostDict, ContainerDict], published: Result
+) -> JsonObject:
     """The attachment's element of `userspace/configuration-data`. `ends` are the sections `host` and `container`."""
+    host, container = ends
     return appnetutil.entry(
         container_id=record.key.container_id,
         ifname=record.key.ifname,
         network=record.key.network,
-        host=ends["host"],
-        container=ends["container"],
+        host=host,
+        container=container,
         socket=attachment.socket,
         ip_result=result.encode(published, IP_RESULT_VERSION),
     )

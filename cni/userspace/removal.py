@@ -10,7 +10,7 @@ from cni.errors import DeviceBusy, InvalidConfig, KubeRefused, TryAgainLater, Vs
 from cni.host.files import LOCK_SECONDS
 from cni.names import is_file_name
 from cni.rollback import bound, run_all
-from cni.userspace.attachment import PLUGIN, from_record, owner_of
+from cni.userspace.attachment import PLUGIN, deferred_of, found_of, from_record, is_deferred, owner_of, wanted_of
 from cni.userspace.plan import config_file_name, is_port_name, port_name
 from cni.userspace.sockets import ownership
 from cni.userspace.sockets.directory import SocketDirectory, own
@@ -18,15 +18,14 @@ from cni.userspace.vswitch.model import NOBODY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Callable
 
     from cni.attachment.ipam import Ipam
     from cni.attachment.records import Attachments
     from cni.host.files import Lock
     from cni.log import Log
     from cni.userspace.adapters import World
-    from cni.userspace.attachment import PortAttachment
+    from cni.userspace.attachment import DeferredDict, PortAttachment
     from cni.userspace.vswitch.model import Seen
 
 
@@ -60,9 +59,10 @@ class PortRemoval(Removal):
         return False
 
     def remotes(self, record: Record) -> dict[str, str]:
+        wanted = wanted_of(record)
         return {
-            DEVICE: f"OVSDB at {record.wanted.get('remote')}",
-            POD: f"API server of {record.wanted.get('kubeconfig') or 'the cluster'}",
+            DEVICE: f"OVSDB at {wanted.get('remote')}",
+            POD: f"API server of {wanted.get('kubeconfig') or 'the cluster'}",
             **super().remotes(record),
         }
 
@@ -104,7 +104,8 @@ class PortRemoval(Removal):
         run_all(unplug, lambda: self._remove_socket(record, attachment, bool(unplugged)))
 
     def _keep_promise(self, record: Record, deadline: float | None) -> None:
-        remote, vhost = record.wanted["remote"], record.wanted["vhost"]
+        wanted = deferred_of(record)
+        remote, vhost = wanted["remote"], wanted["vhost"]
         try:
             self.delete_unrecorded(record.key, remote, vhost, deadline)
         except TryAgainLater:
@@ -130,11 +131,11 @@ class PortRemoval(Removal):
         directory = attachment.directory
         with self.locked_directories():
             beside = self.in_directory(record.key, attachment)
-            shared = any(other.wanted["socket"] == attachment.socket for other in beside)
+            shared = any(wanted_of(other)["socket"] == attachment.socket for other in beside)
             socket = "" if shared else attachment.socket
             wanting = [other for other in beside if ownership.is_wanted(directory_of(other))]
             left = self._going(record.key, directory, beside)
-            found = None if wanting else record.found
+            found = None if wanting else found_of(record)
             self._world.sockets.remove(left, socket, attachment.config_file, found=found)
             if unplugged and (beside or left != directory):
                 # Whoever looks next must not take us for one that still needs the directory.
@@ -148,7 +149,9 @@ class PortRemoval(Removal):
         """The other attachments whose sockets are in this one's directory."""
         path = attachment.directory.path
         found = self._attachments.others_with(key, path)
-        return [one for one in found if DEVICE in one.left and (one.wanted.get("directory") or {}).get("path") == path]
+        return [
+            one for one in found if DEVICE in one.left and (wanted_of(one).get("directory") or {}).get("path") == path
+        ]
 
     def with_parents(self, key: Key, directory: SocketDirectory) -> SocketDirectory:
         """The directory with the folders above it that go with it: missing ones, and those that our attachments made."""
@@ -175,11 +178,11 @@ class PortRemoval(Removal):
     def making(self, key: Key, folder: str) -> list[Record]:
         """The other attachments that made the folder, or found that another one had: each of them needs it."""
         with_it = self._attachments.others_with(key, folder)
-        return [one for one in with_it if DEVICE in one.left and _makes(one.wanted.get("directory") or {}, folder)]
+        return [one for one in with_it if DEVICE in one.left and _makes(one, folder)]
 
     def is_deferred(self, record: Record, /) -> bool:
         """A record of `promise`."""
-        return "port" in record.wanted and record.wanted["port"] is None
+        return is_deferred(record)
 
     def delete_unrecorded(self, key: Key, remote: str, vhost: str, deadline: float | None = None) -> None:
         """Removes the ports that bear the attachment's mark, with their short folders in `vhost`, if no record has them."""
@@ -201,6 +204,7 @@ class PortRemoval(Removal):
 
     def promise(self, key: Key, remote: str, vhost: str) -> None:
         """Leaves a record to do `delete_unrecorded` later."""
+        wanted: DeferredDict = {"port": None, "remote": remote, "vhost": vhost}
         promised = Record(
             key=key,
             plugin=PLUGIN,
@@ -210,7 +214,7 @@ class PortRemoval(Removal):
             boot_id=self._attachments.boot_id,
             left=(DEVICE,),
             found={},
-            wanted={"port": None, "remote": remote, "vhost": vhost},
+            wanted=wanted,
             removing=True,
         )
         if sum(map(self.is_deferred, self._attachments.pending())) >= MOST_PROMISES:
@@ -268,11 +272,12 @@ class PortRemoval(Removal):
 
 def directory_of(record: Record) -> SocketDirectory:
     """The directory of a recorded attachment's socket."""
-    return SocketDirectory.from_document(record.wanted["directory"])
+    return SocketDirectory.from_document(wanted_of(record)["directory"])
 
 
-def _makes(directory: Mapping[str, Any], folder: str) -> bool:
-    """Whether an attachment with that directory makes the folder."""
+def _makes(record: Record, folder: str) -> bool:
+    """Whether the attachment made the folder, or found that another one had made it."""
+    directory = wanted_of(record).get("directory") or {}
     return folder in (directory.get("parents") or ()) or (
         directory.get("path") == folder and bool(directory.get("absent"))
     )

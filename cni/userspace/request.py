@@ -17,11 +17,10 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.log import Log
     from cni.node.node import NodeConf
     from cni.protocol.request import Request
+    from cni.userspace.conf_sections import ContainerDict, HostDict, UncheckedUserspaceConfDict, UserspaceConfDict
 
 
 class Asked(Value):
@@ -31,7 +30,7 @@ class Asked(Value):
     directory and the folder of the short folders, as the network or the node has them.
     """
 
-    conf: dict[str, Any]
+    conf: UserspaceConfDict
     mac: str | None
     pod: PodName | None
     pod_uid: str
@@ -40,39 +39,40 @@ class Asked(Value):
     vhost_directory: str
 
     @property
-    def ends(self) -> dict[str, dict[str, Any]]:
+    def ends(self) -> tuple[HostDict, ContainerDict]:
         """The sections about the two ends of the socket, which the pod's annotation repeats."""
-        return {name: self.conf.get(name) or {} for name in ("host", "container")}
+        return self.conf["host"], self.conf.get("container") or {}
 
 
 def asked(request: Request, node: NodeConf, log: Log) -> Asked:
     """The request, validated, also by what the node allows. Raises with every problem at once."""
 
-    def judged(conf: dict[str, Any], refused: frozenset[str]) -> list[tuple[str, str]]:
+    def judged(conf: UserspaceConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
         found = cross_check(conf, refused)
         known = refused.union(path for path, _text in found)
         return found + [problem for problem in allowed.problems(conf, node) if problem[0] not in known]
 
     parsed = configuration.parse(TABLE, REQUIRED, request.config, judged)
+    conf: UserspaceConfDict = parsed.values
     for warning in parsed.warnings:
         log.warning(warning)
     arguments = cni_arguments(request.args)
-    if parsed.values.get("annotations") and _pod(arguments) is None:
+    if conf.get("annotations") and _pod(arguments) is None:
         raise InvalidConfig(
             "annotations: CNI_ARGS do not tell which pod to annotate",
             hint="without annotations, a file in the pod contains the information",
         )
-    if request.cni_version in LEGACY_VERSIONS and not parsed.values.get("ipam"):
+    if request.cni_version in LEGACY_VERSIONS and not conf.get("ipam"):
         raise inexpressible(request.cni_version)
-    path = (parsed.values.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
+    path = (conf.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
     return Asked(
-        conf=parsed.values,
-        mac=wanted_mac(parsed.values, arguments),
+        conf=conf,
+        mac=wanted_mac(conf, arguments),
         pod=_pod(arguments),
         pod_uid=arguments.get("K8S_POD_UID", ""),
         device_info=deviceinfo.checked(path) if path else "",
-        kubelet_root=allowed.kubelet_root(parsed.values, node),
-        vhost_directory=allowed.vhost_directory(parsed.values.get("vhostDir"), node),
+        kubelet_root=allowed.kubelet_root(conf.get("kubeletRoot"), node),
+        vhost_directory=allowed.vhost_directory(conf.get("vhostDir"), node),
     )
 
 
@@ -81,10 +81,10 @@ def remote_of(request: Request, node: NodeConf) -> str:
 
     Raises `InvalidConfig` when it cannot be one, or may not be named: no ADD has got past that, either.
     """
-    named = configuration.canonical(TABLE, request.config).get("ovsdb")
+    named = _unchecked(request).get("ovsdb")
     remote = named if isinstance(named, str) and named else REMOTE
     parse_remote(remote)
-    for path, text in allowed.problems({"ovsdb": remote}, node):
+    for path, text in allowed.remote_problems(remote, node):
         raise InvalidConfig(f"{path}: {text}")
     return remote
 
@@ -99,7 +99,7 @@ def present_remote(request: Request, node: NodeConf) -> str:
 
 def bridge_of(request: Request) -> tuple[str, bool]:
     """The bridge's name, empty where it cannot be one, and whether it may be created; likewise."""
-    conf = configuration.canonical(TABLE, request.config)
+    conf = _unchecked(request)
     host = conf.get("host")
     bridge = host.get("bridge") if isinstance(host, dict) else None
     name = (bridge.get("bridgeName") if isinstance(bridge, dict) else None) or BRIDGE
@@ -108,12 +108,17 @@ def bridge_of(request: Request) -> tuple[str, bool]:
 
 def vhost_directory(request: Request, node: NodeConf) -> str:
     """The folder of the short folders, likewise; the default when the configuration names none that may be."""
-    return allowed.vhost_directory(configuration.canonical(TABLE, request.config).get("vhostDir"), node)
+    return allowed.vhost_directory(_unchecked(request).get("vhostDir"), node)
 
 
 def ipam_call(request: Request) -> IpamCall | None:
     """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
-    return IpamCall.configured(request, configuration.canonical(TABLE, request.config).get("ipam"))
+    return IpamCall.configured(request, _unchecked(request).get("ipam"))
+
+
+def _unchecked(request: Request) -> UncheckedUserspaceConfDict:
+    conf: UncheckedUserspaceConfDict = configuration.canonical(TABLE, request.config)
+    return conf
 
 
 def _pod(arguments: dict[str, str]) -> PodName | None:

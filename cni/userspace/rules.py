@@ -12,8 +12,9 @@ from cni.userspace.vswitch.remote import parse_remote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Callable
+
+    from cni.userspace.conf_sections import BandwidthDict, BridgeDict, UserspaceConfDict, VhostDict
 
     Problem = tuple[str, str]
 
@@ -33,29 +34,28 @@ _LISTENER_IS_APPLICATION, _LISTENER_IS_VSWITCH = "client", "server"
 """userspace-cni's words for `host.vhost.mode`: they say what the vswitch is, and the other end listens."""
 
 
-def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[Problem]:
+def cross_check(conf: UserspaceConfDict, refused: frozenset[str] = frozenset()) -> list[Problem]:
     """Problems, as (JSON path, text); a rule about a field that is `refused` by itself says nothing."""
     return [problem for fields, rule in _RULES if refused.isdisjoint(fields) for problem in rule(conf)]
 
 
-def _engine(conf: Mapping[str, Any]) -> list[Problem]:
-    host = conf.get("host")
-    if host is None:
-        return []
+def _engine(conf: UserspaceConfDict) -> list[Problem]:
+    host = conf.get("host") or {}
     problems = [] if host.get("engine") else [("host.engine", f"missing: write {ENGINE}")]
-    supported = (("engine", ENGINE, "engine"), ("iftype", INTERFACE_TYPE, "type of interface"))
-    for key, word, what in supported:
-        if host.get(key) and host[key] != word:
-            problems.append((f"host.{key}", f"{what} {host[key]!r} is not supported; what is: {word}"))
-    if host.get("netType") not in (None, NETWORK_TYPE):
-        problems.append(("host.netType", f"{host['netType']!r} is not supported; what is: {NETWORK_TYPE}"))
+    for key, value, supported, what in (
+        ("engine", host.get("engine"), ENGINE, "engine"),
+        ("iftype", host.get("iftype"), INTERFACE_TYPE, "type of interface"),
+        ("netType", host.get("netType"), NETWORK_TYPE, "type of network"),
+    ):
+        if value and value != supported:
+            problems.append((f"host.{key}", f"{what} {value!r} is not supported; supported: {supported}"))
     return problems
 
 
-def _listener(conf: Mapping[str, Any]) -> list[Problem]:
+def _listener(conf: UserspaceConfDict) -> list[Problem]:
     """Words of userspace-cni are translated here and nowhere else: the application listens, and OVS connects."""
     problems = []
-    mode = _inside(conf, "host", "vhost").get("mode")
+    mode = _vhost(conf).get("mode")
     if mode == _LISTENER_IS_VSWITCH:
         problems.append(
             (
@@ -75,20 +75,20 @@ def _listener(conf: Mapping[str, Any]) -> list[Problem]:
         )
     elif mode not in (None, _LISTENER_IS_APPLICATION):
         problems.append(("host.vhost.mode", f"{mode!r} is not 'client'"))
-    theirs = _inside(conf, "container", "vhost").get("mode")
+    theirs = ((conf.get("container") or {}).get("vhost") or {}).get("mode")
     if theirs not in (None, "server"):
         problems.append(("container.vhost.mode", f"{theirs!r} is not 'server': the vswitch is the client"))
     return problems
 
 
-def _names(conf: Mapping[str, Any]) -> list[Problem]:
+def _names(conf: UserspaceConfDict) -> list[Problem]:
     problems = []
-    socket = _inside(conf, "host", "vhost").get("socketfile")
+    socket = _vhost(conf).get("socketfile")
     if socket is not None and not is_socket_name(socket):
         problems.append(("host.vhost.socketfile", f"{socket!r} is not a name of letters, digits, and _ . -"))
     elif socket is not None and socket.endswith(_SOCKETS_OF_OVS):
         problems.append(("host.vhost.socketfile", f"{socket!r} is a name that Open vSwitch gives to its own sockets"))
-    bridge = _inside(conf, "host", "bridge").get("bridgeName")
+    bridge = _bridge(conf).get("bridgeName")
     if bridge is not None and not is_bridge_name(bridge):
         problems.append(("host.bridge.bridgeName", f"{bridge!r} is not a name that a network device can have"))
     volume = conf.get("volume")
@@ -97,9 +97,9 @@ def _names(conf: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
+def _vlan(conf: UserspaceConfDict) -> list[Problem]:
     # userspace-cni's 0 is its way to say nothing.
-    tag, old = conf.get("vlan"), _inside(conf, "host", "bridge").get("vlanId") or None
+    tag, old = conf.get("vlan"), _bridge(conf).get("vlanId") or None
     mode, trunks = conf.get("vlanMode"), conf.get("trunks")
     problems = []
     if tag is not None and old is not None and tag != old:
@@ -114,51 +114,62 @@ def _vlan(conf: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _bandwidth(conf: Mapping[str, Any]) -> list[Problem]:
+def _bandwidth(conf: UserspaceConfDict) -> list[Problem]:
+    runtime = (conf.get("runtimeConfig") or {}).get("bandwidth") or {}
+    return [
+        *_limits("bandwidth", conf.get("bandwidth") or {}),
+        *_limits("runtimeConfig.bandwidth", runtime),
+    ]
+
+
+def _limits(path: str, section: BandwidthDict) -> list[Problem]:
     problems = []
-    for path, section in (
-        ("bandwidth", conf.get("bandwidth")),
-        ("runtimeConfig.bandwidth", (conf.get("runtimeConfig") or {}).get("bandwidth")),
+    for side, rate, burst in (
+        ("ingress", section.get("ingressRate"), section.get("ingressBurst")),
+        ("egress", section.get("egressRate"), section.get("egressBurst")),
     ):
-        for side in ("ingress", "egress"):
-            rate, burst = (section or {}).get(f"{side}Rate"), (section or {}).get(f"{side}Burst")
-            if burst and not rate:
-                problems.append((f"{path}.{side}Burst", f"needs {side}Rate"))
-            if rate and rate < 1000:
-                problems.append((f"{path}.{side}Rate", f"{rate} is less than OVS's unit, 1000 bits per second"))
-            if burst and burst < 1000:
-                problems.append((f"{path}.{side}Burst", f"{burst} is less than OVS's unit, 1000 bits"))
+        if burst and not rate:
+            problems.append((f"{path}.{side}Burst", f"needs {side}Rate"))
+        if rate and rate < 1000:
+            problems.append((f"{path}.{side}Rate", f"{rate} is less than OVS's unit, 1000 bits per second"))
+        if burst and burst < 1000:
+            problems.append((f"{path}.{side}Burst", f"{burst} is less than OVS's unit, 1000 bits"))
     return problems
 
 
-def _places(conf: Mapping[str, Any]) -> list[Problem]:
+def _places(conf: UserspaceConfDict) -> list[Problem]:
     problems = []
-    for key in ("sharedDir", "containerDir", "kubeletRoot", "kubeconfig", "vhostDir"):
-        path = conf.get(key)
+    for key, path in (
+        ("sharedDir", conf.get("sharedDir")),
+        ("containerDir", conf.get("containerDir")),
+        ("kubeletRoot", conf.get("kubeletRoot")),
+        ("kubeconfig", conf.get("kubeconfig")),
+        ("vhostDir", conf.get("vhostDir")),
+    ):
         if path is not None and not is_plain_path(path):
             problems.append((key, f"{path!r} is not an absolute path without . and .."))
     return problems
 
 
-def _ownership(conf: Mapping[str, Any]) -> list[Problem]:
+def _ownership(conf: UserspaceConfDict) -> list[Problem]:
     section = conf.get("socketDirectory") or {}
     problems = []
     checks: list[tuple[str, Callable[[str], object], str]] = [
         ("acl", acl_entry, text) for text in section.get("acl") or ()
     ]
-    if section.get("mode"):
-        checks.append(("mode", permissions, section["mode"]))
+    if mode := section.get("mode"):
+        checks.append(("mode", permissions, mode))
     for key, check, text in checks:
         try:
             check(text)
         except ValueError as error:
             problems.append((f"socketDirectory.{key}", str(error)))
-    if section.get("group") is not None and _inside(conf, "host", "vhost").get("group"):
+    if section.get("group") is not None and _vhost(conf).get("group"):
         problems.append(("socketDirectory.group", "is what host.vhost.group says, give one of them"))
     return problems
 
 
-def _remote(conf: Mapping[str, Any]) -> list[Problem]:
+def _remote(conf: UserspaceConfDict) -> list[Problem]:
     try:
         parse_remote(conf.get("ovsdb") or "unix:/")
     except InvalidConfig as error:
@@ -181,10 +192,12 @@ def is_volume_name(text: str) -> bool:
     return 0 < len(text) <= 63 and inner.issuperset(text) and text[0] != "-" and text[-1] != "-"
 
 
-def _inside(conf: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    for key in path:
-        conf = conf.get(key) or {}
-    return conf
+def _vhost(conf: UserspaceConfDict) -> VhostDict:
+    return (conf.get("host") or {}).get("vhost") or {}
+
+
+def _bridge(conf: UserspaceConfDict) -> BridgeDict:
+    return (conf.get("host") or {}).get("bridge") or {}
 
 
 _RULES = (

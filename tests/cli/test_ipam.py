@@ -132,7 +132,7 @@ def test_barewire_gc_frees_addresses_of_a_dead_pod_without_the_program_in_cni_pa
     host = Host()
     conf = host.conf(type="sriov")
     json.loads(host.call(program(), "ADD", conf).stdout)
-    call = {
+    call: Any = {
         "type": "barewire-ipam", "stdin": json.dumps(conf), "container_id": "c1", "netns": "/run/netns/gone",
         "ifname": "net1", "args": "", "path": ["/nowhere"],
     }  # fmt: skip

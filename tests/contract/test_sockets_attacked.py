@@ -12,6 +12,7 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,7 +262,7 @@ def test_a_socket_that_the_application_makes_again_is_removed():
 def test_of_a_record_that_tells_no_time_only_sockets_and_our_file_are_removed():
     """Its root, which a pod could write to, is reached from a directory that only root controls."""
     host = Host()
-    document = host.directory.as_dict()
+    document: Any = host.directory.as_document()
     del document["since"], document["of_pod"]
     document["root"] = str(host.volume)
     host.volume.chmod(0o777)

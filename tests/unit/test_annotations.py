@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -18,7 +19,8 @@ WRITTEN = f"{PLACE}/"
 FOREIGN = {"k8s.v1.cni.cncf.io/network-status": "[]", "userspace/other": "stays"}
 
 
-def element(ifname="net1", container_id="c0ffee", host=HOST, **container):
+def element(ifname="net1", container_id="c0ffee", host=HOST, **section):
+    container: Any = section
     return entry(
         container_id=container_id,
         ifname=ifname,

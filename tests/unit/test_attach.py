@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -32,8 +33,13 @@ def kernel():
     return host
 
 
+def planned(kernel, conf, mac):
+    wanted: Any = {**conf, "mac": mac}
+    return plan.plan(KEY, wanted, kernel.device(DEVICE))
+
+
 def attached(kernel, conf, mac=None):
-    attachment = plan.plan(KEY, {**conf, "mac": mac}, kernel.device(DEVICE))
+    attachment = planned(kernel, conf, mac)
     link = attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     return attachment, link
 
@@ -114,7 +120,7 @@ def test_detach_can_be_repeated(kernel):
 )
 def test_a_driver_refusal_names_the_field_and_detach_undoes_what_came_before(kernel, conf, field):
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, {**conf, "mac": MAC}, kernel.device(DEVICE))
+    attachment = planned(kernel, conf, MAC)
     with pytest.raises(KernelRefused, match=f"{field}.*igb.*E[A-Z]+"):
         attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
     detached(kernel, attachment)
@@ -254,7 +260,7 @@ def test_after_a_failure_at_any_change_of_attach_detach_restores_the_host(mac):
         kernel = FakeKernel()
         kernel.add_netns(POD)
         before = kernel.snapshot()
-        attachment = plan.plan(KEY, {**EVERYTHING, "mac": mac}, kernel.device(DEVICE))
+        attachment = planned(kernel, EVERYTHING, mac)
         kernel.refuse_from(change)
         with pytest.raises(CniError):
             attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))
@@ -302,7 +308,7 @@ def test_any_configuration_and_any_single_refusal_leave_the_host_as_before(conf,
     if pinned:
         pin(kernel)
     before = kernel.snapshot()
-    attachment = plan.plan(KEY, {**conf, "mac": mac}, kernel.device(DEVICE))
+    attachment = planned(kernel, conf, mac)
     kernel.refuse(refused)
     with contextlib.suppress(CniError):
         attach(kernel, attachment, kernel.device(DEVICE), kernel.netns(POD))

@@ -62,7 +62,7 @@ def test_a_call_survives_being_recorded(call: IpamCall) -> None:
         {"stdin": "{}", "path": [], "more": 1},
     ),
 )
-def test_a_damaged_recorded_call_is_an_io_failure(document: dict[str, Any]) -> None:
+def test_a_damaged_recorded_call_is_an_io_failure(document: Any) -> None:
     with pytest.raises(IoFailure, match="damaged"):
         IpamCall.from_document(document)
 

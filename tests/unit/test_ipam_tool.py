@@ -24,6 +24,7 @@ from tests.contract.ipam_cluster_contract import range_of
 from tests.trusting import POLICY
 
 if TYPE_CHECKING:
+    from cni.attachment.delegate import IpamCallDict
     from ipam.store import ClusterConf
 
 NOBODY = Sandboxes(attached={}, namespaces={})
@@ -157,7 +158,7 @@ def test_the_networks_of_records_the_journal_and_directories_are_known(folders):
     lease_file(folders, "10.8.0.2", network="old")
     Path(folders.journal, "net").mkdir(parents=True)
     Path(folders.journal, "net", "a:net1.json").write_bytes(entry("10.9.0.2").encoded())
-    call = {"type": "barewire-ipam", "stdin": json.dumps({**CONF, "name": "recorded"})}
+    call: IpamCallDict = {"type": "barewire-ipam", "stdin": json.dumps({**CONF, "name": "recorded"})}
     record = Record(
         key=Key(network="recorded", container_id="a", ifname="net1"),
         plugin="sriov",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -21,18 +22,20 @@ DIRECTORY = SocketDirectory(root="/run", path="/run/pods/one", mount="/run/v/p",
 
 
 def test_a_record_keeps_the_whole_directory():
-    read = json.loads(json.dumps(DIRECTORY.as_dict()))
+    read = json.loads(json.dumps(DIRECTORY.as_document()))
     assert SocketDirectory.from_document(read) == DIRECTORY
 
 
 def test_the_root_of_an_older_record_is_the_folder_that_it_is_in():
     """A pod could write to the root itself."""
-    document = DIRECTORY.as_dict()
+    document: Any = DIRECTORY.as_document()
     del document["since"], document["of_pod"]
     for root, parent in (("/run/shared", "/run"), ("/run", "/"), ("/k/pods/u/volumes/e/", "/k/pods/u/volumes")):
-        read = SocketDirectory.from_document({**document, "root": root, "path": f"{root}/x"})
+        older: Any = {**document, "root": root, "path": f"{root}/x"}
+        read = SocketDirectory.from_document(older)
         assert (read.root, read.since) == (parent, 0)
-    assert SocketDirectory.from_document({**document, "root": 5}).root == "/"  # of a damaged one; its reader judges it
+    document["root"] = 5  # of a damaged record; its reader validates it
+    assert SocketDirectory.from_document(document).root == "/"
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from cni.errors import InvalidConfig
 from cni.log import Log
 from cni.node.node import NodeConf, SocketPolicy
 from cni.protocol.request import Request
+from cni.userspace import allowed
 from cni.userspace.allowed import (
     default_vhost_directory,
     is_remote,
     kubelet_root,
-    problems,
     socket_root,
     vhost_directory,
 )
@@ -38,6 +38,10 @@ def request(**config):
         command="ADD", container_id="c", netns="/n", ifname="net1", args="", path=(), env={}, cni_version="1.1.0",
         network="net", config={"name": "net", "host": HOST, **config}, stdin=b"",
     )  # fmt: skip
+
+
+def problems(named, node):
+    return allowed.problems(named, node)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +146,8 @@ def test_the_kubelets_directory_is_the_nodes():
         ((path, text),) = problems({"kubeletRoot": named}, node)
         assert path == "kubeletRoot"
         assert "sockets.kubeletRoots" in text
-    assert kubelet_root({}, WIDE) == "/data/kubelet"
-    assert kubelet_root({"kubeletRoot": "/var/lib/k0s/kubelet/"}, WIDE) == "/var/lib/k0s/kubelet"
+    assert kubelet_root(None, WIDE) == "/data/kubelet"
+    assert kubelet_root("/var/lib/k0s/kubelet/", WIDE) == "/var/lib/k0s/kubelet"
 
 
 def test_the_short_folders_are_in_our_place_or_in_the_nodes_and_never_where_a_pod_may_place_links():

@@ -8,8 +8,39 @@ from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, TypedDict
+
+    from cni.userspace.conf_sections import UserspaceConfDict
+
+    class DirectoryDict(TypedDict, total=False):
+        """A `SocketDirectory` in a record.
+
+        Records of earlier versions lack `absent`, `of_pod`, `since` and `parents`; a damaged record can lack any key.
+        """
+
+        root: str
+        path: str
+        made: bool
+        absent: bool
+        of_pod: bool
+        mount: str
+        since: int
+        parents: list[str]
+        owner: int | None
+        group: str
+        mode: int | None
+        acl: list[str]
+        selinux_label: str
+
+    class OwnershipDict(TypedDict):
+        """The fields of `SocketDirectory` that a configuration decides."""
+
+        owner: int | None
+        group: str
+        mode: int | None
+        acl: tuple[str, ...]
+        selinux_label: str
+
 
 OWN_DIRECTORIES = "/run/barewire/sockets"
 """Of pods that have no volume for a socket, where no other place is configured."""
@@ -49,16 +80,27 @@ class SocketDirectory(Value):
     acl: tuple[str, ...] = ()
     selinux_label: str = ""
 
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> SocketDirectory:
-        """What `as_dict` gave, after a round through JSON, also that of an earlier version.
+    def as_document(self) -> DirectoryDict:
+        """The directory as JSON values, for the record."""
+        fields: Any = {**self.as_dict(), "acl": list(self.acl), "parents": list(self.parents)}
+        document: DirectoryDict = fields
+        return document
 
-        Earlier ones noted a root that a pod could write to; its parent is root's.
+    @classmethod
+    def from_document(cls, document: DirectoryDict) -> SocketDirectory:
+        """The directory that a record describes, also a record of an earlier version.
+
+        Earlier versions recorded a root that a pod could write to. Its parent belongs to root.
         """
-        fields = {**document, "acl": tuple(document["acl"]), "parents": tuple(document.get("parents") or ())}
+        fields: dict[str, object] = {
+            **document,
+            "acl": tuple(document["acl"]),
+            "parents": tuple(document.get("parents") or ()),
+        }
         if "since" not in document:
             fields["root"] = str(document["root"]).rstrip("/").rpartition("/")[0] or "/"
-        return cls(**fields)
+        values: Any = fields
+        return cls(**values)
 
     @property
     def above(self) -> list[str]:
@@ -86,15 +128,15 @@ def own(name: str) -> SocketDirectory:
     return SocketDirectory(root=OWN_DIRECTORIES, path=f"{OWN_DIRECTORIES}/{name}", made=True)
 
 
-def ownership(conf: Mapping[str, Any]) -> dict[str, Any]:
+def ownership(conf: UserspaceConfDict) -> OwnershipDict:
     """Those fields that a configuration decides."""
     section = conf.get("socketDirectory") or {}
     named = ((conf.get("host") or {}).get("vhost") or {}).get("group")
-    group = section.get("group")
+    group, mode = section.get("group"), section.get("mode")
     return {
         "owner": section.get("owner"),
         "group": named or ("" if group is None else str(group)),
-        "mode": int(section["mode"], 8) if section.get("mode") else None,
+        "mode": int(mode, 8) if mode else None,
         "acl": tuple(section.get("acl") or ()),
         "selinux_label": section.get("selinuxLabel") or "",
     }

@@ -11,10 +11,23 @@ from cni.userspace.sockets.directory import acl_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import NotRequired, TypedDict
 
     from cni.log import Log
     from cni.userspace.sockets.directory import SocketDirectory
+
+    class FoundDict(TypedDict):
+        """The owner and the permissions of a directory, for the record's `found`; `attributes` are hexadecimal.
+
+        Records of earlier versions lack `identity`, which identifies the directory on this host.
+        """
+
+        owner: int
+        group: int
+        mode: int
+        attributes: dict[str, str | None]
+        identity: NotRequired[str]
+
 
 _FIELDS = ("owner", "group", "mode", "acl", "selinux_label")
 _LABEL = "security.selinux"
@@ -31,7 +44,7 @@ def agree(one: SocketDirectory, other: SocketDirectory) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in _FIELDS)
 
 
-def found(fd: int) -> dict[str, Any]:
+def found(fd: int) -> FoundDict:
     """All that `give` can change, as JSON values, and of which directory. Raises `OSError`."""
     look = os.fstat(fd)
     lists = {name: _attribute(fd, name) for name in (acl.ACCESS, acl.DEFAULT, _LABEL)}
@@ -44,7 +57,7 @@ def found(fd: int) -> dict[str, Any]:
     }
 
 
-def is_of(fd: int, document: dict[str, Any]) -> bool:
+def is_of(fd: int, document: FoundDict) -> bool:
     """Whether `found` told that of this very directory; records of earlier versions do not say of which."""
     identity = document.get("identity")
     return identity is None or identity == _identity(os.fstat(fd))
@@ -72,7 +85,7 @@ def give(fd: int, directory: SocketDirectory, log: Log) -> None:
             log.warning(f"{directory.path}: no SELinux label was set: {os.strerror(error.errno)}")
 
 
-def put_back(fd: int, document: dict[str, Any]) -> None:
+def put_back(fd: int, document: FoundDict) -> None:
     """Makes the directory as `found` told, if it is not. Raises `OSError`."""
     present = found(fd)
     if (present["owner"], present["group"]) != (document["owner"], document["group"]):

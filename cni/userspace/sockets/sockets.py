@@ -25,10 +25,11 @@ from cni.userspace.sockets.directory import OWN_DIRECTORIES, entry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from cni.log import Log
     from cni.userspace.sockets.directory import SocketDirectory
+    from cni.userspace.sockets.ownership import FoundDict
 
     Kind = Callable[[os.stat_result], bool]
 
@@ -103,10 +104,10 @@ class Sockets:
         self._mounts = mounts
         self._visibility = visibility
 
-    def found(self, directory: SocketDirectory) -> dict[str, Any]:
+    def found(self, directory: SocketDirectory) -> FoundDict | None:
         """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
         if directory.made or directory.absent or not ownership.is_wanted(directory):
-            return {}
+            return None
         with Closing(self._opened(directory)) as fd, _telling(directory.path, "look at it"):
             return ownership.found(fd)
 
@@ -136,7 +137,7 @@ class Sockets:
         """The time, in seconds, of which a file that is made from now on is never older."""
         return int(time.clock_gettime(_CLOCK_REALTIME_COARSE))
 
-    def prepare(self, directory: SocketDirectory, found: dict[str, Any] | None = None) -> None:
+    def prepare(self, directory: SocketDirectory, found: FoundDict | None = None) -> None:
         """Makes the directory if it is ours, gives it its owner, and mounts it where the vswitch finds it.
 
         `found` is what is to be put back later. Raises `SocketDirUnfit`.
@@ -165,9 +166,7 @@ class Sockets:
                 os.close(file)
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
 
-    def remove(
-        self, directory: SocketDirectory, socket: str, file: str, *, found: dict[str, Any] | None = None
-    ) -> None:
+    def remove(self, directory: SocketDirectory, socket: str, file: str, *, found: FoundDict | None = None) -> None:
         """Removes the socket, the file, the mount, and the directory if it is ours; puts back what `found` told.
 
         What is gone is no error. What was there before, and what has been put in the place of a socket, a file, or the
@@ -175,14 +174,14 @@ class Sockets:
         otherwise when all the rest has been done.
         """
         names = _names_of(socket, file)
-        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found or {})]
+        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found)]
         if directory.mount:
             steps.append(lambda: self._unmount(directory.mount))
         if directory.made or directory.absent:
             steps.append(lambda: self._remove_made(directory))
         run_all(*steps)
 
-    def _remove_names(self, directory: SocketDirectory, names: dict[str, Kind], found: dict[str, Any]) -> None:
+    def _remove_names(self, directory: SocketDirectory, names: dict[str, Kind], found: FoundDict | None) -> None:
         try:
             fd = self._reached(directory)
         except SocketDirUnfit as error:
@@ -200,7 +199,7 @@ class Sockets:
         if left:
             self._log.warning(f"not ours, and left in {directory.path}: {', '.join(map(repr, left))}")
 
-    def _put_back(self, fd: int, directory: SocketDirectory, found: dict[str, Any]) -> None:
+    def _put_back(self, fd: int, directory: SocketDirectory, found: FoundDict | None) -> None:
         with _telling(directory.path, "give it back its owner and permissions"):
             if found and ownership.is_of(fd, found):
                 ownership.put_back(fd, found)
