@@ -1,4 +1,4 @@
-"""The files of conf-examples/, as what a runtime or a cluster makes of them."""
+"""The files of conf-examples/, in the form in which a runtime or a cluster uses them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def network(path: Path) -> dict[str, Any]:
 
 
 def of_plugin(name: str) -> list[Path]:
-    """The examples with a network whose first plugin is that, and which one node alone can have."""
+    """The examples whose first plugin has that name, except those with a cluster."""
     found = [path for path in _networks() if network(path)["plugins"][0]["type"] == name]
     return [path for path in found if path not in of_cluster()]
 
 
 def of_cluster() -> list[Path]:
-    """Those whose addresses are kept in a cluster's store."""
+    """The examples whose addresses are kept in a cluster's store."""
     return [path for path in _networks() if network(path)["plugins"][0].get("ipam", {}).get("backend")]
 
 
@@ -41,7 +41,7 @@ def _networks() -> list[Path]:
 
 
 def _config(path: Path) -> str:
-    """The text of a network's configuration; empty for pods, rights, the node's configuration."""
+    """The text of a network's configuration; empty for files without a network."""
     if path.suffix in (".conf", ".conflist"):
         return path.read_text()
     if path.suffix != ".yaml":

@@ -1,7 +1,8 @@
-"""Short folders' mounts without mounting, so without root; tests/contract/mounts_contract.py holds them and the kernel's to the same.
+"""Fake mounts on short folders, which need no root. tests/contract/mounts_contract.py tests them and the kernel's
+alike.
 
-What is mounted is kept as a descriptor, which leads to the directory whatever it is called by now, as a mount does. Only a path
-through a short folder does not lead into the directory: a test looks into the directory itself.
+A mounted directory is kept as a descriptor, which still leads to the directory after a rename, as a mount does. Only a
+path through a short folder does not lead into the directory: a test must open the directory itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class FakeMounts:
-    """`refuse(n)` makes the n-th change from now on fail, `refuse_from(n)` also all that follow it."""
+    """`refuse(n)` makes the n-th change from now on fail; `refuse_from(n)` also makes all later ones fail."""
 
     def __init__(self) -> None:
         self._mounted: dict[str, list[int]] = {}
@@ -32,13 +33,13 @@ class FakeMounts:
         self._refused = range(0)
 
     def reboot(self) -> None:
-        """All mounts go; the folders of /run go with the test's own."""
+        """Removes all mounts. The folders of /run belong to the test."""
         for folder in list(self._mounted):
             while self._mounted[folder]:
                 os.close(self._mounted[folder].pop())
 
     def mounted(self) -> list[str]:
-        """The folders with something on them, once for each mount."""
+        """The folders with mounts, once for each mount."""
         return sorted(folder for folder, stack in self._mounted.items() for _ in stack)
 
     def bind(self, directory: int, folder: str) -> None:

@@ -1,7 +1,7 @@
-"""Open vSwitch's database and its ovs-vswitchd in memory, on a unix socket: what our engine asks of them, as RFC 7047 has it.
+"""Open vSwitch's database and its ovs-vswitchd in memory, on a unix socket, with the operations that our engine uses.
 
-tests/contract/ovsdb_contract.py holds it and the real ovsdb-server to the same answers, and tests/contract/vswitch_contract.py
-the engine on it to what the engine does on real daemons.
+The protocol is RFC 7047. tests/contract/test_fake_ovsdb.py compares the responses with those of the real ovsdb-server,
+and tests/contract/vswitch_contract.py tests the engine on this database and on real daemons.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ COLUMNS: dict[str, Row] = {
     },
     "QoS": {"type": "", "other_config": MAP, **_MARKED},
 }
-"""The columns that the engine uses, with their defaults: an empty set stands for any set, an optional value among them."""
+"""The columns that the engine uses, with their defaults. An empty set stands for any set, including an optional value.
+"""
 
 REFERENCES = {
     ("Open_vSwitch", "bridges"): "Bridge",
@@ -52,7 +53,7 @@ REFERENCES = {
     ("Port", "qos"): "QoS",
 }
 OWNED = ("Bridge", "Port", "Interface")
-"""Tables whose rows vanish when nothing refers to them any more."""
+"""Tables whose rows are removed when nothing refers to them any more."""
 
 MEASURED = ("next_cfg", "cur_cfg", "ofport", "error", "link_state", "mtu", "iface_types")
 TYPE, UNABLE = "dpdkvhostuserclient", "could not open network device"
@@ -66,7 +67,7 @@ class _Refused(Exception):
 
 
 class FakeOvsdb:
-    """`daemon` is whether ovs-vswitchd runs, `capable` whether it can make vhost-user ports."""
+    """`daemon` is True if ovs-vswitchd runs, `capable` if it can create vhost-user ports."""
 
     def __init__(self, folder: Path) -> None:
         self.remote = f"unix:{folder}/db.sock"
@@ -91,7 +92,7 @@ class FakeOvsdb:
         self._thread.start()
 
     def stop(self) -> None:
-        """The database ends; its content is there at its next start."""
+        """Ends the database. The next start has its content."""
         self._server.shutdown()
         self._server.hang_up()
         self._server.server_close()
@@ -120,7 +121,7 @@ class FakeOvsdb:
         self._take_over(anew=True)
 
     def snapshot(self) -> list[str]:
-        """The rows with what they refer to, but not what ovs-vswitchd writes, as lines."""
+        """The rows and their references as lines, without the columns that ovs-vswitchd writes."""
         with self._changed:
             names = {one: row.get("name", "") for rows in self.tables.values() for one, row in rows.items()}
             return sorted(
@@ -128,7 +129,7 @@ class FakeOvsdb:
             )
 
     def transact(self, operations: list[Operation]) -> list[Any]:
-        """The results, as an ovsdb-server gives them: a failed operation has its error, those behind it null."""
+        """The results, as ovsdb-server returns them: a failed operation has its error, and later ones are null."""
         with self._changed:
             before = copy.deepcopy(self.tables)
             named = {one["uuid-name"]: str(uuid.uuid4()) for one in operations if one["op"] == "insert"}
@@ -191,7 +192,7 @@ class FakeOvsdb:
             wanted = [{**dict.fromkeys(operation["columns"]), **row} for row in operation["rows"]]
             return sorted(map(_canonical, rows)) == sorted(map(_canonical, wanted))
 
-        # What is awaited happens in other threads, which have the lock meanwhile.
+        # Other threads, which have the lock meanwhile, do what is awaited.
         if not self._changed.wait_for(is_so, operation["timeout"] / 1000):
             raise _Refused("timed out", '"wait" timed out')
         return {}
@@ -207,7 +208,7 @@ class FakeOvsdb:
 
     def _commit(self) -> None:
         self._require_whole()
-        # Rows that nothing refers to vanish, and by that others.
+        # Unreferenced rows are removed, which can make others unreferenced.
         while gone := [
             (table, one) for table in OWNED for one in self.tables[table] if one not in self._referred(table)
         ]:
@@ -220,7 +221,7 @@ class FakeOvsdb:
                 raise _Refused("constraint violation", words)
 
     def _require_whole(self) -> None:
-        """Also rows that are about to vanish may refer to no row that was deleted."""
+        """Even rows that are about to be removed must not refer to a deleted row."""
         for table in set(REFERENCES.values()):
             missing = self._referred(table) - set(self.tables[table])
             if missing:
@@ -241,7 +242,7 @@ class FakeOvsdb:
     # ovs-vswitchd.
 
     def _take_over(self, *, anew: bool = False) -> None:
-        """What the daemon does when it sees a change: it makes ports, and says for which configuration it has done so."""
+        """Does what the daemon does after a change: creates ports, and sets the number of the applied configuration."""
         if not self._daemon:
             return
         with self._changed:
@@ -300,7 +301,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
 
 def _readable(row: Row, names: dict[str, str]) -> str:
-    """The row with the names of what it refers to."""
+    """The row, with the names of the rows that it refers to."""
 
     def told(value: Any) -> Any:
         if isinstance(value, frozenset):
@@ -317,7 +318,7 @@ def _atom(value: Any, named: dict[str, str]) -> Any:
 
 
 def _value(like: Any, value: Any, named: dict[str, str]) -> Any:
-    """What a JSON value means in a column that has such values."""
+    """The meaning of a JSON value in a column with values like `like`."""
     if isinstance(like, dict):
         return dict(value[1])
     if isinstance(like, frozenset):
@@ -366,7 +367,7 @@ def _mutated(present: Any, mutator: str, value: Any) -> Any:
     if mutator == "+=":
         return present + value
     if isinstance(present, dict):
-        # A key that is there keeps its value, and goes only by its value.
+        # An existing key keeps its value, and is removed only with its value.
         left = {key: text for key, text in present.items() if value.get(key) != text}
         return {**value, **present} if mutator == "insert" else left
     return present | value if mutator == "insert" else present - value

@@ -1,4 +1,4 @@
-"""The pods of an API server in memory; tests/contract/pods_contract.py holds it and the real client to the same."""
+"""The pods of an API server in memory. tests/contract/pods_contract.py tests it and the real client alike."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cni.kube.podspec import uids
 
 
 class FakePods:
-    """`objects` are the pods by namespace and name; `calls` are what was asked, in order.
+    """`objects` are the pods by namespace and name; `calls` are the calls, in order.
 
-    `refuse("get", "change")` makes such calls end with the error that `refusal` is.
+    `refuse("get", "change")` makes such calls fail with the error `refusal`.
     """
 
     def __init__(self) -> None:

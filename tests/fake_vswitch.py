@@ -1,6 +1,7 @@
-"""A vswitch in memory that behaves as OVS-DPDK does; tests/contract/vswitch_contract.py holds both to the same.
+"""A vswitch in memory that behaves like OVS-DPDK. tests/contract/vswitch_contract.py tests both alike.
 
-`refuse(n)` makes the n-th change from now on fail, `refuse_from(n)` also all that follow it. `database`, `daemon` and `capable` are what runs, and what it can.
+`refuse(n)` makes the n-th change from now on fail; `refuse_from(n)` also makes all later ones fail. `database`,
+`daemon` and `capable` are True if the database and the daemon run, and if the daemon can create vhost-user ports.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Fakes of the ports, with the behaviour of the real things as measured on igb: they refuse what those refuse.
+"""Fakes of the ports. They behave like the real ones as measured on igb, and refuse what those refuse.
 
-`tests/contract/kernel_contract.py` holds FakeKernel and the real kernel to the same behaviour.
+`tests/contract/kernel_contract.py` tests FakeKernel and the real kernel alike.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MAX_MTU = 9216
 
 
 def refused(number: int, words: str = "", what: str = "change") -> KernelRefused:
-    """The kernel's refusal as the real adapter tells it."""
+    """The kernel's refusal, as the real adapter reports it."""
     error = KernelRefused(f"{what}: the kernel refused: {errno.errorcode[number]}: {words}")
     error.number = number
     return error
 
 
 class FakeNetns(Netns):
-    """A pod's namespace that exists in a FakeKernel only."""
+    """A pod's namespace that exists only in a FakeKernel."""
 
     def __init__(self, path: str, identity: str) -> None:
         self.path = path
@@ -56,11 +56,12 @@ TUNING = {"xdp": "0", "promiscuity": "0", "gso_max_size": "65536", "features": "
 
 
 class FakeDevice:
-    """A VF, the PF, or a NIC without either: what the PF holds of it, where its link is, and its driver.
+    """A VF, the PF, or a NIC without either, with the PF's settings for it, the namespace of its link, and its driver.
 
-    `mac_set_by_pf` is igb's hidden flag that the PF has set the VF's address, `enslaving_mac` what a bond gives it back
-    when the link leaves it, `instance` another number when the device is made anew. `stacked` are links on it in other
-    namespaces, `tuning` what a pod can set on the network device; both end with the network device.
+    `mac_set_by_pf` is igb's hidden flag that the PF has set the VF's address. `enslaving_mac` is the address that a
+    bond restores when it releases the link. `instance` changes when the device is created again. `stacked` are links on
+    it in other namespaces, and `tuning` the settings that a pod can change on the network device; both end with the
+    network device.
     """
 
     def __init__(self, address: str, number: int, name: str, mac: str, driver: str, info: VfInfo | None) -> None:
@@ -109,7 +110,7 @@ def _vf(index: int) -> FakeDevice:
 class FakeKernel:
     """A host with one PF `eth0` and its VFs, a NIC `nic0` without SR-IOV, and any number of pods.
 
-    `refuse(n)` makes the n-th change from now on fail, `refuse_from(n)` that one and all later ones.
+    `refuse(n)` makes the n-th change from now on fail; `refuse_from(n)` also makes all later ones fail.
     """
 
     def __init__(self, vfs: int = 2) -> None:
@@ -149,9 +150,9 @@ class FakeKernel:
         self._refused = lambda _change: False
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything a user can see of the devices."""
+        """The visible state of the devices."""
         return {
-            # A network device that comes back with its driver has another index.
+            # A network device gets another index when its driver is bound again.
             address: (
                 one.info,
                 one.home and one.home.replace(index=0),
@@ -165,13 +166,13 @@ class FakeKernel:
         }
 
     def add_netns(self, path: str) -> FakeNetns:
-        """Makes a pod's namespace."""
+        """Creates a pod's namespace."""
         self.namespaces[path] = f"4:{1000 + len(self.others)}"
         self.others[self.namespaces[path]] = {"lo": Link(index=1, name="lo", flags=IFF_UP)}
         return self.netns(path)
 
     def delete_netns(self, path: str) -> None:
-        """What the kernel does with a dying namespace: the links come back under the pod's names, down."""
+        """Deletes a namespace as the kernel does: the links return to the host under the pod's names, and down."""
         netns = self.netns(path)
         del self.namespaces[path]
         for one in self.devices.values():
@@ -180,17 +181,17 @@ class FakeKernel:
                 one.link = one.link.replace(flags=one.link.flags & ~IFF_UP)
 
     def hide(self, device: str) -> None:
-        """What a pod does that gives its link to another namespace, which nobody knows."""
+        """Moves the link to a namespace of the pod that no other process knows."""
         self.devices[device].place = "hidden"
 
     def reveal(self, device: str, place: Netns | None = None) -> None:
-        """The end of that; on the host it is what the kernel does when that namespace is gone."""
+        """Moves the link back; on the host, this is the kernel's action when that namespace ends."""
         fake = self.devices[device]
         fake.place = _identity(place)
         self._go_down(fake)
 
     def make_anew(self, device: str) -> None:
-        """What `sriov_numvfs` 0 and then another number do to a VF."""
+        """Replaces a VF, as setting `sriov_numvfs` to 0 and then to another number does."""
         old = self.devices[device]
         assert old.info is not None
         self._numbers += 1
@@ -198,7 +199,7 @@ class FakeKernel:
         self.devices[device].instance = 7000 + self._numbers
 
     def enslave(self, link: Link, netns: Netns) -> None:
-        """What a pod's bond does to a link: it is down meanwhile, and the bond remembers its address."""
+        """Adds a link to a pod's bond: the link is down meanwhile, and the bond keeps its address."""
         fake = self._there(link, netns)
         fake.enslaving_mac = fake.link.mac
         fake.link = fake.link.replace(master=99)
@@ -317,7 +318,7 @@ class FakeKernel:
                 raise unfit
             self._refuse_if_counted()
             self._unbind(fake)
-            # A refusal here leaves the device without a driver, as in the kernel.
+            # A refusal at this point leaves the device without a driver, as in the kernel.
             self._refuse_if_counted()
             if not fits:
                 raise unfit
@@ -370,7 +371,7 @@ class FakeKernel:
             fake.link, fake.enslaving_mac = fake.link.replace(master=0), ""
         fake.place = _identity(target)
         fake.link = fake.link.replace(name=name)
-        # As in the kernel, the move stays when one of these is refused.
+        # As in the kernel, the move is not undone if one of these is refused.
         self._apply(fake, attributes)
 
     def change(self, link: Link, netns: Netns | None, **attributes: Any) -> None:
@@ -424,7 +425,7 @@ class FakeKernel:
     def announce(self, link: Link, netns: Netns, ips: tuple[IpConfig, ...]) -> None:
         self._there(link, netns)
 
-    # What igb and the kernel do.
+    # The behaviour of igb and the kernel.
 
     def _there(self, link: Link, netns: Netns | None) -> FakeDevice:
         for fake in self.devices.values():
@@ -433,13 +434,13 @@ class FakeKernel:
         raise refused(errno.ENODEV)
 
     def _unbind(self, fake: FakeDevice) -> None:
-        """The network device ends with its driver, wherever it is."""
+        """The network device ends with its driver, in whatever namespace it is."""
         fake.driver = ""
         fake.home, fake.place = None, HOST
         fake.stacked, fake.netdev_instance = [], ""
 
     def _probe(self, fake: FakeDevice, driver: str) -> None:
-        """A new network device has a new name; a VF adopts the address that its PF has for it."""
+        """A new network device has a new name; a VF gets the address that its PF has for it."""
         if driver and not gives_to_user_space(driver):
             assert driver == fake.network_driver, f"Oops: {driver} has crashed the kernel on {fake.address}"
         fake.driver = driver
@@ -501,7 +502,9 @@ class FakeKernel:
         fake.link = fake.link.replace(flags=fake.link.flags & ~IFF_UP)
 
     def _limit_offloads(self, fake: FakeDevice) -> None:
-        """What iavf does: as long as the PF has given the VF a VLAN, and in its reset after that, it has no offloads of VLANs."""
+        """Behaves like iavf: while the PF has set a VLAN for the VF, and in the reset after that, there are no VLAN
+        offloads.
+        """
         if not self.limits_offloads or fake.home is None or fake.info is None:
             return
         if fake.info.vlan or self.resetting:
@@ -518,7 +521,7 @@ class FakeKernel:
 
 
 class FakeClock:
-    """Monotonic seconds that pass only when somebody sleeps."""
+    """Monotonic seconds that pass only during `sleep`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -531,10 +534,10 @@ class FakeClock:
 
 
 class ResettingPf:
-    """A PF's netlink socket, whose driver resets the VF for `seconds` after each setting that it takes, as i40e does.
+    """A PF's netlink socket whose driver, like i40e, resets the VF for `seconds` after each accepted setting.
 
-    Meanwhile it refuses every setting with `number`, and the VF is not among those that it reports. `taken` are the
-    bodies of the requests that it took.
+    Meanwhile it refuses every setting with `number`, and does not report the VF. `taken` are the bodies of the accepted
+    requests.
     """
 
     def __init__(self, clock: FakeClock, seconds: float, *, number: int = errno.EAGAIN, vf: int = 0) -> None:
@@ -560,7 +563,9 @@ class ResettingPf:
 
 
 class FakeIpam:
-    """An IPAM plugin with one address per attachment, and `routes`; `fail` names the calls that it refuses ("lease", "release")."""
+    """An IPAM plugin with one address per attachment, and `routes`; it refuses the calls in `fail` ("lease",
+    "release").
+    """
 
     def __init__(self) -> None:
         self.leases: dict[tuple[str, str], str] = {}

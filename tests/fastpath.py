@@ -1,6 +1,7 @@
-"""What a plugin may import on a call of the runtime: light modules of the standard library, and our own code.
+"""The modules that a plugin may import on a runtime's call: light ones of the standard library, and our own.
 
-Each name is here because its cost was measured (docs/adr/0010-what-a-call-costs.md); add one with its measurement.
+Each name is here because its cost was measured (docs/adr/0010-what-a-call-costs.md). Add a name only with its
+measurement.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ INTERPRETER = frozenset(
     " _warnings _weakref abc builtins codecs encodings encodings.aliases encodings.utf_8 genericpath io marshal nt os"
     " os.path posix posixpath stat sys time winreg zipimport".split()
 )
-"""What CPython imports by itself before the first line of a program, frozen or not."""
+"""The modules that CPython imports before the first line of a program, frozen or not."""
 
 LIGHT = frozenset("__future__ _ctypes _json _socket _struct errno fcntl gc grp select struct zlib".split())
-"""Written in C, or a few lines: each costs half a millisecond (_ctypes, which loads libffi) or much less."""
+"""Modules in C, or of a few lines. Each costs half a millisecond (_ctypes, which loads libffi) or much less."""
 
-# ctypes stands in for os.setns, which came with Python 3.12.
+# ctypes replaces os.setns, which exists since Python 3.12.
 STAND_INS = frozenset() if hasattr(os, "setns") else frozenset("ctypes ctypes._endian types".split())
 
 ALLOWED = INTERPRETER | LIGHT | STAND_INS
@@ -37,7 +38,7 @@ MODELS = frozenset(
         "ipam.command.main",
     )
 )
-"""Ours, but they import pydantic."""
+"""Our modules that import pydantic."""
 
 
 def forbidden(modules: Iterable[str]) -> list[str]:

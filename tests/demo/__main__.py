@@ -1,4 +1,4 @@
-"""`make demo`: shows what the plugins do, each with examples from conf-examples/, and that nothing of it stays.
+"""`make demo`: shows the plugins at work, with examples from conf-examples/, and that nothing is left afterwards.
 
 Everything is real: a kernel with VFs, Open vSwitch with DPDK, virtual machines, the frozen executables.
 """
@@ -12,7 +12,7 @@ from tests.demo.stage import Stage
 
 
 def main() -> int:
-    """Exit code 0 when everything held."""
+    """Returns exit code 0 if everything worked."""
     stage = Stage()
     sriov.run(stage)
     userspace.run(stage)

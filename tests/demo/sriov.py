@@ -1,4 +1,4 @@
-"""A VF goes into a pod and comes back, with two examples from conf-examples/, on a real kernel with an SR-IOV NIC (QEMU's igb)."""
+"""Moves a VF into a pod and back, with two examples from conf-examples/, on a real kernel with QEMU's SR-IOV card igb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lab.vm import Vm
 
 
 def run(stage: Stage) -> None:
-    """The whole story of the plugin `sriov`."""
+    """Demonstrates the plugin `sriov`."""
     stage.step("sriov: booting a machine with an SR-IOV NIC (software emulation, about 10 s)")
     with Vm(pfs=1, say=stage.say) as vm:
         require_health(vm)
@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
 
 
 def example(name: str, vf: Vf, **changes: Any) -> dict[str, Any]:
-    """A configuration of conf-examples/ with the VF that Multus would have filled in."""
+    """A configuration of conf-examples/ with the VF that Multus would add."""
     return {**json.loads((EXAMPLES / name).read_text()), "deviceID": vf.address, **changes}
 
 
@@ -35,7 +35,7 @@ def address(result: dict[str, Any]) -> str:
 
 
 def attach(stage: Stage, runtime: Runtime, pod: Pod, conf: dict[str, Any]) -> dict[str, Any]:
-    """ADD, shown with its time and its result."""
+    """Runs ADD, and shows its time and its result."""
     outcome = runtime.add(conf, pod).required()
     assert outcome.result is not None
     stage.say(
@@ -46,7 +46,7 @@ def attach(stage: Stage, runtime: Runtime, pod: Pod, conf: dict[str, Any]) -> di
 
 
 def traffic(stage: Stage, one: Pod, other: Pod, isolated: Pod, addresses: dict[str, str]) -> None:
-    """Pings in the VLAN, and across two."""
+    """Pings within the VLAN, and between two VLANs."""
     stage.step("traffic")
     for source, target in ((one, other), (other, one)):
         stage.expect(

@@ -1,4 +1,4 @@
-"""What the demo prints: each step with its time, and a verdict."""
+"""The output of the demo: each step with its time, and a verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Stage:
-    """Prints each step with the time since the start, and remembers what did not hold."""
+    """Prints each step with the time since the start, and keeps the failures."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()

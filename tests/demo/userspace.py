@@ -1,4 +1,4 @@
-"""Virtual machines on ports of Open vSwitch with DPDK: they reach each other in a VLAN, also after the vswitch was killed."""
+"""Connects virtual machines to ports of Open vSwitch with DPDK, in a VLAN, also after the vswitch was killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VLANS = (100, 100, 200)
 
 
 def run(stage: Stage) -> None:
-    """The whole story of the plugin `userspace`."""
+    """Demonstrates the plugin `userspace`."""
     stage.step("userspace: starting Open vSwitch with DPDK, without huge pages")
     with Node(from_bundle("userspace")) as node:
         pods = [node.pod("shared-dir") for _ in VLANS]

@@ -1,4 +1,4 @@
-"""The frozen bundle of the resident programs. It is built here, when it is not up to date: nothing else needs it."""
+"""The frozen bundle of the resident programs. It is built here if necessary, because no other test needs it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_bad_configuration_ends_with_all_problems_and_a_hint(program, options,
 
 
 def internet_sockets(pid):
-    """The lines of the kernel's tables with sockets of the process, which are none of UNIX and netlink."""
+    """The lines of the kernel's tables with sockets of the process, except UNIX and netlink sockets."""
     links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
     own = {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:")}
     tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6", "udp", "udp6")]

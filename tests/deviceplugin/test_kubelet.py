@@ -90,7 +90,7 @@ async def test_a_driver_is_bound_at_allocation_and_goes_back_when_the_pod_is_gon
         [device] = await node.kubelet.admit("pod", RESOURCE)
         assert node.host.bound(device) == "vfio-pci"
         assert len(node.kubelet.answers["pod", "app", RESOURCE].devices) == 2
-        # It does not meet the selector any more, and is still one of the pool: its holder must not lose it.
+        # It does not match the selector any more, but still belongs to the pool, because its holder must not lose it.
         assert node.kubelet.health(RESOURCE)[device] == "Healthy"
         node.kubelet.end("pod")
         await until("release", lambda: not node.service.stock.held)
@@ -130,7 +130,7 @@ async def test_two_pods_that_race_for_one_iommu_group_do_not_both_get_it(place):
     async with of_graphics(place) as node:
         await node.offered(CARDS, 1)
         await node.offered(AUDIO, 1)
-        node.kubelet.endpoints[AUDIO].task.cancel()  # this kubelet hears of no change any more
+        node.kubelet.endpoints[AUDIO].task.cancel()  # this kubelet gets no further changes
         await node.kubelet.admit("first", CARDS)
         node.kubelet.endpoints[AUDIO].devices = {SOUND: "Healthy"}
         with pytest.raises(AdmissionError, match=f"{GPU} of its IOMMU group is held"):
@@ -182,7 +182,7 @@ async def test_a_whole_group_is_one_device_and_its_members_are_bound_and_go_back
 
 
 def injected(node, answer):
-    """The device nodes that a runtime finds by the names in the answer."""
+    """The device nodes that a runtime finds under the names in the response."""
     files = [json.loads(path.read_text()) for path in node.host.cdi.glob("*.json")]
     known = {f"{file['kind']}={device['name']}": device for file in files for device in file["devices"]}
     edits = [known[name.name]["containerEdits"]["deviceNodes"] for name in answer.cdi_devices]
@@ -203,12 +203,12 @@ async def test_cdi_names_have_a_file_with_what_is_held_for_as_long_as_containers
         assert injected(node, answer) == paths
         [file] = node.host.cdi.iterdir()
         assert [one["name"] for one in json.loads(file.read_text())["devices"]] == [device], "nobody can name others"
-        # A boot takes the file, and containers start again with the answer that the kubelet has kept.
+        # A boot removes the file, and containers start again with the response that the kubelet has stored.
         file.unlink()
         await node.kubelet.start_container("pod")
         assert injected(node, answer) == paths
         await node.kubelet.admit("other", RESOURCE)
-        # The configuration wants no names any more: the container has got its name all the same.
+        # The configuration does not request names any more, but the container has already received its name.
         node.configure({"resourceList": [{"resourceName": "vfs", "driver": "vfio-pci"}]})
         await until("the change", lambda: not node.service.stock.assignment.pools[RESOURCE].cdi)
         await node.kubelet.start_container("pod")
@@ -356,7 +356,7 @@ async def test_a_resource_outlives_its_plugin_unhealthy_for_the_grace_and_comes_
 
 @driven
 async def test_a_plugin_that_is_stopped_finishes_the_allocations_that_it_has_begun(place):
-    """A rolling update failed the pod, and undid the allocation while a thread still bound the driver."""
+    """Otherwise a rolling update failed the pod, and undid the allocation while a thread was still binding the driver."""
     async with of_card(place, BINDING, driver="iavf") as node:
         await node.offered(RESOURCE, 4)
         begun = threading.Event()

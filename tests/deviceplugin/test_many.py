@@ -1,4 +1,4 @@
-"""Many restarts, and as many devices as a large node has. How long it takes is for `python -m tests.bench`."""
+"""Many restarts, and as many devices as a large node has. `python -m tests.bench` measures the time."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ AT_ONCE = 60
 
 
 def fill(cluster: Etcd, one: Range, numbers: Iterable[int]) -> int:
-    """Leases these numbers, each to another owner, and returns how many they are."""
+    """Leases these numbers, each to another owner, and returns their count."""
     chosen = list(numbers)
     keys = cluster._keys
     for place in range(0, len(chosen), AT_ONCE):

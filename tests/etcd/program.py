@@ -1,9 +1,9 @@
-"""One node's calls on etcd, as a process: `program.py <folder> <node> <cluster_conf> <command> ...`; what it says is JSON.
+"""Makes a node's calls on etcd in a process: `program.py <folder> <node> <cluster_conf> <command> ...`. Prints JSON.
 
 add <container>        the addresses, or the error's code
 del <container>
 gc <valid container>...
-work <first number> <log>   ADD and DEL of its own containers, for ever; see Work
+work <first number> <log>   ADD and DEL of its own containers, endlessly; see Work
 """
 
 from __future__ import annotations

@@ -51,10 +51,11 @@ MOST_LINE_BYTES = 65536
 
 @dataclass(frozen=True)
 class Faults:
-    """How the server misbehaves; as it is made, it does not.
+    """How the server misbehaves; by default it does not.
 
-    A request counts from 1, since the faults were set. `every` and `only` choose the requests that meet `status`,
-    `hangs_up`, `loses_answer`, `silent`, `cut` and `raw`; without them it is each one. `methods` narrows it further.
+    A request counts from 1, since the faults were set. `every` and `only` choose the requests to which `status`,
+    `hangs_up`, `loses_answer`, `silent`, `cut` and `raw` apply; by default it is each one. `methods` narrows it
+    further.
     """
 
     every: int = 0
@@ -64,7 +65,7 @@ class Faults:
     hangs_up: bool = False
     """Closes the connection instead of responding; the request has no effect."""
     loses_answer: bool = False
-    """Closes the connection instead of responding; the request takes effect."""
+    """Closes the connection instead of responding, although the request takes effect."""
     met: Callable[[], object] | None = None
     """Called before the misbehaviour, and after the request has taken effect, if it does."""
     late: bool = False
@@ -119,8 +120,10 @@ class Request:
 
 
 class ApiServer:
-    """Runs in threads of this process until the `with` ends. `rights` are (verb, resource) of every user; an empty `token`
-    lets everybody in."""
+    """Runs in threads of this process until the `with` ends.
+
+    `rights` are (verb, resource) of every user. With an empty `token` every client is admitted.
+    """
 
     def __init__(self, *, secure: bool = True, identity: Identity | None = None, host: str = "127.0.0.1") -> None:
         self.store = Store()
@@ -248,7 +251,7 @@ class ApiServer:
         context.load_cert_chain(*self._identity)
         context.load_verify_locations(certificates().authority.certificate)
         context.verify_mode = ssl.CERT_OPTIONAL
-        context.num_tickets = 1  # As Go's servers; OpenSSL would send two.
+        context.num_tickets = 1  # Go's servers send one; OpenSSL would send two.
         return context
 
 
@@ -265,11 +268,11 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # http.server's own looks up the name of the address, which can take seconds.
+        # The method of http.server looks up the name of the address, which can take seconds.
         socketserver.TCPServer.server_bind(self)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: a client that is slow with TLS does not hold up the others."""
+        """TLS is negotiated in the connection's own thread, so that a slow client does not block the others."""
         self._connections += 1
         request.settimeout(_END_SECONDS)
         sockets = {request}
@@ -294,11 +297,11 @@ class _Server(http.server.ThreadingHTTPServer):
     def hang_up(self) -> None:
         for connection in list(self.open):
             with contextlib.suppress(OSError):
-                # Not SSLSocket's own, which takes TLS away from under the thread that uses it.
+                # SSLSocket's own method would remove TLS while another thread uses it.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client may go when it likes; anything else is a defect of the server."""
+        """A client may disconnect at any time; any other error is a defect of the server."""
         error = sys.exception()
         if not isinstance(error, OSError):
             self.api.defects.append("".join(traceback.format_exception(error)))
@@ -314,10 +317,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     answers: ClassVar[dict[int, str]] = {}
 
     def log_message(self, *_arguments: Any) -> None:
-        """The tests read `requests`."""
+        """Discards the message: the tests read `requests`."""
 
     def parse_request(self) -> bool:
-        """In place of http.server's, whose headers are those of a mail: to parse and ask them took as long as the patches."""
+        """Replaces http.server's method, which parses headers like those of mail, and took as long as the patches."""
         self.command, self.request_version, self.close_connection = "", self.protocol_version, True
         self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
         self.fields = {}
@@ -356,7 +359,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             self._note(0, text)
             return
-        # Noted before it is sent: a client that has the answer finds its request.
+        # Noted before it is sent, so that a client with the response finds its request.
         self._note(status, text)
         self._send(status, json.dumps(document).encode(), faults, fault.cut if fault else -1)
 
@@ -456,7 +459,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._write_for_ever()
             self.close_connection = True
             return
-        # At once, as servers do: two would be two records of TLS, and wake the client twice.
+        # In one write, as servers do: two would be two TLS records, and wake the client twice.
         self._write(head.encode() + b"\r\n" + body, faults.trickle)
 
     def _write(self, content: bytes, trickle: float) -> None:
@@ -479,5 +482,5 @@ def _is_certified(connection: ssl.SSLSocket) -> bool:
     try:
         return bool(connection.getpeercert())
     except ValueError as error:
-        # Seen when a client was killed behind its request: ssl then knows of no handshake any more.
+        # If a client was killed after its request, ssl reports that no handshake is known.
         raise ConnectionAbortedError(str(error)) from error

@@ -1,7 +1,7 @@
-"""JSON patches (RFC 6902) as API servers apply them: all of a patch or nothing of it, and null stands for nothing.
+"""Applies JSON patches (RFC 6902) as API servers do: all of a patch or nothing, and null equals a missing member.
 
-The latter is of the library that kube-apiserver uses (evanphx/json-patch), where the RFC has an error: a test for null
-passes on a member that is not there. Its parent must be.
+The latter comes from the library of kube-apiserver (evanphx/json-patch), where the RFC requires an error: a test for
+null succeeds on a missing member, if its parent exists.
 """
 
 from __future__ import annotations

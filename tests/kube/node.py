@@ -1,10 +1,11 @@
-"""A node of the tests: a process that leases from Kubernetes and frees, with a journal of its own, and may be killed.
+"""A node of the tests: a process with its own journal, which leases from Kubernetes and frees, and may be killed.
 
     python -m tests.kube.node <description> <command> ...
 
 The description is a file, written by `Node.describe`. Commands: `add NAME`, `del NAME`, and `churn SEED TURNS`, which
-does both at random. What a node believes to have is a file of the shared folder `held` per address; it is there after the
-address was leased, and gone before it is freed, so a second one of the same name would be a duplicate.
+makes both at random. The shared folder `held` has a file for each address that a node believes it has. The file is
+created after the address was leased, and removed before it is freed, so a second file of the same name would be a
+duplicate.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FEW = range_of("10.9.0.0", 24, "10.9.0.1", "10.9.0.32")
 
 SETS = ((FEW,), (V6,))
 MOST = 5
-"""About how many attachments a node has."""
+"""The approximate number of attachments of a node."""
 
 
 class Node:

@@ -1,7 +1,7 @@
-"""Resources of the tests' API server other than pods, and the rules by which a real one makes and changes them.
+"""Resources of the tests' API server other than pods, and the rules by which a real one creates and changes them.
 
-Objects are never changed in place: a new version shares with the old what is the same in both, so that a patch of a pool
-of thousands of leases is quick, and what a reader has stays as it was.
+Objects are never changed in place: a new version shares its unchanged parts with the old one. So a patch of a pool with
+thousands of leases is fast, and readers keep a consistent object.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ KINDS = (POOLS, RESERVATIONS, NODES)
 
 
 class Resources:
-    """Objects by kind, namespace and name. A write that changes nothing is none.
+    """Objects by kind, namespace and name. A write that changes nothing is not counted as one.
 
-    `most_bytes` bounds a pool, 0 does not; `too_large` is what is said then: etcd's words, unless a test sets others.
+    `most_bytes` limits the size of a pool; 0 means no limit. `too_large` is the message for larger ones: etcd's by
+    default.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Structural schemas of custom resources, as API servers apply them: what they do not know is dropped, the rest checked.
+"""Structural schemas of custom resources, as API servers apply them: unknown fields are dropped, all others checked.
 
-A schema is `type`, `properties`, `required` and `additionalProperties` of OpenAPI; those of whereabouts 0.9 are here.
+A schema is `type`, `properties`, `required` and `additionalProperties` of OpenAPI. Those of whereabouts 0.9 are here.
 """
 
 from __future__ import annotations

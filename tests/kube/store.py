@@ -62,7 +62,9 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class Store:
-    """Pods by (namespace, name). Every write has a resourceVersion of its own; a write that changes nothing is none."""
+    """Pods by (namespace, name). Every write has a resourceVersion of its own; a write that changes nothing is not
+    counted.
+    """
 
     def __init__(self) -> None:
         self.pods: dict[Key, Document] = {}

@@ -1,8 +1,8 @@
-"""A strict kubelet: the part that talks to device plugins, refusing and forgetting as the real one does.
+"""A strict kubelet: the part that communicates with device plugins, with the real one's refusals and data losses.
 
-It calls back inside Register, takes every list as complete, lets go of a silent resource after a grace, chooses devices at
-random, asks for one container at a time, uses the first answer only, keeps it for restarts, and deletes all sockets when it
-starts. What a plugin does against the protocol is kept in `violations`.
+It calls back during Register, takes every list as complete, removes a silent resource after a grace period, chooses
+devices at random, requests devices for one container at a time, uses only the first response, keeps it for restarts,
+and deletes all sockets when it starts. Violations of the protocol by a plugin are kept in `violations`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Endpoint:
 
 
 class Kubelet:
-    """`grace` stands for the five minutes for which a resource outlives its plugin."""
+    """`grace` replaces the five minutes for which a resource outlives its plugin."""
 
     def __init__(self, root: Path, *, grace: float = 0.5, seed: int = 0) -> None:
         self.root = root
@@ -72,7 +72,7 @@ class Kubelet:
         self._random = random.Random(seed)
         self._servers: list[grpc.aio.Server] = []
 
-    # Its life
+    # Life cycle
 
     async def start(self) -> None:
         for path in self.folder.iterdir():
@@ -86,7 +86,7 @@ class Kubelet:
         await self._serve(self.pod_resources / "kubelet.sock", {calls.POD_RESOURCES: self._list})
 
     async def stop(self) -> None:
-        """As a crash: nothing is cleaned up that a process would clean up itself."""
+        """Stops like a crash: there is no clean-up."""
         for endpoint in self.endpoints.values():
             await self._drop(endpoint)
         for server in self._servers:
@@ -104,7 +104,7 @@ class Kubelet:
         await server.start()
         self._servers.append(server)
 
-    # What plugins call
+    # Methods that plugins call
 
     async def _register(self, request: v1beta1.RegisterRequest, context: Any) -> v1beta1.Empty:
         problem = self.refuses_registration or self._problem(request)
@@ -123,7 +123,7 @@ class Kubelet:
         return ""
 
     async def find_plugins(self) -> None:
-        """As its plugin watcher: calls every socket in plugins_registry."""
+        """Calls every socket in plugins_registry, like the real plugin watcher."""
         for path in sorted(self.registry.iterdir()):
             async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
                 info = await calls.GET_INFO.of(channel)(registration.InfoRequest(), timeout=DIAL_SECONDS)
@@ -170,7 +170,7 @@ class Kubelet:
             await asyncio.gather(endpoint.task, return_exceptions=True)
         await endpoint.channel.close()
 
-    # What the node says that it has
+    # The node's reported capacity
 
     def capacity(self, resource: str) -> int:
         endpoint = self._living(resource)
@@ -196,9 +196,10 @@ class Kubelet:
     async def admit(
         self, pod: str, resource: str, number: int = 1, *, container: str = "app", wanted: tuple[str, ...] = ()
     ) -> list[str]:
-        """Gives a container its devices and returns them; the init containers' are used again. Raises `AdmissionError`.
+        """Allocates devices to a container and returns them; those of init containers are reused. Raises
+        `AdmissionError`.
 
-        `wanted` is what chance would give.
+        `wanted` replaces the random choice.
         """
         containers = self.pods.setdefault(pod, {})
         try:
@@ -248,7 +249,7 @@ class Kubelet:
         return [*chosen, *self._random.sample(free, missing)]
 
     async def start_container(self, pod: str, container: str = "app") -> None:
-        """Also for a restart: the answer of Allocate is kept, and PreStartContainer is called again."""
+        """Starts or restarts a container: the response of Allocate is kept, and PreStartContainer is called again."""
         for resource, devices in self.pods[pod][container].items():
             endpoint = self.endpoints[resource]
             if endpoint.options.pre_start_required:
@@ -256,7 +257,7 @@ class Kubelet:
                 await calls.PRE_START.of(endpoint.channel)(request, timeout=PRE_START_SECONDS)
 
     def end(self, pod: str) -> None:
-        """The pod is gone. The plugin is not told."""
+        """Ends the pod. The plugin is not notified."""
         self.pods.pop(pod, None)
 
     async def _list(self, _request: v1.ListPodResourcesRequest, _context: Any) -> v1.ListPodResourcesResponse:

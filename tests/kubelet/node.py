@@ -1,4 +1,4 @@
-"""A node for tests: a described host, the strict kubelet, and the device plugin as it runs on a node."""
+"""A node for tests: a simulated host, the strict kubelet, and the device plugin as it runs on a node."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 60.0
-"""Bound for what should happen at once, for a machine that is ten times slower."""
+"""Time limit for events that should happen at once, for a machine that is ten times slower."""
 TEST_SECONDS = 300.0
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a test's coroutine within a bound."""
+    """Runs a test's coroutine with a time limit."""
 
     async def bounded() -> None:
         async with asyncio.timeout(TEST_SECONDS):
@@ -35,7 +35,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def driven(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Makes a coroutine a test."""
+    """Turns a coroutine into a test."""
 
     @functools.wraps(test)
     def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ def driven(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None
 
 
 async def until(what: str, happened: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """The first true answer of `happened`; fails when there is none in time."""
+    """Returns the first true result of `happened`; fails if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := happened()):
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
@@ -54,7 +54,7 @@ async def until(what: str, happened: Callable[[], Any], seconds: float = SECONDS
 
 
 class Node:
-    """`async with` starts kubelet and plugin, and ends them. Everything is below `root`, whose path has to be short."""
+    """`async with` starts kubelet and plugin, and ends them. All files are below `root`, whose path must be short."""
 
     def __init__(self, root: Path, config: dict[str, Any] | None = None, **options: Any) -> None:
         self.host = PciHost(root / "host")

@@ -1,4 +1,4 @@
-"""A described host: PCI functions in a sysfs of its own, with a kernel behind it that binds drivers."""
+"""A simulated host: PCI functions in a sysfs of its own, with a kernel that binds drivers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ BRIDGE = "0000:00:1c.0"
 
 
 class PciHost:
-    """Starts empty. `used` is what the host itself uses, `open` the devices that a process has open, `writes` what was written.
+    """Starts empty. `used` has the host's uses of functions, `open` the devices that a process has open, `writes` all
+    writes.
 
-    `refuse` maps a file's name to the error of a write to it, and `vfio_pci` takes every device, as the real one does.
+    `refuse` maps a file's name to the error of a write to it. `vfio_pci` accepts every device, as the real driver does.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,7 +50,7 @@ class PciHost:
         return folder
 
     def add(self, address: str, *, driver: str = "", group: str = "", netdev: str = "", **attributes: Any) -> None:
-        """A function; `attributes` are files (`class_`, `vendor`, `numa_node`, ...) with their text."""
+        """Adds a function; `attributes` are files (`class_`, `vendor`, `numa_node`, ...) with their text."""
         place = self.sys / "devices/pci0000:00" / address
         place.mkdir(parents=True)
         (self.devices / address).symlink_to(place)
@@ -122,7 +123,7 @@ class PciHost:
         return host
 
     def write(self, path: str, text: str, _deadline: float) -> None:
-        """The kernel's part. A write that `killed_at` names happens, and then the process is no more."""
+        """Acts as the kernel does after a write. A write named by `killed_at` happens, and then the process is killed."""
         name = path.rpartition("/")[2]
         self.writes.append((name, text.strip()))
         if name in self.refuse:
@@ -166,11 +167,11 @@ class PciHost:
 
 
 class Killed(BaseException):
-    """The process ends here: no clean-up of ours runs, as after a `kill -9`."""
+    """Ends the process without any of our clean-up, like `kill -9`."""
 
 
 def card(host: PciHost, *, vfs: int = 4, driver: str = "iavf") -> None:
-    """A PF with VFs, each alone in its IOMMU group."""
+    """A PF with VFs, each in its own IOMMU group."""
     host.add(BRIDGE, class_="0x060400", group="1")
     host.add(PF, driver="i40e", group="2", netdev="eth0", device="0x1572", sriov_totalvfs="8")
     for number in range(vfs):
@@ -191,7 +192,7 @@ def graphics(host: PciHost, *, sound_driver: str = "vfio-pci") -> None:
 
 
 def many(host: PciHost, cards: int, vfs: int) -> list[dict[str, Any]]:
-    """Cards with VFs, each alone in its IOMMU group. Returns a resource for the VFs of each card."""
+    """Cards with VFs, each in its own IOMMU group. Returns a resource for the VFs of each card."""
     for number in range(cards):
         pf = f"0000:{number + 0x10:02x}:00.0"
         host.add(pf, driver="i40e", group=str(number), netdev=f"eth{number}", device="0x1572", sriov_totalvfs=str(vfs))

@@ -1,4 +1,7 @@
-"""The sidecar as a process, and the folder that virt-launcher has of its hooks. The bundle is built here: nothing else needs it."""
+"""The sidecar as a process, and virt-launcher's folder of hooks.
+
+The bundle is built here, because no other test needs it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""libvirt takes the domains that the sidecar returns. That it starts them: tests/contract/test_vhost_consumers.py."""
+"""libvirt accepts the domains that the sidecar returns. tests/contract/test_vhost_consumers.py starts them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def change(text: bytes, vmi: dict[str, Any]) -> bytes:
 
 
 def given(name: str) -> bytes:
-    """A domain for a machine without KVM, and without what libvirt accepts from KubeVirt though its schema does not."""
+    """A domain for a machine without KVM, and without elements that libvirt accepts although its schema does not."""
     text = domain(name).replace(b'type="kvm"', b'type="qemu"', 1).replace(b'mode="host-model"', b'mode="maximum"')
     return re.sub(rb"<smbios.*?</smbios>|<sysinfo.*?</sysinfo>", b"", text, flags=re.DOTALL)
 
 
 def test_libvirt_defines_the_domains_of_both_passes_and_finds_them_in_its_schema(tmp_path):
-    """One virsh for all of them: the first look at QEMU takes seconds."""
+    """One virsh for all of them, because the first query of QEMU takes seconds."""
     files: list[Path] = []
     for name in NAMES:
         first = change(given(name), machine(FULL))
@@ -56,5 +56,5 @@ def test_libvirt_defines_the_domains_of_both_passes_and_finds_them_in_its_schema
         env={**os.environ, "LIBVIRT_LOG_OUTPUTS": f"3:file:{tmp_path}/libvirt.log"},
         check=False,
     )
-    # Each answer is libvirt's words, a separator and a status.
+    # Each response consists of libvirt's output, a separator and a status.
     assert done.stdout.replace("\n", "") == "\x1e0" * len(files)

@@ -1,8 +1,8 @@
 """Domains as KubeVirt writes them, and machines to go with them.
 
-What they differ in, from KubeVirt 1.5 to 1.9: `plain` is a machine with masquerade; `alone` has no other interface; `hugepages` has
-memfd without shared access; `numa` has two cells and pinned CPUs; `hotplug` has CPUs and memory to be added; `virtiofs`
-has shared memory already.
+They differ as follows, from KubeVirt 1.5 to 1.9: `plain` is a machine with masquerade; `alone` has no other interface;
+`hugepages` has memfd without shared access; `numa` has two cells and pinned CPUs; `hotplug` has CPUs and memory that
+can be added; `virtiofs` already has shared memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def domain(name: str) -> bytes:
 
 
 def bound(name: str = "dataplane", **fields: Any) -> dict[str, Any]:
-    """An interface of ours."""
+    """An interface with our binding."""
     return {"name": name, "macAddress": MAC, "binding": {"name": BINDING}, **fields}
 
 
@@ -38,7 +38,7 @@ def machine(
     devices: dict[str, Any] | None = None,
     **spec: Any,
 ) -> dict[str, Any]:
-    """A machine with masquerade and these interfaces, each on a network of Multus if nothing else is said."""
+    """A machine with masquerade and these interfaces, each on a network of Multus unless specified otherwise."""
     each = list(interfaces) or [bound()]
     ours = [network(interface["name"]) for interface in each] if networks is None else networks
     return {

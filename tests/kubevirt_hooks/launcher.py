@@ -1,6 +1,6 @@
-"""virt-launcher's side of the hooks: it finds the sidecars by their sockets, and calls them within its bounds.
+"""virt-launcher's side of the hooks: it finds the sidecars by their sockets, and calls them within its time limits.
 
-Written from the protocol's facts: docs/kubevirt.md, "The hook protocol".
+It is written from the protocol's description in docs/kubevirt.md, "The hook protocol".
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from resident.calls import Call
 
 DIAL_SECONDS, INFO_SECONDS, CALL_SECONDS = 1.0, 1.0, 60.0
 PAUSE_SECONDS = 0.02
-"""Between two looks at the folder. virt-launcher waits longer."""
+"""Seconds between two scans of the folder. virt-launcher waits longer."""
 KNOWN = ("v1alpha3", "v1alpha2", "v1alpha1")
 
 
 class CollectError(Exception):
-    """A sidecar cannot be used, or did not come in time: the machine does not start."""
+    """A sidecar cannot be used, or was late: the machine does not start."""
 
 
 @dataclass
 class Sidecar:
-    """A sidecar as it was found. `version` is the newest that both know."""
+    """A sidecar that was found. `version` is the newest that both support."""
 
     socket: Path
     name: str
@@ -40,14 +40,16 @@ class Sidecar:
 
 
 class Launcher:
-    """`known` are the versions that this virt-launcher knows, the newest first. `nested`: each sidecar has a folder of its own."""
+    """`known` are the versions that this virt-launcher supports, newest first. `nested`: each sidecar has its own
+    folder.
+    """
 
     def __init__(self, folder: Path, *, known: tuple[str, ...] = KNOWN, nested: bool = False) -> None:
         self.folder, self._known, self._nested = folder, known, nested
         self.sidecars: list[Sidecar] = []
 
     def collect(self, count: int, seconds: float = 60.0) -> None:
-        """Looks until there are so many sockets that answer. Two with one name are one, whatever their folders are."""
+        """Scans until that many sockets respond. Two sidecars with one name are one, even in different folders."""
         deadline = time.monotonic() + seconds
         found: dict[str, Sidecar] = {}
         while len(found) < count:
@@ -60,7 +62,7 @@ class Launcher:
         self.sidecars = list(found.values())
 
     def define(self, domain: bytes, vmi: dict[str, Any]) -> bytes:
-        """What goes to libvirt: the hooks change it one after the other."""
+        """The domain for libvirt, after the hooks have changed it one after the other."""
         text = json.dumps(vmi).encode()
         for sidecar in self._with("OnDefineDomain"):
             call = calls.ON_DEFINE_DOMAIN[sidecar.version]
@@ -68,7 +70,7 @@ class Launcher:
         return domain
 
     def pre_cloud_init_iso(self, data: bytes, legacy: bytes) -> tuple[bytes, bytes]:
-        """As asked of the first sidecar, whether or not it wants to be asked."""
+        """Calls the first sidecar, whether or not it has requested that."""
         sidecar = self.sidecars[0]
         call = calls.PRE_CLOUD_INIT_ISO[sidecar.version]
         answer = self._call(sidecar, call, call.request(cloudInitData=data, cloudInitNoCloudSource=legacy, vmi=b"{}"))
@@ -88,7 +90,9 @@ class Launcher:
         return sorted(path for folder in self.folder.iterdir() for path in folder.iterdir() if not path.is_dir())
 
     def _asked(self, path: Path) -> Sidecar | None:
-        """None: not ready yet. Whoever takes a connection and then does not answer ends the start of the machine."""
+        """Returns None for a sidecar that is not ready yet. One that accepts a connection without responding ends the
+        start.
+        """
         with _dialled(path) as channel:
             try:
                 grpc.channel_ready_future(channel).result(DIAL_SECONDS)
@@ -111,5 +115,5 @@ class Launcher:
 
 
 def _dialled(path: Path) -> grpc.Channel:
-    """Go's client names the server by the path that it dials, which is no name of a host."""
+    """Go's client uses the path as the server's name, which is not a valid host name."""
     return grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", str(path))])

@@ -1,6 +1,6 @@
-"""KubeVirt's own schema of a domain: what virt-launcher keeps of one that it reads back from libvirt, and how it writes it.
+"""KubeVirt's own schema of a domain: the parts that virt-launcher keeps when it reads a domain back, and their form.
 
-Go's encoder writes no empty tags, and the fields of a structure in its own order; what the structure lacks is dropped.
+Go's encoder writes no empty tags, and writes the fields of a structure in its order; unknown elements are dropped.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape, quoteattr
 
-# Of an interface: its children in their order, and their attributes. Neither a socket's type and path nor the sizes of queues.
+# An interface: its children in order, with their attributes. A socket's type and path and queue sizes are missing.
 INTERFACE = {
     "address": ("type", "domain", "bus", "slot", "function"),
     "source": ("network", "dev", "bridge", "mode"),
@@ -35,7 +35,9 @@ FIRST_SLOT = 1
 
 
 def read_back(domain: bytes) -> bytes:
-    """The domain of the second pass: libvirt has given each interface an address, KubeVirt has read it and writes it again."""
+    """The domain of the second pass: libvirt has given each interface an address, and KubeVirt has read and rewritten
+    it.
+    """
     root = ET.fromstring(domain)
     for slot, interface in enumerate(root.findall("devices/interface"), FIRST_SLOT):
         if interface.find("address") is None:
@@ -46,14 +48,14 @@ def read_back(domain: bytes) -> bytes:
         _keep(backing, MEMORY_BACKING)
     for cell in root.findall("cpu/numa/cell"):
         cell.attrib = {name: cell.attrib[name] for name in CELL if name in cell.attrib}
-    # Of what is QEMU's own the schema has the command line only.
+    # Of QEMU's own elements the schema has only the command line.
     for override in root.findall("{http://libvirt.org/schemas/domain/qemu/1.0}override"):
         root.remove(override)
     return written(root)
 
 
 def written(element: ET.Element, indent: str = "", space: str = "") -> bytes:
-    """As Go's `xml.MarshalIndent` with tabs writes it. `space` is the namespace around it."""
+    """The element as Go's `xml.MarshalIndent` with tabs writes it. `space` is the namespace around it."""
     own, _, name = element.tag.rpartition("}")
     named = {"xmlns": own[1:]} if own != space else {}
     attributes = "".join(f" {key}={quoteattr(value)}" for key, value in {**named, **element.attrib}.items())
