@@ -1,4 +1,4 @@
-"""The ways in which a node's plugins are started in a mount namespace that is not the host's."""
+"""The ways to start a node's plugins in a mount namespace other than the host's."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ mount --rbind /run /mnt/host/run
 mount --make-rprivate /mnt/host/run
 exec chroot /mnt/hostroot "$@"
 """
-"""The mounts of deployments/multus-daemonset-thick.yml of Multus 4.2, and its chrootDir. Without mountPropagation a container
-runtime makes a mount private."""
+"""The mounts of deployments/multus-daemonset-thick.yml of Multus 4.2, and its chrootDir.
+
+Without mountPropagation a container runtime makes a mount private.
+"""
 
 THICK = ("unshare", "--mount", "--propagation", "slave", "sh", "-ec", _THICK, "sh")
-"""What starts a program as Multus' thick daemon starts plugins: in its container, and in a chroot of the host's root there."""
+"""The command that starts a program as Multus' thick daemon starts plugins.
+
+The program runs in the daemon's container, in a chroot of the host's root.
+"""
 
 DAEMON = (*THICK, "sh", "-c", "echo $$; echo $$ >/run/thick.pid; exec sleep infinity")
-"""The daemon itself, which is there before the pods are; it tells its process's number."""
+"""The daemon itself, which starts before the pods, and prints its process ID."""
 
 
 def below(daemon: str) -> tuple[str, ...]:
-    """What starts a program as the daemon of that number starts plugins."""
+    """The command that starts a program as the daemon with that process ID starts plugins."""
     return ("nsenter", f"--target={daemon}", "--mount", "--root", "--wd")
 
 
 ENCAPSULATED = ("unshare", "--mount", "--propagation", "slave")
-"""What a kubelet and a container runtime are started with that hide their mounts from the host (OpenShift's kubens)."""
+"""The command that starts a kubelet and a container runtime whose mounts are hidden from the host (OpenShift's kubens).
+"""

@@ -28,7 +28,7 @@ EVERYTHING = {
 
 
 class Node:
-    """A host with the plugin, driven as a runtime drives it."""
+    """A host with the plugin, called as a runtime calls it."""
 
     def __init__(self, tmp_path) -> None:
         self.state, self.run = str(tmp_path / "state"), str(tmp_path / "run")
@@ -81,12 +81,12 @@ class Node:
         self.plugin().delete(self.request("DEL", container, device, **kwargs))
 
     def files(self) -> list[str]:
-        """The records, their links and their copies."""
+        """The records, their links and their backups."""
         folders = (self.state, f"{self.run}/spare")
         return [os.path.join(folder, name) for top in folders for folder, _, names in os.walk(top) for name in names]
 
     def marks(self) -> list[str]:
-        """The devices that are remembered to carry a mark."""
+        """The devices that are recorded as marked."""
         folder = f"{self.run}/marks"
         return os.listdir(folder) if os.path.isdir(folder) else []
 

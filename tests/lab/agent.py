@@ -1,8 +1,8 @@
-"""Runs in the guest: starts programs, runs Python code and moves files for the host, as many at a time as it asks for.
+"""Runs in the guest: starts programs, runs Python code and moves files for the host, any number of them at a time.
 
-One thread, so that `fork` is safe: the modules named on the command line are imported once, and Python code from the
-host runs in a child that has them already (importing pyroute2 takes 1.4 s under emulation). Output goes to memory files
-instead of pipes: a program that leaves a background process behind holds up nothing.
+It has one thread, so that `fork` is safe. The modules named on the command line are imported once, and Python code from
+the host runs in a child that inherits them (importing pyroute2 takes 1.4 s under emulation). Output goes to memory
+files instead of pipes, so a program that leaves a background process behind blocks nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTPUTS = ("out", "err")
 
 
 def find_port(name: str = PORT) -> str:
-    """Its device file. Without udev there are no links by name."""
+    """The device file of the port. Without udev there are no links by name."""
     for folder in Path("/sys/class/virtio-ports").iterdir():
         if (folder / "name").read_text().strip() == name:
             return f"/dev/{folder.name}"
@@ -45,7 +45,7 @@ def contents(fd: int) -> bytes:
 
 
 class Job:
-    """A child and what it printed so far. Its own session: a signal reaches all that it started."""
+    """A child and its output so far. It has its own session, so that a signal reaches all processes that it started."""
 
     def __init__(self, request: Head, stdin: bytes) -> None:
         self.id = request["id"]
@@ -59,7 +59,7 @@ class Job:
         return [contents(fd) for fd in self.files[1:]]
 
     def finish(self) -> tuple[int, float]:
-        """Its exit code (minus the signal's number when one ended it) and how long it took."""
+        """Its exit code (minus the signal's number if a signal ended it), and its duration."""
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status), time.monotonic() - self.started
 
@@ -72,13 +72,13 @@ def start_program(request: Head, files: list[int]) -> int:
     env = {**os.environ, **request["env"]}
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
     argv = request["argv"]
-    # Python ignores SIGPIPE; what the host starts should not.
+    # Python ignores SIGPIPE; the programs that the host starts should not.
     return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigdef=[signal.SIGPIPE])
 
 
 @functools.cache
 def compiled(code: str) -> CodeType | SyntaxError:
-    """Once for all children: the host sends the same code again and again."""
+    """Compiles code once for all children, because the host sends the same code again and again."""
     try:
         return compile(code, "<host>", "exec")
     except SyntaxError as error:
@@ -124,7 +124,7 @@ class Agent:
             data = data[os.write(self.port, data) :]
 
     def serve(self) -> None:
-        """Until the host hangs up."""
+        """Serves requests until the host closes the connection."""
         while True:
             for fd, _ in self.waiting.poll():
                 if fd != self.port:
@@ -171,7 +171,7 @@ class Agent:
         job.close()
 
     def show(self, request: int, job: Job | None) -> None:
-        """No `out` when the job has ended: the host has its report already, since answers keep their order."""
+        """Sends no `out` if the job has ended: the host already has its report, since responses keep their order."""
         outputs = job.outputs() if job else []
         sizes = {"out": len(outputs[0])} if job else {}
         self.say({"id": request, "event": "done", **sizes}, *outputs)

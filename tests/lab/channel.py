@@ -1,4 +1,4 @@
-"""The host's end of the line to the agent in the guest. Any number of threads may ask at the same time."""
+"""The host's end of the connection to the agent in the guest. Any number of threads may use it at the same time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answer = tuple[Head, bytes]
 
 
 class Call:
-    """One request: `first` is its first answer, `last` the one that ends it (for most requests the same)."""
+    """One request: `first` is its first response, `last` the final one (for most requests the same)."""
 
     def __init__(self, number: int) -> None:
         self.id = number
@@ -23,7 +23,7 @@ class Call:
         self.last: Future[Answer] = Future()
 
     def take(self, head: Head, body: bytes) -> bool:
-        """Returns whether this was the last answer."""
+        """Returns whether this was the last response."""
         if not self.first.done():
             self.first.set_result((head, body))
         if head["event"] == "started":
@@ -38,7 +38,7 @@ class Call:
 
 
 class Channel:
-    """Pairs answers with requests. When the line breaks, every open request fails, and every later one."""
+    """Pairs responses with requests. When the connection breaks, every open request fails, and so do all later ones."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
@@ -53,7 +53,7 @@ class Channel:
 
     @property
     def broken(self) -> bool:
-        """Whether the other end has hung up."""
+        """Whether the other end has closed the connection."""
         return self._broken is not None
 
     def call(self, op: str, body: bytes = b"", **arguments: object) -> Call:
@@ -66,7 +66,7 @@ class Channel:
         return call
 
     def close(self) -> None:
-        # Closing alone does not wake a thread that reads.
+        # Closing alone does not wake a thread that is reading.
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
         self._reader.join(timeout=5)

@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 
 
 class Pod:
-    """A network namespace of the guest that stands for a pod."""
+    """A network namespace of the guest that represents a pod."""
 
     def __init__(self, vm: Vm, name: str | None = None) -> None:
         self.vm = vm
@@ -37,7 +37,7 @@ class Pod:
         vm.run("ip", "netns", "add", self.name)
 
     def run(self, *argv: str, stdin: str = "", timeout: float = 60, check: bool = True) -> Completed:
-        """Runs a program in the pod's network; /sys shows that network too."""
+        """Runs a program in the pod's network; /sys shows that network as well."""
         return self.vm.run("ip", "netns", "exec", self.name, *argv, stdin=stdin, timeout=timeout, check=check)
 
     def start(self, *argv: str) -> Running:
@@ -48,7 +48,7 @@ class Pod:
         return self.vm.run("ip", "-n", self.name, *arguments, check=check)
 
     def link(self, ifname: str) -> Json:
-        """What `ip -d -j link` says. Raises GuestFailed when there is no such interface."""
+        """The interface according to `ip -d -j link`. Raises GuestFailed if it does not exist."""
         found: list[Json] = json.loads(self.ip("-d", "-j", "link", "show", ifname).out)
         return found[0]
 
@@ -61,7 +61,7 @@ class Pod:
         return [link["ifname"] for link in json.loads(self.ip("-j", "link").out) if link["ifname"] != "lo"]
 
     def pings(self, address: str, *, count: int = 3, source: str | None = None) -> int:
-        """How many of `count` echo requests were answered, each within a second."""
+        """The number of echo requests, of `count`, that were answered within a second each."""
         source_option = ["-I", source] if source else []
         argv = ["ping", "-n", "-q", "-c", str(count), "-i", "0.2", "-W", "1", *source_option, address]
         out = self.run(*argv, check=False).out
@@ -71,7 +71,9 @@ class Pod:
         return self.vm.run("test", "-e", self.netns, check=False).rc == 0
 
     def delete(self) -> None:
-        """Ends its processes and takes its name away, at most 20 s. A VF inside comes home a moment later, renamed."""
+        """Kills its processes and removes its name, in at most 20 s. Its VF returns to the host a moment later,
+        renamed.
+        """
         script = '[ ! -e "$1" ] || { for pid in $(ip netns pids "$0"); do kill -9 "$pid"; done; ip netns del "$0"; }'
         self.vm.run("bash", "-c", script, self.name, self.netns, timeout=DELETE_S)
 
@@ -84,8 +86,10 @@ class Pod:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of a plugin came to. `result` is its answer when it ended with 0, `error` when it did not;
-    each is None when stdout holds no single JSON object. `seconds` were measured in the guest."""
+    """The outcome of a call. `result` is the output if it ended with 0, `error` if it did not.
+
+    Each is None if stdout does not hold a single JSON object. `seconds` were measured in the guest.
+    """
 
     rc: int
     stdout: str
@@ -95,7 +99,7 @@ class Outcome:
     seconds: float
 
     def required(self) -> Self:
-        """Itself when the call succeeded; raises LabError with all that it said when not."""
+        """Returns itself if the call succeeded; otherwise raises LabError with all output."""
         if self.rc:
             raise LabError(f"the plugin ended with {self.rc}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}")
         return self
@@ -117,7 +121,7 @@ def _object(text: str) -> Json | None:
 
 @dataclass(frozen=True)
 class Attachment:
-    """A chain that was added: what the runtime keeps for CHECK and DEL."""
+    """A chain that was added, with the values that the runtime keeps for CHECK and DEL."""
 
     conflist: Json
     pod: Pod
@@ -128,7 +132,7 @@ class Attachment:
 
 
 class Runtime:
-    """`cni_path` is given to the plugins and searched for them."""
+    """`cni_path` is passed to the plugins, and searched for them."""
 
     def __init__(self, vm: Vm, bin_dir: str = BIN_DIR, cni_path: str = f"{BIN_DIR}:{DEBIAN_BIN_DIR}") -> None:
         self.vm = vm
@@ -151,8 +155,10 @@ class Runtime:
         env_extra: Mapping[str, str] | None = None,
         prefix: tuple[str, ...] = (),
     ) -> Running:
-        """Starts one call and does not wait: `outcome(running.wait())`. A `netns` given here replaces the pod's, and
-        `prefix` is a program (strace) that runs the plugin."""
+        """Starts one call and does not wait: `outcome(running.wait())`.
+
+        A `netns` given here replaces the pod's, and `prefix` is a program (strace) that runs the plugin.
+        """
         env = {"CNI_COMMAND": command, "CNI_PATH": self.cni_path}
         if pod:
             env |= {"CNI_CONTAINERID": container_id or pod.container_id, "CNI_IFNAME": ifname, "CNI_ARGS": args}
@@ -162,7 +168,7 @@ class Runtime:
         return self.vm.start(*prefix, self.program(conf), stdin=text, env=env)
 
     def call(self, command: str, conf: Json | str, pod: Pod | None = None, ifname: str = "net1", **how: Any) -> Outcome:
-        """One call, at most 90 s. `how`: see `start`."""
+        """Makes one call, of at most 90 s. `how`: see `start`."""
         return outcome(self.start(command, conf, pod, ifname, **how).wait(CALL_S))
 
     def add(self, conf: Json | str, pod: Pod, ifname: str = "net1", **how: Any) -> Outcome:
@@ -175,7 +181,7 @@ class Runtime:
         return self.call("CHECK", conf, pod, ifname, **how)
 
     def gc(self, conf: Json, valid: list[tuple[str, str]], **how: Any) -> Outcome:
-        """`valid`: the attachments that are in use, as container ID and ifname."""
+        """`valid`: the attachments in use, as container ID and ifname."""
         attachments = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in valid]
         return self.call("GC", {**conf, "cni.dev/valid-attachments": attachments}, **how)
 
@@ -186,7 +192,7 @@ class Runtime:
         return self.call("VERSION", conf, **how)
 
     def program(self, conf: Json | str) -> str:
-        """The path of the plugin that the configuration names; `sriov` when it is not JSON or names none."""
+        """The path of the plugin that the configuration names; `sriov` if it is not JSON or names none."""
         parsed = _object(conf) if isinstance(conf, str) else conf
         name = str((parsed or {}).get("type", "sriov"))
         if name not in self._programs:
@@ -204,8 +210,10 @@ class Runtime:
     def chain_add(
         self, conflist: Json, pod: Pod, ifname: str = "net1", *, args: str = "", capability_args: Json | None = None
     ) -> Attachment:
-        """Calls ADD of each plugin with the result of the one before. Raises LabError at the first that fails,
-        after DEL of all, as runtimes do."""
+        """Calls ADD of each plugin with the result of the one before.
+
+        Raises LabError at the first failure, after DEL of all, as runtimes do.
+        """
         attachment = Attachment(conflist, pod, ifname, args, capability_args or {})
         result: Json | None = None
         for conf in conflist["plugins"]:
@@ -246,9 +254,11 @@ def version_tuple(text: str) -> tuple[int, ...]:
 
 
 def plugin_conf(conflist: Json, conf: Json, capability_args: Json, prev_result: Json | None) -> Json:
-    """What a runtime makes of one entry of a list: the list's name and version, the values for the capabilities that
-    the plugin declares, and the result so far. `capabilities` stays: the specification says otherwise, but libcni does
-    not take it out, so this is what plugins meet."""
+    """The configuration that a runtime makes from one entry of a list.
+
+    It has the list's name and version, the values for the capabilities that the plugin declares, and the result so far.
+    `capabilities` stays: the specification says otherwise, but libcni does not remove it.
+    """
     whole = {**conf, "name": conflist["name"], "cniVersion": conflist["cniVersion"]}
     declared = [name for name, wanted in conf.get("capabilities", {}).items() if wanted]
     runtime_config = {name: capability_args[name] for name in declared if name in capability_args}

@@ -51,7 +51,9 @@ def lab_vm(machines: Machines) -> Vm:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, machines: Machines) -> Iterator[Lab]:
-    """The machine, pods, plugins and wires; after the test the host must be as before, and its kernel well."""
+    """The machine, pods, plugins and wires. After the test the host must be as before, and its kernel must not have
+    crashed.
+    """
     wanted = request.node.get_closest_marker("pfs")
     lab = Lab(machines.machine(wanted.args[0] if wanted else 1), machines)
     yield lab
@@ -65,5 +67,5 @@ def lab(request: pytest.FixtureRequest, machines: Machines) -> Iterator[Lab]:
 
 @pytest.fixture
 def bundle(lab: Lab) -> str:
-    """The folder of the guest where the frozen plugins are installed."""
+    """The guest's folder in which the frozen plugins are installed."""
     return lab.runtime.bin_dir

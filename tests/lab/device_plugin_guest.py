@@ -1,4 +1,4 @@
-"""Runs in the lab's machine: gives devices away and takes them back, and prints what was seen as JSON.
+"""Runs in the lab's machine: allocates devices and takes them back, and prints its observations as JSON.
 
 Arguments: the address and the name of a PF, a VF of it with a network driver, and two cards that share an IOMMU group.
 """
@@ -32,7 +32,7 @@ SECONDS = 60.0
 
 
 class Pods:
-    """What the kubelet lists."""
+    """The kubelet's list of pods."""
 
     def __init__(self) -> None:
         self.devices: dict[str, frozenset[str]] = {}
@@ -42,7 +42,7 @@ class Pods:
 
 
 class Node:
-    """The device plugin without a kubelet. `seen` is what the test compares."""
+    """The device plugin without a kubelet. The test compares `seen`."""
 
     def __init__(self, pf: str, one: str, other: str) -> None:
         self.sysfs, log = Sysfs(), Log({})
@@ -64,7 +64,7 @@ class Node:
         return {offer.device for offer in self.stock.offers(resource)}
 
     async def until(self, what: str, happened: Callable[[], bool]) -> float:
-        """Seconds until it has happened; whether it has is seen."""
+        """Returns the seconds until it has happened, and adds to `seen` whether it has."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(SECONDS):
@@ -78,7 +78,7 @@ class Node:
 
     async def give(self, resource: str, device: str) -> str:
         """Allocates it to a pod, and returns the path of its group's node."""
-        # Listed before: without time to settle the reclaimer could take it back before the pod is listed.
+        # It is listed first, because without a grace period the reclaimer could take it back before the pod is listed.
         self.pods.devices = {resource: frozenset([device])}
         contents = await self.stock.allocate(resource, [device])
         await self.stock.prepare(resource, [device])
@@ -118,7 +118,7 @@ async def vfs_go_and_come(node: Node, pf: str) -> None:
     numvfs = DEVICES / pf / "sriov_numvfs"
     number = len(node.healthy(REST))
     await asyncio.to_thread(_write, numvfs, "0")
-    # A PF without VFs is a device itself, so it may take their place in the list.
+    # A PF without VFs is itself a device, so it may replace them in the list.
     await node.until("VFs that go are withdrawn", lambda: node.offered(REST) | node.offered(VF) <= {pf})
     await asyncio.to_thread(_write, numvfs, "7")
     seconds = await node.until("VFs that come are offered", lambda: node.healthy(REST) == [True] * number)

@@ -1,4 +1,4 @@
-"""Calls of a plugin in the lab that meet a fault at one chosen system call: killed there, refused it, or stopped after it."""
+"""Calls of a plugin in the lab with a fault at a chosen system call: killed there, refused it, or stopped after it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ print(pid)
 
 @dataclass
 class Stopped:
-    """A call that has been stopped; `outcome` is there when it has gone on and ended."""
+    """A call that has been stopped; `outcome` is set when it has continued and ended."""
 
     pid: int
     outcome: Outcome | None = None
@@ -54,7 +54,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a plugin: what it changes, and what becomes of it when a change does not happen."""
+    """One call of a plugin: its changes, and its outcome if one of them fails."""
 
     lab: Lab
     command: str
@@ -62,7 +62,7 @@ class Call:
     pod: Pod
 
     def points(self) -> list[Point]:
-        """Makes the call, which must succeed, and tells its system calls that change something, in their order."""
+        """Makes the call, which must succeed, and returns its changing system calls in order."""
         self._completed(self._start(",".join(strace.LOOKED_AT))).required()
         return strace.points(self._trace())
 
@@ -79,7 +79,9 @@ class Call:
 
     @contextmanager
     def stopped_at(self, point: Point) -> Iterator[Stopped]:
-        """Makes the call; within the context it is stopped after the point, then it goes on to its end. Raises Missed."""
+        """Makes the call; within the context it is stopped after the point, then it continues to its end. Raises
+        Missed.
+        """
         running = self._start(point.syscall, strace.stopped(point))
         env = {"STRACE": str(running.pid), "TRACE": TRACE, "STOP_S": str(STOP_S)}
         stopped = self.lab.vm.python(_AWAIT_STOP, env=env, timeout=STOP_S + 10, check=False)
@@ -94,8 +96,11 @@ class Call:
         self._require_hit(point, True)
 
     def _continued(self, running: Running, pid: int) -> Outcome:
-        """Lets a stopped call go on to its end. Seen once in some hundreds: strace, about to report the stop, missed the
-        first SIGCONT; another one is harmless."""
+        """Lets a stopped call continue to its end.
+
+        In one of some hundred cases strace, about to report the stop, missed the first SIGCONT; a second one is
+        harmless.
+        """
         deadline = time.monotonic() + CALL_S
         while time.monotonic() < deadline:
             self.lab.vm.run("kill", "-CONT", str(pid), check=False)

@@ -1,7 +1,7 @@
-"""What host and guest say to each other: frames of a JSON head and a body of raw bytes, on one byte stream.
+"""The messages between host and guest: frames of a JSON head and a body of raw bytes, on one byte stream.
 
-Head of a request: `id`, `op` and the op's arguments. Head of an answer: `id`, `event` and the event's values.
-This file is also read by the guest, next to agent.py.
+Head of a request: `id`, `op` and the arguments. Head of a response: `id`, `event` and the event's values. The guest
+also reads this file, next to agent.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def frame(head: Head, body: bytes = b"") -> bytes:
 
 
 class Frames:
-    """Takes the stream as it comes, in pieces of any size, and gives whole frames."""
+    """Splits the stream, which arrives in pieces of any size, into whole frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

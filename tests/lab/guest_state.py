@@ -1,7 +1,7 @@
-"""Runs in the guest: the state of the host there, read with `ip`, /proc and /sys only, never with product code.
+"""Runs in the guest: the state of the host there, read only with `ip`, /proc and /sys, never with product code.
 
-Prints one JSON object on stdout. `snapshot.py` and `topology.py` send this file and say what its parts mean. It runs on an
-emulated processor a thousand times in `make test`. So it starts one program only, and the host parses that one's text.
+Prints one JSON object on stdout. `snapshot.py` and `topology.py` send this file and describe its parts. It runs on an
+emulated processor a thousand times in `make test`, so it starts only one program, and the host parses the text.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ PCI = "/sys/bus/pci/devices"
 NETWORK_CLASS = "0x020000"
 SYSCTLS = ("ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh")
 ETHTOOL = {"coalescing": (0x0E, 23), "rings": (0x10, 9), "channels": (0x3C, 9), "features": (0x3A, 18)}
-"""Commands of SIOCETHTOOL that read, and how many 32-bit words they give."""
+"""Reading commands of SIOCETHTOOL, and the number of 32-bit words that each returns."""
 
 QUEUES = ("gro_flush_timeout", "napi_defer_hard_irqs", "threaded", "queues/rx-0/rps_cpus", "queues/rx-0/rps_flow_cnt")
 FILES = ("/var/lib/cni", "/run/barewire")
 
 
 def ip(*commands: str) -> str:
-    """What the commands show: a JSON list of each."""
+    """The output of the commands: a JSON list for each."""
     argv = ["ip", "-d", "-j", "-batch", "-"]
     return subprocess.run(argv, input="\n".join(commands), stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 def text(path: str, folder: int | None = None, size: int = 4096) -> str | None:
-    """What a file says; None when it cannot be read. Without objects on the way: there are a thousand of these files."""
+    """The content of a file; None if it cannot be read. It avoids Python's file objects, because there are a thousand
+    files.
+    """
     try:
         fd = os.open(path, os.O_RDONLY, dir_fd=folder)
     except OSError:
@@ -67,7 +69,7 @@ def network_devices() -> dict[str, dict[str, Any]]:
 
 
 def pci_device(path: str) -> dict[str, Any]:
-    """`bars` are the start addresses of the regions in use; `vfs` the addresses in the order of their index."""
+    """`bars` are the start addresses of the regions in use; `vfs` are the addresses in the order of their index."""
     resource = (text(path + "/resource") or "").splitlines()
     vfs = [name for name in entries(path) if name.startswith("virtfn")]
     return {
@@ -90,8 +92,11 @@ def sysctls() -> dict[str, dict[str, str]]:
 
 
 def values(folder: str, files: Iterable[str] = ()) -> dict[str, str]:
-    """What those files say, or all of a folder, unless they cannot be read. From their folder they are found sooner, and of
-    a sysctl little is read at a time: the kernel clears as much memory as a read asks for."""
+    """The content of those files, or of all in a folder, except those that cannot be read.
+
+    Files are opened relative to their folder, which is faster, and a sysctl is read in small pieces, because the kernel
+    clears as much memory as is requested.
+    """
     where = os.open(folder, os.O_RDONLY)
     found = {file: text(file, where, 256) for file in files or os.listdir(where)}
     os.close(where)
@@ -99,10 +104,10 @@ def values(folder: str, files: Iterable[str] = ()) -> dict[str, str]:
 
 
 def ethtool(name: str, any_socket: socket.socket) -> dict[str, str]:
-    """What SIOCETHTOOL says, as numbers; of what the driver does not have it says nothing."""
+    """The results of SIOCETHTOOL as numbers, without those that the driver does not support."""
     found = {}
     for what, (command, words) in ETHTOOL.items():
-        # The features come in as many blocks of four words as the caller has room for.
+        # The kernel returns as many blocks of features, of four words each, as the caller has room for.
         data = array.array("I", [command, 4 if what == "features" else 0, *[0] * (words - 2)])
         request = struct.pack("16sP16x", name.encode(), data.buffer_info()[0])
         try:
@@ -119,9 +124,9 @@ def all_ethtool() -> dict[str, dict[str, str]]:
 
 
 def stacked_elsewhere() -> list[str]:
-    """The links in all namespaces whose lower link is in another one, except for veths, which come in pairs."""
+    """The links in all namespaces whose lower link is in another one, except veths, which come in pairs."""
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    # A process is looked at by its link's text, which takes one call and holds for all of the same namespace.
+    # The text of the link identifies a process's namespace; reading it takes one call.
     paths = {link(path): path for path in (f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdigit())}
     found, seen = [], set()
     for path in [*paths.values(), *(f"/run/netns/{name}" for name in os.listdir("/run/netns"))]:
@@ -145,7 +150,7 @@ def enter(namespace: int) -> None:
 
 
 def stacked_here() -> list[str]:
-    """The same of one namespace: IFLA_IFNAME 3, IFLA_LINK 5, IFLA_LINKINFO 18, IFLA_LINK_NETNSID 37."""
+    """The same for one namespace: IFLA_IFNAME 3, IFLA_LINK 5, IFLA_LINKINFO 18, IFLA_LINK_NETNSID 37."""
     found: list[str] = []
     for message in dump(18):
         attrs = attributes(message[16:])
@@ -157,12 +162,12 @@ def stacked_here() -> list[str]:
 
 
 def rules(family: int) -> list[str]:
-    """The rules for routes of that family (RTM_GETRULE), as bytes in hexadecimal: `struct fib_rule_hdr` and attributes."""
+    """The routing rules of that family (RTM_GETRULE), as bytes in hexadecimal: `struct fib_rule_hdr` and attributes."""
     return sorted(message.hex() for message in dump(34, family))
 
 
 def dump(request: int, family: int = 0) -> Iterator[bytes]:
-    """The answers of rtnetlink, without their headers, to a request for all that there is of a kind."""
+    """The responses of rtnetlink, without their headers, to a dump request."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         kernel.send(struct.pack("=IHHIIB15x", 32, request, 0x301, 1, 0, family))
         while True:

@@ -1,4 +1,4 @@
-"""Whether the machine is what the tests take it for. QEMU's VFs can be dead and look well, so this comes first."""
+"""Checks that the machine is as the tests expect. QEMU's VFs can look well and not work, so this comes first."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.lab.errors import LabError
 from tests.lab.topology import Pf, pfs
 from tests.lab.vm import Vm
 
-# What the kernel prints when a driver has crashed, or it has noticed damage; `quiet` leaves that on the console.
+# Messages of the kernel after a driver has crashed or damage was noticed; `quiet` does not hide them.
 _CRASH = re.compile(r"BUG:|\bOops\b|general protection fault|Kernel panic|Unable to handle|soft lockup|hung task")
 
 FOUR_GIB = 1 << 32
-# Up, carrier within 10 s, and down again. Prints the carrier.
+# Sets the link up, waits up to 10 s for a carrier, and sets it down again. Prints the carrier.
 _CARRIER = """
 ip link set "$0" up
 for _ in $(seq 200); do
@@ -26,7 +26,7 @@ ip link set "$0" down
 
 
 def require_health(vm: Vm) -> None:
-    """Raises LabError that names everything that is wrong."""
+    """Raises LabError with all problems."""
     found = pfs(vm)
     problems = [] if len(found) == vm.pfs else [f"{len(found)} PFs, not {vm.pfs}"]
     for pf in found:
@@ -38,7 +38,7 @@ def require_health(vm: Vm) -> None:
 
 
 def crashes(console: str) -> list[str]:
-    """The lines that tell of a crash of the kernel."""
+    """The lines that report a crash of the kernel."""
     return [line.strip() for line in console.splitlines() if _CRASH.search(line)]
 
 

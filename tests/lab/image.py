@@ -1,8 +1,8 @@
-"""What the lab's virtual machine boots from: a kernel, a small initramfs and a read-only root image.
+"""The files from which the lab's virtual machine boots: a kernel, a small initramfs and a read-only root image.
 
-Made once from the host's installed Debian packages and the project's Python, and kept in `.cache/lab` under a key of
-everything that went in: another package version, script or kernel makes new ones. `python -m tests.lab.image` makes
-them ahead of time.
+They are made once from the host's installed Debian packages and the project's Python, and kept in `.cache/lab` under a
+key of all inputs: another package version, script or kernel makes new ones. `python -m tests.lab.image` makes them
+ahead of time.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 CACHE = REPOSITORY / ".cache" / "lab"
 
-# What mounts the root image; everything else is loaded from there.
+# Modules for mounting the root image; all others are loaded from it.
 BOOT_MODULES = ("virtio_blk", "erofs", "overlay")
-# NICs and VFIO, what pods' networks are made of, and what the CNI plugins of Debian ask for.
+# NICs and VFIO, the modules of pods' networks, and those that Debian's CNI plugins require.
 GUEST_MODULES = (
     *("igb", "igbvf", "e1000", "iavf", "sfc", "vfio-pci", "vfio_iommu_type1"),
     *("8021q", "veth", "dummy", "bonding", "bridge", "br_netfilter", "macvlan", "ipvlan", "tun", "vrf", "vxlan", "ifb"),
     *("virtio_net", "af_packet", "nf_tables", "nft_chain_nat", "nft_compat", "ip_tables", "iptable_nat", "sch_tbf"),
 )
 BOOT_SCRIPTS = ("init", "boot", "agent.py", "frames.py")
-# Of the project's Python packages: tools that only the host runs.
+# The project's Python packages that only the host runs.
 HOST_ONLY = frozenset(
     "_pyinstaller_hooks_contrib PyInstaller coverage google grimp grpc grpc_tools hypothesis importlinter mypy mypyc pip "
     "prometheus_client pygments _pytest ruff setuptools".split()
@@ -64,7 +64,7 @@ class Image:
 
 
 def image(say: Say | None = None, cache: Path = CACHE) -> Image:
-    """The image for what is installed now; makes what is not in the cache. Raises LabError with what to do."""
+    """The image for the installed packages; makes the parts that are not in the cache. Raises LabError with the remedy."""
     say = say or timed("lab image")
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache):
@@ -83,7 +83,7 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _cached(cache: Path, name: str, suffix: str, key: str, say: Say, make: Callable[[Path], None]) -> Path:
-    """The file of this key; when it has to be made, those of earlier keys go."""
+    """The file of this key. If it has to be made, those of earlier keys are removed."""
     path = cache / f"{name}-{key}{suffix}"
     if not path.exists():
         say(f"making the {name} image")
@@ -142,7 +142,7 @@ def _unpacked(module: Path) -> str:
 
 
 def _unpack(module: Path, to: Path) -> None:
-    # Unpacked here, once: under emulation xz costs more than the disk that it saves.
+    # Unpacked once, here: under emulation, decompression costs more than reading the larger file.
     if module.suffix != ".xz":
         shutil.copy(module, to)
         return
@@ -154,7 +154,7 @@ def _unpack(module: Path, to: Path) -> None:
 
 
 def _venv() -> Path:
-    """Under its real path: that is where it also is in the guest."""
+    """Copied under its real path, which it also has in the guest."""
     return (REPOSITORY / ".venv").resolve()
 
 
@@ -196,7 +196,9 @@ def _make_folders(stage: Path) -> None:
 
 
 def _copy(files: Iterable[str], stage: Path) -> None:
-    """Copies these files and symlinks of the host, with their times: bytecode is valid only with its source's time."""
+    """Copies these files and symlinks of the host with their times, because bytecode is valid only with its source's
+    time.
+    """
     names = "\0".join(sorted(path.lstrip("/") for path in files)).encode()
     pack = subprocess.Popen(["tar", "-C", "/", "--no-recursion", "--null", "-T", "-", "-cf", "-"], stdin=-1, stdout=-1)
     assert pack.stdin
@@ -210,7 +212,7 @@ def _copy(files: Iterable[str], stage: Path) -> None:
 
 
 def _python_files() -> set[str]:
-    """The project's environment without the host's tools, and the Python that it was made from."""
+    """The project's environment without the host's tools, and its base Python."""
     site = _site_packages()
     files = set(_walk(site, leave_out=HOST_ONLY)) | {str(_venv() / "pyvenv.cfg")}
     files |= {str(path) for path in (_venv() / "bin").glob("python*")}
@@ -220,7 +222,7 @@ def _python_files() -> set[str]:
 
 
 def _base_python() -> Iterator[str]:
-    """Debian's own Python too, though its packages are copied: they do not list the bytecode, which saves seconds."""
+    """Debian's own Python, although its packages are copied: they do not list the bytecode, which saves seconds."""
     base = Path(sys.base_prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     yield from (str(path) for path in (base / "bin").glob("python*"))

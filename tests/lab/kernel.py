@@ -1,6 +1,7 @@
 """The guest's kernel: Debian's own package, fetched into the cache and unpacked there, never installed on the host.
 
-Needs 6.12 or so for what igb's VFs are used for; Debian 12 has it in bookworm-backports, later releases in main.
+The tests use igb's VFs in ways that need about Linux 6.12. Debian 12 has it in bookworm-backports, later releases in
+main.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 @dataclass(frozen=True)
 class Kernel:
-    """`release` is what `uname -r` says in the guest; `tree` holds `lib/modules/<release>` with its `modules.dep`."""
+    """`release` is the output of `uname -r` in the guest; `tree` contains `lib/modules/<release>` with its
+    `modules.dep`.
+    """
 
     release: str
     vmlinux: Path
     tree: Path
 
     def module_files(self, *names: str) -> list[Path]:
-        """The files of these modules and of all that they need, in the order of loading; built-in ones have none."""
+        """The files of these modules and their dependencies, in the order of loading; built-in modules have none."""
         answer = _output("modprobe", "-d", str(self.tree), "-S", self.release, "--show-depends", "-a", *names)
         paths = [line.split()[1] for line in answer.splitlines() if line.startswith("insmod ")]
         return [Path(path) for path in dict.fromkeys(paths)]
 
 
 def kernel(cache: Path, say: Say) -> Kernel:
-    """The kernel in the cache, fetched first when there is none: an update happens when somebody clears the cache."""
+    """The kernel in the cache, which is fetched if there is none. To update it, clear the cache."""
     kept = sorted((cache / "kernel").glob("*/vmlinux"))
     folder = kept[-1].parent if kept else _fetch(cache, say)
     tree = next(path for path in (folder / "usr", folder) if (path / "lib/modules").is_dir())
@@ -64,7 +67,7 @@ def _fetch(cache: Path, say: Say) -> Path:
 
 
 def _newest() -> tuple[str, str]:
-    """The kernel package that the newest version of the metapackage names, and its version."""
+    """The kernel package of the metapackage's newest version, and its version."""
     found = []
     for stanza in _output("apt-cache", "show", PACKAGE).split("\n\n"):
         meta = re.search(r"^Version: (\S+)$", stanza, re.MULTILINE)
@@ -89,10 +92,10 @@ def _prepare(tree: Path, release: str) -> None:
 
 
 def _elf(image: bytes) -> bytes:
-    """The uncompressed kernel inside a bzImage: QEMU starts it through PVH, so that no decompressor runs emulated.
+    """The uncompressed kernel inside a bzImage, which QEMU starts through PVH, so that no decompressor runs emulated.
 
-    Offsets are those of the x86 boot protocol (Documentation/arch/x86/boot.rst): setup_sects at 0x1f1,
-    payload_offset and payload_length at 0x248. The payload ends in four bytes that hold its unpacked size.
+    Offsets are those of the x86 boot protocol (Documentation/arch/x86/boot.rst): setup_sects at 0x1f1, payload_offset
+    and payload_length at 0x248. The last four bytes of the payload are its unpacked size.
     """
     protected = (image[0x1F1] + 1) * 512
     offset, length = struct.unpack_from("<II", image, 0x248)

@@ -1,4 +1,4 @@
-"""What a lab test works with: a machine whose state before the test is known, pods, plugins, and the wire."""
+"""The objects of a lab test: a machine whose state before the test is known, pods, plugins, and the wire."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.topology import Pf, Vf, arranged
 from tests.lab.vm import Vm
 from tests.lab.wire import Capture
 
-# The kernel takes a namespace down in the background; then its VFs come back. Waits for that at most 10 s.
+# The kernel deletes a namespace in the background; then its VFs return. Waits at most 10 s for that.
 _VFS_AT_HOME = """
 import glob, os, time
 deadline = time.monotonic() + 10
@@ -23,7 +23,7 @@ while away() and time.monotonic() < deadline:
 print(*map(os.path.basename, away()))
 """
 
-# Gives each VF that has another driver, or none, its own again.
+# Binds each VF that has another driver, or none, to its own again.
 _OWN_DRIVERS = """
 cd /sys/bus/pci/devices
 for vf in $(ls -d ../drivers/igb/0*/virtfn*); do
@@ -49,7 +49,7 @@ class Lab:
 
     @cached_property
     def pfs(self) -> tuple[Pf, ...]:
-        """The PFs with their VFs, as they were before the test; `topology.pfs(lab.vm)` looks again."""
+        """The PFs with their VFs, as they were before the test; `topology.pfs(lab.vm)` reads them again."""
         return arranged(self.before["pci"], {name: link["address"] for name, link in self.before["links"].items()})
 
     @property
@@ -63,17 +63,17 @@ class Lab:
 
     @cached_property
     def runtime(self) -> Runtime:
-        """Calls the frozen plugins, installed in the guest."""
+        """Calls the frozen plugins, which are installed in the guest."""
         self._machines.ensure_bundle(self.vm)
         return Runtime(self.vm)
 
     def pod(self) -> Pod:
-        """A new pod, taken away after the test."""
+        """A new pod, which is removed after the test."""
         self._pods.append(Pod(self.vm))
         return self._pods[-1]
 
     def wire(self, uplink: int = 0) -> Capture:
-        """What a PF sends to the outside from now on."""
+        """Captures the frames that a PF sends to the outside from now on."""
         return self.vm.wires[uplink].capture()
 
     def send(self, frame: bytes, uplink: int = 0) -> None:
@@ -81,15 +81,15 @@ class Lab:
         self.vm.wires[uplink].send(frame)
 
     def changes(self) -> list[str]:
-        """What is not as it was before the test, one line each."""
+        """The differences from the state before the test, one line each."""
         return difference(self.before, host_snapshot(self.vm))
 
     def crashes(self) -> list[str]:
-        """What the kernel printed of crashes since the test began, or booted the machine again."""
+        """The kernel's messages about crashes since the test began, or since it booted the machine again."""
         return crashes(self.vm.console().removeprefix(self._console))
 
     def wait_until_home(self) -> str:
-        """Waits until VFs of namespaces that went away are back; returns the addresses of those that are still not."""
+        """Waits until VFs of deleted namespaces are back; returns the addresses of those that are not."""
         return self.vm.python(_VFS_AT_HOME).out.strip()
 
     def start_over(self) -> None:
@@ -100,9 +100,9 @@ class Lab:
         self.before = host_snapshot(self.vm)
 
     def clean_up(self, *, may_leave_traces: bool = False) -> list[str]:
-        """Takes the pods away. Returns what the test left otherwise; the machine is as new for the next one.
+        """Removes the pods, and returns the test's other remains; the machine is as new for the next test.
 
-        `crashed` tells then what the kernel printed of crashes during the test.
+        `crashed` then has the kernel's messages about crashes during the test.
         """
         for pod in self._pods:
             pod.delete()
@@ -117,7 +117,7 @@ class Lab:
         return left
 
     def _is_new_with_own_drivers(self) -> bool:
-        """Whether the host is as before when the VFs have their own drivers again: a boot takes as long as five tests."""
+        """Whether the host is as before once the VFs have their own drivers again: a boot takes as long as five tests."""
         self.vm.sh(_OWN_DRIVERS, check=False)
         self.wait_until_home()
         return not self.changes()

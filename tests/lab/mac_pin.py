@@ -1,7 +1,7 @@
-"""Whether PFs have pinned the MAC addresses of their VFs: no interface of the kernel tells, so it is tried.
+"""Tests whether PFs have pinned the MAC addresses of their VFs, because no interface of the kernel reports it.
 
-A PF that sets a VF's address pins it: the VF, if it is not trusted, cannot change its own any more. The address that is
-shown is the same with and without the pin.
+A PF that sets a VF's address pins it: the VF, if it is not trusted, cannot change its own address any more. The
+reported address is the same with and without the pin.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Fault matrices: every point of a call, each with one fault and one way back, after which the host is as before.
+"""Fault matrices: each point of a call with one fault and one recovery, after which the host must be as before.
 
-A point that fails does not end its matrix: all failures are told together. By default each point gets one of the
-ways, in turn, and of some faults only every third or fourth point; with BAREWIRE_MATRIX=1 in the environment (`make matrix`)
-each point gets all of them, in all rows.
+A failure does not end its matrix: all failures are reported together. By default each point gets one of the recoveries,
+in turn, and some faults only occur at every third or fourth point. With BAREWIRE_MATRIX=1 in the environment (`make
+matrix`) each point gets all of them, in all rows.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ TRY_AGAIN_LATER = 11
 
 
 def as_found(_lab: Lab, _vf: Vf) -> AbstractContextManager[None]:
-    """The VF as the machine boots it."""
+    """The VF in its state after the boot."""
     return nullcontext()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A configuration to be tried. `settings` are the plugin's keys beside the device; `prepared` makes the VF what the
-    row is about, for the time of its context; `always`: also when not the whole matrix is asked for; `without`: kinds of
-    system calls that it does not make."""
+    """A configuration. `settings` are the plugin's keys beside the device.
+
+    `prepared` is a context that changes the VF as the row requires. With `always` the row is also tested outside `make
+    matrix`. `without` are kinds of system calls that the row does not make.
+    """
 
     settings: dict[str, Any]
     prepared: Callable[[Lab, Vf], AbstractContextManager[None]] = as_found
@@ -49,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Known:
-    """A defect that is known: where it shows, and its cause. A case that it covers must fail."""
+    """A known defect: the cases in which it occurs, and its cause. These cases must fail."""
 
     cause: str
     fault: str
@@ -70,7 +72,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Case:
-    """One field of a matrix."""
+    """One case of a matrix."""
 
     row: str
     command: str
@@ -84,7 +86,7 @@ class Case:
 
 @dataclass
 class Stage:
-    """One row on one VF of the machine, with a pod; `before` is the state that each case must come back to."""
+    """One row on one VF of the machine, with a pod; each case must restore the state `before`."""
 
     lab: Lab
     row: Row
@@ -107,7 +109,7 @@ class Stage:
         self._prepared.enter_context(self.row.prepared(self.lab, self.vf))
         self.document = conf(self.vf, **self.row.settings)
         self.new_pod()
-        # The first attachment makes folders and is left out: later ones make the same system calls each time.
+        # The first attachment creates folders and is left out: later ones make the same system calls each time.
         self.lab.runtime.add(self.document, self.pod).required()
         self.lab.runtime.delete(self.document, self.pod).required()
         self.before = host_snapshot(self.lab.vm)
@@ -118,7 +120,7 @@ class Stage:
         return self.pod
 
     def call(self, command: str) -> Call:
-        """A call that has something to do: a DEL follows an ADD."""
+        """A call with work to do: a DEL follows an ADD."""
         if command == "DEL":
             self.lab.runtime.add(self.document, self.pod).required()
         return Call(self.lab, command, self.document, self.pod)
@@ -130,7 +132,7 @@ class Stage:
         return found
 
     def until_done(self, command: str, pod: Pod) -> Outcome:
-        """Calls again while the answer is "try again later", as kubelet does; at most 20 s. Raises LabError."""
+        """Calls again while the error is "try again later", as the kubelet does; at most 20 s. Raises LabError."""
         deadline = time.monotonic() + AGAIN_S
         while True:
             done = self.lab.runtime.call(command, self.document, pod)
@@ -139,18 +141,18 @@ class Stage:
                 return done.required()
 
     def left(self) -> list[str]:
-        """What is not as before, except that pods exist."""
+        """The differences from the state before, except that pods exist."""
         return changes(self.lab, self.before)
 
     def mend(self) -> None:
-        """Makes the stage usable for the next case: by DEL if that helps, by another boot if not."""
+        """Makes the stage usable for the next case: by DEL if possible, otherwise by a boot."""
         for pod in self._pods:
             self.lab.runtime.delete(self.document, pod)
             pod.delete()
         self._pods.clear()
         self.lab.wait_until_home()
         if self.left():
-            self._prepared.pop_all()  # what it would restore goes with the boot
+            self._prepared.pop_all()  # the boot reverts what it would restore
             self.lab.start_over()
             self._set()
         else:
@@ -158,13 +160,15 @@ class Stage:
 
 
 Attempt = Callable[[Stage, Call, Point, str], None]
-"""Makes one call with its fault, and its way back; raises AssertionError or LabError when the host is not as before."""
+"""Makes one call with its fault, and recovers. Raises AssertionError or LabError if the host is not as before."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One kind of fault at the points of one command of one row. `ways`: what is tried at each point. Unless the whole
-    matrix is asked for, one point of `one_of` is tried."""
+    """One kind of fault at the points of one command of one row.
+
+    `ways` are the recoveries at each point. Outside `make matrix`, one point of `one_of` is tested.
+    """
 
     fault: str
     attempt: Attempt
@@ -173,7 +177,7 @@ class Matrix:
     one_of: int = 1
 
     def failures(self, stage: Stage, row: str, command: str, points: Iterable[Point]) -> list[str]:
-        """Tries the points; tells what failed, and which known defects did not show."""
+        """Tests the points; returns the failures, and known defects that did not occur."""
         started, told = time.monotonic(), []
         cases = list(self._cases(row, command, points))
         for case in cases:
@@ -215,5 +219,5 @@ class Matrix:
 
 
 def counted(points: Iterable[Point]) -> Counter[str]:
-    """How many points there are of each kind."""
+    """The number of points of each kind."""
     return Counter(point.syscall for point in points)

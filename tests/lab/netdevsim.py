@@ -1,7 +1,7 @@
-"""The kernel's own simulated network card in the guest: netdevsim takes the VF settings that igb refuses.
+"""The kernel's own simulated network card in the guest: netdevsim accepts the VF settings that igb refuses.
 
-Debian's kernels come without it. It is built from Debian's source of the very same kernel, once, and kept in the cache
-of the lab. Its devices are on a bus of their own and have no PCI address; their VFs exist as settings only.
+Debian's kernels do not contain it. It is built once from Debian's source of exactly the same kernel, and kept in the
+cache of the lab. Its devices are on a bus of their own and have no PCI address; their VFs exist as settings only.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tests.lab.vm import Vm
 NAME = "netdevsim1"
 DEVICE = f"/sys/bus/netdevsim/devices/{NAME}"
 SOURCES = ("drivers/net/netdevsim", "drivers/ptp/ptp_mock.c")
-# netdevsim needs a mock clock, which Debian's kernels leave out too: it becomes part of the module.
+# netdevsim needs a mock clock, which Debian's kernels do not contain either: it becomes part of the module.
 MAKEFILE = "\nnetdevsim-objs += ptp_mock.o\nccflags-y += -DCONFIG_PTP_1588_CLOCK_MOCK=1\n"
-# BTF would need the kernel's whole debug information.
+# BTF would require the kernel's whole debug information.
 CONFIG = ("CONFIG_NETDEVSIM=m", "CONFIG_DEBUG_INFO_BTF_MODULES=")
 _PORTS = f"""
 import json, os
@@ -38,7 +38,7 @@ print(json.dumps({{name: open(f"/sys/class/net/{{name}}/phys_port_name").read().
 
 
 class Netdevsim:
-    """A device with that many VFs; it is there inside the `with` block."""
+    """A device with that many VFs, which exists inside the `with` block."""
 
     def __init__(self, vm: Vm, vfs: int) -> None:
         self._vm = vm
@@ -54,13 +54,13 @@ class Netdevsim:
         self._write("/sys/bus/netdevsim/del_device", "1")
 
     def set_vfs(self, number: int) -> None:
-        """Makes it have that many VFs, with no settings."""
+        """Sets the number of VFs, which then have no settings."""
         self._write(f"{DEVICE}/sriov_numvfs", "0")
         self._write(f"/sys/kernel/debug/netdevsim/{NAME}/max_vfs", str(max(number, 4)))
         self._write(f"{DEVICE}/sriov_numvfs", str(number))
 
     def switchdev(self) -> None:
-        """Makes the embedded switch visible: each VF gets a representor."""
+        """Makes the embedded switch visible, so that each VF gets a representor."""
         self._vm.run("devlink", "dev", "eswitch", "set", f"netdevsim/{NAME}", "mode", "switchdev")
 
     def port_names(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ def _load(vm: Vm) -> None:
 
 
 def modules(kernel: Kernel, cache: Path, say: Say = silent) -> list[Path]:
-    """The files of netdevsim and of what it needs, in the order of loading; builds them when the cache has none."""
+    """The files of netdevsim and its dependencies, in the order of loading; builds them if they are not in the cache."""
     folder = cache / "netdevsim" / kernel.release
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:
@@ -118,7 +118,7 @@ def _build(kernel: Kernel, work: Path, to: Path) -> None:
     with (module / "Makefile").open("a") as makefile:
         makefile.write(MAKEFILE)
     headers = work / "usr/src" / f"linux-headers-{kernel.release}"
-    # The headers expect to be installed; here they are only unpacked.
+    # The headers expect to be installed, but here they are only unpacked.
     entry = headers / "Makefile"
     entry.write_text(entry.read_text().replace(" /usr/src/", f" {work}/usr/src/"))
     _run("make", "-C", str(headers), f"M={module}", *CONFIG, "modules")
@@ -126,7 +126,7 @@ def _build(kernel: Kernel, work: Path, to: Path) -> None:
 
 
 def _fetch(kernel: Kernel, work: Path) -> None:
-    """Unpacks the kernel's headers, its build tools and its source, all of the version that the kernel has."""
+    """Unpacks the kernel's headers, its build tools and its source, all in the kernel's version."""
     headers = f"linux-headers-{kernel.release}"
     about = _run("apt-cache", "show", "--no-all-versions", headers)
     version = re.search(r"^Version: (\S+)$", about, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Which files of the host go into the guest's root: those of installed Debian packages and all that these need."""
+"""Selects the files of the host for the guest's root: those of installed Debian packages and their dependencies."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Depends = dict[str, list[list[str]]]
 
 
 def guest_packages() -> list[str]:
-    """The names under the heading for the guest in packages.txt, and kmod, which host and guest need."""
+    """The names under the heading for the guest in packages.txt, and kmod, which both host and guest need."""
     text = LIST.read_text().partition(GUEST_HEADING)[2]
     return ["kmod", *(line for line in text.splitlines() if line and not line.startswith("#") and " " not in line)]
 
 
 def closure(seeds: Iterable[str]) -> dict[str, str]:
-    """The installed packages that these need, themselves included, with their versions.
+    """The installed packages that these require, including themselves, with their versions.
 
-    Raises LabError when a seed is not installed. A dependency that is not installed is no part of it.
+    Raises LabError if a seed is not installed. Dependencies that are not installed are left out.
     """
     versions, depends, provided = _installed()
     absent = sorted(seed for seed in seeds if seed not in versions)
@@ -78,12 +78,12 @@ def files_of(names: Iterable[str]) -> set[str]:
 
 
 def real(path: str) -> str:
-    """The path under its real folder: packages still name files under /bin and /lib, which are symlinks."""
+    """The path under its real folder: some packages still name files under /bin and /lib, which are symlinks."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def libraries_of(programs: Iterable[str]) -> set[str]:
-    """The shared libraries that these programs and libraries load, with the symlinks that lead to them."""
+    """The shared libraries that these programs and libraries load, with the symlinks to them."""
     names = list(programs)
     if not names:
         return set()

@@ -1,4 +1,4 @@
-"""How long work takes is part of what it says: every line starts with the seconds since the work began."""
+"""Progress messages: every line starts with the seconds since the work began."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the lab tests of one session share: the machines, each booted when the first test needs it, and the bundle."""
+"""Objects that the lab tests of one session share: the bundle, and the machines, booted for the first test that needs
+them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def install_bundle(vm: Vm, bundle: Path = BUNDLE, bin_dir: str = BIN_DIR) -> Non
 
 
 class Machines:
-    """Healthy machines by their number of PFs. A test that asks for fewer PFs takes one that has more, if it runs."""
+    """Healthy machines by their number of PFs. A test with fewer PFs uses a running machine with more."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -45,7 +47,7 @@ class Machines:
             self._running[pfs] = self._boot(pfs)
         vm = self._running[enough[0] if enough else pfs]
         if vm.gone:
-            # One test has failed over it; the others get a machine.
+            # One test has failed because of it; the others get a new machine.
             self.renew(vm)
         return vm
 
@@ -56,16 +58,16 @@ class Machines:
             self._with_bundle[vm] = vm.boots
 
     def keep_state(self, vm: Vm, state: Tree) -> None:
-        """Keeps what a test has found to be the state of the host at its end. The next one need not look again."""
+        """Keeps the state of the host at the end of a test, so that the next one need not read it again."""
         self._states[vm] = (vm.boots, state)
 
     def take_state(self, vm: Vm) -> Tree | None:
-        """The state that was kept; None after another boot, and after a test that did not come to its end."""
+        """The kept state; None after a boot, and after a test that was interrupted."""
         boots, state = self._states.pop(vm, (0, None))
         return state if boots == vm.boots else None
 
     def renew(self, vm: Vm) -> None:
-        """Takes away everything that a test left: boots the machine again. Only plugins that were installed are again."""
+        """Boots the machine again, which removes everything that a test left. Installed plugins are installed again."""
         self._say("a test left traces: booting the machine again")
         vm.reboot(keep=())
         require_health(vm)

@@ -1,6 +1,6 @@
-"""The state of the guest's host before and after, made without product code, and what differs between two of them.
+"""The state of the guest's host before and after a test, read without product code, and the differences.
 
-Devices are named by PCI address where they have one, so that a lost name shows as a changed `ifname`.
+Devices are identified by PCI address if they have one, so that a lost name shows up as a changed `ifname`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEFT_OUT = {
     "neighbours": "expire in their own time, or go with the addresses",
     "ethtool RSS, flow rules, and queues behind the first": "the card has one queue, and no such rules",
 }
-"""What a snapshot does not show, and why."""
+"""The attributes that a snapshot omits, with the reasons."""
 
 _CARRIER_FLAGS = frozenset({"LOWER_UP", "NO-CARRIER", "DORMANT"})
 _LINK_NOISE = frozenset({"ifindex", "link_index", "operstate", "qdisc"})
@@ -46,9 +46,12 @@ _FILE_NOISE = re.compile(
 
 
 def host_snapshot(vm: Vm) -> Tree:
-    """One look at the root namespace, in one request: links (with XDP, link mode and limits of offloads; a PF's with its
-    VFs' settings), what ethtool shows of them, addresses, routes, rules, per-interface sysctls, PCI drivers and VF counts,
-    named namespaces, and the files of CNI plugins; and of all namespaces the links that are stacked on another's."""
+    """The state of the root namespace, read in one request.
+
+    It contains links (with XDP, link mode and limits of offloads, and with the settings of a PF's VFs), their values in
+    ethtool, addresses, routes, rules, sysctls of interfaces, PCI drivers and VF counts, named namespaces, the files of
+    CNI plugins, and the links of all namespaces that are stacked on another one's.
+    """
     seen = json.loads(vm.python(GUEST_STATE.read_text()).out)
     links, addresses, routes = _lists(seen["ip"])
     names = {link["ifname"]: link.get("parentdev") or link["ifname"] for link in links}
@@ -72,7 +75,7 @@ def host_snapshot(vm: Vm) -> Tree:
 
 
 def _lists(text: str) -> list[list[Tree]]:
-    """JSON lists that stand one after the other. `ip` leaves an empty object for what it was not to show."""
+    """JSON lists that follow one another. `ip` leaves an empty object for each link that it omits."""
     found, rest = [], text.strip()
     while rest:
         entries, end = json.JSONDecoder().raw_decode(rest)
@@ -82,7 +85,7 @@ def _lists(text: str) -> list[list[Tree]]:
 
 
 def difference(before: Tree, after: Tree) -> list[str]:
-    """One line for each attribute that is not the same: `links.0000:01:10.0.mtu: 1500 -> 1400`."""
+    """One line for each different attribute: `links.0000:01:10.0.mtu: 1500 -> 1400`."""
     return list(_differences("", before, after))
 
 
@@ -104,7 +107,7 @@ def _route(route: Tree) -> Tree:
 
 
 def _by_text(entries: Any) -> Tree:
-    """By what they say: their order is not theirs."""
+    """Keyed by their text, because their order does not matter."""
     return {json.dumps(entry, sort_keys=True): "present" for entry in entries}
 
 

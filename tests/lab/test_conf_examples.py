@@ -1,4 +1,7 @@
-"""Every `sriov` network of conf-examples/ is run as it stands: attached, checked, and deleted, with the VF that Multus would add."""
+"""Every `sriov` network of conf-examples/ is run unchanged: attached, checked, and deleted.
+
+Only the VF is added, as Multus does.
+"""
 
 from __future__ import annotations
 

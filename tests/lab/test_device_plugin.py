@@ -1,4 +1,7 @@
-"""The device plugin's core on real VFs, a real IOMMU, and two cards that share a group. With a kubelet: tests/deviceplugin."""
+"""The device plugin's core on real VFs, a real IOMMU, and two cards that share a group.
+
+tests/deviceplugin has the tests with a kubelet.
+"""
 
 from __future__ import annotations
 

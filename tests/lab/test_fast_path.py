@@ -1,4 +1,4 @@
-"""What the frozen plugin imports on each call of a runtime, on a real VF: nothing outside the list of light modules."""
+"""The frozen plugin's imports on each call of a runtime, on a real VF: only modules in the list of light ones."""
 
 from __future__ import annotations
 

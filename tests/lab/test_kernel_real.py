@@ -1,4 +1,4 @@
-"""The real kernel, igb and igbvf keep the contract of the `Kernel` port that FakeKernel keeps, through our own adapter."""
+"""The real kernel, igb and igbvf fulfil the contract of the `Kernel` port, as FakeKernel does, through our adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lab itself: what the other lab tests rely on."""
+"""The lab itself, as the other lab tests rely on it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_background_process_does_not_hold_up_the_command_that_left_it(lab_vm: 
 
 
 def test_commands_run_side_by_side(lab_vm: Vm) -> None:
-    """Each of four waits until all four are there."""
+    """Each of four commands waits until all four have started."""
     script = 'touch /run/lab/side$0; while [ "$(ls /run/lab/side? | wc -l)" != 4 ]; do sleep 0.02; done; echo $0'
     with ThreadPoolExecutor(4) as pool:
         done = pool.map(lambda number: lab_vm.run("bash", "-c", script, str(number)), range(4))
@@ -245,7 +245,7 @@ def _fill(text: str, words: dict[str, str | None]) -> str:
 
 
 def test_a_vf_that_was_in_a_pod_and_came_home_shows_no_difference(lab: Lab) -> None:
-    """The kernel's part of what DEL relies on: only what somebody changed is different."""
+    """The kernel's part of a DEL: only attributes that a test changed are different."""
     pod, vf = lab.pod(), lab.vfs[1]
     lab.vm.run("ip", "link", "set", str(vf.netdev), "netns", pod.name)
     assert pod.link(str(vf.netdev))["parentdev"] == vf.address
@@ -305,7 +305,9 @@ def test_a_pod_that_is_deleted_gives_its_vf_back(lab: Lab) -> None:
 
 @pytest.fixture
 def two_pods(lab: Lab) -> Iterator[tuple[str, str]]:
-    """The names of two pods with VF 0 and VF 1 inside as net1, up, with addresses 10.9.0.1 and .2. PF VLANs go after."""
+    """The names of two pods with VF 0 and VF 1 as net1, up, with addresses 10.9.0.1 and .2. PF VLANs are removed
+    afterwards.
+    """
     pods = (lab.pod(), lab.pod())
     for number, pod in enumerate(pods):
         lab.vm.sh(f"ip link set {lab.vfs[number].netdev} netns {pod.name} name net1")

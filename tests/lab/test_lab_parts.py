@@ -1,4 +1,4 @@
-"""Parts of the lab that need no machine: frames of both kinds, differences, and what a runtime makes of a list."""
+"""Parts of the lab that need no machine: frames, differences, and the configurations that a runtime makes from a list."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_packages_of_the_guest_are_a_part_of_the_list() -> None:
 
 
 class Dying(Vm):
-    """A machine whose first boots end in the middle, or fail in another way."""
+    """A machine whose first boots end early, or fail in another way."""
 
     def __init__(self, failures: list[VmFailed]) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""The recorded exchanges (`tests/contract/exchanges`) are honest: a live netdevsim, and igb, answer with the same meaning.
+"""The recorded exchanges (`tests/contract/exchanges`) are still true: a live netdevsim, and igb, respond alike.
 
-netdevsim's devices are on a bus of their own, without PCI addresses, so the plugin cannot be asked for one of them: the
-level is the codec, `RouteSocket` and the files that `Sysfs` reads.
+netdevsim's devices are on a bus of their own, without PCI addresses, so the plugin cannot use them: these tests are at
+the level of the codec, `RouteSocket` and the files that `Sysfs` reads.
 
-Debian has no netdevsim: it is built from Debian's kernel source, some 170 MB. So this is a part of `make matrix`.
+Debian has no netdevsim: it is built from Debian's kernel source, about 170 MB. So this is a part of `make matrix`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ with RouteSocket() as socket:
 
 
 def meaning(recording: Recording, case: Case, *, macs: bool) -> tuple[Any, ...]:
-    """What was asked and answered, as our codec reads it; random MAC addresses are left out."""
+    """The request and the response, as our codec reads them, without random MAC addresses."""
     with tape.played(recording.exchanges[case.asked]) as socket:
         outcome: Outcome = cases.perform(socket, recording.pf, case)
     vfs = [{**vars(vf), "mac": vf.mac if macs else ""} for vf in outcome.vfs]
@@ -59,7 +59,7 @@ def meaning(recording: Recording, case: Case, *, macs: bool) -> tuple[Any, ...]:
 
 
 def live(lab: Any, name: str) -> Recording:
-    """Asked just now. The requests are ours, made in the guest, for the live PF's interface index."""
+    """Exchanges made now. The requests are ours, made in the guest, for the live PF's interface index."""
     return tape.loaded(json.loads(json.dumps(record.RECORDINGS[name](lab.vm))))
 
 

@@ -1,4 +1,4 @@
-"""CHECK of the `sriov` plugin: each thing that ADD made, changed alone, is named, and nothing else is."""
+"""CHECK of the `sriov` plugin: each part of an ADD is changed alone, and CHECK reports it and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {
     },
 }
 
-# What changes, and is changed back: by whom, how, how back, and what CHECK says. {pf} and {vf} are name and number.
+# The changes: by whom, how, how to revert it, and CHECK's message. {pf} and {vf} are name and number.
 DRIFTS = (
     ("host", "ip link set {pf} vf {vf} vlan 101 qos 3", "vlan 100 qos 3", ["vlan is 101, not 100"]),
     ("host", "ip link set {pf} vf {vf} vlan 100 qos 5", "vlan 100 qos 3", ["vlanQoS is 5, not 3"]),
@@ -42,7 +42,7 @@ DRIFTS = (
         "pod",
         f"ip link set net1 address {OTHER_MAC}",
         f"ip link set net1 address {MAC}",
-        # igb's PF follows what its VF says.
+        # igb's PF adopts the VF's own address.
         [f"the MAC address at the PF is {OTHER_MAC}, not {MAC}", f"mac is {OTHER_MAC}, not {MAC}"],
     ),
     ("pod", "ip link set net1 promisc off", "ip link set net1 promisc on", ["promisc is off, not on"]),
@@ -57,7 +57,7 @@ DRIFTS = (
         "pod",
         "ip addr del 10.56.50.2/24 dev net1",
         "ip addr add 10.56.50.2/24 dev net1; ip route add 198.51.100.0/24 via 10.56.50.1",
-        # The kernel takes a route away with the address that its gateway is reached from.
+        # The kernel removes a route together with the address from which its gateway is reached.
         ["address 10.56.50.2/24 is missing", "route 198.51.100.0/24 via 10.56.50.1 is missing"],
     ),
     (

@@ -122,7 +122,7 @@ def test_a_driver_that_is_not_loaded_is_refused_with_the_way_out(lab):
 
 @pytest.mark.parametrize("driver", ["sfc", "iavf"])
 def test_a_network_driver_that_does_not_support_the_vf_is_refused_and_never_probes_it(lab, driver):
-    """With driver_override the kernel lets it probe: sfc and iavf crash the kernel then, which the lab looks for."""
+    """With driver_override the kernel lets it probe: then sfc and iavf crash the kernel, which the lab detects."""
     vf, pod = lab.vfs[4], lab.pod()
     lab.vm.run("modprobe", driver)
     error = lab.runtime.add(conf(vf, driver=driver), pod).error
@@ -236,7 +236,7 @@ def test_a_device_without_a_pf_that_the_host_itself_uses_is_refused(lab, nics, u
     begin, end = (text.format(name) for text in USES[use])
     lab.vm.sh(begin)
     if f"set {name} up" in begin:
-        # The link gets an address of its own, and a second or two later the route to it.
+        # The link gets an address, and a second or two later the route to it.
         local = f"ip -6 route show table local dev {name}"
         wait_for(lambda: "local fe80:" in lab.vm.sh(local).out, "the route to the link's own address")
     before = host_snapshot(lab.vm)
@@ -263,11 +263,11 @@ def bare_pf(lab):
     """A PF without VFs."""
     pf = lab.pfs[1]
     lab.vm.sh(f"echo 0 >/sys/bus/pci/devices/{pf.address}/sriov_numvfs")
-    # That resets the PF, which takes its carrier away for a second.
+    # That resets the PF, whose carrier is lost for a second.
     wait_for(lambda: lab.vm.get(f"/sys/class/net/{pf.netdev}/carrier") == b"1\n", "the PF's carrier")
     before, lab.before = lab.before, host_snapshot(lab.vm)
     yield pf
-    # The machine, without these VFs, is none for the tests that follow.
+    # The machine without these VFs is unsuitable for later tests.
     lab.before = before
 
 
@@ -293,7 +293,7 @@ def test_a_pf_without_vfs_goes_into_the_pod_and_comes_back_as_it_was(lab, bare_p
     assert (link["address"], link["mtu"], link["parentdev"]) == (MAC, 1400, bare_pf.address)
     lab.runtime.check({**document, "prevResult": result}, pod).required()
     lab.runtime.delete(document, pod).required()
-    # Its link-local address comes back with the carrier.
+    # Its link-local address returns with the carrier.
     wait_for(lambda: changes(lab) == [], "the PF's return to what it was")
     by_address = plain(bare_pf.address, pfOnly=True)
     lab.runtime.add(by_address, pod).required()

@@ -1,6 +1,6 @@
-"""Each change that ADD and DEL make is killed, refused, or met by the loss of the pod's namespace: nothing stays behind.
+"""Each change of ADD and DEL is killed, refused, or hit by the loss of the pod's namespace: nothing is left behind.
 
-The counts of points and cases are printed.
+The numbers of points and cases are printed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ echo $0 >/sys/bus/pci/drivers_probe
 
 @contextmanager
 def for_user_space(lab, vf):
-    """The VF with vfio-pci. Its MAC address is another one when its own driver comes back: only a boot undoes it."""
+    """The VF with vfio-pci. It gets another MAC address when its own driver is bound again, which only a boot reverts."""
     lab.vm.run("bash", "-c", BIND, vf.address)
     yield
     lab.start_over()
@@ -49,7 +49,7 @@ KINDS = {
     "ADD": {"fsync", "link", "mkdir", "openat", "rename", "sendto", "setns", "symlink", "unlink", "write"},
     "DEL": {"mkdir", "openat", "sendto", "setns", "unlink"},
 }
-"""Kinds of changes that a command of any row makes, except those that the row says it is without."""
+"""The kinds of changes that a command of any row makes, except those in the row's `without`."""
 
 KNOWN: tuple[Known, ...] = ()
 
@@ -82,7 +82,7 @@ def by_del(stage):
 
 
 def by_gc(stage):
-    # host-local knows neither GC nor the version that has it.
+    # host-local supports neither GC nor the version that has it.
     document = {key: value for key, value in stage.document.items() if key != "ipam"}
     stage.lab.runtime.gc({**document, "cniVersion": "1.1.0"}, []).required()
 
@@ -167,7 +167,7 @@ FULL = {
 
 @pytest.fixture
 def small_disk(lab):
-    """The state directory is a disk of its own, of 64 KiB and 32 files."""
+    """Puts the state directory on a disk of its own, with 64 KiB and 32 files."""
     options = "size=64k,nr_inodes=32,mode=0700"
     lab.vm.sh(f"mkdir -p -m 0700 {STATE} && mount -t tmpfs -o {options} tmpfs {STATE}")
     yield

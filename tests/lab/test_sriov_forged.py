@@ -1,4 +1,4 @@
-"""What a pod with CAP_NET_ADMIN forges, and the frozen plugins do not follow: marks, and answers of the kernel."""
+"""A pod with CAP_NET_ADMIN forges marks and responses of the kernel, and the frozen plugins do not follow them."""
 
 from __future__ import annotations
 

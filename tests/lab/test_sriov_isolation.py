@@ -1,4 +1,4 @@
-"""No pod gets into another's network: what the PF holds of a VF stays until the VF is home, and goes to no other VF."""
+"""Isolation of pods: the PF's settings for a VF stay until the VF is on the host, and never reach another VF."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_vf_that_its_pod_moved_to_another_namespace_keeps_its_vlan_until_it_is
     hideout.delete()
     assert lab.wait_until_home() == ""
     assert vlan(lab, vf) == 100
-    # Any call ends it.
+    # Any call completes it.
     lab.runtime.delete(conf(lab.vfs[1]), lab.pod()).required()
     assert changes(lab) == []
 
@@ -71,12 +71,12 @@ def test_the_late_del_of_a_vf_that_was_made_anew_leaves_the_new_one_as_it_is(lab
 
 @contextmanager
 def pinned(lab, vf):
-    """The VF as the SR-IOV operator leaves it: its PF has set the address that it has."""
+    """The VF as the SR-IOV operator leaves it: its PF has set its current address."""
     set_at_pf(lab, vf, "mac", seen_from_pf(lab, vf)["address"])
     yield
     set_at_pf(lab, vf, "mac", NO_MAC)
     (link,) = json.loads(lab.vm.run("ip", "-j", "link", "show", vf.netdev).out)
-    # The kernel does not pass on an address that the link has already.
+    # The kernel does not pass on an address that the link already has.
     for mac in (OWN_MAC, link["address"]):
         lab.vm.run("ip", "link", "set", vf.netdev, "address", mac)
 
@@ -113,7 +113,7 @@ def test_a_vf_that_the_pod_has_in_a_bond_comes_back_clean_with_the_first_del(lab
     # Loaded without this, the module makes a bond0 on the host.
     lab.vm.run("modprobe", "bonding", "max_bonds=0")
     lab.runtime.add(document, pod).required()
-    # The module, loaded by the line below, would make a bond0 on the host.
+    # The module, loaded by the line below, would create a bond0 on the host.
     lab.vm.run("modprobe", "bonding", "max_bonds=0")
     pod.ip("link", "add", "bond0", "type", "bond", "mode", "active-backup")
     pod.ip("link", "set", "bond0", "address", OWN_MAC)

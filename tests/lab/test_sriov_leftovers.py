@@ -1,4 +1,4 @@
-"""What a pod leaves on its VF does not reach the next one, and what the host uses is not given to a pod."""
+"""Leftovers of a pod on its VF do not reach the next pod, and a device that the host uses is not given to a pod."""
 
 from __future__ import annotations
 

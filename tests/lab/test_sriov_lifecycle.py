@@ -1,4 +1,4 @@
-"""ADD and DEL of the `sriov` plugin in all the orders and circumstances in which runtimes call them, on real VFs."""
+"""ADD and DEL of the `sriov` plugin on real VFs, in all the orders and circumstances in which runtimes call them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each setting of the `sriov` plugin on a real VF: applied as the PF and the wire see it, and gone after DEL.
+"""Each setting of the `sriov` plugin on a real VF: visible to the PF and on the wire, and gone after DEL.
 
 The fixture `lab` compares a snapshot of the host before and after each test, attribute by attribute.
 """

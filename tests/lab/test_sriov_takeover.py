@@ -1,5 +1,7 @@
-"""Pods that sriov-cni attached before this plugin took its place. The Go plugin cannot be had here: its steps and its
-files are made by hand, as its source (2.x) makes them."""
+"""Pods that sriov-cni attached before this plugin replaced it.
+
+The Go plugin is not available here: its steps and its files are made by hand, following its source (2.x).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ FOLDER = "/var/lib/cni/sriov"
 MAC = "02:00:00:00:70:01"
 SETTINGS = {"vlan": 100, "vlanQoS": 3, "mac": MAC, "spoofchk": "off", "trust": "on", "max_tx_rate": 500}
 
-# What it does to a VF with a network driver; trust goes before the MAC here, which igb wants.
+# Its steps for a VF with a network driver; trust is set before the MAC here, as igb requires.
 ATTACH = """
 set -e
 pf=$0 index=$1 netdev=$2 pod=$3
@@ -28,7 +30,7 @@ ip -n $pod link set net1 up
 
 
 def former_state(lab, vf):
-    """`OrigVfState` and the fields that it fills in, of a VF that nobody has changed yet."""
+    """`OrigVfState` and the fields that it fills in, for a VF that has not been changed yet."""
     seen = seen_from_pf(lab, vf)
     return {
         "OrigVfState": {

@@ -1,4 +1,4 @@
-"""What keeps a node clean over time: GC, `barewire gc`, repair of dirty VFs, reboots, STATUS."""
+"""Maintenance of a node: GC, `barewire gc`, repair of dirty VFs, reboots, STATUS."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_gc_finds_what_lost_its_record_in_a_living_namespace_and_on_the_host(lab
     lab.runtime.gc(with_valid, []).required()
     lab.runtime.gc(others, []).required()
     left = [line for line in changes(lab) if "mac" not in line and "address" not in line]
-    # Nothing knows the addresses of VFs whose records are lost; everything else is back.
+    # The addresses of VFs whose records are lost are unknown; everything else is back.
     assert [line for line in left if ".permaddr" not in line] == []
 
 
@@ -155,8 +155,8 @@ def test_a_vf_that_is_gone_with_its_pfs_vfs_leaves_nothing_behind(lab):
 
 def test_with_the_pf_down_a_vf_comes_home_and_what_must_wait_is_named_and_done_later(lab):
     pod, document = attached(lab, 0, max_tx_rate=500)
-    # igb changes no rate while the card has no link, by the card's own register. QEMU's card has one although its PF is
-    # down, some time after that: only without a cable it has none.
+    # igb changes no rate while the card has no link, according to the card's register. QEMU's card gets one some time
+    # after its PF is set down; only without a cable it has none.
     lab.vm.plug_cable(plugged=False)
     lab.vm.sh(f"ip link set {lab.pf.netdev} down")
     answer = lab.runtime.delete(document, pod)

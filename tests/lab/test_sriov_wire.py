@@ -1,4 +1,4 @@
-"""What a pod on a VF sends and receives, seen from the far end of the PF's cable and from other pods."""
+"""The frames that a pod on a VF sends and receives, seen from the far end of the PF's cable and from other pods."""
 
 from __future__ import annotations
 

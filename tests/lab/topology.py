@@ -1,4 +1,4 @@
-"""What the machine has, as its kernel says, read without product code."""
+"""The machine's devices as its kernel reports them, read without product code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ GUEST_STATE = Path(__file__).with_name("guest_state.py")
 _DEVICES_CODE = GUEST_STATE.read_text().partition("\nif __name__")[0] + "\nprint(json.dumps(network_devices()))\n"
 
 Devices = Mapping[str, dict[str, Any]]
-"""The network devices by PCI address, as `guest_state.py` tells of them."""
+"""The network devices by PCI address, as `guest_state.py` reports them."""
 
 
 @dataclass(frozen=True)
 class Vf:
-    """`netdev` is its name in the host's network namespace: None while it is elsewhere or has no network driver."""
+    """`netdev` is its name in the host's network namespace; None while it is elsewhere or has no network driver."""
 
     index: int
     address: str
@@ -41,7 +41,7 @@ class Pf:
 
 
 def pfs(vm: Vm) -> tuple[Pf, ...]:
-    """All PFs by uplink, with their VFs by index, as they are now."""
+    """All PFs by uplink, with their VFs by index, in their current state."""
     devices: Devices = json.loads(vm.python(_DEVICES_CODE).out)
     macs = {
         address: vm.get(f"/sys/class/net/{device['netdevs'][0]}/address").decode().strip()
@@ -52,7 +52,7 @@ def pfs(vm: Vm) -> tuple[Pf, ...]:
 
 
 def arranged(devices: Devices, macs: Mapping[str, str]) -> tuple[Pf, ...]:
-    """`pfs` from devices that were looked at already. `macs`: MAC addresses by PCI address, at least those of the PFs."""
+    """`pfs` from devices that were already read. `macs`: MAC addresses by PCI address, at least those of the PFs."""
     uplinks = {uplink_mac(number): number for number in range(len(devices))}
     found = [
         _pf(uplinks[macs[address]], address, devices)

@@ -1,4 +1,4 @@
-"""Opens a device as a user of VFIO does, in the lab's machine: container, group, IOMMU, device, a read of its registers."""
+"""Opens a device in the lab's machine as a user of VFIO does: container, group, IOMMU, device, a read of its registers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TYPE1, _VIABLE, _CONFIG_REGION = 1, 1, 7
 
 
 class VfioUser:
-    """Has the device open from `with` on. `group_node` is the path of its group's device node."""
+    """Keeps the device open inside the `with` block. `group_node` is the path of its group's device node."""
 
     def __init__(self, device: str, group_node: str) -> None:
         self._device = device
@@ -30,7 +30,7 @@ class VfioUser:
         assert struct.unpack("II", status)[1] & _VIABLE, "the group is not viable"
         fcntl.ioctl(group, _SET_CONTAINER, struct.pack("i", container))
         fcntl.ioctl(container, _SET_IOMMU, _TYPE1)
-        # Only of a buffer that can be changed the kernel's answer is returned.
+        # Python returns the kernel's response only if the buffer is mutable.
         self._open.append(fcntl.ioctl(group, _DEVICE_FD, bytearray(self._device.encode() + b"\0")))
         return self
 
@@ -39,7 +39,7 @@ class VfioUser:
             os.close(descriptor)
 
     def reads_its_vendor(self) -> bool:
-        """Whether its configuration space, read through VFIO, begins with the vendor that sysfs has."""
+        """Whether its configuration space, read through VFIO, begins with the vendor that sysfs reports."""
         region = fcntl.ioctl(self._open[-1], _REGION, struct.pack("IIIIQQ", 32, 0, _CONFIG_REGION, 0, 0, 0))
         offset = struct.unpack("IIIIQQ", region)[5]
         vendor = Path(f"/sys/bus/pci/devices/{self._device}/vendor").read_text()

@@ -3,7 +3,7 @@
     with Vm(pfs=1, vfs=7) as vm:
         print(vm.run("ip", "-br", "link").out)
 
-About 6 s to the first command. All methods may be called from several threads at the same time.
+It takes about 6 s until the first command. All methods may be called from several threads at the same time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.lab.progress import Say, silent
 from tests.lab.wire import Wire
 
 BOOT_S = 180.0
-"""A boot takes 6 s on an idle processor, and ten times as long on one that ten others want."""
+"""A boot takes 6 s on an idle processor, and ten times as long on one that ten processes share."""
 
 BOOT_TRIES = 3
 ANSWER_S = 30.0
@@ -41,7 +41,9 @@ KILL_S = 10.0
 
 @dataclass(frozen=True)
 class Completed:
-    """A command that has ended. `rc` is minus the signal's number when one ended it; `seconds` were measured in the guest."""
+    """A command that has ended. `rc` is minus the signal's number if a signal ended it; `seconds` were measured in the
+    guest.
+    """
 
     rc: int
     out: str
@@ -59,18 +61,18 @@ class Running:
         self.pid: int = vm.answer(call.first)[0]["pid"]
 
     def poll(self) -> Completed | None:
-        """How it ended; None while it runs."""
+        """Its outcome; None while it runs."""
         return self.wait() if self._call.last.done() else None
 
     def ended(self, timeout: float) -> Completed | None:
-        """How it ended; None, and it goes on, when it has not within that time (seconds)."""
+        """Its outcome; None, and it continues, if it has not ended within that time (seconds)."""
         try:
             return _completed(self._vm.answer(self._call.last, timeout))
         except FutureTimeout:
             return None
 
     def wait(self, timeout: float = 60, *, check: bool = False) -> Completed:
-        """Raises GuestTimeout, after killing it and what it started, when it does not end in time (seconds)."""
+        """Waits for its end. Raises GuestTimeout after `timeout` seconds, and kills it and its children."""
         try:
             done = _completed(self._vm.answer(self._call.last, timeout))
         except FutureTimeout:
@@ -82,7 +84,7 @@ class Running:
         return done
 
     def output(self) -> tuple[str, str]:
-        """What it has printed so far on stdout and stderr."""
+        """Its output so far on stdout and stderr."""
         if not self._call.last.done():
             answer = self._vm.ask("output", job=self._call.id)
             if "out" in answer[0]:
@@ -90,7 +92,7 @@ class Running:
         return self._split(self._vm.answer(self._call.last))
 
     def wait_for_output(self, text: str, timeout: float = 10) -> None:
-        """Until it has printed the text. Raises GuestTimeout, after killing it, when that takes longer (seconds)."""
+        """Waits until it has printed the text. Raises GuestTimeout after `timeout` seconds, and kills it."""
         deadline = time.monotonic() + timeout
         while True:
             ended = self._call.last.done()
@@ -99,10 +101,10 @@ class Running:
             if ended or time.monotonic() > deadline:
                 self.kill()
                 raise GuestTimeout(f"{self.what} did not print {text!r}; it", timeout, *self.output())
-            time.sleep(0.01)  # a memory file tells nobody that it has grown
+            time.sleep(0.01)  # a memory file sends no event when it grows
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Sends the signal to it and to all that it started in its session; nothing when it has ended."""
+        """Sends the signal to it and to all processes of its session; does nothing if it has ended."""
         self._vm.ask("signal", job=self._call.id, signal=int(number))
 
     @staticmethod
@@ -117,7 +119,7 @@ def _completed(answer: Answer) -> Completed:
 
 
 class Console:
-    """What the guest's kernel and its first programs print."""
+    """The output of the guest's kernel and its first programs."""
 
     def __init__(self, line: socket.socket, say: Say) -> None:
         self._line = line
@@ -146,8 +148,10 @@ class Console:
 
 
 class Vm:
-    """The machine runs inside the `with` block. `say` gets its progress while it boots. `disk` is a folder that it has on a
-    disk of its own, as it was when the block began: see `mount_disk`."""
+    """The machine runs inside the `with` block. `say` receives its progress during the boot.
+
+    `disk` is a folder whose content at the start of the block is on a disk of the machine: see `mount_disk`.
+    """
 
     def __init__(
         self,
@@ -188,7 +192,7 @@ class Vm:
         shutil.rmtree(self._folder)
 
     def _boot(self) -> None:
-        """Boots; again when QEMU ended by itself meanwhile or hangs, which its emulation has been seen to do, if rarely."""
+        """Boots; again if QEMU ends by itself or hangs, as its emulation rarely does."""
         for tries_left in reversed(range(BOOT_TRIES)):
             try:
                 self._boot_once()
@@ -240,9 +244,9 @@ class Vm:
             wire.close()
 
     def reboot(self, keep: tuple[str, ...] = ("/var/lib", "/opt", "/etc/cni")) -> None:
-        """Takes the power away and boots again: another boot id, an empty /run; only the kept folders are as before.
+        """Cuts the power and boots again: another boot ID, an empty /run; only the kept folders are as before.
 
-        What was to be kept is lost where the machine is gone already.
+        They are lost if the machine has already ended.
         """
         if self.gone or not keep:
             self._halt()
@@ -257,11 +261,11 @@ class Vm:
 
     @property
     def gone(self) -> bool:
-        """Whether the machine ended by itself, or the guest's agent did; only `reboot` helps then."""
+        """Whether the machine or the guest's agent has ended; then only `reboot` helps."""
         return self._channel.broken
 
     def console(self) -> str:
-        """Everything that was printed on the console since the last boot."""
+        """The output on the console since the last boot."""
         return self._console.text()
 
     def _last_words(self) -> str:
@@ -280,13 +284,13 @@ class Vm:
     ) -> Completed:
         """Runs a program of the guest and waits for it, at most `timeout` seconds.
 
-        Raises GuestFailed when it ends with another code than 0 and `check` is set, GuestTimeout, LabError when it
+        Raises GuestFailed if it ends with a code other than 0 and `check` is set, GuestTimeout, and LabError if it
         cannot be started.
         """
         return self.start(*argv, stdin=stdin, env=env).wait(timeout, check=check)
 
     def plug_cable(self, *, plugged: bool, pf: int = 0) -> None:
-        """Plugs the cable of a PF in, or pulls it."""
+        """Plugs in, or pulls, the cable of a PF."""
         qemu.plug_cable(self._folder, pf, plugged=plugged)
 
     def sh(
@@ -310,7 +314,7 @@ class Vm:
         timeout: float = 60,
         check: bool = True,
     ) -> Completed:
-        """`run` for Python code, in a process that has pyroute2 and pydantic loaded already."""
+        """`run` for Python code, in a process that has already loaded pyroute2 and pydantic."""
         return self.start_python(code, stdin=stdin, env=env).wait(timeout, check=check)
 
     def start(self, *argv: str, stdin: str | bytes = b"", env: Mapping[str, str] | None = None) -> Running:
@@ -326,11 +330,11 @@ class Vm:
     # Files
 
     def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
-        """Writes a file of the guest; makes its folders."""
+        """Writes a file of the guest, and creates its folders."""
         self.ask("put", _bytes(data), path=path, mode=mode)
 
     def get(self, path: str) -> bytes:
-        """The contents of a file of the guest. Raises LabError when it cannot be read."""
+        """The content of a file of the guest. Raises LabError if it cannot be read."""
         return self.ask("get", path=path)[1]
 
     def put_tree(self, host_folder: Path, guest_folder: str) -> None:
@@ -342,7 +346,7 @@ class Vm:
         self.run("tar", "-C", guest_folder, "-xf", "-", stdin=archive.getvalue())
 
     def mount_disk(self, guest_folder: str) -> None:
-        """Makes the machine's disk appear there, read-only, until the next boot."""
+        """Mounts the machine's disk there, read-only, until the next boot."""
         self.run("mkdir", "-p", guest_folder)
         self.run("mount", "-t", "erofs", "-o", "ro", "/dev/vdb", guest_folder)
 
@@ -352,7 +356,7 @@ class Vm:
         return self.answer(self._channel.call(op, body, **arguments).last)
 
     def answer(self, future: Future[Answer], timeout: float = ANSWER_S) -> Answer:
-        """Raises LabError when the guest refused, VmGone when it is gone, TimeoutError."""
+        """Raises LabError if the guest refused, VmGone if it has ended, and TimeoutError."""
         try:
             head, body = future.result(timeout)
         except LabError as error:

@@ -1,7 +1,7 @@
-"""The far end of a PF's uplink: every frame that PF and VFs send to the outside, and frames sent to them.
+"""The far end of a PF's uplink: the frames that PF and VFs send to the outside, and frames sent to them.
 
-The frames are as on a cable, with VLAN tags and without checksum trailer. They are read all the time, since QEMU stops
-sending when nobody reads.
+The frames are as on a cable, with VLAN tags and without checksum trailer. They are read all the time, because otherwise
+QEMU stops sending.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Frame:
 
 
 def parse(raw: bytes) -> Frame:
-    """An Ethernet II frame. Raises struct.error when it is cut short."""
+    """Parses an Ethernet II frame. Raises struct.error if it is truncated."""
     tag = vlan = qos = None
     (ethertype,) = struct.unpack_from("!H", raw, 12)
     at = 14
@@ -61,7 +61,7 @@ def _mac(data: bytes) -> str:
 
 
 class Capture:
-    """The frames of a wire from the moment of its making on."""
+    """The frames of a wire since the creation of this object."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -71,7 +71,7 @@ class Capture:
         return self._wire.frames_since(self._from)
 
     def wait_for(self, wanted: Callable[[Frame], bool], timeout: float = 10) -> Frame:
-        """The first frame that is wanted; waits for it at most `timeout` seconds, then raises LabError with all."""
+        """Returns the first wanted frame. Raises LabError, with all frames, after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             frames, count = self._wire.look(self._from)
@@ -103,11 +103,11 @@ class Wire:
         return self._name
 
     def capture(self) -> Capture:
-        """What comes from now on."""
+        """Captures the frames from now on."""
         return Capture(self)
 
     def send(self, raw: bytes) -> None:
-        """Puts a frame on the wire, towards the PF; short ones are filled up to the least length of Ethernet."""
+        """Sends a frame to the PF; short ones are padded to Ethernet's minimum length."""
         self._socket.sendto(raw.ljust(60, b"\0"), self._far_end)
 
     def look(self, start: int) -> tuple[list[Frame], int]:
