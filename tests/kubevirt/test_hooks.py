@@ -19,6 +19,7 @@ from tests.kubevirt.conftest import BUNDLE, END_SECONDS
 from tests.kubevirt_hooks.domains import DATAPLANE, bound, domain, machine, network
 from tests.kubevirt_hooks.launcher import Launcher
 from tests.kubevirt_hooks.schema import read_back
+from tests.ovs.domain import as_user
 
 NAMED = {"CONTAINER_NAME": "hook-sidecar-0", "NETWORK_BINDING_PLUGIN_NAME": "vhostuser"}
 
@@ -129,8 +130,7 @@ def test_virt_launcher_sees_why_a_machine_cannot_work_and_the_sidecar_goes_on(pr
 
 def test_it_runs_as_virt_launchers_user_without_any_capability(program, start, hooks):
     os.chown(hooks, 107, 107)
-    drop = ["--reuid=107", "--regid=107", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
-    process = start(["setpriv", *drop, *program], hooks, **NAMED)
+    process = start([*as_user(107), *program], hooks, **NAMED)
     virt = launcher(hooks)
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {0}

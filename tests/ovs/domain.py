@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from tests.kubevirt_hooks.schema import read_back
 from tests.ovs.daemon import LEASH
 from tests.ovs.guest_image import CACHE, MEMORY_MIB, guest_image, kernel_command_line
 from tests.ovs.machine import END_SECONDS, Machine, MachineError, read_answer
@@ -43,7 +44,7 @@ for file in passwd group; do mount --bind "$0/$file" /etc/$file; done
 ! tool=$(command -v ovs-vsctl) || mount --bind /dev/null "$tool"
 set +e
 while read -r line; do
-    virsh --quiet --connect "qemu:///embed?root=$0/libvirt" "$line" </dev/null 2>&1
+    "$@" virsh --quiet --connect "qemu:///embed?root=$0/libvirt" "$line" </dev/null 2>&1
     printf '\\036%d\\n' $?
 done
 """
@@ -64,8 +65,9 @@ class Interface:
 class Domain(Machine):
     """Created with `with`, from plain values; `interfaces` in the order in which the guest finds them.
 
-    With `hook` the domain has neither interfaces nor shared memory of its own: the function adds them, as a sidecar of KubeVirt
-    does.
+    With `hook` the domain has neither interfaces nor shared memory of its own: the function adds them, as a sidecar of
+    KubeVirt does. It is called twice, as virt-launcher calls a sidecar: the second time with the part of libvirt's own
+    description that KubeVirt's schema keeps. `user` is the ID of the user and the group of libvirt and QEMU.
     """
 
     def __init__(
@@ -76,10 +78,11 @@ class Domain(Machine):
         memory_mib: int = MEMORY_MIB,
         within: tuple[str, ...] = (),
         hook: Callable[[bytes], bytes] | None = None,
+        user: int = 0,
     ) -> None:
         super().__init__(within)
         self.name, self._interfaces, self._memory_mib = name, interfaces, memory_mib
-        self._hook = hook
+        self._hook, self._user = hook, user
 
     def virsh(self, command: str) -> str:
         """The answer to a line of virsh's own language. Raises MachineError with libvirt's words."""
@@ -105,8 +108,14 @@ class Domain(Machine):
             self.virsh(f"destroy {self.name}")
         except MachineError:
             # libvirt kills QEMU, and at times sees its end before the command is through, which then misses the domain.
-            if self.name in self.virsh("list --all --name").split():
+            if self.name in self.virsh("list --name").split():
                 raise
+
+    def reset(self) -> None:
+        """Boots the guest anew in the same QEMU, as a reboot from inside does; returns when the guest is up again."""
+        self.ready()
+        self.virsh(f"reset {self.name}")
+        self._await_boot()
 
     def _sockets(self) -> list[Path]:
         return [Path(interface.path) for interface in self._interfaces]
@@ -118,25 +127,45 @@ class Domain(Machine):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LIBVIRT_LOG_OUTPUTS": f"3:file:{self.folder / 'libvirt.log'}"},
+            env=self._environment(),
         )
         try:
-            self.virsh(f"create {self.folder / 'domain.xml'}")
+            self._create()
         except BaseException:
             self._stop()
             raise
 
+    def _environment(self) -> dict[str, str]:
+        folder = str(self.folder)
+        # libvirt of another user than root keeps some things in that user's directories.
+        homes = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"), folder)
+        return {**os.environ, **(homes if self._user else {}), "LIBVIRT_LOG_OUTPUTS": f"3:file:{folder}/libvirt.log"}
+
+    def _create(self) -> None:
+        text, file = ET.tostring(self._domain()), self.folder / "domain.xml"
+        if self._hook is None:
+            file.write_bytes(text)
+            self.virsh(f"create {file}")
+            return
+        for _pass in range(2):
+            file.write_bytes(self._hook(text))
+            self.virsh(f"define {file}")
+            text = read_back(self.virsh(f"dumpxml --inactive {self.name}").encode())
+        self.virsh(f"start {self.name}")
+
     def _prepare(self) -> None:
         root = self.folder / "libvirt"
         (root / "etc").mkdir(parents=True)
-        (root / "etc/qemu.conf").write_text(QEMU_CONF)
+        (root / "etc/qemu.conf").write_text(QEMU_CONF.replace('"root"', f'"+{self._user}"'))
         # What QEMU can do: libvirt keeps it under a key of QEMU's and its own version.
-        (CACHE / "libvirt").mkdir(parents=True, exist_ok=True)
-        (root / "cache").symlink_to(CACHE / "libvirt")
+        cache = CACHE / f"libvirt-{self._user}" if self._user else CACHE / "libvirt"
+        cache.mkdir(parents=True, exist_ok=True)
+        (root / "cache").symlink_to(cache)
         for name, line in ACCOUNTS.items():
             (self.folder / name).write_text(Path("/etc", name).read_text() + line)
-        text = ET.tostring(self._domain())
-        (self.folder / "domain.xml").write_bytes(self._hook(text) if self._hook else text)
+        if self._user:
+            for path in (cache, self.folder, root, root / "etc", self.folder / "shell"):
+                os.chown(path, self._user, self._user)
 
     def _stop(self) -> None:
         # Not killed: when process 1 of the namespace has ended by itself, so have all others.
@@ -151,7 +180,7 @@ class Domain(Machine):
             stdout.close()
 
     def _command(self) -> list[str]:
-        return [*NAMESPACES, "sh", "-ec", INSIDE, str(self.folder)]
+        return [*NAMESPACES, "sh", "-ec", INSIDE, str(self.folder), *(as_user(self._user) if self._user else ())]
 
     def _domain(self) -> ET.Element:
         image = guest_image()
@@ -194,6 +223,12 @@ class Domain(Machine):
         ET.SubElement(channel, "source", mode="connect", path=str(self.folder / "shell"))
         ET.SubElement(channel, "target", type="virtio", name="shell")
         ET.SubElement(devices, "memballoon", model="none")
+
+
+def as_user(user: int) -> tuple[str, ...]:
+    """Starts a program as a container's user: without any capability, and with no way to one."""
+    ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
+    return ("setpriv", *ids, "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 
 
 def interface_xml(interface: Interface) -> ET.Element:

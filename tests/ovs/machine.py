@@ -147,8 +147,13 @@ class Machine(ABC):
         if not self._shell:
             deadline = time.monotonic() + BOOT_SECONDS
             self._shell = self._accept(BOOT_SECONDS)
-            read_answer(self._shell.fileno(), deadline - time.monotonic(), "booting", self.log)
+            self._await_boot(deadline - time.monotonic())
         return self._shell
+
+    def _await_boot(self, seconds: float = BOOT_SECONDS) -> None:
+        """Returns when the shell has answered for the first time since the guest's start."""
+        assert self._shell
+        read_answer(self._shell.fileno(), seconds, "booting", self.log)
 
     def _accept(self, seconds: float) -> socket.socket:
         process = os.pidfd_open(self._process.pid)

@@ -1,0 +1,83 @@
+"""Plugin, sidecar, libvirt and vswitch together: guests in the layout of virt-launcher pods reach each other.
+
+The frozen plugin makes the port before the pod's containers start, the frozen sidecar changes the domain twice, and
+libvirt starts it as the pod's user. Two CPUs without KVM take 20 s for a test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from typing import Any
+
+import pytest
+
+from kubevirt.podnames import hashed
+from tests.cli.program import from_bundle
+from tests.kubevirt_hooks.domains import bound, machine
+from tests.ovs.domain import Domain, Interface
+from tests.ovs.launcher_pod import SOCKETS, USER, LauncherPod
+from tests.ovs.node import Node
+
+NETWORK = "dataplane"
+IFNAME = hashed(NETWORK)
+ADDRESSES = ("10.9.0.1", "10.9.0.2", "10.9.0.3")
+VLANS = (100, 100, 200)
+QUEUES = list(product((1, 2), repeat=3)) if os.environ.get("BAREWIRE_MATRIX") else [(1, 2, 1)]
+"""Pairs of queues of the three guests."""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with Node(from_bundle("userspace")) as node:
+        yield node
+
+
+def conf(vlan: int) -> dict[str, Any]:
+    return {
+        "cniVersion": "1.0.0",
+        "name": "vm-dataplane",
+        "type": "userspace",
+        "host": {"engine": "ovs-dpdk", "bridge": {"bridgeName": "br0"}},
+        "volume": "sockets",
+        "socketNaming": "interface",
+        "vlan": vlan,
+    }
+
+
+@contextmanager
+def guest(node: Node, program: list[str], number: int, queues: int) -> Iterator[Domain]:
+    """A machine with an interface in the network, from the pod's start to its end."""
+    mac, address = f"02:00:00:00:10:{number:02x}", ADDRESSES[number]
+    vmi = machine(bound(NETWORK, macAddress=mac), devices={"networkInterfaceMultiqueue": queues > 1})
+    interface = Interface(mac, f"{SOCKETS}/{IFNAME}", IFNAME, NETWORK, queues=queues, address=f"{address}/24")
+    with LauncherPod(node) as pod:
+        node.add(conf(VLANS[number]), pod.pod, IFNAME)
+        pod.start(program, CONTAINER_NAME="hook-sidecar-0", NETWORK_BINDING_PLUGIN_NAME="vhostuser")
+        with Domain(f"vm{number}", [interface], within=pod.within, hook=pod.hook(vmi), user=USER) as domain:
+            socket = pod.root / SOCKETS.removeprefix("/var/") / IFNAME
+            assert socket.stat().st_uid == USER, "QEMU has made it"
+            yield domain
+    node.delete(conf(VLANS[number]), pod.pod, IFNAME)
+
+
+@pytest.mark.parametrize("queues", QUEUES)
+def test_guests_of_one_vlan_reach_each_other_also_after_the_vswitch_or_a_guest_was_started_again(node, program, queues):
+    with ExitStack() as stack:
+        guests = [stack.enter_context(guest(node, program, number, pairs)) for number, pairs in enumerate(queues)]
+        one, two, other = guests
+        other.await_link()
+        assert [each.link().queues for each in guests] == list(queues)
+        assert one.reaches(ADDRESSES[1])
+        assert one.ping(ADDRESSES[1]) == 3
+        assert (one.ping(ADDRESSES[2], 1), other.ping(ADDRESSES[0], 1)) == (0, 0)
+        node.daemon.kill("ovs-vswitchd")
+        one.await_link(up=False)
+        node.daemon.start_vswitchd()
+        assert one.reaches(ADDRESSES[1], seconds=30)
+        two.reset()
+        assert one.reaches(ADDRESSES[1], seconds=30)
+        assert two.link().queues == queues[1]
+        assert (one.ping(ADDRESSES[2], 1), other.ping(ADDRESSES[0], 1)) == (0, 0)
