@@ -18,8 +18,9 @@ from cni.version import VERSION
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, NoReturn, Protocol
+    from typing import NoReturn, Protocol
 
+    from cni.jsontext import JsonObject
     from cni.protocol.request import Environment, Request
 
     class Plugin(Protocol):
@@ -78,7 +79,7 @@ def about(name: str) -> str:
     return f"CNI plugin {name} v{VERSION}\nCNI protocol versions supported: {', '.join(VERSIONS)}\n"
 
 
-def error_document(error: CniError, version: str) -> dict[str, Any]:
+def error_document(error: CniError, version: str) -> JsonObject:
     """The error object of the specification."""
     document = {"cniVersion": version if version in VERSIONS else NEWEST, "code": error.code, "msg": error.msg}
     return {**document, "details": error.details} if error.details else document
@@ -114,7 +115,7 @@ def _added(plugin: Plugin, request: Request) -> bytes:
         return _line(result.encode(added, request.cni_version))
 
 
-def _version_document(stdin: Read) -> dict[str, Any]:
+def _version_document(stdin: Read) -> JsonObject:
     # The Go plugins ignore stdin; the specification requires that its version is repeated.
     asked = NEWEST
     try:
@@ -167,7 +168,7 @@ def _internal(failure: BaseException) -> InternalError:
     return error
 
 
-def _line(document: dict[str, Any]) -> bytes:
+def _line(document: JsonObject) -> bytes:
     return jsontext.dumps(document).encode() + b"\n"
 
 

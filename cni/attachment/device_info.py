@@ -15,7 +15,7 @@ from cni.host.folders import sweep_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from cni.jsontext import JsonObject
 
 FOLDERS = ("/var/run/k8s.cni.cncf.io/devinfo/cni", "/run/k8s.cni.cncf.io/devinfo/cni")
 """Multus' directories for these files.
@@ -34,18 +34,18 @@ def checked(path: str, folders: tuple[str, ...] = FOLDERS) -> str:
     return path
 
 
-def pci(address: str, pf: str) -> dict[str, Any]:
+def pci(address: str, pf: str) -> JsonObject:
     """The document of a PCI device; `pf` is empty if it has none."""
     device = {"pci-address": address, **({"pf-pci-address": pf} if pf else {})}
     return {"type": "pci", "version": _VERSION, "pci": device}
 
 
-def vhost_user(path: str) -> dict[str, Any]:
+def vhost_user(path: str) -> JsonObject:
     """The document of a vhost-user port. The container creates the socket at `path` in its own file system."""
     return {"type": "vhost-user", "version": _VERSION, "vhost-user": {"mode": "server", "path": path}}
 
 
-def write(path: str, document: dict[str, Any]) -> None:
+def write(path: str, document: JsonObject) -> None:
     """Writes the file in one step. Raises `IoFailure`.
 
     Multus may have copied the device plugin's document of the same device there. Its additional keys, such as
@@ -60,7 +60,7 @@ def write(path: str, document: dict[str, Any]) -> None:
     write_file(path, jsontext.dumps(_merged(read_file(path), document)).encode() + b"\n")
 
 
-def difference(path: str, document: dict[str, Any]) -> list[str]:
+def difference(path: str, document: JsonObject) -> list[str]:
     """The differences of the file for CHECK; empty if it is unchanged."""
     content = read_file(path)
     if content is None:
@@ -68,7 +68,7 @@ def difference(path: str, document: dict[str, Any]) -> list[str]:
     return [] if _merged(content, document) == _parsed(content) else [f"the device-info file {path} was changed"]
 
 
-def _merged(content: bytes | None, document: dict[str, Any]) -> dict[str, Any]:
+def _merged(content: bytes | None, document: JsonObject) -> JsonObject:
     """Our document, with the additional keys of the existing file about the same device."""
     present, kind = _parsed(content or b""), document["type"]
     theirs, ours = present.get(kind), document[kind]
@@ -79,7 +79,7 @@ def _merged(content: bytes | None, document: dict[str, Any]) -> dict[str, Any]:
     return {**present, **document, kind: {**theirs, **ours}}
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
+def _parsed(content: bytes) -> JsonObject:
     """The document in a file; empty if it is not a JSON object."""
     try:
         found = jsontext.loads(content)

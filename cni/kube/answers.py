@@ -7,9 +7,8 @@ from cni.errors import DecodeFailure, KubeRefused, RefusedForGood, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.errors import CniError
+    from cni.jsontext import JsonObject
     from cni.kube.connection import Connection
 
 _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
@@ -28,7 +27,7 @@ def is_namespace(text: str) -> bool:
     return "." not in text and len(text) <= 63 and is_name(text)
 
 
-def document(content: bytes) -> dict[str, Any]:
+def document(content: bytes) -> JsonObject:
     """The JSON object in a response; empty if it is not an object."""
     try:
         found = jsontext.loads(content)
@@ -37,7 +36,7 @@ def document(content: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def words(answer: dict[str, Any]) -> str:
+def words(answer: JsonObject) -> str:
     """The message of a `Status` object, on one line."""
     return _one_line(str(answer.get("message") or "no reason is given")[:500])
 
@@ -47,7 +46,7 @@ def passes(status: int) -> bool:
     return status in _LATER or status >= 500
 
 
-def refusal(connection: Connection, asked: tuple[str, str, str], status: int, answer: dict[str, Any]) -> CniError:
+def refusal(connection: Connection, asked: tuple[str, str, str], status: int, answer: JsonObject) -> CniError:
     """The error that an answer stands for. `asked` is verb, resource and path."""
     verb, resource, path = asked
     origin, said = connection.cluster.origin, words(answer)

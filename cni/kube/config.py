@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from cni.jsontext import JsonObject
     from cni.kube.access import Access
 
 _MOST_NESTED = 2000
@@ -132,7 +133,7 @@ class _Files:
         return self.places(name).content(self.path(name), f"kubeconfig {self._kubeconfig}: {key}")
 
 
-def _yaml(path: str, places: Roots) -> dict[str, Any]:
+def _yaml(path: str, places: Roots) -> JsonObject:
     import yaml  # noqa: PLC0415 - in-cluster access does not pay for it
 
     content = places.content(path, "kubeconfig")
@@ -152,7 +153,7 @@ def _yaml(path: str, places: Roots) -> dict[str, Any]:
     return document
 
 
-def _named(document: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
+def _named(document: Mapping[str, Any], kind: str, name: str) -> JsonObject:
     """The body of the context, cluster or user of that name.
 
     Raises `ValueError`, also if it needs unsupported features.
@@ -164,7 +165,7 @@ def _named(document: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
     raise ValueError(f"{kind}s has no {name!r}")
 
 
-def _usable(kind: str, name: str, body: Any) -> dict[str, Any]:
+def _usable(kind: str, name: str, body: Any) -> JsonObject:
     if not isinstance(body, dict):
         raise ValueError(f"{kind} {name!r} is empty")
     unusable = [key for key in _UNUSABLE[kind] if body.get(key)]
@@ -173,7 +174,7 @@ def _usable(kind: str, name: str, body: Any) -> dict[str, Any]:
     return body
 
 
-def _server(cluster: Mapping[str, Any], files: _Files) -> dict[str, Any]:
+def _server(cluster: Mapping[str, Any], files: _Files) -> JsonObject:
     """The fields of `Cluster` about the server."""
     url = _text(cluster, "server", required=True)
     scheme, _, rest = url.partition("://")
@@ -199,7 +200,7 @@ def _server(cluster: Mapping[str, Any], files: _Files) -> dict[str, Any]:
     }
 
 
-def _identity(user: Mapping[str, Any], files: _Files) -> dict[str, Any]:
+def _identity(user: Mapping[str, Any], files: _Files) -> JsonObject:
     """The fields of `Cluster` about our credentials."""
     certificate, key = _pem(user, "client-certificate", files), _pem(user, "client-key", files)
     if bool(certificate) != bool(key):

@@ -14,13 +14,13 @@ from cni.kube.podspec import has_form, uids
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from cni.errors import CniError
+    from cni.jsontext import JsonObject
     from cni.kube.access import Access
     from cni.kube.config import Cluster
 
-    Change = Callable[[dict[str, Any]], dict[str, str | None]]
+    Change = Callable[[JsonObject], dict[str, str | None]]
 
 SECONDS = 10.0
 """Time limit of one call: a GET and a PATCH take milliseconds."""
@@ -48,7 +48,7 @@ class Pods:
         self._cluster = cluster
         self._seconds = seconds
 
-    def get(self, namespace: str, name: str) -> dict[str, Any]:
+    def get(self, namespace: str, name: str) -> JsonObject:
         """The pod's object."""
         path = _path(namespace, name)
         with self._connection() as connection:
@@ -93,7 +93,7 @@ def _changed(connection: Connection, path: str, uid: str, change: Change, confli
         raise
 
 
-def _get(connection: Connection, path: str) -> dict[str, Any]:
+def _get(connection: Connection, path: str) -> JsonObject:
     status, content = connection.ask("GET", path)
     if status != 200:
         raise _refusal(connection, "get", "pods", path, status, content)
@@ -106,12 +106,12 @@ def _get(connection: Connection, path: str) -> dict[str, Any]:
     return pod
 
 
-def _is_of(metadata: dict[str, Any], path: str) -> bool:
+def _is_of(metadata: JsonObject, path: str) -> bool:
     return metadata.get("name") == path.rpartition("/")[2] and isinstance(metadata.get("annotations") or {}, dict)
 
 
 def _patched(
-    connection: Connection, path: str, metadata: dict[str, Any], changes: dict[str, str | None], *, exact: bool
+    connection: Connection, path: str, metadata: JsonObject, changes: dict[str, str | None], *, exact: bool
 ) -> int:
     """The status with which the server accepts the changes, or refuses them because the pod has changed.
 
@@ -131,9 +131,9 @@ def _patched(
     return status
 
 
-def _operations(uid: object, present: dict[str, str], changes: dict[str, str | None]) -> list[dict[str, Any]]:
+def _operations(uid: object, present: dict[str, str], changes: dict[str, str | None]) -> list[JsonObject]:
     """The JSON patch. API servers accept a test for null if an annotation does not exist."""
-    found: list[dict[str, Any]] = [{"op": "test", "path": "/metadata/uid", "value": uid}]
+    found: list[JsonObject] = [{"op": "test", "path": "/metadata/uid", "value": uid}]
     for name, value in changes.items():
         place = f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}"
         found.append({"op": "test", "path": place, "value": present.get(name)})

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from cni.jsontext import JsonObject
+
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 
 
@@ -34,11 +36,11 @@ def has_form(pod: Mapping[str, Any]) -> bool:
     return all(isinstance(one, dict) for one in paths) and all(isinstance(one, str) for one in texts_of)
 
 
-def _mounted(container: dict[str, Any] | None) -> object:
+def _mounted(container: JsonObject | None) -> object:
     return None if container is None else container.get("volumeMounts")
 
 
-def _objects(value: object) -> list[dict[str, Any] | None]:
+def _objects(value: object) -> list[JsonObject | None]:
     """The objects of a list that may be missing; None if it is not a list of objects."""
     if not value:
         return []
@@ -56,9 +58,9 @@ def uids(pod: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(uid for uid in told if isinstance(uid, str) and uid)
 
 
-def volume_of(pod: Mapping[str, Any], name: str) -> dict[str, Any]:
+def volume_of(pod: Mapping[str, Any], name: str) -> JsonObject:
     """The volume with that name; empty if the pod has none."""
-    volumes: list[dict[str, Any]] = (pod.get("spec") or {}).get("volumes") or []
+    volumes: list[JsonObject] = (pod.get("spec") or {}).get("volumes") or []
     return next((volume for volume in volumes if volume.get("name") == name), {})
 
 
@@ -77,7 +79,7 @@ def _mount_paths(pod: Mapping[str, Any], volume: str) -> Iterator[str]:
             yield (mount.get("mountPath") or "").rstrip("/")
 
 
-def _mounts(pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _mounts(pod: Mapping[str, Any]) -> Iterator[JsonObject]:
     for kind in _CONTAINERS:
         for container in (pod.get("spec") or {}).get(kind) or []:
             yield from container.get("volumeMounts") or []

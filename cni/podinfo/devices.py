@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .reading import document, section, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from cni.jsontext import JsonObject
 
 DEVICE_INFO_VERSION = "1.1.0"
 """The version of the Network Plumbing Working Group's device information specification."""
@@ -25,13 +27,13 @@ def pci_address(name: str) -> str:
     return lowered if lowered.count(":") == 2 else f"0000:{lowered}"
 
 
-def pci_devices(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def pci_devices(environment: Mapping[str, str]) -> dict[str, JsonObject]:
     """The device information of each PCI device in the environment, by address, in the order of the variables' names.
 
     Devices that are not PCI functions, such as sub-functions, have another kind of name and are skipped.
     Raises `PodInfoError` for an ..._INFO that is not JSON.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     for variable in sorted(environment):
         if variable.startswith(_PREFIX):
             for address, information in _told(variable, environment[variable]):
@@ -39,7 +41,7 @@ def pci_devices(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return {address: {"type": "pci", "version": DEVICE_INFO_VERSION, "pci": pci} for address, pci in found.items()}
 
 
-def _told(variable: str, value: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _told(variable: str, value: str) -> Iterator[tuple[str, JsonObject]]:
     # The name is not sufficient: a resource may be called `..._info`, and its variable then lists addresses.
     if value.lstrip().startswith("{"):
         told = document(value, variable)
@@ -49,7 +51,7 @@ def _told(variable: str, value: str) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((address, more) for name, more in pairs if (address := pci_address(name)))
 
 
-def _more(told: dict[str, Any]) -> dict[str, Any]:
+def _more(told: JsonObject) -> JsonObject:
     """The parts that the device information specification defines."""
     more = {
         "vhost-net": text(section(told, "vhost"), "net-mount"),

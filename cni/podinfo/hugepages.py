@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .merging import FOLDER
 from .reading import PodInfoError, names, read
@@ -13,11 +13,13 @@ from .reading import PodInfoError, names, read
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni.jsontext import JsonObject
+
 _FILE = re.compile(r"hugepages(?:_(?P<size>1G|2M))?_(?P<what>request|limit)(?:_(?P<container>.+))?")
 _KEYS = ("Request", "Limit", "Request1G", "Limit1G", "Request2M", "Limit2M")
 
 
-def hugepages(folder: str = FOLDER, *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def hugepages(folder: str = FOLDER, *, environment: Mapping[str, str] | None = None) -> JsonObject:
     """Requests and limits by container: `{"MyContainerName": ..., "Hugepages": [{"ContainerName": ..., ...}]}`.
 
     The numbers come from the files, in units of the pod's `divisor`: MiB if the network resources injector added them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import ports
 from .annotations import NETWORK_STATUS, pod_annotations
@@ -14,12 +14,14 @@ from .reading import PodInfoError, objects, section, text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni.jsontext import JsonObject
+
+    _Interface = JsonObject
+
 FOLDER = "/etc/podnetinfo"
 """The path at which the network resources injector mounts the downward API volume."""
 
 _DEVICE_TYPES = ("pci", "vdpa", "vhost-user", "memif")
-
-_Interface = dict[str, Any]
 
 
 def interfaces(
@@ -52,18 +54,18 @@ def _with_ports(told: Mapping[str, str], shared_dir: str | None) -> list[_Interf
     return [_interface(status, entries.get(text(status, "interface")), folder) for status in statuses]
 
 
-def _interface(status: dict[str, Any], entry: dict[str, Any] | None, folder: str) -> _Interface:
+def _interface(status: JsonObject, entry: JsonObject | None, folder: str) -> _Interface:
     if not section(status, "device-info") and entry is not None:
         port = ports.device_info(entry, folder)
         return _told(ports.INVALID, status) if not port else _told(port["type"], {**status, "device-info": port})
     return _told(_device_type(section(status, "device-info")), status)
 
 
-def _told(device_type: str, status: dict[str, Any]) -> _Interface:
+def _told(device_type: str, status: JsonObject) -> _Interface:
     return {"device-type": device_type, "network-status": status}
 
 
-def _device_type(info: dict[str, Any]) -> str:
+def _device_type(info: JsonObject) -> str:
     """The type in the device information; empty if there is none."""
     kind = text(info, "type")
     if kind in _DEVICE_TYPES and not section(info, kind):
@@ -71,7 +73,7 @@ def _device_type(info: dict[str, Any]) -> str:
     return kind if kind in _DEVICE_TYPES or not info else "unknown"
 
 
-def _with_devices(found: list[_Interface], devices: dict[str, dict[str, Any]]) -> list[_Interface]:
+def _with_devices(found: list[_Interface], devices: dict[str, JsonObject]) -> list[_Interface]:
     """The interfaces with their device types, and the devices that belong to none of them."""
     related = {_address(interface) for interface in found}
     left = [device for address, device in devices.items() if address not in related]
@@ -79,7 +81,7 @@ def _with_devices(found: list[_Interface], devices: dict[str, dict[str, Any]]) -
     return settled + [_told("pci", {"name": "", "dns": {}, "device-info": device}) for device in left]
 
 
-def _settled(interface: _Interface, devices: dict[str, dict[str, Any]], left: bool) -> _Interface:
+def _settled(interface: _Interface, devices: dict[str, JsonObject], left: bool) -> _Interface:
     kind, status = interface["device-type"], interface["network-status"]
     if kind == "pci" and (_address(interface) in devices or _pci(interface, "pf-pci-address")):
         kind = "sr-iov"

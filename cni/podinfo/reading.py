@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cni.jsontext import JsonObject
+
 BYTES = 4 << 20
 """Maximum size of a file. Kubernetes allows 256 KiB of annotations, which quoting makes several times longer."""
 
@@ -70,7 +72,7 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def objects(text: str, source: str) -> list[dict[str, Any]]:
+def objects(text: str, source: str) -> list[JsonObject]:
     """The JSON objects of a list. Raises `PodInfoError`."""
     found = document(text, source)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
@@ -78,13 +80,13 @@ def objects(text: str, source: str) -> list[dict[str, Any]]:
     return found
 
 
-def section(parent: dict[str, Any], key: str) -> dict[str, Any]:
+def section(parent: JsonObject, key: str) -> JsonObject:
     """The object at a key, empty if there is none."""
     found = parent.get(key)
     return found if isinstance(found, dict) else {}
 
 
-def text(parent: dict[str, Any], key: str) -> str:
+def text(parent: JsonObject, key: str) -> str:
     """The string at a key, empty if there is none."""
     found = parent.get(key)
     return found if isinstance(found, str) else ""

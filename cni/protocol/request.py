@@ -13,8 +13,8 @@ from cni.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
+    from cni.jsontext import JsonObject
     from cni.protocol.result import Interface, Result
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -60,7 +60,7 @@ class Request(Value):
     env: Mapping[str, str]
     network: str
     cni_version: str
-    config: dict[str, Any]
+    config: JsonObject
     stdin: bytes
 
     def prev_result(self) -> Result | None:
@@ -134,7 +134,7 @@ def parse_environment(env: Mapping[str, str]) -> Environment:
     )
 
 
-def without_call(config: dict[str, Any], command: str, cni_version: str) -> Request:
+def without_call(config: JsonObject, command: str, cni_version: str) -> Request:
     """The request of a network configuration from a file, for code that reads it outside a runtime's call.
 
     Raises `InvalidConfig` if the configuration has no valid name.
@@ -199,7 +199,7 @@ def _validate_ifname(text: str) -> None:
         raise InvalidEnvironment(message, hint=hint)
 
 
-def _decoded(stdin: bytes) -> dict[str, Any]:
+def _decoded(stdin: bytes) -> JsonObject:
     try:
         config = jsontext.loads(stdin)
     except DecodeFailure as error:

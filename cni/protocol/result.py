@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from cni.jsontext import JsonObject
+
 LEGACY_VERSIONS = ("0.1.0", "0.2.0")
 """Versions whose results are `ip4` and `ip6`, one address each, without interfaces."""
 
@@ -90,7 +92,7 @@ _IP_KEYS = (("interface", "interface"), ("address", "address"), ("gateway", "gat
 _LEGACY_IP_KEYS = (("ip", "address"), ("gateway", "gateway"))
 
 
-def decode(document: dict[str, Any], default_version: str) -> Result:
+def decode(document: JsonObject, default_version: str) -> Result:
     """Reads a result of any version (its own cniVersion, else `default_version`). Raises `InvalidConfig`."""
     version = document.get("cniVersion") or default_version
     try:
@@ -99,11 +101,11 @@ def decode(document: dict[str, Any], default_version: str) -> Result:
         raise InvalidConfig(f"a CNI result of version {version} is malformed: {error}") from error
 
 
-def encode(result: Result, version: str) -> dict[str, Any]:
+def encode(result: Result, version: str) -> JsonObject:
     """The result in the format of a version. Raises `InvalidConfig` if the version cannot express it."""
     if version in LEGACY_VERSIONS:
         return _encode_legacy(result, version)
-    document: dict[str, Any] = {"cniVersion": version}
+    document: JsonObject = {"cniVersion": version}
     if result.interfaces:
         document["interfaces"] = [_written(interface, _INTERFACE_KEYS) for interface in result.interfaces]
     if result.ips:
@@ -116,7 +118,7 @@ def encode(result: Result, version: str) -> dict[str, Any]:
     return document
 
 
-def _decode_current(document: dict[str, Any]) -> Result:
+def _decode_current(document: JsonObject) -> Result:
     return Result(
         interfaces=_listed(document, "interfaces", lambda entry: Interface(**_read(entry, _INTERFACE_KEYS))),
         ips=_listed(document, "ips", lambda entry: IpConfig(**_read(entry, _IP_KEYS))),
@@ -125,7 +127,7 @@ def _decode_current(document: dict[str, Any]) -> Result:
     )
 
 
-def _decode_legacy(document: dict[str, Any]) -> Result:
+def _decode_legacy(document: JsonObject) -> Result:
     ips, routes = [], []
     for key in ("ip4", "ip6"):
         part = document.get(key)
@@ -135,13 +137,13 @@ def _decode_legacy(document: dict[str, Any]) -> Result:
     return Result(ips=tuple(ips), routes=tuple(routes), dns=_decode_dns(document))
 
 
-def _encode_legacy(result: Result, version: str) -> dict[str, Any]:
-    document: dict[str, Any] = {"cniVersion": version}
+def _encode_legacy(result: Result, version: str) -> JsonObject:
+    document: JsonObject = {"cniVersion": version}
     for key, colon in (("ip4", False), ("ip6", True)):
         ip = next((ip for ip in result.ips if (":" in ip.address) == colon), None)
         if ip is None:
             continue
-        part: dict[str, Any] = {"ip": ip.address}
+        part: JsonObject = {"ip": ip.address}
         if ip.gateway:
             part["gateway"] = ip.gateway
         routes = [_written(route, _ROUTE_KEYS[:2]) for route in result.routes if (":" in route.dst) == colon]
@@ -162,22 +164,22 @@ def inexpressible(version: str) -> InvalidConfig:
     )
 
 
-def _encode_ip(ip: IpConfig, version: str) -> dict[str, Any]:
-    document: dict[str, Any] = {}
+def _encode_ip(ip: IpConfig, version: str) -> JsonObject:
+    document: JsonObject = {}
     if version in _WITH_IP_VERSION:
         document["version"] = "6" if ":" in ip.address else "4"
     return {**document, **_written(ip, _IP_KEYS)}
 
 
-def _decode_route(entry: dict[str, Any]) -> Route:
+def _decode_route(entry: JsonObject) -> Route:
     return Route(**_read(entry, _ROUTE_KEYS))
 
 
-def _decode_dns(document: dict[str, Any]) -> Dns:
+def _decode_dns(document: JsonObject) -> Dns:
     return Dns(**_read(document.get("dns") or {}, _DNS_KEYS))
 
 
-def _listed(document: dict[str, Any], key: str, decode_entry: Callable[[dict[str, Any]], Any]) -> tuple[Any, ...]:
+def _listed(document: JsonObject, key: str, decode_entry: Callable[[JsonObject], Any]) -> tuple[Any, ...]:
     entries = document.get(key) or []
     if not isinstance(entries, list):
         raise TypeError(f"{key} is not a list")
@@ -188,7 +190,7 @@ _TEXTS = frozenset(("name", "mac", "sandbox", "socket_path", "pci_id", "address"
 _LISTS = frozenset(("nameservers", "search", "options"))
 
 
-def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _read(entry: JsonObject, keys: tuple[tuple[str, str], ...]) -> JsonObject:
     """The known keys of a JSON object with our field names.
 
     As in Go, null, an empty text and an MTU of 0 count as absent.
@@ -207,7 +209,7 @@ def _read(entry: dict[str, Any], keys: tuple[tuple[str, str], ...]) -> dict[str,
     return fields
 
 
-def _written(value: Value, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _written(value: Value, keys: tuple[tuple[str, str], ...]) -> JsonObject:
     """The fields with a value. Index 0 and priority 0 are values; an empty text or list and an unknown MTU are not."""
     document = {}
     for key, field in keys:

@@ -7,7 +7,7 @@ This command reports the problems of single networks to operators.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cni.config import validation as configuration
 from cni.errors import CniError, InvalidConfig, NotAvailable
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cni.sriov.conf_sections import UncheckedSriovConfDict
     from cni.sriov.kernel import Kernel
     from cni.userspace.adapters import OpenVswitch
+    from ipam.command.listing import LocationDict
 
 NODE = "this node"
 
@@ -111,7 +112,7 @@ def of_ports(
                 yield look(network, attached.remote, attached.port.bridge, creates=attached.create_bridge)
 
 
-def of_addresses(places: Iterable[dict[str, Any]]) -> list[Lack]:
+def of_addresses(places: Iterable[LocationDict]) -> list[Lack]:
     """Problems of leases, as reported by `barewire-ipam list`: full ranges and unreachable stores."""
     lacks = []
     for one in places:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cni.attachment.records import Attachments
 from cni.errors import CniError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.node.node import NodeConf
     from cni.protocol.request import Request
+    from ipam.command.listing import LocationDict
 
 
 def devices(node: NodeConf, log: Log) -> Devices:
@@ -75,7 +76,7 @@ def looks(node: NodeConf, log: Log, requests: list[Request], seconds: float) -> 
     ]
 
 
-def address_places(node: NodeConf, files: Iterable[str], seconds: float) -> list[dict[str, Any]]:
+def address_places(node: NodeConf, files: Iterable[str], seconds: float) -> list[LocationDict]:
     """The stores of leases, as in `barewire-ipam list`: of known networks, and of the networks in files."""
     folders = Folders(policy=Policy(node=node))
     networks = discover(folders)

@@ -12,11 +12,36 @@ from ipam.store import Claim, Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Any, Literal, NotRequired, TypedDict
 
     from ipam.store import ClusterConf
 
     TextKey = Literal["caFile", "certFile", "keyFile", "kubeconfig"]
+
+    class ClaimDict(TypedDict):
+        """A claim in the file: addresses are numbers, and `text` is for readers of the file."""
+
+        version: int
+        address: int
+        subnet: int
+        prefix: int
+        first: int
+        last: int
+        text: NotRequired[str]
+
+    class EntryDict(TypedDict):
+        """The file's content. Entries of earlier versions lack the keys that are not required."""
+
+        schema: int
+        phase: str
+        owner: dict[str, str]
+        node: str
+        cluster: ClusterConf
+        clusterNetwork: str
+        identity: NotRequired[str]
+        parts: NotRequired[dict[str, str]]
+        claims: list[ClaimDict] | None
+
 
 SCHEMA = 1
 
@@ -49,17 +74,19 @@ class Entry(Value):
     parts: tuple[tuple[str, str], ...] = ()
 
     def encoded(self) -> bytes:
-        document = {
+        document: EntryDict = {
             "schema": SCHEMA,
             "phase": self.phase,
             "owner": self.owner.as_dict(),
             "node": self.node,
             "cluster": self.cluster_conf,
             "clusterNetwork": self.shared,
-            **({"identity": self.identity} if self.identity else {}),
-            **({"parts": dict(self.parts)} if self.parts else {}),
             "claims": None if self.claims is None else [_claim_document(claim) for claim in self.claims],
         }
+        if self.identity:
+            document["identity"] = self.identity
+        if self.parts:
+            document["parts"] = dict(self.parts)
         return jsontext.dumps(document).encode() + b"\n"
 
 
@@ -110,7 +137,8 @@ class Present(Value):
 def decode(content: bytes) -> Entry:
     """Decodes the last complete line. Raises `ValueError` for files in another format or of a later version."""
     try:
-        document = jsontext.loads(content.rpartition(b"\n")[0].rpartition(b"\n")[2])
+        value: Any = jsontext.loads(content.rpartition(b"\n")[0].rpartition(b"\n")[2])
+        document: EntryDict = value
         if document["schema"] != SCHEMA:
             raise ValueError(f"its schema is {document['schema']}")
         claims = document["claims"]
@@ -152,7 +180,7 @@ def cluster_location(cluster_conf: ClusterConf) -> tuple[str, ...]:
     return tuple(str(cluster_conf.get(key) or "").rstrip("/") for key in _PLACE)
 
 
-def _claim_document(claim: Claim) -> dict[str, Any]:
+def _claim_document(claim: Claim) -> ClaimDict:
     """The claim with as much of its range as is needed to find it again.
 
     Exclusions matter only when an address is chosen.
@@ -165,13 +193,13 @@ def _claim_document(claim: Claim) -> dict[str, Any]:
         "prefix": range_.prefix,
         "first": range_.first,
         "last": range_.last,
-        "text": str(claim.address),  # for readers of the file
+        "text": str(claim.address),
     }
 
 
-def _claim(document: dict[str, Any]) -> Claim:
+def _claim(document: ClaimDict) -> Claim:
     version, prefix = document["version"], document["prefix"]
-    numbers = [document[name] for name in ("subnet", "first", "last", "address")]
+    numbers = [document["subnet"], document["first"], document["last"], document["address"]]
     if not all(isinstance(number, int) and 0 <= number < 1 << BITS[version] for number in numbers):
         raise ValueError("not an entry: a number in it is no address")
     if not isinstance(prefix, int) or not 0 <= prefix <= BITS[version]:

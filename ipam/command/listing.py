@@ -13,14 +13,49 @@ from ipam.ranges import Range
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Literal, NotRequired, TypedDict
 
+    from cni.jsontext import JsonObject
     from ipam.cluster.journal_entry import Entry
     from ipam.command.fsck import Finding
     from ipam.command.inventory import Inventory, LocationLeases
     from ipam.command.networks import Network
     from ipam.command.sandboxes import Sandboxes
     from ipam.store import Lease, Owner
+
+    class OwnerDict(TypedDict):
+        container: str
+        interface: str
+        pod: str
+
+    class LeaseDict(OwnerDict):
+        address: str
+        node: str
+
+    class RangeDict(TypedDict):
+        """`used` and `size` are numbers of addresses; without `configured` the range is known from the journal only."""
+
+        range: str
+        used: int
+        size: int
+        configured: bool
+
+    class StoreDict(TypedDict):
+        """`directory` of a local store, or `cluster` and `shared`, the network's name there."""
+
+        backend: str
+        directory: NotRequired[str]
+        cluster: NotRequired[str]
+        shared: NotRequired[str]
+
+    class LocationDict(StoreDict):
+        """A location. `failure` is the reason if it cannot be reached, `used` the number of `leases`."""
+
+        names: list[str]
+        failure: str
+        ranges: list[RangeDict]
+        used: int
+        leases: list[LeaseDict]
 
 
 class Match(Value):
@@ -46,10 +81,10 @@ def matches(inventory: Inventory, subject: str) -> list[Match]:
     return found
 
 
-def listed(inventory: Inventory) -> list[dict[str, Any]]:
+def listed(inventory: Inventory) -> list[LocationDict]:
     """Each location once, with the names, ranges and leases of its networks."""
-    found: list[dict[str, Any]] = []
-    stores: list[tuple[object, dict[str, Any]]] = []
+    found: list[LocationDict] = []
+    stores: list[tuple[object, LocationDict]] = []
     for location in inventory.locations:
         known = next((fields for store, fields in stores if store == location.network.store), None)
         if known is not None:
@@ -61,11 +96,11 @@ def listed(inventory: Inventory) -> list[dict[str, Any]]:
     return found
 
 
-def as_table(locations: list[dict[str, Any]]) -> str:
+def as_table(locations: list[LocationDict]) -> str:
     return "\n\n".join("\n".join(_lines(location)) for location in locations) or "no networks are known here"
 
 
-def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
+def match_fields(match: Match, sandboxes: Sandboxes) -> JsonObject:
     """A match, and the reasons why its owner counts as alive."""
     alive = sandboxes.uses(match.owner.container_id, match.owner.ifname, match.addresses)
     return {
@@ -79,7 +114,7 @@ def match_fields(match: Match, sandboxes: Sandboxes) -> dict[str, Any]:
     }
 
 
-def finding_fields(finding: Finding) -> dict[str, Any]:
+def finding_fields(finding: Finding) -> JsonObject:
     return {
         "kind": finding.kind,
         "text": finding.text,
@@ -89,7 +124,7 @@ def finding_fields(finding: Finding) -> dict[str, Any]:
     }
 
 
-def as_block(fields: dict[str, Any]) -> str:
+def as_block(fields: JsonObject) -> str:
     """A match as text."""
     values = {key: ", ".join(value) if isinstance(value, list) else value for key, value in fields.items()}
     return "\n".join(f"{key + ':':12} {value or '-'}" for key, value in values.items())
@@ -113,7 +148,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
-def _location_fields(location: LocationLeases, inventory: Inventory) -> dict[str, Any]:
+def _location_fields(location: LocationLeases, inventory: Inventory) -> LocationDict:
     network = location.network
     return {
         "names": [network.name],
@@ -143,7 +178,7 @@ def _ranges(network: Network, inventory: Inventory) -> list[Range]:
     return list(dict.fromkeys(range_ for range_ in journalled if range_.first != range_.last))
 
 
-def _lines(fields: dict[str, Any]) -> Iterator[str]:
+def _lines(fields: LocationDict) -> Iterator[str]:
     store = (
         f"local {fields['directory']}" if "directory" in fields else f"{fields['cluster']}, network {fields['shared']}"
     )
@@ -155,28 +190,34 @@ def _lines(fields: dict[str, Any]) -> Iterator[str]:
         yield f"  {range_['range']}: {range_['used']} of {range_['size']} in use ({_percent(range_['used'], range_['size'])})"
     if not fields["ranges"]:
         yield f"  {fields['used']} in use"
-    rows: list[tuple[str, ...]] = [("ADDRESS", "CONTAINER", "INTERFACE", "POD", "NODE")]
-    rows += [tuple(str(lease[key] or "-") for key in _COLUMNS) for lease in fields["leases"]]
+    rows: list[tuple[str, ...]] = [tuple(column.upper() for column in _COLUMNS)]
+    rows += [tuple(lease[column] or "-" for column in _COLUMNS) for lease in fields["leases"]]
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
 
 
-_COLUMNS = ("address", "container", "interface", "pod", "node")
+_COLUMNS: tuple[Literal["address", "container", "interface", "pod", "node"], ...] = (
+    "address",
+    "container",
+    "interface",
+    "pod",
+    "node",
+)
 
 
 def _percent(part: int, whole: int) -> str:
     return f"{part * 100 // whole if whole else 100}%"
 
 
-def _store_fields(network: Network) -> dict[str, Any]:
+def _store_fields(network: Network) -> StoreDict:
     if network.cluster_conf is None:
         return {"backend": network.backend, "directory": network.directory}
     return {"backend": network.backend, "cluster": describe(network.cluster_conf), "shared": network.shared}
 
 
-def _owner(owner: Owner) -> dict[str, str]:
+def _owner(owner: Owner) -> OwnerDict:
     return {"container": owner.container_id, "interface": owner.ifname, "pod": owner.pod}
 
 

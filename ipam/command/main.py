@@ -23,6 +23,7 @@ from ipam.config.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cni.jsontext import JsonObject
     from ipam.command.adopt import Adoption, Move
     from ipam.command.free_node import Freed
 
@@ -347,7 +348,7 @@ def _failures(taken: inventory.Inventory) -> int:
     return FOUND if failed else FINE
 
 
-def _show(options: Any, fields: dict[str, Any], text: str) -> None:
+def _show(options: Any, fields: JsonObject, text: str) -> None:
     if options.json:
         print(json.dumps(fields, indent=2))
     else:

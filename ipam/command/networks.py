@@ -22,9 +22,9 @@ from ipam.config.request import parse_request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
     from cni.attachment.record import Record
+    from cni.jsontext import JsonObject
     from ipam.cluster.journal_entry import Entry
     from ipam.ranges import RangeSet
     from ipam.store import ClusterConf
@@ -216,12 +216,12 @@ def _of_entry(entry: Entry) -> Network:
     return Network(name=entry.owner.network, backend=kind, cluster_conf=entry.cluster_conf, shared=entry.shared)
 
 
-def _type(conf: dict[str, Any]) -> object:
+def _type(conf: JsonObject) -> object:
     section = conf.get("ipam")
     return section.get("type") if isinstance(section, dict) else None
 
 
-def _network(conf: dict[str, Any], policy: Policy) -> Network:
+def _network(conf: JsonObject, policy: Policy) -> Network:
     request = without_call(conf, "", str(conf.get("cniVersion") or "1.0.0"))
     defaults = policy.defaults(request)
     location = lease_location(request, defaults)

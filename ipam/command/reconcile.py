@@ -22,15 +22,14 @@ from ipam.store import claim_on
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
+    from cni.jsontext import JsonObject
     from ipam.address import Address
     from ipam.command.networks import Folders, Network
     from ipam.command.sandboxes import Sandboxes
     from ipam.kubernetes.cluster import Kubernetes
     from ipam.store import ClusterConf, Lease
 
-    Document = dict[str, Any]
 
 STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
 """Multus' annotation, and its former name."""
@@ -115,7 +114,7 @@ class Reconciliation:
             # The pools are read first: a pod, and its sandbox on this node, exist before they have an address.
             leases = list(cluster.leases(""))
             sandboxes, ours = self._sandboxes(), self._journalled()
-            pods: dict[str, Document | None] = {}
+            pods: dict[str, JsonObject | None] = {}
             for lease in leases:
                 key = lease.owner.container_id, lease.owner.ifname
                 if key in ours or sandboxes.uses(*key, [lease.address]):
@@ -141,7 +140,7 @@ class Reconciliation:
                     cluster.give_back((claim_on(verdict.lease.address),), verdict.lease.owner)
                     yield verdict
 
-    def _reason(self, cluster: Kubernetes, lease: Lease, pods: dict[str, Document | None]) -> str:
+    def _reason(self, cluster: Kubernetes, lease: Lease, pods: dict[str, JsonObject | None]) -> str:
         """The reason why the lease is unused; empty if it may be in use. Raises `_Unclear`."""
         owner = lease.owner
         if not owner.pod:
@@ -169,7 +168,7 @@ class Reconciliation:
             return self._if_old(reserved, "its pod has another address now", known=signed)
         return ""
 
-    def _if_old(self, reserved: Document, reason: str, *, known: bool) -> str:
+    def _if_old(self, reserved: JsonObject, reason: str, *, known: bool) -> str:
         """The reason, if the lease is old enough. With `known` the reservation was made together with the lease."""
         if self._grace <= 0:
             return reason
@@ -190,7 +189,7 @@ class Reconciliation:
         return open_kubernetes(cluster_conf, "", self._seconds, self._folders.policy.api_servers())
 
 
-def _shown(pod: Document) -> dict[str, set[Address]]:
+def _shown(pod: JsonObject) -> dict[str, set[Address]]:
     """The addresses of each interface in Multus' network-status. Raises `_Unclear` if Multus cannot have written it."""
     metadata = pod.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
@@ -212,7 +211,7 @@ def _shown(pod: Document) -> dict[str, set[Address]]:
     return shown
 
 
-def _age(reserved: Document) -> float | None:
+def _age(reserved: JsonObject) -> float | None:
     """Seconds since a reservation was made, by this node's clock; None if the time is unknown."""
     metadata = reserved.get("metadata")
     text = metadata.get("creationTimestamp") if isinstance(metadata, dict) else None

@@ -22,9 +22,9 @@ from ipam.command.networks import Folders, attached as of_records
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
 
     from cni.host.netns import Netns
+    from cni.jsontext import JsonObject
 
     Seen = dict[Address, tuple[str, ...]]
 
@@ -76,7 +76,7 @@ def _cached(folders: Folders) -> Iterator[tuple[tuple[str, str], str]]:
                 yield (container_id, ifname), f"result {path}"
 
 
-def _is_there(cached: dict[str, Any]) -> bool:
+def _is_there(cached: JsonObject) -> bool:
     """Whether a sandbox in the result exists. A result without any is left over, for example after a reboot."""
     result = cached.get("result")
     interfaces = result.get("interfaces") if isinstance(result, dict) else None
@@ -89,7 +89,7 @@ def _is_there(cached: dict[str, Any]) -> bool:
     return not paths or any(map(os.path.lexists, paths))
 
 
-def _document(path: str) -> dict[str, Any]:
+def _document(path: str) -> JsonObject:
     try:
         content = jsontext.loads((read_file(path) if stat.S_ISREG(os.lstat(path).st_mode) else None) or b"")
     except FileNotFoundError:

@@ -11,9 +11,8 @@ from cni.host.trusted import NotThere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.host.trusted import Roots
+    from cni.jsontext import JsonObject
 
 PLACES = (
     "/etc/kubernetes/cni/net.d/whereabouts.d/whereabouts.conf",
@@ -37,7 +36,7 @@ def kubeconfig(path: str, usual: tuple[str, ...], roots: Roots) -> str:
     return named if is_ours and isinstance(named, str) else ""
 
 
-def _first(paths: tuple[str, ...], roots: Roots) -> dict[str, Any]:
+def _first(paths: tuple[str, ...], roots: Roots) -> JsonObject:
     for path in paths:
         try:
             return _loaded(path, roots)
@@ -46,7 +45,7 @@ def _first(paths: tuple[str, ...], roots: Roots) -> dict[str, Any]:
     return {}
 
 
-def _loaded(path: str, roots: Roots) -> dict[str, Any]:
+def _loaded(path: str, roots: Roots) -> JsonObject:
     try:
         document = jsontext.loads(roots.content(path, _WHAT))
     except DecodeFailure as error:

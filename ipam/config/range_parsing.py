@@ -13,7 +13,8 @@ from ipam.ranges import Range
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+
+    from cni.jsontext import JsonObject
 
     Problems = list[tuple[str, str]]
     Pair = tuple[int, int]
@@ -223,7 +224,7 @@ def _cidr(text: str, path: str, problems: Problems) -> tuple[Address, int] | Non
         return None
 
 
-def _texts(section: object, path: str, keys: tuple[str, ...], problems: Problems) -> dict[str, Any] | None:
+def _texts(section: object, path: str, keys: tuple[str, ...], problems: Problems) -> JsonObject | None:
     """Returns the object if its values are strings, or lists of them for exclude. DEL has not validated them."""
     if not isinstance(section, dict):
         problems.append((path, "is not an object"))

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.jsontext import JsonObject
     from cni.log import Log
     from cni.protocol.request import Request
     from ipam.config.conf_sections import IpamConfDict
@@ -85,7 +86,7 @@ def _validated(request: Request, log: Log, defaults: Defaults) -> IpamConfDict:
     return conf
 
 
-def own_keys(request: Request) -> dict[str, Any]:
+def own_keys(request: Request) -> JsonObject:
     """The keys of the configuration that this plugin reads; the others belong to the main plugin."""
     named = configuration.canonical(TABLE, request.config)
     return {key: named[key] for key in TABLE if key in named}

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.host.trusted import Roots
+    from cni.jsontext import JsonObject
     from ipam.address import Address
     from ipam.etcd.keys import StoredLease
     from ipam.ranges import Range
     from ipam.store import Claim, ClusterConf, Lease, Owner, Report
 
-    Step = dict[str, Any]
+    Step = JsonObject
 
 PREFIX = "/barewire/ipam"
 SMALL = 256

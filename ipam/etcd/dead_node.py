@@ -16,8 +16,8 @@ from ipam.etcd.paging import ALL_SECONDS, MOST_OF_NODE, networks, walk
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
+    from cni.jsontext import JsonObject
     from ipam.etcd.gateway import Gateway
     from ipam.etcd.keys import Keys, StoredLease
     from ipam.store import Lease
@@ -113,6 +113,6 @@ def _held(gateway: Gateway, keys: Keys, indexed: list[Lease]) -> list[StoredLeas
     return [stored for stored in ours if stored.lease is not None and keys.machine in ("", stored.lease.machine)]
 
 
-def _unchanged(keys: Keys, stored: StoredLease) -> dict[str, Any]:
+def _unchanged(keys: Keys, stored: StoredLease) -> JsonObject:
     key = to_base64(keys.ip(stored.address))
     return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": stored.revision}

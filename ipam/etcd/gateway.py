@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.host.trusted import Roots
+    from cni.jsontext import JsonObject
     from ipam.store import ClusterConf
 
 PORT = 2379
@@ -56,7 +57,7 @@ class Gateway:
         """
         return Until(self, deadline)
 
-    def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, path: str, question: Mapping[str, Any]) -> JsonObject:
         """The response to a request that may be sent twice, because it is repeated if a response is lost.
 
         Raises `TryAgainLater` if there is no response in time (the request may have been applied, or may still be), and
@@ -115,7 +116,7 @@ def servers(cluster_conf: ClusterConf, certificates: Roots) -> tuple[Server, ...
     endpoints = cluster_conf.get("endpoints")
     if not isinstance(endpoints, (list, tuple)) or not endpoints:
         raise InvalidConfig("etcd: endpoints are missing")
-    identity: dict[str, Any] = {
+    identity: JsonObject = {
         "authority": _pem(cluster_conf, "caFile", certificates),
         "certificate": _pem(cluster_conf, "certFile", certificates),
         "key": _pem(cluster_conf, "keyFile", certificates),
@@ -139,7 +140,7 @@ def from_base64(text: str) -> bytes:
     return binascii.a2b_base64(text)
 
 
-def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
+def _answer(connection: Connection, path: str, body: bytes) -> JsonObject:
     try:
         status, content = connection.ask("POST", path, body, "application/json")
         answer = jsontext.loads(content) if status == 200 else None
@@ -157,7 +158,7 @@ def _answer(connection: Connection, path: str, body: bytes) -> dict[str, Any]:
     return answer
 
 
-def _header(answer: dict[str, Any]) -> tuple[str, int]:
+def _header(answer: JsonObject) -> tuple[str, int]:
     """The cluster's ID and revision; empty and 0 if they are invalid."""
     header = answer.get("header")
     fields = header if isinstance(header, dict) else {}
@@ -169,7 +170,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 20
 
 
-def _has_form(answer: dict[str, Any]) -> bool:
+def _has_form(answer: JsonObject) -> bool:
     """Whether a response has the expected structure: a network's author may have named the server."""
     answers = answer.get("responses", [])
     if not isinstance(answers, list) or not all(isinstance(part, dict) for part in answers):
@@ -180,7 +181,7 @@ def _has_form(answer: dict[str, Any]) -> bool:
     )
 
 
-def _is_count(answer: dict[str, Any]) -> bool:
+def _is_count(answer: JsonObject) -> bool:
     count = str(answer.get("count", "0"))
     return count.isascii() and count.isdecimal() and len(count) < 20
 
@@ -210,7 +211,7 @@ def _words(content: bytes) -> str:
         return repr(content[:100])
 
 
-def _server(endpoint: Any, identity: dict[str, Any]) -> Server:
+def _server(endpoint: Any, identity: JsonObject) -> Server:
     scheme, _, authority = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
     host, colon, port = authority.rstrip("/").rpartition(":")
     if not colon or port.endswith("]"):

@@ -12,7 +12,7 @@ from ipam.store import Lease, Owner, owner_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from cni.jsontext import JsonObject
 
 
 _HEX = frozenset("0123456789abcdef")
@@ -91,7 +91,7 @@ class Keys(Value):
         return known == (self.node, owner.container_id, owner.ifname)
 
 
-def stored_lease(entry: dict[str, Any]) -> StoredLease | None:
+def stored_lease(entry: JsonObject) -> StoredLease | None:
     """Decodes a key and value in the form of the gateway; None if the key is not that of an address."""
     address = address_of(entry)
     if address is None:
@@ -107,7 +107,7 @@ def stored_lease(entry: dict[str, Any]) -> StoredLease | None:
     return StoredLease(lease=None if fault else lease, address=address, revision=revision, fault=fault)
 
 
-def address_of(entry: dict[str, Any]) -> Address | None:
+def address_of(entry: JsonObject) -> Address | None:
     """The address in the last component of the key."""
     suffix = binascii.a2b_base64(entry["key"]).rpartition(b"/")[2].decode("ascii", "replace")
     version = {"4": 4, "6": 6}.get(suffix[:1], 0)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from cni.jsontext import JsonObject
     from ipam.etcd.gateway import Gateway
     from ipam.etcd.keys import StoredLease
 
@@ -68,13 +69,13 @@ def networks(gateway: Gateway, top: bytes, deadline: float) -> list[str]:
         start = after(top + name + b"/")
 
 
-def _page(gateway: Gateway, prefix: bytes, start: bytes, deadline: float, **how: Any) -> list[dict[str, Any]]:
+def _page(gateway: Gateway, prefix: bytes, start: bytes, deadline: float, **how: Any) -> list[JsonObject]:
     """A page of entries from `start` on."""
     if time.monotonic() >= deadline:
         raise TryAgainLater(f"etcd has more keys below {_shown(prefix)} than can be read in time")
     question = {"key": to_base64(start), "range_end": to_base64(after(prefix)), **how}
     with gateway.until(deadline):
-        entries: list[dict[str, Any]] = gateway.ask("/v3/kv/range", question).get("kvs", [])
+        entries: list[JsonObject] = gateway.ask("/v3/kv/range", question).get("kvs", [])
     least = start
     for entry in entries[: how["limit"] + 1]:
         key = from_base64(entry["key"])

@@ -17,12 +17,10 @@ from ipam.kubernetes.whereabouts import API
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from cni.errors import CniError
+    from cni.jsontext import JsonObject
     from cni.kube.config import Cluster
 
-    Document = dict[str, Any]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 """Seconds between attempts of a request without a response."""
@@ -44,7 +42,7 @@ class Answer(Value):
     """A response. With `again` the same request was sent before without a response, and may have taken effect then."""
 
     status: int
-    content: Document
+    content: JsonObject
     again: bool = False
 
 
@@ -71,22 +69,22 @@ class Api:
         """Restarts the time limit for the following requests."""
         self._connection.extend(time.monotonic() + self._seconds)
 
-    def get(self, resource: str, name: str) -> Document | None:
+    def get(self, resource: str, name: str) -> JsonObject | None:
         """The object, or None if it does not exist."""
         answer = self._ask("GET", resource, name, (200, 404))
         return answer.content if answer.status == 200 else None
 
-    def create(self, resource: str, created: Document, *, rehearsal: bool = False) -> Answer:
+    def create(self, resource: str, created: JsonObject, *, rehearsal: bool = False) -> Answer:
         """Returns status 201, or 409 if an object of that name exists. A rehearsal changes nothing."""
         body = jsontext.dumps(created).encode()
         _path_part(created["metadata"]["name"])
         return self._ask("POST", resource, "", (201, 409), body, option="&dryRun=All" * rehearsal)
 
-    def patch(self, resource: str, name: str, patch: list[Document]) -> Answer:
+    def patch(self, resource: str, name: str, patch: list[JsonObject]) -> Answer:
         """Returns 200, 404 if the object is missing, 422 if a test failed or a path is missing, or TOO_LARGE."""
         return self._ask("PATCH", resource, name, (200, 404, 422, TOO_LARGE), jsontext.dumps(patch).encode())
 
-    def delete(self, resource: str, deleted: Document) -> Answer:
+    def delete(self, resource: str, deleted: JsonObject) -> Answer:
         """Returns 200, 404 if the object is gone, or 409 if it was changed since it was read."""
         metadata = deleted.get("metadata")
         fields = metadata if isinstance(metadata, dict) else {}
@@ -95,15 +93,15 @@ class Api:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": as_found}
         return self._ask("DELETE", resource, str(fields.get("name")), (200, 404, 409), jsontext.dumps(body).encode())
 
-    def node(self, name: str) -> Document | None:
+    def node(self, name: str) -> JsonObject | None:
         """The object of a node, or None if it does not exist."""
         return self._core("nodes", f"/api/v1/nodes/{_path_part(name)}")
 
-    def pod(self, namespace: str, name: str) -> Document | None:
+    def pod(self, namespace: str, name: str) -> JsonObject | None:
         """The object of a pod, or None if it does not exist."""
         return self._core("pods", f"/api/v1/namespaces/{_path_part(namespace)}/pods/{_path_part(name)}")
 
-    def _core(self, resource: str, path: str) -> Document | None:
+    def _core(self, resource: str, path: str) -> JsonObject | None:
         answer = self._ask_until_answered("GET", (resource, path), b"", "")
         if answer.status == 200:
             return answer.content
@@ -171,12 +169,12 @@ def _is_too_large(answer: Answer) -> bool:
     )
 
 
-def _is_of_object(answer: Document, name: str) -> bool:
+def _is_of_object(answer: JsonObject, name: str) -> bool:
     """Whether a 404 concerns the object: that of an unknown resource lacks the reason or the name."""
     details = answer.get("details")
     return answer.get("reason") == "NotFound" and isinstance(details, dict) and details.get("name") == name
 
 
-def _not_installed(server: str, resource: str, answer: Document) -> RefusedForGood:
+def _not_installed(server: str, resource: str, answer: JsonObject) -> RefusedForGood:
     hint = "install the definitions of whereabouts (IPPool, OverlappingRangeIPReservation), and create the namespace"
     return RefusedForGood(f"the {server} has no {resource} of {API}: {words(answer)}", hint=hint)

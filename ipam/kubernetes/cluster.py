@@ -20,9 +20,9 @@ from ipam.store import ignore
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from cni.errors import CniError
+    from cni.jsontext import JsonObject
     from cni.kube.access import Access
     from cni.kube.config import Cluster
     from ipam.address import Address
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ipam.ranges import Range
     from ipam.store import Claim, ClusterConf, Lease, Owner, Report
 
-    Document = dict[str, Any]
     Claims = tuple[Claim, ...]
 
 SECONDS = 10.0
@@ -149,7 +148,7 @@ class Kubernetes(Anonymous):
         self._api.begin()
         return self._api.node(name) is not None
 
-    def pod(self, pod: str) -> Document | None:
+    def pod(self, pod: str) -> JsonObject | None:
         """Returns the object of a pod (namespace/name), or None if there is none.
 
         Raises `InvalidConfig` for an invalid name.
@@ -158,7 +157,7 @@ class Kubernetes(Anonymous):
         namespace, _, name = pod.partition("/")
         return self._api.pod(namespace, name)
 
-    def reserved(self, address: Address) -> Document | None:
+    def reserved(self, address: Address) -> JsonObject | None:
         """The object that reserves the address across pools."""
         self._api.begin()
         return self._reservations.find(address) if self._reservations else None
@@ -173,7 +172,7 @@ class Kubernetes(Anonymous):
         """See `ipam.kubernetes.reservations.Allocations`."""
         return self._pools.give_up(self._placed((claim,)), owner, pod)
 
-    def entries_of(self, claim: Claim) -> list[Document]:
+    def entries_of(self, claim: Claim) -> list[JsonObject]:
         """See `ipam.kubernetes.reservations.Allocations`."""
         return self._pools.entries_of(self._placed((claim,)))
 

@@ -10,13 +10,11 @@ from ipam.kubernetes.whereabouts import POOLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from cni.jsontext import JsonObject
     from ipam.kubernetes.api import Api
     from ipam.kubernetes.whereabouts import Allocated
     from ipam.store import Claim, Owner
 
-    Document = dict[str, Any]
     Claims = tuple[Claim, ...]
 
 _HINT = "check the API server's admission policies, and the definition of IPPool"
@@ -50,7 +48,7 @@ class Pools:
     def name(self, cidr: str) -> str:
         return whereabouts.pool_name(cidr, self._network_name)
 
-    def find(self, cidr: str) -> Document | None:
+    def find(self, cidr: str) -> JsonObject | None:
         """The object of a subnet's pool; None if there is none, or if its name is impossible."""
         name = self.name(cidr)
         pool = self._api.get(POOLS, name) if is_name(name) else None
@@ -90,7 +88,7 @@ class Pools:
             for claim in of_subnet
         )
 
-    def entries_of(self, claims: Claims) -> list[Document]:
+    def entries_of(self, claims: Claims) -> list[JsonObject]:
         """The entries of these addresses."""
         return [
             entries[whereabouts.offset(claim)]
@@ -150,12 +148,12 @@ class Pools:
         # The addresses were free each time the pool was read, so the patch does not fail because of its tests.
         raise RefusedForGood(f"the IPPool {name} rejects a lease: {said}", hint=_HINT)
 
-    def _entries_of_new(self, cidr: str) -> dict[str, Document]:
+    def _entries_of_new(self, cidr: str) -> dict[str, JsonObject]:
         # Another node may create it first: then the patch deals with its content.
         self._api.create(POOLS, whereabouts.pool(self.name(cidr), cidr))
         return {}
 
-    def _entries_after_repair(self, cidr: str) -> dict[str, Document]:
+    def _entries_after_repair(self, cidr: str) -> dict[str, JsonObject]:
         """The allocations of a pool. If the pool has no map of allocations, it gets one."""
         pool = self.find(cidr)
         repairing = whereabouts.repairing(pool, cidr) if pool else []
@@ -180,7 +178,7 @@ def _by_subnet(claims: Claims) -> dict[str, Claims]:
     return by_subnet
 
 
-def _is_free(entries: dict[str, Document], claim: Claim) -> bool:
+def _is_free(entries: dict[str, JsonObject], claim: Claim) -> bool:
     return whereabouts.offset(claim) not in entries
 
 
@@ -189,18 +187,18 @@ def _full(name: str, said: str) -> AddressesExhausted:
     return AddressesExhausted(f"the IPPool {name} has reached the size limit of the cluster: {said}", hint=hint)
 
 
-def _uid(pool: Document) -> str:
+def _uid(pool: JsonObject) -> str:
     metadata = pool.get("metadata")
     uid = metadata.get("uid") if isinstance(metadata, dict) else None
     return uid if isinstance(uid, str) else ""
 
 
-def _is_of_another_container(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
+def _is_of_another_container(entries: dict[str, JsonObject], claim: Claim, owner: Owner) -> bool:
     """Whether it belongs to the same interface of the owner's pod, in an earlier or later sandbox."""
     return whereabouts.is_of_pod(entries.get(whereabouts.offset(claim), {}), owner) and not _is_ours(
         entries, claim, owner
     )
 
 
-def _is_ours(entries: dict[str, Document], claim: Claim, owner: Owner) -> bool:
+def _is_ours(entries: dict[str, JsonObject], claim: Claim, owner: Owner) -> bool:
     return whereabouts.allocated_to(entries.get(whereabouts.offset(claim), {}), owner)

@@ -10,13 +10,13 @@ from ipam.kubernetes.whereabouts import RESERVATIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
-    from typing import Any, Protocol
+    from typing import Protocol
 
+    from cni.jsontext import JsonObject
     from ipam.address import Address
     from ipam.kubernetes.api import Api
     from ipam.store import Claim, Owner
 
-    Document = dict[str, Any]
     Claims = tuple[Claim, ...]
 
     class Allocations(Protocol):
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         def give_up(self, claim: Claim, owner: Owner, pod: str) -> bool:
             """Returns whether the owner had the address for that pod. After this no later container takes it over."""
 
-        def entries_of(self, claim: Claim) -> list[Document]:
+        def entries_of(self, claim: Claim) -> list[JsonObject]:
             """The pools' entries for the address."""
 
 
@@ -54,7 +54,7 @@ class Reservations:
             if is_name(self._name(claim)):
                 self._removed(claim, owner, allocations)
 
-    def find(self, address: Address) -> Document | None:
+    def find(self, address: Address) -> JsonObject | None:
         """The object of an address."""
         name = whereabouts.reservation_name(address, self._network_name)
         return self._api.get(RESERVATIONS, name) if is_name(name) else None
@@ -94,7 +94,7 @@ class Reservations:
                 return
         raise TryAgainLater(f"the reservation {name} keeps being changed by others")
 
-    def _goes_with_owner(self, reservation: Document, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
+    def _goes_with_owner(self, reservation: JsonObject, claim: Claim, owner: Owner, allocations: Allocations) -> bool:
         """Whether the reservation is not needed any more, and never will be."""
         signed, pod = whereabouts.is_signed(reservation, owner), whereabouts.pod_of(reservation)
         # whereabouts' reservations name no container, but the pod's allocation does. A DEL may lack the pod's name.
@@ -113,7 +113,7 @@ class Reservations:
         return whereabouts.reservation_name(claim.address, self._network_name)
 
 
-def _require_interfaces(reservation: Document) -> None:
+def _require_interfaces(reservation: JsonObject) -> None:
     # Without an interface, an allocation could be taken for that of the container's other interface.
     if not whereabouts.keeps_interfaces(reservation):
         hint = "install those of whereabouts 0.7 or later"

@@ -16,15 +16,14 @@ from ipam.store import Claim, Lease, Owner, holder_fault, ignore
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
+    from cni.jsontext import JsonObject
     from ipam.ranges import RangeSet
     from ipam.store import ClusterConf, Report
 
     Claims = tuple[Claim, ...]
-    Document = dict[str, Any]
-    Patch = list[dict[str, Any]]
-    Allocated = tuple[Claim, Document]
+    Patch = list[JsonObject]
+    Allocated = tuple[Claim, JsonObject]
     """An address of a pool, and its allocation as it was read."""
 
 API = "whereabouts.cni.cncf.io/v1alpha1"
@@ -96,21 +95,21 @@ def reservation_name(address: Address, network_name: str) -> str:
     return _named((f"{text}0" if text.endswith(":") else text).replace(":", "-"), network_name)
 
 
-def pool(name: str, cidr: str) -> Document:
+def pool(name: str, cidr: str) -> JsonObject:
     """A pool without leases."""
     return {"apiVersion": API, "kind": "IPPool", "metadata": {"name": name}, "spec": {"range": cidr, "allocations": {}}}
 
 
-def reservation(name: str, owner: Owner) -> Document:
+def reservation(name: str, owner: Owner) -> JsonObject:
     """The object that reserves an address across all pools. whereabouts leaves containerid empty."""
     spec = {"containerid": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
-    metadata: Document = {"name": name}
+    metadata: JsonObject = {"name": name}
     if owner.pod_uid:
         metadata["annotations"] = {POD_UID: owner.pod_uid}
     return {"apiVersion": API, "kind": "OverlappingRangeIPReservation", "metadata": metadata, "spec": spec}
 
 
-def is_of_pod(entry: Document, owner: Owner) -> bool:
+def is_of_pod(entry: JsonObject, owner: Owner) -> bool:
     """Whether an allocation, or the spec of a reservation, is for the owner's pod and interface.
 
     The container does not matter.
@@ -118,12 +117,12 @@ def is_of_pod(entry: Document, owner: Owner) -> bool:
     return bool(owner.pod) and (entry.get("podref"), entry.get("ifname")) == (owner.pod, owner.ifname)
 
 
-def is_for_pod(reserved: Document, owner: Owner) -> bool:
+def is_for_pod(reserved: JsonObject, owner: Owner) -> bool:
     """Like `is_of_pod`, for a reservation."""
     return is_of_pod(_spec(reserved), owner)
 
 
-def pod_uid(reserved: Document) -> str:
+def pod_uid(reserved: JsonObject) -> str:
     """The UID of the pod that one of our reservations was made for; empty if it has none."""
     metadata = reserved.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
@@ -131,34 +130,34 @@ def pod_uid(reserved: Document) -> str:
     return uid if isinstance(uid, str) else ""
 
 
-def pod_of(reserved: Document) -> str:
+def pod_of(reserved: JsonObject) -> str:
     """The pod (namespace/name) that a reservation belongs to; empty if it names none."""
     text = _spec(reserved).get("podref")
     return text if isinstance(text, str) else ""
 
 
-def is_unsigned(reserved: Document) -> bool:
+def is_unsigned(reserved: JsonObject) -> bool:
     """Whether a reservation names no container, like all of whereabouts' own."""
     return not _spec(reserved).get("containerid")
 
 
-def is_signed(reserved: Document, owner: Owner) -> bool:
+def is_signed(reserved: JsonObject, owner: Owner) -> bool:
     """Whether a reservation names the owner's container, and not another interface of it."""
     spec = _spec(reserved)
     return spec.get("containerid") == owner.container_id and (spec.get("ifname") or owner.ifname) == owner.ifname
 
 
-def keeps_interfaces(reserved: Document) -> bool:
+def keeps_interfaces(reserved: JsonObject) -> bool:
     """Whether the server stored the reservation's interface; the definitions before whereabouts 0.7 drop it."""
     return bool(_spec(reserved).get("ifname"))
 
 
-def rehearsal() -> Document:
+def rehearsal() -> JsonObject:
     """A reservation for a dry run, which is never created."""
     return reservation("barewire-rehearsal", Owner(network="", container_id="rehearsal", ifname="rehearsal"))
 
 
-def allocated_to(entry: Document, owner: Owner) -> bool:
+def allocated_to(entry: JsonObject, owner: Owner) -> bool:
     """Whether an allocation belongs to the owner. Without ifname it may belong to another interface of the pod."""
     return (entry.get("id"), entry.get("ifname")) == (owner.container_id, owner.ifname)
 
@@ -196,7 +195,7 @@ def taking_over(earlier: Iterable[Allocated], owner: Owner) -> Patch:
     return patch
 
 
-def handing_back(claim: Claim, entry: Document, owner: Owner) -> Patch:
+def handing_back(claim: Claim, entry: JsonObject, owner: Owner) -> Patch:
     """Restores an allocation, if it belongs to the owner."""
     return [
         *testing((claim,), owner),
@@ -214,7 +213,7 @@ def giving_up(claim: Claim, owner: Owner, pod: str) -> Patch:
     return [*testing((claim,), owner), {"op": "test", "path": path, "value": pod}, *marks]
 
 
-def is_given_up(entry: Document, pod: str) -> bool:
+def is_given_up(entry: JsonObject, pod: str) -> bool:
     return bool(pod) and entry.get("podref") == f"{GIVEN_UP}{pod}"
 
 
@@ -234,7 +233,7 @@ def removing(claims: Claims, owner: Owner) -> Patch:
     return testing(claims, owner) + removals
 
 
-def repairing(pool_object: Document, cidr: str) -> Patch:
+def repairing(pool_object: JsonObject, cidr: str) -> Patch:
     """Adds a map of allocations to a pool without one; empty if the pool has one."""
     spec = pool_object.get("spec")
     if not isinstance(spec, dict):
@@ -242,7 +241,7 @@ def repairing(pool_object: Document, cidr: str) -> Patch:
     return [] if isinstance(spec.get("allocations"), dict) else _if_missing(ALLOCATIONS, {})
 
 
-def allocations(pool_object: Document) -> dict[str, Document]:
+def allocations(pool_object: JsonObject) -> dict[str, JsonObject]:
     """The well-formed allocations of a pool's object, by offset."""
     entries = _spec(pool_object).get("allocations")
     if not isinstance(entries, dict):
@@ -250,7 +249,7 @@ def allocations(pool_object: Document) -> dict[str, Document]:
     return {key: entry for key, entry in entries.items() if _is_offset(key) and isinstance(entry, dict)}
 
 
-def claims_of(pool_object: Document, owner: Owner) -> Claims:
+def claims_of(pool_object: JsonObject, owner: Owner) -> Claims:
     """The owner's addresses in a pool."""
     whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     mine = (
@@ -261,7 +260,7 @@ def claims_of(pool_object: Document, owner: Owner) -> Claims:
     return tuple(Claim(range=whole, address=lease) for lease in mine if lease in whole)
 
 
-def leases_of_pod(pool_object: Document, owner: Owner) -> list[Lease]:
+def leases_of_pod(pool_object: JsonObject, owner: Owner) -> list[Lease]:
     """The owner's leases in a pool, and those of other containers of its pod for the same interface."""
     whole = _whole(_cidr(pool_object), _named_pool(pool_object))
     return [
@@ -274,7 +273,7 @@ def leases_of_pod(pool_object: Document, owner: Owner) -> list[Lease]:
     ]
 
 
-def leases(pool_object: Document, network: str, damaged: Report = ignore) -> Iterator[Lease]:
+def leases(pool_object: JsonObject, network: str, damaged: Report = ignore) -> Iterator[Lease]:
     """The leases of a pool's object, in the order of their addresses. Raises `InvalidConfig` for an invalid range.
 
     `damaged` is called for allocations with an invalid owner, or with an address outside the pool.
@@ -298,11 +297,11 @@ def leases(pool_object: Document, network: str, damaged: Report = ignore) -> Ite
         yield Lease(address=whole.address(number), owner=owner)
 
 
-def _entry(owner: Owner) -> Document:
+def _entry(owner: Owner) -> JsonObject:
     return {"id": owner.container_id, "podref": owner.pod, "ifname": owner.ifname}
 
 
-def _spec(kube_object: Document) -> Document:
+def _spec(kube_object: JsonObject) -> JsonObject:
     spec = kube_object.get("spec")
     return spec if isinstance(spec, dict) else {}
 
@@ -313,15 +312,15 @@ def _whole(cidr: str, where: str) -> Range:
     return Range(subnet=start, prefix=prefix, first=start.number, last=last)
 
 
-def _cidr(pool_object: Document) -> str:
+def _cidr(pool_object: JsonObject) -> str:
     return str(_spec(pool_object).get("range"))
 
 
-def _named_pool(pool_object: Document) -> str:
+def _named_pool(pool_object: JsonObject) -> str:
     return f"IPPool {_name(pool_object)}: range"
 
 
-def _name(kube_object: Document) -> str:
+def _name(kube_object: JsonObject) -> str:
     metadata = kube_object.get("metadata")
     return str(metadata.get("name") if isinstance(metadata, dict) else None)
 
@@ -330,7 +329,7 @@ def _named(text: str, network_name: str) -> str:
     return f"{network_name}-{text}" if network_name else text
 
 
-def _if_missing(path: str, value: Document) -> Patch:
+def _if_missing(path: str, value: JsonObject) -> Patch:
     return [{"op": "test", "path": path, "value": None}, {"op": "add", "path": path, "value": value}]
 
 

@@ -85,9 +85,12 @@ def test_a_bridge_that_is_missing_is_told_of_and_one_that_is_made_on_request_is_
 def test_full_ranges_and_stores_that_are_away_are_told_of() -> None:
     whole: dict[str, Any] = {"failure": "", "ranges": [{"range": "r", "used": 4, "size": 5, "configured": True}]}
     full = {**whole, "ranges": [{"range": "10.0.0.0/29", "used": 5, "size": 5, "configured": True}]}
-    told = of_addresses(
-        [{"names": ["a"], **whole}, {"names": ["b", "c"], **full}, {"names": ["d"], **full, "failure": "no answer"}]
+    locations: Any = (
+        {"names": ["a"], **whole},
+        {"names": ["b", "c"], **full},
+        {"names": ["d"], **full, "failure": "no answer"},
     )
+    told = of_addresses(locations)
     assert [(lack.subject, lack.text) for lack in told] == [
         ("b, c", "no address is free in 10.0.0.0/29"),
         ("d", "its addresses are not reached: no answer"),

@@ -7,11 +7,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    Operation = dict[str, Any]
+    from cni.jsontext import JsonObject
+
+    Operation = JsonObject
     Condition = list[Any]
 
 
-def insert(table: str, row: dict[str, Any], name: str) -> Operation:
+def insert(table: str, row: JsonObject, name: str) -> Operation:
     """A new row, that `named(name)` refers to in the same transaction."""
     return {"op": "insert", "table": table, "row": row, "uuid-name": name}
 
@@ -24,7 +26,7 @@ def mutate(table: str, where: list[Condition], column: str, mutator: str, value:
     return {"op": "mutate", "table": table, "where": where, "mutations": [[column, mutator, value]]}
 
 
-def update(table: str, where: list[Condition], row: dict[str, Any]) -> Operation:
+def update(table: str, where: list[Condition], row: JsonObject) -> Operation:
     return {"op": "update", "table": table, "where": where, "row": row}
 
 
@@ -78,5 +80,5 @@ def from_set(value: Any) -> list[Any]:
     return [element[1] if isinstance(element, list) else element for element in elements]
 
 
-def from_map(value: Any) -> dict[str, Any]:
+def from_map(value: Any) -> JsonObject:
     return dict(value[1])

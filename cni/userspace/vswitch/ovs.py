@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.errors import CniError
+    from cni.jsontext import JsonObject
     from cni.userspace.vswitch.model import Owner, Port, Seen
     from cni.userspace.vswitch.operations import Condition, Operation
 
@@ -155,7 +156,7 @@ def _insert(database: Database, port: Port, create_bridge: bool, deadline: float
         creates = bridge is None
 
 
-def _unfit(name: str, row: dict[str, Any] | None, create_bridge: bool) -> BridgeUnfit | None:
+def _unfit(name: str, row: JsonObject | None, create_bridge: bool) -> BridgeUnfit | None:
     """Why the bridge cannot have our ports."""
     if row is not None and row["datapath_type"] != _USERSPACE:
         return BridgeUnfit(
@@ -258,14 +259,14 @@ def _look(database: Database, where: list[Condition], deadline: float) -> list[S
     ]
 
 
-def _limits(database: Database, ports: list[dict[str, Any]], deadline: float) -> dict[str, dict[str, Any]]:
+def _limits(database: Database, ports: list[JsonObject], deadline: float) -> dict[str, JsonObject]:
     """The QoS rows of these ports, by UUID."""
     wanted = [select("QoS", [equals("_uuid", uuid(one))], QOS_COLUMNS) for row in ports for one in from_set(row["qos"])]
     answers = database.transact(wanted, deadline) if wanted else []
     return {row["_uuid"][1]: row for answer in answers for row in answer["rows"]}
 
 
-def _bridge(database: Database, name: str, deadline: float) -> dict[str, Any] | None:
+def _bridge(database: Database, name: str, deadline: float) -> JsonObject | None:
     rows = database.transact([select("Bridge", [equals("name", name)], ("datapath_type",))], deadline)[0]["rows"]
     return {"datapath_type": str(rows[0]["datapath_type"])} if rows else None
 
@@ -323,7 +324,7 @@ def _bump() -> list[Operation]:
     return [mutate(_ROOT, [], "next_cfg", "+=", 1), select(_ROOT, [], ("next_cfg",))]
 
 
-def _generation(results: list[dict[str, Any]]) -> int:
+def _generation(results: list[JsonObject]) -> int:
     generation: int = results[-1]["rows"][0]["next_cfg"]
     return generation
 

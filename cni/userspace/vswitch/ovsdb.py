@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
+    from cni.jsontext import JsonObject
+
 DATABASE = "Open_vSwitch"
 RECEIVE_BYTES = 1 << 18
 LARGEST_ANSWER = 16 << 20
@@ -57,7 +59,7 @@ class Database:
         """Closes the connection; a transaction that still waits in the server is cancelled by that."""
         self._socket.close()
 
-    def transact(self, operations: list[dict[str, Any]], deadline: float) -> list[dict[str, Any]]:
+    def transact(self, operations: list[JsonObject], deadline: float) -> list[JsonObject]:
         """The result of each operation; all of them took effect, or `VswitchRefused` is raised and none did."""
         self._number += 1
         request = {"method": "transact", "params": [DATABASE, *operations], "id": self._number}
@@ -82,14 +84,14 @@ class Database:
         except OSError as error:
             raise self._lost(f"cannot connect: {_words(error)}") from error
 
-    def _send(self, request: dict[str, Any], deadline: float) -> None:
+    def _send(self, request: JsonObject, deadline: float) -> None:
         self._socket.settimeout(self._remaining(deadline))
         try:
             self._socket.sendall(jsontext.dumps(request).encode())
         except OSError as error:
             raise self._lost(_words(error)) from error
 
-    def _reply(self, deadline: float) -> list[dict[str, Any]]:
+    def _reply(self, deadline: float) -> list[JsonObject]:
         while True:
             message = self._message(deadline)
             if message.get("method") == "echo":
@@ -98,7 +100,7 @@ class Database:
             elif message.get("id") == self._number and "method" not in message:
                 return self._results(message)
 
-    def _results(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+    def _results(self, message: JsonObject) -> list[JsonObject]:
         error, results = message.get("error"), message.get("result")
         if error is not None:
             raise _refusal(-1, error if isinstance(error, dict) else {"error": str(error)})
@@ -106,7 +108,7 @@ class Database:
             raise self._lost("the answer is not OVSDB's")
         return results
 
-    def _message(self, deadline: float) -> dict[str, Any]:
+    def _message(self, deadline: float) -> JsonObject:
         while True:
             # Also for messages that are here already: a server can send more of them than there is time to pass over.
             self._remaining(deadline)
@@ -141,7 +143,7 @@ class Database:
         return TryAgainLater(f"OVSDB at {self.remote}: {why}", hint="is ovsdb-server running, and is this its socket?")
 
 
-def _refusal(place: int, result: dict[str, Any]) -> VswitchRefused:
+def _refusal(place: int, result: JsonObject) -> VswitchRefused:
     reason, words = str(result["error"]), str(result.get("details", ""))
     error = VswitchRefused(f"OVSDB refused a change: {reason}" + (f": {words}" if words else ""))
     error.operation, error.reason = place, reason

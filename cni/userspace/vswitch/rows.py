@@ -9,7 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    Row = dict[str, Any]
+    from cni.jsontext import JsonObject
+
+    Row = JsonObject
 
 INTERFACE_TYPE = "dpdkvhostuserclient"
 """OVS connects to a socket on which the application listens. The other way round is deprecated by OVS."""
@@ -103,7 +105,7 @@ def _options(port: Port) -> dict[str, str]:
     return {PATH: port.path, **retries}
 
 
-def _interface_settings(row: Row) -> dict[str, Any]:
+def _interface_settings(row: Row) -> JsonObject:
     options, rate = from_map(row["options"]), row["ingress_policing_rate"]
     return {
         "path": _text(options.get(PATH, "")),
