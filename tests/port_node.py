@@ -1,5 +1,6 @@
-"""A node with the plugin `userspace` on fakes: vswitch, mounts, API server, addresses and network namespaces. Records, locks and
-the directories of sockets are real, below one folder; no root is needed.
+"""A node with the plugin `userspace` on fakes of vswitch, mounts, API server, IPAM and network namespaces.
+
+Records, locks and the directories of sockets are real, below one folder; no root is needed.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _KEPT = "state state/net state/other state/.devices state/.pending run run/socke
 
 
 class Pod(NamedTuple):
-    """A pod with a network namespace; `name` is also its name at the API server."""
+    """A pod with a network namespace; `name` is also its name in the API server."""
 
     name: str
     container_id: str
@@ -61,7 +62,7 @@ class Pod(NamedTuple):
 
 
 class FakeVisibility:
-    """What ovs-vswitchd sees: all mounts, or when it is `blind` none."""
+    """The view of ovs-vswitchd: it sees all mounts, or none if it is `blind`."""
 
     def __init__(self) -> None:
         self.blind = False
@@ -72,7 +73,7 @@ class FakeVisibility:
 
 
 class PortNode:
-    """A node below `folder`, driven as a runtime drives it. `silent` are the databases that do not answer."""
+    """A node below `folder`, called as a runtime calls it. `silent` are the databases that do not respond."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -90,7 +91,7 @@ class PortNode:
 
     @staticmethod
     def _place_below(folder: Path, patch: pytest.MonkeyPatch) -> None:
-        """The places that the plugin knows by itself are below the folder. Everybody may write to that of temporary files."""
+        """Moves the plugin's fixed paths below the folder. The directory of temporary files is writable for all."""
         patch.setattr(Roots, "start", TOP)
         for module in (directories, socket_directories):
             patch.setattr(module, "OWN_DIRECTORIES", str(folder / "run/sockets"))
@@ -105,7 +106,7 @@ class PortNode:
     # Pods.
 
     def pod(self, name: str = "a", *volumes: str, **spec: Any) -> Pod:
-        """A new pod with these emptyDir volumes; `spec` is what the API server has of it."""
+        """A new pod with these emptyDir volumes; `spec` is its specification in the API server."""
         netns, uid = f"/run/netns/{name}", f"uid-of-{name}"
         self.kernel.add_netns(netns)
         for volume in volumes:
@@ -121,14 +122,14 @@ class PortNode:
         return pod.sandbox(f"/run/netns/{name}")
 
     def end_sandbox(self, pod: Pod) -> None:
-        """The namespace goes, and the pod stays."""
+        """Removes the namespace. The pod stays."""
         self.kernel.delete_netns(pod.netns)
 
     def volume(self, name: str, volume: str) -> str:
         return f"{self.kubelet}/pods/uid-of-{name}/volumes/kubernetes.io~empty-dir/{volume}"
 
     def listen(self, folder: str, name: str) -> None:
-        """Makes a socket, as the pod's application does."""
+        """Creates a socket, as the pod's application does."""
         fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         with socket.socket(socket.AF_UNIX) as unix:
             unix.bind(f"/proc/self/fd/{fd}/{name}")
@@ -205,7 +206,7 @@ class PortNode:
     def status(self, **conf: Any) -> None:
         self.plugin().status(self.request("STATUS", Pod("", "status", "", "", ""), **conf))
 
-    # What there is.
+    # The state.
 
     def record(self, pod: Pod, ifname: str = "net1", network: str = "net") -> Record:
         found = self.attachments().find(key(pod, ifname, network))
@@ -216,7 +217,7 @@ class PortNode:
         return self.folder / f"state/net/{pod.container_id}:{ifname}.json"
 
     def forget_record(self, pod: Pod, ifname: str = "net1") -> None:
-        """The record is lost, as with the node's disk."""
+        """Loses the record, as with the node's disk."""
         self.record_file(pod, ifname).unlink()
         (self.folder / f"state/.devices/{port(pod, ifname)}").unlink()
 
@@ -224,7 +225,7 @@ class PortNode:
         return sorted(record.key.container_id for record in self.attachments().pending())
 
     def snapshot(self) -> dict[str, Any]:
-        """What a pod that came and went must not change."""
+        """The state that a pod's life must not change."""
         annotations = {name: dict(self.pods.annotations(*name)) for name in self.pods.objects}
         return {
             "files": dict(self._files()),
@@ -248,7 +249,7 @@ class PortNode:
 
 @contextmanager
 def port_node(patch: pytest.MonkeyPatch) -> Iterator[PortNode]:
-    """A node whose folder has a short path, as the paths of sockets need it."""
+    """A node whose folder has a short path, as the paths of sockets require."""
     with tempfile.TemporaryDirectory() as folder:
         node = PortNode(Path(folder), patch)
         yield node

@@ -1,4 +1,4 @@
-"""A log that keeps its warnings and errors, for tests of what is reported otherwise than by an exception."""
+"""A log that keeps its warnings and errors, for tests of reports that are not exceptions."""
 
 from __future__ import annotations
 

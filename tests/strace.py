@@ -1,15 +1,15 @@
-"""What strace tells of a call: the points at which it changes something, where a fault can be put.
+"""The points at which a call changes something, according to strace, where a fault can be injected.
 
-What was measured of strace 6.1 with `inject=...:when=n`, and is relied on:
+The tests rely on these facts, measured with strace 6.1 and `inject=...:when=n`:
 
-- n counts the calls of one system call of one process (thread), from its start, whatever became of them; a child
-  starts at 1 again. Without `-f` only the plugin itself is traced: what it starts (host-local) meets no fault, and
-  changes no number.
-- `signal=KILL` ends the process before the call is carried out, `error=` takes the place of the call, and
-  `signal=STOP` stops the process after the call.
-- The numbers are the same from run to run as long as the state directories exist already. Only the messages after
-  the addresses were set (announcements) come later by as many looks at the link as its carrier takes. So each fault
-  is compared afterwards with the point that it was meant for (`Missed`).
+- n counts the calls of one system call of one process (thread), from its start, whatever their outcome; a child starts
+  at 1 again. Without `-f` only the plugin itself is traced: programs that it starts (host-local) meet no fault, and do
+  not change the numbers.
+- `signal=KILL` ends the process before the call is executed, `error=` replaces the call, and `signal=STOP` stops the
+  process after the call.
+- The numbers are the same from run to run as long as the state directories already exist. Only the messages after the
+  addresses were set (announcements) come later by the number of polls of the link's carrier. So each fault is
+  afterwards compared with its intended point (`Missed`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHANGING = frozenset(
     "chmod fchmod fchmodat fchown fdatasync fsetxattr fsync ftruncate link linkat mkdir mkdirat mount_setattr move_mount "
     "open_tree rename renameat renameat2 rmdir setns setxattr symlink symlinkat umount2 unlink unlinkat".split()
 )
-"""System calls that change something whatever their arguments are."""
+"""System calls that change something, whatever their arguments."""
 
 LOOKED_AT = sorted({*CHANGING, *"openat pwrite64 sendmsg sendto write".split()})
 STDERR = "2<"
@@ -40,12 +40,12 @@ _GET, _EACH = 2, 4  # linux/rtnetlink.h numbers the messages in fours: RTM_NEW*,
 
 
 class Missed(AssertionError):
-    """The fault met another system call than the point's, or none."""
+    """The fault met a system call other than the point's, or none."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """The n-th call of a system call in a process, and what it is there for."""
+    """The n-th call of a system call in a process, and its purpose."""
 
     syscall: str
     number: int
@@ -56,7 +56,7 @@ class Point:
 
 
 def command(trace: str, traced: str, fault: str = "") -> tuple[str, ...]:
-    """What is put before a program: strace, which writes to `trace` and puts `fault` there, if there is one."""
+    """The command that is put before a program: strace, which writes to `trace` and injects `fault`, if any."""
     inject = ("-e", f"inject={fault}") if fault else ()
     return ("strace", "-y", "-s", "1000", "-o", trace, "-e", f"trace={traced}", *inject)
 
@@ -67,7 +67,7 @@ def killed(point: Point) -> str:
 
 
 def refused(point: Point, error: str) -> str:
-    """The fault that lets the point's call fail with an error such as EIO."""
+    """The fault that makes the point's call fail with an error such as EIO."""
     return f"{point.syscall}:error={error}:when={point.number}"
 
 
@@ -77,7 +77,7 @@ def stopped(point: Point) -> str:
 
 
 def require_hit(trace: list[str], point: Point) -> None:
-    """Raises `Missed` when the call of that number was not the point's."""
+    """Raises `Missed` if the call of that number was not the point's."""
     calls = [call for call in map(_CALL.match, trace) if call and call[1] == point.syscall]
     found = described(point.syscall, calls[point.number - 1][2]) if len(calls) >= point.number else "nothing"
     if found != point.what:
@@ -85,7 +85,9 @@ def require_hit(trace: list[str], point: Point) -> None:
 
 
 def points(trace: list[str]) -> list[Point]:
-    """The changing calls in strace's lines about one process. Numbers count all calls, also those that change nothing."""
+    """The changing calls in strace's lines about one process. Numbers count all calls, including those that change
+    nothing.
+    """
     numbers: dict[str, int] = {}
     found = []
     for call in filter(None, map(_CALL.match, trace)):
@@ -109,7 +111,7 @@ def is_change(syscall: str, arguments: str) -> bool:
 
 
 def described(syscall: str, arguments: str) -> str:
-    """What a call is there for, without numbers that differ from run to run."""
+    """The purpose of a call, without numbers that differ from run to run."""
     if syscall in {"sendto", "sendmsg"}:
         return _message(arguments)
     paths = [] if syscall == "setns" else _PATH.findall(arguments.partition(" = ")[0])
@@ -121,7 +123,7 @@ def described(syscall: str, arguments: str) -> str:
 
 
 def _message(arguments: str) -> str:
-    """A netlink message by its type and attributes; another one by its socket's family."""
+    """A netlink message as its type and attributes; another message as its socket's family."""
     message = _MESSAGE.search(arguments)
     if message is None:
         family = re.search(r"sa_family=(\w+)", arguments)
@@ -140,5 +142,5 @@ def _names(attributes: list[tuple[str, object]]) -> Iterator[str]:
 
 
 def named(error: str, text: str) -> bool:
-    """Whether a text names that error (EIO), by its symbol or in the C library's words."""
+    """Whether a text names that error (EIO), by its symbol or by the C library's text."""
     return error in text or os.strerror(getattr(errno, error)) in text

@@ -1,6 +1,6 @@
-"""What applications and administrators do to a network device that `ip` does not: an XDP program, `ethtool`'s settings.
+"""Changes by applications and administrators that `ip` cannot make: an XDP program, `ethtool`'s settings.
 
-Standard library only, and no product code: the text of this file also runs in the lab's machine.
+It uses only the standard library and no product code: the text of this file also runs in the lab's machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _ethtool(name: str, command: array.array[int]) -> None:
 def attach_xdp(name: str) -> None:
     """Attaches an XDP program that passes every packet on, and leaves it there. Raises `OSError`.
 
-    In the kernel's generic way, which works with every driver.
+    It uses the kernel's generic mode, which works with every driver.
     """
     inside = struct.pack("=HHi", 8, _XDP_FD, _program()) + struct.pack("=HHI", 8, _XDP_FLAGS, _SKB_MODE)
     body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0)

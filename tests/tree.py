@@ -1,4 +1,4 @@
-"""What a folder holds, as a value to compare: type, mode, owner, content, links and modification times of all below it."""
+"""The content of a folder as a value to compare: type, mode, owner, content, links and modification times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tree(folder: Path | str) -> Tree:
-    """Path -> what it is. The access time is left out: reading is no change."""
+    """The state of each path. The access time is left out, because reading is not a change."""
     top = os.fspath(folder)
     found = {".": _described(top)}
     for parent, folders, names in os.walk(top):
@@ -25,7 +25,7 @@ def tree(folder: Path | str) -> Tree:
 
 
 def differences(before: Tree, after: Tree) -> list[str]:
-    """Each path that is not as it was, in one line."""
+    """Each path that has changed, with the change, one line each."""
     paths = sorted(before.keys() | after.keys())
     return [
         f"{path}: {before.get(path, 'nothing')} -> {after.get(path, 'nothing')}"
@@ -37,7 +37,7 @@ def differences(before: Tree, after: Tree) -> list[str]:
 def _described(path: str) -> str:
     found = os.lstat(path)
     kind = stat.S_IFMT(found.st_mode)
-    # A link count tells of a hard link that is elsewhere.
+    # A link count reveals a hard link that is elsewhere.
     return (
         f"{stat.filemode(found.st_mode)} {found.st_uid}:{found.st_gid} links={found.st_nlink} "
         f"modified={found.st_mtime_ns} {_content(path, kind)}"

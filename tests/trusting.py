@@ -1,6 +1,6 @@
-"""What the node configuration of tests lets networks name: whatever the tests make in the directory of temporary files.
+"""A node configuration that permits networks to name the tests' files in the directory of temporary files.
 
-That directory is writable for all, so judging begins there.
+That directory is writable for all users, so the checks of paths start there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Values for every setting of a VF, made from the rows in `cni/host/vf_settings.py` and the keys of the configuration.
+"""Values for every setting of a VF, derived from the rows in `cni/host/vf_settings.py` and the configuration's keys.
 
-A setting that is added there is in the tests that take these.
+A new setting is automatically part of all tests that use these.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ REFUSED_BY_IGB = {
     "query_rss": "EOPNOTSUPP",
     "link_state": "EOPNOTSUPP",
 }
-"""The keys that the emulated card of the lab, and so FakeKernel, refuses: with EOPNOTSUPP each value, otherwise each one
-that changes something."""
+"""The keys that the lab's emulated card, and so FakeKernel, refuses: for EOPNOTSUPP each value, otherwise each value
+that changes something.
+"""
 
 
 def words(field: Field) -> tuple[Any, Any]:
-    """(a value for the field's key, another one); the second is the one that nothing has to be done for."""
+    """Two values for the field's key, of which the second one is the default, for which nothing has to be done."""
     rule: tuple[Any, ...] = TABLE[field.key]
     kind, *bounds = rule
     if kind == "mac":
@@ -37,18 +38,18 @@ def words(field: Field) -> tuple[Any, Any]:
 
 
 def meant(field: Field, word: Any) -> Any:
-    """The value of `VfSettings` that a word of the configuration stands for."""
+    """The value of `VfSettings` that a value of the configuration stands for."""
     return field.words.get(word, word)
 
 
 def conf(field: Field, choice: int = 0) -> dict[str, Any]:
-    """A configuration that sets the field; its message's first field is set too, since others can need it."""
+    """A configuration that sets the field; its message's first field is set as well, because others may require it."""
     first = ROWS[field.name].fields[0]
     return {one.key: words(one)[choice] for one in (first, field)}
 
 
 def igb_refusal(setting: str, wanted: VfSettings) -> str | None:
-    """The name of the errno with which igb refuses to set it; None when it takes it."""
+    """The name of the errno with which igb refuses to set it; None if igb accepts it."""
     for field in SETTINGS[setting].fields:
         value, refusal = getattr(wanted, field.name), REFUSED_BY_IGB.get(field.key)
         if value is not None and (refusal == "EOPNOTSUPP" or (refusal and value != field.clean)):
@@ -57,5 +58,5 @@ def igb_refusal(setting: str, wanted: VfSettings) -> str | None:
 
 
 def everything() -> dict[str, Any]:
-    """Every setting that igb takes, with a value that changes it."""
+    """Every setting that igb accepts, with a value that changes it."""
     return {field.key: words(field)[0] for field in FIELDS.values() if field.key not in REFUSED_BY_IGB}

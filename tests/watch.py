@@ -1,4 +1,4 @@
-"""What happens in folders while a test runs, by inotify: also what leaves no trace, as a file that is made and removed."""
+"""Events in folders while a test runs, by inotify, including a file that is created and removed again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _EVENT = struct.Struct("iIII")
 
 
 class Watch:
-    """The folders, and what is directly in them. A device or FIFO must not even be opened; looking (O_PATH) is none."""
+    """Watches the folders, and the files directly in them.
+
+    A device or FIFO must not even be opened; opening with O_PATH is permitted.
+    """
 
     def __init__(self, folders: Iterable[str]) -> None:
         self._fd = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,7 +47,7 @@ class Watch:
         os.close(self._fd)
 
     def events(self) -> list[str]:
-        """What has happened since the last time, one line each."""
+        """The events since the last call, one line each."""
         found: list[str] = []
         while True:
             try:

@@ -1,4 +1,4 @@
-"""ADD and DEL of the backend `local` with 60,000 addresses of a /16 in use, against an empty directory and against Go."""
+"""ADD and DEL of the backend `local` with 60,000 addresses in use, against an empty directory and against Go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""build/install.sh on a node that has only a POSIX shell, where plugins are running and files of other programs exist."""
+"""build/install.sh on a node with only a POSIX shell, running plugins, and files of other programs."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def _range_document(one: Range) -> dict[str, str]:
 
 
 def range_of_subnet(cidr: str, first: int = 1, last: int = -2, gateway: int = 1) -> Range:
-    """Makes a range. Numbers count from the subnet's first address, or back from behind its last one, even for a /64."""
+    """Makes a range. Numbers count from the subnet's first address, or back from behind its last one."""
     net = ipaddress.ip_network(cidr)
     start, size = int(net.network_address), net.num_addresses
     return Range(

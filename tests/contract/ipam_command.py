@@ -35,7 +35,7 @@ def owner(name: str, ifname: str = "net1", network: str = NETWORK) -> Owner:
 
 
 class Namespace:
-    """A named network namespace with addresses on its loopback interface, since the command ignores the kind of device."""
+    """A named network namespace with addresses on its loopback interface: the kind of device is irrelevant."""
 
     def __init__(self, *addresses: str) -> None:
         self.name = f"bw-{uuid.uuid4().hex[:8]}"

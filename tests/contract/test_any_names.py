@@ -1,4 +1,4 @@
-"""Names as CNI allows them, through every command and every backend: long and unusual ones, and names of our own files."""
+"""Names as CNI allows them, through every command and backend: long and unusual ones, and names of our files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database in memory responds as the real ovsdb-server does: the same transactions have the same results on both."""
+"""The database in memory responds as the real ovsdb-server does: equal transactions have equal results."""
 
 from __future__ import annotations
 

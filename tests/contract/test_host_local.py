@@ -245,7 +245,7 @@ def test_thousands_of_operations_of_both_at_once_give_no_address_twice_and_leak_
 
 
 def forget_victim(data, store, name):
-    """Deletes what a killed ADD had begun, as a runtime does. The claims go first, because then the addresses are free."""
+    """Deletes what a killed ADD had begun. The claims go first, because then the addresses are free."""
     for claim in os.listdir(f"{data}/claims"):
         with suppress(FileNotFoundError):  # a claim of another worker, which is still running
             if os.readlink(f"{data}/claims/{claim}").startswith(name):

@@ -1,4 +1,4 @@
-"""An IPPool is deleted while pods use its addresses: no other pod gets them once the node of the pods has made a call."""
+"""An IPPool is deleted while pods use its addresses: no other pod gets them once the pods' node has made a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`barewire-ipam reconcile` frees leases of pods that are gone, and no lease that may be in use, whoever made it."""
+"""`barewire-ipam reconcile` frees leases of pods that are gone, and no lease that may be in use, of either plugin."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_the_vswitch_connects_to_the_socket_of_the_port(daemon):
 
 
 def test_a_port_that_is_made_again_under_its_name_has_its_new_socket(daemon):
-    """OVS keeps the former path if it sees removal and creation at once, so unplug waits until it has seen the removal."""
+    """OVS keeps the former path if it sees removal and creation at once, so unplug waits for the removal."""
     engine = OvsDpdk(daemon.remote)
     for number in range(5):
         path = str(daemon.folder / f"new{number}.sock")

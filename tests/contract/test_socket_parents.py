@@ -1,4 +1,4 @@
-"""The parent folders that an ADD creates for a socket's directory are removed with the last attachment that uses them."""
+"""Parent folders that an ADD creates for a socket's directory are removed with their last attachment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files named in a configuration, on the real file system: who could redirect a path, and which files are never opened."""
+"""Files named in a configuration, on the real file system: who could redirect a path, which files are never opened."""
 
 from __future__ import annotations
 

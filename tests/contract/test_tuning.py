@@ -1,4 +1,4 @@
-"""Settings that a pod can change on its device are read and restored, on the real kernel; a veth represents the device."""
+"""Settings that a pod can change on its device are read and restored, on a veth of the real kernel."""
 
 from __future__ import annotations
 

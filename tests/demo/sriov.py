@@ -1,4 +1,4 @@
-"""Moves a VF into a pod and back, with two examples from conf-examples/, on a real kernel with QEMU's SR-IOV card igb."""
+"""Moves a VF into a pod and back, with two examples from conf-examples/, on a real kernel with an emulated igb."""
 
 from __future__ import annotations
 

@@ -356,7 +356,7 @@ async def test_a_resource_outlives_its_plugin_unhealthy_for_the_grace_and_comes_
 
 @driven
 async def test_a_plugin_that_is_stopped_finishes_the_allocations_that_it_has_begun(place):
-    """Otherwise a rolling update failed the pod, and undid the allocation while a thread was still binding the driver."""
+    """Otherwise a rolling update failed the pod, and undid the allocation while a thread was binding the driver."""
     async with of_card(place, BINDING, driver="iavf") as node:
         await node.offered(RESOURCE, 4)
         begun = threading.Event()

@@ -123,7 +123,7 @@ class PciHost:
         return host
 
     def write(self, path: str, text: str, _deadline: float) -> None:
-        """Acts as the kernel does after a write. A write named by `killed_at` happens, and then the process is killed."""
+        """Acts as the kernel does after a write. A write named by `killed_at` also kills the process."""
         name = path.rpartition("/")[2]
         self.writes.append((name, text.strip()))
         if name in self.refuse:

@@ -64,7 +64,7 @@ def test_a_machine_is_defined_twice_and_shut_down(request, which, start, hooks):
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_two_sidecars_of_one_pod_are_found_and_change_their_own_interfaces(program, start, hooks, nested):
-    """An older KubeVirt has one folder for all sidecars; a newer one has one for each, and the names must still differ."""
+    """An older KubeVirt has one folder for all sidecars, a newer one has one for each. The names must still differ."""
     folders = [hooks, hooks]
     if nested:
         folders = [hooks / "hook-sidecar-0", hooks / "hook-sidecar-1"]

@@ -64,7 +64,7 @@ class Image:
 
 
 def image(say: Say | None = None, cache: Path = CACHE) -> Image:
-    """The image for the installed packages; makes the parts that are not in the cache. Raises LabError with the remedy."""
+    """The image for the installed packages; makes parts that are not in the cache. Raises LabError with the remedy."""
     say = say or timed("lab image")
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache):

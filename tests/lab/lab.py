@@ -117,7 +117,7 @@ class Lab:
         return left
 
     def _is_new_with_own_drivers(self) -> bool:
-        """Whether the host is as before once the VFs have their own drivers again: a boot takes as long as five tests."""
+        """Whether the host is as before once the VFs have their own drivers: a boot takes as long as five tests."""
         self.vm.sh(_OWN_DRIVERS, check=False)
         self.wait_until_home()
         return not self.changes()

@@ -86,7 +86,7 @@ def _load(vm: Vm) -> None:
 
 
 def modules(kernel: Kernel, cache: Path, say: Say = silent) -> list[Path]:
-    """The files of netdevsim and its dependencies, in the order of loading; builds them if they are not in the cache."""
+    """The files of netdevsim and its dependencies, in the order of loading; builds those that are not in the cache."""
     folder = cache / "netdevsim" / kernel.release
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""Parts of the lab that need no machine: frames, differences, and the configurations that a runtime makes from a list."""
+"""Parts of the lab that need no machine: frames, differences, and a runtime's configurations from a list."""
 
 from __future__ import annotations
 

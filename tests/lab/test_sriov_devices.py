@@ -1,4 +1,4 @@
-"""Devices other than a VF with a network driver: for user space, bound on request, PFs, NICs without a PF, VFs by PF."""
+"""Devices other than a VF with a network driver: for user space, bound on request, PFs, NICs, VFs by PF."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ echo $0 >/sys/bus/pci/drivers_probe
 
 @contextmanager
 def for_user_space(lab, vf):
-    """The VF with vfio-pci. It gets another MAC address when its own driver is bound again, which only a boot reverts."""
+    """The VF with vfio-pci. Its own driver gives it another MAC address later, which only a boot reverts."""
     lab.vm.run("bash", "-c", BIND, vf.address)
     yield
     lab.start_over()

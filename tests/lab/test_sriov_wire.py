@@ -131,7 +131,7 @@ def test_a_route_that_the_kernel_refuses_is_named_and_everything_rolled_back(lab
 
 @pytest.mark.parametrize("version", ["0.3.1", "1.0.0"])
 def test_the_neighbours_learn_a_moved_address_at_once(lab, version):
-    """The purpose of the announcement: a pod that comes back on another VF is reachable without a neighbour time-out."""
+    """The purpose of the announcement: a pod that returns on another VF is reachable without a neighbour time-out."""
     one, other, peer_vf = lab.vfs[0], lab.vfs[1], lab.vfs[2]
     first, second, peer = lab.pod(), lab.pod(), lab.pod()
     moved = {**conf(one, ipam=static("10.56.10.2/24")), "cniVersion": version}

@@ -1,4 +1,4 @@
-"""Opens a device in the lab's machine as a user of VFIO does: container, group, IOMMU, device, a read of its registers."""
+"""Opens a device in the lab's machine as a user of VFIO does: container, group, IOMMU, device, a register read."""
 
 from __future__ import annotations
 

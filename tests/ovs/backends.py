@@ -1,4 +1,4 @@
-"""The backends in which the contract of a vswitch is held: real daemons, and the fake."""
+"""The backends on which the contract of a vswitch is tested: real daemons, a database in memory, and the fake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BRIDGES = ("br0", "br1")
 
 
 class RealBackend:
-    """OvsDpdk on daemons of its own."""
+    """OvsDpdk on its own daemons."""
 
     def __init__(self, daemon: Daemon, incapable: Daemon | None = None) -> None:
         self.daemon = daemon
@@ -80,7 +80,7 @@ class RealBackend:
 
 
 class FakeBackend:
-    """The fake, which needs no time."""
+    """The fake, which takes no time."""
 
     def __init__(self, folder: Path) -> None:
         self.fake = FakeVswitch()
@@ -117,7 +117,7 @@ class FakeBackend:
 
 
 class DatabaseBackend:
-    """OvsDpdk on a database in memory. Waits that must run out are short."""
+    """OvsDpdk on a database in memory. Time limits that must expire are short."""
 
     def __init__(self, fake: FakeOvsdb, folder: Path) -> None:
         self.fake = fake
@@ -155,7 +155,7 @@ class DatabaseBackend:
         self._done(mutate("Bridge", [includes("ports", port["_uuid"])], "ports", "delete", port["_uuid"]))
 
     def _done(self, *operations: Any) -> Any:
-        """Somebody else's change."""
+        """A change by another program."""
         results = self.fake.transact(json.loads(json.dumps(operations)))
         assert not any("error" in (result or {}) for result in results), results
         return results

@@ -1,7 +1,7 @@
-"""A real Open vSwitch of the tests' own: ovsdb-server and ovs-vswitchd with DPDK, in a folder and a netns of their own.
+"""A real Open vSwitch of the tests: ovsdb-server and ovs-vswitchd with DPDK, in their own folder and netns.
 
-No huge pages, no PCI devices, no kernel module. Needs root, /dev/net/tun for the bridges' own ports, and Debian's
-openvswitch-switch-dpdk. The processes die with the tests.
+It needs no huge pages, no PCI devices and no kernel module, but root, /dev/net/tun for the bridges' own ports, and
+Debian's openvswitch-switch-dpdk. The processes end with the tests.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ VSWITCHD = {
     True: "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk",
     False: "/usr/lib/openvswitch-switch/ovs-vswitchd",
 }
-# Without --legacy-mem OVS adds --in-memory, which does not go with --no-huge. A port whose consumer has come takes
-# 86 MB, or its link stays down in silence: this is for 11, and is taken from the machine only as it is used.
+# Without --legacy-mem OVS adds --in-memory, which conflicts with --no-huge. A port with a connected consumer takes 86
+# MB; if they are missing, its link stays down without a message. This suffices for 11 ports, and is allocated only when
+# it is used.
 DPDK = "--no-huge --legacy-mem --no-pci --no-telemetry -m 1024 --file-prefix=tests"
 SETTINGS = {"dpdk-init": "true", "dpdk-extra": f'"{DPDK}"', "per-port-memory": "true", "pmd-maxsleep": "10000"}
 START_SECONDS = 30.0
 COMMAND_SECONDS = 30
-# Dies with us, even when we are killed; exec keeps the process ID through all of it.
+# Kills the process when we end, even if we are killed; exec keeps the process ID.
 LEASH = ("setpriv", "--pdeathsig", "KILL")
 MEASURED = {"next_cfg", "cur_cfg", "ofport"}
-"""What OVS writes by itself, besides the columns that the schema calls ephemeral; it numbers ports anew at a start."""
+"""Columns that OVS writes by itself, besides those that the schema calls ephemeral; it numbers ports again at a start.
+"""
 
 
 def until(what: str, happened: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
-    """The first true answer of `happened`; fails when there is none in time."""
+    """Returns the first true result of `happened`; fails if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := happened()):
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
@@ -45,13 +47,16 @@ def until(what: str, happened: Callable[[], Any], seconds: float = START_SECONDS
 
 
 class Daemon:
-    """One Open vSwitch. `dpdk=False` is the vswitchd that cannot make vhost-user ports; `within` is what starts a program
-    in another namespace; `bridge` is there from the start."""
+    """One Open vSwitch.
+
+    `dpdk=False` is a vswitchd that cannot create vhost-user ports; `within` is the command that starts a program in
+    another namespace; `bridge` exists from the start.
+    """
 
     def __init__(self, *, dpdk: bool = True, within: tuple[str, ...] = (), bridge: str = "") -> None:
         self._within = within
         self._bridge = bridge
-        self.folder = Path(tempfile.mkdtemp(prefix="ovs-"))  # short: a socket's path has 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="ovs-"))  # short: a socket's path has at most 107 bytes
         self.socket = self.folder / "db.sock"
         self.remote = f"unix:{self.socket}"
         self._dpdk = dpdk
@@ -80,13 +85,13 @@ class Daemon:
         self.end()
 
     def add_bridge(self, name: str, datapath: str = "netdev", *, waits: bool = True) -> None:
-        """Makes a bridge; `waits`: until ovs-vswitchd, which must run, has it."""
+        """Creates a bridge; with `waits`, until ovs-vswitchd, which must run, has it."""
         self.vsctl(
             *["--no-wait"] * (not waits), "add-br", name, "--", "set", "Bridge", name, f"datapath_type={datapath}"
         )
 
     def end(self) -> None:
-        """Ends the processes that are left, and removes the folder."""
+        """Ends the remaining processes, and removes the folder."""
         for name in list(self._processes):
             self.kill(name)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -98,14 +103,14 @@ class Daemon:
         until("ovsdb-server's answer", lambda: self._connects(*remotes))
 
     def start_vswitchd(self) -> None:
-        # Beside the database's socket, where distributions have it, too.
+        # Beside the database's socket, as in distributions.
         pidfile = f"--pidfile={self.folder / 'ovs-vswitchd.pid'}"
         argv = ["unshare", "-n", VSWITCHD[self._dpdk], self.remote, f"--unixctl={self._control}", pidfile]
         self._start("ovs-vswitchd", argv)
         self.await_vswitchd()
 
     def await_vswitchd(self) -> None:
-        """Returns when ovs-vswitchd has gone through the present configuration."""
+        """Returns when ovs-vswitchd has processed the present configuration."""
         bump = {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["next_cfg", "+=", 1]]}
         read = {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["next_cfg"]}
         wanted = self.transact(bump, read)[1]["rows"][0]["next_cfg"]
@@ -120,7 +125,7 @@ class Daemon:
             self.socket.unlink(missing_ok=True)
 
     def pause(self, name: str) -> None:
-        """It keeps its sockets and does not answer any more, until `resume`."""
+        """Stops it: it keeps its sockets and does not respond until `resume`."""
         self._processes[name].send_signal(signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
@@ -130,17 +135,17 @@ class Daemon:
         return self._run("ovs-vsctl", "--timeout=20", f"--db={self.remote}", *arguments)
 
     def appctl(self, *arguments: str) -> str:
-        """What ovs-vswitchd itself says, rather than the database."""
+        """The response of ovs-vswitchd itself, as opposed to the database."""
         return self._run("ovs-appctl", "-t", str(self._control), *arguments)
 
     def transact(self, *operations: dict[str, Any]) -> list[dict[str, Any]]:
-        """A transaction by OVS's own client."""
+        """Runs a transaction with OVS's own client."""
         transaction = json.dumps(["Open_vSwitch", *operations])
         results: list[dict[str, Any]] = json.loads(self._run("ovsdb-client", "transact", self.remote, transaction))
         return results
 
     def dump(self) -> dict[str, dict[str, Any]]:
-        """Table -> UUID -> row: all that is configured. What OVS writes by itself is left out."""
+        """The rows by table and UUID: the configuration, without the columns that OVS writes by itself."""
         selections = [
             {"op": "select", "table": table, "where": [], "columns": ["_uuid", *(set(columns) - MEASURED)]}
             for table, columns in self._columns.items()
@@ -152,12 +157,12 @@ class Daemon:
         }
 
     def datapath_ports(self) -> set[str]:
-        """Names of the ports that the datapath really has."""
+        """The names of the ports that the datapath really has."""
         lines = self.appctl("dpif/show").splitlines()
         return {line.split()[0] for line in lines if line.startswith("    ")}
 
     def log(self) -> str:
-        """What ovs-vswitchd has to say; nothing when it has been taken away."""
+        """The log of ovs-vswitchd; empty if it has been removed."""
         log = self.folder / "ovs-vswitchd.log"
         return log.read_text() if log.exists() else ""
 
@@ -165,7 +170,7 @@ class Daemon:
         return [f"other_config:{name}={value}" for name, value in SETTINGS.items()]
 
     def _connects(self, *remotes: str) -> bool:
-        """Whether it listens on its own socket and on those remotes (`ptcp:PORT:ADDRESS`): it opens them one by one."""
+        """Whether it listens on its own socket and on those remotes (`ptcp:PORT:ADDRESS`), which open one by one."""
         assert self._processes["ovsdb-server"].poll() is None, (self.folder / "ovsdb-server.log").read_text()
         for remote in remotes:
             _ptcp, number, address = remote.split(":")
@@ -195,4 +200,4 @@ class Daemon:
     def _environment(self) -> dict[str, str]:
         folder = str(self.folder)
         places = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"), folder)
-        return {**os.environ, **places, "RUNTIME_DIRECTORY": folder}  # the last one is DPDK's
+        return {**os.environ, **places, "RUNTIME_DIRECTORY": folder}  # the last one is for DPDK

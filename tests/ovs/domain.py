@@ -1,7 +1,7 @@
 """A libvirt domain with vhost-user interfaces, in the form that KubeVirt's network bindings give them.
 
-libvirt runs inside virsh (`qemu:///embed`), in a folder, a mount and a PID namespace of its own: no daemon, no trace on
-the machine, and QEMU, which libvirt detaches, dies with the namespace.
+libvirt runs inside virsh (`qemu:///embed`), in its own folder, mount namespace and PID namespace: there is no daemon,
+nothing remains on the machine, and QEMU, which libvirt detaches, ends with the namespace.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from tests.ovs.guest_image import CACHE, MEMORY_MIB, guest_image, kernel_command
 from tests.ovs.machine import END_SECONDS, Machine, MachineError, read_answer
 
 VIRSH_SECONDS = 60.0
-"""Bound of a virsh command. The first one on a machine takes 4 s more: libvirt asks QEMU what it can do."""
-# No virtlogd, no other user, no cgroups and no label: what a libvirt of root's own can do without.
+"""Time limit of a virsh command. The first one on a machine takes 4 s more, because libvirt queries QEMU's
+capabilities.
+"""
+# No virtlogd, no other user, no cgroups and no label: root's own libvirt works without them.
 QEMU_CONF = """\
 stdio_handler = "file"
 user = "root"
@@ -31,14 +33,14 @@ security_driver = "none"
 namespaces = []
 cgroup_controllers = []
 """
-# libvirt looks these up before it reads its configuration, and does not start without.
+# libvirt looks these up before it reads its configuration, and does not start without them.
 ACCOUNTS = {
     "passwd": "libvirt-qemu:x:0:0::/nonexistent:/usr/sbin/nologin\n",
     "group": "libvirt-qemu:x:0:\n",
 }
 NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
-# The shell is process 1 and reaps QEMU when it waits for virsh: libvirt does not take a domain for destroyed whose
-# zombie is left. It answers as the one in the guest does.
+# The shell is process 1 and reaps QEMU when it waits for virsh: libvirt does not regard a domain as destroyed while its
+# zombie exists. It responds as the shell in the guest does.
 INSIDE = """
 for file in passwd group; do mount --bind "$0/$file" /etc/$file; done
 ! tool=$(command -v ovs-vsctl) || mount --bind /dev/null "$tool"
@@ -52,7 +54,7 @@ done
 
 @dataclass(frozen=True)
 class Interface:
-    """A card of the domain. `network` is its name in the VMI, which KubeVirt makes an alias of."""
+    """A card of the domain. `network` is its name in the VMI, from which KubeVirt makes an alias."""
 
     mac: str
     path: Path | str
@@ -63,7 +65,7 @@ class Interface:
 
 
 class Domain(Machine):
-    """Created with `with`, from plain values; `interfaces` in the order in which the guest finds them.
+    """A domain that is started by `with`; `interfaces` are in the order in which the guest finds them.
 
     With `hook` the domain has neither interfaces nor shared memory of its own: the function adds them, as a sidecar of
     KubeVirt does. It is called twice, as virt-launcher calls a sidecar: the second time with the part of libvirt's own
@@ -85,7 +87,7 @@ class Domain(Machine):
         self._hook, self._user = hook, user
 
     def virsh(self, command: str) -> str:
-        """The answer to a line of virsh's own language. Raises MachineError with libvirt's words."""
+        """The response to a line of virsh's own language. Raises MachineError with libvirt's message."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin
         assert stdout
@@ -107,12 +109,13 @@ class Domain(Machine):
         try:
             self.virsh(f"destroy {self.name}")
         except MachineError:
-            # libvirt kills QEMU, and at times sees its end before the command is through, which then misses the domain.
+            # libvirt kills QEMU, and sometimes notices its end before the command has finished; then the command finds
+            # no domain.
             if self.name in self.virsh("list --name").split():
                 raise
 
     def reset(self) -> None:
-        """Boots the guest anew in the same QEMU, as a reboot from inside does; returns when the guest is up again."""
+        """Boots the guest again in the same QEMU, like a reboot from inside; returns when the guest is up again."""
         self.ready()
         self.virsh(f"reset {self.name}")
         self._await_boot()
@@ -157,7 +160,7 @@ class Domain(Machine):
         root = self.folder / "libvirt"
         (root / "etc").mkdir(parents=True)
         (root / "etc/qemu.conf").write_text(QEMU_CONF.replace('"root"', f'"+{self._user}"'))
-        # What QEMU can do: libvirt keeps it under a key of QEMU's and its own version.
+        # QEMU's capabilities: libvirt keeps them under a key of QEMU's version and its own.
         cache = CACHE / f"libvirt-{self._user}" if self._user else CACHE / "libvirt"
         cache.mkdir(parents=True, exist_ok=True)
         (root / "cache").symlink_to(cache)
@@ -168,7 +171,7 @@ class Domain(Machine):
                 os.chown(path, self._user, self._user)
 
     def _stop(self) -> None:
-        # Not killed: when process 1 of the namespace has ended by itself, so have all others.
+        # Not killed: when process 1 of the namespace ends by itself, all others have ended.
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin
         assert stdout
@@ -196,7 +199,7 @@ class Domain(Machine):
         ET.SubElement(system, "kernel").text = str(image.kernel)
         ET.SubElement(system, "initrd").text = str(image.initramfs)
         ET.SubElement(system, "cmdline").text = kernel_command_line(*(each.address for each in self._interfaces))
-        # Without, libvirt 9 gives QEMU the option -no-acpi, which QEMU 9 and later do not have.
+        # Without it, libvirt 9 passes QEMU the option -no-acpi, which QEMU 9 and later do not have.
         ET.SubElement(ET.SubElement(domain, "features"), "acpi")
         self._add_cpus(domain)
         self._add_devices(domain)
@@ -232,7 +235,7 @@ def as_user(user: int) -> tuple[str, ...]:
 
 
 def interface_xml(interface: Interface) -> ET.Element:
-    """The application, here QEMU, listens: `server`, in the words of libvirt."""
+    """The application, here QEMU, listens: `server`, in libvirt's terms."""
     element = ET.Element("interface", type="vhostuser")
     ET.SubElement(element, "mac", address=interface.mac)
     ET.SubElement(element, "source", type="unix", path=str(interface.path), mode="server")

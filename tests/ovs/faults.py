@@ -1,6 +1,6 @@
-"""Calls of the plugin `userspace` that meet a fault at one chosen system call: killed there, or refused it.
+"""Calls of the plugin `userspace` with a fault at a chosen system call: killed there, or refused it.
 
-The plugin starts no program here but its IPAM plugin, which is not traced.
+The plugin starts no program here except its IPAM plugin, which is not traced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Faults:
         self._trace = trace
 
     def points(self, command: str, conf: dict[str, Any], pod: Pod) -> list[Point]:
-        """Makes the call, which must succeed, and tells its system calls that change something, in their order."""
+        """Makes the call, which must succeed, and returns its changing system calls in order."""
         self._call(command, conf, pod, ",".join(strace.LOOKED_AT)).required()
         return strace.points(self._lines())
 
@@ -51,14 +51,14 @@ class Faults:
 
 
 class HelperFaults(Faults):
-    """The same for a node whose program is a launcher: the fault is in the child of its helper that serves the call."""
+    """The same for a node whose program is a launcher: the fault is in the helper's child that serves the call."""
 
     def __init__(self, node: Node, trace: Path, helper: Helper) -> None:
         super().__init__(node, trace)
         self._helper = helper
 
     def points(self, command: str, conf: dict[str, Any], pod: Pod) -> list[Point]:
-        """Without the word to the launcher that the child is ready: until then the launcher executes the plugin."""
+        """Leaves out the message READY to the launcher: until then the launcher executes the plugin."""
         found = super().points(command, conf, pod)
         first = next(number for number, point in enumerate(found) if point.what == "frame")
         return found[first + 1 :]
@@ -67,7 +67,7 @@ class HelperFaults(Faults):
         done = self._call(command, conf, pod, point.syscall, strace.killed(point))
         if "killed by SIGKILL" not in self._lines()[-1]:
             raise Missed(f"not killed at {point}: {done}")
-        # After its last word nothing is left to do for the child, and the launcher has the output.
+        # After its last message the child has nothing left to do, and the launcher has the output.
         assert done.code == 0 or (done.code == 1 and "was killed" in done.document["msg"]), done
 
     def _call(self, command: str, conf: dict[str, Any], pod: Pod, traced: str, fault: str = "") -> Outcome:
@@ -81,7 +81,7 @@ class HelperFaults(Faults):
         return done
 
     def _next_child(self) -> int:
-        """The one that has waited longest. Those before have ended, or will without an event for us."""
+        """The child that has waited longest. Earlier ones have ended, or will end without an event for us."""
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             alive = [pid for pid in self._helper.children() if not _has_ended(pid)]

@@ -1,6 +1,6 @@
-"""What the guests on vhost-user ports boot from: the lab's kernel, and an initramfs with a shell and a network driver.
+"""The files from which guests on vhost-user ports boot: the lab's kernel, and an initramfs with a shell and a driver.
 
-The initramfs is made once and kept in `.cache/guests`, under a key of what went in. `python -m tests.ovs.guest_image`
+The initramfs is made once and kept in `.cache/guests`, under a key of its inputs. `python -m tests.ovs.guest_image`
 makes it ahead of time, and fetches the kernel if the lab has not done that yet.
 """
 
@@ -20,14 +20,14 @@ BUSYBOX = Path("/bin/busybox")
 CACHE = lab.REPOSITORY / ".cache" / "guests"
 # Debian's kernel has PCI, virtio's transport, its console and the initramfs built in.
 MODULES = ("virtio_net",)
-# What saves time under emulation; a guest without IPv6 sends nothing that nobody asked for.
+# Options that save time under emulation; a guest without IPv6 sends no unsolicited frames.
 KERNEL_OPTIONS = (
     "quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable cryptomgr.notests random.trust_cpu=on audit=0 "
     "nowatchdog net.ifnames=0 ipv6.disable=1"
 )
 
 MEMORY_MIB = 96
-"""Enough: 30 MiB of it are free in a running guest."""
+"""A running guest has 30 MiB of it free."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GuestImage:
 
 @cache
 def guest_image(say: Say = silent) -> GuestImage:
-    """Raises LabError when a Debian package is missing that this is made from."""
+    """Makes the image. Raises LabError if a required Debian package is missing."""
     lab.CACHE.mkdir(parents=True, exist_ok=True)
     with lab._locked(lab.CACHE):
         kernel = kernels.kernel(lab.CACHE, say)

@@ -1,7 +1,7 @@
 """Small virtual machines on vhost-user ports: QEMU without KVM, a Linux kernel and a shell.
 
-QEMU listens on the socket, and lets the guest start only when the vswitch has connected: the port has to be there, or
-be made soon.
+QEMU listens on the socket, and starts the guest only when the vswitch has connected: the port must exist, or be created
+soon.
 
     with Guest(socket_path, mac, "10.9.0.1/24") as one, Guest(...) as two:  # they start at the same time
         assert one.reaches("10.9.0.2")
@@ -20,8 +20,8 @@ PLAIN = "-nodefaults -no-user-config -display none -no-reboot -accel tcg,thread=
 class Guest(Machine):
     """One virtual machine with one network card.
 
-    `address` is of the form 10.9.0.1/24, or empty. `mtu` is what the card tells the guest; without, it takes 1500.
-    There is a CPU for each queue pair, as the guest would leave the others unused.
+    `address` is of the form 10.9.0.1/24, or empty. `mtu` is the MTU that the card reports to the guest; without it, the
+    guest uses 1500. There is a CPU for each queue pair, because the guest would not use more queues.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Guest(Machine):
         image = guest_image()
         return [
             *f"qemu-system-x86_64 {PLAIN} -machine q35,memory-backend=ram -smp {self._queues} -m {MEMORY_MIB}".split(),
-            # The vswitch reads and writes the guest's memory, which has to be shared for that.
+            # The vswitch reads and writes the guest's memory, so it must be shared.
             *("-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"),
             *("-chardev", f"socket,id=vhost,path={self._path},server=on"),
             *("-netdev", f"vhost-user,id=net,chardev=vhost,queues={self._queues}"),

@@ -1,6 +1,6 @@
-"""A virtual machine that runs tests/ovs/guest_init: its process, and the shell inside that answers over a virtio port.
+"""A virtual machine that runs tests/ovs/guest_init: its process, and its shell, which responds over a virtio port.
 
-The guest's side of that port is a socket of ours, to which QEMU connects: so nothing that the guest says is lost.
+The guest's side of that port is our socket, to which QEMU connects, so that no output of the guest is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Self
 from tests.ovs.daemon import LEASH, until
 
 BOOT_SECONDS = 60.0
-"""From the process's start to the guest's first word; alone on a CPU it takes 2 to 3."""
+"""From the process's start to the guest's first output; it takes 2 to 3 s with a CPU of its own."""
 ANSWER_SECONDS = 30.0
 END_SECONDS = 10.0
 ANSWER = re.compile(rb"([^\x1e]*)\x1e([0-9]+)\n")
@@ -32,7 +32,7 @@ CARD = "/sys/class/net/eth0"
 
 
 class MachineError(Exception):
-    """The machine did not start, did not answer, or refused a command."""
+    """The machine did not start, did not respond, or refused a command."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,17 @@ class Link:
 
 
 class Machine(ABC):
-    """Starts with `with`, and does not wait; the methods wait until the guest is up. `within` is what starts a program in
-    the namespace where its sockets are."""
+    """Starts with `with`, and does not wait; the methods wait until the guest is up.
+
+    `within` is the command that starts a program in the namespace of its sockets.
+    """
 
     def __init__(self, within: tuple[str, ...] = ()) -> None:
         self._within = within
         self._shell: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        self.folder = Path(tempfile.mkdtemp(prefix="guest-"))  # short: a socket's path has 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="guest-"))  # short: a socket's path has at most 107 bytes
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             self._listener.bind(str(self.folder / "shell"))
@@ -69,7 +71,7 @@ class Machine(ABC):
         self.end()
 
     def end(self) -> None:
-        """At once, without asking the guest. The sockets are removed: QEMU, being killed, could not do it."""
+        """Ends it at once, without notifying the guest. The sockets are removed, because a killed QEMU leaves them."""
         self._stop()
         for path in self._sockets():
             path.unlink(missing_ok=True)
@@ -80,7 +82,7 @@ class Machine(ABC):
         return self
 
     def run(self, command: str, *, seconds: float = ANSWER_SECONDS) -> str:
-        """The output of a shell command (busybox has the tools). Raises MachineError when it fails."""
+        """The output of a shell command (busybox has the tools). Raises MachineError if it fails."""
         status, output = self.attempt(command, seconds=seconds)
         if status:
             raise MachineError(f"{command!r} ended with {status}: {output}")
@@ -93,15 +95,18 @@ class Machine(ABC):
         return read_answer(shell.fileno(), seconds, command, self.log)
 
     def ping(self, address: str, count: int = 3, *, interval: float = 0.2) -> int:
-        """How many of `count` requests were answered; the last one may take a second. The vswitch drops frames while it
-        takes over a port that has connected: where an answer is expected, await the first one by `reaches`."""
+        """The number of `count` requests that were answered; the last one may take a second.
+
+        The vswitch drops frames while it takes over a port that has connected: if an answer is expected, await the
+        first one with `reaches`.
+        """
         command = f"ping -q -c {count} -i {interval} -W 1 {shlex.quote(address)}"
         _status, output = self.attempt(command, seconds=ANSWER_SECONDS + count * interval)
         found = re.search(r"(\d+) packets received", output)
         return int(found[1]) if found else 0
 
     def reaches(self, address: str, seconds: int = 10) -> bool:
-        """Whether a ping is answered within that time; asks once a second, in the guest."""
+        """Whether a ping is answered within that time; the guest sends one each second."""
         once = f"ping -q -c 1 -W 1 {shlex.quote(address)} >/dev/null"
         loop = f"for try in $(seq {seconds}); do ! {once} || exit 0; done; exit 1"
         return self.attempt(loop, seconds=seconds + ANSWER_SECONDS)[0] == 0
@@ -112,20 +117,20 @@ class Machine(ABC):
         return Link(up == "1", mac, int(mtu), int(queues))
 
     def await_link(self, *, up: bool = True, seconds: float = ANSWER_SECONDS) -> None:
-        """Returns when the card has, or has lost, its carrier: the vswitch connected, or went away."""
+        """Returns when the card has, or has lost, its carrier: the vswitch connected, or disconnected."""
         until(f"the guest's link {'up' if up else 'down'}", lambda: self.link().up == up, seconds)
 
     def log(self) -> str:
-        """What the machine's programs and the guest's kernel had to say."""
+        """The output of the machine's programs and of the guest's kernel."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """What starts it."""
+        """The command that starts it."""
 
     @abstractmethod
     def _sockets(self) -> list[Path]:
-        """The sockets that it is to listen on."""
+        """The sockets on which it listens."""
 
     def _start(self) -> None:
         with (self.folder / "qemu.log").open("wb") as log:
@@ -167,7 +172,7 @@ class Machine(ABC):
 
 
 def read_answer(stream: int, seconds: float, what: str, log: Callable[[], str]) -> tuple[int, str]:
-    """Status and output, as a shell sends them: the output, a record separator, the status, the end of the line."""
+    """Reads status and output, as a shell sends them: the output, a record separator, the status, a newline."""
     deadline = time.monotonic() + seconds
     received = b""
     while not (answer := ANSWER.fullmatch(received)):

@@ -1,5 +1,5 @@
-"""A node of the tests' own for the plugin `userspace`: a mount namespace with its own /run, state and kubelet, pods, and a
-real Open vSwitch in it. The plugin runs there as a fresh process, as a runtime starts it.
+"""A node of the tests for the plugin `userspace`: a mount namespace with its own /run, state and kubelet, pods, and a
+real Open vSwitch. The plugin runs there as a fresh process, as a runtime starts it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """A pod with a network namespace and, on this node, volumes."""
+    """A pod with a network namespace and volumes on this node."""
 
     container_id: str
     netns: str
@@ -74,9 +74,11 @@ class Pod(NamedTuple):
 
 
 class Node:
-    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1. It sees the node's mounts, or those of the tests.
+    """One node; `daemon` is its Open vSwitch, with the bridges br0 and br1. It sees the node's mounts, or those of the
+    tests.
 
-    `init`: its processes have a PID 1 of their own, whose mounts containers get (HostToContainer), as on a host.
+    With `init` the node's processes have their own PID 1, whose mounts containers receive (HostToContainer), as on a
+    host.
     """
 
     def __init__(self, program: Program, *, dpdk: bool = True, sees_mounts: bool = True, init: bool = False) -> None:
@@ -103,10 +105,10 @@ class Node:
         self.root = f"/proc/{self._pid}/root"
         self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else ())
         self.daemon.__enter__()
-        # Where configurations that name no database look for it.
+        # The default database of configurations that name none.
         self.run("mkdir", "/run/openvswitch")
         self.run("ln", "-s", f"{self.daemon.folder}/db.sock", "/run/openvswitch/db.sock")
-        # A link would not be followed: the plugin would look at each process of the machine, whose number changes.
+        # A link would not be followed: the plugin would examine each process of the machine, whose number varies.
         self.run("cp", f"{self.daemon.folder}/ovs-vswitchd.pid", "/run/openvswitch/ovs-vswitchd.pid")
         self.add_bridge("br0")
         self.add_bridge("br1")
@@ -123,13 +125,13 @@ class Node:
 
     @contextmanager
     def administered(self, **conf: object) -> Iterator[None]:
-        """The node with a configuration of its administrator."""
+        """Gives the node a node configuration within the context."""
         self.run("sh", "-c", "cat >/etc/barewire/node.json", stdin=json.dumps(conf))
         yield
         self.run("rm", "/etc/barewire/node.json")
 
     def run(self, *argv: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A program in the node's mount namespace."""
+        """Runs a program in the node's mount namespace."""
         done = subprocess.run(
             [*self.within, *argv], input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
         )
@@ -138,7 +140,7 @@ class Node:
 
     @contextmanager
     def running(self, *argv: str) -> Iterator[str]:
-        """A program in the node's mount namespace; the first line that it writes."""
+        """Runs a program in the node's mount namespace; yields the first line of its output."""
         with subprocess.Popen([*LEASH, *self.within, *argv], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:
@@ -147,7 +149,7 @@ class Node:
                 process.kill()
 
     def kubeconfig(self, path: os.PathLike[str]) -> str:
-        """A kubeconfig of the tests, where networks of this node may name one."""
+        """Copies a kubeconfig of the tests to a folder where networks of this node may name one."""
         place = f"/run/multus/{os.path.basename(path)}"
         self.run("install", "-D", "-m", "0600", str(path), place)
         return place
@@ -165,18 +167,18 @@ class Node:
         return pod
 
     def end(self, pod: Pod) -> None:
-        """The pod's namespace and folder go, as when nobody waited for its DEL."""
+        """Removes the pod's namespace and folder, as if nothing waited for its DEL."""
         self.end_sandbox(pod)
         self.run("rm", "-rf", f"{KUBELET}/pods/{pod.uid}")
 
     def end_sandbox(self, pod: Pod) -> None:
-        """The namespace goes, and the pod stays."""
+        """Removes the namespace. The pod stays."""
         name = pod.netns.rpartition("/")[2]
         self.run("ip", "netns", "del", name)
         self._names.remove(name)
 
     def end_pods(self) -> None:
-        """The same for all pods that there are."""
+        """Does the same for all pods."""
         while self._names:
             self.run("ip", "netns", "del", self._names.pop())
         self.run("rm", "-rf", f"{KUBELET}/pods")
@@ -231,11 +233,11 @@ class Node:
         return self.ended(self.start(command, conf, pod, ifname, *prefix, **variables))
 
     def add(self, conf: dict[str, Any], pod: Pod, ifname: str = "net1") -> dict[str, Any]:
-        """The result of an ADD that must succeed."""
+        """Returns the result of an ADD that must succeed."""
         return self.call("ADD", conf, pod, ifname).required().document
 
     def delete(self, conf: dict[str, Any], pod: Pod, ifname: str = "net1") -> Outcome:
-        """A DEL that must succeed."""
+        """Makes a DEL that must succeed."""
         return self.call("DEL", conf, pod, ifname).required()
 
     def files(self) -> dict[str, Any]:
@@ -244,7 +246,7 @@ class Node:
         mounts = Path(f"/proc/{self._pid}/mountinfo").read_text().splitlines()
         lines = [line.split() for line in mounts]
         found["mounts"] = sorted([line[3], line[4], line[5]] for line in lines if not line[4].startswith("/run/netns"))
-        # Folders that stay for the next pod: where records, sockets and short folders are kept.
+        # Folders that stay for the next pod: those of records, sockets and short folders.
         kept = {STATE, f"{STATE}/net", f"{STATE}/.devices", f"{STATE}/.pending"}
         kept |= {"/run/barewire", "/run/barewire/sockets", "/run/barewire/vhost"}
         kept |= {"/run/k8s.cni.cncf.io", "/run/k8s.cni.cncf.io/devinfo", "/run/k8s.cni.cncf.io/devinfo/cni"}
@@ -255,15 +257,15 @@ class Node:
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """What a pod that came and went must not change: files, mounts, and the vswitch's database."""
+        """The state that a pod's life must not change: files, mounts, and the vswitch's database."""
         return {**self.files(), "ovsdb": self.daemon.dump()}
 
     def pending(self) -> list[str]:
-        """The removals that wait to be finished."""
+        """The pending removals."""
         return self.run("ls", f"{STATE}/.pending", check=False).stdout.split()
 
     def ports(self) -> dict[str, dict[str, Any]]:
-        """The interfaces that the database has, by name, but for those of the bridges."""
+        """The interfaces in the database, by name, except those of the bridges."""
         rows = self.daemon.dump()["Interface"].values()
         return {row["name"]: row for row in rows if row["type"] == "dpdkvhostuserclient"}
 
@@ -271,7 +273,7 @@ class Node:
         self.run("sh", "-c", 'cat >"$0"', path, stdin=text)
 
     def bind(self, path: str) -> None:
-        """Makes a socket, as an application does that listens; the path may be longer than a socket's."""
+        """Creates a socket, as a listening application does; the path may be longer than a socket's limit."""
         folder, name = os.path.split(f"{self.root}{path}")
         fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         with socket.socket(socket.AF_UNIX) as unix:
@@ -298,9 +300,9 @@ def child(parent: int) -> str:
 
 
 def _tree(root: str, top: str) -> Iterator[tuple[str, list[Any]]]:
-    """What is below `top` of a process's root folder: path, and type, owner, contents and extended attributes.
+    """The files below `top` of a process's root folder: path, and type, owner, contents and extended attributes.
 
-    Without a program in the node's namespace: the fault matrices look some thousand times.
+    No program runs in the node's namespace, because the fault matrices read the files about a thousand times.
     """
     for folder, names, files in os.walk(root + top):
         names[:] = [name for name in names if os.path.join(folder, name) != f"{root}/run/netns"]
@@ -318,6 +320,6 @@ def _tree(root: str, top: str) -> Iterator[tuple[str, list[Any]]]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two snapshots, one line each."""
+    """The differences between two snapshots, one line each."""
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]

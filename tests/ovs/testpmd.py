@@ -1,7 +1,7 @@
-"""DPDK's own test program on a vhost-user port, as an application in a pod would be: virtio-user, and it listens.
+"""DPDK's own test program on a vhost-user port, like an application in a pod: virtio-user, and it listens.
 
-Needs no huge pages and no device. It forwards only between `answer_pings` or `send` and `stop`, as it polls then and
-takes a whole CPU; in between it waits for commands and takes none.
+It needs no huge pages and no device. It forwards only between `answer_pings` or `send` and `stop`, because it then
+polls and takes a whole CPU; in between it waits for commands and takes none.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Self
 from tests.ovs.daemon import LEASH, until
 
 START_SECONDS = 30.0
-"""Until the vswitch has connected, which it tries once a second."""
+"""Seconds until the vswitch has connected, which it tries once a second."""
 ANSWER_SECONDS = 20.0
 END_SECONDS = 10.0
 PROMPT = b"testpmd> "
 BURST = 32
 """Packets that testpmd sends at once."""
-# Two logical cores are the fewest that it takes: for commands and for packets. Neither is tied to a CPU.
+# It requires two logical cores: for commands and for packets. Neither is bound to a CPU.
 EAL = "--no-huge --no-pci --no-telemetry --file-prefix=testpmd -m 64 --lcores=0@({cpus}),1@({cpus})"
-# Without the line buffer the answers to commands stay in the program, whose output is a pipe.
+# Without line buffering the output stays in the program, because its stdout is a pipe.
 PROGRAM = ("stdbuf", "-oL", "dpdk-testpmd")
 
 
 class TestpmdError(Exception):
-    """testpmd did not start, or did not answer."""
+    """testpmd did not start, or did not respond."""
 
     __test__ = False
 
@@ -88,12 +88,14 @@ class Testpmd:
         until(f"testpmd's link on {self._path}", self.link_up, seconds)
 
     def answer_pings(self) -> None:
-        """From now on it answers ARP requests and pings, to whatever address they are."""
+        """Makes it answer ARP requests and pings, whatever the address."""
         self.run("set fwd icmpecho")
         self.run("start")
 
     def send(self, bursts: int) -> int:
-        """Sends so many bursts on each queue, to nobody in particular. Returns the number of packets, all sent by then."""
+        """Sends that many bursts on each queue, to no particular address. Returns the number of packets after all were
+        sent.
+        """
         before = self.statistics().sent
         self.run("set fwd rxonly")
         self.run(f"start tx_first {bursts}")
@@ -109,7 +111,7 @@ class Testpmd:
         return Statistics(received=counters["RX-packets"], sent=counters["TX-packets"])
 
     def run(self, command: str) -> str:
-        """The answer to a command of testpmd's own language."""
+        """The output of a command of testpmd's own language."""
         stdin = self._process.stdin
         assert stdin
         stdin.write(command.encode() + b"\n")

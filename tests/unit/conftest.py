@@ -1,4 +1,4 @@
-"""Settings of the unit tests."""
+"""Settings for the unit tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_waits() -> Iterator[None]:
-    """A fake that refuses and a port that nobody listens on do not change their minds, so that waiting for them only costs
-    time. No unit test measures these bounds."""
+    """Shortens waits: a fake that refuses, and a port without a listener, do not change, so waiting for them only costs
+    time.
+
+    No unit test measures these limits.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cni.sriov.attach.MAC_SECONDS", 0.1)
         patch.setattr("cni.sriov.renewal.RESET_SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""userspace-cni's annotations: their form, and how they come and go with interfaces and sandboxes."""
+"""userspace-cni's annotations: their form, and their changes with interfaces and sandboxes."""
 
 from __future__ import annotations
 
@@ -195,7 +195,9 @@ def test_any_value_that_a_pod_s_author_wrote_leads_to_annotations_or_to_an_error
 
 
 def pod(**lists):
-    """A pod whose containers mount the volume `sockets`, as told: kind of container to mounts of each."""
+    """A pod whose containers mount the volume `sockets`; `lists` has the mounts of each container, by kind of
+    container.
+    """
     containers = {kind: [{"name": "x", "volumeMounts": mounts} for mounts in each] for kind, each in lists.items()}
     return {"spec": {"volumes": [{"name": "other"}, {"name": "sockets", "emptyDir": {}}], **containers}}
 

@@ -28,7 +28,7 @@ def test_an_unsolicited_advertisement_goes_to_all_nodes_with_override_and_our_ma
     owner = "2001 0db8 0000 0000 0000 0000 0000 0005"
     all_nodes = "ff02 0000 0000 0000 0000 0000 0000 0001"
     ethernet, ipv6 = "3333 0000 0001 0200 00aa bbcc 86dd", f"6000 0000 0020 3aff {owner} {all_nodes}"
-    # The checksum was worked out by hand: the one's complement sum of pseudo-header and message.
+    # The checksum was computed by hand: the one's complement sum of pseudo-header and message.
     assert frame == f"{ethernet} {ipv6} 8800 {expected_checksum()} 2000 0000 {owner} 0201 0200 00aa bbcc"
 
 

@@ -1,4 +1,4 @@
-"""build/archive.py and build/boot.py: the modules of a bundle in one file, and a process that imports them from there."""
+"""build/archive.py and build/boot.py: the modules of a bundle in one file, and a process that imports them from it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ for name in {names!r}:
 """
     done = in_the_bundle(folder, program)
     assert done.returncode == 0, done.stderr
-    # Modules of the standard library are missing where Python has a library of its own for them, and sees none here.
+    # Modules of the standard library are missing if Python has a library of its own for them, which is not visible
+    # here.
     assert set(done.stdout.split()) - set(sys.stdlib_module_names) == NOT_IN_A_BUNDLE
 
 
@@ -143,7 +144,7 @@ print(len(sys.tries))
 
 
 def test_a_module_that_another_thread_is_executing_is_waited_for(tmp_path):
-    """One that comes first in a unit, too, which the interpreter has not locked: it looks for the last one."""
+    """Even one that comes first in a unit, for which the interpreter holds no lock: it looks for the last one."""
     slow = compile("import sys\nsys.begun.release()\nsys.never.acquire(True, 0.3)\nlate = 1", "slow.py", "exec")
     last = compile("import slow", "last.py", "exec")
     modules = [

@@ -1,4 +1,4 @@
-"""Attach and detach against a host that behaves like igb: whatever is asked for and wherever it fails, the VF comes home."""
+"""Attach and detach on a host that behaves like igb: with any settings and any failure, the VF returns to the host."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_refused_mtu_is_named_although_the_link_has_moved(kernel):
     assert kernel.snapshot() == before
 
 
-# The order of the way back.
+# The order of the removal.
 
 
 def info(kernel):
@@ -160,7 +160,7 @@ def test_a_vf_that_the_pod_has_hidden_keeps_everything_that_isolates_it_until_it
 
 
 def test_the_settings_are_those_of_the_pod_as_long_as_the_vf_is_in_it(kernel):
-    """Also in each moment of a removal that succeeds."""
+    """Even at each moment of a successful removal."""
     attachment, _ = attached(kernel, EVERYTHING, MAC)
     inside, seen = info(kernel), []
     for change in range(1, 30):

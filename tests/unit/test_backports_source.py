@@ -1,4 +1,4 @@
-"""build/backports.awk: the source of the backports suite comes from the machine's own sources."""
+"""build/backports.awk derives the source of the backports suite from the machine's own sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sysfs tells of a device, and what is written to bind a driver, on trees as kernels make them. The rest: the lab."""
+"""Reading a device in sysfs, and writes that bind a driver, on trees as kernels make them."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_network_driver_is_ready_when_its_network_device_is_there(tree):
     [("0x030200", "nouveau"), ("0x120000", "qat"), ("0x010802", "nvme"), ("0x020000", "virtio-pci")],
 )
 def test_a_kernel_driver_that_makes_no_network_device_is_ready_when_it_is_bound(tree, pci_class, driver):
-    """Waiting for one, the device of a GPU or a disk was given back only after 15 s, and with an error."""
+    """Because a network device was awaited, a GPU or a disk was released only after 15 s, and with an error."""
     (tree.root / "bus/pci/devices" / VF / "class").write_text(f"{pci_class}\n")
     assert not tree.drivers._ready(VF, driver)
     tree.bind(VF, driver)
@@ -212,7 +212,7 @@ def state(tree):
 
 @pytest.mark.parametrize("found", ["", "vfio-pci", "sfc"])
 def test_a_network_driver_without_the_device_in_its_id_table_is_refused_and_the_network_device_stays(tree, found):
-    """With any override that names it the kernel would let the driver probe foreign hardware."""
+    """With any override that names it, the kernel would let the driver probe foreign hardware."""
     drivers = tree.drivers
     drivers._override(VF, found, 0.0)
     (tree.root / "bus/pci/devices" / VF / "net/eth7").mkdir(parents=True)
@@ -270,7 +270,7 @@ def test_the_kernels_refusal_of_a_write_is_told_with_its_errno(tmp_path):
 
 
 def test_a_write_in_which_the_kernel_kills_the_process_is_told_as_that(tmp_path, monkeypatch):
-    """As an Oops of a driver does. Told as an errno, it was "Bad file descriptor"."""
+    """An Oops of a driver does this. Reported as an errno, it was "Bad file descriptor"."""
     (tmp_path / "bind").touch()
     monkeypatch.setattr(os, "write", lambda *_args: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(KernelRefused, match="killed by signal 9") as failed:

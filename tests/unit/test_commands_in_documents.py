@@ -1,4 +1,4 @@
-"""The commands that documents and hints tell people to run exist, with the options that they name."""
+"""The commands in documents and hints exist, with the options that they mention."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMAND = re.compile(
 
 
 def places() -> list[Path]:
-    """What people read: the documents, and the hints in the sources."""
+    """The texts for users: the documents, and the hints in the sources."""
     return [
         ROOT / "README.md",
         *sorted(ROOT.glob("docs/*.md")),

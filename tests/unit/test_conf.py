@@ -1,4 +1,4 @@
-"""Configurations of `sriov`: every problem at once, keys in any case, misspelt keys, and agreement with the pydantic model."""
+"""Configurations of `sriov`: all problems at once, keys in any case, misspelt keys, and agreement with the model."""
 
 from __future__ import annotations
 
@@ -435,7 +435,7 @@ def test_a_malformed_mac_in_cni_args_is_told():
     assert caught.value.code == 7
 
 
-# A rule that `sriov` has no key for.
+# A rule for which `sriov` has no key.
 
 
 def test_a_list_of_strings_is_checked_as_a_whole():
@@ -447,13 +447,13 @@ def test_a_list_of_strings_is_checked_as_a_whole():
 
 
 def test_a_number_that_json_cannot_write_is_told_and_no_failure_of_ours():
-    """1e999 is JSON, and is read as infinity."""
+    """1e999 is valid JSON, and is read as infinity."""
     with pytest.raises(InvalidConfig, match="inf"):
         parse({"mtu": ("integer", 0, 9)}, (), {"mtu": float("inf")}, no_rules)
     assert shown([float("-inf")]) == "[-inf]"
 
 
-# The table and the model give the same verdicts.
+# The table and the model accept the same documents.
 
 ATOMS = (
     st.none()
@@ -492,8 +492,8 @@ def in_any_case(key):
 
 
 def document(table, *, wrong=0):
-    """A document with some of the table's keys, up to `wrong` of them with whatever value."""
-    # Strategies are made once: that takes longer than to draw from them.
+    """A document with some of the table's keys, of which up to `wrong` have arbitrary values."""
+    # Strategies are made once, because that takes longer than drawing from them.
     some = st.lists(st.sampled_from(sorted(table)), unique=True, max_size=8)
     valid = {key: right(rule) for key, rule in table.items()}
 
@@ -523,7 +523,9 @@ def paths_of_model(config):
 
 
 def paths_of(problem):
-    """The paths that one error of pydantic names: of several fields in its text, below `ipam` in both, else in `loc`."""
+    """The paths in an error of pydantic: for rules about several fields in its text, below `ipam` in both, otherwise in
+    `loc`.
+    """
     path, text = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
     if not path:
         return [part.split(": ")[0] for part in text.split("; ")]
@@ -533,7 +535,7 @@ def paths_of(problem):
 def compare(config):
     by_table, values = paths_of_table(config)
     by_model, dump = paths_of_model(config)
-    # The model looks at rules between fields only when each field by itself is right.
+    # The model checks rules between fields only if each field is valid.
     assert by_model <= by_table
     assert bool(by_model) == bool(by_table)
     if values is not None:

@@ -1,4 +1,4 @@
-"""Problems of a configuration that only show beside other problems."""
+"""Problems of a configuration that only appear beside other problems."""
 
 from __future__ import annotations
 

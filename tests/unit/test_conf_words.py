@@ -1,4 +1,4 @@
-"""What messages about configurations say, for every table: the author's JSON, and no suggestion that misleads."""
+"""Messages about configurations, for every table: they quote the author's JSON, and suggest no wrong keys."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PEERS = (
     "kubernetes rdma mode plugins datastore_type vlan_trunk datastore sleep_for_race pool resources bonds links "
     "state keepalive plugin driverName delegates isGateway ipMasq promiscMode uplink"
 ).split()
-"""Keys of other plugins; none of them stands for one of ours."""
+"""Keys of other plugins, none of which is a misspelling of one of our keys."""
 
 
 def paths(table: Table, *above: str) -> Iterator[tuple[str, ...]]:
@@ -62,7 +62,7 @@ def paths(table: Table, *above: str) -> Iterator[tuple[str, ...]]:
 
 
 def with_value(table: Table, path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A document with that value there, below the sections and lists of sections that the table has on the way."""
+    """A document with that value there, below the required sections and lists of sections."""
     key, *rest = path
     if not rest:
         return {key: value}

@@ -1,6 +1,7 @@
-"""Each dead end of the documents is left by the documented command: `barewire forget`, `barewire-ipam forget`.
+"""The documented commands resolve each dead end of the documents: `barewire forget`, `barewire-ipam forget`.
 
-What an attachment waits for is gone for good: its database, the program or the credentials of its addresses, its cluster.
+In each case something that the attachment needs is gone for good: its database, the program or the credentials of its
+addresses, or its cluster.
 """
 
 from __future__ import annotations

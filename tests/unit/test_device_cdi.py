@@ -1,4 +1,4 @@
-"""CDI files have what containers hold: after a failure they are put right, and what a pod does to its device changes nothing."""
+"""CDI files contain the devices that containers hold. They are repaired after a failure; pods cannot change them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def selected(*selectors, **keys):
 
 
 def named(host):
-    """By device the paths of the nodes that all CDI files have."""
+    """The paths of the nodes in all CDI files, by device."""
     files = [json.loads(path.read_text()) for path in sorted(host.cdi.glob("*.json"))] if host.cdi.exists() else []
     return {
         device["name"]: [node["path"] for node in device["containerEdits"]["deviceNodes"]]
@@ -41,7 +41,7 @@ def named(host):
 
 
 async def begun(root, pods, document=BOUND, *, number=1):
-    """A life with so many VFs allocated."""
+    """A running plugin with that many allocated VFs."""
     host = host_in(root)
     for node in ("vhost-net", "net/tun"):
         (host.dev / node).parent.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def full(*_args):
     raise IoFailure("No space left on device")
 
 
-# Files that are due
+# Files that must be written
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -235,7 +235,7 @@ def test_a_start_removes_only_files_of_ours_and_what_killed_writers_left(tmp_pat
     asyncio.run(scenario())
 
 
-# What was given
+# The content of a response
 
 
 @pytest.mark.parametrize(

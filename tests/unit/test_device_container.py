@@ -1,4 +1,4 @@
-"""What a container gets with its devices, and when a device is unhealthy."""
+"""The environment and nodes that a container gets with its devices, and the conditions for an unhealthy device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be looked at counts for nothing: no device is withdrawn, offered or taken back because of a look that failed."""
+"""A failed read is not evidence: it withdraws, offers or takes back no device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.test_device_stock import CARDS, RESOURCE, Life, Pods, host_in
 
 
 class Shortage:
-    """Lets one call fail, of all that need a descriptor: the process has too many open files for a moment."""
+    """Makes one of the calls that need a descriptor fail, as if the process had too many open files for a moment."""
 
     def __init__(self, monkeypatch, number):
         self.left = number
@@ -43,7 +43,7 @@ class Shortage:
 
 
 def host_with_uses(place):
-    """With PFs and VFs of which the host uses some, a mounted disk, and a group for VFIO."""
+    """A host that uses some of its PFs and VFs, with a mounted disk, and a group for VFIO."""
     graphics(place)
     place.add_vf(PF, 0, VFS[0], driver="iavf", group="10", netdev="eth0v0")
     for address, name in ((PF, "eth0"), (VFS[0], "eth0v0")):

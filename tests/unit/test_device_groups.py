@@ -160,7 +160,7 @@ def test_companions_that_would_not_be_bound_are_refused(keys):
         parse(json.dumps({"resourceList": [{"resourceName": "a", **keys}]}).encode())
 
 
-# At work
+# The running plugin
 
 
 def host_in(root, driver="snd_hda_intel"):
@@ -189,7 +189,7 @@ def test_members_are_bound_with_the_device_and_go_back_to_their_drivers(tmp_path
         assert contents.environment[f"PCI_RESOURCE_{variable(resource)}"].split(",") == given
         assert [node.host for node in contents.nodes] == ["/dev/vfio/vfio", "/dev/vfio/20"]
         assert (pci.bound(GPU), pci.bound(SOUND)) == ("vfio-pci", "vfio-pci")
-        # An init container had them; the application gets them again, and the drivers that were found are not forgotten.
+        # An init container had them; the application gets them again, and their original drivers are still known.
         await life.stock.allocate(resource, [GPU])
         pods.devices = {resource: [GPU]}
         await life.reclaimed()

@@ -1,4 +1,4 @@
-"""What the host itself uses its PCI functions for, on described hosts."""
+"""The host's own uses of its PCI functions, on simulated hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISK_PLACE = f"devices/pci0000:00/{DISK}"
 
 
 class Kernel:
-    """The links of the host and what they are used for; None for a kernel that refuses."""
+    """The links of the host and their uses; None for a kernel that refuses."""
 
     def __init__(self, uses):
         self._uses = uses
@@ -55,7 +55,7 @@ def used(host, uses=None, claimed=()):
 
 
 def block(host, number, place, slaves=()):
-    """A block device at a place in sysfs, made of others."""
+    """A block device below a folder of sysfs, composed of others."""
     folder = host.sys / place
     (folder / "slaves").mkdir(parents=True)
     for slave in slaves:
@@ -123,7 +123,7 @@ def test_the_controllers_of_a_mounted_partition_of_a_disk_with_several_paths_are
 
 
 def test_a_disk_of_zfs_is_used_though_no_mount_names_it(host):
-    """It was offered, and the pool's disk was taken away from the host that runs from it."""
+    """It was offered, so the disk of the pool was taken away from the host that runs from it."""
     block(host, "259:0", f"{DISK_PLACE}/nvme/nvme0/nvme0n1")
     mounted(host, "0:29", "rpool/ROOT/debian")
     assert used(host) == {}

@@ -1,4 +1,4 @@
-"""What a look at the host finds, and that a later look finds what has changed."""
+"""The result of a scan of the host, and changes found by a later scan."""
 
 from __future__ import annotations
 

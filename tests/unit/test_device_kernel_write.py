@@ -1,4 +1,4 @@
-"""Writes that the kernel does not finish; a pipe that nobody reads stands for its file."""
+"""Writes that the kernel does not finish. A pipe without a reader represents its file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def writers(path):
 
 
 def test_a_write_that_hangs_is_not_begun_again_until_it_has_ended(tmp_path):
-    """Each round of the plugin left one more thread in the kernel."""
+    """Each round of the plugin left another thread in the kernel."""
     path = str(tmp_path / "reset")
     os.mkfifo(path)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The examples of a DaemonSet and of an image give the device plugin what it needs of the node, and no more."""
+"""The examples of a DaemonSet and of an image give the device plugin the access that it needs, and no more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pod(documents):
 
 @pytest.fixture(scope="module")
 def mounts(pod):
-    """By path in the container: the path on the host, and whether it may be written."""
+    """By path in the container: the path on the host, and whether it is writable."""
     hosts = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
     found = pod["containers"][0]["volumeMounts"]
     return {one["mountPath"]: (hosts.get(one["name"]), not one.get("readOnly")) for one in found}
@@ -55,7 +55,7 @@ def covers(mount, path):
 
 
 def test_of_the_kubelets_directory_only_the_folders_with_its_sockets_are_mounted(mounts):
-    """The whole directory has the volumes of all pods, with their secrets, and the kubelet's own key."""
+    """The whole directory contains the volumes of all pods, with their secrets, and the kubelet's own key."""
     sockets = {f"{KUBELET}/{folder}" for folder in ("device-plugins", "pod-resources", "plugins_registry")}
     assert {path for path in mounts if covers(KUBELET, path) or covers(path, KUBELET)} == sockets
 

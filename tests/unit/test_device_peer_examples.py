@@ -1,6 +1,7 @@
-"""The example configurations of sriov-network-device-plugin select the same devices here, on a described host.
+"""The example configurations of sriov-network-device-plugin select the same devices here, on a simulated host.
 
-Which devices the peer selects is from its documentation and its issues; what is not supported is refused with its path.
+The devices that the peer selects follow from its documentation and its issues. Unsupported keys are refused with their
+paths.
 """
 
 from __future__ import annotations

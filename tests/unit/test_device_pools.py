@@ -1,4 +1,4 @@
-"""Which devices a configuration of sriov-network-device-plugin selects, on a described host."""
+"""The devices that a configuration of sriov-network-device-plugin selects, on a simulated host."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def selected(selectors, **resource):
         ({"vendors": ["8086"], "devices": ["154C"], "drivers": ["vfio-pci"], "pfNames": ["eth0", "eth1"]}, VFS[2:]),
         ({"pciAddresses": ["01:10.1", VFS[3]]}, [VFS[1], VFS[3]]),
         ({"pfNames": ["eth0#0,2-3"]}, [VFS[0], *VFS[2:]]),
-        ({"pfNames": ["eth1"]}, OTHER_VFS),  # as a part of a name it would be that of eth10, too
+        ({"pfNames": ["eth1"]}, OTHER_VFS),  # as a part of a name it would also match eth10
         ({"pfNames": ["eth[01]#1"]}, [VFS[1], OTHER_VFS[1]]),
-        ({"pfNames": ["ETH0#0", "eth0"]}, [VFS[0]]),  # the first that has the name decides
+        ({"pfNames": ["ETH0#0", "eth0"]}, [VFS[0]]),  # the first matching name decides
         ({"pfNames": ["eth10"]}, [PLAIN]),
         ({"rootDevices": [f"{PF}#0-1", OTHER_PF]}, [*VFS[:2], *OTHER_VFS]),
         ({"linkTypes": ["ether"]}, VFS[:2]),
@@ -193,7 +193,7 @@ def test_a_key_that_the_peer_ignores_too_is_a_warning():
 @pytest.mark.parametrize("key", ["pfNames", "rootDevices"])
 @pytest.mark.parametrize("pattern", ["eth[0", "eth{99999999999}", "(" * 50000 + ")" * 50000])
 def test_a_broken_pattern_is_a_problem_with_its_path(key, pattern):
-    """The second and the third ended the process when a device was compared, and the first selected nothing in silence."""
+    """The second and the third ended the process during a comparison, and the first silently selected nothing."""
     document = {"resourceList": [{"resourceName": "a", "selectors": {key: ["eth0", f"{pattern}#0-3"]}}]}
     with pytest.raises(InvalidConfig, match=rf"resourceList\[0\].selectors\[0\].{key}\[1\]: .*is not a regular expr"):
         parse(json.dumps(document).encode())

@@ -1,4 +1,4 @@
-"""The modules of the kubelet's and KubeVirt's protocols are what `make protos` makes, and mean what a kubelet means."""
+"""The modules of the kubelet's and KubeVirt's protocols are up to date with `make protos`, and agree with a kubelet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_messages_have_the_bytes_that_a_kubelet_sends_and_expects():
     device = v1beta1.Device(ID="x", health="Healthy", topology=v1beta1.TopologyInfo(nodes=[v1beta1.NUMANode(ID=1)]))
     listed = v1beta1.ListAndWatchResponse(devices=[device])
     assert listed.SerializeToString() == b"\x0a\x12\x0a\x01x\x12\x07Healthy\x1a\x04\x0a\x02\x08\x01"
-    # A container's CPUs (field 3) and the topology of its devices (field 3) are not ours to know, and no error.
+    # A container's CPUs (field 3) and the topology of its devices (field 3) are unknown to us, which is not an error.
     pods = b"\x0a\x1c\x0a\x01p\x12\x01n\x1a\x14\x0a\x01c\x12\x0c\x0a\x05a.b/c\x12\x01d\x1a\x00\x1a\x01\x05"
     found = v1.ListPodResourcesResponse.FromString(pods)
     assert found.pod_resources[0].containers[0].devices[0].device_ids == ["d"]

@@ -1,4 +1,4 @@
-"""What `status` and `run --dry-run` tell of resources, of what is held, and of what somebody should look at."""
+"""Reports of `status` and `run --dry-run`: resources, held devices, and problems that need attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allocation and release, killed at every step and in random order: nothing is lost, nothing is given twice."""
+"""Allocation and release, killed at every step and in random order: no device is lost or given twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class Mortal:
-    """Counts what changes host or disk, and ends the process at one of these: from then on nothing does anything."""
+    """Counts changes to host or disk, and kills the process at one of them: from then on no operation has an effect."""
 
     def __init__(self):
         self.steps, self.last = 0, 10**6
@@ -41,7 +41,7 @@ class Mortal:
 
 
 class Pods:
-    """What the kubelet lists; None while it does not answer."""
+    """The kubelet's list of pods; None while it does not respond."""
 
     def __init__(self):
         self.devices: dict[str, list[str]] | None = {}
@@ -85,7 +85,7 @@ def host_in(root):
 
 
 async def _is_killed(call):
-    """Whether the process met its end within the call."""
+    """Whether the process was killed during the call."""
     try:
         await call
     except Killed:
@@ -94,7 +94,7 @@ async def _is_killed(call):
 
 
 async def _allocate_then_free(root, last):
-    """Kills an allocation of two devices at a step; the kubelet has never heard of an answer. Returns whether it was killed."""
+    """Kills an allocation of two devices at a step; the kubelet never got a response. Returns whether it was killed."""
     host, pods, mortal = host_in(root), Pods(), Mortal()
     life = await Life(host, root, pods, mortal).started()
     mortal.last = mortal.steps + last
@@ -122,7 +122,7 @@ async def _release_killed(root, last):
 
 
 async def _allocate_then_kept(root, last):
-    """As the first, but the kubelet has given the devices to a pod: what was promised is completed."""
+    """Like the first, but the kubelet has given the devices to a pod, so the allocation is completed."""
     host, pods, mortal = host_in(root), Pods(), Mortal()
     life = await Life(host, root, pods, mortal).started()
     mortal.last = mortal.steps + last
@@ -131,7 +131,7 @@ async def _allocate_then_kept(root, last):
     again = await (await Life(host, root, pods).started()).reclaimed()
     assert [*again.stock.held] == VFS[:1]
     await again.stock.prepare(RESOURCE, VFS[:1])
-    # Without an entry in the journal nobody knows that a driver was promised.
+    # Without an entry in the journal, the plugin does not know that a driver was promised.
     assert host.bound(VFS[0]) == ("vfio-pci" if last else "iavf")
     pods.devices = {}
     await again.reclaimed()
@@ -240,7 +240,7 @@ def test_each_change_of_a_device_s_health_is_logged_once_with_the_reason(tmp_pat
 
 
 class Meanwhile(Pods):
-    """The kubelet gives a device away while it is asked what pods have, and answers what was true before."""
+    """A kubelet that gives a device away while it responds to a request for pods, with its former state."""
 
     stock: Stock | None = None
 
@@ -287,7 +287,7 @@ def test_an_allocation_that_waits_is_not_undone_by_a_release_that_was_decided_be
 
 
 def in_a_pod(host, device):
-    """Its network device: the folder is there, and empty from here."""
+    """Moves its network device to a pod: the folder exists, and appears empty from the host."""
     for netdev in (host.devices / device / "net").iterdir():
         netdev.rmdir()
 
@@ -342,7 +342,7 @@ PAIR = "intel.com/pair"
 
 
 def pools_of(*described):
-    """A configuration with pools of these names, ways with groups, and devices."""
+    """A configuration of pools with these names, group modes, and devices."""
     resources = [
         {"resourceName": name, "groups": groups, "deviceType": "pci", "selectors": {"pciAddresses": devices}}
         for name, groups, devices in described
@@ -456,7 +456,7 @@ def test_a_pool_that_shares_groups_gives_a_member_away_though_the_group_is_open_
 
 
 async def _renumbered(tmp_path, *, spoil=lambda holding: holding, **disk):
-    """A process that starts when its held VF has gone and a disk has its address."""
+    """A process that starts after its held VF has gone and a disk has got its address."""
     host, pods = host_in(tmp_path), Pods()
     life = await Life(host, tmp_path, pods).started()
     await life.stock.allocate(RESOURCE, VFS[:1])

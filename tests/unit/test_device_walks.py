@@ -1,4 +1,4 @@
-"""Random walks, and processes that are killed twice: no device is lost, none is given twice, every driver comes back."""
+"""Random walks, and processes that are killed twice: no device is lost or given twice, and every driver is restored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAYS = {
 }
 
 
-# Killed, and killed again while the next process puts things right.
+# Killed, and killed again while the next process repairs the state.
 
 
 async def _course(life):
@@ -39,7 +39,7 @@ async def _course(life):
 
 
 async def _lives_until(host, root, pods, last):
-    """A whole start and some rounds of a process that is killed at a step; whether it was."""
+    """Runs a start and some rounds of a process that is killed at a step. Returns whether it was."""
     mortal = Mortal()
     mortal.last = last
     return await _is_killed(_course(Life(host, root, pods, mortal)))
@@ -93,11 +93,11 @@ def test_a_process_that_is_killed_while_it_mends_a_damaged_journal_still_holds_t
         last += 1
 
 
-# A kubelet that knows what it has given, a plugin that dies, and a host that changes.
+# A kubelet that knows its allocations, a plugin that is killed, and a host that changes.
 
 
 class Kubelet(Pods):
-    """`down` while it does not answer; after a start it lists nothing, until it has `heard` of its pods."""
+    """`down` while it does not respond; after a start it lists no pods until `heard` is set."""
 
     def __init__(self):
         super().__init__()
@@ -109,13 +109,13 @@ class Kubelet(Pods):
         devices: dict[str, list[str]] = {}
         for resource, device in self.given.values():
             devices.setdefault(resource, []).append(device)
-        # The product takes what a kubelet that has just started lists for nothing; here that is no answer.
+        # The product ignores the list of a kubelet that has just started; here such a kubelet does not respond.
         self.devices = None if self.down or not self.heard else devices
         return await super().listed()
 
 
 class Walk(RuleBasedStateMachine):
-    """`way` is how the pools of the graphics card go about its IOMMU group."""
+    """`way` is how the pools of the graphics card treat its IOMMU group."""
 
     way = "exclusive"
 
@@ -205,7 +205,7 @@ class Walk(RuleBasedStateMachine):
         return not self.kubelet.down and not self.holders(device) and offered.get(device)
 
     def _give(self, resource, device):
-        """The kubelet lists the device once Allocate has succeeded. Whether it has."""
+        """The kubelet lists the device once Allocate has succeeded. Returns whether it has."""
         try:
             if self.do(_is_killed(self.life.stock.allocate(resource, [device]))):
                 return False
@@ -277,12 +277,12 @@ class Walk(RuleBasedStateMachine):
     @rule(device=st.sampled_from([VFS[0], GPU]), content=st.sampled_from([b"", b"{", b"[" * 5000]))
     def journal_is_damaged(self, device, content):
         file = self.root / "state" / f"{device}.json"
-        # What is lost is the driver that was found: only a device that has it still may lose its file here.
+        # The file has the original driver, so it may be lost only for a device that has this driver.
         if file.exists() and device == GPU and self.way == "exclusive":
             file.write_bytes(content)
             self.born()
 
-    # What holds
+    # Invariants
 
     @invariant()
     def what_is_given_is_held_by_one_pod(self):

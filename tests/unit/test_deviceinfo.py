@@ -1,4 +1,4 @@
-"""The device-info file: what the device plugin wrote about the same device stays, everything else gives way."""
+"""The device-info file: the device plugin's entries about the same device stay, and all others are replaced."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 from cni import errors
 
 SPECIFIED = {1, 2, 3, 4, 5, 6, 7, 8, 11, 50, 51}
-"""Codes of the CNI specification that a plugin of ours may use."""
+"""Codes of the CNI specification that our plugins may use."""
 
 NAMES = {
     1: "IncompatibleVersion",
@@ -36,7 +36,7 @@ NAMES = {
     115: "SocketDirUnfit",
     999: "InternalError",
 }
-"""What each number means for ever: users have written it into their tools. Add lines, never change one."""
+"""The permanent meaning of each number: users' tools contain them. Add lines, but never change one."""
 
 
 def test_no_two_errors_share_a_code():

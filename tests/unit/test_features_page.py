@@ -1,4 +1,4 @@
-"""docs/features.md and docs/userspace-defects.md promise tests: each that they name must be there."""
+"""The tests that docs/features.md and docs/userspace-defects.md name exist."""
 
 from __future__ import annotations
 

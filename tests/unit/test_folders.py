@@ -1,4 +1,4 @@
-"""Temporary names: no key has one, and a key may look like an older version's."""
+"""Temporary names: no key has one, although a key may look like an older version's temporary name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cni.names import is_identifier
 from ipam.command.networks import Folders, attached, entries, records
 
 GONE = 2**22 + 1
-"""No process has this number."""
+"""No process has this ID."""
 
 LIKE_TEMPORARY = ["x.tmp", "x.damaged", "x.json.damaged", "x.123.tmp", f"x.{GONE}.tmp", ".x", ".x.1.tmp"]
 

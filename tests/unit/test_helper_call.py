@@ -1,4 +1,4 @@
-"""A child of the helper between its launcher's words: what it says, and what it undoes."""
+"""A child of the helper between its launcher's messages: its responses, and the changes that it reverts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def interrupt(*_args: object) -> Any:
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch, pair: tuple[_socket.socket, _socket.socket]) -> Any:
-    """Serves an ADD whose result nobody waits for; gives what has been deleted."""
+    """Serves an ADD whose result is never read; returns what was deleted."""
 
     def add() -> list[str]:
         plugin = Plugin()

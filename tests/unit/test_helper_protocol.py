@@ -1,4 +1,4 @@
-"""The helper's words with a launcher: whatever comes is a call, or is refused."""
+"""The messages between helper and launcher: arbitrary input is a call, or is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The helper has imported whatever a call could import: a child imports nothing."""
+"""The helper has imported all modules that a call could import, so a child imports none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PEOPLES = "ipam.command"
-"""The command for people, which no launcher hands over."""
-# In the place of os.setns, which the Python of the bundle has.
+"""The operator's command, which no launcher passes on."""
+# It replaces os.setns, which the bundle's Python has.
 STAND_INS = {"ctypes"}
 
 
@@ -63,7 +63,7 @@ def test_every_module_that_a_function_imports_is_warm() -> None:
 
 
 def test_no_child_has_to_complete_os() -> None:
-    """As in the bundle, whose `os` is build/lean_os.py until something else is used."""
+    """As in the bundle, whose `os` is build/lean_os.py until another attribute is used."""
     program = (
         "import sys, types; lean = sys.modules['os'] = types.ModuleType('os');"
         "exec(compile(open('build/lean_os.py').read(), 'lean_os', 'exec'), vars(lean));"
@@ -80,7 +80,7 @@ def test_no_name_of_the_list_is_out_of_use() -> None:
 
 
 def loaded() -> list[str]:
-    """The modules of a helper that has loaded all."""
+    """The modules of a helper that has loaded everything."""
     program = (
         "import sys, cni.helper.start; from cni.helper.warm import load_all; assert not load_all(); print(*sys.modules)"
     )

@@ -37,7 +37,7 @@ FAST = [
     "ipam.kubernetes.whereabouts",
 ]
 
-# What `-c` itself makes the interpreter import (linecache, from 3.13 on) does not count.
+# Modules that `-c` itself makes the interpreter import (linecache, from 3.13 on) do not count.
 PROGRAM = """
 import sys
 before = set(sys.modules)
@@ -48,7 +48,7 @@ print(*sorted(set(sys.modules) - before))
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter without site-packages, so that a heavy library cannot hide behind being installed."""
+    """Runs a fresh interpreter without site-packages, so that an installed heavy library cannot go unnoticed."""
     return subprocess.run(
         [sys.executable, "-I", "-S", *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -65,7 +65,7 @@ def imported_by(module: str) -> set[str]:
 
 
 def costs(module: str, names: list[str]) -> str:
-    """What the interpreter says that each named module costs: `self [us] | cumulative | name`, indented by who imports it."""
+    """The interpreter's report about each named module: `self [us] | cumulative | name`, indented by importer."""
     report = python("-X", "importtime", "-c", importing(module)).stderr.splitlines()
     return "\n".join(line for line in report if line.rpartition("|")[2].strip() in names)
 

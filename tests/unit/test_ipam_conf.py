@@ -1,4 +1,4 @@
-"""The configuration of `barewire-ipam`: what table, model and rules say of it, and which ranges it means."""
+"""The configuration of `barewire-ipam`: table, model and rules, and the resulting ranges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ipam.config.rules import cross_check, range_sets
 from ipam.ranges import unleased, walk
 
 LONG = 10.0
-"""Seconds: what it takes is a twentieth of that, and what grows with the square would take minutes."""
+"""Seconds: valid input takes a twentieth of that, and quadratic time would take minutes."""
 
 GOOD = [
     {"subnet": "10.0.0.0/24"},
@@ -366,7 +366,7 @@ def test_what_is_leased_is_what_the_standard_library_leaves(network, holes):
         ipaddress.ip_network((int(subnet.network_address) + at >> size << size, bits - size)) for at, size in holes
     ]
     expected = [str(host) for host in subnet if not any(host in one for one in excluded)]
-    # The network's address and the gateway; in IPv4 the broadcast address, too.
+    # The address of the network and the gateway; for IPv4 also the broadcast address.
     usual = {str(subnet[0]), str(subnet[1]), *([str(subnet[-1])] if bits == 32 else [])}
     found = leased({"subnet": str(subnet), "exclude": [str(one) for one in excluded]})
     assert found == [[text for text in expected if text not in usual]]

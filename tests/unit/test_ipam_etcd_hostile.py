@@ -1,4 +1,4 @@
-"""A server that is no etcd, which a network's author may have named, and that answers whatever keeps a caller busy."""
+"""A server that is not an etcd, which a network's author may have named, and whose responses keep a caller busy."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ipam.store import Owner, claim_on
 KEYS = Keys(prefix="/barewire/ipam", network="net", node="node-a")
 OWNER = Owner(network="net", container_id="a", ifname="net1")
 LATEST = 3.0
-"""Seconds after which a call with a bound of `SHORT` has not kept it, on however busy a machine."""
+"""Seconds after which a call with the limit `SHORT` has certainly exceeded it, even on a busy machine."""
 
 SHORT = 0.2
 AMPLE = 60.0
-"""The bound of a call that ends for another reason."""
+"""The limit of a call that ends for another reason."""
 
 
 class Hostile(Gateway):
-    """Answers a question for the keys from `start` on with those that `answer` gives."""
+    """Responds to a request for the keys from `start` on with those that `answer` returns."""
 
     def __init__(self, answer: Callable[[bytes], Iterable[bytes]], seconds: float = AMPLE) -> None:
         super().__init__((), seconds)
@@ -49,7 +49,7 @@ def endless(start: bytes) -> Iterator[bytes]:
 
 
 def again(start: bytes) -> list[bytes]:
-    """The same keys in each answer, of which the first lies where the walk began."""
+    """The same keys in each response, of which the first is the start of the walk."""
     prefix = start[: start.rindex(b"/") + 1]
     return [prefix + b"4%08x" % number for number in range(paging.PAGE)]
 
@@ -77,7 +77,7 @@ WALKS: dict[str, Callable[[Gateway, float], object]] = {
 
 @pytest.mark.parametrize("walk", WALKS)
 def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(walk, monkeypatch):
-    for module in (cluster, dead_node):  # who reads everything waits a minute for it
+    for module in (cluster, dead_node):  # reading everything has a limit of a minute
         monkeypatch.setattr(module, "ALL_SECONDS", SHORT)
     answer = names if walk in ("dead", "freed") else endless
     started = time.monotonic()
@@ -87,7 +87,7 @@ def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(wal
 
 
 def names(start: bytes) -> list[bytes]:
-    """A key of yet another network."""
+    """A key of another network each time."""
     number = int(start.removeprefix(b"/barewire/ipam/")[:8] or b"0")
     return [b"/barewire/ipam/%08d/x" % (number + 1)]
 

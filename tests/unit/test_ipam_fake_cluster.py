@@ -1,4 +1,4 @@
-"""FakeCluster keeps the contract of `ipam.store.Cluster`."""
+"""FakeCluster fulfils the contract of `ipam.store.Cluster`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's journal in front of a cluster: what is taken is never lost sight of, and never two owners'."""
+"""A node's journal in front of a cluster: no lease is lost, and no address has two owners."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def in_use(shared: Shared) -> dict[str, str]:
 
 
 def asked(text: str, name: str = "a"):
-    """An allocation of this address from V4."""
+    """Allocates this address from V4."""
     return owner(name), ((V4,),), (parse(text, "test"),)
 
 
@@ -243,11 +243,11 @@ def test_without_a_configuration_nothing_is_allocated(node):
         node.add("a", cluster_conf=None)
 
 
-# Outcomes that nobody knows
+# Unknown outcomes
 
 
 def lose(shared: Shared, call: str):
-    """The answer of the next such call is lost."""
+    """The response to the next such call is lost."""
     left = [call]
 
     def loses(name: str) -> bool:
@@ -408,7 +408,7 @@ def test_a_cluster_out_of_reach_is_asked_once_for_all_its_tombstones(node, share
 
 
 def waiting(node: Node, *names: str, first: float, last: float) -> None:
-    """The tombstones were tried for the first and for the last time so many seconds ago."""
+    """Sets the times of the first and of the last attempt to release the tombstones, in seconds ago."""
     now = time.time()
     for name in names:
         os.utime(node.folder / f"journal/net/{name}:net1.json", (now - first, now - first))
@@ -531,7 +531,7 @@ SECOND: ClusterConf = {**FAKE, "endpoints": ["second"]}
 
 @pytest.fixture
 def moving(tmp_path, shared) -> Node:
-    """A node whose one cluster has two names, of which the first can go away alone."""
+    """A node whose one cluster has two names, of which the first can disappear alone."""
     found = Node(tmp_path, "moving", {"fake": shared, "first": Shared(), "second": shared})
     found.clusters["first"].leases = shared.leases
     return found
@@ -850,7 +850,7 @@ def test_an_entry_is_read_back_as_it_was_written(node):
     assert entry.cluster_conf == {"kind": "fake", "node": "node-a"}
 
 
-# Pods, in a store that goes by them
+# Pods, in a store that identifies owners by them
 
 
 def test_the_next_sandbox_of_a_pod_gets_its_own_addresses_and_a_late_del_of_the_earlier_one_frees_nothing(
@@ -912,7 +912,7 @@ def test_check_finds_what_another_plugin_leased_to_the_container(node, shared):
     assert node.store().addresses(owner("c")) == ()
 
 
-# Refusals that no repetition changes
+# Permanent refusals
 
 
 @pytest.mark.parametrize("ends", ("del", "gc"))

@@ -1,8 +1,7 @@
-"""Random walks of three nodes whose calls are killed at any step, lose answers, and reach the cluster late or not at all.
+"""Random walks of three nodes whose calls are killed at any step, lose responses, and reach the cluster late or never.
 
-Now and then the cluster is restored from a backup.
-
-A killed call is an exception that nothing catches; tests/contract/test_ipam_etcd_nodes.py kills processes.
+Now and then the cluster is restored from a backup. A killed call is an exception that nothing catches;
+tests/contract/test_ipam_etcd_nodes.py kills processes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NAMES = "abcd"
 
 
 class Killed(BaseException):
-    """Not an Exception: no clean-up may count on being run."""
+    """Not an Exception, because no clean-up may rely on being run."""
 
 
 class Fate:
@@ -90,7 +89,7 @@ class MortalCluster(FakeCluster):
         self.fate.step()
 
     def arrive(self, claims, owner):
-        """The request comes, and nobody waits for the answer."""
+        """The request arrives after its caller has given up."""
         with suppress(TryAgainLater):
             super().take(claims, owner)
 
@@ -110,7 +109,7 @@ class MortalNode(Node):
 
 
 class Walk:
-    """What the nodes do, and who believes to have what."""
+    """The nodes' actions, and the addresses that each owner believes to have."""
 
     def __init__(self, folder, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -160,7 +159,7 @@ class Walk:
         return {(name, "net1") for where, name in self.believed if where == node.name}
 
     def arrive(self) -> None:
-        """Some requests that were lost reach the cluster after all."""
+        """Some lost requests reach the cluster after all."""
         for cluster, claims, who in self.fate.late:
             if self.chance.random() < 0.5 and not self.shared.away:
                 cluster.arrive(claims, who)
@@ -173,7 +172,7 @@ class Walk:
             assert [has.get(address) for address in addresses] == [who, who]
 
     def restore(self) -> None:
-        """The cluster goes on with a backup. What came back keeps others from theirs until its node finds it out."""
+        """Restores a backup of the cluster. Restored leases block addresses of others until their node notices."""
         self.shared.restore(self.backup, self.chance.choice((self.shared.identity, f"id {self.chance.random()}")))
         self.fate.late.clear()
         self.calm()
@@ -184,7 +183,7 @@ class Walk:
         self.fate.left, self.fate.misfortune, self.shared.away = -1, 0.0, False
 
     def rest(self) -> None:
-        """All is well again, and each node collects its garbage once."""
+        """Ends all failures, and lets each node collect its garbage once."""
         self.calm()
         for cluster, claims, who in self.fate.late:
             cluster.arrive(claims, who)

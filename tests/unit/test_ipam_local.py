@@ -1,4 +1,4 @@
-"""The backend `local` on a directory of its own; beside Go's host-local it is tested in tests/contract."""
+"""The backend `local` on its own directory; tests/contract tests it together with Go's host-local."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_leases_are_in_the_order_of_their_numbers_and_those_of_nobody_among_them
 
 @pytest.fixture
 def no_reading(monkeypatch):
-    """From now on no file may be read but those of the call's own container."""
+    """Forbids reading files, except those of the call's own container."""
 
     def refuse(_directory):
         raise AssertionError("all files of the directory are read")

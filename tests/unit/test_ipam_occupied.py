@@ -1,4 +1,4 @@
-"""What a node knows to be in use is not leased again, whatever the store says: it may be another one, or have forgotten."""
+"""An address that a node knows to be in use is not leased again, even if the store was replaced or has lost it."""
 
 from __future__ import annotations
 

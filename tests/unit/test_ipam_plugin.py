@@ -43,7 +43,7 @@ DUAL = {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]], "rou
 
 
 class Node:
-    """Calls the plugin on folders of the test's own."""
+    """Calls the plugin on folders of the test."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -236,7 +236,7 @@ def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
     node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}))
     assert [entry.phase for entry in journal.of_network("net")] == ["held"]
     for _ in range(2):
-        # The other cluster may be gone for good: it is no reason for the GC of a network that works to fail.
+        # The other cluster may be gone for good, so the GC of a working network must not fail because of it.
         node.plugin.gc(node.request(DUAL, "GC", **{"cni.dev/valid-attachments": []}))
         assert [entry.phase for entry in journal.of_network("net")] == ["tombstone"]
     assert any("net/c1/net1 could not be released yet" in text for text in node.log.messages)
@@ -408,11 +408,11 @@ def test_gc_without_a_list_warns_and_frees_nothing(node):
     assert [text for text in node.log.messages if "valid-attachments is missing" in text]
 
 
-# What the node's administrator has not allowed.
+# Values that the node's administrator has not permitted.
 
 
 def strict(node, **addresses):
-    """The same plugin on a node whose configuration says no more than that."""
+    """The same plugin with a node configuration that permits nothing else."""
     policy = Policy(node=NodeConf(addresses=AddressPolicy(**addresses)), start="/")
     log = RecordingLog()
     stores = Stores(log, policy=policy, journal=str(node.folder / "journal"), run=str(node.folder / "run"))

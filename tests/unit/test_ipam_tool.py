@@ -1,4 +1,4 @@
-"""The command `barewire-ipam`: what it lists, what it asks before it changes something, and what it calls odd. No root."""
+"""The command `barewire-ipam`: its lists, its questions before changes, and its findings. No root."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONF = {
 
 
 class FakeHost(Host):
-    """`alive` is what the kernel would tell; `answer` what the person says, None when there is nobody."""
+    """`alive` is the kernel's report; `answer` is the operator's response, None without a terminal."""
 
     alive: Sandboxes = NOBODY
     answer: bool | None = None
@@ -108,7 +108,7 @@ def alive(*names: str, **places: tuple[str, ...]) -> Sandboxes:
 
 
 def judged(location: LocationLeases, *entries: Entry, seen: Sandboxes = NOBODY) -> list[str]:
-    """The kinds of what is found; every file is old."""
+    """The kinds of the findings; every file is old."""
     return [one.kind for one in findings(location, *entries, seen=seen)]
 
 
@@ -343,7 +343,7 @@ def test_a_configuration_that_is_none_is_told(host, tmp_path, capsys, content):
     assert "Traceback" not in capsys.readouterr().err
 
 
-# What is odd
+# Findings
 
 
 def test_nothing_is_odd_about_what_is_in_use():

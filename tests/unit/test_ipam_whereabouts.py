@@ -1,4 +1,4 @@
-"""The forms of whereabouts: names of objects, and what its patches say."""
+"""The forms of whereabouts: names of objects, and patches."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from cni import jsontext
 from cni.errors import DecodeFailure
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-# Small documents have all that large ones have, and take a tenth of the time.
+# Small documents have the same features as large ones, and take a tenth of the time.
 DOCUMENTS = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
 )

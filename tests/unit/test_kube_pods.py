@@ -1,4 +1,4 @@
-"""The client of the API server's pods, over the loopback address and without TLS, and its fake. TLS is in tests/contract."""
+"""The client of the API server's pods, without TLS over the loopback address, and its fake. tests/contract has TLS."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FakeServer:
 
 
 class RealServer:
-    """The client with a server. `seconds` bound each call."""
+    """The client with a server. `seconds` limits each call."""
 
     def __init__(self, api: ApiServer, folder: Path) -> None:
         self.api = api

@@ -1,4 +1,4 @@
-"""kubeconfig files: what is understood, what is refused, and that no secret gets into a message."""
+"""kubeconfig files: accepted and refused documents. No secret appears in a message."""
 
 from __future__ import annotations
 

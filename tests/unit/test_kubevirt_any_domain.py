@@ -1,4 +1,4 @@
-"""Whatever the domain and the machine are: an answer or a reason, and never a changed byte outside what is ours."""
+"""Any domain and any machine lead to a result or an error, and no byte outside our elements changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def attributes(draw: st.DrawFn, *needed: tuple[str, str]) -> str:
 
 @st.composite
 def elements(draw: st.DrawFn, depth: int = 2) -> str:
-    """Elements of a domain's, at places where they belong and where they do not."""
+    """Elements of a domain, at correct and at incorrect positions."""
     name = draw(
         st.sampled_from(["interface", "alias", "memoryBacking", "source", "access", "cell", "x", "memory", "emulator"])
     )
@@ -161,7 +161,7 @@ json_values = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Any:
-    """A machine in which one place has any value."""
+    """A machine in which one value is replaced by an arbitrary one."""
     vmi: Any = json.loads(json.dumps(machine(bound(), bound("second"), networks=[network(), network("second")])))
     place = vmi
     while True:

@@ -1,4 +1,7 @@
-"""The sidecar's change of a domain: what is ours becomes a vhost-user interface with shared memory, all else stays byte for byte."""
+"""The sidecar's change of a domain: our interfaces become vhost-user with shared memory.
+
+Everything else stays the same, byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -214,7 +217,7 @@ def offered(text: bytes) -> dict[str, str]:
 
 
 def test_the_guest_is_offered_the_mtu_where_it_is_known_by_a_way_that_libvirt_takes():
-    """libvirt does not start a machine that has `<mtu>` in an interface of type vhostuser."""
+    """libvirt does not start a machine with `<mtu>` in an interface of type vhostuser."""
     assert offered(change(domain("plain"))) == {}
     text = change(domain("plain"), info=MTU)
     assert offered(text) == {"ua-dataplane": "9000"}

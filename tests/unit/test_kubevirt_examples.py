@@ -21,7 +21,7 @@ def test_the_registered_binding_is_the_one_that_the_example_of_a_machine_names()
     vmi = manifest(EXAMPLES / "vmi-userspace.yaml")
     (interface,) = vmi["spec"]["domain"]["devices"]["interfaces"]
     assert [*registered] == [interface["binding"]["name"]]
-    # Neither an attachment of KubeVirt's own, nor migration, which is not tested.
+    # Neither KubeVirt's own attachment, nor migration, which is not tested.
     assert [*registered[interface["binding"]["name"]]] == ["sidecarImage"]
 
 

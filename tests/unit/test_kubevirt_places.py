@@ -1,4 +1,4 @@
-"""Where the socket of a machine's interface is: what the sidecar computes is what the CNI plugin does."""
+"""The location of a machine's socket: the sidecar computes the same path as the CNI plugin."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ CLAIM = {"claimName": "dpdk", "requestName": "port/fast"}
 
 
 class Pod:
-    """A pod whose files are below a folder, and a sidecar in it that does not wait."""
+    """A pod with its files below a folder, and a sidecar in it that does not wait."""
 
     def __init__(self, folder: Any, **bounds: float) -> None:
         self.info = folder / "network-info"

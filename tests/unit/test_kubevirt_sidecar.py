@@ -1,4 +1,4 @@
-"""The sidecar as a process: its socket's name, its reasons, and its end."""
+"""The sidecar as a process: its socket's name, its error messages, and its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kubevirt.sidecar import NAME, reason, socket_name
 
 ROOT = Path(__file__).parents[2]
 HEADER = 8192
-"""Bytes of all headers that gRPC takes."""
+"""Bytes of all headers that gRPC accepts."""
 
 
 def test_a_socket_has_the_name_of_the_container_or_the_binding():
@@ -41,7 +41,9 @@ def test_a_reason_of_any_characters_is_no_longer_than_a_header(character):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_imports_ends_the_sidecar(tmp_path, number):
-    """It is sent when gRPC is imported. Without a handler it ends this process, but not the first one of a container."""
+    """The signal is sent during the import of gRPC. Without a handler it ends this process, but not PID 1 of a
+    container.
+    """
     (tmp_path / "grpc.py").write_text(f"import os; os.kill(os.getpid(), {int(number)}); raise SystemExit(9)")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(

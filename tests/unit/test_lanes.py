@@ -1,4 +1,4 @@
-"""build/lanes.py: the parts of the tests beside each other, each with its output in one piece."""
+"""build/lanes.py: parts of the tests run at the same time, and the output of each stays together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 30
 
 @pytest.fixture
 def started(tmp_path):
-    """Starts lanes with these parts, each a piece of Python code; they find the test's folder as the present one."""
+    """Starts lanes with these parts, each a piece of Python code; their current directory is the test's folder."""
     running = []
 
     def start(**parts):

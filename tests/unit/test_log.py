@@ -1,4 +1,4 @@
-"""The log: its line, its levels, and where a config may make root write."""
+"""The log: its line format, its levels, and the files that a configuration may make root write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def opened(config: dict[str, Any], root: Path) -> Log:
 
 
 def lines_of(log_at: Callable[[int], None]) -> bytes:
-    """What `log_at(fd)` makes, writing to a pipe."""
+    """The output of `log_at(fd)`, written to a pipe."""
     reader, writer = os.pipe()
     try:
         log_at(writer)

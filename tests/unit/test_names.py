@@ -1,4 +1,4 @@
-"""The rules for names from elsewhere, and the wall behind them."""
+"""The rules for names from other parties, and the second check when a path is built."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_mark_that_names_what_is_no_attachment_is_nobodys(name):
 @pytest.mark.parametrize("name", [name for name in CLIMBING if "/" in name or "\0" in name])
 @pytest.mark.parametrize("part", ["network", "container_id", "ifname"])
 def test_no_path_is_made_of_an_attachment_whose_name_leads_elsewhere(part, name, tmp_path):
-    """The second wall: whoever forgets to judge a name gets no path from it."""
+    """The second check: code that forgets to check a name gets no path from it."""
     key = Key(**{"network": "net", "container_id": "a", "ifname": "net1", part: f"{name}/x"})
     attachments, journal = opened(tmp_path)
     found, owner = record(key), Owner(**key.as_dict())

@@ -1,4 +1,4 @@
-"""The node's configuration: what is taken, what is refused, and which file is believed."""
+"""The node configuration: accepted and refused documents, and the conditions for trusting the file."""
 
 from __future__ import annotations
 

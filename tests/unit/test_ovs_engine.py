@@ -1,6 +1,6 @@
-"""The engine `ovs-dpdk` on a database in memory, and the fake of the engine: both keep the contract of a vswitch.
+"""The engine `ovs-dpdk` on a database in memory, and the fake of the engine, fulfil the contract of a vswitch.
 
-tests/contract/test_ovs_engine.py holds the engine to it on real daemons.
+tests/contract/test_ovs_engine.py tests the engine on real daemons.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWNER = Owner(container_id="c0ffee", ifname="net1", network="fast")
 
 @pytest.fixture
 def backend(tmp_path, monkeypatch) -> Iterator[DatabaseBackend]:
-    # The daemon of the tests takes no time, or does not run at all.
+    # The tests' daemon takes no time, or does not run.
     monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.05)
     with FakeOvsdb(tmp_path) as fake:
         yield DatabaseBackend(fake, tmp_path)
@@ -46,11 +46,11 @@ def port(backend: DatabaseBackend, name: str = "vhu1", **settings: Any) -> Port:
     return Port(name=name, **{"bridge": "br0", "path": str(backend.folder / name), "owner": OWNER, **settings})
 
 
-# What others do to the database while the engine works on it.
+# Changes of the database by others while the engine works on it.
 
 
 class Meddler(Database):
-    """A connection before whose n-th transaction somebody else does something, once."""
+    """A connection before whose n-th transaction another program makes a change, once."""
 
     at = 0
     deed: Callable[[], object] | None = None
@@ -73,7 +73,7 @@ def meddling(monkeypatch) -> Callable[[int, Callable[[], object]], None]:
 
 
 def test_a_bridge_that_comes_between_two_looks_is_used_as_it_is(backend, meddling):
-    # The first try finds no bridge, the look neither; the second try would make it.
+    # Neither the first attempt nor the lookup finds a bridge; the second attempt would create it.
     meddling(3, lambda: backend.add_bridge("br9", "netdev"))
     backend.vswitch.plug(port(backend, bridge="br9"), create_bridge=True)
     backend.vswitch.unplug(OWNER)
@@ -112,7 +112,7 @@ def test_a_port_whose_mark_somebody_takes_away_while_it_is_unplugged_stays(backe
 
 def test_a_bridge_of_ours_that_gets_a_port_while_it_is_removed_stays(backend, meddling):
     backend.vswitch.plug(port(backend, bridge="br9"), create_bridge=True)
-    # After the look at the ports, their removal, and the look at the bridges.
+    # After the lookup of the ports, their removal, and the lookup of the bridges.
     meddling(4, lambda: backend.add_foreign_port("br9", "theirs", "/run/theirs"))
     backend.vswitch.unplug(OWNER)
     assert backend.vswitch.show(name="theirs")[0].port.bridge == "br9"
@@ -146,7 +146,7 @@ def test_limits_of_a_port_go_with_it_and_those_that_a_killed_call_left_too(backe
     before = backend.snapshot()
     backend.vswitch.plug(port(backend, to_pod=Rate(kbit=8, burst_kbit=16)))
     assert any(line.startswith("QoS") for line in backend.snapshot())
-    # Somebody took the port away by hand: its limits stay.
+    # The port was removed by hand: its limits stay.
     backend.remove_foreign_port("vhu1")
     assert backend.snapshot() != before
     backend.vswitch.unplug(OWNER)

@@ -1,6 +1,6 @@
-"""OVSDB servers that are not there, are slow, or are none: each call ends in time, with a word about it.
+"""OVSDB servers that are missing, slow, or not OVSDB: each call ends in time, with a message about it.
 
-The real one is in tests/contract/test_ovsdb.py.
+tests/contract/test_ovsdb.py tests the real server.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def soon(seconds: float = SECONDS) -> float:
 
 @pytest.fixture
 def serve(tmp_path) -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Starts a server that treats each connection with a function; gives its remote."""
+    """Starts a server that treats each connection with a function; returns its remote."""
     threads: list[threading.Thread] = []
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "s"))
@@ -126,7 +126,7 @@ def test_an_error_that_comes_without_results_is_a_refusal_and_not_waited_out(ser
 
 
 def test_very_many_small_messages_do_not_outlast_the_deadline(serve):
-    """Each is passed over by a look at all that follow: 200000 of them would take minutes."""
+    """Skipping a message must not scan all later ones: 200000 of them would take minutes."""
 
     def treat(connection: socket.socket) -> None:
         connection.recv(1 << 16)

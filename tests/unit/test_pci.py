@@ -1,4 +1,4 @@
-"""PCI addresses: one canonical form, everything else refused."""
+"""PCI addresses: one canonical form; everything else is refused."""
 
 from __future__ import annotations
 

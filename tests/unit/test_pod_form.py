@@ -1,4 +1,4 @@
-"""A pod's object from an API server is used only when everything that is read of it has the form that Kubernetes gives it."""
+"""A pod's object from an API server is used only if all fields that we read have Kubernetes' form."""
 
 from __future__ import annotations
 

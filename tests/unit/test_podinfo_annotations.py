@@ -1,4 +1,4 @@
-"""The annotations file of the downward API, read by what a container uses of ours."""
+"""The annotations file of the downward API, read by our library for containers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHARACTERS = st.characters(exclude_categories=["Cs"])
 
 
 def quoted(value: str) -> str:
-    """As Go quotes: short escapes, \\x for other control characters, \\u and \\U for what cannot be printed."""
+    """Quotes like Go: short escapes, \\x for other control characters, \\u and \\U for unprintable characters."""
     return '"' + "".join(map(escaped, value)) + '"'
 
 

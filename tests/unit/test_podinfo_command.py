@@ -1,4 +1,4 @@
-"""The command that prints what a container needs to know, as an image has it: the folder alone, under another name."""
+"""The command that prints a container's network information, in an image: only the folder, with another name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "cni" / "podinfo"
 SECONDS = 30
 VF = "0000:af:06.0"
 
-# Neither site-packages nor the current directory: what the folder needs, it brings along.
+# Neither site-packages nor the current directory are used: the folder is complete.
 PROGRAM = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('netinfo', run_name='__main__')"
 
 

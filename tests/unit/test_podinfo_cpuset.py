@@ -1,4 +1,4 @@
-"""The CPUs that a container is told of, from control groups of both versions."""
+"""The CPUs reported to a container, from control groups of both versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Huge pages that a container is told of."""
+"""The huge pages reported to a container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interfaces that a container is told of: network status, the plugin's annotations and files, the environment."""
+"""The interfaces reported to a container: network status, the plugin's annotations and files, the environment."""
 
 from __future__ import annotations
 

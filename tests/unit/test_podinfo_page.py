@@ -1,4 +1,4 @@
-"""docs/podinfo.md: what its example shows is what a container gets."""
+"""The example in docs/podinfo.md is what a container gets."""
 
 from __future__ import annotations
 

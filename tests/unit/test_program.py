@@ -1,4 +1,4 @@
-"""Running a program: the parts of it that can be shown without one."""
+"""Running a program: the parts that can be tested without one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPACITY = 1 << 20
 
 @pytest.fixture
 def child() -> Iterator[Any]:
-    """What `_Exchange` sees of a program: `theirs` are the program's ends; writing to `ending` ends it."""
+    """A program as `_Exchange` sees it: `theirs` are the program's ends; writing to `ending` ends it."""
     with contextlib.ExitStack() as stack:
 
         def pipe() -> tuple[int, int]:
@@ -57,7 +57,7 @@ def soon() -> float:
 
 
 def test_everything_that_a_program_wrote_before_it_ended_is_read(child: Any) -> None:
-    """Its end can be seen before its last words are: here more of them than one read takes."""
+    """Its end can be seen before its last output: here more of it than one read returns."""
     os.write(child.theirs[1], b"x" * CAPACITY)
     os.write(child.ending, b"!")
     finished = _Exchange(child, b"").until(soon())

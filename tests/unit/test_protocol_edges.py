@@ -1,4 +1,4 @@
-"""Edges of the protocol where a call could still end without an error object, with the wrong one, or too late."""
+"""Edge cases of the protocol in which a call could end without an error object, with a wrong one, or too late."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_closed_stderr_does_not_fail_a_call():
 @pytest.mark.parametrize("depth", [900, 5000, 100_000])
 def test_half_a_surrogate_pair_in_deep_nesting_is_read_or_refused(depth):
     text = b"[" * depth + b'"\\ud800"' + b"]" * depth
-    # How deep is too deep depends on the interpreter.
+    # The depth that is too deep depends on the interpreter.
     try:
         value = jsontext.loads(text)
     except DecodeFailure:

@@ -1,4 +1,4 @@
-"""The CNI_* environment and stdin: what is refused, in which order, with which words and codes (those of Go's skel)."""
+"""The CNI_* environment and stdin: refusals, their order, messages and codes (those of Go's skel)."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_a_malformed_list_of_valid_attachments_is_refused_whole(entries):
         _ = request("GC", **{KEY: entries}).valid_attachments
 
 
-# Anything at all.
+# Arbitrary input.
 
 
 @given(

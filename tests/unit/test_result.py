@@ -68,7 +68,7 @@ DNS = {"nameservers": ["10.0.0.53"], "domain": "example.net", "search": ["a", "b
 
 
 def document(version):
-    """FULL as that version writes it."""
+    """FULL in the form of that version."""
     if version in OLD:
         return {
             "cniVersion": version,
@@ -85,7 +85,7 @@ def document(version):
     return {"cniVersion": version, "interfaces": INTERFACES, "ips": ips, "routes": ROUTES, "dns": DNS}
 
 
-# What 0.1.0 and 0.2.0 say of FULL: one address of each family, v4 first, plain routes, no interfaces.
+# FULL in 0.1.0 and 0.2.0: one address of each family, v4 first, plain routes, no interfaces.
 LEGACY = Result(
     ips=(IpConfig(address="10.0.0.2/24", gateway="10.0.0.254"), IpConfig(address="fd00::2/64", gateway="fd00::1")),
     routes=(
@@ -251,7 +251,7 @@ def test_a_malformed_result_is_refused(versions, text):
             decode(text, version)
 
 
-# Any result there may be.
+# Arbitrary results.
 
 WORDS = st.text(min_size=1)
 NUMBERS = st.none() | st.integers(0, 2**32)

@@ -1,4 +1,4 @@
-"""What is generated from the configuration model, and that it is up to date."""
+"""The files that are generated from the configuration models are up to date."""
 
 from __future__ import annotations
 

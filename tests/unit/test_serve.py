@@ -29,7 +29,7 @@ ADDED = Result(interfaces=(Interface(name="net1"),), ips=(IpConfig(address="10.0
 
 
 class FakePlugin:
-    """A plugin that does nothing but remember its calls; `failing` maps a method to what it raises."""
+    """A plugin that only records its calls; `failing` maps a method to the exception that it raises."""
 
     def __init__(self, added=ADDED, failing=None) -> None:
         self.calls: list[Any] = []
@@ -73,7 +73,7 @@ def write_and_close(file, text):
 
 
 class Call:
-    """What one call wrote and returned."""
+    """The output and exit code of a call."""
 
     def __init__(self, command, plugin=None, stdin=CONF, *, load=None, read=None, **env) -> None:
         self.plugin = plugin or FakePlugin()
@@ -105,7 +105,7 @@ class Call:
         return json.loads(self.out)
 
     def error(self):
-        """(code, msg) of a failed call, after a look at everything that each error object must have."""
+        """(code, msg) of a failed call, after checking what must hold for every error object."""
         assert self.code == 1
         assert len(self.writes) == 1
         assert self.out.endswith(b"\n")
@@ -211,7 +211,7 @@ def test_the_about_text_names_plugin_version_and_protocol_versions():
     ]
 
 
-# Refusals before a plugin is made.
+# Refusals before a plugin is created.
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_del_without_netns_reaches_the_plugin():
     assert Call("DEL", CNI_NETNS="").methods == ["delete"]
 
 
-# Whatever the plugin raises.
+# Any exception of the plugin.
 
 
 def endless():
@@ -426,7 +426,7 @@ def test_notes_of_the_rollback_stand_in_the_details(error):
     assert "clean-up incomplete: the VF is not home" in call.json["details"].splitlines()
 
 
-# A result that cannot be printed.
+# An unprintable result.
 
 
 def test_an_add_whose_result_cannot_be_expressed_is_undone():
@@ -452,7 +452,7 @@ def test_an_add_whose_result_has_no_json_form_is_undone():
     assert call.methods == ["add", "delete"]
 
 
-# Anything at all.
+# Arbitrary input.
 
 NAMES = ["CNI_COMMAND", *ENV, "CNI_ARGS", "CNI_NETNS_OVERRIDE"]
 TEXTS = st.text() | st.sampled_from(
@@ -469,7 +469,7 @@ STDIN = st.binary() | DOCUMENTS.map(lambda document: json.dumps(document).encode
 
 
 class ReadingPlugin(FakePlugin):
-    """Reads all of the request that can be malformed."""
+    """Reads all parts of the request that can be malformed."""
 
     def _called(self, method, request):
         super()._called(method, request)

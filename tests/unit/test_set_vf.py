@@ -1,4 +1,4 @@
-"""What is sent to a PF, what is sent instead when its driver refuses, and again when its driver resets the VF."""
+"""Requests to a PF, their alternatives if its driver refuses them, and repetitions if its driver resets the VF."""
 
 from __future__ import annotations
 

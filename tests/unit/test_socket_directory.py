@@ -1,4 +1,4 @@
-"""Names and places of sockets: what is accepted, and what a record keeps of a directory."""
+"""Names and locations of sockets: the accepted ones, and a record's description of a directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the node's configuration allows is all that a network gets, and all that it does not allow is told at once."""
+"""A network gets only what the node configuration permits, and all violations are reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CHECK of `sriov` after ADD and after later plugins of the chain: what it allows for, and what it still reports."""
+"""CHECK of `sriov` after ADD and after later plugins of the chain: permitted changes, and reported ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sriov-cni's records of several versions, and who owns a VF by them."""
+"""sriov-cni's records of several versions, and the owner of a VF according to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def node(tmp_path):
 
 
 def given_away(node, container="a", *, mac=None, owner=True, state=STATE, **document):
-    """VF 0 in the pod, as sriov-cni puts it there, with its record and its note of the owner."""
+    """VF 0 in the pod, as sriov-cni moves it there, with its record and its note of the owner."""
     kernel = node.kernel
     kernel.set_vf(kernel.device(VF0), "vlan", VfSettings(vlan=55, qos=0, proto="802.1q"))
     pod = kernel.netns(f"/run/netns/{container}")

@@ -1,4 +1,4 @@
-"""Devices other than a VF with a network driver, on a host that behaves like igb: the same laws hold for them."""
+"""Devices other than a VF with a network driver, on a host that behaves like igb: the same rules apply to them."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def node(tmp_path):
 
 
 def made(folder) -> Node:
-    """A node whose PF has VFs, except that a test of the whole PF says otherwise."""
+    """A node whose PF has VFs, unless a test of the whole PF removes them."""
     return Node(folder)
 
 
 def without_vfs(node) -> None:
-    """The PF has no VFs any more."""
+    """Removes the PF's VFs."""
     for address in list(node.kernel.functions):
         del node.kernel.devices[address]
     node.kernel.functions.clear()
@@ -67,7 +67,7 @@ def prepared(folder, conf) -> Node:
 
 
 def user_space(node, device=VF0) -> None:
-    """The VF was bound to vfio-pci before anybody asked."""
+    """The VF was bound to vfio-pci before any call."""
     fake = node.kernel.devices[device]
     fake.driver, fake.home, fake.place = "vfio-pci", None, ""
     node.before = node.kernel.snapshot()
@@ -225,7 +225,7 @@ def test_a_vf_whose_driver_cannot_be_bound_again_keeps_its_record(node):
 @pytest.mark.parametrize("driver", ["vfio-pci", "igbvf", ""])
 @pytest.mark.parametrize("override", ["", "sfc"])
 def test_a_network_driver_that_does_not_support_the_vf_is_refused_and_the_vf_is_as_before(node, driver, override):
-    """FakeKernel crashes, as the kernel does, when such a driver is bound all the same."""
+    """FakeKernel crashes, as the kernel does, if such a driver is bound nevertheless."""
     fake = node.kernel.devices[VF0]
     if driver != "igbvf":
         fake.driver, fake.home = driver, None
@@ -491,7 +491,7 @@ def status(node, **conf):
 
 @pytest.fixture(params=[True, False], ids=["strict", "lenient"])
 def lacks(request, node):
-    """Whether STATUS reports a lack: as an error where the administrator wants it, else as a warning and no error."""
+    """Whether STATUS reports a problem: as an error if the administrator requests that, otherwise as a warning."""
     node.strict_status = request.param
 
     def reports(error, text, **conf):

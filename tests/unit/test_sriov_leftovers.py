@@ -1,4 +1,4 @@
-"""What a pod leaves on its device does not reach the next one: stacked links, XDP programs, limits, offloads."""
+"""Leftovers of a pod on its device do not reach the next one: stacked links, XDP programs, limits, offloads."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_node_whose_administrator_trusts_no_look_makes_a_new_network_device_ea
 
 
 def test_limits_and_offloads_are_put_back_without_a_new_network_device(node):
-    vf(node).tuning["channels"] = "02"  # the administrator's
+    vf(node).tuning["channels"] = "02"  # set by the administrator
     node.before, instance = node.kernel.snapshot(), vf(node).netdev_instance
     node.add()
     vf(node).tuning.update(gso_max_size="1400", features="00", channels="01")
@@ -134,7 +134,7 @@ def test_a_vf_that_cannot_be_rid_of_it_keeps_its_vlan_and_goes_to_nobody(node):
 
 
 def failing_deletes(tmp_path, trace: str) -> Iterator[Node]:
-    """Nodes on which a DEL failed at one of its changes, or from one of them on."""
+    """Nodes on which a DEL failed at one of its changes, or at all changes from one of them on."""
     counting = Node(tmp_path / "count")
     counting.add(**EVERYTHING)
     TRACES[trace](counting)
@@ -282,11 +282,11 @@ def test_a_driver_is_bound_anew_on_the_side_of_another_pods_call_only_with_time_
 
 
 class Killed(BaseException):
-    """The call's process is ended by a signal."""
+    """A signal ends the call's process."""
 
 
 def kill_at(node: Node, change: int, call: Callable[[], None]) -> bool:
-    """Makes the call, and ends it at one of its changes; whether it came as far as that."""
+    """Makes the call, and ends it at one of its changes. Returns whether it got that far."""
     last = node.kernel.changes + change
 
     def killed(count: int) -> bool:

@@ -1,4 +1,4 @@
-"""A mark on a device is followed only where we set it, and never against a host that uses the device."""
+"""A mark on a device is followed only if we set it, and never if the host uses the device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAC = "02:00:00:00:00:42"
 
 
 class Loud(Log):
-    """Keeps what it says."""
+    """Keeps its messages."""
 
     def __init__(self) -> None:
         super().__init__({}, level="panic")
@@ -42,7 +42,7 @@ def node(tmp_path):
 
 
 def forge(node, device, *, flags=0) -> None:
-    """What a pod to which another plugin gave the device can write, and what comes home with the device."""
+    """Writes what a pod can write to a device that another plugin gave it, and that returns with the device."""
     fake = node.kernel.devices[device]
     fake.link = fake.link.replace(alias=f"barewire {device} evil0 net/x/net1", flags=fake.link.flags | flags)
     node.before = node.kernel.snapshot()
@@ -161,7 +161,7 @@ def test_what_is_no_mark_of_ours_says_nothing(tmp_path, target):
 @pytest.mark.parametrize("spoofchk", [True, False])
 @pytest.mark.parametrize("asked", [{}, {"spoofchk": "on"}, {"spoofchk": "off"}])
 def test_a_vf_that_is_cleaned_has_the_spoof_check_that_it_had(node, spoofchk, asked):
-    """On mlx5 the default is off, and a VF whose address the PF does not know is mute with it."""
+    """On mlx5 the default is off, and a VF whose address the PF does not know sends nothing while it is on."""
     node.kernel.devices[VF0].info = node.kernel.devices[VF0].info.replace(spoofchk=spoofchk)
     node.add(vlan=7, trust="on", mac=MAC, **asked)
     lose_the_record(node)

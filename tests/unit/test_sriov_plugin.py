@@ -572,7 +572,7 @@ def test_the_litter_of_killed_calls_is_swept_away_but_not_a_living_ones(node):
         for pid in (gone, living):
             Path(node.state, name.format(pid)).parent.mkdir(exist_ok=True)
             Path(node.state, name.format(pid)).touch()
-    for name in (VF1, f"{VF1}.{gone}.tmp"):  # the second one as older versions made it
+    for name in (VF1, f"{VF1}.{gone}.tmp"):  # the second one as older versions named it
         os.symlink("../net/gone:net1.json", os.path.join(node.state, ".devices", name))
     node.delete("never-attached")
     left = sorted(os.path.relpath(path, node.state) for path in node.files())
@@ -598,11 +598,11 @@ def test_gc_without_a_list_warns_and_removes_nothing(node):
     assert [text for text in node.log.messages if "valid-attachments is missing" in text]
 
 
-# A VF that was made anew at the same address.
+# A VF that was created again at the same address.
 
 
 def made_anew(node, **conf):
-    """What the administrator does to the VF while the pod lives; the new VF's state."""
+    """Creates the VF again, as an administrator can do while the pod lives; returns the new VF's state."""
     node.add(**conf)
     node.kernel.make_anew(VF0)
     node.kernel.set_vf(node.kernel.device(VF0), "vlan", VfSettings(vlan=55, qos=0, proto="802.1q"))

@@ -1,4 +1,4 @@
-"""Temporary and damaged files have one module, so that no other one mistakes a file of another name for them."""
+"""One module handles temporary and damaged files, so that no other one mistakes a file of another name for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cni.host import folders
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "cni/host/folders.py",
-    "cni/userspace/sockets/sockets.py",  # a file in a pod's directory, which is reached by descriptors only
+    "cni/userspace/sockets/sockets.py",  # a file in a pod's directory, which is accessed only through descriptors
 }
 
 

@@ -1,4 +1,4 @@
-"""`barewire status`: what networks of this node lack. No root."""
+"""`barewire status`: problems of this node's networks. No root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`barewire gc` looks for VFs that sriov-cni left with a VLAN. No root."""
+"""`barewire gc` finds VFs that sriov-cni left with a VLAN. No root."""
 
 from __future__ import annotations
 

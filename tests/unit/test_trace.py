@@ -1,4 +1,4 @@
-"""`logLevel` debug: each step of a call with its duration; nothing of it, and no cost, at other levels. No root."""
+"""`logLevel` debug: each step of a call with its duration; no output, and no cost, at other levels. No root."""
 
 from __future__ import annotations
 

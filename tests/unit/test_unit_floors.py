@@ -1,4 +1,4 @@
-"""build/unit.py: two processes share the unit tests, and a package whose tests execute too little of it fails the check."""
+"""build/unit.py: two processes share the unit tests. A package below its floor of executed lines fails the check."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_table_shows_each_package_and_all_together():
 
 
 def test_each_package_of_the_product_has_a_floor_and_nothing_else_has():
-    """`make coverage RAISE=--raise` writes that of a new package."""
+    """`make coverage RAISE=--raise` writes the floor of a new package."""
     source = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source"]
     packages = {str(path.parent.relative_to(TOP)) for name in source for path in (TOP / name).rglob("*.py")}
     assert set(json.loads(FLOORS.read_text())) == packages

@@ -1,4 +1,4 @@
-"""What networks of `userspace` may name, on a node without a configuration and on one that has it."""
+"""The values that networks of `userspace` may name, on a node without a node configuration and on one with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration of `userspace`: what table, model and rules say of it, and what a plan makes of it."""
+"""The configuration of `userspace`: table, model and rules, and the resulting plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cni.userspace.vswitch.model import Rate
 
 HOST = {"engine": "ovs-dpdk"}
 SWAPPED = {**HOST, "iftype": "vhostuser"}
-"""What userspace-cni demands."""
+"""Keys that userspace-cni requires."""
 KEY = Key(network="net", container_id="0123456789abcdef", ifname="net1")
 DIRECTORY = SocketDirectory(root="/run/x", path="/run/x/pod", mount="/run/barewire/vhost/0123456789ab-net1")
 

@@ -1,4 +1,4 @@
-"""The life of a port on fakes: ADD, CHECK, DEL, GC and STATUS, and what every failure on the way leaves behind."""
+"""The life of a port on fakes: ADD, CHECK, DEL, GC and STATUS, and the state after each possible failure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def node(monkeypatch) -> Iterator[PortNode]:
 
 
 def everything(node: PortNode) -> dict[str, Any]:
-    """A configuration that makes ADD do all that it can."""
+    """A configuration with which ADD does everything that it can."""
     return {
         **SETTINGS,
         **ADDRESSES,
@@ -87,7 +87,7 @@ def test_every_setting_reaches_the_vswitch(node):
     assert seen.port.owner == Owner(container_id=pod.container_id, ifname="net1", network="net", pod_uid=pod.uid)
     assert (seen.port.tag, seen.port.trunks, seen.port.vlan_mode) == (100, (200, 300), "native-untagged")
     assert (seen.port.mtu, seen.port.tx_retries, seen.port.tx_steering) == (1400, 3, "hash")
-    # What the pod receives is CNI's ingress.
+    # The traffic that the pod receives is CNI's ingress.
     assert seen.port.to_pod == Rate(kbit=8000, burst_kbit=4000)
     assert seen.port.from_pod == Rate(kbit=2000, burst_kbit=DEFAULT_BURST_KBIT)
 
@@ -217,7 +217,7 @@ def test_an_earlier_sandbox_whose_del_was_lost_gives_its_socket_to_the_next_one(
     node.check(again)
 
 
-# What is refused changes nothing.
+# A refusal changes nothing.
 
 
 def refused(node: PortNode, pod: Any, error: type[CniError], words: str, **conf: Any) -> CniError:
@@ -280,11 +280,11 @@ def test_a_vswitch_that_does_not_answer_is_to_be_tried_later(node, lacking):
 def test_a_vswitch_that_does_not_see_the_mount_gets_no_port(node):
     node.visibility.blind = True
     refused(node, node.pod("a", "shared-dir"), SocketDirUnfit, "ovs-vswitchd does not see")
-    # Without the mount it needs to see none.
+    # Without the mount it need not see any.
     node.add(node.pod("b"), allowUnsafeSocketDir=True)
 
 
-# Failures on the way.
+# Failures during the call.
 
 
 def _lease_refused(node: PortNode) -> None:
@@ -335,7 +335,7 @@ def test_an_add_whose_rollback_fails_too_keeps_cause_and_record_and_del_finishes
         node.add(pod, **everything(node))
     assert "clean-up incomplete: refused by the test" in caught.value.details
     assert node.record(pod).removing
-    # The pod may go on with the port, and so with its address.
+    # The pod may continue to use the port, and so its address.
     assert node.record(pod).left == ("device", "ipam")
     node.vswitch.refuse_nothing()
     node.delete(pod)
@@ -362,7 +362,7 @@ def test_del_while_the_vswitch_is_silent_is_done_by_any_later_call(node):
     node.end_sandbox(pod)
     node.vswitch.database = False
     node.delete(pod)
-    # All but the port is gone.
+    # Everything but the port is gone.
     assert node.record(pod).left == ("device",)
     assert (node.ipam.leases, node.mounts.mounted()) == ({}, [])
     assert node.pods.annotations("default", "a") == {}
@@ -386,7 +386,7 @@ def test_an_add_beside_a_removal_that_waits_finishes_it_first(node):
 
 
 def changed(node: PortNode, pod: Any, **settings: Any) -> None:
-    """Somebody changes the port."""
+    """Changes the port, as another program can."""
     seen = node.vswitch.ports[port(pod)]
     of_seen = {name: settings.pop(name) for name in list(settings) if name in type(seen)._fields and name != "mtu"}
     node.vswitch.ports[port(pod)] = seen.replace(port=seen.port.replace(**settings), **of_seen)

@@ -1,4 +1,6 @@
-"""Where sockets are, whose their directories are, and what attachments share, on fakes with real directories."""
+"""Locations of sockets, owners of their directories, and objects that attachments share, on fakes with real
+directories.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def gone(node: PortNode, pod: Pod, before: dict[str, Any], **conf: Any) -> None:
     assert node.snapshot() == before
 
 
-# Places.
+# Locations.
 
 
 def test_the_socket_is_in_the_volume_that_the_pod_has_for_it(node):
@@ -56,7 +58,7 @@ def test_the_socket_is_in_the_volume_that_the_pod_has_for_it(node):
     node.add(pod)
     (seen,) = node.vswitch.show()
     assert seen.port.socket == f"{node.volume('a', VOLUME)}/{port(pod)}"
-    # The file beside it tells the application, in the form of userspace-cni.
+    # The file beside it describes the socket to the application, in the form of userspace-cni.
     assert os.listdir(node.volume("a", VOLUME)) == [f"configData-{port(pod)}.json"]
 
 

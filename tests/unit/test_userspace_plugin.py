@@ -1,4 +1,4 @@
-"""What `userspace` refuses before it looks at the node. No root."""
+"""Refusals of `userspace` before it reads the node. No root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NETNS = "/run/netns/a"
 
 
 class Untouched:
-    """A part of the world that nobody may use."""
+    """An adapter that must not be used."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was used")

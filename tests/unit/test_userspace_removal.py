@@ -1,4 +1,4 @@
-"""Removals of ports that cannot be finished: they end when what they wait for is back, has moved, or is given up."""
+"""Removals of ports that cannot be finished: they end when the missing part is back, has moved, or is given up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VHOST = "/run/barewire/vhost"
 
 
 class Namespaces:
-    """Those in which somebody is."""
+    """The namespaces that are in use."""
 
     def __init__(self) -> None:
         self.inhabited: set[str] = set()
@@ -45,7 +45,9 @@ class Namespaces:
 
 
 class Host:
-    """A node with two databases. `asked` are those that were asked, in order; `silent` those that do not answer."""
+    """A node with two databases. `asked` are those that received requests, in order; `silent` those that do not
+    respond.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,13 +82,13 @@ class Host:
         return PortRemoval(world=world, attachments=self.attachments, ipam=self.ipam, log=self.log, present=present)
 
     def drain(self, present: str = "") -> list[str]:
-        """Which databases a call asks on the side."""
+        """The databases to which a call sends requests for pending removals."""
         self.asked.clear()
         self.removal(present).drain("net")
         return self.asked
 
     def attach(self, name: str, remote: str = OLD, **how: Any) -> Record:
-        """A record, and its port."""
+        """Creates a record, and its port."""
         key = Key(network="net", container_id=name, ifname="net1")
         port = Port(name=port_name(key), bridge="br0", path=f"/run/{name}", owner=owner_of(key))
         directory = SocketDirectory(root=str(self.folder), path=str(self.folder / "sockets"), since=1)
@@ -103,7 +105,7 @@ class Host:
         return record
 
     def aged(self, *records: Record, first: float, last: float) -> None:
-        """The removals were tried for the first and for the last time so many seconds ago."""
+        """Sets the times of the first and of the last attempt of the removals, in seconds ago."""
         now = time.time()
         for record in records:
             link = self.attachments._pending_link(record.key)
@@ -120,7 +122,7 @@ def host(tmp_path) -> Host:
 
 
 def pending(host: Host, *names: str) -> list[Record]:
-    """Attachments whose removal could not be finished, since their database is silent."""
+    """Attachments whose removal is pending because their database is silent."""
     host.silent.add(OLD)
     records = [host.attach(name) for name in names]
     for record in records:
@@ -342,7 +344,7 @@ def test_gc_waits_once_for_a_silent_database_and_keeps_the_rest_pending(host):
 
 
 class SilentIpam(FakeIpam):
-    """One that does not answer. `asked` are the bounds of the waits."""
+    """An IPAM plugin that does not respond. `asked` are the time limits of the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -354,7 +356,7 @@ class SilentIpam(FakeIpam):
 
 
 def leasing(host: Host, count: int) -> list[Key]:
-    """Attachments with addresses of an IPAM plugin that does not answer any more."""
+    """Attachments with addresses of an IPAM plugin that has stopped responding."""
     host.ipam = SilentIpam()
     calls = {
         name: IpamCall(type="fake", stdin=b"{}", container_id=name, netns="", ifname="net1", args="", path=())

@@ -1,4 +1,4 @@
-"""How a pod is told about its port: annotations, a file beside the socket, the device-info file."""
+"""The description of a port for its pod: annotations, a file beside the socket, the device-info file."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_the_annotations_come_with_add_and_go_with_del(node, pod):
     assert (element["containerId"], element["ifName"], element["name"]) == (pod.container_id, "net1", "net")
     assert element["config"]["vhost"] == {"mode": "server", "socketfile": port(pod)}
     assert (element["config"]["engine"], element["config"]["iftype"]) == ("testpmd", "vhostuser")
-    # app-netutil wants the family beside the address, which version 0.4.0 has.
+    # app-netutil requires the family beside the address, which version 0.4.0 contains.
     assert [(ip["version"], ip["address"]) for ip in element["ipResult"]["ips"]] == [("4", "10.0.0.2/24")]
     assert node.pods.annotations("default", "a")[FOLDER] == "/sockets/"
-    # No file beside the socket, then.
+    # Then there is no file beside the socket.
     assert os.listdir(node.volume("a", "shared-dir")) == []
     node.delete(pod)
     assert node.snapshot() == before
@@ -95,7 +95,7 @@ def test_annotations_for_a_pod_that_the_runtime_does_not_name_are_refused(node, 
     with pytest.raises(InvalidConfig, match="do not tell which pod to annotate") as refused:
         node.add(pod._replace(args=f"K8S_POD_UID={pod.uid}"), annotations=True, **ANNOTATED)
     assert "a file in the pod contains the information" in refused.value.hint
-    # Without the demand a file does.
+    # If annotations are not required, a file suffices.
     node.add(pod._replace(args=f"K8S_POD_UID={pod.uid}"), **ANNOTATED)
     assert os.listdir(node.volume("a", "shared-dir")) == [f"configData-{port(pod)}.json"]
 

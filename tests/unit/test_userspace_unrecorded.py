@@ -1,4 +1,4 @@
-"""DEL, GC and `barewire gc` where the record is missing, promised, or another's, on fakes."""
+"""DEL, GC and `barewire gc` on fakes if the record is missing, deferred, or belongs to another attachment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def node(monkeypatch) -> Iterator[PortNode]:
 
 
 def rename_port(node: PortNode, old: str, new: str) -> None:
-    """Somebody who writes to the database gives a port of ours another name."""
+    """Renames one of our ports, as a program with write access to the database can."""
     seen = node.vswitch.ports.pop(old)
     node.vswitch.ports[new] = seen.replace(port=seen.port.replace(name=new))
 
@@ -76,7 +76,7 @@ def test_a_marked_port_whose_name_is_none_of_ours_is_named_and_left(node, name, 
     assert node.removal().damaged(node.remote) == [name]
 
 
-# Promises.
+# Deferred removals.
 
 
 def test_del_without_record_and_vswitch_leaves_a_promise_that_any_later_call_keeps(node):

@@ -1,4 +1,4 @@
-"""Values: keyword-only, compared by field, never changed."""
+"""Values: keyword-only, compared by field, immutable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Marked(Address):
     mark: int = 0
 
 
-# As code that no type checker has seen would use it.
+# As code without type checks would use it.
 Unchecked: Any = Address
 
 

@@ -1,4 +1,6 @@
-"""Each setting of a VF, from its row in `cni/host/vf_settings.py`: applied, checked, restored, and known everywhere else."""
+"""Each setting of a VF, from its row in `cni/host/vf_settings.py`: applied, checked, restored, and handled everywhere
+else.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ NO_SETTINGS = set(
     " runtimeConfig args capabilities dns ipMasq prevResult disableCheck disableGC pciBusID if0 if0name l2enable dpdk cniDir"
     " deviceinfo pci_addr resourceName".split()
 )
-"""The keys of the configuration that the PF does not hold for a VF."""
+"""The keys of the configuration that the PF does not store for a VF."""
 
 each_field = pytest.mark.parametrize("name", FIELDS)
 
 
 @pytest.fixture
 def node(tmp_path):
-    """A node with a card that takes every setting."""
+    """A node with a card that accepts every setting."""
     found = Node(tmp_path)
     found.kernel.takes_all_settings = True
     return found
@@ -48,7 +50,7 @@ def info(node: Node) -> VfInfo:
 
 
 def found_as(node: Node, values: VfSettings) -> None:
-    """The administrator has set the VF so before any pod has it."""
+    """The administrator has configured the VF in this way before any pod has it."""
     for name, row in SETTINGS.items():
         if any(getattr(values, field.name) is not None for field in row.fields):
             node.kernel.set_vf(node.kernel.device(PciAddress(VF0)), name, values)
@@ -56,7 +58,7 @@ def found_as(node: Node, values: VfSettings) -> None:
 
 
 def sampled(choice: int) -> VfSettings:
-    """Every setting that is only of VFs, with its first or second sample."""
+    """Every setting that applies only to VFs, with its first or second sample."""
     return VfSettings(**{name: meant(FIELDS[name], words(FIELDS[name])[choice]) for name in OF_VFS_ONLY})
 
 
@@ -105,7 +107,7 @@ def test_check_names_a_setting_that_somebody_has_changed(node, name):
 
 
 def _shown(name: str) -> str:
-    """The setting's name in what CHECK reports."""
+    """The setting's name in CHECK's report."""
     return "the MAC address at the PF" if name == "mac" else FIELDS[name].key
 
 

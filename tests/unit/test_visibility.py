@@ -1,6 +1,6 @@
 """Whether ovs-vswitchd sees a folder: which process is the daemon, and what is refused. No mounts, so no root.
 
-What a daemon in another mount namespace sees is in tests/contract/test_sockets.py.
+tests/contract/test_sockets.py tests a daemon in another mount namespace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cni.userspace.sockets import visibility
 
 @contextmanager
 def daemon(folder: Path, name: str = "ovs-vswitchd") -> Iterator[str]:
-    """A process that bears the daemon's name; its number."""
+    """A process with the daemon's name; yields its ID."""
     program = folder / name
     program.symlink_to(shutil.which("sleep") or "/bin/sleep")
     process = subprocess.Popen([str(program), "infinity"])
@@ -32,7 +32,7 @@ def daemon(folder: Path, name: str = "ovs-vswitchd") -> Iterator[str]:
 
 @pytest.fixture
 def none_elsewhere(monkeypatch) -> None:
-    """The machine that runs the tests may have an Open vSwitch of its own."""
+    """Hides an Open vSwitch on the machine that runs the tests."""
     monkeypatch.setattr(visibility, "pids", list)
 
 
@@ -72,7 +72,7 @@ def test_a_pidfile_of_another_program_proves_nothing(tmp_path, none_elsewhere):
 def test_a_daemon_that_has_something_else_there_is_named(tmp_path, monkeypatch, none_elsewhere):
     with daemon(tmp_path) as pid:
         (tmp_path / "ovs-vswitchd.pid").write_text(pid)
-        # As if a mount of ours were on the folder here.
+        # As if one of our mounts were on the folder here.
         monkeypatch.setattr("cni.host.hostmounts.identity", lambda _folder: "another")
         with pytest.raises(SocketDirUnfit, match=f"process {pid} has something else there"):
             visibility.require_seen(str(tmp_path), remote(tmp_path))

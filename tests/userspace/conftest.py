@@ -22,7 +22,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 class Shared:
-    """The node of all tests that leave it as they found it; after one that did not, another node."""
+    """A node for all tests that leave it unchanged; a test that does not is followed by another node."""
 
     def __init__(self) -> None:
         self._node: Node | None = None

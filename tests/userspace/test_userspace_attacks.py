@@ -1,4 +1,4 @@
-"""A pod owns the directory of its socket, and wants what is not its own. tests/contract/test_sockets.py has the races."""
+"""A pod owns the directory of its socket, and attacks files of others. tests/contract/test_sockets.py has the races."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.ovs.daemon import LEASH
 from tests.ovs.node import STATE, changes
 
 SECRET = "/run/secret"
-# A program that listens, and says whether somebody connected: Open vSwitch tries once a second.
+# A program that listens, and prints whether a client connected: Open vSwitch tries once a second.
 LISTENER = """
 import socket, sys
 listener = socket.socket(socket.AF_UNIX)
@@ -29,7 +29,7 @@ except TimeoutError:
 
 @pytest.fixture
 def secret(node):
-    """A node with something of the host's that no pod may reach."""
+    """A node with a file of the host that no pod may reach."""
     node.run("mkdir", SECRET)
     node.put(f"{SECRET}/file", "secret")
     yield node
@@ -40,7 +40,7 @@ def secret(node):
 
 @contextmanager
 def listening(node, path):
-    """A program that listens at the path; yields how to learn what became of it."""
+    """Runs a program that listens at the path; yields a function that returns its outcome."""
     process = subprocess.Popen(
         [*LEASH, *node.within, "python3", "-c", LISTENER, path], stdout=subprocess.PIPE, text=True
     )
@@ -57,7 +57,7 @@ def name_of(pod):
 
 @pytest.mark.parametrize(("unsafe", "found"), [(False, "alone"), (True, "connected")])
 def test_the_vswitch_does_not_follow_a_planted_link_to_another_pods_socket(node, unsafe, found):
-    """And without the mount it does: so the mount is what keeps it."""
+    """Without the mount it does follow it, so the mount is what prevents it."""
     attacker, conf = node.pod(), node.conf(allowUnsafeSocketDir=unsafe)
     node.run("mkdir", "/run/victim")
     with listening(node, "/run/victim/socket") as outcome:
@@ -92,7 +92,7 @@ def test_links_that_the_pod_plants_later_are_neither_followed_nor_removed(secret
 
 
 def test_a_kubelets_directory_in_a_pods_volume_leads_nowhere(secret):
-    """The pod's link there would lead to a directory of the host, whose owner a network's author would decide."""
+    """The pod's link there would lead to a directory of the host, whose owner a network's author would determine."""
     pod, target = secret.pod("v"), secret.pod()
     secret.run("mkdir", "-p", f"{pod.volume('v')}/pods/{target.uid}/volumes")
     secret.run("ln", "-s", "/run", f"{pod.volume('v')}/pods/{target.uid}/volumes/kubernetes.io~empty-dir")
@@ -118,7 +118,7 @@ def test_a_database_that_the_node_does_not_allow_hears_nothing_of_any_call(node)
     node.run("rm", path)
     with node.administered(sockets={"ovsdb": [node.daemon.remote]}):
         node.add(node.conf(ovsdb=node.daemon.remote), pod)
-    # The record knows where the port is, whatever is allowed by now.
+    # The record contains the port's location, even if it is no longer permitted.
     node.delete(node.conf(ovsdb=node.daemon.remote), pod)
     assert node.ports() == {}
 
@@ -158,7 +158,7 @@ def test_a_pod_uid_is_no_path(secret, uid):
 
 
 def test_a_forged_mark_on_a_port_harms_only_what_bears_it(node):
-    """Who can write to the database can forge anything; a port of ours with a record is not removed by a name."""
+    """A program with write access to the database can forge anything; a recorded port is not removed by a name."""
     pod, other = node.pod(), node.pod()
     node.add(node.conf(), pod)
     node.daemon.vsctl("set", "Port", name_of(pod), f"external_ids:container-id={other.container_id}")

@@ -1,4 +1,4 @@
-"""Every `userspace` network of conf-examples/ is run as it stands: attached, checked, and deleted, in the pod beside it."""
+"""Every `userspace` network of conf-examples/ is run unchanged in the example's pod: attached, checked, deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PODS = {"nad-userspace.yaml": lambda: volumes("pod-userspace.yaml"), "nad-usersp
 
 
 def asked(plugin):
-    """What Multus fills in for the capabilities that the plugin declares."""
+    """The values that Multus adds for the capabilities that the plugin declares."""
     capable = plugin.get("capabilities", {})
     values = {"mac": "02:00:00:00:00:42", "CNIDeviceInfoFile": DEVICE_INFO, "bandwidth": plugin.get("bandwidth")}
     return {name: value for name, value in values.items() if capable.get(name) and value}

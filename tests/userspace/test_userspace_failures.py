@@ -1,4 +1,4 @@
-"""What stands between a pod and its port: a vswitch that cannot, hangs or is gone, a bridge that is not fit, bad input."""
+"""Obstacles between a pod and its port: a vswitch that refuses, hangs or is gone, a wrong bridge, invalid input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.ovs.daemon import until
 from tests.ovs.node import KUBELET, Node, changes
 
 BOUND_SECONDS = 40.0
-"""An ADD may take the vswitch's 20 s, and its rollback's; a runtime waits for minutes."""
+"""An ADD may take the vswitch's 20 s, and those of its rollback; a runtime waits for minutes."""
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_socket_path_that_is_too_long_is_refused(node):
 
 
 def test_two_pods_cannot_have_one_socket(node):
-    """Without the mounts, each of which is a port's own: in one directory that two pods share, by one name."""
+    """Without the mounts, each of which belongs to one port: in one directory that two pods share, by one name."""
     pods = [node.pod(), node.pod()]
     node.run("mkdir", "-p", "/run/both")
     conf = node.conf(allowUnsafeSocketDir=True)
@@ -187,7 +187,7 @@ def test_two_pods_cannot_have_one_socket(node):
     for pod in pods:
         node.run("mkdir", "-p", f"{KUBELET}/pods/{pod.uid}/volumes/kubernetes.io~empty-dir")
         node.run("ln", "-s", "/run/both", pod.volume("shared-dir"))
-    # A volume that is a symlink is none of the kubelet's.
+    # A volume that is a symlink was not created by the kubelet.
     assert node.call("ADD", conf, pods[0]).document["code"] == 115
     node.daemon.vsctl(
         "add-port", "br0", "theirs", "--", "set", "Interface", "theirs", "type=dpdkvhostuserclient",
@@ -233,7 +233,7 @@ def test_fifty_pods_come_and_go_at_the_same_time_on_several_bridges(node):
     results = [node.ended(process).required().document for process in running]
     assert len({result["interfaces"][0]["socketPath"] for result in results}) == 50
     assert set(node.ports()) == {f"{pod.container_id[:12]}-net1" for pod in pods}
-    # Half of them go while others come.
+    # Half of them are deleted while others are added.
     late = [node.pod() for _ in range(10)]
     running = [node.start("DEL", conf, pod) for conf, pod in zip(confs[:25], pods[:25], strict=True)]
     coming = [node.start("ADD", confs[0], pod) for pod in late]

@@ -1,4 +1,4 @@
-"""What the frozen `userspace` imports on the calls of a runtime."""
+"""The imports of the frozen `userspace` on the calls of a runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_no_call_of_a_runtime_imports_a_heavy_module(node):
     finally:
         node.program = frozen
     assert {command: forbidden(modules) for command, modules in found.items()} == {command: [] for command in found}
-    # More of `os` than build/lean_os.py has.
+    # Attributes of `os` that build/lean_os.py does not have.
     assert [command for command, modules in found.items() if "_collections_abc" in modules] == []
     assert "cni.userspace.plugin" in found["ADD"]
     assert "ipam.local.store" in found["ADD"]

@@ -1,6 +1,6 @@
-"""Every point of a call at which it changes something, with a kill or a refusal there, and a way back: all as before.
+"""Each changing point of a call with a kill or a refusal, and a recovery, after which everything is as before.
 
-Each point gets one of the ways in turn; BAREWIRE_MATRIX=1 (`make matrix`) tries all of them. Counts are printed.
+Each point gets one of the recoveries in turn; BAREWIRE_MATRIX=1 (`make matrix`) tests all of them. Counts are printed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROWS = ("in a directory of ours", "in the pod's volume, annotated")
 
 
 class Stage:
-    """A pod of the node, with all settings on a bridge that the plugin makes."""
+    """A pod of the node, with all settings on a bridge that the plugin creates."""
 
     def __init__(self, node, faults, folder, api):
         self.node = node
@@ -44,7 +44,7 @@ class Stage:
         self.conf["host"] = {**self.conf["host"], "bridge": {"bridgeName": "made0"}}
         if api:
             self.conf["kubeconfig"] = node.kubeconfig(api.kubeconfig(folder / "kubeconfig"))
-        # The first attachment makes folders and is left out: later ones make the same system calls each time.
+        # The first attachment creates folders and is left out: later ones make the same system calls each time.
         self.pod = self.new_pod()
         self.before = self.seen()
 
@@ -128,7 +128,7 @@ def cases(points, ways):
 
 
 def tried(stage, command, ways, attempt):
-    """Tries all cases; a case that fails does not end the matrix."""
+    """Tests all cases; a case that fails does not end the matrix."""
     told, count = [], 0
     for point, way in cases(stage.points(command), ways):
         count += 1

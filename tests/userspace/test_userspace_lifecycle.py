@@ -56,7 +56,7 @@ def test_every_setting_reaches_the_vswitch(node):
     (qos,) = dump["QoS"].values()
     row = node.ports()[port_of(pod)]
     assert (port["tag"], port["trunks"], port["vlan_mode"]) == (100, ["set", [200, 300]], "native-untagged")
-    # What the pod receives, CNI's ingress, is what OVS sends: bytes per second, and bytes.
+    # The traffic that the pod receives, CNI's ingress, is what OVS sends: bytes per second, and bytes.
     assert dict(qos["other_config"][1]) == {"cir": "1000000", "cbs": "500000"}
     assert (row["ingress_policing_rate"], row["ingress_policing_burst"]) == (2000, 8000)
     assert row["mtu_request"] == 1400
@@ -71,14 +71,14 @@ def test_every_setting_reaches_the_vswitch(node):
 
 @pytest.mark.parametrize("ipam", [HOST_LOCAL, OURS], ids=["host-local", "barewire-ipam"])
 def test_addresses_are_reported_in_result_and_file_and_released(node, ipam):
-    # Ours is not in CNI_PATH: the plugin has it within itself.
+    # Our IPAM plugin is not in CNI_PATH, because the plugin contains it.
     pod = node.pod("shared-dir")
     conf = node.conf(ipam=ipam, cniVersion="1.0.0")
     result = node.add(conf, pod)
     assert result["ips"][0]["interface"] == 0
     (name,) = [entry for entry in node.run("ls", pod.volume("shared-dir")).stdout.split() if entry.startswith("config")]
     element = json.loads(node.text(f"{pod.volume('shared-dir')}/{name}"))
-    # app-netutil wants to be told the family.
+    # app-netutil requires the family.
     assert element["ipResult"]["ips"] == [{**result["ips"][0], "version": "4"}]
     assert element["config"]["vhost"] == {"mode": "server", "socketfile": port_of(pod)}
     node.delete(conf, pod)

@@ -1,4 +1,4 @@
-"""Where sockets are, whose their directories are, and who finds them."""
+"""Locations of sockets, owners of their directories, and the processes that can reach them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_pod_that_was_made_anew_under_its_name_keeps_its_socket_when_the_old_o
     node.add(node.conf(), old)
     socket = socket_of(node.add(node.conf(), new))
     node.bind(socket)
-    # What the runtime says of the pod is the new one's by now; the record knows better.
+    # The runtime now passes the new pod's arguments, but the record has those of the old one.
     node.call("DEL", node.conf(), old, CNI_ARGS=new.args).required()
     assert node.exists(socket)
     assert list(node.ports()) == [f"{new.container_id[:12]}-net1"]
@@ -93,7 +93,7 @@ def test_who_may_connect_is_decided_by_group_mode_and_acl(node):
     node.run("python3", "-c", LISTEN, socket)
     folder = f"/run/barewire/sockets/{pod.container_id[:12]}-net1"
     assert node.run("stat", "-c", "%a %G", folder).stdout == "770 daemon\n"
-    # Nobody listens any more, so who gets to the socket is told that; who does not is told something else.
+    # No process listens any more, so a user who can reach the socket gets this error; others get another one.
     assert "ConnectionRefusedError" in node.run("python3", "-c", CONNECT, socket, UNPRIVILEGED, check=False).stderr
     assert "PermissionError" in node.run("python3", "-c", CONNECT, socket, "4343", check=False).stderr
     node.delete(conf, pod)
@@ -118,7 +118,7 @@ def test_below_multus_thick_daemon_a_pod_comes_and_goes_as_on_the_host():
             conf = node.conf(cniVersion="1.0.0", ipam={"type": "barewire-ipam", "ranges": ranges})
             conf["prevResult"] = node.call("ADD", conf, pod, "net1", *below(daemon)).required().document
             node.bind(socket_of(conf["prevResult"]))
-            # A daemon that was started again, and the host's own programs, see the same.
+            # A restarted daemon, and the host's own programs, see the same.
             for prefix in (below(daemon), THICK, ()):
                 node.call("CHECK", conf, pod, "net1", *prefix).required()
             node.call("DEL", conf, pod, "net1", *below(daemon)).required()

@@ -1,4 +1,4 @@
-"""The pod's annotations: written where there is API access, kept right among other writers, gone with the attachment."""
+"""The pod's annotations: written if there is API access, correct beside other writers, removed with the attachment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPEC = {
 
 
 class Cluster:
-    """A pod of the node that the API server knows, too."""
+    """A pod of the node that the API server knows as well."""
 
     def __init__(self, node, api, folder):
         self.node, self.api = node, api
@@ -44,7 +44,7 @@ class Cluster:
         return json.loads(self.annotations()[DATA])
 
     def left(self):
-        """What is not as before, the numbers of writes aside."""
+        """The differences from the state before, without the numbers of writes."""
         node, api = self.before
         told = changes(node, self.node.snapshot())
         return told + changes(plain(api), plain(self.api.snapshot()))
@@ -221,7 +221,7 @@ def test_a_socket_of_the_hosts_is_neither_taken_nor_removed_by_an_add_that_fails
 
 
 def test_a_socket_that_a_dead_sandbox_left_in_a_host_path_is_no_obstacle(cluster):
-    """Its runtime never called DEL; the record tells whose the socket is."""
+    """Its runtime never called DEL; the record shows whose socket it is."""
     node, old = cluster.node, cluster.node.pod()
     other = node.pod()
     new, conf = old.sandbox(other.container_id, other.netns), cluster.conf(socketNaming="interface")

@@ -1,4 +1,4 @@
-"""What two attachments can want alike: one socket, one directory, one device-info file."""
+"""Objects that two attachments can both want: one socket, one directory, one device-info file."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_an_earlier_sandbox_that_lives_keeps_its_socket(node):
 
 
 def test_a_socket_that_outlived_its_del_in_the_pods_own_volume_does_not_keep_the_next_sandbox_from_starting(node):
-    """An application that the DEL did not wait for has made it again. It is the pod's, and DEL leaves what is older."""
+    """An application for which the DEL did not wait has created it again. It belongs to the pod, and DEL leaves newer
+    files.
+    """
     old, new = sandboxes(node)
     conf, socket = node.conf(socketNaming="interface"), f"{old.volume(VOLUME)}/net1"
     node.add(conf, old)
@@ -134,7 +136,7 @@ def test_the_directory_stays_as_wanted_while_another_interface_of_the_pod_needs_
     assert changes(before, node.snapshot()) == []
 
 
-# One that has nothing left but addresses uses nothing any more.
+# An attachment of which only addresses are left does not use anything any more.
 
 STUBBORN = """#!/bin/sh
 case $CNI_COMMAND in
@@ -145,7 +147,7 @@ esac
 
 
 class Stubborn:
-    """An IPAM plugin that releases nothing until it is well."""
+    """An IPAM plugin that releases nothing until it is repaired."""
 
     def __init__(self, folder):
         self.path = folder / "stubborn"
@@ -227,7 +229,7 @@ def test_another_owner_for_a_directory_in_use_is_refused_and_changes_nothing(nod
     assert refused.document["code"] == 115
     assert "other permissions" in refused.document["msg"]
     assert changes(before, node.snapshot()) == []
-    # Who wants nothing is welcome.
+    # A network without requirements is accepted.
     node.add(node.conf(), pod, "net2")
     node.delete(first, pod, "net1")
     node.delete(node.conf(), pod, "net2")

@@ -1,4 +1,4 @@
-"""What the frozen plugin makes carries traffic: for virtual machines, for a DPDK program, and for a domain of libvirt."""
+"""Ports of the frozen plugin carry traffic: for virtual machines, for a DPDK program, and for a domain of libvirt."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_dpdk_program_takes_its_port_from_the_result_alone(node):
 
 
 def test_the_vmi_of_the_examples_starts_with_what_its_network_gives_it(node):
-    """As KubeVirt does: the interface's name is made of the network's, and the binding knows where the socket is."""
+    """As KubeVirt does it: the interface's name derives from the network's, and the binding knows the socket's path."""
     vmi = manifest(EXAMPLES / "vmi-userspace.yaml")
     (wanted,) = vmi["spec"]["domain"]["devices"]["interfaces"]
     (plugin,) = network(EXAMPLES / "nad-userspace-kubevirt.yaml")["plugins"]
@@ -73,7 +73,7 @@ def test_the_vmi_of_the_examples_starts_with_what_its_network_gives_it(node):
     conf = {**plugin, "runtimeConfig": {"mac": wanted["macAddress"]}}
     result = node.add(conf, pod, KUBEVIRT_IFNAME)
     assert interface_of(result)["mac"] == wanted["macAddress"]
-    # What virt-launcher sees of the volume.
+    # The volume as virt-launcher sees it.
     node.run("mkdir", "-p", LAUNCHER_SOCKETS)
     node.run("mount", "--bind", pod.volume("sockets"), LAUNCHER_SOCKETS)
     interface = Interface(
@@ -97,7 +97,7 @@ def test_the_vmi_of_the_examples_starts_with_what_its_network_gives_it(node):
 def test_podinfo_finds_the_socket_by_the_file_beside_it_and_a_program_can_listen_there(node):
     pod = node.pod("shared-dir")
     node.add(node.conf(), pod)
-    # What the container sees of its volume.
+    # The volume as the container sees it.
     node.run("mkdir", CONTAINER)
     node.run("mount", "--bind", pod.volume("shared-dir"), CONTAINER)
     try:

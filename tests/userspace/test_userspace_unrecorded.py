@@ -1,4 +1,4 @@
-"""DEL, GC, CHECK and STATUS where the record is missing, damaged, only promised, or cannot be written."""
+"""DEL, GC, CHECK and STATUS if the record is missing, damaged, deferred, or cannot be written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def record_of(pod):
 
 
 def write_record(node, pod, **changed):
-    """A record of the pod's net1 as a damaged disk, or another plugin, can leave it."""
+    """Writes a record of the pod's net1 as a damaged disk, or another plugin, can leave it."""
     document = {
         "schema": 2, "key": {"network": "net", "container_id": pod.container_id, "ifname": "net1"},
         "plugin": "userspace", "device": "", "netns": pod.netns, "netns_identity": "", "boot_id": "", "left": ["device"],
@@ -68,7 +68,7 @@ def test_promises_have_a_bound(own_node):
     assert len(own_node.pending()) == MOST_PROMISES
     own_node.daemon.start_database()
     own_node.daemon.await_vswitchd()
-    # As if it had been away for a moment: the calls above took so long that a pause has begun.
+    # As if it had been unavailable for a moment: the calls above took so long that a pause has begun.
     own_node.run("find", f"{STATE}/net", "-name", "*.json", "-exec", "touch", "{}", "+")
     for _ in range(MOST_PROMISES // 4 + 1):
         own_node.delete(own_node.conf(), pods[1])

@@ -28,7 +28,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Recording:
-    """Exchanges with one PF, by request. `pf` is its interface index, and `facts` holds everything else that was read."""
+    """Exchanges with one PF, by request. `pf` is its interface index; `facts` has all other values read."""
 
     kernel: str
     driver: str
