@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cni.value import Value
 from deviceplugin.function import forbidden
 from deviceplugin.pool import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set as AbstractSet
 
     from deviceplugin.conf import Configuration
     from deviceplugin.function import Function, Inventory
     from deviceplugin.pool import Pool
 
+_T = TypeVar("_T")
+
 
 class Assignment(Value):
-    """`pools` by resource, also those without a function; `pool_of` and `kept_out` by address.
+    """`pools` by resource, also those without a function: the `configured` ones and the automatic ones.
+
+    `pool_of` and `kept_out` are by address.
 
     `claims` names the other pools that would take a function that is in one already. `leads` is by address, for the functions
     that a pool gives away together with another one of their IOMMU group, that other one.
     """
 
     pools: Mapping[str, Pool]
+    configured: Mapping[str, Pool]
     pool_of: Mapping[str, Pool]
     kept_out: Mapping[str, str]
     claims: Mapping[str, tuple[str, ...]]
@@ -38,6 +43,18 @@ class Assignment(Value):
     def parts(self, lead: str) -> tuple[str, ...]:
         """The functions that are given away together with a device."""
         return tuple(sorted(address for address, other in self.leads.items() if other == lead))
+
+    def with_part(self, part: Assignment, addresses: AbstractSet[str]) -> Assignment:
+        """The assignment with some functions assigned again; `part` is the result for these addresses."""
+        pool_of = _replaced(self.pool_of, part.pool_of, addresses)
+        return Assignment(
+            pools=_with_automatic(part.configured, pool_of),
+            configured=part.configured,
+            pool_of=pool_of,
+            kept_out=_replaced(self.kept_out, part.kept_out, addresses),
+            claims=_replaced(self.claims, part.claims, addresses),
+            leads=_replaced(self.leads, part.leads, addresses),
+        )
 
     def contested(self) -> dict[tuple[str, str], tuple[str, ...]]:
         """The devices that a second pool selects, by the resource that has them and that of the second pool."""
@@ -67,32 +84,40 @@ class Selection:
         return known[1], known[2]
 
 
-def assign(inventory: Inventory, selection: Selection, used: Mapping[str, str], held: Mapping[str, str]) -> Assignment:
-    """Each function to the first pool that selects it.
+def assign(
+    inventory: Inventory,
+    selection: Selection,
+    used: Mapping[str, str],
+    held: Mapping[str, str],
+    only: AbstractSet[str] | None = None,
+) -> Assignment:
+    """Each function to the first pool that selects it, or each one of `only`, which are then whole IOMMU groups.
 
     `used` is by address what the host itself needs a function for, which beats every configuration. `held` is by address the
     resource that a container has the function from: it stays in that pool whatever its container does to it, such as taking
     its network device away, or its driver.
     """
-    pools = {pool.name: pool for pool in selection.configuration.pools}
+    configured = {pool.name: pool for pool in selection.configuration.pools}
     pool_of: dict[str, Pool] = {}
     kept_out: dict[str, str] = {}
     claims: dict[str, tuple[str, ...]] = {}
     for function in inventory:
+        if only is not None and function.address not in only:
+            continue
         resource = held.get(function.address, "")
         reason = "" if resource else forbidden(function, used)
         if reason:
             kept_out[function.address] = reason
             continue
         wanting, unselected = selection.of(function, inventory)
-        chosen = _chosen(resource, wanting, pools)
+        chosen = _chosen(resource, wanting, configured)
         if chosen is None:
             kept_out[function.address] = unselected
             continue
         pool_of[function.address] = chosen
         if more := tuple(pool.name for pool in wanting if pool.name != chosen.name):
             claims[function.address] = more
-    found = Assignment(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims)
+    found = Assignment(pools=configured, configured=configured, pool_of=pool_of, kept_out=kept_out, claims=claims)
     return _with_whole_groups(found, inventory, used, held)
 
 
@@ -104,7 +129,7 @@ def _with_whole_groups(
     The member that leads is one that is held, so that a device keeps its name, or the first one of the first pool. A member
     that is held from a pool without whole groups does not lead: it makes the device unhealthy and does not withdraw it.
     """
-    order = {name: number for number, name in enumerate(found.pools)}
+    order = {name: number for number, name in enumerate(found.configured)}
     pool_of, kept_out, claims = dict(found.pool_of), dict(found.kept_out), dict(found.claims)
     leads: dict[str, str] = {}
     for address, pool in found.pool_of.items():
@@ -128,8 +153,21 @@ def _with_whole_groups(
             pool_of[member] = winner
             kept_out.pop(member, None)
             leads[member] = first
-    pools = {**found.pools, **{pool.name: pool for pool in pool_of.values()}}
-    return Assignment(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims, leads=leads)
+    pools = _with_automatic(found.configured, pool_of)
+    return found.replace(pools=pools, pool_of=pool_of, kept_out=kept_out, claims=claims, leads=leads)
+
+
+def _with_automatic(configured: Mapping[str, Pool], pool_of: Mapping[str, Pool]) -> dict[str, Pool]:
+    automatic = {address: pool for address, pool in pool_of.items() if pool.name not in configured}
+    return {**configured, **{automatic[address].name: automatic[address] for address in sorted(automatic)}}
+
+
+def _replaced(before: Mapping[str, _T], part: Mapping[str, _T], addresses: AbstractSet[str]) -> dict[str, _T]:
+    found = dict(before)
+    for address in addresses:
+        found.pop(address, None)
+    found.update(part)
+    return found
 
 
 def estranged(function: Function, identity: str, used: Mapping[str, str]) -> str:

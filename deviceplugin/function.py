@@ -85,10 +85,25 @@ class Inventory:
 
     def __init__(self, functions: Mapping[str, Function]) -> None:
         self.functions = functions
-        self._groups: dict[str, list[Function]] = {}
+        self._groups: dict[str, tuple[Function, ...]] = {}
         for function in functions.values():
             if function.group and not function.is_bridge:
-                self._groups.setdefault(function.group, []).append(function)
+                self._groups[function.group] = (*self._groups.get(function.group, ()), function)
+
+    def keeps_group(self, function: Function) -> bool:
+        """Whether the function is another state of one of the inventory that is in the same IOMMU group."""
+        known = self.functions.get(function.address)
+        return known is not None and (known.group, known.pci_class) == (function.group, function.pci_class)
+
+    def with_states(self, functions: Mapping[str, Function]) -> Inventory:
+        """The inventory with other states of some of its functions, which are in the same IOMMU groups as before."""
+        found = Inventory({})
+        found.functions = {**self.functions, **functions}
+        found._groups = dict(self._groups)
+        for group in {function.group for function in functions.values()} & found._groups.keys():
+            members = tuple(found.functions[member.address] for member in self._groups[group])
+            found._groups[group] = members
+        return found
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self.functions.values())
@@ -97,5 +112,5 @@ class Inventory:
         return self.functions.get(address)
 
     def group_of(self, function: Function) -> tuple[Function, ...]:
-        """The members of its IOMMU group without bridges, itself among them; alone where it is in none."""
-        return tuple(self._groups.get(function.group, [])) or (function,)
+        """The members of its IOMMU group without bridges, itself among them. A bridge or a function without a group is alone."""
+        return (function,) if function.is_bridge else self._groups.get(function.group) or (function,)

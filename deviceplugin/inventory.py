@@ -29,7 +29,7 @@ class Scanner:
 
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
-        self._known: Mapping[str, Function] = {}
+        self._inventory = Inventory(functions={})
         self._addresses: Mapping[str, PciAddress] = {}
 
     def scan(self, named: AbstractSet[str] | None = None) -> Inventory:
@@ -39,31 +39,34 @@ class Scanner:
         also those that are new. Raises `IoFailure`; what is known stays as it was.
         """
         addresses = self._sysfs.addresses(self._addresses)
-        self._addresses = {address: address for address in addresses}
-        if self._known and not addresses:
+        before, functions = self._inventory, self._inventory.functions
+        if functions and not addresses:
             raise IoFailure("the host has no PCI device any more", hint="look whether /sys is mounted")
-        looked_at = None if named is None else self._related(named)
+        present = {*addresses}
+        looked_at = present if named is None else self._related(named) | (present - functions.keys())
         parents: dict[PciAddress, _Parent] = {}
-        found: dict[str, Function] = {}
-        for address in addresses:
-            known = self._known.get(address)
-            if known is None or looked_at is None or address in looked_at:
-                known = self._function(address, parents)
-            if known.vendor:
-                found[address] = known
-        self._known = found
-        return Inventory(functions=found)
+        seen = {address: self._function(address, parents) for address in addresses if address in looked_at}
+        self._addresses = {address: address for address in addresses}
+        changed: dict[str, Function] = {
+            address: one for address, one in seen.items() if functions.get(address) is not one
+        }
+        if functions.keys() == present and all(map(before.keeps_group, changed.values())):
+            self._inventory = before.with_states(changed) if changed else before
+        else:
+            found = {address: seen.get(address) or functions[address] for address in addresses}
+            self._inventory = Inventory({address: one for address, one in found.items() if one.vendor})
+        return self._inventory
 
     def _related(self, named: AbstractSet[str]) -> set[str]:
         """The functions, and those whose state depends on theirs."""
-        inventory, found = Inventory(functions=self._known), set(named)
-        for function in [self._known[address] for address in named if address in self._known]:
+        inventory, found = self._inventory, set(named)
+        for function in [inventory.functions[address] for address in named if address in inventory.functions]:
             found.update((function.pf, *function.vfs), (mate.address for mate in inventory.group_of(function)))
         return found
 
     def _function(self, address: PciAddress, parents: dict[PciAddress, _Parent]) -> Function:
         instance = self._sysfs.instance(address)
-        known = self._known.get(address)
+        known = self._inventory.get(address)
         if known is None or known.instance != instance:
             known = self._born(address, instance)
         state = self._state(known, parents)

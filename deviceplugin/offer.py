@@ -36,15 +36,20 @@ def offers(
     nodes: AbstractSet[str],
     doubts: Mapping[str, tuple[str, ...]] = {},
     used: Mapping[str, str] = {},
+    *,
+    only: AbstractSet[str] | None = None,
 ) -> dict[str, tuple[Offer, ...]]:
-    """The devices of each resource, sorted. `held` is by address the resource; `nodes` are device nodes that exist.
+    """The devices of each resource, or those of `only`, sorted. `held` is the resource by address.
+
+    `nodes` are device nodes that exist.
 
     `doubts` says by address why a device that no pod has any more may still be in use, `used` what the host uses.
     """
     found: dict[str, list[Offer]] = {name: [] for name in assignment.pools}
-    for address, pool in sorted(assignment.pool_of.items()):
-        if address in assignment.leads:
-            continue  # it comes with another device
+    for address in sorted(assignment.pool_of if only is None else only):
+        pool = assignment.pool_of.get(address)
+        if pool is None or address in assignment.leads:
+            continue  # it comes with another device, or is not offered
         function = inventory.functions[address]
         numa = function.numa if pool.topology else -1
         sick = ailments(function, pool, inventory, held, nodes, assignment.pools, used=used)
@@ -84,6 +89,11 @@ def vfio_node(function: Function, nodes: AbstractSet[str]) -> str:
     """The path of the device node of its IOMMU group, or empty; the second is for a kernel that does without IOMMU."""
     paths = (f"/dev/vfio/{function.group}", f"/dev/vfio/noiommu-{function.group}")
     return next((path for path in paths if path in nodes), "") if function.group else ""
+
+
+def group_of_node(path: str) -> str:
+    """The IOMMU group whose device node has this path, if any group's has."""
+    return path.rpartition("/")[2].removeprefix("noiommu-")
 
 
 def _of_vfio(

@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING
 from cni.errors import CniError, DeviceBusy, DeviceNotFound, TryAgainLater
 from cni.host.drivers import gives_to_user_space
 from deviceplugin import cdi, container, group
-from deviceplugin.assignment import Assignment, Selection, assign, estranged
+from deviceplugin.assignment import Selection, estranged
 from deviceplugin.container import Given
+from deviceplugin.counting import Count, counted, recounted
 from deviceplugin.function import forbidden
 from deviceplugin.holding import Holding, holders
-from deviceplugin.offer import Offer, ailments, offers
+from deviceplugin.offer import ailments
 from deviceplugin.pool import ALONE, Selector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set as AbstractSet
 
     from cni.log import Log
+    from deviceplugin.assignment import Assignment
     from deviceplugin.conf import Configuration
     from deviceplugin.container import Contents, Node
     from deviceplugin.function import Function
     from deviceplugin.holding import Journal
     from deviceplugin.host import Host, Sight
+    from deviceplugin.offer import Offer
     from deviceplugin.pool import Pool
 
 
@@ -42,14 +45,11 @@ class Stock:
     """
 
     sight: Sight
-    assignment: Assignment
 
     def __init__(self, host: Host, journal: Journal, configuration: Configuration, log: Log) -> None:
         self.host = host
         self._selection = Selection(configuration)
         self.held = journal.load()
-        self._counted: dict[str, Holding] = {}
-        """What was held when the offers were last made."""
         self.grants: dict[str, int] = {}
         self._doubts: dict[str, tuple[str, ...]] = {}
         self._claims: Mapping[tuple[str, str], tuple[str, ...]] = {}
@@ -59,7 +59,7 @@ class Stock:
         """Whether there may be CDI files that a killed process left."""
         self._journal = journal
         self._log = log
-        self._offers: dict[str, tuple[Offer, ...]] = {}
+        self._count: Count | None = None
         self._changing = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._looks: asyncio.Future[Sight] | None = None
@@ -74,10 +74,10 @@ class Stock:
         Raises `CniError` where that fails; what was seen last stays, and the lists of devices with it.
         """
         async with self._looking:
-            seen, before = await self._seen(named), getattr(self, "sight", None)
+            seen, count = await self._seen(named), self._count
             self.sight = seen
             self._drop_strangers()
-            if before is None or not seen.is_like(before) or self.held != self._counted:
+            if count is None or not seen.is_like(count.sight) or holders(self.held) != count.held:
                 self._recount()
             self._place_unknown()
 
@@ -98,11 +98,22 @@ class Stock:
     def configure(self, configuration: Configuration) -> None:
         """Offers by another configuration. What is held stays with its resource."""
         self._selection = Selection(configuration)
-        self._recount()
+        self._count_all()
 
     def resources(self) -> tuple[str, ...]:
         """The resources that are served, also those that have no device at the moment."""
         return tuple(self._offers)
+
+    @property
+    def assignment(self) -> Assignment:
+        """The pools and their functions. There is none before the first look."""
+        if self._count is None:
+            raise AttributeError("the host has not been looked at yet")
+        return self._count.assignment
+
+    @property
+    def _offers(self) -> Mapping[str, tuple[Offer, ...]]:
+        return self._count.offers if self._count else {}
 
     def offers(self, resource: str) -> tuple[Offer, ...]:
         return self._offers.get(resource, ())
@@ -162,22 +173,36 @@ class Stock:
             self._log.error(f"the files of {holding.device}, which is not held any more, could not be removed: {error}")
 
     def _recount(self) -> None:
-        held, self._counted = holders(self.held), dict(self.held)
-        self.assignment = assign(self.sight.inventory, self._selection, self.sight.used, held)
-        before = self._offers
+        """Counts what has changed since the last count."""
+        if self._count is None:
+            self._count_all()
+            return
+        held = holders(self.held)
+        self._offer(recounted(self._count, self.sight, held, self._doubts_of(held)))
+
+    def _count_all(self) -> None:
+        held = holders(self.held)
+        self._offer(counted(self.sight, self._selection, held, self._doubts_of(held)))
+
+    def _doubts_of(self, held: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         self._doubts = {device: why for device, why in self._doubts.items() if device in held}
-        sight = self.sight
-        self._offers = offers(sight.inventory, self.assignment, held, sight.nodes, self._doubts, sight.used)
+        return {**self._doubts}
+
+    def _offer(self, count: Count) -> None:
+        before, self._count = self._offers, count
         self._tell_health(before)
         self._tell_claims()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     def _tell_health(self, before: Mapping[str, tuple[Offer, ...]]) -> None:
-        known = {(resource, offer.device): offer.ailments for resource, some in before.items() for offer in some}
         for resource, some in self._offers.items():
+            former = before.get(resource, ())
+            if some is former:
+                continue
+            known = {offer.device: offer.ailments for offer in former}
             for offer in some:
-                if offer.ailments != known.get((resource, offer.device), ()):
+                if offer.ailments != known.get(offer.device, ()):
                     state = f"unhealthy: {'; '.join(offer.ailments)}" if offer.ailments else "healthy again"
                     self._log.info(f"{offer.device} ({resource}) is {state}")
 

@@ -177,7 +177,7 @@ def test_an_allocation_whose_device_vanishes_in_the_last_look_is_taken_back(tmp_
 
         def vanishing(name, document):
             write(name, document)
-            life.stock.assignment = life.stock.assignment.replace(pool_of={})
+            life.stock._count = life.stock._count.replace(assignment=life.stock.assignment.replace(pool_of={}))
 
         life.stock.host.write_cdi = vanishing
         with pytest.raises(DeviceNotFound):

@@ -13,6 +13,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cni.errors import CniError, DeviceBusy, IoFailure
+from deviceplugin.counting import counted
 from tests.kubelet.pcihost import GPU, PF, SOUND, VFS
 from tests.unit.test_device_stock import MEMORY, RESOURCE, Life, Mortal, Pods, _is_killed, host_in
 
@@ -296,6 +297,13 @@ class Walk(RuleBasedStateMachine):
     def lists_are_whole(self):
         for resource, devices in self.offered.items():
             assert [offer.device for offer in self.life.stock.offers(resource)] == devices
+
+    @invariant()
+    def what_is_counted_by_changes_is_a_full_count(self):
+        count = self.life.stock._count
+        assert count is not None
+        whole = counted(count.sight, count.selection, count.held, count.doubts)
+        assert (count.assignment, count.offers) == (whole.assignment, whole.offers)
 
     def teardown(self):
         self.kubelet.given.clear()
