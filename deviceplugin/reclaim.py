@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from deviceplugin.holding import Holding
     from deviceplugin.stock import Stock
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.25
+"""Shortest pause between two questions to the kubelet while something is held."""
+LONGEST_PAUSE_SECONDS = 1.0
+BUSY_SHARE = 0.02
+"""How much of one processor the questions may take: a round that takes longer is followed by a longer pause."""
 IDLE_SECONDS = 30.0
 SETTLE_SECONDS = 30.0
 """How long a kubelet must have answered before what it does not list counts, and how long a device that it has never listed
@@ -38,7 +42,7 @@ class Pods(Protocol):
 
 
 class Reclaimer:
-    """Compares what is held with what the kubelet lists. `settle` as in SETTLE_SECONDS."""
+    """Compares what is held with what the kubelet lists. `settle` and `pause` as in SETTLE_SECONDS and PAUSE_SECONDS."""
 
     def __init__(
         self,
@@ -65,14 +69,21 @@ class Reclaimer:
     async def run(self) -> None:
         """Looks until it is cancelled, often while something is held."""
         while True:
+            began = time.process_time()
             await self.round()
+            took = time.process_time() - began
             if not self._stock.held and not self._stock.is_due:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_SECONDS):
                         await self._stock.changes()
-            # The second answer without a device is wanted soon: its group waits.
-            pending = any(0 < number < _ABSENCES for number in self._absences.values())
-            await asyncio.sleep(self._pause / 2 if pending else self._pause)
+            await asyncio.sleep(self._pause_after(took))
+
+    def _pause_after(self, took: float) -> float:
+        """Seconds until the next round, after one that took so many seconds of a processor."""
+        # The second answer without a device is wanted soon: its group waits.
+        if any(0 < number < _ABSENCES for number in self._absences.values()):
+            return self._pause
+        return max(self._pause, min(took / BUSY_SHARE, LONGEST_PAUSE_SECONDS))
 
     async def round(self) -> None:
         """One comparison, and the CDI files that are due."""
@@ -99,7 +110,9 @@ class Reclaimer:
         await self._adopt(listed)
         # A device that was bound together with another one goes with that.
         alone = [device for device, holding in self._stock.held.items() if holding.lead not in self._stock.held]
-        absent = [device for device in alone if self._is_absent(device, listed, now)]
+        # Under whatever resource: that of its pod may have another name by now.
+        anywhere = frozenset().union(*listed.values())
+        absent = [device for device in alone if self._is_absent(device, anywhere, now)]
         signs = await asyncio.to_thread(self._stock.signs_of_use, absent) if absent else {}
         for device, doubts in signs.items():
             await self._take_back(device, doubts)
@@ -130,12 +143,11 @@ class Reclaimer:
                 else:
                     self._log.warning(f"{device} ({resource}) is held by a pod and was not in the journal; it is now")
 
-    def _is_absent(self, device: str, listed: Mapping[str, frozenset[str]], now: float) -> bool:
+    def _is_absent(self, device: str, listed: frozenset[str], now: float) -> bool:
         """Whether the kubelet has not listed the device for so long that only signs of use can keep it held."""
         known = self._known_since.setdefault(device, now)
         name = self._stock.held[device].lead or device
-        # Under whatever resource: that of its pod may have another name by now.
-        if any(name in devices for devices in listed.values()):
+        if name in listed:
             self._absences[device] = 0
             # From now on two answers without it are enough.
             self._known_since[device] = min(known, now - self._settle)

@@ -13,7 +13,7 @@ from deviceplugin.conf import Configuration, parse
 from deviceplugin.following import Follower
 from deviceplugin.kubelet import Kubelet
 from deviceplugin.podresources import PodResources
-from deviceplugin.reclaim import SETTLE_SECONDS, Reclaimer, resume
+from deviceplugin.reclaim import PAUSE_SECONDS, SETTLE_SECONDS, Reclaimer, resume
 from deviceplugin.stock import Stock
 from deviceplugin.watching import Bell, FolderEvents
 
@@ -42,7 +42,7 @@ class Service:
         kubelet_root: str,
         registry: bool = False,
         settle: float = SETTLE_SECONDS,
-        pause: float = 1.0,
+        pause: float = PAUSE_SECONDS,
     ) -> None:
         self._log = log
         self._config = config

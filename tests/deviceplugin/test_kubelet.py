@@ -236,9 +236,13 @@ async def test_a_start_removes_cdi_files_of_what_is_not_held_and_makes_those_of_
         ):
             (node.host.cdi / name).write_text(json.dumps({"kind": kind}))
         await node.start_plugin()
-        await node.offered(RESOURCE, 4)
-        assert {path.name for path in node.host.cdi.iterdir()} == {file.name, "vendor.json"}
-        assert file.read_text() == before
+        await until(
+            "the right files",
+            lambda: (
+                {path.name for path in node.host.cdi.iterdir()} == {file.name, "vendor.json"}
+                and file.read_text() == before
+            ),
+        )
 
 
 @driven

@@ -398,3 +398,22 @@ def test_a_device_that_a_former_pod_s_process_has_open_is_not_given_to_the_next_
         await life.stock.allocate(CARDS, [GPU])
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 0.25), (0.01, 0.5), (3.0, 1.0)])
+def test_questions_to_the_kubelet_take_a_bounded_share_of_a_processor_and_none_waits_longer_than_a_second(
+    tmp_path, took, pause
+):
+    async def scenario():
+        pods = Pods()
+        life = await Life(host_in(tmp_path), tmp_path, pods).started()
+        reclaimer = Reclaimer(life.stock, pods, life.log)
+        await life.stock.allocate(CARDS, [GPU])
+        pods.devices = {CARDS: [GPU]}
+        await reclaimer.round()
+        assert reclaimer._pause_after(took) == pause
+        pods.devices = {}
+        await reclaimer.round()
+        assert reclaimer._pause_after(took) == 0.25, "the second answer is waited for"
+
+    asyncio.run(scenario())
