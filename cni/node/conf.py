@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -128,7 +128,8 @@ class NodeFile(Section):
 
     @model_validator(mode="after")
     def _cross_check(self) -> NodeFile:
-        problems = cross_check(self.model_dump(exclude_none=True))
+        values: Any = self.model_dump(exclude_none=True)
+        problems = cross_check(values)
         if problems:
             raise ValueError("; ".join(f"{path}: {text}" for path, text in problems))
         return self

@@ -11,7 +11,10 @@ from cni.node.rules import cross_check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
+
+    from cni.node.conf_sections import NodeFileDict
 
 _NODE = {
     "nodeName": "node_name",
@@ -54,7 +57,7 @@ def parse_node(content: bytes) -> NodeConf:
     document = jsontext.loads(content)
     if not isinstance(document, dict):
         raise InvalidConfig("the document is not an object")
-    values = configuration.parse(TABLE, REQUIRED, document, cross_check, strict=True).values
+    values: NodeFileDict = configuration.parse(TABLE, REQUIRED, document, cross_check, strict=True).values
     addresses = values.get("addresses") or {}
     return NodeConf(
         **_fields(_NODE, values),
@@ -67,7 +70,7 @@ def parse_node(content: bytes) -> NodeConf:
     )
 
 
-def _fields(names: dict[str, str], section: dict[str, Any] | None) -> dict[str, Any]:
+def _fields(names: dict[str, str], section: Mapping[str, object] | None) -> dict[str, Any]:
     """The fields of a value that the section contains; a list becomes a tuple."""
     given = {names[key]: value for key, value in (section or {}).items() if key in names}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from cni.node.conf_sections import NodeFileDict
+
     Problem = tuple[str, str]
 
 _PATHS = (
@@ -38,7 +40,7 @@ _ENDPOINTS = ("http://", "https://")
 _REMOTES = ("unix:/", "tcp:")
 
 
-def cross_check(conf: Mapping[str, Any], refused: frozenset[str] = frozenset()) -> list[Problem]:
+def cross_check(conf: NodeFileDict, refused: frozenset[str] = frozenset()) -> list[Problem]:
     """Problems, as (JSON path, text); a key that was already `refused` is not checked again."""
     problems = [problem for path in _PATHS for problem in _path_problems(conf, path)]
     problems += [problem for path in _NAMES for problem in _name_problems(conf, path)]
@@ -68,7 +70,7 @@ def _prefix_problems(conf: Mapping[str, Any], path: str, prefixes: tuple[str, ..
     return [(where, f"{value!r} is {text}") for where, value in _texts(conf, path) if not value.startswith(prefixes)]
 
 
-def _certificate_problems(conf: Mapping[str, Any]) -> list[Problem]:
+def _certificate_problems(conf: NodeFileDict) -> list[Problem]:
     etcd = (conf.get("addresses") or {}).get("etcd") or {}
     if bool(etcd.get("certFile")) == bool(etcd.get("keyFile")):
         return []
