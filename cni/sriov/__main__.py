@@ -1,4 +1,4 @@
-"""Entry point of the executable `sriov`: wires the real world to the plugin, and imports it when a command needs it."""
+"""Entry point of the executable `sriov`: connects the plugin to the host, if a command needs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load(request: Request, kernel: Callable[[Log], Kernel] | None = None) -> Plugin:
-    """The plugin for one call, on the host's kernel or another; VERSION and malformed requests are answered without."""
+    """The plugin for one call, on the host's kernel or another one. VERSION and malformed requests do not need it."""
     from cni.attachment.records import Attachments
     from cni.host.kernel import HostKernel
     from cni.node.start import begin

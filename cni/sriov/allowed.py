@@ -1,4 +1,4 @@
-"""What the node's administrator lets networks request of `sriov`. Pure."""
+"""The limits that the node's administrator sets on requests of networks to `sriov`. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NOT = "the node configuration does not allow"
 
 
 def problems(conf: SriovConfDict, policy: DevicePolicy) -> list[Problem]:
-    """What the configuration requests beyond the limits, as (JSON path, text)."""
+    """The requests of the configuration that exceed the limits, as (JSON path, text)."""
     return [*_drivers(conf, policy), *_devices(conf, policy), *_promiscuity(conf, policy)]
 
 
 def require_pf(device: Device, policy: DevicePolicy) -> None:
-    """Raises `InvalidConfig` when networks may not have devices of that PF; a device without a PF is its own."""
+    """Raises `InvalidConfig` if networks may not have devices of that PF. A device without a PF is its own PF."""
     if policy.pfs is None:
         return
     name = device.pf_name or (device.link.name if device.link else "")

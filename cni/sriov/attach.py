@@ -1,4 +1,4 @@
-"""Moves a device into a pod and back, setting by setting. Both ways can be repeated and can start half-way."""
+"""Moves a device into a pod and back, setting by setting. Both directions can be repeated, and can start half-way."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 NO_MAC = "00:00:00:00:00:00"
 MAC_SECONDS = 3.0
-"""Bound for a driver to take a MAC address: i40e and its kin reset the VF first, which takes up to two seconds."""
+"""Time limit for a driver to apply a MAC address: i40e and related drivers reset the VF first, for up to two
+seconds."""
 
 _MAC_PAUSE = 0.05
 
 
 class DeviceNotClean(TryAgainLater):
-    """The device is home, but some of its attributes are not as they were before the attachment."""
+    """The device is on the host, but some of its attributes differ from those before the attachment."""
 
 
 # Into the pod.
@@ -47,13 +48,13 @@ def attach(
     *,
     handing_over: Callable[[], object] = lambda: None,
 ) -> Link | None:
-    """Binds the driver, applies the settings, moves the device into the pod and sets it up; the link as the pod sees it.
+    """Binds the driver, applies the settings, and moves the device into the pod; returns the link in the pod.
 
-    None for a device that is given to user space: it stays where it is. `handing_over` is called before the first move
-    into the pod: from then on, programs of the pod may have used the device, even if the move is refused half-way.
+    Returns None for a device for user space, which is not moved. `handing_over` is called before the first move into
+    the pod: from then on, programs of the pod may have used the device, even if the move is refused half-way.
     """
     if attachment.wanted_driver:
-        # Without an override the kernel binds only what the driver's ID table has.
+        # Without an override the kernel binds only devices in the driver's ID table.
         override = attachment.wanted_driver if attachment.userspace else ""
         kernel.bind(attachment.device, attachment.wanted_driver, override)
         device = kernel.device(attachment.device)
@@ -82,7 +83,8 @@ def _move_in(kernel: Kernel, attachment: DeviceAttachment, link: Link, netns: Ne
     try:
         kernel.move(link, None, netns, **attributes)
     except KernelRefused:
-        # Not atomic, and older kernels take less in one message: step by step, which also tells what is refused.
+        # The move is not atomic, and older kernels accept fewer attributes in one message. Single steps also show which
+        # attribute is refused.
         waiting = kernel.link(attachment.device, None)
         if waiting is not None:
             kernel.move(waiting, None, netns)
@@ -101,10 +103,11 @@ def _present(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None) 
 
 
 def _set_mac(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, mac: str) -> None:
-    """Gives the network device its effective MAC address, in the way that its driver takes it.
+    """Sets the effective MAC address of the network device in the way that its driver supports.
 
-    igb and its kin refuse a VF's own change once the PF has set an address, even to the same one; such a VF adopts
-    the PF's address when it goes down. mlx5 never adopts it and wants it set. iavf adopts it late, after a reset.
+    Once the PF has set an address, igb and related drivers refuse a change by the VF, even to the same address; such a
+    VF adopts the PF's address when it goes down. mlx5 never adopts it, and the VF must set it. iavf adopts it late,
+    after a reset.
     """
     deadline = time.monotonic() + MAC_SECONDS
     while True:
@@ -122,15 +125,15 @@ def _set_mac(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, 
 
 
 def _adopted(kernel: Kernel, attachment: DeviceAttachment, link: Link, netns: Netns | None, mac: str) -> bool:
-    """Lets the VF go down, so that it may adopt the PF's address; pauses when it has not."""
+    """Lets the VF go down, so that it can adopt the PF's address. Pauses if it did not."""
     try:
         _up_and_down(kernel, link, netns)
         adopted = _present(kernel, attachment, netns).mac == mac
     except KernelRefused:
-        # Drivers that reset the VF answer EBUSY or EAGAIN meanwhile.
+        # Drivers that reset the VF return EBUSY or EAGAIN meanwhile.
         adopted = False
     if not adopted:
-        # No event tells when a driver has finished its reset, so ask again soon.
+        # No event reports that a driver has finished its reset: try again soon.
         time.sleep(_MAC_PAUSE)
     return adopted
 
@@ -152,58 +155,58 @@ def detach(
     rules: RenewalRules = NO_RULES,
     looked: Callable[[str], object] = lambda _instance: None,
 ) -> None:
-    """Brings the device home, rids it of what the pod left on it, then restores what was found, whatever of it is changed.
+    """Moves the device to the host, removes the pod's changes, and restores the found state.
 
-    It is fetched from `netns`; None when it is at home, or came there when its namespace went: nobody has looked at it
-    then before anything could be hidden. `looked` is called with the network device that has been looked at, and needs no
-    further look.
+    `netns` is the namespace of the device. It is None if the device is on the host, or came there when its namespace
+    was removed: it was not inspected before the pod could hide changes. `looked` is called with the network device that
+    has been inspected, and needs no further inspection.
 
-    The settings that the PF holds of a VF keep its pod in the pod's network: they stay until the device is home.
-    Every step runs, also after a failure, and only the final look decides.
+    The settings that the PF has for a VF keep its pod in the pod's network. They stay until the device is on the host.
+    Every step runs, also after a failure; only the final comparison decides.
 
-    Raises `TryAgainLater` when the device is not home, and `DeviceNotClean` when it is home with other attributes than
-    before; both name all differences, and what hindered the steps.
+    Raises `TryAgainLater` if the device is not on the host, and `DeviceNotClean` if it is there with other attributes
+    than before. Both name all differences, and the reasons of steps that failed.
     """
     if kernel.in_use(attachment.device):
-        # Its settings at the PF are what keeps a virtual machine that still runs in its network.
+        # Its settings at the PF keep a virtual machine that is still running in its network.
         raise TryAgainLater(
             f"{attachment.device} is still open in a process", hint="it ends with its virtual machine or DPDK program"
         )
-    hindrances = _hindrances(kernel, attachment, netns, _HOMEWARD, log)
+    failures = _failures_of(kernel, attachment, netns, _HOMEWARD, log)
     device = kernel.device(attachment.device)
     if elsewhere := _elsewhere(attachment, device):
         what = f"{device.kind} {attachment.device} is {elsewhere}"
         keeps = "; its settings at the PF stay until it is home" if device.pf else ""
-        raise _unfinished(TryAgainLater, f"{what}{keeps}", hindrances)
+        raise _unfinished(TryAgainLater, f"{what}{keeps}", failures)
     try:
         looked(renew(kernel, attachment, log, rules, alone=netns is None))
     except CniError as failure:
-        raise _not_rid(attachment, device, failure, hindrances) from failure
-    hindrances += _hindrances(kernel, attachment, netns, _AT_HOME, log)
-    _verify(kernel, attachment, hindrances, log)
+        raise _not_cleaned(attachment, device, failure, failures) from failure
+    failures += _failures_of(kernel, attachment, netns, _AT_HOME, log)
+    _verify(kernel, attachment, failures, log)
     unfit = unfit_tuning(kernel, attachment, rules)
     if not unfit:
         return
     try:
         renewed = renew_for(kernel, attachment, log, rules, unfit)
     except CniError as failure:
-        raise _not_rid(attachment, device, failure, hindrances) from failure
+        raise _not_cleaned(attachment, device, failure, failures) from failure
     if renewed:
-        hindrances = _hindrances(kernel, attachment, netns, _AT_HOME, log)
-        _verify(kernel, attachment, hindrances, log)
+        failures = _failures_of(kernel, attachment, netns, _AT_HOME, log)
+        _verify(kernel, attachment, failures, log)
         if left := unfit_tuning(kernel, attachment, rules):
             log.warning(f"{attachment.device} has a new network device, but not as it was: {'; '.join(left)}")
 
 
-def _not_rid(attachment: DeviceAttachment, device: Device, failure: CniError, hindrances: list[str]) -> TryAgainLater:
+def _not_cleaned(attachment: DeviceAttachment, device: Device, failure: CniError, failures: list[str]) -> TryAgainLater:
     what = f"{device.kind} {attachment.device} is not rid of what its pod left on it"
-    return _unfinished(DeviceNotClean, f"{what}: {failure.msg}", hindrances)
+    return _unfinished(DeviceNotClean, f"{what}: {failure.msg}", failures)
 
 
-def _hindrances(
+def _failures_of(
     kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, steps: tuple[_Step, ...], log: Log
 ) -> list[str]:
-    """Runs every step; what hindered any of them."""
+    """Runs every step. Returns the reasons of those that failed."""
     found = []
     for step in steps:
         try:
@@ -215,28 +218,28 @@ def _hindrances(
 
 
 def _elsewhere(attachment: DeviceAttachment, device: Device) -> str:
-    """Where the device is when it is not home; empty when it is."""
+    """Where the device is if it is not on the host with its driver; empty if it is."""
     if device.driver not in attachment.drivers_at_home and _is_ours(attachment, device):
         return f"still bound to {device.driver or 'no driver'}"
-    # A device that somebody gave another driver has no network device to bring home.
+    # A device with a driver of another owner has no network device to move to the host.
     if attachment.netdev is not None and device.link is None and device.driver == attachment.driver:
         return "not back on the host"
     return ""
 
 
-def _verify(kernel: Kernel, attachment: DeviceAttachment, hindrances: list[str], log: Log) -> None:
+def _verify(kernel: Kernel, attachment: DeviceAttachment, failures: list[str], log: Log) -> None:
     device, found = kernel.device(attachment.device), attachment.netdev
     what = f"{device.kind} {attachment.device}"
     if elsewhere := _elsewhere(attachment, device):
-        raise _unfinished(TryAgainLater, f"{what} is {elsewhere}", hindrances)
+        raise _unfinished(TryAgainLater, f"{what} is {elsewhere}", failures)
     if left := _differences(attachment, device):
-        raise _unfinished(DeviceNotClean, f"{what} is not as it was before the attachment", [*left, *hindrances])
+        raise _unfinished(DeviceNotClean, f"{what} is not as it was before the attachment", [*left, *failures])
     if device.link is not None and found is not None and device.link.name != found.name:
         log.warning(f"{attachment.device} is back as {device.link.name}: {found.name} is another device's name now")
 
 
 def _is_ours(attachment: DeviceAttachment, device: Device) -> bool:
-    """Whether nobody else gave the device a driver; without any, it is what a killed call left half done."""
+    """Whether no one else bound a driver to the device. Without a driver, a killed call left it half done."""
     return device.driver in ("", attachment.driver, attachment.expected_driver)
 
 
@@ -267,8 +270,8 @@ def _differences(attachment: DeviceAttachment, device: Device) -> list[str]:
 def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
     device = kernel.device(attachment.device)
     if not _is_ours(attachment, device):
-        return  # Somebody gave it another driver meanwhile, on purpose.
-    # Without a driver it is what a killed call left half done, and that call may have cleared the override.
+        return  # It has been given another driver meanwhile, on purpose.
+    # If it has no driver, a killed call left it half done, and may have cleared the override.
     ours = bool(attachment.wanted_driver) or not device.driver
     override = attachment.driver_override if ours else device.driver_override
     if attachment.wanted_driver or device.driver != attachment.driver:
@@ -291,7 +294,7 @@ def _sending(kernel: Kernel, device: Device, name: str, wanted: VfSettings) -> C
 
 
 def _every(*steps: Callable[[], None]) -> None:
-    """Runs every step; what failed is raised as one error that says it all."""
+    """Runs every step, and raises all failures as one error."""
     failures = []
     for step in steps:
         try:
@@ -303,11 +306,11 @@ def _every(*steps: Callable[[], None]) -> None:
 
 
 def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
-    """Restores the PF's, the effective and the permanent MAC address, where any of them is not as found.
+    """Restores the PF's, the effective and the permanent MAC address if any of them differs from the found one.
 
-    An address that the PF sets is a pin: an untrusted VF cannot change it any more, and nothing tells whether a VF is
-    pinned. So where the PF had to set one for the pod, it sets the one that was found at the end, also when that is
-    what it reports already; elsewhere the VF's own way is tried, which leaves a VF pinned or not, as it was.
+    An address that the PF sets is a pin: an untrusted VF cannot change it any more, and the kernel does not report
+    whether a VF is pinned. So if the PF had to set an address for the pod, it finally sets the found one, even if it
+    already reports that. Otherwise the VF itself is tried, which leaves it pinned or unpinned, as it was.
     """
     device, found = kernel.device(attachment.device), attachment.netdev
     if not device.pf:
@@ -320,7 +323,7 @@ def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | 
         if requested and (wanted, admin) != (NO_MAC, NO_MAC):
             kernel.set_vf(device, "mac", VfSettings(mac=wanted))
         return
-    # Where nothing tells what the PF said before, it is not to go on with the pod's address.
+    # If the PF's former address is unknown, the PF must not keep the pod's address.
     wanted = attachment.found.mac or found.mac
     if (admin, link.mac) != (wanted, found.mac) or found.permanent not in ("", link.permanent):
         _down(kernel, link, None)
@@ -333,47 +336,47 @@ def _restore_macs(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | 
         kernel.set_vf(device, "mac", VfSettings(mac=wanted))
 
 
-def _restore_own_mac(kernel: Kernel, attachment: DeviceAttachment, link: Link | None, place: Netns | None) -> None:
-    """Without a PF there is only the network device's own address; some drivers change it only while it is down."""
+def _restore_own_mac(kernel: Kernel, attachment: DeviceAttachment, link: Link | None, netns: Netns | None) -> None:
+    """Without a PF only the network device has an address. Some drivers change it only while the device is down."""
     if link is None or attachment.netdev is None or link.mac == attachment.netdev.mac:
         return
-    _down(kernel, link, place)
-    kernel.change(link, place, mac=attachment.netdev.mac)
+    _down(kernel, link, netns)
+    kernel.change(link, netns, mac=attachment.netdev.mac)
 
 
 def _free_admin_mac(kernel: Kernel, device: Device) -> None:
-    # igb keeps a hidden flag "set by the PF", which refuses the VF's own changes for ever; the zero address clears it.
-    # Some drivers (bnx2x) know no zero address; they have no such flag either.
+    # igb has a hidden flag "set by the PF", with which it refuses the VF's own changes. Only the zero address clears
+    # it. Some drivers (bnx2x) refuse the zero address; they do not have such a flag.
     try:
         kernel.set_vf(device, "mac", VfSettings(mac=NO_MAC))
     except KernelRefused:
-        return  # A driver that is only busy is waited for, and then a `TryAgainLater`.
+        return  # The call waits for a driver that is only busy, and then raises `TryAgainLater`.
 
 
 def _restore_netdev_macs(
-    kernel: Kernel, attachment: DeviceAttachment, found: Netdev, place: Netns | None, device: Device
+    kernel: Kernel, attachment: DeviceAttachment, found: Netdev, netns: Netns | None, device: Device
 ) -> None:
-    # Going down, the VF may have adopted the PF's address as its effective and its permanent one: look again.
-    link = _present(kernel, attachment, place)
+    # When it went down, the VF may have adopted the PF's address as its effective and its permanent one: look again.
+    link = _present(kernel, attachment, netns)
     first = found.permanent or found.mac
     if link.mac == first:
-        # The kernel does not pass on an address that the link has already, so the PF would not hear of it.
-        _try_mac(kernel, attachment, place, device, random_mac())
-    _try_mac(kernel, attachment, place, device, first)
+        # The kernel does not pass on an address that the link already has, so the PF would not receive it.
+        _try_mac(kernel, attachment, netns, device, random_mac())
+    _try_mac(kernel, attachment, netns, device, first)
     if found.permanent not in ("", link.permanent):
-        # igbvf takes the PF's view, which followed the line above, as its permanent address when it goes down.
-        _up_and_down(kernel, link, place)
+        # When igbvf goes down, it takes the PF's address, which the line above has changed, as its permanent address.
+        _up_and_down(kernel, link, netns)
     if first != found.mac:
-        _try_mac(kernel, attachment, place, device, found.mac)
+        _try_mac(kernel, attachment, netns, device, found.mac)
 
 
-def _try_mac(kernel: Kernel, attachment: DeviceAttachment, place: Netns | None, device: Device, mac: str) -> None:
+def _try_mac(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, device: Device, mac: str) -> None:
     try:
-        kernel.change(_present(kernel, attachment, place), place, mac=mac)
+        kernel.change(_present(kernel, attachment, netns), netns, mac=mac)
     except KernelRefused:
-        # The driver lets only the PF set it; a VF that goes down adopts the PF's.
+        # The driver lets only the PF set it. A VF that goes down adopts the PF's address.
         kernel.set_vf(device, "mac", VfSettings(mac=mac))
-        _set_mac(kernel, attachment, place, mac)
+        _set_mac(kernel, attachment, netns, mac)
 
 
 def random_mac() -> str:
@@ -391,13 +394,14 @@ def _bring_home(kernel: Kernel, attachment: DeviceAttachment, netns: Netns | Non
     if link is None:
         return
     kernel.remove_stacked(link, netns)
-    # A name that the host has already keeps the link from coming home, and a pod may have given it any.
+    # An altname that the host already has prevents the move to the host, and a pod may have added any.
     kernel.set_altnames(link, netns, ())
     free = kernel.link_by_name(found.name, None) is None
     name = found.name if free else "dev%d"
     try:
-        # The move sets the link down, and a VF that its PF gave an address adopts the PF's address then. It also takes it
-        # out of a bond, which gives it the address that it had before. The mark stays while the PF's settings are the pod's.
+        # The move sets the link down, and a VF whose PF gave it an address adopts that address then. The move also
+        # takes the link out of a bond, which restores its former address. The mark stays as long as the PF has the
+        # pod's settings.
         kernel.move(link, netns, None, name=name, mtu=found.mtu or link.mtu)
     except KernelRefused:
         waiting = kernel.link(attachment.device, netns)
@@ -451,9 +455,9 @@ def _rename(kernel: Kernel, link: Link, name: str) -> None:
     kernel.change(link, None, name=name)
 
 
-def _down(kernel: Kernel, link: Link, place: Netns | None) -> None:
+def _down(kernel: Kernel, link: Link, netns: Netns | None) -> None:
     if link.up:
-        kernel.change(link, place, up=False)
+        kernel.change(link, netns, up=False)
 
 
 _HOMEWARD: tuple[_Step, ...] = (_restore_driver, _bring_home)

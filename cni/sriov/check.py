@@ -1,4 +1,4 @@
-"""CHECK: what is not as ADD made it, one line each."""
+"""CHECK: the differences from the state that ADD made, one line each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _FLAGS = {IFF_PROMISC: "promisc", IFF_ALLMULTI: "allmulticast"}
 
 
 def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> list[str]:
-    """Every difference between the kernel's state and what ADD made of it, as prevResult reports it now.
+    """Every difference between the kernel's state and the state that ADD made, as prevResult reports it now.
 
-    The specification wants a CHECK to allow for later plugins of the chain. So prevResult decides about MAC address, IP
-    addresses and routes; routes may be in any table (sbr, vrf), and the MTU is not compared: tuning changes it and leaves
-    the old value in prevResult.
+    The specification requires that CHECK allows for later plugins of the chain. So prevResult determines MAC address,
+    IP addresses and routes. Routes may be in any table (sbr, vrf). The MTU is not compared: tuning changes it and
+    leaves the old value in prevResult.
     """
     attachment = model.from_record(record)
     present = kernel.instance(attachment.device)
@@ -53,7 +53,7 @@ def drift(kernel: Kernel, request: Request, record: Record, netns: Netns) -> lis
 
 
 def _own_settings(request: Request, attachment: model.DeviceAttachment, link: Link | None) -> VfSettings:
-    """The settings that no later plugin has changed: a PF follows the MAC address that its VF takes, also in a bond."""
+    """The settings that no later plugin has changed. A PF follows the MAC address that its VF takes, also in a bond."""
     mine = request.previous_interface()
     changed = mine is not None and mine.mac and mine.mac.lower() != attachment.mac
     enslaved = link is not None and link.master
@@ -78,12 +78,12 @@ def _link_drift(
         if attachment.flags & flag and not link.flags & flag:
             yield f"{name} is off, not on"
     mac = (mine.mac if mine else "") or attachment.mac
-    # A bond gives its members a MAC address, and its plugin has no result of theirs to change.
+    # A bond gives its members a MAC address, and its plugin cannot change their results.
     if mac and link.mac != mac.lower() and not link.master:
         yield f"mac is {link.mac}, not {mac}"
     if previous is not None and mine is not None:
         yield from _missing_addresses(kernel, previous, mine, link, netns)
-        # A link that is down has no routes: that is one difference, not several.
+        # A link that is down has no routes. That is one difference, not several.
         if link.up:
             yield from _missing_routes(kernel, previous, mine, link, netns)
 
@@ -97,7 +97,7 @@ def _missing_addresses(kernel: Kernel, previous: Result, mine: Interface, link: 
 
 
 def _missing_routes(kernel: Kernel, previous: Result, mine: Interface, link: Link, netns: Netns) -> Iterator[str]:
-    """Routes do not say whose they are: with several interfaces in the pod, those of the others are not looked for."""
+    """Routes do not show which interface they belong to: if the pod has other interfaces, routes are not checked."""
     others = [one for one in previous.interfaces if one.sandbox and one != mine]
     if others:
         return

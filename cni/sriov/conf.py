@@ -1,7 +1,7 @@
 """Configuration of the `sriov` plugin: the model from which table, JSON Schema and reference are generated.
 
-The keys are sriov-cni's, and those of its ancestors by hustcat, Intel and xftony, which `deprecated_keys` translates; `mtu`,
-`driver`, `promisc`, `allmulticast`, `args.cni.mac` and `strictConfig` are ours.
+The keys are sriov-cni's, and those of its ancestors by hustcat, Intel and xftony, which `deprecated_keys` translates;
+`mtu`, `driver`, `promisc`, `allmulticast`, `args.cni.mac` and `strictConfig` are ours.
 """
 
 from __future__ import annotations

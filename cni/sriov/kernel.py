@@ -1,4 +1,4 @@
-"""The devices and links of a host, as `sriov` needs them. `cni.host.kernel` and a fake in the tests implement it."""
+"""The interface of `sriov` to a host's devices and links. `cni.host.kernel` and a fake in the tests implement it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cni.protocol.result import IpConfig, Route
 
     class Kernel(Protocol):
-        """PCI devices and network devices. `netns` None is the host; devices go by PCI address, never by name."""
+        """PCI devices and network devices, identified by PCI address, never by name. `netns` None is the host."""
 
         def exists(self, device: PciAddress) -> bool: ...
 

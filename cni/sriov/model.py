@@ -1,4 +1,4 @@
-"""What an attachment does to a device, and how its record says so. All values, no I/O."""
+"""The attachment of a device, and its form in a record. Values only, no I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.jsontext import JsonObject
 
     class NetdevDict(TypedDict):
-        """A `Netdev` in a record. `queue` is its `txqlen`: records keep the name that they have had from the start."""
+        """A `Netdev` in a record. `queue` is its `txqlen`: records have used this name from the start."""
 
         name: str
         mac: str
@@ -64,9 +64,9 @@ PLUGIN = "sriov"
 
 
 class Netdev(Value):
-    """The attributes of a network device that an attachment changes, or that a pod can change.
+    """The attributes of a network device that an attachment or a pod can change.
 
-    `permanent` empty is any, and so is `mtu` 0; `flags` are those of `netlink.KEPT_FLAGS`.
+    An empty `permanent` and an `mtu` of 0 stand for any value. `flags` are those of `netlink.KEPT_FLAGS`.
     """
 
     name: str
@@ -82,14 +82,14 @@ class Netdev(Value):
 
 
 class DeviceAttachment(Value):
-    """One attachment of one device: whose it is, what was found, what is wanted.
+    """The attachment of a device: its owner, the found state and the requested state.
 
-    `netdev` is None where the device had no network device: its driver gives it to user space. `wanted_driver` is the
-    driver that it gets for the attachment; empty: it keeps its own. `userspace`: nothing is moved into the pod.
-    `instance` is which device had the address then; 0 in records that do not say. `netdev_instance` and `tuning` are
-    those of its network device then, see `Kernel`; they are empty in records that do not say. `looked` is the network
-    device that has been looked at on the way back, since when no pod has had it; empty before that.
-    `mac` is the effective MAC address in the pod. `flags` are those of `netlink.KEPT_FLAGS` that are set in the pod. Without a PF `pf` is empty.
+    `netdev` is None if the device had no network device, because its driver gives it to user space. `wanted_driver` is
+    the driver that it gets for the attachment; empty if it keeps its own. `userspace`: nothing is moved into the pod.
+    `instance` identifies the device that had the address then, `netdev_instance` and `tuning` belong to its network
+    device then, see `Kernel`; they are 0 and empty in records that do not contain them. `looked` is the network device
+    that a removal has inspected, since when no pod has had it; empty before that. `mac` is the effective MAC address in
+    the pod. `flags` are those of `netlink.KEPT_FLAGS` that are set in the pod. Without a PF `pf` is empty.
     """
 
     key: Key
@@ -118,17 +118,20 @@ class DeviceAttachment(Value):
 
     @property
     def had_no_driver(self) -> bool:
-        """Whether the device was found without a driver, and `driver` is the one that the configuration promises it."""
+        """Whether the device was found without a driver, and `driver` is the configured one."""
         return bool(self.driver) and self.netdev is None and not gives_to_user_space(self.driver)
 
     @property
     def drivers_at_home(self) -> tuple[str, ...]:
-        """The drivers with which the device is back; without any where it had none, and does not take the promised one."""
+        """The drivers with which the device counts as restored.
+
+        If it had no driver and does not accept the configured one, no driver counts as well.
+        """
         return (self.driver, "") if self.had_no_driver else (self.driver,)
 
 
 MARK = "barewire"
-"""The word that a mark begins with."""
+"""The first word of a mark."""
 
 _ALIAS_BYTES = 255
 
@@ -137,7 +140,7 @@ _SPOOFCHK = {True: "on", False: "off", None: ""}
 
 
 def mark(device: str, host_name: str, key: Key) -> str:
-    """The owner's mark as an interface alias: at most 255 bytes, so that a very long container ID is cut."""
+    """The owner's mark as an interface alias. It has at most 255 bytes; a very long container ID is cut."""
     return f"{MARK} {device} {host_name} {key}".encode()[:_ALIAS_BYTES].decode(errors="ignore")
 
 
@@ -154,20 +157,20 @@ def names_owner(alias: str, key: Key) -> bool:
 
 
 def note(attachment: DeviceAttachment) -> str:
-    """What repair has to know if the record is lost: the name on the host, and spoof check as found, where it changes."""
+    """The data for a repair without a record: the name on the host, and the found spoof check if it changes."""
     name = attachment.netdev.name if attachment.netdev is not None else ""
     changes = attachment.settings.spoofchk is not None
     return f"{name} {_SPOOFCHK[attachment.found.spoofchk]}" if changes else name
 
 
 def noted(text: str) -> tuple[str, bool | None]:
-    """(name on the host or empty, spoof check as found or None) of a note."""
+    """(name on the host or empty, found spoof check or None) of a note."""
     name, _, word = text.partition(" ")
     return name, {shown: value for value, shown in _SPOOFCHK.items()}.get(word)
 
 
 def netdev(link: Link) -> Netdev:
-    """What is to be restored of a link."""
+    """The attributes of a link that are restored later."""
     return Netdev(
         name=link.name,
         mac=link.mac,
@@ -183,7 +186,7 @@ def netdev(link: Link) -> Netdev:
 
 
 def found_document(attachment: DeviceAttachment) -> FoundDict:
-    """The record's `found`: what DEL needs to restore."""
+    """The record's `found`: the state that DEL restores."""
     link = attachment.netdev
     return {
         "index": attachment.index,
@@ -229,7 +232,7 @@ def _netdev_of(document: NetdevDict) -> Netdev:
 
 
 def wanted_document(attachment: DeviceAttachment) -> WantedDict:
-    """The record's `wanted`: what ADD applies."""
+    """The record's `wanted`: the state that ADD applies."""
     return {
         "settings": attachment.settings.as_dict(),
         "mac": attachment.mac,
@@ -269,7 +272,7 @@ def from_record(record: Record) -> DeviceAttachment:
             settings=VfSettings(**wanted["settings"]),
             instance=found.get("instance", 0),
             mtu=wanted["mtu"],
-            # Records of schema 1 come from a time when every device was a VF and kept its driver.
+            # Records of schema 1 date from a time when every device was a VF and kept its driver.
             mac=wanted.get("mac", wanted["settings"]["mac"]),
             driver_override=found.get("override", ""),
             wanted_driver=wanted.get("driver", ""),
@@ -288,7 +291,7 @@ def from_record(record: Record) -> DeviceAttachment:
 
 
 def pf_of(record: Record) -> str:
-    """The PF of the attached device; empty without one, and where a damaged record does not tell."""
+    """The PF of the attached device; empty if it has none, and if the record is damaged."""
     try:
         return from_record(record).pf
     except IoFailure:

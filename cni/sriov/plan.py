@@ -1,4 +1,4 @@
-"""From request, configuration and the VF as found to the attachment: every policy rule of the plugin. Pure."""
+"""Plans an attachment from the request, the configuration and the found VF: every policy rule of the plugin. Pure."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from cni.sriov.conf_sections import SriovConfDict
 
 RESTORED = ("mtu", "alias", "txqlen", "group")
-"""Attributes of the network device that one message each puts back."""
+"""Attributes of the network device that are restored with one message each."""
 
 VERIFIED = ("mac", "mtu", "up", "alias")
-"""Attributes of the network device without which it is not clean; a mark would say that it is somebody's.
+"""Attributes of the network device that must be restored: with another value it is not clean, or has an owner's mark.
 
-The name is not among them: another device may have it. Nor is the permanent address: most drivers have a fixed one, and
-only igbvf's can be put back.
+The name is not among them, because another device may have it. Neither is the permanent address: most drivers have a
+fixed one, and only igbvf's can be restored.
 """
 
 _FLAGS = {"promisc": IFF_PROMISC, "allmulticast": IFF_ALLMULTI}
 
 
 class Surroundings(Value):
-    """What the node says of a device beside the device itself.
+    """The node's information about a device that is not in the device itself.
 
-    `uses` is what the host uses its network device for, `viability_problems` what keeps its IOMMU group from user space,
-    `open_in_process` whether a process has it open. `netdev_instance` and `tuning` are those of its network device.
+    `uses` lists how the host uses its network device, `viability_problems` the reasons why its IOMMU group cannot be
+    used from user space; `open_in_process`: a process has it open. `netdev_instance` and `tuning` belong to its network
+    device.
     """
 
     uses: tuple[str, ...] = ()
@@ -50,16 +51,17 @@ ALONE = Surroundings()
 
 
 def plan(key: Key, conf: SriovConfDict, device: Device, surroundings: Surroundings = ALONE) -> model.DeviceAttachment:
-    """Plans what ADD does with the device as found. `conf` is that of `parse_request`.
+    """Plans an ADD with the found device. `conf` is the result of `parse_request`.
 
-    Raises `InvalidConfig` for what this device cannot have, `DeviceBusy` when the host needs it, `DriverUnfit`.
+    Raises `InvalidConfig` for settings that this device cannot have, `DeviceBusy` if the host needs it, and
+    `DriverUnfit`.
     """
     driver = wanted_driver(conf, device)
     userspace = gives_to_user_space(driver) if driver else device.userspace
     settings = wanted_settings(conf if device.pf else {**conf, "mac": None})
     _require_suitable(conf, device, settings)
     if userspace and not conf.get("driver"):
-        # sriov-cni ignores mtu, so that pools of VFIO devices have networks with one.
+        # sriov-cni ignores mtu, so there are networks with an mtu for pools of VFIO devices.
         conf = conf.copy()
         conf.pop("mtu", None)
     if userspace:
@@ -74,7 +76,8 @@ def plan(key: Key, conf: SriovConfDict, device: Device, surroundings: Surroundin
     if driver:
         _require_viable(device, driver, surroundings.viability_problems)
     if not device.userspace and (device.driver or not driver):
-        # With a driver and no network device here, it is in somebody else's namespace: binding would take it from there.
+        # A device that has a driver and no network device here is in another namespace: binding would remove it from
+        # there.
         _require_at_home(device)
     return model.DeviceAttachment(
         key=key,
@@ -98,7 +101,7 @@ def plan(key: Key, conf: SriovConfDict, device: Device, surroundings: Surroundin
 
 
 def wanted_settings(conf: Mapping[str, Any]) -> VfSettings:
-    """The PF-side settings that a valid configuration requests."""
+    """The settings at the PF that a valid configuration requests."""
     wanted: dict[str, Any] = {}
     for row in SETTINGS.values():
         if any(conf.get(field.key) is not None for field in row.fields):
@@ -109,13 +112,13 @@ def wanted_settings(conf: Mapping[str, Any]) -> VfSettings:
 
 
 def wanted_driver(conf: SriovConfDict, device: Device) -> str:
-    """The driver that the device has to be bound to; empty when it keeps the one that it has."""
+    """The driver to which the device has to be bound; empty if it keeps its driver."""
     driver = str(conf.get("driver") or "")
     return "" if driver == device.driver else driver
 
 
 def wanted_flags(conf: SriovConfDict) -> int:
-    """The interface flags that a valid configuration asks for."""
+    """The interface flags that a valid configuration requests."""
     return sum(flag for name, flag in _FLAGS.items() if conf.get(name) == "on")
 
 
@@ -206,9 +209,10 @@ def _require_at_home(device: Device) -> None:
 
 
 def changes(settings: VfSettings, present: VfInfo) -> list[str]:
-    """The messages that make the PF's settings as requested, in the order in which to send them.
+    """The messages that change the PF's settings to the requested ones, in the order of sending.
 
-    A MAC address is always sent: only an address that the PF has set is one that an untrusted VF cannot change.
+    A MAC address is always sent: an untrusted VF cannot change an address that its PF has set, but it can change
+    others.
     """
     return [name for name, row in SETTINGS.items() if _differs(row, settings, present) or _is_pin(row, settings)]
 
@@ -227,13 +231,13 @@ def _differs(row: Setting, settings: VfSettings, present: VfInfo) -> bool:
 
 
 def restoration(attachment: model.DeviceAttachment) -> VfSettings:
-    """The settings as found, of the messages that the attachment sends; the MAC is restored apart (see `attach`)."""
+    """The found settings of the messages that the attachment sends, without the MAC address (see `attach`)."""
     rows = [row for row in SETTINGS.values() if not row.of_netdev and _is_requested(row, attachment.settings)]
     return VfSettings(**{field.name: getattr(attachment.found, field.name) for row in rows for field in row.fields})
 
 
 def differences(settings: VfSettings, present: VfInfo) -> list[str]:
-    """What CHECK and DEL report: each setting that is not as it should be, with both values."""
+    """The settings with a wrong value, with both values, for the reports of CHECK and DEL."""
     found = []
     for name, wanted in settings.as_dict().items():
         value = getattr(present, name)
@@ -244,7 +248,7 @@ def differences(settings: VfSettings, present: VfInfo) -> list[str]:
 
 
 def clean_settings(spoofchk: bool | None) -> VfSettings:
-    """What a VF gets whose state before its attachment is not known any more; `spoofchk` is that of its note."""
+    """The settings for a VF whose state before its attachment is unknown. `spoofchk` comes from its note."""
     clean = {field.name: field.clean for row in SETTINGS.values() for field in row.fields}
     return VfSettings(**{**clean, "spoofchk": spoofchk})
 

@@ -1,4 +1,4 @@
-"""The `sriov` plugin: what its ADD does, and what the other commands have to do with devices."""
+"""The `sriov` plugin: its ADD, and the parts of the other commands that are specific to devices."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class SriovPlugin(Lifecycle):
-    """One call of the plugin, with the world that it works on."""
+    """One call of the plugin, with the adapters that it uses."""
 
     _removal: DeviceRemoval
 
@@ -59,12 +59,12 @@ class SriovPlugin(Lifecycle):
         self._policy = node.devices
 
     def add(self, request: Request) -> Result:
-        """Moves the device into the pod and configures it; a device for user space stays where it is."""
+        """Moves the device into the pod and configures it. A device for user space is not moved."""
         conf = parse_request(request, self._policy, self._log)
         self._require_allowed(conf)
         previous, key = request.prev_result() or Result(), Key.of(request)
         self._removal.drain(request.network)
-        # An earlier life of the same container may have left something, on whatever device.
+        # An earlier attachment of the same container may have left something, on any device.
         self._removal.collect_dead(key)
         with self._kernel.netns(request.netns) as netns, self._selection(key).locked(conf) as address:
             self._require_absent(request.ifname, netns)
@@ -105,14 +105,14 @@ class SriovPlugin(Lifecycle):
         ]
 
     def drift(self, request: Request, record: Record) -> list[str]:
-        """As for every plugin, except what a later plugin changed in prevResult."""
+        """The differences from the record, except those that a later plugin made in prevResult."""
         from cni.sriov.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
 
         with self._kernel.netns(request.netns) as netns:
             return drift(self._kernel, request, record, netns)
 
     def check_unrecorded(self, request: Request) -> None:
-        """See `Lifecycle`: an attachment that sriov-cni made is where it put it. Its own CHECK compares nothing."""
+        """See `Lifecycle`: an attachment that sriov-cni made is in its place; its own CHECK compares nothing."""
         problems = self._sriov_cni.drift(Key.of(request), request.netns)
         if problems is None:
             super().check_unrecorded(request)
@@ -129,17 +129,17 @@ class SriovPlugin(Lifecycle):
         try:
             self._removal.delete_marked_in(path, network, valid)
         except LinksUnsettled as error:
-            # One pod would make every GC of the node fail.
+            # Otherwise a single pod could make every GC of the node fail.
             self._log.warning(f"what {path} holds without a record is left to the next GC: {error.msg}")
 
     def require_node(self, _request: Request) -> None:
-        """See `Lifecycle`: the kernel answers, and the plugin may administrate the network."""
+        """See `Lifecycle`: the kernel responds, and the plugin has the rights to configure the network."""
         from cni.sriov.status import require_host  # noqa: PLC0415 - as in `drift`
 
         require_host(self._kernel)
 
     def require_network(self, request: Request) -> None:
-        """See `Lifecycle`: the configured PF exists; `LimitedConnectivity` when a PF with attached VFs is down."""
+        """See `Lifecycle`: the configured PF exists. Raises `LimitedConnectivity` if a PF with attached VFs is down."""
         from cni.sriov.status import require_pf, require_pfs_up  # noqa: PLC0415 - as in `drift`
 
         require_pf(self._kernel, configuration.canonical(TABLE, request.config))
@@ -149,7 +149,7 @@ class SriovPlugin(Lifecycle):
     # Steps of ADD.
 
     def _require_allowed(self, conf: SriovConfDict) -> None:
-        """Only where the node has such limits: it costs a look at the PF."""
+        """Checks the limits of the node, if it has any: this requires reading the PF."""
         if self._policy.pfs is not None:
             named = conf.get("deviceID")
             address = parse(named) if named else self._kernel.pf_of_name(conf["master"])
@@ -190,14 +190,14 @@ class SriovPlugin(Lifecycle):
 
     def _leased(self, record: Record, link: Link | None, netns: Netns) -> Result:
         leased = self.lease(record)
-        if link is not None and leased.ips:  # else they are the program's that drives the device in user space
+        if link is not None and leased.ips:  # otherwise they are for the program that drives the device in user space
             self._kernel.configure(link, netns, leased.ips, leased.routes)
             self._kernel.announce(link, netns, leased.ips)
         return leased
 
 
 def _interface(request: Request, attachment: model.DeviceAttachment, device: Device, link: Link | None) -> Interface:
-    """The pod's interface as the result tells it; of a device in user space the PF tells address and MTU."""
+    """The pod's interface for the result. The PF reports the address and the MTU of a device in user space."""
     address = str(attachment.device)
     if link is not None:
         return Interface(name=link.name, mac=link.mac, mtu=link.mtu, sandbox=request.netns, pci_id=address)

@@ -1,9 +1,9 @@
-"""Rids a device that has come home of what its pod left on it, before anybody else can get it.
+"""Removes the changes that a pod left on its device, before another pod can get the device.
 
-A pod with CAP_NET_ADMIN can stack a link on its device and move that link to another namespace, from where it goes on
-using the device; it can attach an XDP program, and change offloads, queues and limits. A new network device has nothing
-of all that: the device's driver is unbound and bound again whenever something is there that no setting takes back, and
-whenever nobody could look (docs/adr/0025-what-a-pod-leaves-on-its-device.md).
+A pod with CAP_NET_ADMIN can stack a link on its device and move that link to another namespace, from where it continues
+to use the device. It can attach an XDP program, and change offloads, queues and limits. A new network device has none
+of these changes. So the device's driver is unbound and bound again if a change cannot be undone by a setting, and if
+the device could not be inspected (docs/adr/0025-what-a-pod-leaves-on-its-device.md).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from cni.sriov.model import DeviceAttachment
 
 TENANTS = {"xdp": "an XDP program is attached to it", "promiscuity": "something wants it promiscuous"}
-"""Parts of a tuning that no setting takes back."""
+"""Parts of a tuning that no setting can undo."""
 
 RESET_SECONDS = 3.0
-"""Bound for a driver that resets the VF after its VLAN has gone: i40e takes up to two seconds."""
+"""Time limit for a driver that resets the VF after its VLAN was removed: i40e needs up to two seconds."""
 
 _PAUSE = 0.05
 
 
 class RenewalRules(Value):
-    """When a device gets a new network device.
+    """The conditions under which a device gets a new network device.
 
-    `untouched`: nobody can have used it yet, so that it may be at home. `always`: the node's administrator trusts no
-    look. `later`: this call has no time for it.
+    `untouched`: no pod can have used it yet, so it may be on the host. `always`: the node's administrator does not rely
+    on inspections. `later`: this call has no time for it.
     """
 
     untouched: bool = False
@@ -45,10 +45,10 @@ NO_RULES = RenewalRules()
 
 
 def renew(kernel: Kernel, attachment: DeviceAttachment, log: Log, rules: RenewalRules, *, alone: bool) -> str:
-    """Rebinds the driver if it has to be; which network device has been looked at, empty without any to look at.
+    """Rebinds the driver if necessary. Returns the network device that has been inspected; empty if there is none.
 
-    `alone`: the device is home without us. The name, addresses, flags and tuning of the network device that the driver
-    makes are for the caller to restore. Raises `CniError`.
+    `alone`: the device returned to the host by itself. The caller restores name, addresses, flags and tuning of the
+    network device that the driver creates. Raises `CniError`.
     """
     if _link(kernel, attachment) is None:
         return ""
@@ -59,15 +59,15 @@ def renew(kernel: Kernel, attachment: DeviceAttachment, log: Log, rules: Renewal
 
 
 def unfit_tuning(kernel: Kernel, attachment: DeviceAttachment, rules: RenewalRules) -> list[str]:
-    """Puts back the tuning that was found; what of it the device does not take.
+    """Restores the found tuning. Returns the parts that the device does not accept.
 
-    The PF's settings come first: iavf takes offloads of VLANs off a VF as long as its PF has given it a VLAN, and allows
-    them again after the reset of the VF that follows.
+    The PF's settings are restored first: iavf disables offloads of VLANs on a VF while its PF has set a VLAN for it,
+    and enables them after the reset of the VF that follows.
     """
     resets = attachment.settings.vlan is not None and not rules.later
     deadline = time.monotonic() + (RESET_SECONDS if resets else 0)
     while (left := _tune(kernel, attachment)) and time.monotonic() < deadline:
-        time.sleep(_PAUSE)  # no event tells when a driver has finished its reset
+        time.sleep(_PAUSE)  # no event reports that a driver has finished its reset
     return left
 
 
@@ -87,7 +87,10 @@ def _tune(kernel: Kernel, attachment: DeviceAttachment) -> list[str]:
 
 
 def renew_for(kernel: Kernel, attachment: DeviceAttachment, log: Log, rules: RenewalRules, unfit: list[str]) -> bool:
-    """Rebinds the driver for a tuning that the device does not take; whether it has: a new network device gets no newer one."""
+    """Rebinds the driver for a tuning that the device does not accept. Returns whether it did.
+
+    A network device that is already new is not replaced again.
+    """
     if kernel.netdev_instance(attachment.device) != attachment.netdev_instance:
         log.warning(f"{attachment.device} has a new network device, but not as it was: {'; '.join(unfit)}")
         return False
@@ -96,23 +99,23 @@ def renew_for(kernel: Kernel, attachment: DeviceAttachment, log: Log, rules: Ren
 
 
 def different(found: dict[str, str], present: dict[str, str]) -> dict[str, str]:
-    """The parts of a tuning that are not as found, with the values found."""
+    """The parts of a tuning that differ from the found ones, with the found values."""
     return {name: value for name, value in found.items() if present.get(name) != value and name not in TENANTS}
 
 
 def _link(kernel: Kernel, attachment: DeviceAttachment) -> Link | None:
-    """The network device of a device that is home, with the driver that it had."""
+    """The network device of a device on the host with its former driver."""
     at_home = attachment.netdev is not None and kernel.driver(attachment.device) == attachment.driver
     return kernel.link(attachment.device, None) if at_home else None
 
 
 def _reasons(kernel: Kernel, attachment: DeviceAttachment, rules: RenewalRules, *, alone: bool) -> list[str]:
-    """Why the device needs a new network device; empty when it does not."""
+    """The reasons why the device needs a new network device; empty if it does not."""
     present, link = kernel.netdev_instance(attachment.device), kernel.link(attachment.device, None)
     if link is None or attachment.netdev_instance not in ("", present):
-        return []  # It has got one since.
+        return []  # It has a new one already.
     if attachment.looked and attachment.looked == present:
-        return []  # An earlier try has looked, and what hindered it was something else.
+        return []  # An earlier removal has inspected it, and failed for another reason.
     if alone and not rules.untouched:
         return ["it came home by itself"]
     if rules.always and not rules.untouched:
@@ -123,14 +126,14 @@ def _reasons(kernel: Kernel, attachment: DeviceAttachment, rules: RenewalRules, 
 
 
 def _number(text: str) -> int:
-    """0 for what a damaged record has in the place of a number."""
+    """The number; 0 if a damaged record contains none."""
     return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _rebind(kernel: Kernel, attachment: DeviceAttachment, log: Log, rules: RenewalRules, reasons: list[str]) -> None:
     device = attachment.device
     if rules.later:
-        raise TryAgainLater(f"its driver is to be bound anew, which takes too long here: {'; '.join(reasons)}")
+        raise TryAgainLater(f"its driver has to be bound again, which takes too long here: {'; '.join(reasons)}")
     log.info(f"rebinding {device} to {attachment.driver}: {'; '.join(reasons)}")
     override = kernel.device(device).driver_override  # an administrator may have changed it since it was found
     kernel.bind(device, "", override)

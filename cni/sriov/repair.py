@@ -1,7 +1,7 @@
-"""Devices whose record is lost: recognized by the mark on the device itself, and put into a clean state.
+"""Devices whose record is lost: identified by the mark on the device itself, and restored to a clean state.
 
-A pod with NET_ADMIN can forge an alias. So a mark counts only where we know that we set it (`Attachments.marked`), and on
-the host only while nothing there uses the device. The name that it gets is the one that we remember.
+A pod with NET_ADMIN can forge an alias. So a mark counts only if we know that we set it (`Attachments.marked`), and on
+the host only if nothing there uses the device. The device gets the name that we recorded.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _DEFAULT_MTU = 1500
 
 
 def marked_at_home(kernel: Kernel, device: PciAddress) -> Link | None:
-    """The device's link, if it is on the host and carries an owner's mark for it."""
+    """The device's link, if it is on the host and has an owner's mark for the device."""
     link = kernel.link(device, None) if kernel.exists(device) else None
     return link if link is not None and _marked_for(link, device) else None
 
 
 def objection(kernel: Kernel, link: Link, mark: Mark | None) -> str:
-    """Why a marked link on the host is not to be cleaned; empty when it is. `mark` is the one that we set, if any."""
+    """Why a marked link on the host is not cleaned; empty if it is. `mark` is the mark that we set, if any."""
     if mark is None or not model.names_owner(link.alias, mark.key):
         return "Barewire did not set it since the last boot"
     return host_use(kernel, link)
 
 
 def host_use(kernel: Kernel, link: Link) -> str:
-    """How the host uses the link; empty when it does not. What a pod left on it goes when it is cleaned."""
+    """How the host uses the link; empty if it does not. Changes by a pod do not count: cleaning removes them."""
     uses = kernel.host_uses(link, leftovers=False)
     return f"the host uses it: {', '.join(uses)}" if uses else ""
 
@@ -50,7 +50,7 @@ def is_ours(key: Key, mark: Mark | None) -> bool:
 
 
 def orphans(kernel: Kernel) -> list[PciAddress]:
-    """The devices on the host that carry the mark of an owner."""
+    """The devices on the host that have the mark of an owner."""
     return [pci.parse(link.parent) for link in marked_links(kernel, None)]
 
 
@@ -60,7 +60,7 @@ def marked_links(kernel: Kernel, netns: Netns | None) -> list[Link]:
 
 
 def marked_key(link: Link, mark: Mark | None) -> Key:
-    """Whose the mark of a marked link says that it is. `mark` is the one that we set: an alias has no place for long names."""
+    """The owner according to a link's mark. `mark` is the mark that we set: an alias has no space for long names."""
     if mark is not None and model.names_owner(link.alias, mark.key):
         return mark.key
     parts = model.marked(link.alias)
@@ -76,9 +76,9 @@ def marked_devices(kernel: Kernel, key: Key, netns: Netns | None) -> list[PciAdd
 def record(
     kernel: Kernel, device: PciAddress, netns: Netns | None, owner: Key, note: str, boot_id: str
 ) -> Record | None:
-    """The record with which the device is brought home from `netns` and cleaned, as by any other record.
+    """The record by which the device is moved from `netns` to the host and cleaned, as by any other record.
 
-    None while the device is in another place than `netns` (None: the host).
+    None if the device is elsewhere than in `netns` (None: the host).
     """
     attachment = _attachment(kernel, device, netns, note)
     if attachment is None:
@@ -99,14 +99,14 @@ def record(
 
 
 def is_repair(record: Record) -> bool:
-    """Whether the record was made to repair a device: it knows nothing of the attachment's addresses."""
+    """Whether the record was made to repair a device: it does not contain the attachment's addresses."""
     return bool(model.found_of(record).get("repair"))
 
 
 def _attachment(kernel: Kernel, device: PciAddress, netns: Netns | None, note: str) -> model.DeviceAttachment | None:
-    """The attachment whose way back takes the pod's settings off the device, since little tells how it was.
+    """An attachment whose removal takes the pod's settings off the device. Little is known about the former state.
 
-    That little is in the `note` of its mark; without a name there it keeps the one that it has.
+    The `note` of its mark contains the known part. A device without a name in it keeps its present one.
     """
     name, spoofchk = model.noted(note)
     present, link = kernel.device(device), kernel.link(device, netns)
@@ -132,7 +132,7 @@ def _attachment(kernel: Kernel, device: PciAddress, netns: Netns | None, note: s
 def _clean_netdev(present: Device, link: Link, name: str) -> model.Netdev:
     return model.netdev(link).replace(
         name=name or link.name,
-        # The pod's address must not stay on the VF: the pod's successor may have it elsewhere by now.
+        # The pod's address must not stay on the VF: the pod's successor may have it on another device by now.
         mac=random_mac() if present.pf else link.permanent or link.mac,
         permanent="",
         mtu=_DEFAULT_MTU,

@@ -1,4 +1,4 @@
-"""Reads a request: configuration, IPAM plugin's call, device-info file. Nothing of the host is read."""
+"""Parses a request: configuration, call of the IPAM plugin, device-info file. Reads nothing of the host."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def parse_request(request: Request, policy: DevicePolicy, log: Log) -> SriovConfDict:
-    """The configuration, validated also by the node's policy; its `mac` is the one of all sources that counts.
+    """The configuration, also validated by the node's policy. `mac` is the address from the source with priority.
 
-    Raises with every problem at once.
+    Raises an error with all problems.
     """
     forbidden: list[tuple[str, str]] = []
 
-    def judged(conf: SriovConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
+    def rules(conf: SriovConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
         forbidden.extend(allowed.problems(conf, policy))
         return [*cross_check(conf, refused), *forbidden]
 
     try:
-        parsed = configuration.parse(TABLE, REQUIRED, _with_device(request.config), judged)
+        parsed = configuration.parse(TABLE, REQUIRED, _with_device(request.config), rules)
     except InvalidConfig as error:
         error.hint = error.hint or (allowed.REMEDY if forbidden else "")
         raise
@@ -50,7 +50,7 @@ def parse_request(request: Request, policy: DevicePolicy, log: Log) -> SriovConf
 
 
 def _with_device(config: JsonObject) -> JsonObject:
-    """The configuration with the device of runtimeConfig, where it names none itself."""
+    """The configuration with the device of runtimeConfig, if it does not name one itself."""
     named: UncheckedSriovConfDict = configuration.canonical(TABLE, config)
     runtime = named.get("runtimeConfig")
     if named.get("deviceID") or not isinstance(runtime, dict) or not runtime.get("deviceID"):
@@ -59,7 +59,7 @@ def _with_device(config: JsonObject) -> JsonObject:
 
 
 def ipam_call(request: Request) -> IpamCall | None:
-    """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+    """The call of the configuration's IPAM plugin; None without one, or if its values are invalid."""
     named: UncheckedSriovConfDict = configuration.canonical(TABLE, request.config)
     return None if named.get("l2enable") is True else IpamCall.configured(request, named.get("ipam"))
 

@@ -1,6 +1,6 @@
 """Rules about several fields of a `sriov` configuration. Pure.
 
-The pydantic model and the fast path's table call the same functions, so the rules stand once.
+The pydantic model and the fast path's table share these functions, so each rule exists once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def cross_check(conf: SriovConfDict, refused: frozenset[str] = frozenset()) -> list[Problem]:
-    """Problems, as (JSON path, text), between fields; a rule about a field that is `refused` by itself says nothing."""
+    """Problems that involve several fields, as (JSON path, text). Rules that read a `refused` field are skipped."""
     return [problem for fields, rule in _RULES if refused.isdisjoint(fields) for problem in rule(conf)]
 
 

@@ -1,4 +1,4 @@
-"""Selects the device of an ADD and locks it: the one that is named, or a free VF of a PF."""
+"""Selects the device of an ADD and locks it: the configured one, or a free VF of a PF."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from cni.sriov.sriov_cni import SriovCniState
 
 CHOICE_SECONDS = 10.0
-"""How long to wait for VFs that other calls have locked when no VF is free; one that a DEL has locked is about to be free."""
+"""How long to wait for VFs locked by other calls when no VF is free. A VF locked by a DEL is about to be freed."""
 
 _MOST_NAMED = 8
-"""How many VFs a message names; a PF can have hundreds."""
+"""The number of VFs that a message names; a PF can have hundreds."""
 
 
 class LockedDevice:
-    """A device under its lock, for the time of a `with` block."""
+    """A locked device, for a `with` block."""
 
     def __init__(self, device: PciAddress, lock: Lock) -> None:
         self._device = device
@@ -42,7 +42,7 @@ class LockedDevice:
 
 
 class Selection:
-    """Selects the device for one attachment, and cleans it when its owner is gone."""
+    """Selects the device for one attachment, and cleans it if its owner is gone."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class Selection:
         patience: float,
         deadline: float,
     ) -> LockedDevice | None:
-        """The first free one, or None. `taken` gets those that are not, with the reason.
+        """The first free device, or None. Adds the others to `taken`, with the reason.
 
-        One whose lock another call has is awaited for `patience` seconds; with none it is passed over for now.
+        Waits up to `patience` seconds for a device that another call has locked; if `patience` is 0, skips it.
         """
         for device in devices:
             lock = self._attachments.locked(device, max(0.0, min(patience, deadline - time.monotonic())))
@@ -127,13 +127,13 @@ class Selection:
                 return LockedDevice(device, lock)
             lock.release()
             taken[device] = reason
-            # Bringing back what others left takes seconds each; there may be hundreds.
+            # Restoring a device that a pod left takes seconds, and there may be hundreds.
             if time.monotonic() > deadline:
                 break
         return None
 
     def _reason(self, conf: SriovConfDict, device: PciAddress, lock: Lock) -> str:
-        """Why the VF is not to be chosen; empty when it is. What is wrong with one VF does not concern the others."""
+        """Why the VF cannot be chosen; empty if it can. A problem of one VF does not affect the others."""
         with on_failure(lock.release):
             try:
                 self._reclaim_or_refuse(device)
@@ -142,9 +142,9 @@ class Selection:
                 return error.msg
 
     def _eligible(self, conf: SriovConfDict, vfs: list[PciAddress]) -> list[PciAddress]:
-        """The candidates: those first that have the wanted driver already, and that no record has.
+        """The candidates. VFs that already have the wanted driver and have no record come first.
 
-        Without a wanted driver a pod expects what the PF's VFs are for: of a PF with VFs of both kinds, network devices.
+        Without a wanted driver, a pod expects VFs of the PF's main kind: if the PF has both kinds, network devices.
         """
         wanted = conf.get("driver")
         if not wanted:
@@ -152,7 +152,7 @@ class Selection:
         return sorted(vfs, key=lambda vf: (self._attachments.has_owner(vf), self._kernel.driver(vf) != wanted))
 
     def _unfit(self, conf: SriovConfDict, device: PciAddress) -> str:
-        """Why the VF is not to be chosen although no record has it; empty when it is."""
+        """Why a VF without a record cannot be chosen; empty if it can."""
         found = self._kernel.device(device)
         if self._kernel.in_use(device):
             return "it is open in a process"
@@ -163,7 +163,7 @@ class Selection:
         return f"it has no network device on the host (driver: {found.driver or 'none'})"
 
     def _reclaim_or_refuse(self, device: PciAddress) -> None:
-        """Refuses a device in use; brings home one whose owner is gone, whatever happened to its DEL or its record."""
+        """Refuses a device in use. Restores one whose owner is gone, even if its DEL or its record is lost."""
         owner = self._attachments.of_device(device)
         if owner is None:
             self._sriov_cni.reclaim_or_refuse(device, self._key)

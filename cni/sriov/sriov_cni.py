@@ -1,7 +1,8 @@
-"""What sriov-cni left on a node where this plugin took its place: its pods are deleted by its own records.
+"""The state of sriov-cni on a node where Barewire has replaced it: its pods are deleted by its own records.
 
-`<folder>/<container ID>-<ifname>` is its record of an attachment: its configuration with `OrigVfState`, the VF as found.
-`<folder>/pci/<PCI address>` holds the path of the network namespace that has the VF. Facts: sriov-cni 2.x, read in source.
+`<folder>/<container ID>-<ifname>` is its record of an attachment: its configuration with `OrigVfState`, the found state
+of the VF. `<folder>/pci/<PCI address>` contains the path of the network namespace that has the VF. Source of these
+facts: the code of sriov-cni 2.x.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SWITCH = {"on": True, "off": False}
 
 
 class SriovCniRecord(Value):
-    """An attachment that sriov-cni made: its record's file, its device, and what the record says."""
+    """An attachment that sriov-cni made: the path of its record, its device, and the content of the record."""
 
     path: str
     device: PciAddress
@@ -44,7 +45,7 @@ class SriovCniRecord(Value):
 
 
 class SriovCniState:
-    """What to do about the attachments that sriov-cni made; `folder` is where it keeps its state."""
+    """Handles the attachments that sriov-cni made. `folder` is the directory of its state."""
 
     def __init__(self, kernel: Kernel, attachments: Attachments, log: Log, folder: str = FOLDER) -> None:
         self._kernel = kernel
@@ -53,7 +54,7 @@ class SriovCniState:
         self._folder = folder
 
     def reclaim_or_refuse(self, device: PciAddress, key: Key) -> None:
-        """Raises `DeviceBusy` if the pod that sriov-cni gave the device to still exists; otherwise brings the device home.
+        """Raises `DeviceBusy` if sriov-cni's pod still exists; otherwise restores the device to the host.
 
         Called with the device's lock held.
         """
@@ -74,9 +75,9 @@ class SriovCniState:
         remove_file(self._allocation(device))
 
     def delete(self, key: Key, path: str) -> None:
-        """Undoes its attachment, if it has one of that name, unless the device is another's by now.
+        """Removes sriov-cni's attachment, if it has one with that key, unless the device has another owner by now.
 
-        `path` is that of the pod's network namespace, or empty.
+        `path` is the path of the pod's network namespace, or empty.
         """
         record = self._made(key)
         if record is None:
@@ -89,13 +90,14 @@ class SriovCniState:
             try:
                 self._bring_home(record, key, path)
             except DeviceNotClean as error:
-                # Its record stays, and the next ADD of the device tries again; the pod must be able to go.
+                # The record stays, and the next ADD of the device tries again. It does not block the pod's deletion.
                 self._log.error(f"{error}")
 
     def drift(self, key: Key, path: str) -> list[str] | None:
-        """How its attachment differs from what it made, one line each; None when there is none of that name.
+        """The differences of sriov-cni's attachment from its record, one line each; None if it has none with that key.
 
-        `path` is that of the pod's network namespace. Settings are not compared: its records do not tell all of them.
+        `path` is the path of the pod's network namespace. Settings are not compared: the records do not contain all of
+        them.
         """
         record = self._made(key)
         if record is None:
@@ -112,7 +114,7 @@ class SriovCniState:
         )
 
     def is_alive(self, device: PciAddress) -> bool:
-        """Whether the device is that of a living pod of its."""
+        """Whether a living pod has the device from sriov-cni."""
         path = self._owner(device)
         if not path:
             return False
@@ -120,11 +122,11 @@ class SriovCniState:
             return netns is not None
 
     def _made(self, key: Key) -> SriovCniRecord | None:
-        """Its record of the attachment of that name."""
+        """sriov-cni's record of the attachment."""
         return self._read(f"{self._folder}/{component(f'{key.container_id}-{key.ifname}')}")
 
     def _is_anothers(self, device: PciAddress, path: str) -> bool:
-        """Whether the device is not that of the pod at the path any more; a DEL may come without a path, and late."""
+        """Whether the device has another owner than the pod at the path. A DEL may come late, and without a path."""
         owner = self._owner(device)
         if self._attachments.of_device(device) is not None:
             return True
@@ -145,12 +147,12 @@ class SriovCniState:
         remove_file(record.path)
 
     def _of_device(self, device: PciAddress) -> list[SriovCniRecord]:
-        """Its records about the device, the newest first: it forgets to remove some."""
+        """sriov-cni's records of the device, the newest first: it does not remove all of them."""
         records = [self._read(path) for path in _files(self._folder)]
         return [record for record in records if record is not None and record.device == device]
 
     def _owner(self, device: PciAddress) -> str:
-        """The path of the network namespace that it gave the device to, or empty."""
+        """The path of the network namespace to which sriov-cni gave the device, or empty."""
         content = read_file(self._allocation(device))
         path = content.decode(errors="replace").strip() if content else ""
         return path if path.startswith("/") and "\0" not in path else ""
@@ -168,14 +170,15 @@ class SriovCniState:
                 path=path, device=pci.parse(str(jsontext.member(document, "deviceID"))), document=document
             )
         except (CniError, ValueError):
-            return None  # Nothing of ours, or cut: then the VF's own marks are all there is.
+            return None  # The file is of another program, or incomplete: then only the VF's own marks remain.
 
 
 def attachment(record: SriovCniRecord, key: Key, device: Device, link: Link | None) -> DeviceAttachment:
-    """Its attachment as one of ours, so that the same way leads back. Raises `IoFailure` when its record is malformed.
+    """sriov-cni's attachment as a `DeviceAttachment`. Raises `IoFailure` if its record is malformed.
 
-    `link` is the device's where it is now. sriov-cni did not keep everything: the link goes back down, without alias and
-    flags; its MTU stays where the record has none. Before 2.3 the record's fields were not in `OrigVfState`.
+    `link` is the device's link in its present namespace. sriov-cni did not record everything: the link is restored as
+    down, without alias and flags, and keeps its MTU if the record has none. Before 2.3 the record's fields were not in
+    `OrigVfState`.
     """
     document = record.document
     try:
@@ -200,7 +203,10 @@ def attachment(record: SriovCniRecord, key: Key, device: Device, link: Link | No
 
 
 def _early_state(document: JsonObject) -> JsonObject:
-    """The original state in records without `OrigVfState`. They hold names and MAC addresses; driver defaults are assumed for the rest."""
+    """The original state in records without `OrigVfState`, which contain only names and MAC addresses.
+
+    Driver defaults are assumed for the rest.
+    """
     kept = {name: jsontext.member(document, name) for name in ("AdminMAC", "EffectiveMAC")}
     name = jsontext.member(document, "HostIFName") or jsontext.member(document, "HostIFNames")
     return {**kept, "HostIFName": name, "SpoofChk": True}
@@ -230,7 +236,7 @@ def _netdev(state: JsonObject, document: JsonObject, link: Link | None) -> Netde
     return Netdev(
         name=name,
         mac=mac,
-        # igbvf takes over the pod's as its own; for drivers with a fixed one this changes nothing.
+        # igbvf adopts the pod's address as its permanent one. For drivers with a fixed one this changes nothing.
         permanent=mac,
         mtu=_number(state, "MTU"),
         txqlen=1000,
@@ -240,7 +246,7 @@ def _netdev(state: JsonObject, document: JsonObject, link: Link | None) -> Netde
 
 
 def _address(state: JsonObject, document: JsonObject, link: Link | None) -> str:
-    """The VF's own address: as kept; as it is, where it was not changed; else as the PF saw it."""
+    """The VF's own address: the recorded one, or the present one if the pod did not change it, or the PF's."""
     value = jsontext.member
     kept = _mac(state, "EffectiveMAC")
     if not kept and link is not None and not value(document, "mac"):
@@ -267,7 +273,7 @@ def _settings(document: JsonObject) -> VfSettings:
 
 
 def _number(document: JsonObject, name: str) -> int:
-    """The number; 0 where there is none. Raises `TypeError`, `ValueError`."""
+    """The number; 0 if there is none. Raises `TypeError`, `ValueError`."""
     found = jsontext.member(document, name) or 0
     if not isinstance(found, int) or not 0 <= found < 1 << 32:
         raise ValueError(f"{name} is no number")
@@ -275,7 +281,7 @@ def _number(document: JsonObject, name: str) -> int:
 
 
 def _mac(document: JsonObject, name: str) -> str:
-    """The address; empty where there is none. Raises `ValueError`."""
+    """The address; empty if there is none. Raises `ValueError`."""
     found = jsontext.member(document, name) or ""
     packed = bytes.fromhex("".join(char for char in str(found) if char not in ":-."))
     if not isinstance(found, str) or len(packed) not in (0, 6):

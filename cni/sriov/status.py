@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def require_host(kernel: Kernel) -> None:
-    """The kernel answers, and lets us change the network. Raises `NotAvailable`."""
+    """The kernel responds, and permits changes of the network. Raises `NotAvailable`."""
     try:
         kernel.link_by_name("lo", None)
     except KernelRefused as error:
@@ -28,7 +28,7 @@ def require_host(kernel: Kernel) -> None:
 
 
 def require_pf(kernel: Kernel, conf: UncheckedSriovConfDict) -> None:
-    """The PF that the configuration names is there, and has VFs. Raises `NotAvailable`."""
+    """The configured PF exists, and has VFs. Raises `NotAvailable`."""
     name = conf.get("master") or conf.get("if0")
     if not isinstance(name, str) or not name or conf.get("deviceID"):
         return
@@ -41,7 +41,7 @@ def require_pf(kernel: Kernel, conf: UncheckedSriovConfDict) -> None:
 
 
 def require_pfs_up(kernel: Kernel, pfs: set[str]) -> None:
-    """The PFs whose VFs pods have are there and up: a VF's frames go through its PF. Raises `LimitedConnectivity`."""
+    """The PFs of the pods' VFs exist and are up: frames of a VF pass its PF. Raises `LimitedConnectivity`."""
     for pf in sorted(pfs):
         link = kernel.link(parse(pf), None)
         if link is None:

@@ -18,7 +18,7 @@ SOURCES = sorted(
     for folder in ("cni", "deviceplugin", "ipam", "kubevirt", "resident")
     for source in (ROOT / folder).rglob("*.py")
 )
-WRITTEN = ("ipam", "tests")
+WRITTEN = ("cni/sriov", "ipam", "tests")
 """The folders whose docstrings and comments use no refused words."""
 LINE = 120
 
