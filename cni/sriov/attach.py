@@ -199,7 +199,7 @@ def detach(
 
 
 def _not_cleaned(attachment: DeviceAttachment, device: Device, failure: CniError, failures: list[str]) -> TryAgainLater:
-    what = f"{device.kind} {attachment.device} is not rid of what its pod left on it"
+    what = f"{device.kind} {attachment.device} still has changes that its pod made"
     return _unfinished(DeviceNotClean, f"{what}: {failure.msg}", failures)
 
 

@@ -91,7 +91,7 @@ def test_a_bridge_that_goes_between_two_looks_is_made(backend, meddling):
     assert backend.snapshot() == before
 
 
-def test_a_port_that_somebody_else_removes_while_it_is_unplugged_is_gone_all_the_same(backend, meddling):
+def test_a_port_that_another_client_removes_while_it_is_unplugged_is_gone(backend, meddling):
     before = backend.snapshot()
     backend.vswitch.plug(port(backend))
     meddling(2, lambda: backend.remove_foreign_port("vhu1"))
@@ -99,7 +99,7 @@ def test_a_port_that_somebody_else_removes_while_it_is_unplugged_is_gone_all_the
     assert backend.snapshot() == before
 
 
-def test_a_port_whose_mark_somebody_takes_away_while_it_is_unplugged_stays(backend, meddling):
+def test_a_port_whose_mark_another_client_removes_while_it_is_unplugged_stays(backend, meddling):
     backend.vswitch.plug(port(backend))
 
     def unmark() -> None:
@@ -118,7 +118,7 @@ def test_a_bridge_of_ours_that_gets_a_port_while_it_is_removed_stays(backend, me
     assert backend.vswitch.show(name="theirs")[0].port.bridge == "br9"
 
 
-def test_a_port_that_somebody_removes_while_it_is_made_is_no_success(backend, meddling):
+def test_a_port_that_another_client_removes_while_it_is_made_is_no_success(backend, meddling):
     before = backend.snapshot()
     # After its insertion and the wait for ovs-vswitchd.
     meddling(3, lambda: backend.remove_foreign_port("vhu1"))

@@ -163,7 +163,7 @@ def test_a_silent_server_ends_the_wait_in_time(serve):
         done.set()
 
 
-def test_nobody_at_the_socket_is_told_with_its_name(tmp_path):
+def test_a_socket_without_a_server_is_named_in_the_error(tmp_path):
     with pytest.raises(TryAgainLater, match=f"{tmp_path}/none.sock: cannot connect: No such file"):
         Database(f"unix:{tmp_path}/none.sock", soon())
     with socket.socket(socket.AF_UNIX) as deaf:

@@ -38,7 +38,7 @@ def node(tmp_path):
         ({"pfs": ("eth0",)}, {"device": NIC}, "the node configuration does not allow device 0000:03:00.0 (PF nic0"),
     ],
 )
-def test_what_the_node_does_not_allow_is_refused_with_the_place_of_the_limits(node, policy, conf, told):
+def test_a_request_beyond_the_limits_of_the_node_is_refused_and_names_the_file_of_the_limits(node, policy, conf, told):
     node.policy = DevicePolicy(**policy)
     with pytest.raises(InvalidConfig) as refused:
         node.add(**conf)
@@ -48,7 +48,7 @@ def test_what_the_node_does_not_allow_is_refused_with_the_place_of_the_limits(no
     assert node.kernel.changes == 0
 
 
-def test_everything_that_is_not_allowed_is_told_at_once_and_with_every_other_problem(node):
+def test_all_requests_beyond_the_limits_are_reported_at_once_with_every_other_problem(node):
     node.policy = STRICT
     with pytest.raises(InvalidConfig) as refused:
         node.add(device=None, master="eth0", driver="igbvf", pfOnly=True, promisc="on", vlan=4095, mtu="big")

@@ -99,7 +99,7 @@ def test_a_mac_address_that_tuning_set_is_no_difference_at_the_pf_either(node):
     check(node, previous, conf)
 
 
-def test_a_mac_address_that_nobody_reported_is_a_difference_at_the_interface_and_at_the_pf(node):
+def test_a_mac_address_that_no_result_reports_is_a_difference_at_the_interface_and_at_the_pf(node):
     conf = {**CONF, "mac": "02:00:00:00:00:42"}
     previous = added(node, conf)
     fake = node.kernel.devices[VF0]

@@ -127,7 +127,7 @@ def test_check_passes_an_attachment_that_is_where_sriov_cni_put_it(node):
     node.plugin().check(node.request("CHECK"))
 
 
-def test_check_tells_where_an_attachment_of_sriov_cni_is_not(node):
+def test_check_reports_where_an_attachment_of_sriov_cni_is_missing(node):
     given_away(node)
     pod = node.kernel.netns("/run/netns/a")
     link = node.kernel.link(VF0, pod)
@@ -140,6 +140,6 @@ def test_check_tells_where_an_attachment_of_sriov_cni_is_not(node):
         node.plugin().check(node.request("CHECK"))
 
 
-def test_check_of_an_attachment_that_nobody_made_fails(node):
+def test_check_of_an_attachment_that_was_never_made_fails(node):
     with pytest.raises(CheckFailed, match="there is no record"):
         node.plugin().check(node.request("CHECK"))

@@ -116,7 +116,7 @@ def test_after_a_crash_anywhere_the_next_del_brings_every_kind_of_device_home(tm
         node.assert_as_before()
 
 
-def test_a_vf_of_user_space_gets_its_settings_and_its_addresses_are_told_not_configured(node):
+def test_a_vf_of_user_space_gets_its_settings_and_its_addresses_are_reported_not_configured(node):
     user_space(node)
     conf = {"vlan": 100, "mac": MAC, "ipam": {"type": "fake"}}
     result = node.add(**conf)
@@ -199,7 +199,7 @@ def test_the_settings_of_a_pod_that_is_gone_stay_while_its_machine_still_runs(no
 
 
 @pytest.mark.parametrize("conf", [BOUND, BY_PF | {"driver": "vfio-pci"}], ids=["by address", "by PF"])
-def test_a_device_in_a_namespace_that_nobody_knows_is_not_taken_from_there(node, conf):
+def test_a_device_in_an_unknown_namespace_is_not_taken_from_there(node, conf):
     elsewhere = node.kernel.add_netns("/run/netns/docker")
     for device in (VF0, VF1):
         link = node.kernel.link(device, None)
@@ -284,7 +284,7 @@ def test_a_living_owner_of_a_device_for_user_space_is_known_although_its_record_
     node.assert_as_before()
 
 
-def test_a_driver_that_somebody_else_bound_meanwhile_stays(node):
+def test_a_driver_that_was_bound_meanwhile_stays(node):
     node.add(**BOUND)
     fake = node.kernel.devices[VF0]
     fake.driver, fake.override = "uio_pci_generic", "uio_pci_generic"
@@ -302,7 +302,7 @@ def test_check_names_a_driver_that_is_not_the_one_that_was_bound(node):
         node.plugin().check(node.request("CHECK", **BOUND))
 
 
-def test_a_pf_is_given_away_only_when_asked_for_and_without_vfs(node):
+def test_a_pf_is_attached_only_on_request_and_without_vfs(node):
     with pytest.raises(InvalidConfig, match=f"{PF} is a PF"):
         node.add(device=PF)
     with pytest.raises(DeviceBusy, match="has 2 VFs"):
@@ -346,7 +346,7 @@ def chosen(result) -> Any:
     return result.interfaces[0].pci_id
 
 
-def test_any_vf_is_chosen_in_order_and_the_last_is_told_why_there_is_none(node):
+def test_any_vf_is_chosen_in_order_and_the_last_call_names_the_reasons_when_there_is_none(node):
     node.pod("c")
     assert [chosen(node.add(name, **BY_PF)) for name in "ab"] == [VF0, VF1]
     with pytest.raises(DeviceBusy, match=rf"no free VF.*{VF0}: VF {VF0} belongs to container a.*{VF1}"):
@@ -362,7 +362,7 @@ def test_a_vf_that_the_host_uses_or_that_is_for_user_space_is_passed_over(node):
     assert chosen(node.add(**BY_PF)) == VF1
 
 
-def test_a_pf_whose_vfs_are_all_for_user_space_gives_one_that_nobody_has_open(node):
+def test_a_pf_whose_vfs_are_all_for_user_space_gives_one_that_no_process_has_open(node):
     user_space(node)
     user_space(node, VF1)
     node.kernel.devices[VF0].open = True

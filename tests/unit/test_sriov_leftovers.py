@@ -116,14 +116,14 @@ def test_a_failed_add_makes_no_new_network_device_wherever_it_fails(tmp_path):
             node.assert_as_before()
 
 
-def test_a_vf_that_cannot_be_rid_of_it_keeps_its_vlan_and_goes_to_nobody(node):
+def test_a_vf_that_keeps_changes_of_its_pod_keeps_its_vlan_and_is_not_attached_again(node):
     node.add(vlan=100)
     macvlan(node)
     node.kernel.loaded.discard("igbvf")
     node.kernel.devices[VF0].open = True
     node.delete(vlan=100)
     assert (vf(node).info.vlan, vf(node).stacked != []) == (100, True)
-    with pytest.raises(CniError, match="is not rid of what its pod left on it"):
+    with pytest.raises(CniError, match="still has changes that its pod made"):
         node.add("b", vlan=7)
     node.kernel.loaded.add("igbvf")
     node.kernel.devices[VF0].open = False
@@ -264,9 +264,7 @@ def test_another_network_device_than_the_one_that_was_looked_at_is_looked_at(nod
 
 
 @pytest.mark.parametrize(("seconds", "rebinds"), [(5.0, True), (2.9, False)])
-def test_a_driver_is_bound_anew_on_the_side_of_another_pods_call_only_with_time_left(
-    node, monkeypatch, seconds, rebinds
-):
+def test_another_pods_call_binds_a_driver_again_only_with_time_left(node, monkeypatch, seconds, rebinds):
     node.add(vlan=100)
     node.kernel.hide(VF0)
     node.kernel.delete_netns(NETNS)
@@ -432,7 +430,7 @@ def test_a_failed_add_rids_a_device_that_the_pod_may_have_had(node, monkeypatch,
 
 
 @pytest.mark.parametrize("change", [1, 2, 3, 4])
-def test_a_driver_override_outlives_a_call_that_is_killed_while_it_binds_anew(node, change):
+def test_a_driver_override_outlives_a_call_that_is_killed_while_it_binds_again(node, change):
     vf(node).override = "igbvf"
     node.before = node.kernel.snapshot()
     node.add()

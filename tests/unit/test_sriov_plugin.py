@@ -33,7 +33,7 @@ def node(tmp_path):
     return Node(tmp_path)
 
 
-def test_add_tells_what_it_made(node):
+def test_add_reports_the_attachment(node):
     result = node.add(**EVERYTHING)
     (interface,) = result.interfaces
     assert (interface.name, interface.mac, interface.mtu) == ("net1", "02:00:00:00:00:42", 1400)
@@ -479,7 +479,7 @@ def test_a_removal_never_touches_a_device_that_another_record_owns(node):
     assert node.kernel.snapshot() == attached
 
 
-def test_a_vf_that_is_home_but_not_clean_lets_its_pod_go_and_is_given_to_nobody(node):
+def test_a_vf_that_is_home_but_not_clean_does_not_block_its_pod_and_is_not_attached_again(node):
     node.add(max_tx_rate=500)
     node.kernel.refused_settings = {"rate"}
     node.delete()
@@ -517,7 +517,7 @@ def test_del_without_a_record_ignores_an_ipam_section_that_no_add_can_have_used(
     node.assert_as_before()
 
 
-def test_the_same_container_can_be_attached_anew_when_its_former_namespace_is_gone(node):
+def test_the_same_container_can_be_attached_again_when_its_former_namespace_is_gone(node):
     node.add(**EVERYTHING)
     node.kernel.delete_netns("/run/netns/a")
     node.pod("a")
@@ -611,7 +611,7 @@ def made_anew(node, **conf):
 
 
 @pytest.mark.parametrize("conf", [{}, EVERYTHING], ids=["plain", "everything"])
-def test_the_late_del_of_a_vf_that_was_made_anew_succeeds_and_leaves_the_new_one_as_it_is(node, conf):
+def test_the_late_del_of_a_vf_that_was_created_again_succeeds_and_leaves_the_new_one_as_it_is(node, conf):
     present = made_anew(node, **conf)
     node.delete(**conf)
     assert node.kernel.snapshot() == present
@@ -619,14 +619,14 @@ def test_the_late_del_of_a_vf_that_was_made_anew_succeeds_and_leaves_the_new_one
     assert node.ipam.leases == {}
 
 
-def test_a_vf_that_was_made_anew_after_its_pod_had_gone_is_given_to_the_next_as_it_is(node):
+def test_a_vf_that_was_created_again_after_its_pod_had_gone_is_given_to_the_next_as_it_is(node):
     made_anew(node, **EVERYTHING)
     node.kernel.delete_netns("/run/netns/a")
     node.add("b")
     assert node.kernel.device(VF0).settings.vlan == 55
 
 
-def test_check_tells_that_the_vf_was_made_anew(node):
+def test_check_reports_that_the_vf_was_created_again(node):
     node.add()
     node.kernel.make_anew(VF0)
     with pytest.raises(CheckFailed, match=r"has no device .* any more, but another one at its address"):
@@ -659,7 +659,7 @@ def test_while_the_pod_hides_its_vf_del_fails_the_record_stays_and_a_later_call_
     node.assert_as_before()
 
 
-def test_a_vf_that_is_hidden_for_ever_is_awaited_by_its_own_del_only(node):
+def test_only_its_own_del_waits_for_a_vf_that_stays_hidden(node):
     node.add(**EVERYTHING)
     node.kernel.hide(VF0)
     node.kernel.delete_netns("/run/netns/a")

@@ -75,7 +75,7 @@ OTHERS = (
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_what_belongs_to_somebody_else_is_no_place_for_sockets(path):
+def test_a_directory_of_another_program_is_no_place_for_sockets(path):
     assert socket_root(path, BARE) == ""
     if path.startswith("/") and ".." not in path:
         assert problems({"sharedDir": path}, BARE)[0][0] == "sharedDir"
@@ -185,7 +185,7 @@ def test_add_names_all_problems_of_form_and_of_permission_at_once():
     assert {problem.split(": ")[0] for problem in refused.value.msg.split("; ") if ": " in problem} >= set(config)
 
 
-def test_what_has_no_right_form_is_told_once():
+def test_a_value_of_invalid_form_is_reported_once():
     with pytest.raises(InvalidConfig) as refused:
         asked(request(sharedDir="/run/../etc", ovsdb="ssl:x"), BARE, Log({}, level="panic"))
     assert refused.value.msg.count("sharedDir") == refused.value.msg.count("ovsdb:") == 1

@@ -109,7 +109,7 @@ def test_table_and_model_refuse_what_is_wrong_and_the_path_is_named(config, path
         UserspaceConf.model_validate(canonical(TABLE, {"host": HOST, **config}))
 
 
-def test_a_configuration_of_userspace_cni_that_lets_the_vswitch_listen_is_told_what_to_write() -> None:
+def test_a_configuration_of_userspace_cni_that_lets_the_vswitch_listen_is_refused_with_the_remedy() -> None:
     with pytest.raises(InvalidConfig, match=r'write "vhost": \{"mode": "client"\}') as caught:
         parse(TABLE, REQUIRED, {"host": SWAPPED}, cross_check)
     assert caught.value.msg.startswith("host.vhost.mode: missing")
@@ -142,7 +142,7 @@ def test_names_are_those_of_userspace_cni_for_hashes_and_do_not_clash_for_other_
     assert len(container_name("a")) == len(container_name("web-frontend-1")) == 12
 
 
-def test_a_ports_name_is_told_from_other_names():
+def test_a_ports_name_is_distinguished_from_other_names():
     assert is_port_name(port_name(KEY))
     assert not any(
         map(is_port_name, ("theirs", "0123456789ab-", "0123456789ab", "0123456789xy-net1", "sockets-are-net1"))
@@ -163,7 +163,7 @@ def test_bandwidth_is_turned_to_ovs_directions_and_units_and_the_runtime_beats_t
     assert (port.to_pod, port.from_pod) == (None, Rate(kbit=5))
 
 
-def test_an_address_that_nobody_asked_for_is_unicast_local_and_the_same_each_time():
+def test_an_address_that_was_not_requested_is_unicast_local_and_the_same_each_time():
     mac = planned({}).mac
     assert mac == made_mac(KEY)
     assert int(mac[:2], 16) & 3 == 2

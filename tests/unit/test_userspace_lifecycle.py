@@ -67,7 +67,7 @@ def everything(node: PortNode) -> dict[str, Any]:
 # ADD and DEL.
 
 
-def test_add_tells_which_port_it_made(node):
+def test_add_reports_its_port(node):
     pod = node.pod()
     result = node.add(pod, mac="02:00:00:00:00:07", mtu=1400, **ADDRESSES)
     (interface,) = result.interfaces
@@ -258,7 +258,7 @@ def test_an_interface_of_prev_result_in_the_pod_is_refused_before_anything_is_lo
     assert "a network of its own" in refused(node, pod, InterfaceExists, "net1", prevResult=previous).hint
 
 
-def test_a_port_of_somebody_else_by_that_name_is_neither_taken_nor_removed(node):
+def test_a_foreign_port_of_that_name_is_neither_taken_nor_removed(node):
     pod = node.pod()
     node.vswitch.add_foreign_port("br0", port(pod), "/run/theirs")
     refused(node, pod, PortTaken, port(pod))
@@ -413,7 +413,7 @@ DRIFTS: list[Any] = [
 
 
 @pytest.mark.parametrize(("settings", "told"), DRIFTS, ids=[told for _settings, told in DRIFTS])
-def test_check_names_what_somebody_changed_of_the_port(node, settings, told):
+def test_check_names_the_changed_settings_of_the_port(node, settings, told):
     pod = node.pod()
     node.add(pod, **SETTINGS)
     node.check(pod, **SETTINGS)
@@ -463,7 +463,7 @@ def test_check_of_a_port_that_is_gone_names_it(node):
 @pytest.mark.parametrize(
     ("mtu", "link", "told"), [(1400, "up", ""), (1500, "up", "has MTU 1500, not 1400"), (1500, "down", "")]
 )
-def test_check_compares_the_mtu_in_force_while_somebody_listens(node, mtu, link, told):
+def test_check_compares_the_mtu_in_force_while_an_application_listens(node, mtu, link, told):
     pod = node.pod()
     node.add(pod, mtu=1400)
     node.vswitch.ports[port(pod)] = node.vswitch.ports[port(pod)].replace(mtu=mtu, link_state=link)
@@ -533,7 +533,7 @@ def test_gc_removes_folders_that_lead_nowhere_and_leaves_those_of_others(node):
 
 
 @pytest.mark.parametrize("command", ["gc", "delete"])
-def test_a_database_that_may_not_be_named_is_never_asked(node, command):
+def test_a_database_that_may_not_be_named_is_never_contacted(node, command):
     stranger = node.vswitches["unix:/srv/db.sock"] = type(node.vswitch)()
     stranger.database = False
     conf = {"ovsdb": "unix:/srv/db.sock"}
@@ -583,7 +583,7 @@ def test_a_node_without_open_vswitch_is_not_available(node):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_database_on_another_host_is_asked_by_status_only_where_that_is_wanted(node, strict):
+def test_status_contacts_a_database_on_another_host_only_with_strict_status(node, strict):
     asked: list[str] = []
 
     class Remote(type(node.vswitch)):  # type: ignore[misc]

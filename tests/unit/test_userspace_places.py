@@ -101,7 +101,7 @@ def test_a_folder_in_a_directory_of_ours_keeps_it_and_del_succeeds(node):
     assert any("is left: Directory not empty" in text for text in node.log.messages)
 
 
-def test_a_shared_directory_that_somebody_made_under_our_name_is_refused_and_left(node):
+def test_an_existing_shared_directory_with_our_name_is_refused_and_left(node):
     pod = node.pod()
     os.mkdir(f"{node.shared}/{port(pod)}")
     before = node.snapshot()

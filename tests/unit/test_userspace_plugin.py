@@ -64,6 +64,6 @@ def test_an_interface_that_an_earlier_plugin_made_in_this_pod_keeps_its_name_for
 
 
 @pytest.mark.parametrize("other", [{"name": "eth0"}, {"name": "eth1", "sandbox": NETNS}])
-def test_an_interface_on_the_host_or_of_another_name_hinders_no_port(other: dict[str, Any]) -> None:
+def test_an_interface_on_the_host_or_of_another_name_does_not_prevent_a_port(other: dict[str, Any]) -> None:
     with pytest.raises(Reached):
         plugin(Drained()).add(request(other))

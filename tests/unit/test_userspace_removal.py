@@ -135,7 +135,7 @@ def test_a_call_asks_a_silent_database_once_however_many_removals_wait_for_it(ho
     assert host.drain() == [OLD]
 
 
-def test_a_silent_database_is_asked_after_pauses_that_grow(host):
+def test_a_silent_database_is_contacted_after_growing_pauses(host):
     records = pending(host, "a", "b", "c")
     host.aged(*records, first=120, last=59)
     assert host.drain() == []
@@ -157,7 +157,7 @@ def test_a_try_that_fails_does_not_make_the_removal_younger(host):
     assert os.stat(host.attachments._path(record.key)).st_mtime == before
 
 
-def test_what_waits_for_nobody_is_done_beside_a_silent_database(host):
+def test_steps_that_wait_for_no_server_are_done_beside_a_silent_database(host):
     pending(host, "a", "b")
     other = host.attach("c", NEW)
     host.attachments.keep_pending(other.replace(left=()))
@@ -282,7 +282,7 @@ def test_what_can_be_removed_after_all_is_not_forgotten(host):
     assert host.vswitches[OLD].ports == {}
 
 
-def test_an_attachment_that_is_somebodys_is_not_given_up(host):
+def test_an_attachment_of_a_living_pod_is_not_given_up(host):
     record = host.attach("a")
     host.namespaces.inhabited.add(record.netns)
     with pytest.raises(DeviceBusy, match="in use"):

@@ -74,7 +74,7 @@ def test_another_folder_for_a_second_interface_is_refused_and_the_first_keeps_it
     assert node.snapshot() == before
 
 
-def test_without_a_kubeconfig_a_file_beside_the_socket_tells_the_application(node, pod):
+def test_without_a_kubeconfig_a_file_beside_the_socket_describes_the_port(node, pod):
     node.add(pod, ipam={"type": "fake"})
     (name,) = os.listdir(node.volume("a", "shared-dir"))
     assert name == f"configData-{port(pod)}.json"
@@ -100,7 +100,7 @@ def test_annotations_for_a_pod_that_the_runtime_does_not_name_are_refused(node, 
     assert os.listdir(node.volume("a", "shared-dir")) == [f"configData-{port(pod)}.json"]
 
 
-def test_a_pod_that_was_made_anew_is_not_annotated_for_the_old_ones_sandbox(node, pod):
+def test_a_pod_that_was_created_again_is_not_annotated_for_the_old_ones_sandbox(node, pod):
     node.pods.add_pod("default", "a", "another")
     before = node.snapshot()
     with pytest.raises(PodNotFound, match="its UID is another, not uid-of-a"):
@@ -192,6 +192,6 @@ def test_a_damaged_record_removes_no_other_file_for_the_device_info(node, pod):
     assert any("is damaged, nothing is removed" in text for text in node.log.messages)
 
 
-def test_the_pod_is_asked_for_once_in_an_add_where_it_needs_its_volumes(node, pod):
+def test_an_add_reads_the_pod_once_if_it_needs_its_volumes(node, pod):
     node.add(pod, **ANNOTATED)
     assert node.pods.calls == ["get", "get", "change"]

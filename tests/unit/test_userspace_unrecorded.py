@@ -167,7 +167,7 @@ def test_del_is_no_success_when_what_is_left_cannot_be_noted(node, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_lock_file_that_cannot_be_removed_stays_beside_a_record_and_locks_nobody_out(node, monkeypatch, number):
+def test_a_lock_file_that_cannot_be_removed_stays_beside_a_record_and_blocks_no_call(node, monkeypatch, number):
     pod, removals = node.pod(), []
     before, remove = node.snapshot(), files.remove_file
 
@@ -221,7 +221,7 @@ def test_an_orphan_is_removed_by_its_name_when_it_bears_a_mark_and_has_no_record
     node.check(alive)
 
 
-def test_gc_is_hindered_by_no_single_port_and_says_what_it_could_not_do(node):
+def test_no_single_port_blocks_gc_and_gc_reports_what_it_could_not_remove(node):
     pods = [node.pod(name) for name in ("a", "b")]
     for pod in pods:
         node.add(pod)

@@ -165,7 +165,7 @@ def test_del_succeeds_when_the_pod_is_gone_or_another_has_its_name(cluster):
     assert cluster.annotations() == {DATA: "theirs"}
 
 
-def test_a_pod_that_was_made_anew_is_not_annotated_for_the_old_ones_sandbox(cluster):
+def test_a_pod_that_was_created_again_is_not_annotated_for_the_old_ones_sandbox(cluster):
     cluster.api.pods["default", cluster.pod.name]["metadata"]["uid"] = "another"
     refused = cluster.node.call("ADD", cluster.conf(), cluster.pod)
     assert refused.document["code"] == 114
