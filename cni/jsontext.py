@@ -47,6 +47,28 @@ def loads(text: bytes) -> Any:
     return value
 
 
+def leading(text: bytes, name: str) -> Any:
+    """The value of a member of the object in the text, or None. Nothing behind the member is decoded or checked.
+
+    Of several equal keys the first is used.
+    """
+    try:
+        document = text.decode()
+        at = _after_space(document, 0)
+        while document[at] in "{,":
+            key, at = _scan(document, _after_space(document, at + 1))
+            colon = _after_space(document, at)
+            value, end = _scan(document, _after_space(document, colon + 1))
+            if document[colon] != ":":
+                return None
+            if key == name:
+                return _mended(value) if "\\" in document[colon:end] else value
+            at = _after_space(document, end)
+    except (StopIteration, IndexError, SystemError, ValueError, RecursionError):  # see loads
+        return None
+    return None
+
+
 def first(stream: bytes) -> tuple[Any, bytes] | None:
     """The first JSON document of a stream and the bytes after it; None while it is incomplete.
 
@@ -93,6 +115,12 @@ class _Scanning:
     @staticmethod
     def parse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is not a JSON number")
+
+
+def _after_space(document: str, at: int) -> int:
+    while document[at] in " \t\n\r":
+        at += 1
+    return at
 
 
 def _mended(value: Any) -> Any:

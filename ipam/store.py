@@ -9,7 +9,7 @@ from ipam.ranges import Range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
     from typing import Protocol, TypedDict
 
     from ipam.cluster.identity import Identity
@@ -159,8 +159,8 @@ if TYPE_CHECKING:
         def is_replaced(self, known: Identity, network: str) -> bool:
             """Whether the cluster is another one than `known`, or has lost this node's last lease in the network."""
 
-        def used_numbers(self, range_: Range) -> set[int] | None:
-            """The numbers in use in the range, if one request returns them; None where a try is cheaper."""
+        def used_numbers(self, range_: Range) -> Container[int] | None:
+            """The numbers in use in the range, if at most one request returns them; None where a try is cheaper."""
 
         def take(self, claims: tuple[Claim, ...], owner: Owner) -> tuple[Claim, ...]:
             """Gives all addresses to the owner, or none: then it returns those that belong to another owner.

@@ -41,11 +41,11 @@ class Occupied:
         if any(os.path.lexists(f"{directory}/{address}") for directory in self._directories):
             return True
         words = f'"text": "{address}"'.encode()
-        return any(address in _held(line) for line in self._lines() if words in line)
+        return any(address in _held(line) for line in self.lines() if words in line)
 
     def addresses(self) -> set[Address]:
         """All addresses that other owners on this node use."""
-        addresses = {address for line in self._lines() for address in _held(line)}
+        addresses = {address for line in self.lines() for address in _held(line)}
         return addresses.union(*map(_named, self._directories))
 
     def narrowed(self, ranges: RangeSet) -> RangeSet:
@@ -58,7 +58,8 @@ class Occupied:
             for range_ in ranges
         )
 
-    def _lines(self) -> list[bytes]:
+    def lines(self) -> list[bytes]:
+        """The current lines of the entries that other owners hold. The files are read once, and not decoded."""
         if self._known is None:
             names = [name for name in folders.documents(self._folder) if name != self._own]
             lines = (_last_line(f"{self._folder}/{name}") for name in names)

@@ -24,7 +24,7 @@ from ipam.cluster.identity import UNKNOWN, Replaced
 from ipam.cluster.journal import Journal, name_of
 from ipam.cluster.journal_entry import HELD, INTENT, TOMBSTONE, Entry, Present
 from ipam.cluster.known_identity import load_identity, save_identity
-from ipam.cluster.lost_pools import find_lost, parts_of, retake_lost
+from ipam.cluster.lost_pools import find_lost, parts_of, retake_lost, shows_loss
 from ipam.cluster.occupied import Occupied
 from ipam.cluster.release import DRAIN_SECONDS, PendingReleases
 from ipam.store import claim_on, ignore, owner_fault
@@ -208,7 +208,7 @@ class Journaled:
         per_set = [
             Candidates(cluster, ranges, wanted, seed, occupied) for ranges, wanted in zip(sets, requested, strict=True)
         ]
-        had = self._of_pod(cluster, owner, latest) if owner.pod else ()
+        had = self._of_pod(cluster, owner, occupied, latest) if owner.pod else ()
         for candidate_set, earlier in zip(per_set, fitting(had, sets, requested), strict=True):
             candidate_set.earlier = earlier
         return per_set
@@ -279,13 +279,13 @@ class Journaled:
             cluster.expect(UNKNOWN)
             return cluster.take(claims, intent.owner)
 
-    def _of_pod(self, cluster: Cluster, owner: Owner, latest: float) -> tuple[Claim, ...]:
+    def _of_pod(self, cluster: Cluster, owner: Owner, occupied: Occupied, latest: float) -> tuple[Claim, ...]:
         """Returns the leases of the pod's interface.
 
         Leases that a deleted part of the cluster has lost are taken again first.
         """
         leases = cluster.leases_of_pod(owner)
-        if cluster.parts():
+        if shows_loss(occupied.lines() if cluster.parts() else (), cluster.parts()):
             entries = self._journal.of_network(self._network)
             gone = find_lost(entries, cluster, self._present(), owner, self._journal.modified)
             if gone:

@@ -42,8 +42,13 @@ class Answer(Value):
     """A response. With `again` the same request was sent before without a response, and may have taken effect then."""
 
     status: int
-    content: JsonObject
+    text: bytes
     again: bool = False
+
+    @property
+    def content(self) -> JsonObject:
+        """The text as JSON; empty if it is none."""
+        return document(self.text)
 
 
 class Api:
@@ -71,8 +76,13 @@ class Api:
 
     def get(self, resource: str, name: str) -> JsonObject | None:
         """The object, or None if it does not exist."""
+        text = self.get_text(resource, name)
+        return document(text) if text else None
+
+    def get_text(self, resource: str, name: str) -> bytes:
+        """The object as it was received; empty if it does not exist."""
         answer = self._ask("GET", resource, name, (200, 404))
-        return answer.content if answer.status == 200 else None
+        return answer.text if answer.status == 200 else b""
 
     def create(self, resource: str, created: JsonObject, *, rehearsal: bool = False) -> Answer:
         """Returns status 201, or 409 if an object of that name exists. A rehearsal changes nothing."""
@@ -149,7 +159,7 @@ class Api:
         media = {"PATCH": _PATCH, "POST": _JSON, "DELETE": _JSON}.get(method, "")
         accept = _BRIEF if method == "PATCH" else _JSON
         status, content = self._connection.ask(method, target, body or None, media, accept)
-        return Answer(status=status, content=document(content))
+        return Answer(status=status, text=content)
 
     def _limit(self) -> str:
         # The server gives up at the same time: a later change would have no owner.

@@ -19,7 +19,7 @@ from ipam.store import ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from cni.errors import CniError
     from cni.jsontext import JsonObject
@@ -63,14 +63,19 @@ class Kubernetes(Anonymous):
         """Closes the connection, which calls share. The next call opens a new one."""
         self._api.close()
 
-    def used_numbers(self, range_: Range) -> None:
-        """See `ipam.store.Cluster`: an attempt is one small patch, but reading returns the whole pool."""
+    def used_numbers(self, range_: Range) -> Container[int] | None:
+        """See `ipam.store.Cluster`: an attempt is one small patch, but reading returns the whole pool.
+
+        So only a pool that was just read is used: for the leases of the pod, or after a refused attempt.
+        """
+        cidr = whereabouts.subnet(range_)
+        pool = self._pools.read(cidr)
+        return None if pool is None else pool.used(range_, self._reserved.get(cidr, ()))
 
     def find_free(self, range_: Range, start: int) -> int | None:
         self._api.begin()
         cidr = whereabouts.subnet(range_)
-        entries = whereabouts.allocations(self._pools.find(cidr) or {})
-        taken = {range_.subnet.number + int(key) for key in entries} | self._reserved.get(cidr, set())
+        taken = self._pools.find(cidr).used(range_, self._reserved.get(cidr, ()))
         for first, last in ((start, range_.last), (range_.first, start - 1)):
             for number in range_.walk(first, last):
                 if number not in taken:
@@ -95,8 +100,8 @@ class Kubernetes(Anonymous):
     def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
         """See `ipam.store.Cluster`."""
         self._api.begin()
-        pools = [pool for cidr in self._location.subnets if (pool := self._pools.find(cidr))]
-        return tuple(lease for pool in pools for lease in whereabouts.leases_of_pod(pool, owner))
+        pools = [self._pools.find(cidr) for cidr in self._location.subnets]
+        return tuple(lease for pool in pools for lease in pool.leases_of_pod(owner))
 
     def give_back(self, claims: Claims, owner: Owner) -> None:
         self._api.begin()
@@ -104,8 +109,8 @@ class Kubernetes(Anonymous):
 
     def give_back_all(self, owner: Owner) -> None:
         self._api.begin()
-        pools = [pool for cidr in self._location.subnets if (pool := self._pools.find(cidr))]
-        self.give_back(tuple(claim for pool in pools for claim in whereabouts.claims_of(pool, owner)), owner)
+        pools = [pool for cidr in self._location.subnets if (pool := self._pools.find(cidr)).exists]
+        self.give_back(tuple(claim for pool in pools for claim in whereabouts.claims_of(pool.document, owner)), owner)
 
     def leases_of_node(self) -> Iterator[Lease]:
         """See `ipam.store.Cluster`: whereabouts' resources do not contain node names."""
@@ -127,8 +132,8 @@ class Kubernetes(Anonymous):
         self._api.begin()
         for cidr in self._location.subnets:
             pool = self._pools.find(cidr)
-            if pool is not None:
-                yield from whereabouts.leases(pool, network, damaged)
+            if pool.exists:
+                yield from whereabouts.leases(pool.document, network, damaged)
 
     def node_is_alive(self, name: str) -> bool:
         """Whether the node exists and its kubelet reports it ready. Raises `KubeRefused`, `TryAgainLater`."""

@@ -6,6 +6,7 @@ from cni.errors import AddressesExhausted, RefusedForGood, TryAgainLater
 from cni.kube.answers import is_name, words
 from ipam.kubernetes import whereabouts
 from ipam.kubernetes.api import TOO_LARGE
+from ipam.kubernetes.pool_text import PoolText
 from ipam.kubernetes.whereabouts import POOLS
 
 TYPE_CHECKING = False
@@ -44,16 +45,23 @@ class Pools:
         self._network_name = network_name
         self.uids: dict[str, str] = {}
         """The UIDs of the pools that were read, by subnet; empty if a pool did not exist."""
+        self._read: dict[str, PoolText] = {}
+        """Pools by subnet, as they were read since the last patch of them."""
 
     def name(self, cidr: str) -> str:
         return whereabouts.pool_name(cidr, self._network_name)
 
-    def find(self, cidr: str) -> JsonObject | None:
-        """The object of a subnet's pool; None if there is none, or if its name is impossible."""
+    def find(self, cidr: str) -> PoolText:
+        """A subnet's pool, read again; without content if there is none, or if its name is impossible."""
         name = self.name(cidr)
-        pool = self._api.get(POOLS, name) if is_name(name) else None
-        self.uids[cidr] = _uid(pool or {})
+        pool = PoolText(self._api.get_text(POOLS, name) if is_name(name) else b"")
+        self.uids[cidr] = pool.uid
+        self._read[cidr] = pool
         return pool
+
+    def read(self, cidr: str) -> PoolText | None:
+        """The pool as it was read since the last patch of it; None if it was not read."""
+        return self._read.get(cidr)
 
     def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
         """Returns the claims of the first pool with conflicts that belong to others.
@@ -93,7 +101,7 @@ class Pools:
         return [
             entries[whereabouts.offset(claim)]
             for cidr, of_subnet in self._named(claims).items()
-            for entries in [whereabouts.allocations(self.find(cidr) or {})]
+            for entries in [self.find(cidr).entries_at(of_subnet)]
             for claim in of_subnet
             if not _is_free(entries, claim)
         ]
@@ -114,13 +122,17 @@ class Pools:
         return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200
 
     def _ours(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
-        entries = whereabouts.allocations(self.find(cidr) or {})
+        entries = self.find(cidr).entries_at(claims)
         return tuple(claim for claim in claims if _is_ours(entries, claim, owner))
 
     def _added(self, cidr: str, claims: Claims, owner: Owner, made: Made) -> Claims:
-        name, missing, said = self.name(cidr), claims, ""
-        earlier: list[Allocated] = []
+        name, said = self.name(cidr), ""
+        # A pool that the search for the pod's leases has just read is not read again.
+        read = self._read.pop(cidr, None)
+        missing, earlier, others = _sorted({} if read is None else read.entries_at(claims), claims, owner)
         for _ in range(TRIES):
+            if others or not (missing or earlier):
+                return others
             patch = whereabouts.adding(missing, owner) + whereabouts.taking_over(earlier, owner)
             answer = self._api.patch(POOLS, name, patch)
             if answer.status == 200:
@@ -131,20 +143,11 @@ class Pools:
             said = words(answer.content)
             if answer.status == TOO_LARGE:
                 raise _full(name, said)
-            entries = self._entries_after_repair(cidr) if answer.status == 422 else self._entries_of_new(cidr)
+            entries = self._entries_after_repair(cidr, claims) if answer.status == 422 else self._entries_of_new(cidr)
             if answer.again:
                 made.added.extend(claim for claim in missing if _is_ours(entries, claim, owner))
                 made.taken_over.extend(claim for claim in earlier if _is_ours(entries, claim[0], owner))
-            missing = tuple(claim for claim in claims if _is_free(entries, claim))
-            earlier = [
-                (claim, entries[whereabouts.offset(claim)])
-                for claim in claims
-                if _is_of_another_container(entries, claim, owner)
-            ]
-            known = {*missing, *(claim for claim, _entry in earlier)}
-            others = tuple(claim for claim in claims if claim not in known and not _is_ours(entries, claim, owner))
-            if others or not known:
-                return others
+            missing, earlier, others = _sorted(entries, claims, owner)
         # The addresses were free each time the pool was read, so the patch does not fail because of its tests.
         raise RefusedForGood(f"the IPPool {name} rejects a lease: {said}", hint=_HINT)
 
@@ -153,13 +156,13 @@ class Pools:
         self._api.create(POOLS, whereabouts.pool(self.name(cidr), cidr))
         return {}
 
-    def _entries_after_repair(self, cidr: str) -> dict[str, JsonObject]:
-        """The allocations of a pool. If the pool has no map of allocations, it gets one."""
+    def _entries_after_repair(self, cidr: str, claims: Claims) -> dict[str, JsonObject]:
+        """The allocations of these addresses. If the pool has no map of allocations, it gets one."""
         pool = self.find(cidr)
-        repairing = whereabouts.repairing(pool, cidr) if pool else []
+        repairing = whereabouts.repairing(pool.document, cidr) if pool.exists else []
         if repairing:
             self._api.patch(POOLS, self.name(cidr), repairing)
-        return whereabouts.allocations(pool or {})
+        return pool.entries_at(claims)
 
     def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
         name, left = self.name(cidr), claims
@@ -176,6 +179,21 @@ def _by_subnet(claims: Claims) -> dict[str, Claims]:
         cidr = whereabouts.subnet(claim.range)
         by_subnet[cidr] = (*by_subnet.get(cidr, ()), claim)
     return by_subnet
+
+
+def _sorted(entries: dict[str, JsonObject], claims: Claims, owner: Owner) -> tuple[Claims, list[Allocated], Claims]:
+    """The claims without an entry, those of another container of the owner's pod, and those of others.
+
+    The rest is the owner's already.
+    """
+    missing = tuple(claim for claim in claims if _is_free(entries, claim))
+    earlier = [
+        (claim, entries[whereabouts.offset(claim)])
+        for claim in claims
+        if _is_of_another_container(entries, claim, owner)
+    ]
+    known = {*missing, *(claim for claim, _entry in earlier)}
+    return missing, earlier, tuple(c for c in claims if c not in known and not _is_ours(entries, c, owner))
 
 
 def _is_free(entries: dict[str, JsonObject], claim: Claim) -> bool:

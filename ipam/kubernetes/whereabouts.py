@@ -241,12 +241,17 @@ def repairing(pool_object: JsonObject, cidr: str) -> Patch:
     return [] if isinstance(spec.get("allocations"), dict) else _if_missing(ALLOCATIONS, {})
 
 
+def all_allocations(pool_object: JsonObject) -> JsonObject:
+    """The allocations of a pool's object, by offset; each key and value may be malformed."""
+    entries = _spec(pool_object).get("allocations")
+    return entries if isinstance(entries, dict) else {}
+
+
 def allocations(pool_object: JsonObject) -> dict[str, JsonObject]:
     """The well-formed allocations of a pool's object, by offset."""
-    entries = _spec(pool_object).get("allocations")
-    if not isinstance(entries, dict):
-        return {}
-    return {key: entry for key, entry in entries.items() if _is_offset(key) and isinstance(entry, dict)}
+    return {
+        key: entry for key, entry in all_allocations(pool_object).items() if _is_offset(key) and isinstance(entry, dict)
+    }
 
 
 def claims_of(pool_object: JsonObject, owner: Owner) -> Claims:
@@ -268,8 +273,10 @@ def leases_of_pod(pool_object: JsonObject, owner: Owner) -> list[Lease]:
             address=whole.address(whole.first + int(key)),
             owner=owner.replace(container_id=str(entry.get("id") or "")),
         )
-        for key, entry in allocations(pool_object).items()
-        if (allocated_to(entry, owner) or is_of_pod(entry, owner)) and whole.first + int(key) <= whole.last
+        for key, entry in _naming(all_allocations(pool_object), owner)
+        if (allocated_to(entry, owner) or is_of_pod(entry, owner))
+        and _is_offset(key)
+        and whole.first + int(key) <= whole.last
     ]
 
 
@@ -295,6 +302,15 @@ def leases(pool_object: JsonObject, network: str, damaged: Report = ignore) -> I
             pod=pod.removeprefix(GIVEN_UP) if isinstance(pod, str) else "",
         )
         yield Lease(address=whole.address(number), owner=owner)
+
+
+def _naming(entries: JsonObject, owner: Owner) -> Iterator[tuple[str, JsonObject]]:
+    """The allocations that name the owner's pod or container."""
+    # Every ADD with a pod looks through whole pools, so almost all entries are passed over without a call.
+    pod, container = owner.pod, owner.container_id
+    for key, entry in entries.items():
+        if isinstance(entry, dict) and (entry.get("podref") == pod or entry.get("id") == container):
+            yield key, entry
 
 
 def _entry(owner: Owner) -> JsonObject:

@@ -96,3 +96,24 @@ def test_numbers_that_json_has_not_are_not_written(value):
 def test_a_value_without_json_form_is_a_type_error_that_names_its_type():
     with pytest.raises(TypeError, match="bytes has no JSON form"):
         jsontext.dumps({"a": b""})
+
+
+@given(
+    st.dictionaries(st.text(), SCALARS | st.lists(SCALARS), max_size=3),
+    st.sampled_from([{}, {"ensure_ascii": False, "indent": 1}]),
+)
+def test_a_leading_member_is_read_without_the_rest_of_the_object(value, style):
+    text = json.dumps(value, **style)
+    for name, member in value.items():
+        assert jsontext.leading(text.encode(), name) == member
+    assert jsontext.leading(text.encode(), "no such name" * 9) is None
+
+
+def test_what_follows_a_leading_member_is_not_looked_at():
+    assert jsontext.leading(b'{"a": {"b": 1}, "c": [1, 2', "a") == {"b": 1}
+    assert jsontext.leading(b'{"a": "\\ud800"}', "a") == "\ufffd"
+
+
+@pytest.mark.parametrize("text", (b"", b"[1]", b'{"a" 1}', b'{"a": }', b"{1: 2}", b'{"a', b"\xff", b'"a"'))
+def test_text_without_a_leading_member_has_none(text):
+    assert jsontext.leading(text, "a") is None
