@@ -15,7 +15,7 @@ from cni.errors import (
     TryAgainLater,
     VswitchRefused,
 )
-from cni.userspace.vswitch.model import NOBODY, Owner, Port, Seen, key
+from cni.userspace.vswitch.model import NOBODY, Owner, Port, PortStatus, key
 from cni.userspace.vswitch.rows import INTERFACE_TYPE
 
 USERSPACE = "netdev"
@@ -35,7 +35,7 @@ class FakeVswitch:
 
     def __init__(self) -> None:
         self.bridges: dict[str, FakeBridge] = {}
-        self.ports: dict[str, Seen] = {}
+        self.ports: dict[str, PortStatus] = {}
         self.database = self.daemon = self.capable = True
         self._changes = 0
         self._refused = range(0)
@@ -50,7 +50,7 @@ class FakeVswitch:
     def refuse_nothing(self) -> None:
         self._refused = range(0)
 
-    def snapshot(self) -> tuple[dict[str, str], dict[str, Seen]]:
+    def snapshot(self) -> tuple[dict[str, str], dict[str, PortStatus]]:
         return {name: repr(bridge) for name, bridge in self.bridges.items()}, dict(self.ports)
 
     def add_bridge(self, name: str, datapath: str) -> None:
@@ -70,7 +70,7 @@ class FakeVswitch:
         if unfit is not None:
             raise NotAvailable(unfit.msg)
 
-    def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
+    def plug(self, port: Port, *, create_bridge: bool = False) -> PortStatus:
         self._change()
         refusal = self._refusal(port, create_bridge)
         if refusal is not None:
@@ -90,7 +90,7 @@ class FakeVswitch:
         for bridge in [name for name, bridge in self.bridges.items() if bridge.ours and name not in used]:
             del self.bridges[bridge]
 
-    def show(self, *, owner: Owner | None = None, name: str = "") -> list[Seen]:
+    def show(self, *, owner: Owner | None = None, name: str = "") -> list[PortStatus]:
         self._answer()
         return [
             seen
@@ -117,9 +117,11 @@ class FakeVswitch:
             return BridgeUnfit(f"bridge {name} is of another datapath")
         return None
 
-    def _put(self, port: Port) -> Seen:
+    def _put(self, port: Port) -> PortStatus:
         self._numbers += 1
-        self.ports[port.name] = Seen(port=port, type=INTERFACE_TYPE, ofport=self._numbers, error="", link_state="down")
+        self.ports[port.name] = PortStatus(
+            port=port, type=INTERFACE_TYPE, ofport=self._numbers, error="", link_state="down"
+        )
         return self.ports[port.name]
 
     def _answer(self) -> None:
@@ -133,5 +135,5 @@ class FakeVswitch:
             raise VswitchRefused("refused by the test")
 
 
-def _belongs(seen: Seen, owner: Owner) -> bool:
+def _belongs(seen: PortStatus, owner: Owner) -> bool:
     return seen.port.owner != NOBODY and key(seen.port.owner) == key(owner)

@@ -27,7 +27,7 @@ from cni.host.trusted import Roots
 from cni.node.node import NodeConf, SocketPolicy
 from cni.protocol.request import Request, parse, parse_environment
 from cni.protocol.result import Result
-from cni.userspace.adapters import World
+from cni.userspace.adapters import Adapters
 from cni.userspace.attachment import PLUGIN
 from cni.userspace.plan import port_name
 from cni.userspace.plugin import UserspacePlugin
@@ -67,7 +67,7 @@ class FakeVisibility:
     def __init__(self) -> None:
         self.blind = False
 
-    def require_seen(self, folder: str, _remote: str) -> None:
+    def require_visible(self, folder: str, _remote: str) -> None:
         if self.blind:
             raise SocketDirUnfit(f"ovs-vswitchd does not see {folder}")
 
@@ -143,14 +143,14 @@ class PortNode:
 
     def removal(self, attachments: Attachments | None = None) -> PortRemoval:
         sockets = Sockets(self.log, mounts=self.mounts, visibility=self.visibility)
-        world = World(
+        adapters = Adapters(
             namespaces=self.kernel,
             vswitch=lambda remote, **_how: self.vswitches[remote],
             sockets=sockets,
             publisher=Publisher(sockets, lambda _kubeconfig, _seconds: self.pods, self.log),
         )
         return PortRemoval(
-            world=world,
+            adapters=adapters,
             attachments=attachments or self.attachments(),
             ipam=self.ipam,
             log=self.log,
@@ -161,7 +161,7 @@ class PortNode:
         attachments = self.attachments()
         removal = self.removal(attachments)
         return UserspacePlugin(
-            world=removal._world,
+            adapters=removal._adapters,
             attachments=attachments,
             ipam=self.ipam,
             log=self.log,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cni.attachment.removal import Removal
     from cni.sriov.kernel import Kernel
     from cni.sriov.removal import DeviceRemoval
-    from cni.userspace.adapters import World
+    from cni.userspace.adapters import Adapters
     from cni.userspace.removal import PortRemoval
 
 
@@ -127,16 +127,16 @@ class Ports(Collection):
     _removal: PortRemoval
 
     def __init__(
-        self, world: World, attachments: Attachments, removal: PortRemoval, *, remote: str, vhost: str
+        self, adapters: Adapters, attachments: Attachments, removal: PortRemoval, *, remote: str, vhost: str
     ) -> None:
         super().__init__(attachments, removal)
-        self._world = world
+        self._adapters = adapters
         self._remote = remote
         self._vhost = vhost
 
     def unrecorded(self) -> Iterator[Leftover]:
         try:
-            ports = self._world.vswitch(self._remote).show()
+            ports = self._adapters.vswitch(self._remote).show()
         except TryAgainLater:
             return  # Most nodes have no vswitch. If one is down, the records that need it are reported.
         named = {seen.port.name for seen in ports if seen.port.owner != NOBODY}

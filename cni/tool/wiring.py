@@ -18,7 +18,7 @@ from cni.tool.gc import Devices, Ports
 from cni.tool.status import Look, of_devices, of_ports
 from cni.tool.vlans import with_vlans
 from cni.userspace import attachment as port
-from cni.userspace.adapters import World
+from cni.userspace.adapters import Adapters
 from cni.userspace.allowed import default_vhost_directory
 from cni.userspace.publish import Publisher
 from cni.userspace.removal import PortRemoval
@@ -59,11 +59,11 @@ def ports(node: NodeConf, log: Log) -> Ports:
     sockets = Sockets(log, node.trusted_owners)
     access = access_of(node)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, access, seconds), log)
-    world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
+    adapters = Adapters(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
     removal = PortRemoval(
-        world=world, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log, present=REMOTE
+        adapters=adapters, attachments=attachments, ipam=EmbeddedIpam(os.environ, node), log=log, present=REMOTE
     )
-    return Ports(world, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))
+    return Ports(adapters, attachments, removal, remote=REMOTE, vhost=default_vhost_directory(node))
 
 
 def looks(node: NodeConf, log: Log, requests: list[Request], seconds: float) -> list[Look]:

@@ -17,7 +17,7 @@ def load(request: Request) -> Plugin:
     from cni.attachment.records import Attachments
     from cni.host.netns import Namespaces
     from cni.node.start import begin
-    from cni.userspace.adapters import World
+    from cni.userspace.adapters import Adapters
     from cni.userspace.attachment import PLUGIN
     from cni.userspace.plugin import UserspacePlugin
     from cni.userspace.publish import Publisher
@@ -32,7 +32,7 @@ def load(request: Request) -> Plugin:
     attachments = log.traced(Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning), "records")
     ipam = log.traced(EmbeddedIpam(request.env, node), "ipam")
     sockets = log.traced(Sockets(log, node.trusted_owners), "sockets")
-    world = World(
+    adapters = Adapters(
         namespaces=Namespaces(),
         vswitch=log.traced(OvsDpdk, "vswitch"),
         sockets=sockets,
@@ -41,8 +41,8 @@ def load(request: Request) -> Plugin:
         ),
     )
     present = present_remote(request, node)
-    removal = PortRemoval(world=world, attachments=attachments, ipam=ipam, log=log, present=present)
-    plugin = UserspacePlugin(world=world, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
+    removal = PortRemoval(adapters=adapters, attachments=attachments, ipam=ipam, log=log, present=present)
+    plugin = UserspacePlugin(adapters=adapters, attachments=attachments, ipam=ipam, log=log, removal=removal, node=node)
     return log.traced(plugin, PLUGIN)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         def __call__(self, remote: str, *, seconds: float = ...) -> Vswitch: ...
 
 
-class World(Value):
+class Adapters(Value):
     """`vswitch` opens the one at a database's address; `seconds` bound each of its calls."""
 
     namespaces: Namespaces

@@ -150,7 +150,7 @@ def from_record(record: Record) -> PortAttachment:
             "directory": SocketDirectory.from_document(wanted["directory"]),
             "pod": PodName(**pod) if pod else None,
         }
-        return _judged(fit(PortAttachment(**fields)))
+        return _validated(fit(PortAttachment(**fields)))
     except (KeyError, TypeError, ValueError) as error:
         raise IoFailure(
             f"the record of {record.key} is damaged: {error}", hint="move its file away; GC finds the port by its mark"
@@ -169,7 +169,7 @@ def _port(document: JsonObject) -> Port:
     )
 
 
-def _judged(attachment: PortAttachment) -> PortAttachment:
+def _validated(attachment: PortAttachment) -> PortAttachment:
     """The attachment. Raises `ValueError` for names and paths that ADD would have refused."""
     directory = attachment.directory
     named = (attachment.socket, attachment.port.name, attachment.config_file or "none")

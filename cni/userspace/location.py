@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cni.jsontext import JsonObject
     from cni.node.node import NodeConf
     from cni.userspace.conf_sections import UserspaceConfDict
-    from cni.userspace.request import Asked
+    from cni.userspace.request import ParsedRequest
 
 DEFAULT_VOLUME = "shared-dir"
 _OF_ONE_POD = frozenset(("owner", "mode", "acl", "selinuxLabel"))
@@ -28,29 +28,29 @@ SEEN_BY_CONTAINERS = {DEFAULT_VOLUME: "/var/lib/cni/usrspcni", "sockets": "/var/
 """Where the volumes are mounted by custom: userspace-cni's, and KubeVirt's in each virt-launcher."""
 
 
-def locate(key: Key, asked: Asked, pod: JsonObject | None, node: NodeConf) -> tuple[SocketDirectory, str]:
+def locate(key: Key, request: ParsedRequest, pod: JsonObject | None, node: NodeConf) -> tuple[SocketDirectory, str]:
     """The directory, and how the pod's containers see it. `pod` is the pod's object, None without API access.
 
     Raises `InvalidConfig` when the pod lacks the volume that the configuration names.
     """
-    volume = asked.conf.get("volume") or DEFAULT_VOLUME
-    directory = _of_pod(asked, pod, volume, node)
-    if directory is None and asked.conf.get("volume"):
+    volume = request.conf.get("volume") or DEFAULT_VOLUME
+    directory = _of_pod(request, pod, volume, node)
+    if directory is None and request.conf.get("volume"):
         raise InvalidConfig(
             f"volume: the pod has no volume {volume} that can hold a socket",
             hint="give the pod an emptyDir of that name; without K8S_POD_UID in CNI_ARGS it is found with kubeconfig only",
         )
     seen = "" if directory is None else _seen(pod, volume)
     if directory is None:
-        directory = _shared(key, asked.conf, node) or own(plan.port_name(key))
-    directory = directory.replace(mount=_short_folder(key, asked), **ownership(asked.conf))
-    return directory, asked.conf.get("containerDir") or seen or directory.path
+        directory = _shared(key, request.conf, node) or own(plan.port_name(key))
+    directory = directory.replace(mount=_short_folder(key, request), **ownership(request.conf))
+    return directory, request.conf.get("containerDir") or seen or directory.path
 
 
-def _of_pod(asked: Asked, pod: JsonObject | None, volume: str, node: NodeConf) -> SocketDirectory | None:
-    uid = asked.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
+def _of_pod(request: ParsedRequest, pod: JsonObject | None, volume: str, node: NodeConf) -> SocketDirectory | None:
+    uid = request.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
     if uid:
-        root = kubelet_volumes(asked.kubelet_root, uid)
+        root = kubelet_volumes(request.kubelet_root, uid)
         if os.path.isdir(f"{root}/{volume}"):
             return SocketDirectory(root=root, path=f"{root}/{volume}", of_pod=True)
     host_path = volume_of(pod, volume).get("hostPath") if pod else None
@@ -64,7 +64,7 @@ def _of_pod(asked: Asked, pod: JsonObject | None, volume: str, node: NodeConf) -
             "the node's administrator can allow more (sockets.roots in /etc/barewire/node.json)",
         )
     # The group of `host.vhost` is userspace-cni's key, and gives nobody more than the directory's mode does.
-    if allowed.is_shared_place(named, node) and _OF_ONE_POD & {*(asked.conf.get("socketDirectory") or {})}:
+    if allowed.is_shared_place(named, node) and _OF_ONE_POD & {*(request.conf.get("socketDirectory") or {})}:
         raise InvalidConfig(
             f"socketDirectory: the pod's {volume} is {named} of the host, which many pods use",
             hint="name a directory in it as hostPath, or set owner and permissions on the node",
@@ -95,10 +95,10 @@ def _placed(named: str, what: str, node: NodeConf) -> tuple[str, str]:
     return root, os.path.join(root, named[len(parent) :].strip("/"))
 
 
-def _short_folder(key: Key, asked: Asked) -> str:
-    if asked.conf.get("allowUnsafeSocketDir"):
+def _short_folder(key: Key, request: ParsedRequest) -> str:
+    if request.conf.get("allowUnsafeSocketDir"):
         return ""
-    return f"{asked.vhost_directory}/{plan.port_name(key)}"
+    return f"{request.vhost_directory}/{plan.port_name(key)}"
 
 
 def _seen(pod: JsonObject | None, volume: str) -> str:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attachment.record import Key
     from cni.userspace.conf_sections import UserspaceConfDict
-    from cni.userspace.request import Asked
+    from cni.userspace.request import ParsedRequest
     from cni.userspace.sockets.directory import SocketDirectory
 
 _SHORT = 12
@@ -58,9 +58,9 @@ def config_file_name(port: str) -> str:
     return f"configData-{port}.json"
 
 
-def plan(key: Key, asked: Asked, directory: SocketDirectory, container_dir: str) -> PortAttachment:
+def plan(key: Key, request: ParsedRequest, directory: SocketDirectory, container_dir: str) -> PortAttachment:
     """The attachment. The vswitch finds the socket below the short folder, if there is one."""
-    conf, socket = asked.conf, socket_name(key, asked.conf)
+    conf, socket = request.conf, socket_name(key, request.conf)
     path = f"{directory.mount or directory.path}/{socket}"
     if len(path.encode()) > LONGEST_SOCKET_PATH:
         # OVS takes a longer one without a word, and never connects.
@@ -68,31 +68,31 @@ def plan(key: Key, asked: Asked, directory: SocketDirectory, container_dir: str)
             f"the socket's path has {len(path.encode())} bytes, more than {LONGEST_SOCKET_PATH}: {path}",
             hint="shorten vhostDir or host.vhost.socketfile; without allowUnsafeSocketDir the path is a short one",
         )
-    annotates = asked.pod is not None and conf.get("annotations", bool(conf.get("kubeconfig")))
+    annotates = request.pod is not None and conf.get("annotations", bool(conf.get("kubeconfig")))
     return PortAttachment(
         remote=conf.get("ovsdb") or REMOTE,
-        port=_port(key, asked, path).replace(socket=f"{directory.path}/{socket}"),
+        port=_port(key, request, path).replace(socket=f"{directory.path}/{socket}"),
         directory=directory,
         socket=socket,
         container_dir=container_dir,
-        mac=asked.mac or made_mac(key),
+        mac=request.mac or made_mac(key),
         create_bridge=conf.get("createBridge") is True,
         config_file="" if annotates else config_file_name(port_name(key)),
-        pod=asked.pod if annotates else None,
+        pod=request.pod if annotates else None,
         kubeconfig=conf.get("kubeconfig") or "",
-        pod_folder=kubelet_folder(asked.kubelet_root, asked.pod_uid) if asked.pod_uid else "",
+        pod_folder=kubelet_folder(request.kubelet_root, request.pod_uid) if request.pod_uid else "",
     )
 
 
-def _port(key: Key, asked: Asked, path: str) -> Port:
-    conf = asked.conf
+def _port(key: Key, request: ParsedRequest, path: str) -> Port:
+    conf = request.conf
     bridge = conf["host"].get("bridge") or {}
     limits = (conf.get("runtimeConfig") or {}).get("bandwidth") or conf.get("bandwidth") or {}
     return Port(
         name=port_name(key),
         bridge=bridge.get("bridgeName") or BRIDGE,
         path=path,
-        owner=owner_of(key, asked.pod_uid),
+        owner=owner_of(key, request.pod_uid),
         vlan_mode=conf.get("vlanMode") or "",
         tag=conf.get("vlan", bridge.get("vlanId") or None),
         trunks=tuple(sorted(set(conf.get("trunks") or ()))),

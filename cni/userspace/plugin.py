@@ -22,7 +22,7 @@ from cni.userspace.attachment import PLUGIN, document, found_of, from_record, wa
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
 from cni.userspace.removal import directory_of
-from cni.userspace.request import Asked, asked, bridge_of, ipam_call, remote_of, vhost_directory
+from cni.userspace.request import ParsedRequest, bridge_of, ipam_call, parse_request, remote_of, vhost_directory
 from cni.userspace.sockets import ownership
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.node.node import NodeConf
     from cni.protocol.request import Request
-    from cni.userspace.adapters import World
+    from cni.userspace.adapters import Adapters
     from cni.userspace.attachment import PortAttachment
     from cni.userspace.removal import PortRemoval
     from cni.userspace.sockets.ownership import FoundDict
@@ -52,26 +52,33 @@ class UserspacePlugin(Lifecycle):
     _removal: PortRemoval
 
     def __init__(
-        self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, removal: PortRemoval, node: NodeConf
+        self,
+        *,
+        adapters: Adapters,
+        attachments: Attachments,
+        ipam: Ipam,
+        log: Log,
+        removal: PortRemoval,
+        node: NodeConf,
     ) -> None:
         super().__init__(attachments=attachments, ipam=ipam, log=log, removal=removal, strict_status=node.strict_status)
-        self._world = world
+        self._adapters = adapters
         self._node = node
 
     def add(self, request: Request) -> Result:
         """Makes the port, and publishes to the pod where its socket has to be."""
-        wanted, key = asked(request, self._node, self._log), Key.of(request)
+        wanted, key = parse_request(request, self._node, self._log), Key.of(request)
         previous = request.prev_result() or Result()
         _require_absent(request, previous)
         planned = self._planned(key, wanted)
         self._clear_the_way(key, planned)
-        with self._world.namespaces.netns(request.netns) as netns, self._attachments.locked(planned.port.name):
+        with self._adapters.namespaces.netns(request.netns) as netns, self._attachments.locked(planned.port.name):
             record = self._claimed(request, netns, planned, wanted.device_info)
             attachment = from_record(record)
             with on_failure(self._removal.remove, record):
                 self._plug(attachment, found_of(record))
                 result = previous.extended(_interface(request, attachment), self.lease(record))
-                self._world.publisher.publish(record, attachment, entry(record, attachment, wanted.ends, result))
+                self._adapters.publisher.publish(record, attachment, entry(record, attachment, wanted.ends, result))
                 return result
 
     def ipam_call(self, request: Request) -> IpamCall | None:
@@ -84,8 +91,8 @@ class UserspacePlugin(Lifecycle):
     def drift(self, _request: Request, record: Record) -> list[str]:
         from cni.userspace.check import drift  # noqa: PLC0415 - ADD and DEL do not pay for it
 
-        vswitch = self._world.vswitch(from_record(record).remote)
-        return drift(vswitch, self._world.sockets, record, self._log)
+        vswitch = self._adapters.vswitch(from_record(record).remote)
+        return drift(vswitch, self._adapters.sockets, record, self._log)
 
     def orphans(self, request: Request, valid: set[tuple[str, str]]) -> Steps:
         remote, vhost = self._remote(request), vhost_directory(request, self._node)
@@ -110,7 +117,7 @@ class UserspacePlugin(Lifecycle):
         bridge, creates = bridge_of(request)
         remote = remote_of(request, self._node)
         if self._strict_status or remote.startswith("unix:"):
-            self._world.vswitch(remote, seconds=STATUS_SECONDS).status(bridge, create_bridge=creates)
+            self._adapters.vswitch(remote, seconds=STATUS_SECONDS).status(bridge, create_bridge=creates)
 
     # Steps of ADD.
 
@@ -156,13 +163,13 @@ class UserspacePlugin(Lifecycle):
 
         It is also the first look at the vswitch's database: where that does not answer, nothing has been changed.
         """
-        vswitch, owner = self._world.vswitch(attachment.remote), attachment.port.owner
+        vswitch, owner = self._adapters.vswitch(attachment.remote), attachment.port.owner
         left = vswitch.show(owner=owner)
         if left:
             self._log.warning(f"a port of {owner.container_id} has no record, only its mark: removing it")
             vswitch.unplug(owner)
         if any(one.port.socket == attachment.port.socket for one in left):
-            self._world.sockets.remove(attachment.directory, attachment.socket, attachment.config_file)
+            self._adapters.sockets.remove(attachment.directory, attachment.socket, attachment.config_file)
 
     def _claimed(self, request: Request, netns: Netns, planned: PortAttachment, device_info: str) -> Record:
         """Saves the record. From then on DELs see that the directory is used; meanwhile none takes it away.
@@ -195,7 +202,7 @@ class UserspacePlugin(Lifecycle):
         A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
         wants it to be of another owner, or with other permissions, and when something has the socket's name already.
         """
-        sockets, beside = self._world.sockets, self._removal.in_directory(key, planned)
+        sockets, beside = self._adapters.sockets, self._removal.in_directory(key, planned)
         directory = planned.directory.replace(absent=sockets.is_missing(planned.directory), since=sockets.now())
         wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
         for other in wanting:
@@ -213,17 +220,17 @@ class UserspacePlugin(Lifecycle):
         whole = self._removal.with_parents(key, directory.replace(absent=absent))
         return planned.replace(directory=whole), found
 
-    def _planned(self, key: Key, wanted: Asked) -> PortAttachment:
+    def _planned(self, key: Key, wanted: ParsedRequest) -> PortAttachment:
         pod = None
         if wanted.pod is not None and (wanted.conf.get("kubeconfig") or wanted.conf.get("annotations")):
-            pod = self._world.publisher.pod(wanted.pod, wanted.conf.get("kubeconfig") or "")
+            pod = self._adapters.publisher.pod(wanted.pod, wanted.conf.get("kubeconfig") or "")
         directory, container_dir = locate(key, wanted, pod, self._node)
         return plan.plan(key, wanted, directory, container_dir)
 
     def _plug(self, attachment: PortAttachment, found: FoundDict | None) -> None:
-        self._world.sockets.prepare(attachment.directory, found)
-        self._world.vswitch(attachment.remote).plug(attachment.port, create_bridge=attachment.create_bridge)
-        self._world.sockets.require_seen(attachment.directory, attachment.remote)
+        self._adapters.sockets.prepare(attachment.directory, found)
+        self._adapters.vswitch(attachment.remote).plug(attachment.port, create_bridge=attachment.create_bridge)
+        self._adapters.sockets.require_visible(attachment.directory, attachment.remote)
 
     # Steps of DEL.
 
@@ -245,7 +252,7 @@ class UserspacePlugin(Lifecycle):
                 # Nobody can have made a port there: each failed sandbox would leave another promise, which none can keep.
                 self._log.warning(f"{missing} does not exist: no port of {key} is looked for")
                 return
-            self._removal.promise(key, remote, vhost)
+            self._removal.defer(key, remote, vhost)
             self._log.warning(f"{error}; a later call looks whether there is a port of {key}")
 
 

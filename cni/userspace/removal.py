@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from cni.attachment.records import Attachments
     from cni.host.files import Lock
     from cni.log import Log
-    from cni.userspace.adapters import World
+    from cni.userspace.adapters import Adapters
     from cni.userspace.attachment import DeferredDict, PortAttachment
-    from cni.userspace.vswitch.model import Seen
+    from cni.userspace.vswitch.model import PortStatus
 
 
 UNPLUG_SECONDS = 10.0
@@ -35,16 +35,18 @@ UNPLUG_SECONDS = 10.0
 LOOK_SECONDS = 2.0
 """Bound for a look into the database that is configured now, after the one of the record did not answer."""
 
-MOST_PROMISES = 64
+MOST_DEFERRED = 64
 """Bound for removals that wait for a vswitch: a node without one makes another with every DEL, and none is ever kept."""
 
 
 class PortRemoval(Removal):
     """Undoes attachments of ports. `present` is the database that is configured now, empty where none is."""
 
-    def __init__(self, *, world: World, attachments: Attachments, ipam: Ipam, log: Log, present: str = "") -> None:
-        super().__init__(namespaces=world.namespaces, attachments=attachments, ipam=ipam, log=log)
-        self._world = world
+    def __init__(
+        self, *, adapters: Adapters, attachments: Attachments, ipam: Ipam, log: Log, present: str = ""
+    ) -> None:
+        super().__init__(namespaces=adapters.namespaces, attachments=attachments, ipam=ipam, log=log)
+        self._adapters = adapters
         self._present = present
 
     def steps(self, record: Record, deadline: float | None) -> dict[str, Callable[[], None]]:
@@ -75,7 +77,7 @@ class PortRemoval(Removal):
 
     def _withdraw_annotations(self, record: Record, attachment: PortAttachment, deadline: float | None) -> None:
         try:
-            self._world.publisher.withdraw(record, attachment, deadline)
+            self._adapters.publisher.withdraw(record, attachment, deadline)
         except (InvalidConfig, KubeRefused) as error:
             # Credentials or rights that are gone may come back; a pod whose folder is gone will not.
             if not attachment.pod_folder or os.path.isdir(attachment.pod_folder):
@@ -84,7 +86,7 @@ class PortRemoval(Removal):
 
     def _unplug(self, record: Record, deadline: float | None) -> None:
         if self.is_deferred(record):
-            self._keep_promise(record, deadline)
+            self._remove_deferred(record, deadline)
             return
         attachment = from_record(record)
         seconds = within(deadline, UNPLUG_SECONDS)
@@ -92,18 +94,18 @@ class PortRemoval(Removal):
 
         def unplug() -> None:
             try:
-                self._world.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner)
+                self._adapters.vswitch(attachment.remote, seconds=seconds).unplug(attachment.port.owner)
             except TryAgainLater:
                 if not self._has_moved(record.key, attachment.remote, deadline):
                     raise
-                self._world.vswitch(self._present, seconds=within(deadline, UNPLUG_SECONDS)).unplug(
+                self._adapters.vswitch(self._present, seconds=within(deadline, UNPLUG_SECONDS)).unplug(
                     attachment.port.owner
                 )
             unplugged.append(attachment.port.name)
 
         run_all(unplug, lambda: self._remove_socket(record, attachment, bool(unplugged)))
 
-    def _keep_promise(self, record: Record, deadline: float | None) -> None:
+    def _remove_deferred(self, record: Record, deadline: float | None) -> None:
         wanted = deferred_of(record)
         remote, vhost = wanted["remote"], wanted["vhost"]
         try:
@@ -118,7 +120,7 @@ class PortRemoval(Removal):
         if self._present in ("", remote):
             return False
         try:
-            vswitch = self._world.vswitch(self._present, seconds=within(deadline, LOOK_SECONDS))
+            vswitch = self._adapters.vswitch(self._present, seconds=within(deadline, LOOK_SECONDS))
             return bool(vswitch.show(owner=owner_of(key)))
         except (TryAgainLater, VswitchRefused):
             return False
@@ -136,7 +138,7 @@ class PortRemoval(Removal):
             wanting = [other for other in beside if ownership.is_wanted(directory_of(other))]
             left = self._going(record.key, directory, beside)
             found = None if wanting else found_of(record)
-            self._world.sockets.remove(left, socket, attachment.config_file, found=found)
+            self._adapters.sockets.remove(left, socket, attachment.config_file, found=found)
             if unplugged and (beside or left != directory):
                 # Whoever looks next must not take us for one that still needs the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
@@ -187,7 +189,7 @@ class PortRemoval(Removal):
     def delete_unrecorded(self, key: Key, remote: str, vhost: str, deadline: float | None = None) -> None:
         """Removes the ports that bear the attachment's mark, with their short folders in `vhost`, if no record has them."""
         owner = owner_of(key)
-        vswitch = self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS))
+        vswitch = self._adapters.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS))
         shown = {seen.port.name: seen.port.path for seen in vswitch.show(owner=owner)}
         for name, path in {port_name(key): "", **shown}.items():
             if not is_port_name(name):
@@ -198,14 +200,16 @@ class PortRemoval(Removal):
                 if self._attachments.of_device(name) is None:
                     if name in shown:
                         self._log.warning(f"port {name} of {key} has no record, only its mark: removing it")
-                        self._world.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS)).unplug(owner, name=name)
+                        self._adapters.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS)).unplug(
+                            owner, name=name
+                        )
                     socket = path.rpartition("/")[2]
                     self._remove_places(vhost, name, socket if is_file_name(socket) else "")
 
-    def promise(self, key: Key, remote: str, vhost: str) -> None:
+    def defer(self, key: Key, remote: str, vhost: str) -> None:
         """Leaves a record to do `delete_unrecorded` later."""
         wanted: DeferredDict = {"port": None, "remote": remote, "vhost": vhost}
-        promised = Record(
+        deferred = Record(
             key=key,
             plugin=PLUGIN,
             device="",
@@ -217,22 +221,22 @@ class PortRemoval(Removal):
             wanted=wanted,
             removing=True,
         )
-        if sum(map(self.is_deferred, self._attachments.pending())) >= MOST_PROMISES:
+        if sum(map(self.is_deferred, self._attachments.pending())) >= MOST_DEFERRED:
             self._log.warning(
-                f"{MOST_PROMISES} removals wait for a vswitch already: no other is noted, GC finds the port"
+                f"{MOST_DEFERRED} removals wait for a vswitch already: no other is noted, GC finds the port"
             )
             return
-        with self._attachments.locked_record(promised):
+        with self._attachments.locked_record(deferred):
             if self._attachments.find(key) is None:
                 try:
-                    self._attachments.claim(promised)
+                    self._attachments.claim(deferred)
                 except (DeviceBusy, TryAgainLater):
                     return  # The attachment is another plugin's, so it has no port; or an ADD was faster.
-                self._attachments.keep_pending(promised)
+                self._attachments.keep_pending(deferred)
 
     def clean_orphans(self, network: str, valid: set[tuple[str, str]], remote: str, vhost: str) -> None:
         """Removes this network's ports of no valid attachment and without a record, and folders that lead nowhere."""
-        seen = self._world.vswitch(remote).show()
+        seen = self._adapters.vswitch(remote).show()
         keys = [_key(one) for one in seen]
         stale = [key for key in keys if key.network == network and (key.container_id, key.ifname) not in valid]
         ports = {one.port.name for one in seen}
@@ -243,19 +247,19 @@ class PortRemoval(Removal):
 
     def damaged(self, remote: str) -> list[str]:
         """The ports that bear our mark, and cannot be ours: their names, or those of their owners, are none."""
-        seen = self._world.vswitch(remote).show()
+        seen = self._adapters.vswitch(remote).show()
         return [one.port.name for one in seen if one.port.owner == NOBODY or not is_port_name(one.port.name)]
 
     def places(self, vhost: str) -> list[str]:
         """The names of ports that have a short folder in `vhost`, or a directory of our own."""
-        names = {*self._world.sockets.folders(vhost), *self._world.sockets.own_directories()}
+        names = {*self._adapters.sockets.folders(vhost), *self._adapters.sockets.own_directories()}
         return sorted(name for name in names if is_port_name(name))
 
     def remove_orphan(self, name: str, remote: str, vhost: str) -> None:
         """Removes the port of that name if it bears a mark and has no record, and the folders of that name."""
         if not is_port_name(name):
             return
-        for seen in self._world.vswitch(remote).show(name=name):
+        for seen in self._adapters.vswitch(remote).show(name=name):
             if seen.port.owner != NOBODY:
                 self.delete_unrecorded(_key(seen), remote, vhost)
         self._remove_orphaned_places(vhost, name)
@@ -266,8 +270,8 @@ class PortRemoval(Removal):
                 self._remove_places(vhost, name, "")
 
     def _remove_places(self, vhost: str, name: str, socket: str) -> None:
-        self._world.sockets.remove_folder(f"{vhost}/{name}", socket, config_file_name(name))
-        self._world.sockets.remove(own(name), socket, config_file_name(name))
+        self._adapters.sockets.remove_folder(f"{vhost}/{name}", socket, config_file_name(name))
+        self._adapters.sockets.remove(own(name), socket, config_file_name(name))
 
 
 def directory_of(record: Record) -> SocketDirectory:
@@ -283,6 +287,6 @@ def _makes(record: Record, folder: str) -> bool:
     )
 
 
-def _key(seen: Seen) -> Key:
+def _key(seen: PortStatus) -> Key:
     owner = seen.port.owner
     return Key(network=owner.network, container_id=owner.container_id, ifname=owner.ifname)

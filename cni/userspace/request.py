@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cni.userspace.conf_sections import ContainerDict, HostDict, UncheckedUserspaceConfDict, UserspaceConfDict
 
 
-class Asked(Value):
+class ParsedRequest(Value):
     """A validated request: `conf` by the table's keys, the MAC address that is asked for or None, the pod or None.
 
     `pod_uid` is told by some runtimes that do not tell the pod. `kubelet_root` and `vhost_directory` are the kubelet's
@@ -44,15 +44,15 @@ class Asked(Value):
         return self.conf["host"], self.conf.get("container") or {}
 
 
-def asked(request: Request, node: NodeConf, log: Log) -> Asked:
+def parse_request(request: Request, node: NodeConf, log: Log) -> ParsedRequest:
     """The request, validated, also by what the node allows. Raises with every problem at once."""
 
-    def judged(conf: UserspaceConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
+    def rules(conf: UserspaceConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
         found = cross_check(conf, refused)
         known = refused.union(path for path, _text in found)
         return found + [problem for problem in allowed.problems(conf, node) if problem[0] not in known]
 
-    parsed = configuration.parse(TABLE, REQUIRED, request.config, judged)
+    parsed = configuration.parse(TABLE, REQUIRED, request.config, rules)
     conf: UserspaceConfDict = parsed.values
     for warning in parsed.warnings:
         log.warning(warning)
@@ -65,7 +65,7 @@ def asked(request: Request, node: NodeConf, log: Log) -> Asked:
     if request.cni_version in LEGACY_VERSIONS and not conf.get("ipam"):
         raise inexpressible(request.cni_version)
     path = (conf.get("runtimeConfig") or {}).get("CNIDeviceInfoFile")
-    return Asked(
+    return ParsedRequest(
         conf=conf,
         mac=wanted_mac(conf, arguments),
         pod=_pod(arguments),

@@ -114,7 +114,7 @@ def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
     fake = FakeVswitch()
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr("cni.userspace.vswitch.ovs.OvsDpdk", lambda _remote, **_how: fake)
-    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_visible", lambda _folder, _remote: None)
     monkeypatch.setattr("cni.pauses.GRACE_SECONDS", 3600.0)
     return fake
 

@@ -108,13 +108,13 @@ def changed(document: Any, path: tuple[Any, ...], value: object) -> Any:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_visible", lambda _folder, _remote: None)
     # The machine that runs the tests has processes, whose addresses are irrelevant here.
     monkeypatch.setattr("ipam.command.sandboxes._namespaces", lambda: iter(()))
     # Failed requests are repeated until the time limit.
     for name in ("ipam.cluster.store.SECONDS", "ipam.stores.SECONDS", "cni.userspace.vswitch.ovs.SECONDS"):
         monkeypatch.setattr(name, 0.2)
-    monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("cni.userspace.vswitch.ovs.APPLIED_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from cni.host.netns import Namespaces
 from cni.kube.pods import open_pods
 from cni.log import Log
 from cni.tool.gc import Ports
-from cni.userspace.adapters import World
+from cni.userspace.adapters import Adapters
 from cni.userspace.attachment import PLUGIN, owner_of
 from cni.userspace.plan import port_name
 from cni.userspace.publish import Publisher
@@ -215,12 +215,12 @@ def attachments(tmp_path) -> Attachments:
 
 @pytest.fixture
 def removal(tmp_path, attachments, monkeypatch) -> PortRemoval:
-    monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("cni.userspace.vswitch.ovs.APPLIED_SECONDS", 0.0)
     log = Log({}, level="error")
     sockets = Sockets(log)
     publisher = Publisher(sockets, lambda kubeconfig, seconds: open_pods(kubeconfig, ACCESS, seconds), log)
-    world = World(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
-    return PortRemoval(world=world, attachments=attachments, ipam=FakeIpam(), log=log)
+    adapters = Adapters(namespaces=Namespaces(), vswitch=OvsDpdk, sockets=sockets, publisher=publisher)
+    return PortRemoval(adapters=adapters, attachments=attachments, ipam=FakeIpam(), log=log)
 
 
 KEY = Key(network="net", container_id="0123456789abcdef", ifname="net1")
@@ -238,7 +238,7 @@ def test_a_port_in_the_database_whose_name_is_a_path_renames_nothing(
         database.transact(*orphaned(name, KEY))
     database.transact(*orphaned(port_name(KEY), KEY))
     before, vhost = tree(victims), str(tmp_path / "vhost")
-    ports = Ports(removal._world, attachments, removal, remote=database.remote, vhost=vhost)
+    ports = Ports(removal._adapters, attachments, removal, remote=database.remote, vhost=vhost)
     try:
         if call == "DEL":
             removal.delete_unrecorded(KEY, database.remote, vhost)

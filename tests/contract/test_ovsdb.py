@@ -16,7 +16,7 @@ from ovs.db.schema import DbSchema
 from ovs.poller import Poller
 
 from cni.errors import TryAgainLater, VswitchRefused
-from cni.userspace.vswitch.model import Owner, Port, Rate, Seen
+from cni.userspace.vswitch.model import Owner, Port, PortStatus, Rate
 from cni.userspace.vswitch.operations import (
     delete,
     equals,
@@ -169,7 +169,7 @@ def test_a_port_that_has_nothing_of_ours_is_read_too(daemon):
     daemon.vsctl("--no-wait", "add-bond", "br0", "bond0", "p0", "p1")
     (bond,) = OvsDpdk(daemon.remote).show(name="bond0")
     nothing = Port(name="bond0", bridge="br0", path="")
-    assert bond == Seen(port=nothing, type="", ofport=None, error="", link_state="")
+    assert bond == PortStatus(port=nothing, type="", ofport=None, error="", link_state="")
     daemon.vsctl("del-port", "int0", "--", "del-port", "bond0")
 
 

@@ -22,7 +22,7 @@ def vswitch(monkeypatch: pytest.MonkeyPatch) -> FakeVswitch:
     fake = FakeVswitch()
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
-    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_visible", lambda _folder, _remote: None)
     return fake
 
 

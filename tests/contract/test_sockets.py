@@ -385,7 +385,7 @@ def test_a_daemon_in_our_namespace_sees_the_mount():
     host = Host()
     host.prepared()
     with vswitchd() as remote:
-        host.sockets.require_seen(host.directory, remote)
+        host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -393,7 +393,7 @@ def test_a_daemon_without_a_pidfile_is_found_by_its_name():
     host = Host()
     host.prepared()
     with vswitchd(pidfile=False) as remote:
-        host.sockets.require_seen(host.directory, remote)
+        host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -402,7 +402,7 @@ def test_a_daemon_that_gets_the_hosts_mounts_sees_the_mount():
     subprocess.run(["mount", "--make-shared", "/run"], check=True)
     with vswitchd(lambda: unshare_mounts("slave")) as remote:
         host.prepared()
-        host.sockets.require_seen(host.directory, remote)
+        host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -412,7 +412,7 @@ def test_a_daemon_in_a_namespace_of_its_own_does_not_see_the_mount():
     with vswitchd(unshare_mounts) as remote:
         host.prepared()
         with pytest.raises(SocketDirUnfit, match="something else there"):
-            host.sockets.require_seen(host.directory, remote)
+            host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -427,7 +427,7 @@ def test_a_daemon_that_sees_the_directory_by_a_mount_that_follows_symlinks_does_
     with vswitchd(with_a_mount_of_its_own) as remote:
         host.prepared()
         with pytest.raises(SocketDirUnfit, match="something else there"):
-            host.sockets.require_seen(host.directory, remote)
+            host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -439,7 +439,7 @@ def test_a_daemons_symlinks_lead_where_they_lead_for_the_daemon():
     with vswitchd(lambda: os.chroot(jail)) as remote:
         host.prepared()
         with pytest.raises(SocketDirUnfit, match="does not see"):
-            host.sockets.require_seen(host.directory, remote)
+            host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -448,9 +448,9 @@ def test_a_pidfile_that_names_another_process_proves_nothing():
     with vswitchd(unshare_mounts, name="sleep") as remote:
         host.prepared()
         with pytest.raises(SocketDirUnfit, match="does not see"):
-            host.sockets.require_seen(host.directory, remote)
+            host.sockets.require_visible(host.directory, remote)
     with vswitchd(name="sleep") as remote, pytest.raises(SocketDirUnfit, match="does not see"):
-        host.sockets.require_seen(host.directory, remote)
+        host.sockets.require_visible(host.directory, remote)
 
 
 @alone
@@ -458,7 +458,7 @@ def test_without_a_daemon_the_error_says_so():
     host = Host()
     host.prepared()
     with pytest.raises(SocketDirUnfit, match="ovs-vswitchd does not see") as refused:
-        host.sockets.require_seen(host.directory, "unix:/run/nowhere/db.sock")
+        host.sockets.require_visible(host.directory, "unix:/run/nowhere/db.sock")
     assert "allowUnsafeSocketDir" in refused.value.hint
 
 

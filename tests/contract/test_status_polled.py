@@ -33,7 +33,7 @@ def _vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeVswitch()
     fake.add_bridge("br0", "netdev")
     monkeypatch.setattr(ovs, "OvsDpdk", lambda _remote, **_how: fake)
-    monkeypatch.setattr("cni.userspace.sockets.visibility.require_seen", lambda _folder, _remote: None)
+    monkeypatch.setattr("cni.userspace.sockets.visibility.require_visible", lambda _folder, _remote: None)
     # Modules that are imported late are in folders that the host of the tests hides.
     for name in ("ipam.etcd.cluster", "ipam.kubernetes.cluster", "cni.kube.config", "yaml"):
         importlib.import_module(name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from cni.errors import BridgeUnfit, LimitedConnectivity, NotAvailable, PortTaken, TryAgainLater, VswitchRefused
-from cni.userspace.vswitch.model import Owner, Port, Rate, Seen, differences
+from cni.userspace.vswitch.model import Owner, Port, PortStatus, Rate, differences
 
 if TYPE_CHECKING:
     from cni.userspace.vswitch.engine import Vswitch
@@ -59,7 +59,7 @@ def port(backend: Backend, owner: Owner = OWNER, name: str = "vhu1", **settings:
     return Port(name=name, owner=owner, **settings)
 
 
-def names(ports: list[Seen]) -> list[str]:
+def names(ports: list[PortStatus]) -> list[str]:
     return sorted(seen.port.name for seen in ports)
 
 

@@ -27,7 +27,7 @@ OWNER = Owner(container_id="c0ffee", ifname="net1", network="fast")
 @pytest.fixture
 def backend(tmp_path, monkeypatch) -> Iterator[DatabaseBackend]:
     # The tests' daemon takes no time, or does not run.
-    monkeypatch.setattr("cni.userspace.vswitch.ovs.SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("cni.userspace.vswitch.ovs.APPLIED_SECONDS", 0.05)
     with FakeOvsdb(tmp_path) as fake:
         yield DatabaseBackend(fake, tmp_path)
 

@@ -18,7 +18,7 @@ from cni.userspace.allowed import (
     vhost_directory,
 )
 from cni.userspace.location import locate
-from cni.userspace.request import asked, remote_of
+from cni.userspace.request import parse_request, remote_of
 
 HOST = {"engine": "ovs-dpdk"}
 BARE = NodeConf()
@@ -181,18 +181,18 @@ def test_add_names_all_problems_of_form_and_of_permission_at_once():
         "vhostDir": "/etc",
     }
     with pytest.raises(InvalidConfig) as refused:
-        asked(request(**config), BARE, Log({}, level="panic"))
+        parse_request(request(**config), BARE, Log({}, level="panic"))
     assert {problem.split(": ")[0] for problem in refused.value.msg.split("; ") if ": " in problem} >= set(config)
 
 
 def test_a_value_of_invalid_form_is_reported_once():
     with pytest.raises(InvalidConfig) as refused:
-        asked(request(sharedDir="/run/../etc", ovsdb="ssl:x"), BARE, Log({}, level="panic"))
+        parse_request(request(sharedDir="/run/../etc", ovsdb="ssl:x"), BARE, Log({}, level="panic"))
     assert refused.value.msg.count("sharedDir") == refused.value.msg.count("ovsdb:") == 1
 
 
 def test_a_request_has_the_nodes_directories():
-    found = asked(request(), WIDE, Log({}, level="panic"))
+    found = parse_request(request(), WIDE, Log({}, level="panic"))
     assert (found.kubelet_root, found.vhost_directory) == ("/data/kubelet", "/run/short")
 
 
@@ -200,7 +200,7 @@ def on_host_path(path, **config):
     volumes = [{"name": "shared-dir", "hostPath": {"path": path}}]
     return locate(
         Key(network="n", container_id="c", ifname="net1"),
-        asked(request(**config), BARE, Log({}, level="panic")),
+        parse_request(request(**config), BARE, Log({}, level="panic")),
         {"spec": {"volumes": volumes}},
         BARE,
     )

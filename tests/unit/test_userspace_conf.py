@@ -12,7 +12,7 @@ from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.conf import UserspaceConf
 from cni.userspace.conf_table import REQUIRED, TABLE
 from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name
-from cni.userspace.request import Asked
+from cni.userspace.request import ParsedRequest
 from cni.userspace.rules import cross_check
 from cni.userspace.sockets.directory import SocketDirectory, acl_entry, kubelet_volumes
 from cni.userspace.vswitch.model import Rate
@@ -90,10 +90,10 @@ def told(config):
 
 def planned(config, key=KEY, directory=DIRECTORY, mac=None):
     conf = parse(TABLE, REQUIRED, {"host": HOST, **config}, cross_check).values
-    asked = Asked(
+    request = ParsedRequest(
         conf=conf, mac=mac, pod=None, pod_uid="uid", device_info="", kubelet_root="/k", vhost_directory="/run/v"
     )
-    return plan(key, asked, directory, "/in/pod")
+    return plan(key, request, directory, "/in/pod")
 
 
 @pytest.mark.parametrize("config", GOOD)

@@ -35,7 +35,7 @@ class Drained(Untouched):
 def plugin(removal: object) -> UserspacePlugin:
     part = cast("Any", Untouched())
     return UserspacePlugin(
-        world=part, attachments=part, ipam=part, log=Log({}), removal=cast("Any", removal), node=NodeConf()
+        adapters=part, attachments=part, ipam=part, log=Log({}), removal=cast("Any", removal), node=NodeConf()
     )
 
 

@@ -17,7 +17,7 @@ from cni.errors import DeviceBusy, InvalidConfig, IoFailure, TryAgainLater
 from cni.node.node import NodeConf, SocketPolicy
 from cni.protocol.request import Request
 from cni.tool.giving_up import give_up, key_of
-from cni.userspace.adapters import World
+from cni.userspace.adapters import Adapters
 from cni.userspace.attachment import PLUGIN, PortAttachment, document, owner_of
 from cni.userspace.plan import port_name
 from cni.userspace.plugin import UserspacePlugin
@@ -78,8 +78,10 @@ class Host:
     def removal(self, present: str = "") -> PortRemoval:
         sockets = Sockets(self.log)
         publisher = Publisher(sockets, lambda _kubeconfig, _seconds: None, self.log)  # type: ignore[arg-type,return-value]
-        world = World(namespaces=self.namespaces, vswitch=self.vswitch, sockets=sockets, publisher=publisher)  # type: ignore[arg-type]
-        return PortRemoval(world=world, attachments=self.attachments, ipam=self.ipam, log=self.log, present=present)
+        adapters = Adapters(namespaces=self.namespaces, vswitch=self.vswitch, sockets=sockets, publisher=publisher)  # type: ignore[arg-type]
+        return PortRemoval(
+            adapters=adapters, attachments=self.attachments, ipam=self.ipam, log=self.log, present=present
+        )
 
     def drain(self, present: str = "") -> list[str]:
         """The databases to which a call sends requests for pending removals."""
@@ -185,7 +187,7 @@ def test_a_promise_whose_database_moved_is_kept_where_the_port_is_now(host):
     host.silent.add(OLD)
     record = host.attach("a", NEW)
     host.attachments.forget(record)
-    host.removal().promise(record.key, OLD, str(host.folder / "vhost"))
+    host.removal().defer(record.key, OLD, str(host.folder / "vhost"))
     host.drain(NEW)
     assert host.left() == []
     assert host.vswitches[NEW].ports == {}
@@ -320,7 +322,7 @@ def test_failed_sandboxes_on_a_node_without_open_vswitch_leave_nothing(host, exi
     host.silent.add(remote)
     removal = host.removal()
     plugin = UserspacePlugin(
-        world=removal._world, attachments=host.attachments, ipam=FakeIpam(), log=host.log, removal=removal,
+        adapters=removal._adapters, attachments=host.attachments, ipam=FakeIpam(), log=host.log, removal=removal,
         node=NodeConf(sockets=SocketPolicy(ovsdb=(remote,))),
     )  # fmt: skip
     for number in range(20):

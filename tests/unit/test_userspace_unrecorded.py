@@ -98,7 +98,7 @@ def test_del_without_record_and_vswitch_leaves_a_promise_that_any_later_call_kee
 
 def test_promises_have_a_bound(node, monkeypatch):
     pod, most = node.pod(), 6
-    monkeypatch.setattr(removal, "MOST_PROMISES", most)
+    monkeypatch.setattr(removal, "MOST_DEFERRED", most)
     node.vswitch.database = False
     for number in range(most + 2):
         node.delete(pod, f"eth{number}")
@@ -134,7 +134,7 @@ def test_no_promise_is_left_beside_a_record_of_another_plugin_or_of_an_add(node,
         left=(DEVICE,), found={}, wanted={},
     )  # fmt: skip
     others.claim(record)
-    node.removal().promise(key(pod), node.remote, node.vhost)
+    node.removal().defer(key(pod), node.remote, node.vhost)
     assert others.find(key(pod)) == record
     assert node.pending() == []
 

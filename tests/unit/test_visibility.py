@@ -43,13 +43,13 @@ def remote(folder: Path) -> str:
 def test_a_daemon_that_wrote_its_pidfile_beside_the_socket_sees_our_folder(tmp_path, none_elsewhere):
     with daemon(tmp_path) as pid:
         (tmp_path / "ovs-vswitchd.pid").write_text(f"{pid}\n")
-        visibility.require_seen(str(tmp_path), remote(tmp_path))
+        visibility.require_visible(str(tmp_path), remote(tmp_path))
 
 
 @pytest.mark.parametrize("address", ["unix:{}/db.sock", "tcp:127.0.0.1:6640"])
 def test_a_daemon_without_a_pidfile_is_found_by_its_name(tmp_path, address):
     with daemon(tmp_path):
-        visibility.require_seen(str(tmp_path), address.format(tmp_path))
+        visibility.require_visible(str(tmp_path), address.format(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "no number", "{pid} more", "-1", "99999999"])
@@ -57,14 +57,14 @@ def test_a_pidfile_that_names_no_daemon_proves_nothing(tmp_path, text, none_else
     with daemon(tmp_path) as pid:
         (tmp_path / "ovs-vswitchd.pid").write_text(text.format(pid=pid))
         with pytest.raises(SocketDirUnfit, match="no such process is seen here"):
-            visibility.require_seen(str(tmp_path), remote(tmp_path))
+            visibility.require_visible(str(tmp_path), remote(tmp_path))
 
 
 def test_a_pidfile_of_another_program_proves_nothing(tmp_path, none_elsewhere):
     with daemon(tmp_path, "sleep") as pid:
         (tmp_path / "ovs-vswitchd.pid").write_text(pid)
         with pytest.raises(SocketDirUnfit, match="does not see") as refused:
-            visibility.require_seen(str(tmp_path), remote(tmp_path))
+            visibility.require_visible(str(tmp_path), remote(tmp_path))
     assert "mountPropagation" in refused.value.hint
     assert "allowUnsafeSocketDir" in refused.value.hint
 
@@ -75,15 +75,15 @@ def test_a_daemon_that_has_something_else_there_is_named(tmp_path, monkeypatch, 
         # As if one of our mounts were on the folder here.
         monkeypatch.setattr("cni.host.hostmounts.identity", lambda _folder: "another")
         with pytest.raises(SocketDirUnfit, match=f"process {pid} has something else there"):
-            visibility.require_seen(str(tmp_path), remote(tmp_path))
+            visibility.require_visible(str(tmp_path), remote(tmp_path))
 
 
 def test_a_daemon_that_ends_meanwhile_is_an_error_that_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(visibility, "_vswitchds", lambda _remote: ["4194305"])
     with pytest.raises(SocketDirUnfit, match="process 4194305: No such file or directory"):
-        visibility.require_seen(str(tmp_path), remote(tmp_path))
+        visibility.require_visible(str(tmp_path), remote(tmp_path))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SocketDirUnfit, match=r"cannot look at .*nowhere: No such file"):
-        visibility.require_seen(str(tmp_path / "nowhere"), remote(tmp_path))
+        visibility.require_visible(str(tmp_path / "nowhere"), remote(tmp_path))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cni.userspace.removal import MOST_PROMISES
+from cni.userspace.removal import MOST_DEFERRED
 from tests.cli.program import from_bundle
 from tests.kube.apiserver import ApiServer, Faults
 from tests.ovs.daemon import until
@@ -63,14 +63,14 @@ def test_del_during_an_add_that_has_no_record_yet_removes_what_that_makes(node, 
 def test_promises_have_a_bound(own_node):
     pods = [own_node.pod() for _ in range(2)]
     own_node.daemon.kill("ovsdb-server")
-    for number in range(MOST_PROMISES + 2):
+    for number in range(MOST_DEFERRED + 2):
         own_node.delete(own_node.conf(), pods[0], f"eth{number}")
-    assert len(own_node.pending()) == MOST_PROMISES
+    assert len(own_node.pending()) == MOST_DEFERRED
     own_node.daemon.start_database()
     own_node.daemon.await_vswitchd()
     # As if it had been unavailable for a moment: the calls above took so long that a pause has begun.
     own_node.run("find", f"{STATE}/net", "-name", "*.json", "-exec", "touch", "{}", "+")
-    for _ in range(MOST_PROMISES // 4 + 1):
+    for _ in range(MOST_DEFERRED // 4 + 1):
         own_node.delete(own_node.conf(), pods[1])
     assert own_node.pending() == []
 
@@ -80,7 +80,7 @@ def test_what_waits_for_something_else_is_not_counted_as_a_promise(own_node):
     own_node.add(own_node.conf(), pod)
     own_node.run("rm", "-rf", STATE)
     own_node.run("mkdir", "-p", "-m", "0700", STATE, f"{STATE}/net", f"{STATE}/.pending")
-    for number in range(MOST_PROMISES):
+    for number in range(MOST_DEFERRED):
         write_record(own_node, others[0]._replace(container_id=f"{number:064x}"), plugin="sriov", left=["ipam"])
         own_node.run("ln", "-s", f"../net/{number:064x}:net1.json", f"{STATE}/.pending/net:{number:064x}:net1")
     own_node.daemon.kill("ovsdb-server")

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
             """The mounted directory and its mount's flag, as `cni.host.mounts.described` writes them."""
 
     class Visibility(Protocol):
-        def require_seen(self, folder: str, remote: str) -> None:
+        def require_visible(self, folder: str, remote: str) -> None:
             """Proves that the vswitch of this database has the folder's mount. Raises `SocketDirUnfit`."""
 
 
@@ -206,10 +206,10 @@ class Sockets:
             elif found:
                 self._log.warning(f"{directory.path} has been replaced by another directory, which is left as it is")
 
-    def require_seen(self, directory: SocketDirectory, remote: str) -> None:
+    def require_visible(self, directory: SocketDirectory, remote: str) -> None:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
         if directory.mount:
-            self._visibility.require_seen(directory.mount, remote)
+            self._visibility.require_visible(directory.mount, remote)
 
     def differences(self, directory: SocketDirectory) -> list[str]:
         """What CHECK says: nothing while the vswitch's path leads to the directory."""

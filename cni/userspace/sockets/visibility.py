@@ -17,7 +17,7 @@ _VSWITCHD = b"ovs-vswitchd"
 _PIDFILE = "ovs-vswitchd.pid"
 
 
-def require_seen(folder: str, remote: str) -> None:
+def require_visible(folder: str, remote: str) -> None:
     """Proves that a daemon of this database has the folder's very mount there. Raises `SocketDirUnfit`.
 
     Looking at another process needs CAP_SYS_PTRACE.

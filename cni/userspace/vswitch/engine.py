@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from cni.userspace.vswitch.model import Owner, Port, Seen
+    from cni.userspace.vswitch.model import Owner, Port, PortStatus
 
     class Vswitch(Protocol):
         """Every call is bounded and ends as `TryAgainLater` when the vswitch does not answer."""
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
             Raises `NotAvailable`, or `LimitedConnectivity` when no port works now.
             """
 
-        def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
+        def plug(self, port: Port, *, create_bridge: bool = False) -> PortStatus:
             """Makes the port, whose owner has none yet, and returns it when the vswitch has really made it.
 
             After an error the port is not there; only after `TryAgainLater` with a note that the clean-up is
@@ -28,5 +28,5 @@ if TYPE_CHECKING:
         def unplug(self, owner: Owner, *, name: str = "") -> None:
             """Removes all that the owner has, or only the port `name` of it. What is not there is no error."""
 
-        def show(self, *, owner: Owner | None = None, name: str = "") -> list[Seen]:
+        def show(self, *, owner: Owner | None = None, name: str = "") -> list[PortStatus]:
             """The owner's ports, the port of that name whoever owns it, or else all ports of ours."""

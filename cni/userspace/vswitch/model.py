@@ -60,7 +60,7 @@ class Port(Value):
     tx_steering: str = ""
 
 
-class Seen(Value):
+class PortStatus(Value):
     """A port as the vswitch has it. `port` holds the settings, those of a port that is not ours included.
 
     `ofport` is None when the vswitch has given no number yet, and -1 when it could not make the port; `error` is what
@@ -107,10 +107,12 @@ def owner_of(ids: Mapping[str, str]) -> Owner:
 def differences(wanted: Port, seen: Port) -> list[str]:
     """Each setting that is not as wanted, in one line; the pod's UID is only a note."""
     ours, theirs = (port.replace(owner=port.owner.replace(pod_uid="")).as_dict() for port in (wanted, seen))
-    return [f"{name} is {_told(theirs[name])}, not {_told(ours[name])}" for name in ours if ours[name] != theirs[name]]
+    return [
+        f"{name} is {_shown(theirs[name])}, not {_shown(ours[name])}" for name in ours if ours[name] != theirs[name]
+    ]
 
 
-def _told(setting: object) -> str:
+def _shown(setting: object) -> str:
     """A setting for people, who write no Python."""
     if setting is None or setting in ("", ()):
         return "none"

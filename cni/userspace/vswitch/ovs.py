@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from cni.errors import CniError
     from cni.jsontext import JsonObject
-    from cni.userspace.vswitch.model import Owner, Port, Seen
+    from cni.userspace.vswitch.model import Owner, Port, PortStatus
     from cni.userspace.vswitch.operations import Condition, Operation
 
 SECONDS = 20.0
@@ -63,8 +63,8 @@ SECONDS = 20.0
 ROLLBACK_SECONDS = 5.0
 """Bound for taking back a port that failed; the database alone does that."""
 
-SETTLE_SECONDS = 2.0
-"""How long `unplug` lets ovs-vswitchd take note before it returns: see `_settle`."""
+APPLIED_SECONDS = 2.0
+"""How long `unplug` lets ovs-vswitchd take note before it returns: see `_wait_applied`."""
 
 _GRACE_SECONDS = 1.0
 """How much longer the client waits than it lets the database wait: the answer is on its way then."""
@@ -105,7 +105,7 @@ class OvsDpdk:
         if unfit is not None:
             raise NotAvailable(unfit.msg, hint=unfit.hint)
 
-    def plug(self, port: Port, *, create_bridge: bool = False) -> Seen:
+    def plug(self, port: Port, *, create_bridge: bool = False) -> PortStatus:
         deadline = time.monotonic() + self._seconds
         with Database(self._remote, deadline) as database:
             with on_failure(self._remove, port.owner, port.name, ROLLBACK_SECONDS):
@@ -116,9 +116,9 @@ class OvsDpdk:
             raise answer
 
     def unplug(self, owner: Owner, *, name: str = "") -> None:
-        self._remove(owner, name, self._seconds, settles=True)
+        self._remove(owner, name, self._seconds, waits=True)
 
-    def show(self, *, owner: Owner | None = None, name: str = "") -> list[Seen]:
+    def show(self, *, owner: Owner | None = None, name: str = "") -> list[PortStatus]:
         where = [includes("external_ids", to_map(key(owner) if owner else _OURS))] if owner or not name else []
         if name:
             where.append(equals("name", name))
@@ -126,13 +126,13 @@ class OvsDpdk:
         with Database(self._remote, deadline) as database:
             return _look(database, where, deadline)
 
-    def _remove(self, owner: Owner, name: str, seconds: float, *, settles: bool = False) -> None:
+    def _remove(self, owner: Owner, name: str, seconds: float, *, waits: bool = False) -> None:
         deadline = time.monotonic() + seconds
         with Database(self._remote, deadline) as database:
             generation = _remove_ports(database, owner, name, deadline)
             generation = max(generation, _remove_empty_bridges(database, deadline))
-            if settles and generation:
-                _settle(database, generation, deadline)
+            if waits and generation:
+                _wait_applied(database, generation, deadline)
 
 
 class _VswitchSilent(TryAgainLater):
@@ -222,7 +222,7 @@ def _explained(refusal: VswitchRefused, port: Port) -> CniError:
     )
 
 
-def _made(database: Database, port: Port, generation: int, deadline: float) -> Seen:
+def _made(database: Database, port: Port, generation: int, deadline: float) -> PortStatus:
     """The port as ovs-vswitchd made it. Raises `VswitchRefused` with its words when it could not."""
     _await_generation(database, generation, deadline)
     found = _look(database, [equals("name", port.name)], deadline)
@@ -237,7 +237,7 @@ def _made(database: Database, port: Port, generation: int, deadline: float) -> S
     return found[0]
 
 
-def _look(database: Database, where: list[Condition], deadline: float) -> list[Seen]:
+def _look(database: Database, where: list[Condition], deadline: float) -> list[PortStatus]:
     """The ports that `where` selects; it must hold for the port's interface alike."""
     answers = database.transact(
         [
@@ -343,13 +343,13 @@ def _await_generation(database: Database, generation: int, deadline: float) -> N
         ) from refusal
 
 
-def _settle(database: Database, generation: int, deadline: float) -> None:
+def _wait_applied(database: Database, generation: int, deadline: float) -> None:
     """Gives ovs-vswitchd a moment to let go of the ports; without it they go when it starts.
 
     A port that is removed and made again under its name before ovs-vswitchd looks keeps its former socket path, in
     silence (measured with OVS 3.1).
     """
     try:
-        _await_generation(database, generation, min(deadline, time.monotonic() + SETTLE_SECONDS))
+        _await_generation(database, generation, min(deadline, time.monotonic() + APPLIED_SECONDS))
     except TryAgainLater:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.userspace.vswitch.model import SOCKET, Port, Rate, Seen, external_ids, owner_of
+from cni.userspace.vswitch.model import SOCKET, Port, PortStatus, Rate, external_ids, owner_of
 from cni.userspace.vswitch.operations import from_map, from_set, named, to_map, to_set
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ def qos_row(port: Port, rate: Rate) -> Row:
     }
 
 
-def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> Seen:
+def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> PortStatus:
     """What the rows say; `interface` is None for a port that has none of its own name, such as a bond."""
     mode, tag = from_set(row["vlan_mode"]), from_set(row["tag"])
     port = Port(
@@ -89,8 +89,8 @@ def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> Seen:
         to_pod=_egress(qos),
     )
     if interface is None:
-        return Seen(port=port, type="", ofport=None, error="", link_state="")
-    return Seen(
+        return PortStatus(port=port, type="", ofport=None, error="", link_state="")
+    return PortStatus(
         port=port.replace(**_interface_settings(interface)),
         type=interface["type"],
         ofport=_only(interface["ofport"]),
