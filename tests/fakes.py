@@ -190,7 +190,7 @@ class FakeKernel:
         fake.place = _identity(place)
         self._go_down(fake)
 
-    def make_anew(self, device: str) -> None:
+    def recreate(self, device: str) -> None:
         """Replaces a VF, as setting `sriov_numvfs` to 0 and then to another number does."""
         old = self.devices[device]
         assert old.info is not None

@@ -202,7 +202,7 @@ def test_a_log_of_level_debug_finds_the_module_that_it_needs() -> None:
     assert b"sriov.add(" in done.err
 
 
-def test_the_operators_command_tells_what_networks_lack(tmp_path: Path) -> None:
+def test_the_operators_command_reports_what_networks_lack(tmp_path: Path) -> None:
     """Each plugin, and each backend of addresses, adds modules of its own."""
     etcd = {"endpoints": ["http://127.0.0.1:1"]}
     ipam = {"type": "barewire-ipam", "backend": "etcd", "subnet": "10.9.0.0/24", "etcd": etcd}

@@ -458,7 +458,7 @@ def test_installers_of_two_versions_at_the_same_time_leave_one_of_them_whole(sys
 
 
 @pytest.mark.parametrize("holder", ["before a reboot", "ended"])
-def test_a_lock_whose_holder_has_ended_stops_nobody(tmp_path: Path, holder: str) -> None:
+def test_a_lock_whose_holder_has_ended_stops_no_installer(tmp_path: Path, holder: str) -> None:
     """Without `flock`; with it, the kernel releases the lock itself."""
     node = busybox_node(tmp_path)
     node.bin_dir.mkdir(parents=True)
@@ -513,7 +513,7 @@ def test_verify_changes_nothing_and_names_what_is_wrong(node: Node) -> None:
     assert f"{node.bin_dir}/barewire is missing" in wrong[1]
 
 
-def test_verify_tells_another_version(system: Node, tmp_path: Path) -> None:
+def test_verify_reports_another_version(system: Node, tmp_path: Path) -> None:
     system.installed(small(tmp_path, version="1", build="b"))
     done = system.install(system.bundle, "--verify")
     assert (done.returncode, "another version" in done.stdout) == (1, True)
@@ -632,7 +632,7 @@ def test_without_the_option_the_helper_goes(systemd: tuple[Node, Path], way: tup
     assert entry.read_text().startswith("#!/bin/sh") if not way else not entry.exists()
 
 
-def test_a_unit_of_somebody_elses_stays(systemd: tuple[Node, Path]) -> None:
+def test_a_unit_of_another_program_stays(systemd: tuple[Node, Path]) -> None:
     node, root = systemd
     unit = root / "etc/systemd/system/barewire-helper.service"
     unit.write_text("[Unit]\n")
@@ -640,7 +640,7 @@ def test_a_unit_of_somebody_elses_stays(systemd: tuple[Node, Path]) -> None:
     assert (unit.read_text(), systemctl(root)) == ("[Unit]\n", "")
 
 
-def test_a_helper_that_does_not_run_is_told(systemd: tuple[Node, Path]) -> None:
+def test_a_helper_that_does_not_run_is_reported(systemd: tuple[Node, Path]) -> None:
     node, root = systemd
     assert node.install(node.bundle, "--host-root", str(root), "--helper").returncode == 0
     (root / "state").write_text("3")

@@ -73,14 +73,14 @@ def test_without_a_command_it_says_what_it_is_on_stderr(executable: Program, env
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_version_answers_in_the_asked_version(executable: Program, version: str) -> None:
+def test_version_answers_in_the_requested_version(executable: Program, version: str) -> None:
     done = executable.run({"CNI_COMMAND": "VERSION"}, json.dumps({"cniVersion": version}).encode())
     assert (done.code, done.err) == (0, b"")
     assert done.json == {"cniVersion": version, "supportedVersions": list(VERSIONS)}
 
 
 @pytest.mark.parametrize("stdin", [b"", b"{", b'{"cniVersion": "9.9.9"}'], ids=["empty", "malformed", "unknown"])
-def test_version_answers_in_the_newest_when_asked_in_none(executable: Program, stdin: bytes) -> None:
+def test_version_answers_in_the_newest_without_a_requested_one(executable: Program, stdin: bytes) -> None:
     done = executable.run({"CNI_COMMAND": "VERSION"}, stdin)
     assert (done.code, done.json["cniVersion"]) == (0, "1.1.0")
 

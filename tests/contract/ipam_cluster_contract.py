@@ -116,7 +116,7 @@ def what_was_given_back_can_be_taken(backend: Backend) -> None:
     assert everything(one) == {"10.9.0.5": ("b", "net1"), "fd00:9::5": ("b", "net1")}
 
 
-def what_somebody_else_has_is_not_given_back(backend: Backend) -> None:
+def what_another_owner_has_is_not_given_back(backend: Backend) -> None:
     one, other = backend.open("node-a"), backend.open("node-b")
     one.take((claim("10.9.0.5"),), owner("a"))
     other.give_back((claim("10.9.0.5"), claim("10.9.0.6")), owner("b"))
@@ -150,7 +150,7 @@ def all_of_an_owner_is_given_back(backend: Backend) -> None:
     assert texts(cluster.leases(NETWORK)) == ["10.9.0.6", "10.9.0.7"]
 
 
-def it_tells_what_is_held(backend: Backend) -> None:
+def it_reports_what_is_held(backend: Backend) -> None:
     cluster = backend.open("node-a")
     claims = (claim("10.9.0.5"), claim("10.9.0.6"), claim("fd00:9::5"))
     cluster.take((claims[0], claims[2]), owner("a"))
@@ -169,7 +169,7 @@ def what_is_known_about_an_owner_may_change(backend: Backend) -> None:
     assert everything(cluster) == {}
 
 
-def what_is_taken_is_told_or_none_of_it(backend: Backend) -> None:
+def what_is_taken_is_reported_or_none_of_it(backend: Backend) -> None:
     cluster = backend.open("node-a")
     cluster.take((claim("10.9.0.5"),), owner("a"))
     cluster.take((claim("10.9.0.250"),), owner("b"))
@@ -217,7 +217,7 @@ def leases_are_those_of_all_nodes_in_order(backend: Backend) -> None:
     assert [lease.node for lease in found] == (["node-b", "node-a", "node-b"] if backend.names_nodes else [""] * 3)
 
 
-def a_node_is_told_what_bears_its_name(backend: Backend) -> None:
+def a_node_sees_the_leases_of_its_name(backend: Backend) -> None:
     one, other = backend.open("node-a"), backend.open("node-b")
     one.take((claim("10.9.0.5"), claim("fd00:9::5")), owner("a"))
     other.take((claim("10.9.0.6"),), owner("b"))
@@ -239,7 +239,7 @@ def of_many_that_take_an_address_at_once_one_gets_it(backend: Backend) -> None:
     assert everything(clusters[0][0]) == {"10.9.0.5": (winner.container_id, "net1")}
 
 
-def of_two_that_take_the_same_two_nobody_gets_one(backend: Backend) -> None:
+def of_two_that_take_the_same_two_each_gets_both_or_none(backend: Backend) -> None:
     both = (claim("10.9.0.5"), claim("fd00:9::5"))
     for turn in range(5):
         who = {"node-a": owner(f"a{turn}"), "node-b": owner(f"b{turn}")}
@@ -261,19 +261,19 @@ _FUNCTIONS: list[Callable[[Backend], None]] = [
     what_the_owner_has_is_no_hindrance,
     all_are_taken_or_none,
     what_was_given_back_can_be_taken,
-    what_somebody_else_has_is_not_given_back,
+    what_another_owner_has_is_not_given_back,
     giving_back_frees_what_is_the_owners_beside_what_is_not,
     giving_back_twice_is_no_error,
     all_of_an_owner_is_given_back,
-    it_tells_what_is_held,
+    it_reports_what_is_held,
     what_is_known_about_an_owner_may_change,
-    what_is_taken_is_told_or_none_of_it,
+    what_is_taken_is_reported_or_none_of_it,
     a_gap_is_found,
     a_gap_is_found_in_a_large_range,
     leases_are_those_of_all_nodes_in_order,
-    a_node_is_told_what_bears_its_name,
+    a_node_sees_the_leases_of_its_name,
     it_is_reached,
     of_many_that_take_an_address_at_once_one_gets_it,
-    of_two_that_take_the_same_two_nobody_gets_one,
+    of_two_that_take_the_same_two_each_gets_both_or_none,
 ]
 CONTRACT = {one.__name__: one for one in _FUNCTIONS}

@@ -102,7 +102,7 @@ def a_requested_address_is_given(open_store: Open) -> None:
     assert allocate(open_store(), owner("c2"), V6, requested=("fd07::8000:0:0:1",)) == ["fd07::8000:0:0:1"]
 
 
-def a_requested_address_of_somebody_else_is_taken_and_nothing_is_kept(open_store: Open) -> None:
+def a_requested_address_of_another_owner_is_taken_and_nothing_is_kept(open_store: Open) -> None:
     allocate(open_store(), owner("c1"), V4, requested=("10.7.0.77",))
     with pytest.raises(AddressTaken, match=r"10\.7\.0\.77"):
         allocate(open_store(), owner("c2"), V6, V4, requested=(None, "10.7.0.77"))
@@ -174,7 +174,7 @@ CONTRACT: dict[str, Callable[[Open], None]] = {
         a_release_frees_all_of_its_owner_and_nothing_else,
         a_release_of_what_is_not_there_is_no_error,
         a_requested_address_is_given,
-        a_requested_address_of_somebody_else_is_taken_and_nothing_is_kept,
+        a_requested_address_of_another_owner_is_taken_and_nothing_is_kept,
         every_address_of_all_ranges_of_a_set_is_given_and_then_it_is_exhausted,
         an_exhausted_set_leaves_nothing_of_the_other_sets,
         gateways_and_excluded_addresses_are_not_given,

@@ -131,7 +131,7 @@ def child(action: Callable[[], object]) -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
-def for_ever(action: Callable[[], object]) -> Callable[[], None]:
+def endlessly(action: Callable[[], object]) -> Callable[[], None]:
     """Repeats the action and ignores its errors: its names come and go while it runs."""
 
     def repeated() -> None:

@@ -80,7 +80,7 @@ def test_the_kubeconfigs_of_multus_and_whereabouts_are_in_usual_places():
 
 
 @pytest.mark.parametrize("what", ("folder", "file"))
-def test_a_kubeconfig_that_a_pod_can_write_is_refused_and_no_server_is_asked(api, usual, access, what):
+def test_a_kubeconfig_that_a_pod_can_write_is_refused_and_no_request_is_sent(api, usual, access, what):
     (usual / "volume").mkdir()
     path = api.kubeconfig(usual / "volume" / "kubeconfig")
     os.chown(usual / "volume" if what == "folder" else path, 1000, 1000)

@@ -157,7 +157,7 @@ def test_each_address_gets_a_frame_in_order(wire: Wire) -> None:
     ]
 
 
-def test_a_bad_address_is_told_and_the_others_are_announced(wire: Wire) -> None:
+def test_a_bad_address_is_reported_and_the_others_are_announced(wire: Wire) -> None:
     assert wire.announce("10.7.0.300", "fd00::/64", "10.7.0.6") == [
         "'10.7.0.300' is not an IP address",
         "'fd00::/64' is not an IP address",
@@ -166,7 +166,7 @@ def test_a_bad_address_is_told_and_the_others_are_announced(wire: Wire) -> None:
     assert frame[28:32] == ipaddress.ip_address("10.7.0.6").packed
 
 
-def test_a_link_that_is_down_is_told_for_each_address(wire: Wire) -> None:
+def test_a_link_that_is_down_is_reported_for_each_address(wire: Wire) -> None:
     with wire.inside() as ip:
         ip.link("set", index=wire.index, state="down")
     assert wire.announce("10.7.0.5", "fd00:7::5") == [
@@ -175,13 +175,13 @@ def test_a_link_that_is_down_is_told_for_each_address(wire: Wire) -> None:
     ]
 
 
-def test_an_interface_of_another_namespace_is_told(wire: Wire) -> None:
+def test_an_interface_of_another_namespace_is_reported(wire: Wire) -> None:
     assert wire.announce("10.7.0.5", index=wire.index + 1000) == [
         f"interface {wire.index + 1000}: No such device or address"
     ]
 
 
-def test_a_mac_that_is_not_ethernet_is_told(wire: Wire) -> None:
+def test_a_mac_that_is_not_ethernet_is_reported(wire: Wire) -> None:
     assert wire.announce("10.7.0.5", mac="80:00:02:08:" + ":".join(["00"] * 16)) == [
         "'80:00:02:08:00:00:00:00:00:00:00:00:00:00:00:00:00:00:00:00' is not an Ethernet address"
     ]

@@ -375,7 +375,7 @@ def test_a_result_that_is_none_is_quoted_and_the_lease_is_cleaned_up(
 @pytest.mark.parametrize(
     "output", ("Segmentation fault", "", "[]", '{"code": "7", "msg": "x"}', '{"code": -1}', '{"code": true}', "{}")
 )
-def test_a_failure_without_an_error_object_tells_the_status_and_what_was_printed(script: Writer, output: str) -> None:
+def test_a_failure_without_an_error_object_reports_the_status_and_what_was_printed(script: Writer, output: str) -> None:
     with pytest.raises(
         DelegateFailed, match=r"the IPAM plugin fake failed DEL without an error object \(exit status 3\)"
     ) as caught:

@@ -96,7 +96,7 @@ def test_networks_and_prefixes_are_apart(etcd, prefix):
 
 
 @pytest.mark.parametrize("value", ["", "no JSON", "[]", '{"container": "a"}'])
-def test_a_value_of_somebody_elses_is_respected(etcd, prefix, value):
+def test_a_value_of_another_program_is_respected(etcd, prefix, value):
     cluster, key = opened(etcd, prefix, "node-a"), f"{prefix}/{NETWORK}/ip/40a090005"
     etcd.ctl("put", key, value)
     assert cluster.take((claim("10.9.0.5"),), owner("a")) == (claim("10.9.0.5"),)
@@ -206,7 +206,7 @@ def test_a_take_that_arrives_again_later_takes_nothing_from_the_next_owner(etcd,
 # Endpoints
 
 
-def test_an_endpoint_where_nobody_listens_is_passed_over(etcd, prefix):
+def test_an_endpoint_without_a_listener_is_passed_over(etcd, prefix):
     cluster = opened(etcd, prefix, "node-a", endpoints=[f"http://127.0.0.1:{free_port()}", etcd.endpoint])
     assert cluster.take((claim("10.9.0.5"),), owner("a")) == ()
     cluster.reach()

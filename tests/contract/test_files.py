@@ -28,7 +28,7 @@ def test_a_missing_file_reads_as_none(tmp_path):
     assert files.read_file(str(tmp_path / "nothing")) is None
 
 
-def test_a_glance_at_a_fifo_waits_for_nobody(tmp_path):
+def test_a_small_read_of_a_fifo_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pidfile")
     seen = []
     looking = threading.Thread(target=lambda: seen.append(files.read_small(str(tmp_path / "pidfile"))), daemon=True)

@@ -377,7 +377,7 @@ def test_after_a_kill_at_any_change_of_del_or_gc_the_next_one_finishes_it(data, 
 
 
 @alone
-def test_a_full_disk_is_told_of_and_an_add_that_got_half_of_its_addresses_keeps_none():
+def test_a_full_disk_is_reported_and_an_add_that_got_half_of_its_addresses_keeps_none():
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "/mnt"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     with pytest.raises(IoFailure, match=r"cannot write /mnt/.*: No space left on device"):

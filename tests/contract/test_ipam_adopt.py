@@ -109,7 +109,9 @@ def test_before_all_is_taken_over_what_the_node_knows_is_not_leased_again(node, 
         store.allocate(owner("c"), FEW, (None,))
 
 
-def test_what_somebody_else_has_in_the_new_place_is_said_and_stays_where_it_was(node, etcd, prefix, tmp_path, capsys):
+def test_a_lease_that_another_owner_has_in_the_new_location_is_reported_and_stays_where_it_was(
+    node, etcd, prefix, tmp_path, capsys
+):
     (address,) = node.add("a")
     other = Node(tmp_path / "there", "node-b", etcd.cluster_conf(prefix=prefix), FEW)
     while address not in other.leases():
@@ -314,7 +316,7 @@ def test_without_a_configuration_nothing_can_be_taken_over(node, capsys):
     assert "--config" in capsys.readouterr().err
 
 
-def test_nothing_is_taken_over_before_somebody_agrees(node, etcd, prefix, capsys):
+def test_nothing_is_taken_over_without_consent(node, etcd, prefix, capsys):
     node.add("a")
     config = move(node, etcd.cluster_conf(prefix=prefix))
     assert node.run("adopt", "--config", config) == 1

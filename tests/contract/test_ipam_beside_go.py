@@ -134,7 +134,7 @@ def test_a_configuration_of_host_local_means_what_it_means_to_host_local(section
 
 
 @pytest.mark.parametrize(("arguments", "more"), ASKED, ids=str)
-def test_addresses_and_ranges_are_asked_for_as_of_host_local(arguments, more, tmp_path):
+def test_addresses_and_ranges_are_requested_as_from_host_local(arguments, more, tmp_path):
     same(tmp_path, "host-local", {"subnet": S}, arguments, **more)
 
 

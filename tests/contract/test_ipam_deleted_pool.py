@@ -64,9 +64,9 @@ def entries(api) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("names", (["10.9.0.0-24"], ["10.9.0.0-24", "fd00-9---64"]))
-@pytest.mark.parametrize("made_anew", (False, True))
+@pytest.mark.parametrize("recreated", (False, True))
 def test_what_the_journal_holds_in_a_pool_that_was_deleted_is_taken_again_before_anything_is_leased(
-    api, nodes, names, made_anew
+    api, nodes, names, recreated
 ):
     here, elsewhere = nodes
     for container in ("c1", "c2"):
@@ -74,7 +74,7 @@ def test_what_the_journal_holds_in_a_pool_that_was_deleted_is_taken_again_before
     before = entries(api)
     for name in names:
         api.resources.forget(POOLS, SPACE, name)
-        if made_anew:
+        if recreated:
             cidr = {"10.9.0.0-24": "10.9.0.0/24", "fd00-9---64": "fd00:9::/64"}[name]
             api.resources.create(POOLS, SPACE, whereabouts.pool(name, cidr))
     here.add("c3")
@@ -133,7 +133,7 @@ def test_a_reservation_that_names_the_earlier_sandbox_does_not_keep_the_later_fr
     assert len(api.resources.names(RESERVATIONS, SPACE)) == 2
 
 
-def test_what_somebody_else_got_meanwhile_is_taken_again_when_it_is_free(api, nodes):
+def test_what_another_owner_got_meanwhile_is_taken_again_when_it_is_free(api, nodes):
     here, _ = nodes
     here.add("c1")
     before = entries(api)

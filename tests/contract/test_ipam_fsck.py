@@ -148,7 +148,7 @@ def test_an_interface_of_a_container_does_not_keep_the_addresses_of_its_others(n
     assert list(node.leases()) == [left]
 
 
-def test_a_young_lease_is_nobodys_fault(node):
+def test_a_young_lease_is_not_a_finding(node):
     address = node.add("a")[0]
     assert node.run("fsck", "--repair") == 0
     assert list(node.leases()) == [address]
@@ -159,7 +159,7 @@ def test_a_young_lease_is_nobodys_fault(node):
     assert node.leases() == {}
 
 
-def test_a_damaged_record_is_told_of_and_its_name_says_who_is_alive(node, capsys):
+def test_a_damaged_record_is_reported_and_its_name_says_who_is_alive(node, capsys):
     node.add("a")
     node.add("b")
     path = Path(f"{node.folders.state}/{NETWORK}/b:net1.json")
@@ -274,7 +274,7 @@ def reinstall(member: Node) -> None:
         os.mkdir(folder, 0o700)
 
 
-def test_what_a_node_had_before_it_was_installed_anew_is_freed_when_its_machine_leaves_no_sign(
+def test_what_a_node_had_before_it_was_reinstalled_is_freed_when_its_machine_leaves_no_sign(
     member, etcd, prefix, capsys, monkeypatch
 ):
     monkeypatch.setattr("ipam.cluster.journal._machine_id", lambda _path: "a" * 32)
@@ -313,7 +313,7 @@ def test_a_living_owner_gets_the_lease_again_that_only_the_journal_knows(member,
         assert member.fsck() == 0
 
 
-def test_a_lease_that_somebody_else_has_meanwhile_is_not_taken_again(member, other, etcd, prefix, capsys):
+def test_a_lease_that_another_owner_has_meanwhile_is_not_taken_again(member, other, etcd, prefix, capsys):
     address = member.add("a")[0]
     etcd.ctl("del", f"{prefix}/{NETWORK}/", "--prefix")
     other.store().allocate(owner("b"), ((V4,),), (parse(address, "test"),))
@@ -349,7 +349,7 @@ def test_tombstones_wait_until_the_cluster_is_back(tmp_path, capsys):
         assert member.leases() == {}
 
 
-def test_a_damaged_entry_is_told_of_and_left(member, capsys):
+def test_a_damaged_entry_is_reported_and_left(member, capsys):
     member.add("a")
     member.attach("a")
     path = Path(member.folders.journal, NETWORK, "b:net1.json")
@@ -560,7 +560,7 @@ def test_this_node_is_always_alive(member, etcd, prefix, capsys):
     assert list(member.leases().values()) == ["a"]
 
 
-def test_nothing_is_freed_before_somebody_agrees(member, other, etcd, prefix, capsys, monkeypatch):
+def test_nothing_is_freed_without_consent(member, other, etcd, prefix, capsys, monkeypatch):
     member.add("a")
     theirs = other.add("b")
     silence(etcd, prefix, "node-b")
@@ -570,7 +570,7 @@ def test_nothing_is_freed_before_somebody_agrees(member, other, etcd, prefix, ca
     assert set(theirs) < set(member.leases())
 
 
-def test_a_name_that_no_lease_and_no_node_bears_is_refused(member, api, tmp_path, capsys):
+def test_a_name_that_no_lease_and_no_node_has_is_refused(member, api, tmp_path, capsys):
     member.add("a")
     assert member.run("free-node", "node-bb", "--yes") == 1
     assert "the node node-bb is unknown" in capsys.readouterr().err
@@ -686,7 +686,7 @@ def test_without_the_right_to_look_at_pods_nothing_is_freed(api, kubernetes, cap
     assert set(kubernetes.leases().values()) == {"mine", "gone"}
 
 
-def test_the_api_server_is_asked_about_a_node_whose_addresses_are_in_etcd(api, member, other, etcd, prefix, tmp_path):
+def test_the_api_server_is_queried_about_a_node_whose_addresses_are_in_etcd(api, member, other, etcd, prefix, tmp_path):
     member.add("a")
     theirs = other.add("b")[0]
     silence(etcd, prefix, "node-b")
@@ -699,7 +699,7 @@ def test_the_api_server_is_asked_about_a_node_whose_addresses_are_in_etcd(api, m
     assert theirs not in member.leases()
 
 
-def test_a_leak_in_kubernetes_is_freed_and_what_no_journal_tells_of_is_not_judged(api, kubernetes):
+def test_a_leak_in_kubernetes_is_freed_and_a_lease_in_no_journal_is_not_judged(api, kubernetes):
     kubernetes.add("mine")
     theirs = lease(kubernetes, "theirs")
     assert kubernetes.fsck() == 1

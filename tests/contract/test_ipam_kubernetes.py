@@ -176,7 +176,7 @@ def test_an_address_is_given_back_by_who_knows_its_owner_and_not_its_range(api, 
     assert reservations(api) == []
 
 
-def test_pools_are_asked_in_the_same_order_whatever_that_of_the_claims_is(api, open_one):
+def test_pools_are_queried_in_the_same_order_whatever_that_of_the_claims_is(api, open_one):
     for claims in (BOTH, BOTH[::-1]):
         cluster = open_one(overlapping=False)
         cluster.take(claims, A)
@@ -339,7 +339,7 @@ def test_what_whereabouts_allocated_to_a_pod_is_its_next_sandbox_s_with_the_rese
         {"id": "theirs", "podref": "", "ifname": "net1"},
     ],
 )
-def test_nothing_is_taken_over_from_another_pod_or_interface_or_from_nobody_knows_whom(api, cluster, entry):
+def test_nothing_is_taken_over_from_another_pod_or_interface_or_from_an_unknown_owner(api, cluster, entry):
     put_pool(api, {"allocations": {"5": entry}})
     for one in (A, A.replace(pod="")):
         assert cluster.leases_of_pod(one) == ()
@@ -385,7 +385,7 @@ def test_what_whereabouts_leased_is_given_back_with_its_reservation_without_a_po
         ({"id": "a", "podref": "default/a", "ifname": "net2"}, {"podref": "default/a", "ifname": "net1"}),
     ],
 )
-def test_a_reservation_that_whereabouts_made_for_somebody_else_s_allocation_stays(api, cluster, entry, spec):
+def test_a_reservation_that_whereabouts_made_for_another_owners_allocation_stays(api, cluster, entry, spec):
     put_pool(api, {"allocations": {"5": entry}})
     put_reservation(api, "10.9.0.5", **spec)
     cluster.give_back(BOTH, A)
@@ -405,14 +405,14 @@ def test_a_lease_of_ours_is_given_back_without_reading_its_pool(api, cluster):
 
 
 @pytest.mark.parametrize("spec", ({}, {"containerid": "", "podref": ""}, {"podref": "default/b", "ifname": "net1"}))
-def test_a_reservation_of_nobody_or_of_somebody_else_is_left_alone(api, cluster, spec):
+def test_a_reservation_without_an_owner_or_of_another_owner_is_left_alone(api, cluster, spec):
     put_reservation(api, "10.9.0.5", **spec)
     assert cluster.take(BOTH, owner("a")) == BOTH[:1]
     cluster.give_back(BOTH, A)
     assert reservations(api) == ["10.9.0.5"]
 
 
-def test_a_reservation_that_somebody_rewrites_meanwhile_is_not_deleted(api, cluster, monkeypatch):
+def test_a_reservation_that_is_rewritten_meanwhile_is_not_deleted(api, cluster, monkeypatch):
     cluster.take(BOTH[:1], A)
     look = api.resources.delete
     seen: list[str] = []
@@ -509,7 +509,7 @@ def test_a_storm_of_refusals_is_sat_out(api, open_one, faults):
 
 
 @pytest.mark.parametrize("faults", (Faults(silent=True), Faults(status=503), Faults(hangs_up=True), Faults(mute=True)))
-def test_a_server_that_is_out_of_order_is_told_within_the_bound(api, open_one, faults):
+def test_a_server_that_is_out_of_order_is_reported_within_the_bound(api, open_one, faults):
     api.faults = faults
     hasty = open_one(seconds=SHORT)
     calls = (
@@ -527,7 +527,7 @@ def test_a_server_that_is_out_of_order_is_told_within_the_bound(api, open_one, f
         hasty.reach()
 
 
-def test_the_server_is_told_how_long_an_answer_is_of_use(api, open_one):
+def test_the_request_contains_its_time_limit(api, open_one):
     open_one(seconds=7.0).take(BOTH[:1], A)
     told = [int(request.path.partition("?timeout=")[2].removesuffix("ms")) for request in api.requests]
     assert all(0 < one <= 7000 for one in told)
@@ -625,7 +625,7 @@ def test_a_pool_that_is_as_large_as_the_cluster_allows_is_exhausted_and_can_be_f
     assert cluster.take((claim("10.9.0.6"),), A) == ()
 
 
-def test_a_server_that_names_a_time_for_the_next_try_is_not_asked_before(api, open_one):
+def test_a_server_that_names_a_time_for_the_next_try_gets_no_earlier_request(api, open_one):
     api.faults = Faults(status=429, retry_after="1", only=frozenset({1}))
     began = time.monotonic()
     assert open_one().take(BOTH[:1], A) == ()
@@ -656,7 +656,7 @@ def test_a_refusal_that_no_repetition_changes_says_so_and_nothing_stays(api, ope
     assert kept(api) == {}
 
 
-def test_a_refusal_after_an_answer_that_was_lost_tells_nothing_of_what_was_done(api, cluster):
+def test_a_refusal_after_an_answer_that_was_lost_says_nothing_of_what_was_done(api, cluster):
     put_pool(api, {"allocations": {}})
     api.faults = Faults(
         loses_answer=True, only=frozenset({1}), met=lambda: setattr(api, "rights", RIGHTS - {("patch", "ippools")})
@@ -706,7 +706,7 @@ def test_a_node_is_alive_that_exists_and_is_ready(api, open_one):
 
 
 @pytest.mark.parametrize("fields", ({"network_name": "Upper"}, {"namespace": "a.b"}, {"namespace": "../x"}))
-def test_what_can_be_no_name_in_kubernetes_is_refused_before_anything_is_asked(api, open_one, fields):
+def test_an_impossible_name_in_kubernetes_is_refused_before_any_request(api, open_one, fields):
     with pytest.raises(InvalidConfig, match="name"):
         open_one(**fields).take(BOTH, A)
     assert api.requests == []

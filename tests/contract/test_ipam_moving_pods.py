@@ -282,7 +282,7 @@ class MovingPods:
         return found
 
 
-def test_pods_that_move_keep_their_addresses_nobody_gets_them_and_nothing_leaks(tmp_path):
+def test_pods_that_move_keep_their_addresses_for_themselves_and_nothing_leaks(tmp_path):
     with ApiServer(secure=False) as api:
         api.rights = RIGHTS | {("get", "pods")}
         moving = MovingPods(api, tmp_path)

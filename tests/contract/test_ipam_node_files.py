@@ -114,7 +114,7 @@ def test_what_a_network_or_the_node_configuration_says_stands_above_whereabouts_
     assert found(policy.replace(node=etcd), RANGE).backend == "etcd"
 
 
-def test_whereabouts_documented_configuration_is_in_kubernetes_whoever_tells_the_kubeconfig(policy, flat):
+def test_whereabouts_documented_configuration_is_in_kubernetes_with_any_source_of_the_kubeconfig(policy, flat):
     flat.unlink()
     own: dict[str, Any] = {
         "datastore": "kubernetes",
@@ -136,7 +136,7 @@ def test_whereabouts_documented_configuration_is_in_kubernetes_whoever_tells_the
             parse_request(call, Log({}), policy.defaults(call))
 
 
-def test_whereabouts_file_is_not_read_where_the_kubeconfig_is_told_elsewhere(policy, flat):
+def test_whereabouts_file_is_not_read_where_the_kubeconfig_is_configured_elsewhere(policy, flat):
     flat.write_text("{")
     node = policy.node.replace(kubernetes=CredentialPolicy(kubeconfig="/etc/node"))
     for more in ({}, {"addresses": AddressPolicy(backend="kubernetes")}):

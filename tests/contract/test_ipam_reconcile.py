@@ -103,7 +103,7 @@ def test_what_has_no_pod_any_more_is_freed_with_its_reservation_and_this_node_s_
     assert "no lease is known to be unused" in capsys.readouterr().out
 
 
-def test_a_pod_that_was_made_anew_under_its_name_is_told_by_its_uid(api, node, lease):
+def test_a_pod_that_was_recreated_under_its_name_is_recognized_by_its_uid(api, node, lease):
     api.add_pod("default", "sts-0", uid="second")
     api.add_pod("default", "sts-1", uid="first")
     lease(10, "default/sts-0", uid="first")
@@ -119,7 +119,7 @@ def test_a_static_pod_is_known_by_the_hash_of_its_file(api, node, lease):
     assert left(node) == {kept}
 
 
-def test_a_sandbox_before_is_told_by_the_addresses_that_multus_tells_of(api, node, lease):
+def test_an_earlier_sandbox_is_recognized_by_the_addresses_in_multus_status(api, node, lease):
     kept = lease(11, "default/p", container="next")
     api.add_pod("default", "p", annotations=shown(kept))
     path = "/spec/allocations/10"
@@ -152,7 +152,7 @@ def test_what_a_living_pod_may_use_is_kept_also_without_multus(api, node, lease,
     assert left(node) == {kept}
 
 
-def test_an_address_that_multus_tells_of_is_in_use_whatever_the_uid_is(api, node, lease):
+def test_an_address_in_multus_status_is_in_use_whatever_the_uid_is(api, node, lease):
     kept = lease(10, "default/p", uid="other")
     api.add_pod("default", "p", uid="u", annotations=shown("10.77.0.10"))
     assert node.run("reconcile", "--yes", "--older-than", "0") == 0
@@ -168,7 +168,7 @@ def test_the_uid_of_an_earlier_sandbox_s_reservation_does_not_count(api, node, l
     assert left(node) == {kept}
 
 
-def test_what_is_young_is_passed_over_and_what_is_of_unknown_age_is_told(api, node, lease, capsys):
+def test_what_is_young_is_passed_over_and_what_is_of_unknown_age_is_reported(api, node, lease, capsys):
     lease(10, "default/gone", made=YOUNG)
     unknown = lease(11, "default/gone")
     api.resources.forget(RESERVATIONS, SPACE, unknown)
@@ -183,7 +183,7 @@ def test_what_is_young_is_passed_over_and_what_is_of_unknown_age_is_told(api, no
 
 
 @pytest.mark.parametrize("pod", ("", "default", "../etc/x", "A/B"))
-def test_a_lease_that_names_no_pod_is_told_and_stays(api, node, capsys, pod):
+def test_a_lease_that_names_no_pod_is_reported_and_stays(api, node, capsys, pod):
     by_whereabouts(api, 10, pod)
     assert node.run("reconcile", "--yes", "--older-than", "0") == 1
     assert "10.77.0.10" in capsys.readouterr().out
@@ -210,7 +210,7 @@ def test_what_this_node_uses_is_kept_without_a_journal(api, node, lease):
     assert left(node) == {"10.77.0.10"}
 
 
-def test_nothing_is_freed_without_consent_or_when_somebody_cannot_be_asked(api, node, lease, capsys):
+def test_nothing_is_freed_without_consent_or_without_a_terminal(api, node, lease, capsys):
     lease(10, "default/gone")
     assert node.run("reconcile") == 1
     assert "use --yes" in capsys.readouterr().err

@@ -122,7 +122,7 @@ def test_a_lease_in_etcd_whose_interface_is_a_path_deletes_nothing(call, member,
 @pytest.mark.parametrize(
     "value", ["", "{", "[]", "null", '"x"', '{"container": 5}', '{"network": [], "container": {}, "ifname": 1}']
 )
-def test_a_value_in_etcd_that_is_no_lease_is_told_of_and_keeps_its_address(value, member, etcd, prefix, capsys):
+def test_a_value_in_etcd_that_is_no_lease_is_reported_and_keeps_its_address(value, member, etcd, prefix, capsys):
     etcd.ctl("put", f"{prefix}/{NETWORK}/ip/40a4d0002", value)
     member.add("a")
     member.attach("a")
@@ -136,7 +136,7 @@ def test_a_value_in_etcd_that_is_no_lease_is_told_of_and_keeps_its_address(value
 # whereabouts' pools
 
 
-def test_an_allocation_of_a_pool_whose_owner_is_a_path_is_told_of_and_left(victims, tmp_path, capsys):
+def test_an_allocation_of_a_pool_whose_owner_is_a_path_is_reported_and_left(victims, tmp_path, capsys):
     with ApiServer() as api:
         api.rights = RIGHTS
         place = PoolLocation(
@@ -171,7 +171,7 @@ def test_an_allocation_of_a_pool_whose_owner_is_a_path_is_told_of_and_left(victi
 # host-local's directory
 
 
-def test_a_file_of_host_local_whose_owner_is_a_path_is_told_of_and_left(victims, tmp_path, capsys):
+def test_a_file_of_host_local_whose_owner_is_a_path_is_reported_and_left(victims, tmp_path, capsys):
     node = Node(tmp_path / "here")
     node.add("a")
     node.attach("a")

@@ -126,7 +126,7 @@ def test_what_is_as_wanted_is_not_patched(api, pods, changes):
     assert api.asked() == [("GET", 200)]
 
 
-def test_a_server_that_closes_each_connection_is_asked_on_new_ones(api, pods):
+def test_a_server_that_closes_each_connection_gets_requests_on_new_ones(api, pods):
     api.faults = Faults(closes=True)
     pods.change_annotations(*POD, UID, put(new="1"))
     assert [request.connection for request in api.requests] == [1, 2]
@@ -172,7 +172,7 @@ def test_names_with_dots_dashes_and_digits_are_names(api, pods):
 # Conflicts
 
 
-def test_after_a_conflict_the_change_is_found_anew_from_the_pod_as_it_is_then(api, pods):
+def test_after_a_conflict_the_change_is_computed_again_from_the_pod_as_it_is_then(api, pods):
     def other_add(store, key):
         present = store.get(key)["metadata"]["annotations"]
         store.write(key, {"metadata": {"annotations": added(present, element("net2"), "/sockets")}})
@@ -190,7 +190,7 @@ def test_what_others_write_beside_our_annotations_is_no_conflict(api, pods):
     assert api.pods[POD]["status"]["touched"], "the kubelet's write is lost"
 
 
-def test_a_server_that_takes_no_test_for_null_is_asked_by_version(api, pods):
+def test_a_server_that_takes_no_test_for_null_gets_a_test_of_the_version(api, pods):
     api.faults = Faults(status=422, only=frozenset({2}))
     pods.change_annotations(*POD, UID, put(new="1"))
     assert api.requests[-1].headers["content-type"] == MERGE_PATCH
@@ -254,7 +254,7 @@ def test_add_and_del_of_two_interfaces_leave_the_pod_as_it_was(api, pods):
 # Ownership
 
 
-def test_a_pod_that_was_made_anew_under_the_same_name_is_left_alone(api, pods):
+def test_a_pod_that_was_recreated_under_the_same_name_is_left_alone(api, pods):
     api.add_pod(*POD)
     before = api.snapshot()
     with pytest.raises(PodNotFound, match=f"not {UID}"):
@@ -263,7 +263,7 @@ def test_a_pod_that_was_made_anew_under_the_same_name_is_left_alone(api, pods):
     assert api.snapshot() == before
 
 
-def test_a_pod_that_is_made_anew_between_reading_and_writing_is_left_alone(api, pods):
+def test_a_pod_that_is_recreated_between_reading_and_writing_is_left_alone(api, pods):
     api.faults = Faults(conflicts=1, other_writer=lambda store, key: store.add(*key))
     with pytest.raises(PodNotFound, match=f"not {UID}"):
         pods.change_annotations(*POD, UID, put(new="1"))
@@ -323,7 +323,7 @@ def test_get_pods_and_patch_pods_status_are_all_the_rights_that_are_needed(api, 
     assert {status for _, status in api.asked()} == {200}
 
 
-def test_a_token_that_is_not_valid_is_told_and_not_shown(api, tmp_path):
+def test_a_token_that_is_not_valid_is_reported_and_not_shown(api, tmp_path):
     pods = open_pods(str(api.kubeconfig(tmp_path / "kubeconfig", user={"token": "s3cr3t"})), ACCESS, SECONDS)
     with pytest.raises(KubeRefused, match="401") as raised:
         pods.get(*POD)
@@ -496,7 +496,7 @@ def test_an_answer_without_an_end_is_given_up_at_its_limit(api, pods):
     ],
     ids=("no handshake", "no answer", "no answer to the patch", "late", "drop by drop", "chunk by chunk", "continue"),
 )
-def test_no_server_keeps_us_longer_than_told(api, hasty, faults):
+def test_no_server_keeps_us_longer_than_the_limit(api, hasty, faults):
     api.faults = faults
     started = time.monotonic()
     with pytest.raises(TryAgainLater) as raised:
@@ -534,7 +534,7 @@ def test_a_connection_that_is_not_taken_is_given_up_in_time(tmp_path):
             one.close()
 
 
-def test_where_nothing_listens_is_told_at_once(tmp_path):
+def test_where_nothing_listens_is_reported_at_once(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with pytest.raises(TryAgainLater, match="Connection refused"):
@@ -583,7 +583,7 @@ except TryAgainLater as error:
 """
 
 
-def test_a_look_up_that_nobody_answers_is_bounded_and_so_is_the_program_s_end(tmp_path):
+def test_a_lookup_without_a_response_is_bounded_and_so_is_the_program_s_end(tmp_path):
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.77\noptions timeout:8 attempts:1\n")
     (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
     binds = "; ".join(f"mount --bind {tmp_path}/{name} /etc/{name}" for name in ("resolv.conf", "nsswitch.conf"))
@@ -599,7 +599,7 @@ def test_a_look_up_that_nobody_answers_is_bounded_and_so_is_the_program_s_end(tm
     assert time.monotonic() - started < 5, "the end of the program waited for the look-up"
 
 
-def test_a_name_that_nobody_has_is_told(api, tmp_path):
+def test_an_unknown_name_is_reported(api, tmp_path):
     with pytest.raises(TryAgainLater, match=r"look-up of its name failed|took too long"):
         at(api.port, tmp_path, server="https://absent.invalid:6443").get(*POD)
 
@@ -696,7 +696,7 @@ def links(numbers: list[str]) -> list[str]:
     return [os.readlink(f"/proc/self/fd/{number}") for number in numbers if os.path.exists(f"/proc/self/fd/{number}")]
 
 
-def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(api, tmp_path):
+def test_a_key_with_a_pass_phrase_is_refused_without_a_prompt(api, tmp_path):
     certificate, key = certificates().client
     locked = tmp_path / "locked.key"
     subprocess.run(

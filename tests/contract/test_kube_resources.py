@@ -224,6 +224,6 @@ def test_what_the_real_one_refuses_is_refused_and_changes_nothing(api, ask, meth
     assert api.resources.names(POOLS, "kube-system") == ["10.0.0.0-24"]
 
 
-def test_a_404_tells_an_object_from_a_resource(ask):
+def test_a_404_distinguishes_an_object_from_a_resource(ask):
     assert ask("GET", f"{FOLDER}/none")[1]["details"]["name"] == "none"
     assert "details" not in ask("GET", f"{WHEREABOUTS}/namespaces/kube-system/others")[1]

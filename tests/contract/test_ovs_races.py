@@ -122,7 +122,7 @@ def test_a_vswitchd_that_restarts_in_the_middle_makes_the_port_after_all(daemon)
     OvsDpdk(daemon.remote).unplug(OWNER)
 
 
-def test_a_port_that_somebody_removes_in_the_middle_is_tried_again_later(daemon):
+def test_a_port_that_is_removed_in_the_middle_is_tried_again_later(daemon):
     daemon.pause("ovs-vswitchd")
     call = Call(OvsDpdk(daemon.remote).plug, port(daemon))
     until("the port's row", lambda: "vhu1" in port_names(daemon))
@@ -134,7 +134,7 @@ def test_a_port_that_somebody_removes_in_the_middle_is_tried_again_later(daemon)
     assert "incomplete" not in error.details
 
 
-def test_a_dpdk_vswitchd_without_dpdk_is_told_by_status():
+def test_a_dpdk_vswitchd_without_dpdk_is_reported_by_status():
     with Daemon(dpdk=False) as daemon, pytest.raises(NotAvailable, match="dpdkvhostuserclient") as caught:
         OvsDpdk(daemon.remote).status()
     assert "dpdk-init" in caught.value.hint
@@ -143,7 +143,7 @@ def test_a_dpdk_vswitchd_without_dpdk_is_told_by_status():
 # Changes by others to our ports
 
 
-def test_the_limits_of_a_port_that_somebody_removed_go_with_unplug(daemon):
+def test_the_limits_of_a_port_that_was_removed_go_with_unplug(daemon):
     engine = OvsDpdk(daemon.remote)
     engine.plug(port(daemon))
     daemon.vsctl("del-port", "vhu1")

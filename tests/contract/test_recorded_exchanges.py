@@ -88,7 +88,7 @@ def vf_infos(message: Any) -> list[Any]:
 
 
 @each()
-def test_recorded_settings_are_asked_for_in_our_bytes_and_answered_as_expected(recording, case):
+def test_recorded_settings_are_requested_in_our_bytes_and_answered_as_expected(recording, case):
     assert play(recording, case).refused == case.refused
 
 

@@ -66,7 +66,7 @@ def test_a_failed_add_leaves_no_folder_and_takes_none_from_another_attachment(vs
 
 
 @alone
-def test_a_folder_in_which_somebody_else_has_put_something_stays(vswitch):
+def test_a_folder_in_which_another_owner_has_put_something_stays(vswitch):
     host = Host()
     call(host, "ADD", ONE, PLACE / "made/a")
     (PLACE / "made/theirs").write_text("")

@@ -289,7 +289,7 @@ def test_owner_group_permissions_and_label_are_as_wanted():
 
 
 @alone
-def test_what_is_not_asked_for_stays():
+def test_what_is_not_requested_stays():
     host = Host()
     os.chown(host.volume, 5, 6)
     host.volume.chmod(0o1700)
@@ -494,7 +494,7 @@ def covered(host: Host) -> None:
     ],
 )
 @alone
-def test_check_tells_when_the_vswitch_does_not_reach_the_directory_any_more(change, told):
+def test_check_reports_when_the_vswitch_does_not_reach_the_directory_any_more(change, told):
     host = Host()
     host.prepared()
     change(host)

@@ -31,8 +31,8 @@ from tests.contract.pod_directory import (
     Host,
     child,
     connect,
+    endlessly,
     exchange,
-    for_ever,
     host_snapshot,
     listening,
     mounted,
@@ -75,7 +75,7 @@ def a_hard_link(path: Path) -> None:
     path.hardlink_to(OUTSIDE / SOCKET)
 
 
-def a_file_of_somebody_else(path: Path) -> None:
+def a_file_of_another_owner(path: Path) -> None:
     path.write_text("the pod's")
     os.chown(path, 1000, 1000)
 
@@ -151,7 +151,7 @@ def test_what_the_pod_plants_under_the_sockets_name_is_left_with_what_it_leads_t
     assert mounted() == []
 
 
-@pytest.mark.parametrize("plant", [a_symlink, a_fifo, a_device, a_folder, a_file_of_somebody_else])
+@pytest.mark.parametrize("plant", [a_symlink, a_fifo, a_device, a_folder, a_file_of_another_owner])
 @alone
 def test_what_the_pod_plants_under_the_files_name_is_left_with_what_it_leads_to(plant):
     host = Host()
@@ -170,7 +170,7 @@ def test_what_the_pod_plants_under_the_files_name_is_left_with_what_it_leads_to(
 @pytest.mark.parametrize("plant", [*NO_FOLDERS, a_folder, a_socket])
 @pytest.mark.parametrize("name", [*NAMES, f".{CONFIG}.tmp"])
 @alone
-def test_a_name_that_is_taken_is_refused_and_what_bears_it_is_left(plant, name):
+def test_a_name_that_is_taken_is_refused_and_what_has_it_is_left(plant, name):
     host = Host()
     plant(host.volume / name)
     before = host_snapshot()
@@ -226,7 +226,7 @@ def test_a_socket_and_a_file_from_before_the_add_are_never_removed(mounted_befor
 
 
 @alone
-def test_in_a_folder_that_somebody_else_made_nothing_is_removed_but_what_came_later():
+def test_in_a_folder_of_another_owner_only_later_files_are_removed():
     host = Host()
     (host.volume / PORT).mkdir()
     a_file(host.volume / PORT / "theirs")
@@ -259,7 +259,7 @@ def test_a_socket_that_the_application_makes_again_is_removed():
 
 
 @alone
-def test_of_a_record_that_tells_no_time_only_sockets_and_our_file_are_removed():
+def test_of_a_record_that_has_no_time_only_sockets_and_our_file_are_removed():
     """Its root, which a pod could write to, is reached from a directory that only root controls."""
     host = Host()
     document: Any = host.directory.as_document()
@@ -314,7 +314,7 @@ def test_a_root_that_is_not_roots_alone_is_not_entered(spoil):
 
 
 @alone
-def test_short_folders_in_a_place_that_a_pod_can_write_to_are_nobodys():
+def test_short_folders_where_a_pod_can_write_are_not_ours():
     """A link there would lead to another pod's directory."""
     host = Host()
     host.prepared()
@@ -457,7 +457,7 @@ def test_a_directory_of_ours_that_the_pod_filled_does_not_keep_its_del_from_endi
 
 
 @alone
-def test_a_directory_of_ours_with_very_many_files_does_not_make_its_del_last_for_ever():
+def test_a_directory_of_ours_with_very_many_files_does_not_make_its_del_endless():
     host = Host()
     host.sockets.prepare(host.made())
     filled = Path(host.made().path)
@@ -529,7 +529,7 @@ def test_a_directory_that_is_swapped_with_a_symlink_all_the_time_never_leads_out
     outcomes: list[bool] = []
     swap = swapping(host, what)
     deadline = time.monotonic() + RACE_SECONDS
-    with child(for_ever(swap)):
+    with child(endlessly(swap)):
         while len(outcomes) < ROUNDS or len(set(outcomes)) < 2:
             assert time.monotonic() < deadline, f"no race: {set(outcomes)} after {len(outcomes)} rounds"
             prepared = tried(lambda: host.sockets.prepare(directory))
@@ -556,7 +556,7 @@ def test_names_that_become_symlinks_all_the_time_are_never_written_through_nor_t
             with suppress(OSError):
                 (host.volume / name).symlink_to(OUTSIDE / CONFIG)
 
-    with child(for_ever(plant)):
+    with child(endlessly(plant)):
         outcomes = [tried(lambda: host.sockets.write(host.directory, CONFIG, b"ours")) for _ in range(ROUNDS)]
         assert tree(OUTSIDE) == outside
         for _ in range(ROUNDS):
@@ -574,7 +574,7 @@ def test_a_socket_that_is_swapped_with_a_symlink_all_the_time_is_never_left_for_
     link.symlink_to(OUTSIDE / "listener")
     seen: set[str] = set()
     deadline = time.monotonic() + RACE_SECONDS
-    with listening(host.volume / SOCKET) as pods, child(for_ever(lambda: exchange(host.volume / SOCKET, link))):
+    with listening(host.volume / SOCKET) as pods, child(endlessly(lambda: exchange(host.volume / SOCKET, link))):
         while len(seen) < 2:
             assert time.monotonic() < deadline, f"no race: {seen}"
             try:
@@ -585,10 +585,10 @@ def test_a_socket_that_is_swapped_with_a_symlink_all_the_time_is_never_left_for_
                 seen.add("connected")
                 pods.accept()[0].close()
     assert seen == {"connected", "ELOOP"}
-    assert nobody_came(host.listener)
+    assert no_client_connected(host.listener)
 
 
-def nobody_came(listener) -> bool:
+def no_client_connected(listener) -> bool:
     listener.setblocking(False)
     try:
         listener.accept()[0].close()

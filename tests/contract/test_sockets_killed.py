@@ -157,7 +157,7 @@ def refuse(directory: SocketDirectory, step: str, point: tuple[str, int], error:
 
 @pytest.mark.parametrize("step", ["prepare", "remove"])
 @alone
-def test_a_refused_change_is_told_of_with_its_reason_and_remove_leaves_the_host_as_before(step):
+def test_a_refused_change_is_reported_with_its_reason_and_remove_leaves_the_host_as_before(step):
     host = Host()
     directory = wanted(host, "ours")
     host.sockets.prepare(directory)
@@ -178,7 +178,7 @@ def test_a_refused_change_is_told_of_with_its_reason_and_remove_leaves_the_host_
 
 
 @alone
-def test_a_kernel_without_mounts_that_follow_no_symlinks_is_told_of():
+def test_a_kernel_without_mounts_that_follow_no_symlinks_is_reported():
     host = Host()
     for call, error in (("open_tree", "ENOSYS"), ("mount_setattr", "ENOSYS"), ("mount_setattr", "EINVAL")):
         assert "Linux 5.14" in refuse(host.directory, "prepare", (call, 1), error)

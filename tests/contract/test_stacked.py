@@ -109,7 +109,7 @@ def test_a_look_that_takes_too_long_says_that_it_is_not_complete(host):
         assert stacked.look(host.link("nic").index, seconds=-1.0).failed == ("the time is over",)
 
 
-def test_a_vf_that_is_up_or_has_link_local_addresses_only_is_nobodys(host, tmp_path):
+def test_a_vf_that_is_up_or_has_only_link_local_addresses_is_free(host, tmp_path):
     assert uses(host, tmp_path) == []
     host.ip("link", "set", "nic", "up")
     host.ip("addr", "add", "169.254.7.7/16", "dev", "nic", "scope", "link")

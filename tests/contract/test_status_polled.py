@@ -65,7 +65,7 @@ def conf(plugin: str, section: dict[str, Any]) -> dict[str, Any]:
 
 @alone
 @pytest.mark.usefixtures("_vswitch")
-def test_status_of_a_full_range_and_of_dead_servers_is_never_an_error_and_asks_nobody() -> None:
+def test_status_of_a_full_range_and_of_dead_servers_is_never_an_error_and_sends_no_request() -> None:
     authority = base64.b64encode(certificates().authority.certificate.read_bytes())
     host = Host()
     host.put(KUBECONFIG, Path(KUBECONFIG).read_bytes().replace(b"e30=", authority))

@@ -53,7 +53,7 @@ def test_what_is_not_below_an_allowed_root_is_refused_with_the_key_that_allows_i
         assert error.hint == "the node's administrator can allow it: kubernetes.kubeconfigs in /etc/barewire/node.json"
 
 
-def test_a_missing_file_is_told_as_such(roots, tmp_path):
+def test_a_missing_file_is_reported_as_such(roots, tmp_path):
     with pytest.raises(
         NotThere, match=f"resolvConf: {tmp_path}/conf/a does not exist .on the way to {tmp_path}/conf/a/b"
     ):
@@ -102,7 +102,7 @@ def test_owners_that_are_trusted_may_own_what_is_named_and_write_to_it(roots, tm
 
 
 @pytest.mark.parametrize(("owner", "group", "mode"), ((1234, NOBODY, 0o755), (0, 0, 0o775), (NOBODY, NOBODY, 0o777)))
-def test_nobody_is_trusted_beside_them(roots, tmp_path, owner, group, mode):
+def test_no_other_authority_is_trusted(roots, tmp_path, owner, group, mode):
     trusting = roots.replace(owners=(NOBODY,))
     folder = tmp_path / "conf" / "theirs"
     folder.mkdir()
@@ -132,7 +132,7 @@ def test_a_symlink_out_of_the_allowed_roots_is_refused(roots, tmp_path):
     )
 
 
-def test_a_symlink_that_somebody_else_owns_is_not_followed(roots, tmp_path):
+def test_a_symlink_of_another_owner_is_not_followed(roots, tmp_path):
     (tmp_path / "conf" / "link").symlink_to("file")
     os.chown(tmp_path / "conf" / "link", NOBODY, NOBODY, follow_symlinks=False)
     assert "link belongs to user 65534" in refusal(roots, tmp_path / "conf" / "link").msg
@@ -324,6 +324,6 @@ def test_dozens_of_reserved_directories_are_resolved_by_the_few_that_they_are_in
     assert len(resolved) < 5
 
 
-def test_a_missing_start_is_told_as_such(tmp_path):
+def test_a_missing_start_is_reported_as_such(tmp_path):
     with pytest.raises(NotThere):
         Roots(allowed=("/",), start=f"{tmp_path}/absent").content(f"{tmp_path}/absent/token", "it")

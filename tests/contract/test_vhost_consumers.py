@@ -129,7 +129,7 @@ def test_guests_ping_each_other_again_after_the_vswitch_was_killed(vswitch):
         assert one.ping(TWO) == 3
 
 
-def test_a_guest_uses_both_of_its_queue_pairs_and_the_mtu_it_is_told(vswitch):
+def test_a_guest_uses_both_of_its_queue_pairs_and_the_mtu_of_its_card(vswitch):
     one, two = vswitch.plug("vhu1", mtu=1400), vswitch.plug("vhu2", mtu=1400)
     with (
         Guest(one, MACS[0], f"{ONE}/24", queues=2, mtu=1400) as many,

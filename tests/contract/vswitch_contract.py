@@ -141,7 +141,7 @@ def a_pods_uid_is_a_note_and_not_the_owner(backend: Backend) -> None:
         backend.vswitch.unplug(anonymous)
 
 
-def a_port_of_somebody_else_is_not_unplugged_by_its_name(backend: Backend) -> None:
+def a_port_of_another_owner_is_not_unplugged_by_its_name(backend: Backend) -> None:
     other = OWNER.replace(container_id="other")
     with unchanged(backend):
         backend.add_foreign_port("br0", "foreign", "/run/foreign.sock")
@@ -232,7 +232,7 @@ def a_bridge_that_we_created_goes_with_its_last_port(backend: Backend) -> None:
         assert backend.snapshot() == for_two
 
 
-def a_bridge_that_we_created_stays_while_somebody_else_uses_it(backend: Backend) -> None:
+def a_bridge_that_we_created_stays_while_another_owner_uses_it(backend: Backend) -> None:
     with unchanged(backend):
         backend.vswitch.plug(port(backend, bridge="br9"), create_bridge=True)
         backend.add_foreign_port("br9", "foreign", "/run/foreign.sock")
@@ -242,7 +242,7 @@ def a_bridge_that_we_created_stays_while_somebody_else_uses_it(backend: Backend)
         backend.vswitch.unplug(OWNER)
 
 
-def a_bridge_of_somebody_else_stays_when_it_is_empty(backend: Backend) -> None:
+def a_bridge_of_another_owner_stays_when_it_is_empty(backend: Backend) -> None:
     with unchanged(backend):
         backend.vswitch.plug(port(backend), create_bridge=True)
         backend.vswitch.unplug(OWNER)
@@ -288,7 +288,7 @@ def a_vswitch_that_works_says_so(backend: Backend) -> None:
         backend.vswitch.status("br9", create_bridge=True)
 
 
-def a_bridge_on_which_no_port_can_be_made_is_told_by_status(backend: Backend) -> None:
+def a_bridge_on_which_no_port_can_be_made_is_reported_by_status(backend: Backend) -> None:
     with unchanged(backend):
         with pytest.raises(NotAvailable, match="br9"):
             backend.vswitch.status("br9")
@@ -314,7 +314,7 @@ CONTRACT: dict[str, Callable[[Backend], None]] = {
         what_is_not_there_is_unplugged_without_an_error,
         an_owner_that_differs_in_one_word_keeps_its_port,
         a_pods_uid_is_a_note_and_not_the_owner,
-        a_port_of_somebody_else_is_not_unplugged_by_its_name,
+        a_port_of_another_owner_is_not_unplugged_by_its_name,
         ports_are_shown_by_owner_by_name_or_as_ours,
         a_name_that_is_taken_is_refused,
         a_socket_path_that_is_taken_is_refused,
@@ -323,13 +323,13 @@ CONTRACT: dict[str, Callable[[Backend], None]] = {
         a_bridge_that_is_not_there_is_not_created_unasked,
         a_bridge_of_the_kernels_datapath_is_refused,
         a_bridge_that_we_created_goes_with_its_last_port,
-        a_bridge_that_we_created_stays_while_somebody_else_uses_it,
-        a_bridge_of_somebody_else_stays_when_it_is_empty,
+        a_bridge_that_we_created_stays_while_another_owner_uses_it,
+        a_bridge_of_another_owner_stays_when_it_is_empty,
         without_its_daemon_a_port_is_not_made_and_nothing_is_left,
         without_its_daemon_a_port_is_unplugged_and_shown,
         without_its_database_all_is_tried_again_later,
         a_vswitch_that_works_says_so,
-        a_bridge_on_which_no_port_can_be_made_is_told_by_status,
+        a_bridge_on_which_no_port_can_be_made_is_reported_by_status,
         what_the_daemon_cannot_make_is_refused_and_taken_back,
     )
 }

@@ -90,7 +90,7 @@ async def test_a_kubelet_that_has_lost_the_stream_of_a_resource_gets_it_again(pl
 
 
 @driven
-async def test_a_kubelet_s_folder_that_is_made_anew_is_served_and_followed_again(place):
+async def test_a_kubelet_s_folder_that_is_recreated_is_served_and_followed_again(place):
     node = Node(place, {"resourceList": FEW})
     card(node.host, driver="vfio-pci")
     async with node:

@@ -456,7 +456,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body, self.close_connection = body[:cut], True
         if faults.endless:
             self._write(head.encode() + b"\r\n", faults.trickle)
-            self._write_for_ever()
+            self._write_endlessly()
             self.close_connection = True
             return
         # In one write, as servers do: two would be two TLS records, and wake the client twice.
@@ -471,7 +471,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             self.wfile.write(content[at : at + 1])
 
-    def _write_for_ever(self) -> None:
+    def _write_endlessly(self) -> None:
         block = b"10000\r\n" + b" " * 65536 + b"\r\n"
         end = time.monotonic() + _END_SECONDS
         while time.monotonic() < end and not self.server.api.closing.is_set():

@@ -100,7 +100,7 @@ def test_an_older_virt_launcher_is_served_by_its_version_and_a_signal_ends_the_s
     assert list(hooks.iterdir()) == []
 
 
-def test_cloud_init_data_are_not_asked_for_and_go_back_as_they_came(program, start, hooks):
+def test_cloud_init_data_are_not_requested_and_go_back_as_they_came(program, start, hooks):
     start(program, hooks, **NAMED)
     for known in ("v1alpha3", "v1alpha2"):
         virt = launcher(hooks, known=(known,))

@@ -270,7 +270,7 @@ def test_a_test_that_leaves_traces_is_cleaned_up_after(lab: Lab) -> None:
     lab.before = host_snapshot(lab.vm)
 
 
-def test_a_crash_of_the_kernel_is_seen_and_told(lab: Lab) -> None:
+def test_a_crash_of_the_kernel_is_seen_and_reported(lab: Lab) -> None:
     words = "BUG: kernel NULL pointer dereference, address: 0"
     lab.vm.sh(f"echo '<1>{words}' >/dev/kmsg")
     wait_for(lab.crashes, "the line on the console")

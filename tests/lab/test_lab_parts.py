@@ -40,7 +40,7 @@ def test_a_tag_is_read_and_taken_off_the_payload() -> None:
     assert plain.payload == tagged.payload == b"payload"
 
 
-def test_a_wire_closes_while_nobody_sends(tmp_path: Path) -> None:
+def test_a_wire_closes_without_traffic(tmp_path: Path) -> None:
     wire = Wire(tmp_path, 0)
     capture = wire.capture()
     with pytest.raises(LabError, match="of 0:"):
@@ -148,7 +148,7 @@ rename("/var/a/x.364.tmp", "/var/a/x")  = ?
 """
 
 
-def test_the_changes_of_a_process_are_told_from_its_looks_but_numbers_count_both() -> None:
+def test_changing_and_reading_calls_are_distinguished_but_numbers_count_both() -> None:
     assert points(TRACE.splitlines()) == [
         Point("openat", 2, "/run/lock/a"),
         Point("setns", 1, "/run/netns/POD"),

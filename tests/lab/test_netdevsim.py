@@ -74,7 +74,7 @@ def test_live_drivers_answer_settings_as_recorded(lab, name):
     assert sorted(now.facts.get("port_names", {}).values()) == sorted(recorded.facts.get("port_names", {}).values())
 
 
-def test_live_netdevsim_tells_of_many_vfs_as_recorded(lab):
+def test_live_netdevsim_reports_many_vfs_as_recorded(lab):
     recorded, now = tape.load("netdevsim-many"), live(lab, "netdevsim-many")
     for number in cases.MANY:
         links = []

@@ -126,7 +126,7 @@ def test_a_vf_in_another_namespace_than_it_was_put_into_is_named(lab):
     lab.runtime.delete(document, pod).required()
 
 
-def test_an_ipam_plugins_check_is_asked_too(lab):
+def test_an_ipam_plugins_check_is_called_too(lab):
     vf, pod = lab.vfs[0], lab.pod()
     document = conf(vf, ipam={"type": "host-local", "ranges": [[{"subnet": "10.56.51.0/24"}]]})
     document["prevResult"] = lab.runtime.add(document, pod).required().result

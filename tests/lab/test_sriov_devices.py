@@ -174,7 +174,7 @@ def nics(lab):
     return [device.rpartition("/")[2] for device in devices]
 
 
-def test_an_iommu_group_that_is_not_viable_is_refused_naming_the_member_that_hinders(lab, nics):
+def test_an_iommu_group_that_is_not_viable_is_refused_naming_the_member_that_blocks(lab, nics):
     one, other = nics
     pod = lab.pod()
     document = {"cniVersion": "1.0.0", "name": "net", "type": "sriov", "deviceID": one, "driver": "vfio-pci"}
@@ -337,7 +337,7 @@ def test_a_vf_number_that_the_pf_does_not_have_is_refused(lab):
     assert "has VFs 0 to 6" in error["msg"]
 
 
-def test_pods_that_ask_for_any_vf_at_the_same_time_get_one_each_and_the_last_is_told_who_has_them(lab):
+def test_pods_that_request_any_vf_at_the_same_time_get_one_each_and_the_last_error_names_their_owners(lab):
     pods = [lab.pod() for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda pod: lab.runtime.add(by_pf(lab), pod), pods))
@@ -378,7 +378,7 @@ def test_pods_that_ask_for_any_vf_for_user_space_get_one_each(lab):
 # What the container learns, and what it receives.
 
 
-def test_the_device_info_file_tells_the_device_and_ends_with_the_attachment(lab):
+def test_the_device_info_file_reports_the_device_and_ends_with_the_attachment(lab):
     vf, pod = lab.vfs[2], lab.pod()
     lab.vm.put(DEVICE_INFO, "what Multus copied from the device plugin", mode=0o444)
     document = conf(vf, runtimeConfig={"CNIDeviceInfoFile": DEVICE_INFO}, capabilities={"CNIDeviceInfoFile": True})

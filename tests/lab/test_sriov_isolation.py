@@ -51,7 +51,7 @@ def instance(lab, vf):
 
 
 @pytest.mark.leaves_traces("the VFs are new ones")
-def test_the_late_del_of_a_vf_that_was_made_anew_leaves_the_new_one_as_it_is(lab):
+def test_the_late_del_of_a_vf_that_was_recreated_leaves_the_new_one_as_it_is(lab):
     vf, pod = lab.vfs[2], lab.pod()
     first = instance(lab, vf)
     lab.vm.run("bash", "-c", REBIND, vf.address)

@@ -60,7 +60,7 @@ def test_del_twice_succeeds(lab):
         assert lab.runtime.delete(conf(vf, **EVERYTHING), pod).required().stdout == ""
 
 
-def test_a_pod_cannot_hinder_del_add_or_gc_with_an_alias_that_is_no_text(lab):
+def test_a_pod_cannot_block_del_add_or_gc_with_an_alias_that_is_no_text(lab):
     vf, pod = lab.vfs[0], lab.pod()
     lab.runtime.add(conf(vf, vlan=7), pod).required()
     pod.run("bash", "-c", r"ip link set net1 alias $'barewire \377\376'")

@@ -78,7 +78,7 @@ def barewire(lab, *arguments):
     return lab.vm.run(f"{lab.runtime.bin_dir}/barewire", *arguments, check=False)
 
 
-def test_barewire_gc_lists_first_and_removes_in_all_networks_only_when_told(lab):
+def test_barewire_gc_lists_first_and_removes_in_all_networks_only_on_request(lab):
     assert barewire(lab, "gc").out == "nothing is left behind\n"
     living, document = attached(lab, 0)
     for number, network in ((1, "north"), (2, "south")):
@@ -102,7 +102,7 @@ def test_barewire_gc_lists_first_and_removes_in_all_networks_only_when_told(lab)
     assert changes(lab) == []
 
 
-def test_barewire_gc_finds_a_vf_without_a_record_and_tells_what_it_could_not_remove(lab):
+def test_barewire_gc_finds_a_vf_without_a_record_and_reports_what_it_could_not_remove(lab):
     pod, _ = attached(lab, 0, driver="vfio-pci", mac=None, mtu=None)
     vf = lab.vfs[0]
     pod.delete()
@@ -222,7 +222,7 @@ def strict_status(lab):
     lab.vm.sh("rm -r /etc/barewire")
 
 
-def test_status_tells_what_is_missing(lab):
+def test_status_reports_what_is_missing(lab):
     document = conf(lab.vfs[0])
     document["cniVersion"] = "1.1.0"
     lab.runtime.status(document).required()
@@ -243,7 +243,7 @@ def test_status_tells_what_is_missing(lab):
     assert (json.loads(bare.out)["code"], "CAP_NET_ADMIN" in bare.out) == (50, True)
 
 
-def test_status_tells_that_the_pf_of_attached_vfs_is_down(lab):
+def test_status_reports_that_the_pf_of_attached_vfs_is_down(lab):
     pod, document = attached(lab, 0)
     lab.runtime.status(document).required()
     lab.vm.sh(f"ip link set {lab.pf.netdev} down")

@@ -54,7 +54,7 @@ def with_interfaces(*ifnames, container_id="c0ffee", place=PLACE, start=FOREIGN)
     return annotations
 
 
-def test_the_application_is_told_the_type_that_a_configuration_without_one_stands_for():
+def test_the_application_gets_the_type_that_a_configuration_without_one_stands_for():
     assert element(host={"engine": "ovs-dpdk"})["config"] == element(host=HOST)["config"]
 
 
@@ -75,7 +75,7 @@ def test_an_element_has_the_keys_and_types_that_app_netutil_decodes():
     }
 
 
-def test_the_container_section_is_handed_on_but_for_the_socket_s_name():
+def test_the_container_section_is_handed_on_except_the_socket_s_name():
     told = element(netType="bridge", vhost={"mode": "server", "group": "hugetlbfs", "socketfile": "ignored"})["config"]
     assert told["vhost"] == {"mode": "server", "group": "hugetlbfs", "socketfile": "c0ffee-net1"}
     assert told["netType"] == "bridge"
@@ -101,7 +101,7 @@ def test_a_slash_at_its_end_makes_no_other_folder(place):
     assert applied(annotations, added(annotations, element("net2"), PLACE))[FOLDER] == WRITTEN
 
 
-def test_the_second_interface_of_a_sandbox_is_told_beside_the_first():
+def test_the_second_interface_of_a_sandbox_is_reported_beside_the_first():
     annotations = with_interfaces("net1", "net2")
     assert told(annotations) == [("c0ffee", "net1"), ("c0ffee", "net2")]
     assert annotations[FOLDER] == WRITTEN
@@ -141,7 +141,7 @@ def test_a_folder_that_another_interface_relies_on_is_not_replaced():
     ({FOLDER: PLACE}, with_interfaces("net1"), with_interfaces("net1", "net2", container_id="old")),
     ids=("a pod's own", "the interface's own", "an earlier sandbox's"),
 )
-def test_a_folder_that_nobody_else_relies_on_is_replaced(start):
+def test_a_folder_that_no_other_interface_uses_is_replaced(start):
     assert added(start, element("net1"), "/elsewhere")[FOLDER] == "/elsewhere/"
 
 
@@ -176,7 +176,7 @@ def test_del_leaves_what_it_cannot_read(text):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(("net1", "net2", "net10"))), max_size=12))
-def test_after_any_order_of_adds_and_dels_exactly_the_present_interfaces_are_told(steps):
+def test_after_any_order_of_adds_and_dels_exactly_the_present_interfaces_are_reported(steps):
     annotations, present = dict(FOREIGN), frozenset[str]()
     for arrives, ifname in steps:
         changes = added(annotations, element(ifname), PLACE) if arrives else removed(annotations, "c0ffee", ifname)
@@ -221,7 +221,7 @@ def mount(path, name="sockets", **more):
         ({}, ""),
     ],
 )
-def test_the_first_container_that_mounts_the_whole_volume_tells_where_it_is(found, expected):
+def test_the_first_container_that_mounts_the_whole_volume_determines_the_path(found, expected):
     assert mount_path(found, "sockets") == expected
 
 

@@ -118,23 +118,23 @@ def tree(tmp_path):
     return Tree(tmp_path)
 
 
-def test_unbound_members_and_bridges_do_not_hinder(tree):
+def test_unbound_members_and_bridges_do_not_block_the_group(tree):
     assert tree.drivers.viability_problems(VF) == []
 
 
 @pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", "pci-stub"])
-def test_members_of_vfio_or_nobody_do_not_hinder(tree, driver):
+def test_members_of_vfio_or_without_a_driver_do_not_block_the_group(tree, driver):
     tree.bind(SIBLING, driver)
     assert tree.drivers.viability_problems(VF) == []
 
 
 @pytest.mark.parametrize("driver", ["e1000", "igb_uio", "uio_pci_generic"])
-def test_a_member_with_another_driver_hinders_and_is_named(tree, driver):
+def test_a_member_with_another_driver_blocks_the_group_and_is_named(tree, driver):
     tree.bind(SIBLING, driver)
     assert tree.drivers.viability_problems(VF) == [f"{SIBLING} of its IOMMU group is bound to {driver}"]
 
 
-def test_a_device_without_a_group_is_told_about_the_iommu(tree):
+def test_a_device_without_a_group_is_refused_with_a_hint_about_the_iommu(tree):
     (tree.root / "bus/pci/devices" / VF / "iommu_group").unlink()
     (told,) = tree.drivers.viability_problems(VF)
     assert "IOMMU" in told
@@ -263,13 +263,13 @@ def test_a_network_driver_that_an_administrator_bound_by_the_override_is_given_b
     assert state(tree) == ("igbvf", "igbvf", ["eth7"])
 
 
-def test_the_kernels_refusal_of_a_write_is_told_with_its_errno(tmp_path):
+def test_the_kernels_refusal_of_a_write_is_reported_with_its_errno(tmp_path):
     with pytest.raises(KernelRefused, match="Is a directory") as failed:
         write(str(tmp_path), "text", time.monotonic() + 10)
     assert failed.value.number == errno.EISDIR
 
 
-def test_a_write_in_which_the_kernel_kills_the_process_is_told_as_that(tmp_path, monkeypatch):
+def test_a_write_in_which_the_kernel_kills_the_process_is_reported_as_that(tmp_path, monkeypatch):
     """An Oops of a driver does this. Reported as an errno, it was "Bad file descriptor"."""
     (tmp_path / "bind").touch()
     monkeypatch.setattr(os, "write", lambda *_args: os.kill(os.getpid(), signal.SIGKILL))

@@ -37,7 +37,7 @@ FOUND = sorted({match.groups() for path in places() for match in COMMAND.findite
 
 
 @pytest.mark.parametrize(("program", "words"), FOUND)
-def test_a_command_that_people_are_told_to_run_exists(program, words):
+def test_a_command_in_documents_and_hints_exists(program, words):
     name, *rest = words.split()
     known = commands(PROGRAMS[program])
     assert name in known
@@ -45,6 +45,6 @@ def test_a_command_that_people_are_told_to_run_exists(program, words):
     assert named <= set(known[name]._option_string_actions)
 
 
-def test_the_ways_out_of_dead_ends_are_told():
+def test_the_ways_out_of_dead_ends_are_reported():
     told = {(program, words.split()[0]) for program, words in FOUND}
     assert {("barewire", "forget"), ("barewire-ipam", "forget"), ("barewire-ipam", "free-node")} <= told

@@ -119,7 +119,7 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "msg"), PROBLEMS)
-def test_a_problem_is_told_with_its_path(config, msg):
+def test_a_problem_is_reported_with_its_path(config, msg):
     assert refusal(**config) == msg
 
 
@@ -127,7 +127,7 @@ def test_the_number_of_a_vf_needs_its_pf():
     assert refusal(vf=0, deviceID=None) == "deviceID: missing: name a VF, or its PF as master; vf: needs master"
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     config: dict[str, Any] = {"max-tx-rate": 5}
     for problem, _ in reversed(PROBLEMS):
         config |= problem
@@ -154,7 +154,7 @@ def test_all_problems_are_told_at_once():
         ),
     ],
 )
-def test_fields_that_contradict_each_other_are_all_told(config, told):
+def test_fields_that_contradict_each_other_are_all_reported(config, told):
     assert refusal(**config).split("; ") == told
 
 
@@ -246,7 +246,7 @@ def test_an_exact_key_that_is_null_hides_the_other_cases():
     assert "vlan" not in parsed(vlan=None, VLAN=6).values
 
 
-def test_a_problem_below_a_key_in_another_case_is_told_under_the_known_key():
+def test_a_problem_below_a_key_in_another_case_is_reported_under_the_known_key():
     assert (
         refusal(VLAN="x", ARGS={"CNI": {"Mac": 1}})
         == 'args.cni.mac: 1 is not a MAC address; vlan: "x" is not an integer'
@@ -307,11 +307,11 @@ def test_a_key_with_the_words_of_a_known_one_in_another_order_is_misspelt(key):
 
 @pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "k8s.v1.cni.cncf.io/vlan", "x/vlan"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_namespaced_key_is_somebody_elses(key, strict):
+def test_a_namespaced_key_belongs_to_others(key, strict):
     assert parsed(**{key: 1, "strictConfig": strict}).warnings == ()
 
 
-def test_other_keys_below_open_sections_are_somebody_elses():
+def test_other_keys_below_open_sections_belong_to_others():
     found = parsed(
         runtimeConfig={"ips": ["10.0.0.2/24"], "macc": 1}, args={"x": 1, "cni": {"ips": []}}, strictConfig=True
     )
@@ -332,7 +332,7 @@ def test_a_strict_configuration_with_known_keys_only_is_taken():
     assert parsed(strictConfig=True, vlan=1, VlanQoS=2).values["vlanQoS"] == 2
 
 
-def test_problems_of_values_are_told_together_with_those_of_strictness():
+def test_problems_of_values_are_reported_together_with_those_of_strictness():
     assert refusal(strictConfig=True, vlan="x", trunk=1, trsut="on") == (
         'trsut: unknown key, did you mean trust?; trunk: unknown key; vlan: "x" is not an integer'
     )
@@ -361,7 +361,7 @@ def test_a_misspelt_key_behind_many_unknown_ones_is_refused():
     assert refusal(**MANY, **{"max-tx-rate": 5}) == "max-tx-rate: unknown key, did you mean max_tx_rate?"
 
 
-def test_strict_config_tells_the_number_of_the_keys_that_it_does_not_name():
+def test_strict_config_reports_the_number_of_the_keys_that_it_does_not_name():
     with pytest.raises(UnsupportedField) as caught:
         parsed(strictConfig=True, **MANY)
     assert caught.value.msg.endswith("; 9980 more keys: unknown")
@@ -429,7 +429,7 @@ def test_no_source_is_no_mac():
     assert wanted_mac(parsed(runtimeConfig={}, args={}).values, {"MAC": ""}) is None
 
 
-def test_a_malformed_mac_in_cni_args_is_told():
+def test_a_malformed_mac_in_cni_args_is_reported():
     with pytest.raises(InvalidConfig, match='CNI_ARGS MAC: "x" is not a MAC address') as caught:
         wanted_mac({}, {"MAC": "x"})
     assert caught.value.code == 7
@@ -446,7 +446,7 @@ def test_a_list_of_strings_is_checked_as_a_whole():
             parse(table, (), {"names": wrong}, no_rules)
 
 
-def test_a_number_that_json_cannot_write_is_told_and_no_failure_of_ours():
+def test_a_number_that_json_cannot_write_is_reported_and_no_failure_of_ours():
     """1e999 is valid JSON, and is read as infinity."""
     with pytest.raises(InvalidConfig, match="inf"):
         parse({"mtu": ("integer", 0, 9)}, (), {"mtu": float("inf")}, no_rules)

@@ -35,7 +35,7 @@ def given_up(node: Node) -> str:
     return Devices(node.kernel, attachments, node.plugin()._removal).give_up(KEY)
 
 
-def test_the_command_gives_up_what_is_named_and_tells_what_has_no_record(node, capsys, monkeypatch):
+def test_the_command_gives_up_what_is_named_and_reports_what_has_no_record(node, capsys, monkeypatch):
     node.add("a", **WITH_IPAM)
     node.ipam.fail = {"release"}
     node.delete("a", **WITH_IPAM)
@@ -67,7 +67,7 @@ def test_addresses_whose_ipam_plugin_is_gone_are_given_up_when_the_vf_is_home(no
     node.add("a")
 
 
-def test_an_ipam_plugin_that_is_back_is_told_and_nothing_is_forgotten(node):
+def test_an_ipam_plugin_that_is_back_is_reported_and_nothing_is_forgotten(node):
     node.add("a", **WITH_IPAM)
     node.ipam.fail = {"release"}
     node.delete("a", **WITH_IPAM)

@@ -97,7 +97,7 @@ def test_a_released_device_leaves_the_file_though_the_look_after_the_release_fai
     asyncio.run(scenario())
 
 
-def test_a_file_that_could_not_be_written_is_written_in_a_later_round_and_told_once(tmp_path):
+def test_a_file_that_could_not_be_written_is_written_in_a_later_round_and_reported_once(tmp_path):
     async def scenario():
         pods = Pods()
         host, life = await begun(tmp_path, pods, number=2)

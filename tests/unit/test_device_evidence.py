@@ -160,7 +160,7 @@ def test_a_process_that_hides_its_descriptors_may_have_any_device_open(monkeypat
         processes.opened({os.makedev(1, 3)})
 
 
-def test_one_look_at_the_processes_tells_of_all_devices(monkeypatch):
+def test_one_scan_of_the_processes_covers_all_devices(monkeypatch):
     looks, listdir = [], os.listdir
 
     def counted(path):
@@ -218,7 +218,7 @@ def test_a_device_whose_journal_is_damaged_is_held_until_there_is_evidence(tmp_p
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/nowhere", path)])
-def test_what_is_no_file_in_the_journal_stops_nobody(tmp_path, make):
+def test_what_is_no_file_in_the_journal_stops_no_call(tmp_path, make):
     async def scenario():
         host = host_in(tmp_path)
         Journal(str(tmp_path / "state")).load()
@@ -247,7 +247,7 @@ def test_a_journal_that_cannot_be_read_for_want_of_descriptors_is_not_taken_for_
     assert journal.load() == whole
 
 
-def test_a_pod_s_device_that_is_gone_is_told_once(tmp_path):
+def test_a_pod_s_device_that_is_gone_is_reported_once(tmp_path):
     async def scenario():
         pods = Pods()
         pods.devices = {RESOURCE: ["0000:77:00.0"]}
@@ -259,7 +259,7 @@ def test_a_pod_s_device_that_is_gone_is_told_once(tmp_path):
     asyncio.run(scenario())
 
 
-def test_a_full_disk_keeps_nobody_from_taking_other_devices_back(tmp_path):
+def test_a_full_disk_does_not_keep_other_devices_from_being_taken_back(tmp_path):
     async def scenario():
         pods = Pods()
         life = await Life(host_in(tmp_path), tmp_path, pods).started()
@@ -362,7 +362,7 @@ def test_a_look_that_hangs_ends_and_no_second_one_hangs_beside_it(tmp_path, monk
     asyncio.run(scenario())
 
 
-def test_members_of_a_group_are_looked_at_with_the_one_that_is_asked_for(tmp_path):
+def test_members_of_a_group_are_examined_with_the_requested_one(tmp_path):
     async def scenario():
         host = host_in(tmp_path)
         life = await Life(host, tmp_path, Pods()).started()

@@ -126,7 +126,7 @@ def test_members_are_taken_from_the_drivers_that_the_pool_names_only(groups, dri
     assert bool(reason) == bool(health(sound(driver), auto(groups=groups, **keys), used)[GPU])
 
 
-def test_a_member_without_a_driver_is_of_no_use_to_who_gets_the_group_and_in_nobodys_way_else():
+def test_a_member_without_a_driver_is_useless_with_the_group_and_harmless_otherwise():
     assert health(sound(""), auto())[GPU] == f"its IOMMU group is not viable: {SOUND} has no driver for VFIO"
     assert health(sound(""), auto(groups="exclusive"))[GPU] == ""
 
@@ -283,7 +283,7 @@ def test_every_member_of_a_group_is_reset_when_it_is_back(tmp_path):
     asyncio.run(scenario())
 
 
-def test_a_part_is_not_allocated_by_its_own_name_and_explain_tells_with_what_it_comes(tmp_path):
+def test_a_part_is_not_allocated_by_its_own_name_and_explain_names_its_device(tmp_path):
     async def scenario():
         pci = host_in(tmp_path, "vfio-pci")
         life = await started(pci, tmp_path, Pods(), BINDS)

@@ -46,6 +46,6 @@ def test_another_devices_write_to_the_same_file_does_not_wait_for_one_that_hangs
     os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
 
-def test_a_refusal_is_told_with_its_errno(tmp_path):
+def test_a_refusal_is_reported_with_its_errno(tmp_path):
     with pytest.raises(KernelRefused, match="Is a directory"):
         write(str(tmp_path), "1", soon() + 20)

@@ -95,7 +95,7 @@ def test_the_example_of_a_configuration_is_a_good_one():
     assert [pool.name for pool in found.pools] == ["intel.com/storage", "intel.com/bond", "example.com/graphics"]
 
 
-def test_the_image_is_the_bundle_on_a_base_that_whoever_builds_it_names():
+def test_the_image_is_the_bundle_on_a_base_that_its_builder_names():
     lines = [line.split() for line in RECIPE.read_text().splitlines() if line and not line.startswith("#")]
     assert [line[0] for line in lines] == ["ARG", "FROM", "COPY", "ENTRYPOINT", "CMD"]
     assert lines[0] == ["ARG", "BASE"], "no registry is ours to name"

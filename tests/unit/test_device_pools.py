@@ -109,13 +109,13 @@ def test_bridges_and_pfs_that_have_vfs_are_never_offered():
     }
 
 
-def test_a_device_that_the_host_uses_is_never_offered_and_the_reason_is_told():
+def test_a_device_that_the_host_uses_is_never_offered_and_the_reason_is_reported():
     found = configured({"resourceList": [{"resourceName": "all"}]}, used={PLAIN: "a route goes through it"})
     assert found.kept_out[PLAIN] == "a route goes through it"
     assert PLAIN not in found.pool_of
 
 
-def test_a_device_is_in_the_first_pool_that_selects_it_and_the_second_claim_is_told():
+def test_a_device_is_in_the_first_pool_that_selects_it_and_the_second_claim_is_reported():
     found = configured(
         {
             "resourceList": [{"resourceName": "a", "selectors": {"pfNames": ["eth0#0"]}}, {"resourceName": "b"}],
@@ -141,13 +141,13 @@ def test_a_held_device_stays_in_its_pool_whatever_became_of_it():
     assert found.members("intel.com/a") == (VFS[0],)
 
 
-def test_why_a_device_is_in_no_pool_is_told_by_condition():
+def test_why_a_device_is_in_no_pool_is_reported_by_condition():
     found = configured({"resourceList": [{"resourceName": "a", "selectors": {"pfNames": ["eth0#0"]}}]})
     assert found.kept_out[VFS[1]] == "no pool selects it (intel.com/a: pfNames has no 'eth0#1')"
     assert found.kept_out[GPU] == "no pool selects it (intel.com/a: its class 03 is not 02)"
 
 
-def test_every_problem_of_a_configuration_is_told_with_its_path():
+def test_every_problem_of_a_configuration_is_reported_with_its_path():
     document = {
         "resourceList": [
             {"resourceName": "two words", "selectors": {"vendors": ["80"], "pfNames": ["eth0#3-1", "#1"]}},

@@ -70,7 +70,7 @@ def test_remarks_tell_of_second_claims_unknown_keys_and_what_a_pod_has_of_no_res
     assert found.is_served, "nobody has looked"
 
 
-def test_a_damaged_entry_of_the_journal_is_told_as_what_it_is():
+def test_a_damaged_entry_of_the_journal_is_reported_as_what_it_is():
     damaged = {VFS[3]: Holding(device=VFS[3], resource="")}
     assert (
         f"{VFS[3]} counts as held: its file in the journal is damaged" in status(SIGHT, CONFIGURATION, damaged).remarks
@@ -117,7 +117,7 @@ def options(tmp_path):
     ]
 
 
-def test_a_dry_run_tells_what_would_be_served_and_all_problems_of_a_bad_configuration(tmp_path, options, capsys):
+def test_a_dry_run_reports_what_would_be_served_and_all_problems_of_a_bad_configuration(tmp_path, options, capsys):
     (tmp_path / "config.json").write_text('{"resourceList": [{"resourceName": "vfs"}]}')
     assert main(["run", "--dry-run", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["resources"][0]["devices"] == VFS

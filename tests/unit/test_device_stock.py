@@ -251,7 +251,7 @@ class Meanwhile(Pods):
         return answer
 
 
-def test_a_device_that_is_allocated_while_the_kubelet_is_asked_is_not_taken_back(tmp_path):
+def test_a_device_that_is_allocated_during_the_request_to_the_kubelet_is_not_taken_back(tmp_path):
     async def scenario():
         host, pods = host_in(tmp_path), Meanwhile()
         life = await Life(host, tmp_path, pods).started()
@@ -426,7 +426,7 @@ def test_a_device_that_no_pod_has_and_a_process_has_open_is_unhealthy_and_refuse
         (lambda host: (host.devices / GPU / "net").mkdir(), "its network device is in a pod"),
     ],
 )
-def test_a_device_that_nobody_holds_and_somebody_uses_is_refused(tmp_path, sign, told):
+def test_a_device_that_is_in_use_without_a_holder_is_refused(tmp_path, sign, told):
     async def scenario():
         host = host_in(tmp_path)
         life = await Life(host, tmp_path, Pods()).started()

@@ -95,7 +95,7 @@ def test_what_is_in_the_place_of_a_temporary_file_is_not_opened(tmp_path, kind):
     assert not os.path.lexists(taken)
 
 
-def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path):
     os.symlink("loop", tmp_path / "loop")
     with pytest.raises(IoFailure, match="cannot list"):
         folders.keys(str(tmp_path / "loop"))

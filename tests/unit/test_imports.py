@@ -104,7 +104,7 @@ def test_heavy_modules_are_not_allowed(name):
     assert forbidden({*ALLOWED, "cni.serve", name}) == [name]
 
 
-def test_a_heavy_import_is_found_and_its_cost_is_told():
+def test_a_heavy_import_is_found_and_its_cost_is_reported():
     assert "re" in forbidden(imported_by("json"))
     assert "| " in costs("json", ["re"])
 

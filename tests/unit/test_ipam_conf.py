@@ -187,7 +187,7 @@ def test_table_and_model_take_what_is_right(section):
 
 
 @pytest.mark.parametrize(("section", "path", "words"), BAD)
-def test_table_and_model_refuse_what_is_wrong_and_path_and_reason_are_told(section, path, words):
+def test_table_and_model_refuse_what_is_wrong_and_path_and_reason_are_reported(section, path, words):
     with pytest.raises(InvalidConfig) as caught:
         table_says(section)
     (told,) = [one for one in caught.value.msg.split("; ") if one.startswith(f"{path}: ")]
@@ -196,7 +196,7 @@ def test_table_and_model_refuse_what_is_wrong_and_path_and_reason_are_told(secti
         IpamConf.model_validate(canonical(TABLE, {"ipam": section}))
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(InvalidConfig) as caught:
         table_says(
             {
@@ -209,7 +209,7 @@ def test_all_problems_are_told_at_once():
     assert caught.value.msg.count("; ") == 3
 
 
-def test_problems_of_values_and_of_what_they_say_together_are_told_at_once():
+def test_problems_of_values_and_of_what_they_say_together_are_reported_at_once():
     section = {
         "dataDir": 5,
         "subnet": "10.0.0.1/24",
@@ -331,7 +331,7 @@ def test_what_was_leased_beyond_whereabouts_part_of_a_subnet_counts_as_leased():
     assert unleased(sets, {parse_address("fd00:0:0:1::1", "elsewhere")}) == unleased(sets, set()) == list(sets)
 
 
-def test_a_large_configuration_is_understood_at_once_and_tells_a_few_overlaps_only():
+def test_a_large_configuration_is_understood_at_once_and_reports_a_few_overlaps_only():
     ranges = [{"subnet": f"10.{number >> 8}.{number & 255}.0/24"} for number in range(1000)]
     holes = [f"10.{number >> 8}.{number & 255}.7" for number in range(10000)]
     started = time.process_time()
@@ -474,7 +474,7 @@ BROKEN: list[object] = [
 
 @pytest.mark.parametrize("section", BROKEN)
 @pytest.mark.parametrize("backend", [None, "local", "etcd", "kubernetes"])
-def test_where_leases_are_is_told_by_any_configuration_however_broken(section, backend):
+def test_any_configuration_however_broken_gives_the_location_of_its_leases(section, backend):
     if isinstance(section, dict) and backend:
         section = {**section, "backend": backend}
     found = lease_location(request(section))

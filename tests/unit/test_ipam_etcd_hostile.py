@@ -76,7 +76,7 @@ WALKS: dict[str, Callable[[Gateway, float], object]] = {
 
 
 @pytest.mark.parametrize("walk", WALKS)
-def test_a_server_that_tells_ever_more_keys_is_left_within_the_callers_bound(walk, monkeypatch):
+def test_a_server_that_returns_ever_more_keys_is_left_within_the_callers_bound(walk, monkeypatch):
     for module in (cluster, dead_node):  # reading everything has a limit of a minute
         monkeypatch.setattr(module, "ALL_SECONDS", SHORT)
     answer = names if walk in ("dead", "freed") else endless
@@ -94,7 +94,7 @@ def names(start: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("answer", [again, elsewhere, backwards, too_many])
 @pytest.mark.parametrize("walk", ["give_back_all", "leases_of_node", "leases"])
-def test_keys_that_nobody_requested_end_the_walk_as_an_error_of_that_server(walk, answer):
+def test_unrequested_keys_end_the_walk_as_an_error_of_that_server(walk, answer):
     with pytest.raises(NotAvailable, match="requested"):
         WALKS[walk](Hostile(answer), AMPLE)
 

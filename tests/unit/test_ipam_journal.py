@@ -94,7 +94,7 @@ def test_the_search_goes_on_where_others_were_faster(node, shared):
     assert node.add("a", sets=((V4,),)) == ["10.9.0.77"]
 
 
-def test_what_the_cluster_tells_to_be_taken_is_not_tried(node, shared):
+def test_an_address_that_the_cluster_reports_in_use_is_not_tried(node, shared):
     shared.tells_taken = True
     fill(shared, (V4,))
     del shared.leases[parse("10.9.0.77", "")]
@@ -134,7 +134,7 @@ def test_a_requested_address_is_given(node):
     assert str(found.address) == "10.9.0.200"
 
 
-def test_a_requested_address_of_somebody_else_is_refused_and_nothing_stays(node, shared):
+def test_a_requested_address_of_another_owner_is_refused_and_nothing_stays(node, shared):
     FakeCluster(shared, "node-z").take((claim("10.9.0.200"),), owner("z"))
     with pytest.raises(AddressTaken, match=r"10\.9\.0\.200 is in use"):
         node.store().allocate(*asked("10.9.0.200"))
@@ -191,7 +191,7 @@ def test_an_owner_that_cannot_have_more_keeps_what_it_has(node, shared):
     assert set(first).isdisjoint(in_use(shared))
 
 
-def test_what_somebody_else_has_by_now_is_not_given_again(node, shared):
+def test_what_another_owner_has_by_now_is_not_given_again(node, shared):
     node.store().allocate(*asked("10.9.0.200"))
     shared.leases.clear()
     FakeCluster(shared, "node-z").take((claim("10.9.0.200"),), owner("z"))
@@ -206,7 +206,7 @@ def test_what_the_cluster_lost_is_taken_again(node, shared):
     assert sorted(in_use(shared)) == sorted(first)
 
 
-def test_what_is_asked_for_is_on_disk_before_the_cluster_is_asked(node, shared, monkeypatch):
+def test_a_request_is_on_disk_before_it_is_sent_to_the_cluster(node, shared, monkeypatch):
     noted = []
 
     def take(self, claims, who, take=FakeCluster.take):
@@ -309,14 +309,14 @@ def test_a_release_needs_no_configuration(node, shared):
     assert node.files() == []
 
 
-def test_releasing_what_was_never_taken_is_no_error_and_without_configuration_nobody_is_asked(node, shared):
+def test_releasing_an_unknown_owner_is_no_error_and_without_configuration_no_request_is_sent(node, shared):
     node.store(cluster_conf=None).release(owner("a"))
     assert shared.calls == []
     node.store().release(owner("a"))
     assert node.files() == []
 
 
-def test_a_node_that_lost_its_journal_frees_what_bears_the_owners_name(node, shared):
+def test_a_node_that_lost_its_journal_frees_what_has_the_owners_name(node, shared):
     node.add("a")
     node.add("b")
     shutil.rmtree(node.folder / "journal")
@@ -324,7 +324,7 @@ def test_a_node_that_lost_its_journal_frees_what_bears_the_owners_name(node, sha
     assert set(in_use(shared).values()) == {"b"}
 
 
-def test_a_release_does_not_touch_what_somebody_else_has_by_now(node, shared):
+def test_a_release_does_not_touch_what_another_owner_has_by_now(node, shared):
     node.store().allocate(*asked("10.9.0.200"))
     shared.leases.clear()
     FakeCluster(shared, "node-z").take((claim("10.9.0.200"),), owner("z"))
@@ -396,7 +396,7 @@ def test_of_the_tombstones_those_of_the_longest_ago_come_first(node, shared):
     assert [one.container_id for one in node.journal().tombstones()] == ["b", "a", "c"]
 
 
-def test_a_cluster_out_of_reach_is_asked_once_for_all_its_tombstones(node, shared):
+def test_a_cluster_out_of_reach_gets_one_request_for_all_its_tombstones(node, shared):
     for name in "abcde":
         node.add(name)
     shared.away = True
@@ -512,7 +512,7 @@ def test_an_add_out_of_reach_is_try_again_later_and_its_del_succeeds(node, share
     assert node.files() == ["journal/net/b:net1.json"]
 
 
-def test_an_entry_is_flushed_at_the_cluster_that_it_tells_of(tmp_path, shared):
+def test_an_entry_is_released_in_the_cluster_that_it_names(tmp_path, shared):
     second = Shared()
     node = Node(tmp_path, "node-a", {"fake": shared, "second": second})
     node.add("a")
@@ -546,7 +546,7 @@ def test_a_release_of_what_an_unusable_configuration_never_leased_leaves_no_tomb
     node.store().gc(set())
 
 
-def test_gc_warns_of_an_unusable_configuration_and_collects_what_the_journal_tells(node, shared):
+def test_gc_warns_of_an_unusable_configuration_and_collects_what_the_journal_has(node, shared):
     node.add("a")
     node.add("b")
     node.store(cluster_conf=BROKEN).gc({("b", "net1")})
@@ -591,7 +591,7 @@ def test_what_is_leased_at_another_prefix_is_not_looked_for_at_the_present_one(m
     assert moving.files() == [MARK, ENTRY]
 
 
-def test_another_network_settles_by_what_the_entry_tells(moving, shared):
+def test_another_network_releases_by_the_content_of_the_entry(moving, shared):
     moving.add("a", cluster_conf=FIRST)
     moving.clusters["first"].away = True
     moving.store(cluster_conf=FIRST).release(owner("a"))
@@ -654,7 +654,7 @@ def test_gc_frees_only_its_own_network_in_a_cluster_network_of_several(node, sha
     assert set(in_use(shared).values()) == {"b"}
 
 
-def test_gc_frees_what_no_entry_tells_of(node, other, shared):
+def test_gc_frees_what_no_entry_has(node, other, shared):
     node.add("a")
     node.add("b")
     other.add("c")
@@ -788,7 +788,7 @@ def test_an_address_whose_outcome_is_unknown_is_not_the_owners(node, shared):
 
 
 @pytest.mark.parametrize("tells_taken", [False, True])
-def test_status_tells_of_a_full_set_and_of_a_cluster_out_of_reach(node, shared, tells_taken):
+def test_status_reports_a_full_set_and_a_cluster_out_of_reach(node, shared, tells_taken):
     shared.tells_taken = tells_taken
     node.store().status((*SETS, *TINY))
     fill(shared, TINY[0])
@@ -799,7 +799,7 @@ def test_status_tells_of_a_full_set_and_of_a_cluster_out_of_reach(node, shared, 
         node.store().status(SETS)
 
 
-def test_status_tells_that_the_journal_cannot_be_written(node):
+def test_status_reports_that_the_journal_cannot_be_written(node):
     (node.folder / "journal").write_text("in the way")
     with pytest.raises(NotAvailable, match="journal"):
         node.store().require_writable()
@@ -888,7 +888,7 @@ def test_a_pod_that_requests_an_address_does_not_get_the_one_of_its_earlier_sand
     assert in_use(shared) == {first[0]: "a", wanted: "b"}
 
 
-def test_what_somebody_takes_meanwhile_of_an_earlier_sandbox_is_replaced_by_another_address(node, shared, monkeypatch):
+def test_an_address_of_an_earlier_sandbox_that_is_taken_meanwhile_is_replaced(node, shared, monkeypatch):
     shared.goes_by_pods = True
     first = node.add("a", sets=TINY, pod="default/p")
     found = FakeCluster.leases_of_pod
@@ -959,7 +959,7 @@ def test_a_lease_without_an_entry_is_not_forgotten_because_of_a_right_that_is_mi
     assert (in_use(shared), node.files()) == ({}, [])
 
 
-def told_of_a_restore(node) -> bool:
+def restore_reported(node) -> bool:
     return any("restored from a backup" in text for text in node.warnings)
 
 
@@ -975,7 +975,7 @@ def test_a_node_with_another_name_or_machine_id_does_not_take_the_cluster_for_a_
     node.add(again)
     node.add("c")
     node.store().gc({(name, "net1") for name in ("a", "b", "c")})
-    assert not told_of_a_restore(node)
+    assert not restore_reported(node)
     assert node.add("a") == held
 
 
@@ -987,14 +987,14 @@ def test_a_renamed_node_takes_again_what_it_has_once_and_under_the_name_of_then(
     node.add("b")
     shared.restore(backup, "one")
     node.add("c")
-    assert told_of_a_restore(node)
+    assert restore_reported(node)
     assert {str(lease.address): lease.node for lease in shared.leases.values() if lease.owner.container_id == "a"} == (
         dict.fromkeys(held, "node-a")
     )
     node.warnings.clear()
     for name in ("d", "a", "e"):
         node.add(name)
-    assert not told_of_a_restore(node)
+    assert not restore_reported(node)
 
 
 def test_a_note_of_an_older_version_that_names_no_node_is_read_as_none(tmp_path):

@@ -128,7 +128,7 @@ def test_a_requested_address_that_cannot_be_leased_is_refused(store, place, wish
     assert files(place) == {}
 
 
-def test_a_requested_address_of_somebody_else_is_refused_by_name(store):
+def test_a_requested_address_of_another_owner_is_refused_by_name(store):
     (taken,) = take(store, "a", ifname="eth0")
     with pytest.raises(AddressTaken, match=f"{taken} is in use by container a eth0"):
         take(store, "b", requested=[taken])
@@ -249,7 +249,7 @@ def test_a_directory_that_others_may_write_to_is_refused(store, place):
         take(store, "a")
 
 
-def test_a_lock_that_lasts_is_told_of(store, place):
+def test_a_lock_that_lasts_is_reported(store, place):
     take(store, "a")
     calls = [
         lambda: take(store, "b"),
@@ -264,7 +264,7 @@ def test_a_lock_that_lasts_is_told_of(store, place):
     assert held(store, "a") == ["10.0.0.2"]
 
 
-def test_status_tells_what_is_exhausted(store):
+def test_status_reports_what_is_exhausted(store):
     store.status((V4, V6))
     for i in range(5):
         take(store, str(i))
@@ -274,13 +274,13 @@ def test_status_tells_what_is_exhausted(store):
     store.status((V6, V4))
 
 
-def test_status_tells_that_the_directory_cannot_be_made(store, place):
+def test_status_reports_that_the_directory_cannot_be_made(store, place):
     place.parent.write_bytes(b"a file")
     with pytest.raises(NotAvailable, match=f"{place} cannot be written"):
         store.status((V4,))
 
 
-def test_leases_are_in_the_order_of_their_numbers_and_those_of_nobody_among_them(store, place):
+def test_leases_are_in_the_order_of_their_numbers_with_or_without_an_owner(store, place):
     for name in "abc":
         take(store, name, ranges("10.0.0.0/24", 8, 12), V6)
     plant(place, "10.0.0.2", b"")
@@ -300,7 +300,7 @@ def no_reading(monkeypatch):
     return lambda: monkeypatch.setattr(Directory, "lease_files", refuse)
 
 
-def test_while_nobody_else_changes_the_directory_nobody_else_s_files_are_read(store, no_reading):
+def test_while_the_directory_is_unchanged_only_the_owners_files_are_read(store, no_reading):
     take(store, "a", V4, V6)
     no_reading()
     take(store, "b", V4, V6)
@@ -313,7 +313,7 @@ def test_while_nobody_else_changes_the_directory_nobody_else_s_files_are_read(st
     assert held(store, "b") == ["10.0.0.3", "fd00::3"]
 
 
-def test_what_somebody_else_makes_removes_or_writes_anew_is_seen(store, place):
+def test_what_another_owner_makes_removes_or_rewrites_is_seen(store, place):
     take(store, "a")
     plant(place, "10.0.0.5", b"b\r\nnet1")
     assert held(store, "b") == ["10.0.0.5"]
@@ -369,7 +369,7 @@ def test_without_a_place_for_the_index_everything_works(tmp_path, place):
     assert files(place) == {}
 
 
-def test_an_index_that_has_grown_is_made_anew_with_more_parts(store, run, monkeypatch, no_reading):
+def test_an_index_that_has_grown_is_recreated_with_more_parts(store, run, monkeypatch, no_reading):
     monkeypatch.setattr(index, "_SHARD_BYTES", 400)
     monkeypatch.setattr(index, "_SHARD_ENTRIES", 10)
     got = {f"c{i}": take(store, f"c{i}", V6) for i in range(60)}

@@ -60,7 +60,7 @@ def test_where_only_occupied_addresses_are_left_a_range_is_exhausted(node):
         node.add("d", sets=((V4,),), cluster_conf=SECOND)
 
 
-def test_what_a_cluster_has_forgotten_is_not_leased_to_somebody_else(node, clusters):
+def test_what_a_cluster_has_forgotten_is_not_leased_to_another_owner(node, clusters):
     held = {address for name in "abc" for address in node.add(name, sets=((V4,),), cluster_conf=FIRST)}
     clusters["first"].leases.clear()
     assert held.isdisjoint({address for name in "def" for address in node.add(name, sets=((V4,),), cluster_conf=FIRST)})
@@ -74,7 +74,7 @@ def test_an_owner_keeps_what_it_has_and_what_was_released_is_free_again(node):
     assert node.store(cluster_conf=SECOND).allocate(owner("b"), ((V4,),), (wanted,))[0].address == wanted
 
 
-def test_a_requested_address_that_somebody_else_on_the_node_uses_is_refused(node):
+def test_a_requested_address_that_another_owner_on_the_node_uses_is_refused(node):
     (address,) = node.add("a", sets=((V4,),), cluster_conf=FIRST)
     with pytest.raises(AddressTaken, match="in use on this node"):
         node.store(cluster_conf=SECOND).allocate(owner("b"), ((V4,),), (parse(address, ""),))

@@ -227,7 +227,7 @@ def test_gc_works_with_a_configuration_that_add_refuses(node, broken):
     assert node.files() == []
 
 
-def test_after_a_change_of_the_backend_gc_frees_what_the_journal_tells(node):
+def test_after_a_change_of_the_backend_gc_frees_what_the_journal_has(node):
     journal = Journal(str(node.folder / "journal"), str(node.folder / "run"))
     owner = Owner(network="net", container_id="c1", ifname="net1")
     name = os.uname().nodename
@@ -314,7 +314,7 @@ def test_gc_frees_what_the_runtime_does_not_know(node):
     assert node.files() == ["10.0.0.3", "fd00::3"]
 
 
-def test_name_service_comes_from_the_file_and_a_missing_one_is_told_before_anything_is_leased(node, tmp_path):
+def test_name_service_comes_from_the_file_and_a_missing_one_is_reported_before_anything_is_leased(node, tmp_path):
     conf = tmp_path / "resolv.conf"
     section = {**DUAL, "resolvConf": str(conf)}
     with pytest.raises(InvalidConfig, match="does not exist"):
@@ -375,7 +375,7 @@ def test_its_errors_keep_their_codes_and_words_and_nothing_stays(node, ipam):
     assert node.files() == ["10.0.0.2"]
 
 
-def test_a_defect_after_leasing_leaves_nothing_and_is_told_as_one(node, ipam, monkeypatch):
+def test_a_defect_after_leasing_leaves_nothing_and_is_reported_as_one(node, ipam, monkeypatch):
     def broken(*_arguments):
         raise ValueError("no result")
 
@@ -386,7 +386,7 @@ def test_a_defect_after_leasing_leaves_nothing_and_is_told_as_one(node, ipam, mo
     assert node.files() == []
 
 
-def test_what_is_locked_is_told_as_something_that_passes(node, ipam, monkeypatch):
+def test_what_is_locked_is_reported_as_something_that_passes(node, ipam, monkeypatch):
     def locked(*_arguments):
         raise TryAgainLater("locked")
 

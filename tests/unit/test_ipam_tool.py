@@ -126,7 +126,7 @@ def said(capsys) -> Any:
 # Listing
 
 
-def test_a_list_tells_who_has_what(host, folders, capsys):
+def test_a_list_reports_who_has_what(host, folders, capsys):
     lease_file(folders, "10.9.0.2")
     lease_file(folders, "10.9.0.3", "b\r\nnet2")
     assert command(["list", "--json"], host) == 0
@@ -205,13 +205,13 @@ def test_show_finds_an_address_a_container_and_its_interface(host, folders, caps
 
 
 @pytest.mark.parametrize("what", ("10.9.0.9", "b", "a/net9", ""))
-def test_show_of_what_nobody_has_says_so(host, folders, capsys, what):
+def test_show_of_a_free_address_says_so(host, folders, capsys, what):
     lease_file(folders, "10.9.0.2")
     assert command(["show", what], host) == 1
     assert f"{what} is not leased" in capsys.readouterr().out
 
 
-def test_show_tells_what_keeps_an_owner_alive(host, folders, capsys):
+def test_show_reports_what_keeps_an_owner_alive(host, folders, capsys):
     lease_file(folders, "10.9.0.2")
     seen = alive("a", at_10_9_0_2=("/run/netns/x",))
     assert command(["show", "a", "--json"], host.replace(alive=seen)) == 0
@@ -221,7 +221,7 @@ def test_show_tells_what_keeps_an_owner_alive(host, folders, capsys):
 # Releasing
 
 
-def test_a_release_is_done_when_somebody_agrees(host, folders):
+def test_a_release_is_done_with_consent(host, folders):
     path = lease_file(folders, "10.9.0.2")
     assert command(["release", "10.9.0.2"], host.replace(answer=False)) == 1
     assert path.exists()
@@ -229,7 +229,7 @@ def test_a_release_is_done_when_somebody_agrees(host, folders):
     assert not path.exists()
 
 
-def test_a_release_that_nobody_can_agree_to_is_refused(host, folders, capsys):
+def test_a_release_without_a_terminal_is_refused(host, folders, capsys):
     path = lease_file(folders, "10.9.0.2")
     assert command(["release", "10.9.0.2"], host) == 1
     assert "use --yes" in capsys.readouterr().err
@@ -336,7 +336,7 @@ def test_a_defect_is_one_line_with_its_place(host, folders, capsys):
 
 
 @pytest.mark.parametrize("content", ("{", "[]", '{"name": "x"}', '{"name": "../x", "ipam": {"type": "barewire-ipam"}}'))
-def test_a_configuration_that_is_none_is_told(host, tmp_path, capsys, content):
+def test_a_configuration_that_is_none_is_reported(host, tmp_path, capsys, content):
     path = tmp_path / "net.conf"
     path.write_text(content)
     assert command(["list", "--config", str(path)], host) == 2
@@ -363,12 +363,12 @@ def test_of_another_address_of_its_owner_it_is_known_that_it_lives():
     assert judged(location, seen=alive(at_10_9_0_2=("/run/netns/x",))) == []
 
 
-def test_a_file_that_nobody_owns_is_a_leak():
+def test_a_file_without_an_owner_is_a_leak():
     location = LocationLeases(network=LOCAL, leases=(Lease(address=address("10.9.0.2"), owner=owner("", "")),))
     assert judged(location, seen=alive("a")) == [fsck.LEAK]
 
 
-def test_what_bears_another_nodes_name_is_not_judged():
+def test_what_has_another_nodes_name_is_not_judged():
     assert judged(LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2", node="there"),))) == []
     assert judged(LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2", node=""),))) == []
 
@@ -378,7 +378,7 @@ def test_a_lease_of_another_network_of_the_place_is_not_judged():
     assert judged(LocationLeases(network=CLUSTER, leases=(one,))) == []
 
 
-def test_lease_and_journal_that_do_not_agree_are_told():
+def test_lease_and_journal_that_do_not_agree_are_reported():
     location = LocationLeases(network=CLUSTER, leases=(lease("10.9.0.2"),))
     assert judged(location, seen=alive("a")) == [fsck.UNJOURNALED]
     assert judged(LocationLeases(network=CLUSTER), entry("10.9.0.2"), seen=alive("a")) == [fsck.UNLEASED]
@@ -424,7 +424,7 @@ def test_only_what_two_looks_find_is_found():
     assert fsck.confirmed([one, two], [two]) == [two]
 
 
-def test_what_is_found_is_told_as_json_and_as_code_1(host, folders, capsys):
+def test_what_is_found_is_reported_as_json_and_as_code_1(host, folders, capsys):
     path = lease_file(folders, "10.9.0.2")
     assert command(["fsck", "--json", "--older-than", "0"], host) == 1
     (one,) = said(capsys)["findings"]

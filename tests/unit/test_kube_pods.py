@@ -92,7 +92,7 @@ def longer(pod: dict[str, Any]) -> dict[str, str | None]:
     return {"theirs": pod["metadata"]["annotations"]["theirs"] + "!"}
 
 
-def test_after_a_conflict_the_change_is_found_anew_and_the_other_writer_loses_nothing(real):
+def test_after_a_conflict_the_change_is_computed_again_and_the_other_writer_loses_nothing(real):
     real.api.faults = Faults(conflicts=2, other_writer=rival)
     real.pods.change_annotations(NAMESPACE, NAME, UID, longer)
     assert real.annotations() == {"theirs": "newer!"}

@@ -187,7 +187,7 @@ def test_any_machine_gives_a_domain_or_a_reason(vmi, name):
 
 @settings(max_examples=40, deadline=None)
 @given(document=json_values)
-def test_any_file_of_the_pod_tells_something_or_gives_a_reason(document):
+def test_any_file_of_the_pod_has_a_result_or_gives_a_reason(document):
     for read in (lambda text: network_info(text, {"", "a"}), lambda text: device_metadata(text, "file")):
         for text in (
             document,

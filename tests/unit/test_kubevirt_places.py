@@ -89,7 +89,7 @@ def test_a_path_of_a_socket_of_virt_launcher_is_refused(source, name):
         located(machine(networks=[network(**claim)]), **{source: {"dataplane": Fact(path=f"{SOCKETS}/{name}")}})
 
 
-def test_network_info_tells_of_networks_by_their_names():
+def test_network_info_reports_networks_by_their_names():
     text = json.dumps({"interfaces": [
         {"network": "a", "mac": "02:00:00:00:00:01", "mtu": 9000},
         {"network": "b", "deviceInfo": {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "server", "path": "/s"}}},

@@ -74,7 +74,7 @@ def test_a_file_that_is_empty_is_awaited_and_then_the_call_is_to_be_repeated(pod
         pod.sight()
 
 
-def test_a_file_that_stays_empty_does_not_keep_the_machine_from_starting_for_ever(tmp_path):
+def test_a_file_that_stays_empty_does_not_block_the_machine_without_end(tmp_path):
     pod = Pod(tmp_path, info_seconds=0.0)
     pod.info.touch()
     assert pod.sight().info == {}

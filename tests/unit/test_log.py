@@ -335,7 +335,7 @@ def test_a_line_that_is_taken_in_part_is_repeated_on_stderr(capfd: pytest.Captur
     assert f'msg="{"x" * (1 << 20)}"' in capfd.readouterr().err
 
 
-def test_a_log_that_nobody_takes_raises_nothing() -> None:
+def test_a_log_without_a_reader_raises_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     saved = os.dup(2)

@@ -68,7 +68,7 @@ def test_an_owners_names_may_be_longer_than_a_files():
 
 
 @pytest.mark.parametrize("name", CLIMBING)
-def test_a_mark_that_names_what_is_no_attachment_is_nobodys(name):
+def test_a_mark_that_names_no_attachment_is_not_followed(name):
     mark = {"owner": "barewire", "container-id": "a", "ifname": "net1", "network": "net"}
     assert owner_of(mark) != NOBODY
     for part in ("container-id", "ifname", "network"):

@@ -81,7 +81,7 @@ def test_huge_pages_and_cpus_are_printed(podinfo, tmp_path):
         (["cpus", "--process", "/proc/self", "--cgroups", "/nowhere"], "podinfo: there is no cpuset of"),
     ],
 )
-def test_what_cannot_be_told_is_one_line_and_exit_code_1(podinfo, arguments, complaint):
+def test_an_unavailable_status_is_one_line_and_exit_code_1(podinfo, arguments, complaint):
     done = podinfo(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(complaint)

@@ -46,7 +46,7 @@ def test_the_cpus_are_those_of_the_nearest_group_that_is_seen(tmp_path, membersh
     assert answer(tmp_path, membership, files) == "2-3,8"
 
 
-def test_a_pod_whose_cpus_cannot_be_seen_is_told_so(tmp_path):
+def test_a_pod_whose_cpus_cannot_be_seen_gets_a_reason(tmp_path):
     with pytest.raises(PodInfoError, match="there is no cpuset of"):
         answer(tmp_path, "0::/a\nnonsense\n", {"a/cpuset.cpus.effective": "\n"})
     with pytest.raises(PodInfoError, match=r"there is no .*/nobody/cgroup"):

@@ -7,7 +7,7 @@ import pytest
 from cni.podinfo import PodInfoError, hugepages
 
 
-def test_numbers_are_told_by_container_and_size(tmp_path):
+def test_numbers_are_reported_by_container_and_size(tmp_path):
     files = {
         "hugepages_1G_request_dpdk-app": "2048\n",
         "hugepages_1G_limit_dpdk-app": "4096",
@@ -39,7 +39,7 @@ def test_a_file_without_a_number_is_named(tmp_path, content):
         hugepages(str(tmp_path), environment={})
 
 
-def test_a_pod_without_such_files_is_told_so(tmp_path):
+def test_a_pod_without_such_files_gets_a_reason(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(PodInfoError, match=r"there is no file hugepages_\* in"):
             hugepages(str(folder), environment={})

@@ -95,7 +95,7 @@ def test_device_information_of_the_network_status_is_worth_more_than_the_annotat
     assert pod.found() == [{"device-type": "vhost-user", "network-status": {**NET1, "device-info": told}}]
 
 
-def test_of_several_sandboxes_entries_the_last_counts_and_nothing_is_told_twice(pod):
+def test_of_several_sandboxes_entries_the_last_counts_and_nothing_is_reported_twice(pod):
     data = [port(socket="dead-net1"), port("net2", "dead-net2"), port(socket="alive-net1"), port("net2", "alive-net2")]
     pod.annotate(data=data, mapped="/s")
     found = pod.found()
@@ -104,7 +104,7 @@ def test_of_several_sandboxes_entries_the_last_counts_and_nothing_is_told_twice(
     assert paths == ["/s/alive-net1", "/s/alive-net2"]
 
 
-def test_an_interface_without_a_network_status_is_told_with_the_plugin_s_addresses(pod):
+def test_an_interface_without_a_network_status_is_reported_with_the_plugin_s_addresses(pod):
     ips = [{"address": "10.56.217.136/24"}, {"version": "6", "address": "fd00::1/64"}]
     pod.annotate(data=[port(ipResult={"cniVersion": "1.1.0", "ips": ips, "dns": {"domain": "x"}})], mapped="/s")
     (found,) = pod.found()
@@ -117,14 +117,14 @@ def test_an_interface_without_a_network_status_is_told_with_the_plugin_s_address
     }
 
 
-def test_an_interface_without_a_network_status_is_told_with_its_mac_and_mtu(pod):
+def test_an_interface_without_a_network_status_is_reported_with_its_mac_and_mtu(pod):
     interfaces = [{"name": "other", "mac": "no"}, {"name": "net1", "mac": "02:00:00:00:00:01", "mtu": 1400}]
     pod.annotate(data=[port(ipResult={"interfaces": interfaces})], mapped="/s")
     (found,) = pod.found()
     assert (found["network-status"]["mac"], found["network-status"]["mtu"]) == ("02:00:00:00:00:01", 1400)
 
 
-def test_a_memif_port_is_told_with_role_and_mode(pod):
+def test_a_memif_port_is_reported_with_role_and_mode(pod):
     memif = {"role": "slave", "socketfile": "memif-net1.sock"}
     pod.annotate(data=[{"ifName": "net1", "config": {"iftype": "memif", "memif": memif}}], mapped="/s")
     (found,) = pod.found()
@@ -152,7 +152,7 @@ def test_a_port_that_cannot_be_used_is_invalid_and_has_no_device_information(pod
     assert pod.found()[1] == {"device-type": "invalid", "network-status": NET1}
 
 
-def test_the_socket_s_folder_is_the_one_asked_for_or_the_annotation_s_or_the_plugin_s_default(pod):
+def test_the_socket_s_folder_is_the_requested_one_or_the_annotation_s_or_the_plugin_s_default(pod):
     def path(shared_dir: str | None) -> str:
         (found,) = pod.found(shared_dir=shared_dir)
         return str(found["network-status"]["device-info"]["vhost-user"]["path"])
@@ -217,7 +217,7 @@ def test_a_device_with_a_pf_is_sr_iov_also_when_no_device_plugin_gave_it(pod):
     assert pod.types() == {"net1": "sr-iov"}
 
 
-def test_a_device_that_nobody_relates_to_an_interface_is_listed_by_itself_and_never_guessed(pod):
+def test_a_device_without_a_known_interface_is_listed_by_itself_and_never_guessed(pod):
     pod.annotate(status=[ETH0, NET1, {**NET1, "interface": "net2"}])
     found = pod.found({"PCIDEVICE_INTEL_COM_VFS": f"{VF},{OTHER_VF}"})
     assert [one["device-type"] for one in found] == ["host", "unknown", "unknown", "pci", "pci"]
@@ -228,7 +228,7 @@ def test_a_device_that_nobody_relates_to_an_interface_is_listed_by_itself_and_ne
     ]
 
 
-def test_a_vdpa_device_is_told_once(pod):
+def test_a_vdpa_device_is_reported_once(pod):
     vdpa = {"parent-device": "vdpa0", "driver": "vhost", "path": "/dev/vhost-vdpa-0", "pci-address": VF}
     pod.annotate(status=[{**NET1, "device-info": {"type": "vdpa", "version": "1.1.0", "vdpa": vdpa}}])
     assert pod.types({"PCIDEVICE_INTEL_COM_VFS": VF}) == {"net1": "vdpa"}
@@ -242,7 +242,7 @@ def test_the_information_variable_holds_no_addresses_to_list_but_what_the_device
     assert [one["network-status"]["device-info"] for one in pod.found(environment)] == [expected]
 
 
-def test_the_information_variable_alone_tells_the_device(pod):
+def test_the_information_variable_alone_identifies_the_device(pod):
     pod.annotate()
     assert len(pod.found({"PCIDEVICE_INTEL_COM_VFS_INFO": json.dumps({VF: {}, "mlx5_core.sf.2": {}})})) == 1
 
@@ -285,7 +285,7 @@ def test_an_annotation_that_is_no_list_of_objects_is_named(pod, key, value):
         pod.found()
 
 
-def test_a_pod_with_nothing_to_tell_from_is_told_what_is_missing(pod):
+def test_a_pod_without_any_source_gets_a_list_of_what_is_missing(pod):
     with pytest.raises(PodInfoError, match=r"there is no .*/podnetinfo/annotations, no PCIDEVICE_ variable"):
         pod.found()
     assert len(pod.found({"PCIDEVICE_A": VF})) == 1

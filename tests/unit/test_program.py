@@ -89,7 +89,7 @@ def test_an_exchange_whose_time_is_over_does_not_begin(child: Any) -> None:
 
 
 @pytest.mark.parametrize(("status", "words"), ((0, "exit status 0"), (3, "exit status 3"), (-9, "killed by signal 9")))
-def test_an_end_is_told_in_words(status: int, words: str) -> None:
+def test_an_end_is_reported_in_words(status: int, words: str) -> None:
     assert Finished(status=status, output=b"").ending == words
 
 

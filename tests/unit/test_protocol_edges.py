@@ -68,7 +68,7 @@ def test_a_reader_that_is_gone_is_a_failure_and_no_exception(command):
     )
 
 
-def test_an_answer_that_cannot_be_written_is_told_by_the_exit_code():
+def test_an_answer_that_cannot_be_written_is_reported_by_the_exit_code():
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             VERSION_CALL,

@@ -68,7 +68,7 @@ def test_a_missing_command_is_named_first():
 
 
 @pytest.mark.parametrize("text", ["_a", ".a", "-a", "a b", "a/b", "..", "a\n", "ä", "a\udcff", "a:b"])
-def test_a_malformed_container_id_is_told_before_missing_variables(text):
+def test_a_malformed_container_id_is_reported_before_missing_variables(text):
     told = refusal(parse_environment, {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": text})
     assert told == (4, "invalid characters in containerID", text)
 
@@ -92,7 +92,7 @@ def test_a_malformed_container_id_is_told_before_missing_variables(text):
         ("a\udcff", "interface name contains unprintable characters", ""),
     ],
 )
-def test_a_malformed_ifname_is_told_before_missing_variables(text, msg, details):
+def test_a_malformed_ifname_is_reported_before_missing_variables(text, msg, details):
     assert refusal(parse_environment, {"CNI_COMMAND": "DEL", "CNI_IFNAME": text}) == (4, msg, details)
 
 
@@ -152,12 +152,12 @@ def test_json_that_is_no_object_is_a_decode_failure(text):
 
 
 @pytest.mark.parametrize("text", [b"null", b"{}", b'{"name": ""}', b'{"name": null}', b'{"cniVersion": "9"}'])
-def test_a_missing_name_is_told_before_the_version(text):
+def test_a_missing_name_is_reported_before_the_version(text):
     assert refusal(parse, parse_environment(environment()), text) == (7, "missing network name", "")
 
 
 @pytest.mark.parametrize("name", ["../net", "a/b", ".net", "-net", "a b", "net\n", "ä"])
-def test_a_malformed_name_is_told_before_the_version(name):
+def test_a_malformed_name_is_reported_before_the_version(name):
     assert refusal(request, name=name, cniVersion="9") == (7, "invalid characters found in network name", name)
 
 
@@ -172,7 +172,7 @@ def test_json_and_name_are_judged_before_the_command():
 
 
 @pytest.mark.parametrize("command", ["NOPE", "add", "ADD ", "UPDATE"])
-def test_an_unknown_command_is_told_before_the_version_in_the_words_that_libcni_looks_for(command):
+def test_an_unknown_command_is_reported_before_the_version_in_the_words_that_libcni_looks_for(command):
     told = refusal(request, env={"CNI_COMMAND": command}, cniVersion="9")
     assert told == (4, f"unknown CNI_COMMAND: {command}", "")
 

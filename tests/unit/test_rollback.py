@@ -33,7 +33,7 @@ def test_a_failing_undo_becomes_a_note_on_the_cause():
     assert caught.value.details == "the hint\nclean-up incomplete: clean-up broke"
 
 
-def test_undo_runs_when_the_process_is_told_to_stop():
+def test_undo_runs_when_the_process_is_signalled_to_stop():
     undone: list[str] = []
     with pytest.raises(KeyboardInterrupt), on_failure(undone.append, "undone"):
         raise KeyboardInterrupt

@@ -179,10 +179,10 @@ def test_version_answers_without_stdin():
 
 
 def test_version_answers_when_stdin_stays_open():
-    def open_for_ever(seconds):
+    def open_endlessly(seconds):
         raise IoFailure(f"{seconds} s")
 
-    call = Call("VERSION", read=open_for_ever)
+    call = Call("VERSION", read=open_endlessly)
     assert (call.code, call.json["cniVersion"]) == (0, "1.1.0")
 
 
@@ -269,7 +269,7 @@ def test_stdin_is_read_to_its_end():
         assert read_all(reader.fileno(), 30) == text
 
 
-def test_stdin_that_never_ends_is_not_read_for_ever():
+def test_stdin_that_never_ends_is_not_read_without_end():
     with open("/dev/zero", "rb") as endless_zeros, pytest.raises(IoFailure):
         read_all(endless_zeros.fileno(), 0.01)
 
@@ -385,7 +385,7 @@ UNTYPED = [
 
 @pytest.mark.parametrize("command", METHODS)
 @pytest.mark.parametrize("error", TYPED, ids=lambda error: type(error).__name__)
-def test_a_typed_error_of_the_plugin_is_told_as_it_is(command, error):
+def test_a_typed_error_of_the_plugin_is_reported_as_it_is(command, error):
     call = Call(command, FakePlugin(failing={METHODS[command]: error}))
     assert call.error() == (error.code, error.msg)
     assert call.json.get("details", "") == error.hint
@@ -412,7 +412,7 @@ def test_endless_recursion_in_the_plugin_is_one_internal_error():
     assert Call("ADD", EndlessPlugin()).error()[0] == 999
 
 
-def test_a_failure_to_make_the_plugin_is_told_like_one_of_the_plugin():
+def test_a_failure_to_make_the_plugin_is_reported_like_one_of_the_plugin():
     def load(_request):
         raise ImportError("No module named 'cni.sriov'")
 

@@ -601,10 +601,10 @@ def test_gc_without_a_list_warns_and_removes_nothing(node):
 # A VF that was created again at the same address.
 
 
-def made_anew(node, **conf):
+def recreated(node, **conf):
     """Creates the VF again, as an administrator can do while the pod lives; returns the new VF's state."""
     node.add(**conf)
-    node.kernel.make_anew(VF0)
+    node.kernel.recreate(VF0)
     node.kernel.set_vf(node.kernel.device(VF0), "vlan", VfSettings(vlan=55, qos=0, proto="802.1q"))
     node.kernel.set_vf(node.kernel.device(VF0), "mac", VfSettings(mac="02:aa:aa:aa:aa:02"))
     return node.kernel.snapshot()
@@ -612,7 +612,7 @@ def made_anew(node, **conf):
 
 @pytest.mark.parametrize("conf", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_the_late_del_of_a_vf_that_was_created_again_succeeds_and_leaves_the_new_one_as_it_is(node, conf):
-    present = made_anew(node, **conf)
+    present = recreated(node, **conf)
     node.delete(**conf)
     assert node.kernel.snapshot() == present
     assert node.files() == []
@@ -620,7 +620,7 @@ def test_the_late_del_of_a_vf_that_was_created_again_succeeds_and_leaves_the_new
 
 
 def test_a_vf_that_was_created_again_after_its_pod_had_gone_is_given_to_the_next_as_it_is(node):
-    made_anew(node, **EVERYTHING)
+    recreated(node, **EVERYTHING)
     node.kernel.delete_netns("/run/netns/a")
     node.add("b")
     assert node.kernel.device(VF0).settings.vlan == 55
@@ -628,7 +628,7 @@ def test_a_vf_that_was_created_again_after_its_pod_had_gone_is_given_to_the_next
 
 def test_check_reports_that_the_vf_was_created_again(node):
     node.add()
-    node.kernel.make_anew(VF0)
+    node.kernel.recreate(VF0)
     with pytest.raises(CheckFailed, match=r"has no device .* any more, but another one at its address"):
         node.plugin().check(node.request("CHECK"))
 

@@ -16,7 +16,7 @@ def test_every_subcommand_explains_itself(capsys) -> None:
         assert command.description in " ".join(capsys.readouterr().out.split())
 
 
-def test_wrong_usage_is_told_from_a_failure(capsys) -> None:
+def test_wrong_usage_and_a_failure_have_different_codes(capsys) -> None:
     with pytest.raises(SystemExit) as end:
         tool.main(["no-such-command"])
     assert end.value.code == 2

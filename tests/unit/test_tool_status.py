@@ -42,13 +42,13 @@ def test_a_node_that_can_serve_all_its_networks_lacks_nothing(tmp_path: Path) ->
     assert of_sriov(node, requests(tmp_path, {"name": "a", "type": "sriov", "master": "eth0"})) == []
 
 
-def test_a_pf_that_two_networks_name_and_the_node_has_not_is_told_of_once(tmp_path: Path) -> None:
+def test_a_pf_that_two_networks_name_and_the_node_has_not_is_reported_once(tmp_path: Path) -> None:
     confs = [{"name": name, "type": "sriov", "master": "eth7"} for name in ("a", "b")]
     (told,) = of_sriov(Node(tmp_path), requests(tmp_path, *confs))
     assert told.startswith("a, b: the host has no network device eth7")
 
 
-def test_a_pf_that_is_down_is_told_of_with_the_network_whose_pods_have_its_vfs(tmp_path: Path) -> None:
+def test_a_pf_that_is_down_is_reported_with_the_network_whose_pods_have_its_vfs(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.add()
     (told,) = of_sriov(node, [])
@@ -62,7 +62,7 @@ def test_a_lack_of_the_node_is_its_own(tmp_path: Path) -> None:
     assert told.startswith(f"{NODE}: the plugin may not administrate the network")
 
 
-def test_a_bridge_that_is_missing_is_told_of_and_one_that_is_made_on_request_is_not(tmp_path: Path) -> None:
+def test_a_bridge_that_is_missing_is_reported_and_one_that_is_made_on_request_is_not(tmp_path: Path) -> None:
     vswitch, host = FakeVswitch(), {"engine": "ovs-dpdk", "bridge": {"bridgeName": "br7"}}
     database = tmp_path / "db.sock"
     node = NodeConf().replace(sockets=NodeConf().sockets.replace(ovsdb=(f"unix:{database}",)))
@@ -82,7 +82,7 @@ def test_a_bridge_that_is_missing_is_told_of_and_one_that_is_made_on_request_is_
     assert "is not the usual database" in told.text
 
 
-def test_full_ranges_and_stores_that_are_away_are_told_of() -> None:
+def test_full_ranges_and_stores_that_are_away_are_reported() -> None:
     whole: dict[str, Any] = {"failure": "", "ranges": [{"range": "r", "used": 4, "size": 5, "configured": True}]}
     full = {**whole, "ranges": [{"range": "10.0.0.0/29", "used": 5, "size": 5, "configured": True}]}
     locations: Any = (
@@ -120,7 +120,7 @@ def test_a_look_that_fails_hides_no_other() -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_the_command_tells_lacks_by_its_exit_code_and_changes_nothing(monkeypatch, capsys, tmp_path, as_json) -> None:
+def test_the_command_reports_lacks_by_its_exit_code_and_changes_nothing(monkeypatch, capsys, tmp_path, as_json) -> None:
     def down() -> None:
         raise NotAvailable("PF eth0 is down", hint="ip link set eth0 up")
 

@@ -33,19 +33,19 @@ def allocated(node: Node, path: str) -> None:
     Path(node.former, "pci", VF0).write_text(path)
 
 
-def test_a_free_vf_with_a_vlan_is_told_of_with_the_command_that_removes_it(node: Node) -> None:
+def test_a_free_vf_with_a_vlan_is_reported_with_the_command_that_removes_it(node: Node) -> None:
     (line,) = told(node)
     assert line.startswith(f"VF {VF0} is free and has VLAN 77")
     assert line.endswith("ip link set eth0 vf 0 vlan 0")
 
 
-def test_a_vf_of_a_pod_that_sriov_cni_attached_is_told_of_only_when_the_pod_is_gone(node: Node) -> None:
+def test_a_vf_of_a_pod_that_sriov_cni_attached_is_reported_only_when_the_pod_is_gone(node: Node) -> None:
     allocated(node, "/run/netns/a")
     assert told(node) == []
     node.kernel.delete_netns("/run/netns/a")
     assert len(told(node)) == 1
 
 
-def test_a_vf_with_a_record_and_one_without_a_vlan_are_not_told_of(node: Node) -> None:
+def test_a_vf_with_a_record_and_one_without_a_vlan_are_not_reported(node: Node) -> None:
     node.add(vlan=77)
     assert told(node) == []

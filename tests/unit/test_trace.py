@@ -44,14 +44,14 @@ def steps(tmp_path: Path, act: Any) -> list[str]:
     return path.read_text().splitlines()
 
 
-def test_a_step_is_told_with_its_subject_its_outcome_and_its_duration(tmp_path: Path) -> None:
+def test_a_step_is_reported_with_its_subject_its_outcome_and_its_duration(tmp_path: Path) -> None:
     (line,) = steps(tmp_path, lambda log: log.traced(Part(), "part").do([1, "two"], how=Section(name="x")))
     assert "level=debug" in line
     assert 'msg="part.do([1, two], how=Section(name=x)) took ' in line
     assert line.endswith(' ms: Section(name=x)"')
 
 
-def test_a_step_that_fails_is_told_with_its_error_and_fails_all_the_same(tmp_path: Path) -> None:
+def test_a_step_that_fails_is_reported_with_its_error_and_fails_all_the_same(tmp_path: Path) -> None:
     def act(log: Log) -> None:
         with pytest.raises(DeviceBusy):
             log.traced(Part(), "part").fail()
@@ -105,7 +105,7 @@ def test_an_add_and_a_del_tell_what_they_read_and_what_they_changed(tmp_path: Pa
 
 @pytest.mark.parametrize("level", ["info", "debug"])
 @pytest.mark.parametrize("plugin", ["cni.sriov", "cni.userspace", "ipam"])
-def test_each_plugin_tells_its_steps_at_level_debug_only(tmp_path: Path, plugin: str, level: str) -> None:
+def test_each_plugin_reports_its_steps_at_level_debug_only(tmp_path: Path, plugin: str, level: str) -> None:
     kind = {"cni.sriov": "sriov", "cni.userspace": "userspace", "ipam": "barewire-ipam"}[plugin]
     conf = f'{{"cniVersion": "1.1.0", "name": "n", "type": "{kind}", "logLevel": "{level}"}}'
     env = {

@@ -149,7 +149,7 @@ def test_a_ports_name_is_distinguished_from_other_names():
     )
 
 
-def test_the_old_place_of_the_vlan_is_heeded():
+def test_the_old_location_of_the_vlan_is_applied():
     assert planned({"host": {**HOST, "bridge": {"vlanId": 7}}}).port.tag == 7
     assert planned({"host": {**HOST, "bridge": {"vlanId": 0}}}).port.tag is None
 

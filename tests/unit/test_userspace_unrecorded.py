@@ -206,7 +206,7 @@ def test_a_del_during_an_add_that_has_no_record_yet_removes_what_that_makes(node
 # `barewire gc`.
 
 
-def test_an_orphan_is_removed_by_its_name_when_it_bears_a_mark_and_has_no_record(node):
+def test_an_orphan_is_removed_by_its_name_when_it_has_a_mark_and_has_no_record(node):
     lost, alive = node.pod("a", "shared-dir"), node.pod("b")
     for pod in (lost, alive):
         node.add(pod)

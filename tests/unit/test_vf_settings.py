@@ -94,7 +94,7 @@ def test_a_setting_that_is_not_configured_is_left_as_it_is(node, name):
 
 
 @each_field
-def test_check_names_a_setting_that_somebody_has_changed(node, name):
+def test_check_names_a_setting_that_was_changed(node, name):
     field = FIELDS[name]
     previous = result.encode(node.add(**conf(field)), "1.0.0")
     request = node.request("CHECK", prevResult=previous, **conf(field))

@@ -71,7 +71,7 @@ def test_the_vswitch_does_not_follow_a_planted_link_to_another_pods_socket(node,
 
 @pytest.mark.parametrize("name", ["{0}", "configData-{0}.json", ".configData-{0}.json.tmp"])
 @pytest.mark.parametrize("command", [("ln", "-s", f"{SECRET}/file"), ("mkdir",)], ids=["a link", "a folder"])
-def test_what_the_pod_has_in_the_place_of_our_names_is_told_of_and_left(secret, name, command):
+def test_what_the_pod_has_in_the_place_of_our_names_is_reported_and_left(secret, name, command):
     pod = secret.pod("shared-dir")
     planted = f"{pod.volume('shared-dir')}/{name.format(name_of(pod))}"
     secret.run(*command, planted)
@@ -157,7 +157,7 @@ def test_a_pod_uid_is_no_path(secret, uid):
     assert changes(before, secret.snapshot()) == []
 
 
-def test_a_forged_mark_on_a_port_harms_only_what_bears_it(node):
+def test_a_forged_mark_on_a_port_harms_only_what_has_it(node):
     """A program with write access to the database can forge anything; a recorded port is not removed by a name."""
     pod, other = node.pod(), node.pod()
     node.add(node.conf(), pod)

@@ -137,7 +137,7 @@ def test_without_its_record_del_follows_the_mark_on_the_port(node):
     ]  # fmt: skip
 
 
-def test_without_its_record_a_port_is_made_anew_by_the_next_add_of_the_same_interface(node):
+def test_without_its_record_a_port_is_recreated_by_the_next_add_of_the_same_interface(node):
     pod = node.pod()
     node.add(node.conf(), pod)
     node.run("rm", "-rf", STATE)

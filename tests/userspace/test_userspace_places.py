@@ -61,7 +61,7 @@ def test_the_kubelets_directory_may_be_elsewhere(node):
     node.run("rm", "-r", "/run/kubelet")
 
 
-def test_a_pod_that_was_made_anew_under_its_name_keeps_its_socket_when_the_old_one_is_deleted(node):
+def test_a_pod_that_was_recreated_under_its_name_keeps_its_socket_when_the_old_one_is_deleted(node):
     old, new = node.pod("shared-dir", name="db-0"), node.pod("shared-dir", name="db-0")
     node.add(node.conf(), old)
     socket = socket_of(node.add(node.conf(), new))
@@ -99,7 +99,7 @@ def test_who_may_connect_is_decided_by_group_mode_and_acl(node):
     node.delete(conf, pod)
 
 
-def test_a_vswitch_that_does_not_see_the_mount_is_told_of_and_nothing_stays():
+def test_a_vswitch_that_does_not_see_the_mount_is_reported_and_nothing_stays():
     with Node(from_bundle("userspace"), sees_mounts=False) as node:
         pod, before = node.pod("shared-dir"), node.snapshot()
         refused = node.call("ADD", node.conf(), pod)

@@ -259,7 +259,7 @@ def test_a_static_pod_is_known_by_the_hash_that_its_mirror_notes(cluster):
     assert cluster.annotations() == {"kubernetes.io/config.mirror": pod.uid}
 
 
-def test_without_a_pod_in_cni_args_a_file_tells_it_and_annotations_that_are_demanded_are_refused(cluster):
+def test_without_a_pod_in_cni_args_a_file_is_written_and_required_annotations_are_refused(cluster):
     node, pod, before = cluster.node, cluster.pod, cluster.node.snapshot()
     refused = node.call("ADD", cluster.conf(annotations=True), pod, CNI_ARGS=f"K8S_POD_UID={pod.uid}")
     assert refused.document["code"] == 7

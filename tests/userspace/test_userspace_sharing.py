@@ -198,7 +198,7 @@ def test_an_attachment_of_the_same_port_name_in_another_network_does_not_lock_it
     node.run("rm", "-rf", f"{STATE}/another")
 
 
-def test_odd_entries_of_the_state_directory_stop_nobody(node):
+def test_odd_entries_of_the_state_directory_stop_no_call(node):
     pod, conf = node.pod(VOLUME), node.conf(runtimeConfig={"CNIDeviceInfoFile": DEVICE_INFO})
     node.run("mkdir", "-p", f"{STATE}/another/folder.json")
     node.put(f"{STATE}/README", "not ours")

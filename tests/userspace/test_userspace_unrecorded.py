@@ -128,7 +128,7 @@ def test_the_record_of_another_plugin_is_nothing_to_promise_beside(own_node):
     assert own_node.pending() == []
 
 
-def test_a_record_that_tells_nothing_is_no_defect_of_ours(node):
+def test_a_record_that_says_nothing_is_no_defect_of_ours(node):
     pod = node.pod()
     write_record(node, pod)
     told = node.call("DEL", node.conf(), pod).required()
@@ -175,7 +175,7 @@ def test_a_file_in_the_place_of_the_short_folders_parent_ends_in_one_error(node)
     node.run("rm", "/run/vhost")
 
 
-def test_status_tells_of_a_bridge_that_is_missing_unless_it_may_be_made(node):
+def test_status_reports_a_bridge_that_is_missing_unless_it_may_be_made(node):
     pod, conf = node.pod(), node.conf()
     conf["host"] = {**conf["host"], "bridge": {"bridgeName": "none0"}}
     assert "none0" in node.call("STATUS", conf, pod).required().err
