@@ -29,7 +29,7 @@ QUEUES = 128
 ABSENT, DOWN = "absent", "down"
 """KubeVirt's words for an interface that is to go, and for one whose link is down."""
 
-_OF_KUBEVIRT = frozenset(("launcher-sock", "launcher-init-sock"))
+OF_KUBEVIRT = frozenset(("launcher-sock", "launcher-init-sock"))
 """virt-launcher's own sockets in that volume."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 """Names of networks: KubeVirt allows these characters, and so does libvirt in an alias."""
@@ -86,7 +86,7 @@ def _port(machine: Machine, interface: Interface, sight: Sight, macs: Mapping[st
             f"interface {name}: the machine has no network of that name", hint="write it into spec.networks"
         )
     ifname = pod_interface(machine, network)
-    if not is_ifname(ifname) or ifname in _OF_KUBEVIRT:
+    if not is_ifname(ifname) or ifname in OF_KUBEVIRT:
         raise InvalidConfig(f"interface {name}: {shown(ifname)} is no name of an interface in the pod")
     known = sight.claims.get(name) or sight.info.get(name)
     given = interface.mac_address or macs.get(name)
@@ -112,7 +112,7 @@ def _path(name: str, network: Network, ifname: str, sight: Sight) -> str:
     path = (fact.path if fact else "") or f"{sight.sockets}/{ifname}"
     if not is_plain_path(path) or not path.isprintable():
         raise InvalidConfig(f"interface {name}: {shown(path)} is no absolute path")
-    if path.rpartition("/")[2] in _OF_KUBEVIRT:
+    if path.rpartition("/")[2] in OF_KUBEVIRT:
         raise InvalidConfig(f"interface {name}: {shown(path)} is a socket of virt-launcher")
     if len(path.encode()) > LONGEST_PATH:
         raise InvalidConfig(

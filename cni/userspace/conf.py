@@ -143,7 +143,9 @@ class UserspaceConf(Model):
         "tcp:IP:PORT). Default unix:/var/run/openvswitch/db.sock.",
     )
     volume: str | None = Field(
-        None, description="Name of the pod's volume (emptyDir or hostPath) for the socket. Default shared-dir."
+        None,
+        description="Name of the pod's volume (emptyDir or hostPath) for the socket. Default shared-dir; in virt-launcher "
+        "pods of KubeVirt sockets.",
     )
     containerDir: str | None = Field(
         None,
@@ -156,10 +158,13 @@ class UserspaceConf(Model):
     )
     socketNaming: Literal["attachment", "interface"] | None = Field(
         None,
-        description="Source of the socket's name; KubeVirt can predict `interface`. Default attachment.",
+        description="Source of the socket's name. Default attachment; in the volume sockets of a virt-launcher pod "
+        "interface, which KubeVirt's sidecar can predict.",
     )
     socketDirectory: SocketDirectory | None = Field(
-        None, description="Owner and permissions of the socket's directory."
+        None,
+        description="Owner and permissions of the socket's directory. Default: as they are; in virt-launcher pods a "
+        "default ACL for ovs-vswitchd's user, if that is not root.",
     )
     allowUnsafeSocketDir: bool | None = Field(
         None,

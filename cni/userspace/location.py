@@ -11,7 +11,9 @@ from cni.errors import InvalidConfig
 from cni.host.trusted import NotThere, Roots
 from cni.kube.podspec import mount_path, volume_of
 from cni.userspace import allowed, plan
+from cni.userspace.podkind import APPLICATION, VIRT_LAUNCHER, kind_of, seen_by_containers
 from cni.userspace.sockets.directory import SocketDirectory, kubelet_volumes, own, ownership
+from cni.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,22 +21,36 @@ if TYPE_CHECKING:
     from cni.jsontext import JsonObject
     from cni.node.node import NodeConf
     from cni.userspace.conf_sections import UserspaceConfDict
+    from cni.userspace.podkind import PodKind
     from cni.userspace.request import ParsedRequest
 
-DEFAULT_VOLUME = "shared-dir"
 _OF_ONE_POD = frozenset(("owner", "mode", "acl", "selinuxLabel"))
 """Keys of `socketDirectory` that would shut out, or let in, the other pods of a place that many use."""
-SEEN_BY_CONTAINERS = {DEFAULT_VOLUME: "/var/lib/cni/usrspcni", "sockets": "/var/run/kubevirt/sockets"}
-"""Where the volumes are mounted by custom: userspace-cni's, and KubeVirt's in each virt-launcher."""
 
 
-def locate(key: Key, request: ParsedRequest, pod: JsonObject | None, node: NodeConf) -> tuple[SocketDirectory, str]:
-    """The directory, and how the pod's containers see it. `pod` is the pod's object, None without API access.
+class Place(Value):
+    """The directory of a socket, its path in the pod's containers, and the socket's name in it.
 
-    Raises `InvalidConfig` when the pod lacks the volume that the configuration names.
+    `admits_vswitch`: the user of Open vSwitch may get access to the directory without a key of the configuration.
     """
-    volume = request.conf.get("volume") or DEFAULT_VOLUME
-    directory = _of_pod(request, pod, volume, node)
+
+    directory: SocketDirectory
+    seen: str
+    socket: str
+    admits_vswitch: bool = False
+
+
+def locate(key: Key, request: ParsedRequest, pod: JsonObject | None, node: NodeConf) -> Place:
+    """The place of the attachment's socket. `pod` is the pod's object, None without API access.
+
+    Raises `InvalidConfig` when the pod lacks the volume that the configuration names, and for a name in a virt-launcher
+    pod that KubeVirt uses.
+    """
+    uid = request.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
+    volumes = kubelet_volumes(request.kubelet_root, uid) if uid else ""
+    kind = kind_of(volumes, request.conf) if uid else APPLICATION
+    volume = request.conf.get("volume") or kind.volume
+    directory = _of_pod(request, pod, volumes, volume, node)
     if directory is None and request.conf.get("volume"):
         raise InvalidConfig(
             f"volume: the pod has no volume {volume} that can hold a socket",
@@ -44,15 +60,28 @@ def locate(key: Key, request: ParsedRequest, pod: JsonObject | None, node: NodeC
     if directory is None:
         directory = _shared(key, request.conf, node) or own(plan.port_name(key))
     directory = directory.replace(mount=_short_folder(key, request), **ownership(request.conf))
-    return directory, request.conf.get("containerDir") or seen or directory.path
+    is_default = directory.of_pod and volume == kind.volume
+    return Place(
+        directory=directory,
+        seen=request.conf.get("containerDir") or seen or directory.path,
+        socket=_socket(key, request.conf, kind if is_default else APPLICATION, volume),
+        admits_vswitch=is_default and kind.admits_vswitch,
+    )
 
 
-def _of_pod(request: ParsedRequest, pod: JsonObject | None, volume: str, node: NodeConf) -> SocketDirectory | None:
-    uid = request.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
-    if uid:
-        root = kubelet_volumes(request.kubelet_root, uid)
-        if os.path.isdir(f"{root}/{volume}"):
-            return SocketDirectory(root=root, path=f"{root}/{volume}", of_pod=True)
+def _socket(key: Key, conf: UserspaceConfDict, kind: PodKind, volume: str) -> str:
+    name = plan.socket_name(key, conf, kind.naming)
+    if volume == VIRT_LAUNCHER.volume and name in VIRT_LAUNCHER.reserved:
+        raise InvalidConfig(
+            f"{name} is the name of a socket of virt-launcher, and cannot be that of a port",
+            hint="give the interface another name (networks annotation), or remove host.vhost.socketfile",
+        )
+    return name
+
+
+def _of_pod(request: ParsedRequest, pod: JsonObject | None, volumes: str, volume: str, node: NodeConf) -> SocketDirectory | None:
+    if volumes and os.path.isdir(f"{volumes}/{volume}"):
+        return SocketDirectory(root=volumes, path=f"{volumes}/{volume}", of_pod=True)
     host_path = volume_of(pod, volume).get("hostPath") if pod else None
     if not host_path:
         return None
@@ -102,4 +131,4 @@ def _short_folder(key: Key, request: ParsedRequest) -> str:
 
 
 def _seen(pod: JsonObject | None, volume: str) -> str:
-    return (mount_path(pod, volume) if pod else "") or SEEN_BY_CONTAINERS.get(volume, "")
+    return (mount_path(pod, volume) if pod else "") or seen_by_containers(volume)

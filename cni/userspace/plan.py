@@ -45,12 +45,12 @@ def container_name(container_id: str) -> str:
     return f"{zlib.crc32(container_id.encode()):08x}{len(container_id) & 0xFFFF:04x}"
 
 
-def socket_name(key: Key, conf: UserspaceConfDict) -> str:
-    """The name of the socket in its directory."""
+def socket_name(key: Key, conf: UserspaceConfDict, naming: str) -> str:
+    """The name of the socket in its directory. `naming` is the `socketNaming` of configurations that contain none."""
     named = ((conf.get("host") or {}).get("vhost") or {}).get("socketfile")
     if named:
         return str(named)
-    return key.ifname if conf.get("socketNaming") == "interface" else port_name(key)
+    return key.ifname if (conf.get("socketNaming") or naming) == "interface" else port_name(key)
 
 
 def config_file_name(port: str) -> str:
@@ -58,9 +58,9 @@ def config_file_name(port: str) -> str:
     return f"configData-{port}.json"
 
 
-def plan(key: Key, request: ParsedRequest, directory: SocketDirectory, container_dir: str) -> PortAttachment:
+def plan(key: Key, request: ParsedRequest, directory: SocketDirectory, socket: str, container_dir: str) -> PortAttachment:
     """The attachment. The vswitch finds the socket below the short folder, if there is one."""
-    conf, socket = request.conf, socket_name(key, request.conf)
+    conf = request.conf
     path = f"{directory.mount or directory.path}/{socket}"
     if len(path.encode()) > LONGEST_SOCKET_PATH:
         # OVS takes a longer one without a word, and never connects.

@@ -24,6 +24,7 @@ from cni.userspace.publish import entry
 from cni.userspace.removal import directory_of
 from cni.userspace.request import ParsedRequest, bridge_of, ipam_call, parse_request, remote_of, vhost_directory
 from cni.userspace.sockets import ownership
+from cni.userspace.vswitch.remote import REMOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cni.userspace.adapters import Adapters
     from cni.userspace.attachment import PortAttachment
     from cni.userspace.removal import PortRemoval
+    from cni.userspace.sockets.directory import SocketDirectory
     from cni.userspace.sockets.ownership import FoundDict
 
 
@@ -224,8 +226,16 @@ class UserspacePlugin(Lifecycle):
         pod = None
         if wanted.pod is not None and (wanted.conf.get("kubeconfig") or wanted.conf.get("annotations")):
             pod = self._adapters.publisher.pod(wanted.pod, wanted.conf.get("kubeconfig") or "")
-        directory, container_dir = locate(key, wanted, pod, self._node)
-        return plan.plan(key, wanted, directory, container_dir)
+        place = locate(key, wanted, pod, self._node)
+        directory = self._admitting(place.directory, wanted) if place.admits_vswitch else place.directory
+        return plan.plan(key, wanted, directory, place.socket, place.seen)
+
+    def _admitting(self, directory: SocketDirectory, wanted: ParsedRequest) -> SocketDirectory:
+        """The directory, where Open vSwitch may connect to new sockets if it is not root and nothing else is configured."""
+        if ownership.is_wanted(directory):
+            return directory
+        user = self._adapters.sockets.vswitch_user(wanted.conf.get("ovsdb") or REMOTE)
+        return directory if user is None else directory.replace(acl=(f"user:{user}:rwx",))
 
     def _plug(self, attachment: PortAttachment, found: FoundDict | None) -> None:
         self._adapters.sockets.prepare(attachment.directory, found)

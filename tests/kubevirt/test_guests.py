@@ -1,6 +1,6 @@
 """Plugin, sidecar, libvirt and vswitch together: guests in the layout of virt-launcher pods reach each other.
 
-The frozen plugin makes the port before the pod's containers start, the frozen sidecar changes the domain twice, and
+The machine and its network are examples for users. The frozen plugin makes the port before the pod's containers start, the frozen sidecar changes the domain twice, and
 libvirt starts it as the pod's user. Two CPUs without KVM take 20 s for a test.
 """
 
@@ -16,13 +16,12 @@ import pytest
 
 from kubevirt.podnames import hashed
 from tests.cli.program import from_bundle
-from tests.kubevirt_hooks.domains import bound, machine
+from tests.examples import EXAMPLES, manifest, network
 from tests.ovs.domain import Domain, Interface
 from tests.ovs.launcher_pod import SOCKETS, USER, LauncherPod
 from tests.ovs.node import Node
 
-NETWORK = "dataplane"
-IFNAME = hashed(NETWORK)
+VMI, NETWORK = EXAMPLES / "vmi-userspace-ovs-net-1.yaml", EXAMPLES / "nad-userspace-ovs-net-1.yaml"
 ADDRESSES = ("10.9.0.1", "10.9.0.2", "10.9.0.3")
 VLANS = (100, 100, 200)
 QUEUES = list(product((1, 2), repeat=3)) if os.environ.get("BAREWIRE_MATRIX") else [(1, 2, 1)]
@@ -36,31 +35,35 @@ def node() -> Iterator[Node]:
 
 
 def conf(vlan: int) -> dict[str, Any]:
-    return {
-        "cniVersion": "1.0.0",
-        "name": "vm-dataplane",
-        "type": "userspace",
-        "host": {"engine": "ovs-dpdk", "bridge": {"bridgeName": "br0"}},
-        "volume": "sockets",
-        "socketNaming": "interface",
-        "vlan": vlan,
-    }
+    """The example's network, in a VLAN."""
+    conflist = network(NETWORK)
+    (plugin,) = conflist["plugins"]
+    return {**plugin, "cniVersion": conflist["cniVersion"], "name": conflist["name"], "vlan": vlan}
+
+
+def machine(number: int, queues: int) -> tuple[dict[str, Any], str]:
+    """The example's machine, as one of several, and the name of its second interface."""
+    vmi = manifest(VMI)
+    vmi["metadata"]["name"] = f"vm-{number}"
+    vmi["spec"]["domain"]["cpu"]["cores"] = queues
+    vmi["spec"]["domain"]["devices"]["networkInterfaceMultiqueue"] = queues > 1
+    _default, dataplane = vmi["spec"]["domain"]["devices"]["interfaces"]
+    return vmi, dataplane["name"]
 
 
 @contextmanager
 def guest(node: Node, program: list[str], number: int, queues: int) -> Iterator[Domain]:
-    """A machine with an interface in the network, from the pod's start to its end."""
-    mac, address = f"02:00:00:00:10:{number:02x}", ADDRESSES[number]
-    vmi = machine(bound(NETWORK, macAddress=mac), devices={"networkInterfaceMultiqueue": queues > 1})
-    interface = Interface(mac, f"{SOCKETS}/{IFNAME}", IFNAME, NETWORK, queues=queues, address=f"{address}/24")
+    """A running machine, from its pod's start to its end."""
+    vmi, name = machine(number, queues)
+    ifname, address = hashed(name), f"{ADDRESSES[number]}/24"
+    interface = Interface("", f"{SOCKETS}/{ifname}", ifname, name, queues=queues, address=address)
     with LauncherPod(node) as pod:
-        node.add(conf(VLANS[number]), pod.pod, IFNAME)
+        node.add(conf(VLANS[number]), pod.pod, ifname)
         pod.start(program, CONTAINER_NAME="hook-sidecar-0", NETWORK_BINDING_PLUGIN_NAME="vhostuser")
         with Domain(f"vm{number}", [interface], within=pod.within, hook=pod.hook(vmi), user=USER) as domain:
-            socket = pod.root / SOCKETS.removeprefix("/var/") / IFNAME
-            assert socket.stat().st_uid == USER, "QEMU has made it"
+            assert pod.seen(f"{SOCKETS}/{ifname}").stat().st_uid == USER, "QEMU has made it"
             yield domain
-    node.delete(conf(VLANS[number]), pod.pod, IFNAME)
+    node.delete(conf(VLANS[number]), pod.pod, ifname)
 
 
 @pytest.mark.parametrize("queues", QUEUES)

@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kubevirt_hooks.launcher import Launcher
 from tests.ovs.daemon import LEASH
 from tests.ovs.domain import as_user
 from tests.ovs.node import Node, Pod
@@ -79,10 +78,14 @@ class LauncherPod:
         """Ends the container, and whatever `start` has started in it."""
         self._ends.close()
 
+    def seen(self, path: str) -> Path:
+        """A path of the container, as the tests reach it. /var/run is a link, which would lead to the tests' own."""
+        return self.root / path.removeprefix("/var").lstrip("/")
+
     @property
     def hooks(self) -> Path:
         """The folder of the hooks' sockets, as the tests reach it."""
-        return self.root / HOOKS.lstrip("/")
+        return self.seen(HOOKS)
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """A program in a container of the pod, as its user and without capabilities; it ends with the pod."""
@@ -96,6 +99,9 @@ class LauncherPod:
 
     def hook(self, vmi: dict[str, Any], sidecars: int = 1) -> Callable[[bytes], bytes]:
         """The change of a domain by the sidecars that have been started: `Domain(hook=...)`."""
+        # gRPC keeps threads: a process that only needs the layout does not load it.
+        from tests.kubevirt_hooks.launcher import Launcher
+
         launcher = Launcher(self.hooks)
         launcher.collect(sidecars)
         return lambda text: launcher.define(text, vmi)

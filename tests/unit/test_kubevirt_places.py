@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cni.errors import InvalidConfig
-from cni.userspace.location import SEEN_BY_CONTAINERS
+from cni.userspace.podkind import VIRT_LAUNCHER
 from kubevirt import machine as machines
 from kubevirt.facts import Fact, device_metadata, network_info
 from kubevirt.podnames import hashed
-from kubevirt.port import SOCKETS, Port, Sight, ports
+from kubevirt.port import OF_KUBEVIRT, SOCKETS, Port, Sight, ports
 from tests.kubevirt_hooks.domains import BINDING, DATAPLANE, bound, machine, network
 
 
@@ -22,7 +22,11 @@ def located(vmi: dict[str, Any], **sight: Any) -> list[Port]:
 
 
 def test_the_plugin_sees_the_sockets_in_the_volume_where_the_sidecar_has_them():
-    assert SEEN_BY_CONTAINERS["sockets"] == SOCKETS
+    assert VIRT_LAUNCHER.seen == SOCKETS
+
+
+def test_the_plugin_and_the_sidecar_leave_the_same_names_to_kubevirt():
+    assert VIRT_LAUNCHER.reserved == OF_KUBEVIRT
 
 
 def test_a_network_of_multus_has_the_hash_of_its_name():

@@ -11,7 +11,7 @@ from cni.errors import InvalidConfig, SocketDirUnfit, UnsupportedField
 from cni.userspace.attachment import PLUGIN, document, from_record
 from cni.userspace.conf import UserspaceConf
 from cni.userspace.conf_table import REQUIRED, TABLE
-from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name
+from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name, socket_name
 from cni.userspace.request import ParsedRequest
 from cni.userspace.rules import cross_check
 from cni.userspace.sockets.directory import SocketDirectory, acl_entry, kubelet_volumes
@@ -93,7 +93,7 @@ def planned(config, key=KEY, directory=DIRECTORY, mac=None):
     request = ParsedRequest(
         conf=conf, mac=mac, pod=None, pod_uid="uid", device_info="", kubelet_root="/k", vhost_directory="/run/v"
     )
-    return plan(key, request, directory, "/in/pod")
+    return plan(key, request, directory, socket_name(key, conf, "attachment"), "/in/pod")
 
 
 @pytest.mark.parametrize("config", GOOD)

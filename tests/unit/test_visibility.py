@@ -87,3 +87,32 @@ def test_a_daemon_that_ends_meanwhile_is_an_error_that_names_it(tmp_path, monkey
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SocketDirUnfit, match=r"cannot look at .*nowhere: No such file"):
         visibility.require_visible(str(tmp_path / "nowhere"), remote(tmp_path))
+
+
+STATUS = "Name:\tovs-vswitchd\nUid:\t991\t{uid}\t991\t991\nCapEff:\t{capabilities:016x}\n"
+NET_ADMIN, DAC_OVERRIDE = 1 << 12, 1 << 1
+
+
+@pytest.mark.parametrize(
+    ("uid", "capabilities", "user"),
+    [(991, NET_ADMIN, 991), (0, NET_ADMIN, 0), (991, NET_ADMIN | DAC_OVERRIDE, None), (0, (1 << 41) - 1, None)],
+)
+def test_a_daemon_to_which_file_permissions_apply_is_a_restricted_user(tmp_path, monkeypatch, uid, capabilities, user):
+    with daemon(tmp_path) as pid:
+        (tmp_path / "ovs-vswitchd.pid").write_text(pid)
+        found = {f"/proc/{pid}/status": STATUS.format(uid=uid, capabilities=capabilities).encode()}
+        monkeypatch.setattr(visibility, "read_small", lambda path: found.get(path, b"ovs-vswitchd\n"))
+        assert visibility.restricted_user(remote(tmp_path)) == user
+
+
+def test_a_process_that_only_has_the_daemons_name_is_no_user_to_give_access_to(tmp_path, monkeypatch):
+    with daemon(tmp_path) as pid:
+        found = {f"/proc/{pid}/status": STATUS.format(uid=991, capabilities=0).encode()}
+        monkeypatch.setattr(visibility, "read_small", lambda path: found.get(path, b"ovs-vswitchd\n"))
+        assert visibility.restricted_user(remote(tmp_path)) is None
+        assert visibility.restricted_user("tcp:127.0.0.1:6640") is None
+
+
+def test_a_daemon_that_ends_meanwhile_is_no_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(visibility, "_by_pidfile", lambda _remote: "4194305")
+    assert visibility.restricted_user(remote(tmp_path)) is None

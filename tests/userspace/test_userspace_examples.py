@@ -7,6 +7,8 @@ import json
 import pytest
 
 from tests.examples import EXAMPLES, manifest, network, of_plugin
+from tests.ovs.launcher_pod import make_pod
+from tests.ovs.node import Node
 
 DEVICE_INFO = "/var/run/k8s.cni.cncf.io/devinfo/cni/example-net1"
 
@@ -17,7 +19,12 @@ def volumes(name):
     return [volume["name"] for volume in found if "emptyDir" in volume]
 
 
-PODS = {"nad-userspace.yaml": lambda: volumes("pod-userspace.yaml"), "nad-userspace-kubevirt.yaml": lambda: ["sockets"]}
+PODS = {
+    "nad-userspace.yaml": lambda node: node.pod(*volumes("pod-userspace.yaml")),
+    "nad-userspace-kubevirt.yaml": make_pod,
+    "nad-userspace-ovs-net-1.yaml": make_pod,
+}
+"""Those with a pod beside them; `make_pod` makes that of a virtual machine."""
 
 
 def asked(plugin):
@@ -34,11 +41,13 @@ def test_an_example_is_attached_checked_and_deleted(node, path):
     conf = {
         **plugin, "cniVersion": conflist["cniVersion"], "name": conflist["name"], "runtimeConfig": asked(plugin),
     }  # fmt: skip
-    pod = node.pod(*PODS.get(path.name, list)())
+    pod = PODS.get(path.name, Node.pod)(node)
     result = node.add(conf, pod)
     (interface,) = result["interfaces"]
     (row,) = node.ports().values()
     assert dict(row["options"][1])["vhost-server-path"] == interface["socketPath"]
+    if PODS.get(path.name) is make_pod:
+        assert interface["socketPath"].endswith("/net1")
     if "mac" in conf["runtimeConfig"]:
         assert interface["mac"] == "02:00:00:00:00:42"
     if "CNIDeviceInfoFile" in conf["runtimeConfig"]:

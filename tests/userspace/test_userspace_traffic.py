@@ -1,4 +1,4 @@
-"""Ports of the frozen plugin carry traffic: for virtual machines, for a DPDK program, and for a domain of libvirt."""
+"""Ports of the frozen plugin carry traffic: for virtual machines and for a DPDK program."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import json
 import sys
 
 from tests.cli.program import ROOT
-from tests.examples import EXAMPLES, manifest, network
 from tests.ovs.daemon import until
-from tests.ovs.domain import Domain, Interface
 from tests.ovs.guests import Guest
 from tests.ovs.testpmd import Testpmd
 
 CONTAINER = "/run/container"
-LAUNCHER_SOCKETS = "/var/run/kubevirt/sockets"
-KUBEVIRT_IFNAME = "pod6c270ef2f25"
 
 
 def interface_of(result):
@@ -62,36 +58,6 @@ def test_a_dpdk_program_takes_its_port_from_the_result_alone(node):
     assert asking["mac"] != echo["mac"]
     for pod in pods:
         node.delete(node.conf(), pod)
-
-
-def test_the_vmi_of_the_examples_starts_with_what_its_network_gives_it(node):
-    """As KubeVirt does it: the interface's name derives from the network's, and the binding knows the socket's path."""
-    vmi = manifest(EXAMPLES / "vmi-userspace.yaml")
-    (wanted,) = vmi["spec"]["domain"]["devices"]["interfaces"]
-    (plugin,) = network(EXAMPLES / "nad-userspace-kubevirt.yaml")["plugins"]
-    pod = node.pod("sockets")
-    conf = {**plugin, "runtimeConfig": {"mac": wanted["macAddress"]}}
-    result = node.add(conf, pod, KUBEVIRT_IFNAME)
-    assert interface_of(result)["mac"] == wanted["macAddress"]
-    # The volume as virt-launcher sees it.
-    node.run("mkdir", "-p", LAUNCHER_SOCKETS)
-    node.run("mount", "--bind", pod.volume("sockets"), LAUNCHER_SOCKETS)
-    interface = Interface(
-        mac=wanted["macAddress"], path=f"{LAUNCHER_SOCKETS}/{KUBEVIRT_IFNAME}", ifname=KUBEVIRT_IFNAME,
-        network=wanted["name"], address="10.9.0.1/24",
-    )  # fmt: skip
-    try:
-        with Domain(vmi["metadata"]["name"], [interface], within=node.within) as domain:
-            assert domain.state() == "running"
-            domain.await_link()
-            assert domain.link().mac == wanted["macAddress"]
-            until("OVS's view of it", lambda: node.link_up(f"{pod.container_id[:12]}-{KUBEVIRT_IFNAME}"))
-            domain.destroy()
-    finally:
-        node.run("umount", LAUNCHER_SOCKETS)
-        node.run("rm", "-rf", "/run/kubevirt", "/run/libvirt")
-    node.delete(conf, pod, KUBEVIRT_IFNAME)
-    node.run("rmdir", f"/var/lib/cni/barewire/{conf['name']}")
 
 
 def test_podinfo_finds_the_socket_by_the_file_beside_it_and_a_program_can_listen_there(node):

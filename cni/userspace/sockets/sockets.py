@@ -61,6 +61,9 @@ if TYPE_CHECKING:
         def require_visible(self, folder: str, remote: str) -> None:
             """Proves that the vswitch of this database has the folder's mount. Raises `SocketDirUnfit`."""
 
+        def restricted_user(self, remote: str) -> int | None:
+            """The user ID of that vswitch; None if file permissions do not apply to it, or if it is not found."""
+
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -210,6 +213,10 @@ class Sockets:
         """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
         if directory.mount:
             self._visibility.require_visible(directory.mount, remote)
+
+    def vswitch_user(self, remote: str) -> int | None:
+        """The user ID of this database's ovs-vswitchd, if it needs permission to connect; None if not, or if unknown."""
+        return self._visibility.restricted_user(remote)
 
     def differences(self, directory: SocketDirectory) -> list[str]:
         """What CHECK says: nothing while the vswitch's path leads to the directory."""

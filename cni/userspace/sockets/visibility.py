@@ -1,4 +1,4 @@
-"""Whether ovs-vswitchd has a folder of ours where we have it: its mounts, and its root, may be others than ours."""
+"""Whether ovs-vswitchd reaches a folder of ours where we have it: its mounts, root and user may differ from ours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _VSWITCHD = b"ovs-vswitchd"
 _PIDFILE = "ovs-vswitchd.pid"
+_CAP_DAC_OVERRIDE = 1
+"""Number of the capability in <linux/capability.h>: file permissions do not apply to a process that has it."""
 
 
 def require_visible(folder: str, remote: str) -> None:
@@ -41,6 +43,20 @@ def require_visible(folder: str, remote: str) -> None:
     )
 
 
+def restricted_user(remote: str) -> int | None:
+    """The user ID of the ovs-vswitchd that keeps its pidfile beside the database's socket, if permissions apply to it.
+
+    None if they do not, or if there is no such pidfile: any process can have the daemon's name, and a foreign user must
+    not get access to a pod's directory.
+    """
+    pid = _by_pidfile(remote)
+    lines = [line.partition(b":") for line in read_small(f"/proc/{pid}/status").splitlines()] if pid else []
+    fields = {name: value.split() for name, _colon, value in lines}
+    if not fields.get(b"Uid") or not fields.get(b"CapEff") or int(fields[b"CapEff"][0], 16) >> _CAP_DAC_OVERRIDE & 1:
+        return None
+    return int(fields[b"Uid"][1])  # the effective one
+
+
 def _seen_by(pid: str, folder: str) -> str:
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -55,12 +71,14 @@ def _seen_by(pid: str, folder: str) -> str:
 
 def _vswitchds(remote: str) -> Iterator[str]:
     """The process that keeps a pidfile beside the database's socket, else all that bear its name."""
+    found = _by_pidfile(remote)
+    yield from [found] if found else (pid for pid in pids() if _is_vswitchd(pid))
+
+
+def _by_pidfile(remote: str) -> str:
     beside = peek(f"{os.path.dirname(remote.partition(':')[2])}/{_PIDFILE}") if remote.startswith("unix:") else b""
     # In a container the daemon writes the number that it has there, which can be anybody's here.
-    if beside.strip().isdigit() and _is_vswitchd(str(int(beside))):
-        yield str(int(beside))
-        return
-    yield from (pid for pid in pids() if _is_vswitchd(pid))
+    return str(int(beside)) if beside.strip().isdigit() and _is_vswitchd(str(int(beside))) else ""
 
 
 def _is_vswitchd(pid: str) -> bool:
