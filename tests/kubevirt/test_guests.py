@@ -22,6 +22,8 @@ from tests.ovs.launcher_pod import SOCKETS, USER, LauncherPod
 from tests.ovs.node import Node
 
 VMI, NETWORK = EXAMPLES / "vmi-userspace-ovs-net-1.yaml", EXAMPLES / "nad-userspace-ovs-net-1.yaml"
+IFNAME = hashed("vhost-net-1")
+"""The name in the pod of the machine's second interface."""
 ADDRESSES = ("10.9.0.1", "10.9.0.2", "10.9.0.3")
 VLANS = (100, 100, 200)
 QUEUES = list(product((1, 2), repeat=3)) if os.environ.get("BAREWIRE_MATRIX") else [(1, 2, 1)]
@@ -52,27 +54,27 @@ def machine(number: int, queues: int) -> tuple[dict[str, Any], str]:
 
 
 @contextmanager
-def guest(node: Node, program: list[str], number: int, queues: int) -> Iterator[Domain]:
+def guest(node: Node, program: list[str], number: int, queues: int) -> Iterator[tuple[Domain, LauncherPod]]:
     """A running machine, from its pod's start to its end."""
     vmi, name = machine(number, queues)
-    ifname, address = hashed(name), f"{ADDRESSES[number]}/24"
-    interface = Interface("", f"{SOCKETS}/{ifname}", ifname, name, queues=queues, address=address)
+    address = f"{ADDRESSES[number]}/24"
+    interface = Interface("", f"{SOCKETS}/{IFNAME}", IFNAME, name, queues=queues, address=address)
     with LauncherPod(node) as pod:
-        node.add(conf(VLANS[number]), pod.pod, ifname)
+        node.add(conf(VLANS[number]), pod.pod, IFNAME)
         pod.start(program, CONTAINER_NAME="hook-sidecar-0", NETWORK_BINDING_PLUGIN_NAME="vhostuser")
         with Domain(f"vm{number}", [interface], within=pod.within, hook=pod.hook(vmi), user=USER) as domain:
-            assert pod.seen(f"{SOCKETS}/{ifname}").stat().st_uid == USER, "QEMU has made it"
-            yield domain
-    node.delete(conf(VLANS[number]), pod.pod, ifname)
+            assert pod.seen(f"{SOCKETS}/{IFNAME}").stat().st_uid == USER, "QEMU has made it"
+            yield domain, pod
+    node.delete(conf(VLANS[number]), pod.pod, IFNAME)
 
 
 @pytest.mark.parametrize("queues", QUEUES)
 def test_guests_of_one_vlan_reach_each_other_also_after_the_vswitch_or_a_guest_was_started_again(node, program, queues):
     with ExitStack() as stack:
-        guests = [stack.enter_context(guest(node, program, number, pairs)) for number, pairs in enumerate(queues)]
-        one, two, other = guests
+        pairs = [stack.enter_context(guest(node, program, number, count)) for number, count in enumerate(queues)]
+        (one, _pod), (two, pod), (other, _) = pairs
         other.await_link()
-        assert [each.link().queues for each in guests] == list(queues)
+        assert [each.link().queues for each, _pod in pairs] == list(queues)
         assert one.reaches(ADDRESSES[1])
         assert one.ping(ADDRESSES[1]) == 3
         assert (one.ping(ADDRESSES[2], 1), other.ping(ADDRESSES[0], 1)) == (0, 0)
@@ -84,3 +86,8 @@ def test_guests_of_one_vlan_reach_each_other_also_after_the_vswitch_or_a_guest_w
         assert one.reaches(ADDRESSES[1], seconds=30)
         assert two.link().queues == queues[1]
         assert (one.ping(ADDRESSES[2], 1), other.ping(ADDRESSES[0], 1)) == (0, 0)
+        # As Multus removes an interface from a running pod.
+        node.delete(conf(VLANS[1]), pod.pod, IFNAME)
+        two.await_link(up=False)
+        assert not pod.seen(f"{SOCKETS}/{IFNAME}").exists()
+        assert one.link().up
