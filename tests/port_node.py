@@ -62,7 +62,10 @@ class Pod(NamedTuple):
 
 
 class FakeVisibility:
-    """The view of ovs-vswitchd: it sees all mounts, or none if it is `blind`. `user` is its user ID if it is not root."""
+    """The view of ovs-vswitchd: it sees all mounts, or none if it is `blind`.
+
+    `user` is its user ID if it is not root.
+    """
 
     def __init__(self) -> None:
         self.blind = False

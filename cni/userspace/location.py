@@ -79,7 +79,9 @@ def _socket(key: Key, conf: UserspaceConfDict, kind: PodKind, volume: str) -> st
     return name
 
 
-def _of_pod(request: ParsedRequest, pod: JsonObject | None, volumes: str, volume: str, node: NodeConf) -> SocketDirectory | None:
+def _of_pod(
+    request: ParsedRequest, pod: JsonObject | None, volumes: str, volume: str, node: NodeConf
+) -> SocketDirectory | None:
     if volumes and os.path.isdir(f"{volumes}/{volume}"):
         return SocketDirectory(root=volumes, path=f"{volumes}/{volume}", of_pod=True)
     host_path = volume_of(pod, volume).get("hostPath") if pod else None

@@ -58,7 +58,9 @@ def config_file_name(port: str) -> str:
     return f"configData-{port}.json"
 
 
-def plan(key: Key, request: ParsedRequest, directory: SocketDirectory, socket: str, container_dir: str) -> PortAttachment:
+def plan(
+    key: Key, request: ParsedRequest, directory: SocketDirectory, socket: str, container_dir: str
+) -> PortAttachment:
     """The attachment. The vswitch finds the socket below the short folder, if there is one."""
     conf = request.conf
     path = f"{directory.mount or directory.path}/{socket}"

@@ -1,7 +1,8 @@
 """Plugin, sidecar, libvirt and vswitch together: guests in the layout of virt-launcher pods reach each other.
 
-The machine and its network are examples for users. The frozen plugin makes the port before the pod's containers start, the frozen sidecar changes the domain twice, and
-libvirt starts it as the pod's user. Two CPUs without KVM take 20 s for a test.
+The machine and its network are examples for users. The frozen plugin makes the port before the pod's containers start,
+the frozen sidecar changes the domain twice, and libvirt starts it as the pod's user. Two CPUs without KVM take 20 s for
+a test.
 """
 
 from __future__ import annotations

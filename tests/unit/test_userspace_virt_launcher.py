@@ -1,4 +1,4 @@
-"""The plugin in a virt-launcher pod of KubeVirt: the defaults for such a pod, and what no pod gets by looking like one."""
+"""The plugin in a virt-launcher pod of KubeVirt: the defaults, and no access for pods that imitate one."""
 
 from __future__ import annotations
 
