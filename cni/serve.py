@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
         def delete(self, request: Request) -> None: ...
 
+        def undo(self, request: Request) -> None:
+            """Removes the result of this object's `add`, which nobody got, and not that of a later ADD."""
+
         def check(self, request: Request) -> None: ...
 
         def gc(self, request: Request) -> None: ...
@@ -111,7 +114,7 @@ def _added(plugin: Plugin, request: Request) -> bytes:
 
     added = plugin.add(request)
     # An ADD that cannot report its result has failed, and must be rolled back.
-    with on_failure(plugin.delete, request):
+    with on_failure(plugin.undo, request):
         return _line(result.encode(added, request.cni_version))
 
 

@@ -50,6 +50,10 @@ class IpamPlugin:
             ]
         )
 
+    def undo(self, request: Request) -> None:
+        """As `delete`: the leases do not tell one ADD of an interface from another."""
+        self.delete(request)
+
     def check(self, request: Request) -> None:
         """Compares the addresses of prevResult with the leases. Raises `CheckFailed` with every difference."""
         defaults, previous = self._defaults(request), request.prev_result()

@@ -80,6 +80,15 @@ class Lifecycle(ABC):
         elif self._removal.is_deferred(record):
             self._release_unrecorded(request)
 
+    def undo(self, request: Request) -> None:
+        """Removes the attachment that `add` of this object has made.
+
+        The runtime may have removed it meanwhile, and even repeated the ADD: then the record is not this call's.
+        """
+        with LockedRecord(self._attachments, Key.of(request)) as record:
+            if record is not None and self._attachments.has_written(record.key):
+                self._removal.remove_or_keep(record)
+
     def _delete_recorded(self, request: Request, *, again: bool = False) -> Record | None:
         """The record, if there was one.
 

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = "/var/lib/cni/barewire"
 RUN_DIRECTORY = "/run/barewire"
+LOOKED_AT = 64
+"""Device links that one call examines for leftovers: it must not pay for all on a node with a thousand devices."""
+_NO_FILE = 0, 0
 
 
 class Mark(Value):
@@ -70,6 +73,7 @@ class Attachments:
         self._run = run
         self._roots: tuple[str, ...] = ()
         self._resolved_folders: dict[str, str] = {}
+        self._written: dict[Key, tuple[int, int]] = {}
         self._plugin = plugin
         self._lasting_locks = lasting_locks
         self._lock_seconds = lock_seconds
@@ -124,6 +128,7 @@ class Attachments:
         with on_failure(self._unclaim, record):
             if not create_file(self._path(record.key), record.encoded()):
                 raise _attached_already(self._load(self._path(record.key)) or record)
+            self._written[record.key] = _identity(self._path(record.key))
         if backup:
             with on_failure(self.forget, record):
                 make_directory(os.path.dirname(self._backup(record.device)))
@@ -159,6 +164,11 @@ class Attachments:
         """Writes a record, atomically."""
         make_directory(os.path.dirname(self._path(record.key)))
         write_file(self._path(record.key), record.encoded())
+        self._written[record.key] = _identity(self._path(record.key))
+
+    def has_written(self, key: Key) -> bool:
+        """Whether the attachment's record is the file that this object has written, and not one of another call."""
+        return self._written.get(key, _NO_FILE) == _identity(self._path(key)) != _NO_FILE
 
     def keep_pending(self, record: Record) -> None:
         """Marks a record as pending, so that a later call can finish its removal."""
@@ -253,7 +263,7 @@ class Attachments:
             folders.sweep(folder, plain=True)
         for folder in (f"{self._state}/.pending", self._state, f"{self._run}/marks"):
             folders.sweep(folder)
-        for device in folders.sweep(devices):
+        for device in _some(folders.sweep(devices)):
             if not os.path.exists(f"{devices}/{device}"):
                 self._remove_dangling(device)
 
@@ -358,7 +368,7 @@ class Attachments:
         if not record.device:
             return
         link = self._device_link(record.device)
-        if os.path.realpath(link) == os.path.realpath(self._path(record.key)):
+        if _leads_to(link, _target(record.key)) or os.path.realpath(link) == os.path.realpath(self._path(record.key)):
             remove_file(link)
 
     def _path(self, key: Key) -> str:
@@ -442,6 +452,31 @@ def _link(target: str, path: str) -> None:
         raise IoFailure(
             f"cannot link {path}: {os.strerror(error.errno or 0)}", hint=f"check the mount of {path}"
         ) from error
+
+
+def _some(names: list[str]) -> list[str]:
+    """At most `LOOKED_AT` of the names. Each process takes others, so that all have their turn."""
+    if len(names) <= LOOKED_AT:
+        return names
+    start = os.getpid() * LOOKED_AT % len(names)
+    return [*names[start:], *names[:start]][:LOOKED_AT]
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Identifies a file. A later file can get the number of a removed one, but not its time."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return _NO_FILE
+    return found.st_ino, found.st_mtime_ns
+
+
+def _leads_to(link: str, target: str) -> bool:
+    """Whether the link has this text: one system call, where resolving both paths takes a dozen."""
+    try:
+        return os.readlink(link) == target
+    except OSError:
+        return False
 
 
 def _stem(key: Key) -> str:

@@ -1,4 +1,4 @@
-"""The resident helper: has the plugins imported, and forks a child for each call that a launcher hands over.
+"""The resident helper. It has imported the plugins, and forks a child for each call that a launcher hands over.
 
-docs/helper.md is its page, docs/adr/0040-a-helper-that-forks.md the decision.
+docs/helper.md describes it; docs/adr/0040-a-helper-that-forks.md explains the decision.
 """

@@ -1,4 +1,4 @@
-"""One call in a child of the helper: from the launcher's request to its word that the runtime has the output."""
+"""One call in a child of the helper: from the launcher's request to its report that the runtime has the output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import select
 import signal
 
 from cni.errors import CniError, InvalidConfig
-from cni.helper import descriptors, protocol
+from cni.helper import descriptors, protocol, surroundings
 from cni.helper.surroundings import Unfit, silence, take, take_standard
 from cni.serve import read_all, serve, write_if_open
 from cni.value import Value
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     Load = Callable[[Request], Plugin]
 
 REQUEST_SECONDS = 2.0
-"""A launcher sends its request at once; GO follows within as long as it waits for `ready`."""
+"""Time limit for the request, and then for GO. A launcher sends both at once; it waits no longer for `ready`."""
 DELIVERY_SECONDS = 60.0
-"""How long the runtime may take to read the output. A launcher that is stopped holds a child so long, and no longer."""
+"""Time limit for the runtime to read the output, and so for a stopped launcher to occupy a child."""
 
 
 class House(Value):
-    """What all calls have in common."""
+    """The values that all calls of a helper share. The limits are in seconds."""
 
     build: str
     programs: Mapping[str, Load]
@@ -40,7 +40,7 @@ class House(Value):
 
 
 def attend(connection: _socket.socket, house: House) -> None:
-    """Serves the launcher, or leaves the call to it, closes the connection, and raises the reason."""
+    """Serves the call, or leaves it to the launcher, closes the connection and raises the reason."""
     try:
         name, output = _agreed(connection, house)
     except BaseException:
@@ -50,9 +50,10 @@ def attend(connection: _socket.socket, house: House) -> None:
 
 
 def _agreed(connection: _socket.socket, house: House) -> tuple[str, int]:
-    """The plugin that the launcher has said `go` for, and a file for its output.
+    """Receives the request, takes over the launcher's surroundings, and awaits GO.
 
-    `Unfit`, `NotACall` and `OSError` come before anything is done.
+    Returns the plugin's name and a file for the output. Raises `Unfit`, `NotACall` or `OSError`; nothing has been done
+    for the call then.
     """
     pid, user = descriptors.peer(connection)
     if user != 0:
@@ -65,7 +66,8 @@ def _agreed(connection: _socket.socket, house: House) -> tuple[str, int]:
         raise Unfit(f"the launcher is of build {call.build!a}, the helper of {house.build}")
     if call.plugin not in house.programs:
         raise Unfit(f"there is no plugin {call.plugin!a}")
-    # From the helper's root, before it changes: the launcher's may have no such file. After GO nothing is opened.
+    # Open these before the root changes, because the launcher's root may have no /dev/null, and before GO, because an
+    # error after GO would fail the call.
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     output = os.memfd_create("barewire-output", os.MFD_CLOEXEC)
     take(call, fds, pid, house.namespaces)
@@ -80,21 +82,29 @@ def _agreed(connection: _socket.socket, house: House) -> tuple[str, int]:
 
 
 def _refuse(connection: _socket.socket) -> None:
-    """From here on the launcher cannot send GO; one that has sent it learns that nothing has been done."""
+    """Leaves the call to the launcher, which cannot send GO from here on.
+
+    If it has sent GO already, it learns that nothing has been done.
+    """
     _ignore_interrupts()
     try:
         connection.shutdown(_socket.SHUT_RD)
         while connection.recv(1):
-            pass  # What is unread at the close would reach the launcher as an error, before our word.
+            pass  # Unread data at the close would reach the launcher as an error, before our message.
         descriptors.send(connection, protocol.UNTOUCHED)
     except OSError:
-        return  # It has gone.
+        return  # The launcher has gone.
     finally:
         connection.close()
 
 
 def rehearse() -> None:
-    """Calls that touch nothing but memory: a child copies the pages that each call writes to before it has a call."""
+    """Serves imaginary calls that change nothing outside this process.
+
+    The first write to each memory page of the helper makes the kernel copy the page. Here this happens while the child
+    waits, and not while a runtime does.
+    """
+    _rehearse_handshake()
 
     def load(_request: Request) -> NoReturn:
         raise InvalidConfig("a rehearsal")
@@ -111,8 +121,28 @@ def rehearse() -> None:
         serve("", load, variables, lambda _seconds: b'{"cniVersion": "1.0.0", "name": "a"}', _ignore, _ignore)
 
 
+def _rehearse_handshake() -> None:
+    try:
+        ours, theirs = descriptors.pair()
+    except OSError:
+        return  # No descriptors are left. The call will have to do without them, too.
+    try:
+        descriptors.send(theirs, protocol.encode("a", "a", 0o022, {"A": "a"}), [0])
+        _readable(ours, 0)
+        datagram, fds = descriptors.receive(ours, protocol.LARGEST, len(protocol.INHERITED))
+        protocol.decode(datagram)
+        for fd in fds:
+            os.close(fd)
+        surroundings.rehearse(descriptors.peer(ours)[0])
+    except OSError:
+        return
+    finally:
+        ours.close()
+        theirs.close()
+
+
 class _Loading:
-    """Loads the plugin, and remembers it for an ADD that nobody takes."""
+    """Loads the plugin, and remembers it, so that an ADD can be undone if nobody takes its result."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -125,11 +155,11 @@ class _Loading:
         return plugin
 
     def undo(self) -> None:
-        """As in a rollback: what DEL cannot do now is on record, and the next calls do it."""
+        """As in a rollback: a part that cannot be removed now stays on record, and later calls remove it."""
         if self._added is not None:
             plugin, request = self._added
             try:
-                plugin.delete(request)
+                plugin.undo(request)
             except CniError as error:
                 write_if_open(2, f"the launcher has gone, and the ADD could not be undone: {error.msg}\n".encode())
 
@@ -137,7 +167,7 @@ class _Loading:
 def _serve(connection: _socket.socket, name: str, output: int, house: House) -> None:
     texts: list[bytes] = []
     loading = _Loading(house.programs[name])
-    code, delivered = 0, False  # What `serve` does not make an error object of comes when the ADD has succeeded.
+    code, delivered = 0, False  # `serve` raises only after an ADD has succeeded: all else becomes an error object.
     try:
         code = serve(
             name,
@@ -149,32 +179,32 @@ def _serve(connection: _socket.socket, name: str, output: int, house: House) -> 
         )
         _ignore_interrupts()
         delivered = _delivered(connection, code, b"".join(texts), output, house.delivery_seconds)
-    except BaseException:  # noqa: BLE001 - an interrupt, as a rule; the launcher gets no answer
+    except BaseException:  # noqa: BLE001 - usually an interrupt; the launcher gets no answer
         _ignore_interrupts()
     if code == 0 and not delivered:
         loading.undo()
 
 
 def _delivered(connection: _socket.socket, code: int, text: bytes, output: int, seconds: float) -> bool:
-    """Whether the launcher has written the text, as far as can be known."""
+    """Whether the launcher has written the text to its stdout, as far as this can be known."""
     try:
         if _readable(connection, 0):
-            return False  # It has gone. A runtime that waits for the end of stderr waits for the undoing, too.
-        silence()  # A runtime waits until nobody has stderr open any more.
+            return False  # The launcher has gone. A runtime that waits for the end of stderr also awaits the undoing.
+        silence()  # A runtime waits until no process has its stderr open.
         while text:
             text = text[os.write(output, text) :]
         descriptors.send(connection, bytes([code]), [output])
         if not _readable(connection, seconds):
-            return True  # A launcher that is stopped may go on, and say that the call has succeeded.
+            return True  # A stopped launcher may continue later, and report success.
         return connection.recv(2) == protocol.DELIVERED
-    except BaseException:  # noqa: BLE001 - whatever it is, the launcher has not said that the runtime has the text
+    except BaseException:  # noqa: BLE001 - in any case, the launcher has not reported the delivery
         return False
 
 
 def _ignore_interrupts() -> None:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except KeyboardInterrupt:  # one that has come just before
+    except KeyboardInterrupt:  # it came just before
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,4 +1,7 @@
-"""Datagrams with descriptors over a Unix socket, by the C class alone: the module `socket` would bring `enum` and `selectors`."""
+"""Datagrams with descriptors over a Unix socket.
+
+They use only the C class: the module `socket` would import `enum` and `selectors`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _BYTES = 4
 
 
 def pair() -> tuple[_socket.socket, _socket.socket]:
-    """Two connected ends."""
+    """Two connected sockets. Raises `OSError`."""
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
 
 
@@ -21,15 +24,18 @@ def connection_of(fd: int) -> _socket.socket:
 
 
 def send(connection: _socket.socket, datagram: bytes, fds: Sequence[int] = ()) -> None:
-    """Raises `OSError`, also when the other end has gone."""
+    """Sends one datagram. Raises `OSError`, also if the other end has gone."""
     octets = b"".join(fd.to_bytes(_BYTES, "little") for fd in fds)
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, octets)] if fds else []
     connection.sendmsg([datagram], rights, _socket.MSG_NOSIGNAL)
 
 
 def receive(connection: _socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """A datagram and its descriptors; nothing when the other end has gone. The kernel closes descriptors beyond `most`."""
-    room = _socket.CMSG_LEN(most * _BYTES)  # with padding there is room for one more
+    """A datagram of at most `size` bytes, and its descriptors. Both are empty if the other end has gone.
+
+    The kernel closes descriptors beyond `most`, except that the padding can hold one more. Raises `OSError`.
+    """
+    room = _socket.CMSG_LEN(most * _BYTES)
     datagram, control, _flags, _address = connection.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
     fds = [
         int.from_bytes(octets[at : at + _BYTES], "little")
@@ -41,6 +47,6 @@ def receive(connection: _socket.socket, size: int, most: int) -> tuple[bytes, li
 
 
 def peer(connection: _socket.socket) -> tuple[int, int]:
-    """The process and the user at the other end."""
+    """The process number and the user number at the other end, as at the time of its `connect`."""
     credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * _BYTES)
     return int.from_bytes(credentials[:_BYTES], "little"), int.from_bytes(credentials[_BYTES : 2 * _BYTES], "little")

@@ -1,7 +1,7 @@
-"""The helper itself: one thread that accepts a connection, gives it to a child, and reads nothing that a client sends.
+"""The helper itself: one thread that accepts connections and gives each to a child.
 
-So no client can hold it, or confuse it. A child that has a connection does not need it any more; one that waits for a
-connection ends with it.
+It reads no data of a client, so no client can block or confuse it. A child with a connection no longer needs the
+helper; a child that waits for a connection ends with the helper.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ if TYPE_CHECKING:
     from cni.helper.call import House
 
 MOST = 64
-"""Children at a time. A launcher beyond executes the plugin."""
+"""The maximum number of calls at a time. Launchers beyond it execute the plugin."""
 
 _BACKLOG = 128
 _REAP_MILLISECONDS = 1000
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
 _WAITING = 2
-_LINE = 1000  # characters; a pipe with room for any has room for a page
+_LINE = 1000  # characters; a pipe that accepts a byte accepts a page
 
 
 def listen(path: str) -> tuple[_socket.socket, int]:
-    """The socket, and the lock that shows that its owner lives. Raises `IoFailure`, also when another helper has it."""
+    """Returns the listening socket, and the descriptor of the lock that marks it as in use.
+
+    Raises `IoFailure`, also if another helper has it.
+    """
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,11 +50,13 @@ def listen(path: str) -> tuple[_socket.socket, int]:
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
     mask = os.umask(0o177)
     try:
-        # Under the lock a socket that is there has no owner.
+        # We hold the lock, so an existing socket has no owner.
         if os.path.lexists(path):
             os.unlink(path)
         listener.bind(path)
     except OSError as error:
+        listener.close()
+        os.close(lock)
         raise IoFailure(f"cannot listen at {path}: {error.strerror or error}") from error
     finally:
         os.umask(mask)
@@ -60,9 +65,9 @@ def listen(path: str) -> tuple[_socket.socket, int]:
 
 
 def run(listener: _socket.socket, house: House, lock: int = -1, most: int = MOST) -> NoReturn:
-    """Serves for ever."""
+    """Serves until a signal ends the process."""
     gc.collect()
-    gc.freeze()  # A collection in a child would write to each page that it shares with us.
+    gc.freeze()  # A collection in a child would write to every page that it shares with this process.
     children = _Children(house, (listener.fileno(), lock), most)
     poll = select.poll()
     poll.register(listener.fileno(), select.POLLIN)
@@ -76,7 +81,10 @@ def run(listener: _socket.socket, house: House, lock: int = -1, most: int = MOST
 
 
 class _Children:
-    """Those that serve a launcher, and a few that wait for one: to be forked, and to copy its first pages, takes a child 2 ms."""
+    """The children that serve a launcher, and those that wait for one.
+
+    They are forked in advance because a fork, with the first copies of pages, takes 2 ms.
+    """
 
     def __init__(self, house: House, closed: tuple[int, ...], most: int) -> None:
         self.busy: set[int] = set()
@@ -90,7 +98,7 @@ class _Children:
             pass
 
     def give(self, connection: _socket.socket) -> None:
-        """Without a child that takes it, the caller closes the connection, and the launcher executes the plugin."""
+        """Gives the connection to a child. Without a child, the launcher executes the plugin when it is closed."""
         while len(self.busy) < self._most and (self._waiting or self._fork()):
             pid = next(iter(self._waiting))
             channel = self._waiting.pop(pid)
@@ -98,7 +106,7 @@ class _Children:
             try:
                 descriptors.send(channel, b"C", [connection.fileno()])
             except OSError:
-                continue  # Somebody has killed the child.
+                continue  # The child has been killed.
             finally:
                 channel.close()
             return
@@ -124,7 +132,7 @@ class _Children:
             theirs.close()
             return False
         if pid == 0:
-            # A copy of our end, in another child, would hide that we have ended.
+            # A copy of our end in another child would hide the end of this process.
             fds = [*self._closed, ours.fileno(), *(channel.fileno() for channel in self._waiting.values())]
             _wait(theirs, self._house, [fd for fd in fds if fd >= 0])
         theirs.close()
@@ -133,7 +141,7 @@ class _Children:
 
 
 def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
-    """A child: waits for a connection, or for the end of the helper, and serves one."""
+    """The child: waits for a connection or for the end of the helper, and serves one call."""
     try:
         for fd in closed:
             os.close(fd)
@@ -150,21 +158,20 @@ def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
 
 
 def _log(text: str) -> None:
-    """Drops the line when the log is full: a child that waited for it would take the place of another one."""
+    """Writes a line to the log, or drops it if the log is full: a child that waits would count as busy."""
     poll = select.poll()
     poll.register(1, select.POLLOUT)
     if poll.poll(0):
-        signal.alarm(
-            1
-        )  # It ends a child that must wait all the same, because another one has filled the log in between.
+        # The alarm ends a child that has to wait after all, because another process has filled the log meanwhile.
+        signal.alarm(1)
         os.write(1, f"barewire-helper: {text}"[:_LINE].encode(errors="replace") + b"\n")
 
 
 def _accepted(listener: _socket.socket) -> _socket.socket | None:
     try:
-        fd, _address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - `socket` makes accept() of it
+        fd, _address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() of the module `socket` calls it
     except OSError as error:
         if error.errno in _EXHAUSTED:
-            time.sleep(_PAUSE)  # The launchers in the queue lose patience, and execute the plugins.
+            time.sleep(_PAUSE)  # The launchers in the queue execute the plugins after their time limit.
         return None
     return descriptors.connection_of(fd)

@@ -1,4 +1,4 @@
-"""The start of the helper: wires the plugins to it, loads all that they could import, and listens."""
+"""The start of the helper: it loads the plugins and everything that they could import, and listens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STDERR = 2
 
 
 def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoReturn:
-    """Ends only by a signal, or when it cannot serve."""
+    """Runs the helper. It ends by a signal, or with a message if it cannot serve."""
     if len(arguments) != 1 or not arguments[0].startswith("/"):
         sys.exit(
             "usage: barewire-helper SOCKET\n  the unit that install.sh --helper makes says which socket the launchers use"
@@ -50,7 +50,7 @@ def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoRet
 
 
 def _start_afresh() -> None:
-    """Whatever started the helper may have left anything to it; a child must not mistake that for its launcher's."""
+    """Resets signals and closes inherited descriptors: a child must not take them for those of its launcher."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
@@ -58,22 +58,22 @@ def _start_afresh() -> None:
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
         if fd > _STDERR and _is_inherited(fd):
             os.close(fd)
-    # A descriptor of ours in the place of a closed standard one would be overwritten in a child.
+    # A child would overwrite a descriptor of ours that has the number of a closed standard descriptor.
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(fd)
 
 
 def _is_inherited(fd: int) -> bool:
-    """Ours are closed on exec."""
+    """Whether the descriptor was open when the program started: our own are closed on exec."""
     try:
         return os.get_inheritable(fd)
     except OSError:
-        return False  # That of the listing, which has been closed.
+        return False  # It was the descriptor of the listing, which is closed by now.
 
 
 def build_of(bundle: str) -> str:
-    """The build that the bundle's description names; `source` outside of a bundle. Raises `IoFailure`."""
+    """The build in the description of the bundle; `source` outside of a bundle. Raises `IoFailure`."""
     try:
         with open(f"{bundle}/bundle.info", encoding="utf-8") as file:
             return dict(line.rstrip("\n").split("=", 1) for line in file)["build"]

@@ -1,7 +1,8 @@
-"""What a process inherits from the one that starts it: the child takes it from the launcher, so that it is as if started by it.
+"""The surroundings of a process, which it inherits from the process that starts it.
 
-Network, UTS and mount namespace, root and working directory, umask, environment, stdin and stderr are the launcher's. The PID and
-the user namespace cannot be taken: a launcher in others executes the plugin itself.
+The child takes over network, UTS and mount namespace, root and working directory, umask, environment, stdin and stderr
+of the launcher, as if the launcher had started it. It cannot take over PID and user namespace: a launcher in another
+one executes the plugin itself.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ if TYPE_CHECKING:
 
     from cni.helper.protocol import Call
 
-# The mount namespace is the last one: it changes what a path means.
+# The mount namespace comes last, because it changes the meaning of paths.
 _TAKEN = {"net": CLONE_NEWNET, "uts": 0x04000000, "mnt": 0x00020000}
 _KINDS = (*_TAKEN, "pid", "user")
-
-
 _LARGEST_STATUS = 1 << 16
 
 
 class Unfit(Exception):
-    """Why the launcher has to execute the plugin itself."""
+    """The reason why the launcher has to execute the plugin itself."""
 
 
 def own() -> dict[str, tuple[int, int]]:
-    """What the namespaces of this process are known by."""
+    """The identities of the namespaces of this process, by kind: (device, inode)."""
     return {kind: _identity(os.stat(f"/proc/self/ns/{kind}")) for kind in _KINDS}
 
 
 def take(call: Call, descriptors: Sequence[int], pid: int, ours: Mapping[str, tuple[int, int]]) -> None:
-    """Raises `Unfit`, and `OSError`; the process can only end then."""
+    """Takes over the surroundings of the launcher with process number `pid`; `ours` is the result of `own`.
+
+    Raises `Unfit`, and `OSError`. The process is unusable then, because it may have taken over a part.
+    """
     if len(descriptors) != len(INHERITED):
         raise Unfit("descriptors are missing")
     fds = dict(zip(INHERITED, descriptors, strict=True))
@@ -46,7 +48,7 @@ def take(call: Call, descriptors: Sequence[int], pid: int, ours: Mapping[str, tu
     for kind, flag in _TAKEN.items():
         if theirs[kind] != ours[kind]:
             setns(fds[kind], flag)
-    # A container that calls a plugin of its node has changed its root before, as thick Multus does.
+    # A caller in a container may have changed its root to that of the node, as thick Multus does.
     os.fchdir(fds["root"])
     os.chroot(".")
     os.fchdir(fds["directory"])
@@ -56,8 +58,14 @@ def take(call: Call, descriptors: Sequence[int], pid: int, ours: Mapping[str, tu
         os.close(fd)
 
 
+def rehearse(pid: int) -> None:
+    """The parts of `take` that leave a process as it is. Raises `Unfit`, and `OSError`."""
+    _require_same_rights(pid)
+    _take_environment(dict(os.environ))
+
+
 def take_standard(descriptors: Sequence[int], null: int) -> None:
-    """Puts the launcher's stdin and stderr into their places, and `null` into that of stdout. Raises `Unfit`, and `OSError`."""
+    """Makes the descriptors stdin and stderr, and `null` stdout. Raises `Unfit`, and `OSError`."""
     if len(descriptors) != len(STANDARD):
         raise Unfit("stdin or stderr is missing")
     for fd, standard in zip((*descriptors, null), (*STANDARD, 1), strict=True):
@@ -66,7 +74,7 @@ def take_standard(descriptors: Sequence[int], null: int) -> None:
 
 
 def silence() -> None:
-    """Nothing is read or written by the standard descriptors any more: stdin and stderr become what stdout is, /dev/null."""
+    """Closes the launcher's stdin and stderr: both become copies of stdout, which is /dev/null."""
     for standard in STANDARD:
         os.dup2(1, standard)
 
@@ -76,7 +84,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _require_same_rights(pid: int) -> None:
-    """A root without rights, as in most containers, gets none from the helper, and none is lost in one that has fewer."""
+    """Raises `Unfit` if the launcher has other rights than the helper: a call must neither gain nor lose any."""
     ours, theirs = _status("self"), _status(str(pid))
     if ours["CapEff"] != theirs["CapEff"]:
         raise Unfit(f"the launcher has the capabilities {theirs['CapEff']}, the helper {ours['CapEff']}")
@@ -98,12 +106,12 @@ def _status(pid: str) -> dict[str, str]:
 
 
 def _take_environment(environment: Mapping[str, str]) -> None:
-    # The libraries read the process's own variables, not the interpreter's copy.
+    # C libraries read the variables of the process, and not the copy of the interpreter.
     for name in [*os.environ]:
         os.unsetenv(name)
     os.environ.clear()
     if "LD_LIBRARY_PATH" in environment:
-        # As PyInstaller's bootloader keeps it for the programs that a plugin starts.
+        # PyInstaller's bootloader keeps it there for the programs that a plugin starts.
         environment = {**environment, "LD_LIBRARY_PATH_ORIG": environment["LD_LIBRARY_PATH"]}
     for name, value in environment.items():
         os.putenv(name, value)

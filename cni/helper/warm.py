@@ -1,6 +1,7 @@
-"""What the helper imports before it serves: all that a call could import later. A test compares with the sources.
+"""The modules that the helper imports before it serves: all that a call could import later.
 
-It opens no file of the node's and no connection: nothing that is kept warm can be out of date.
+A test compares the list with the sources. The helper opens no file of the node and no connection, so nothing that it
+keeps can be out of date.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ _LATE = (
     " ipam.local.store ipam.plugin ipam.stores yaml"
 )
 LATE = tuple(_LATE.split())
-"""The modules that functions import, of those that a call of a plugin can come to."""
+"""The modules that functions import in a call of a plugin."""
 
 
 def load_all(names: Iterable[str] = LATE) -> list[str]:
-    """Returns the names that are not there any more: a call that needs something else imports it itself, as without a helper."""
-    _ = os.__all__  # Completes build/lean_os.py, so that no child has to.
+    """Imports the modules, and returns the names of those that do not exist.
+
+    A call that needs another module imports it itself, as without a helper.
+    """
+    _ = os.__all__  # This completes build/lean_os.py, so that no child has to.
     missing = []
     for name in names:
         try:

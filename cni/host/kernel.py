@@ -232,7 +232,7 @@ class HostKernel:
         for _ in self._resets.tries():
             link = self._pf_link(pf)
             with _refusals(f"look at the VFs of PF {link.name}"):
-                info = next((vf for vf in vf_settings.reported(link) if vf.index == index), None)
+                info = vf_settings.report_of(link, index)
             if info is not None:
                 break
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import time
 
 from cni.host import netlink as nl
@@ -27,6 +28,9 @@ REPLY_SECONDS = 20.0
 
 RECEIVE_BYTES = 1 << 20
 """The largest answer that is read: that of a PF with 5000 VFs, of 196 bytes each (236 with InfiniBand GUIDs)."""
+
+_USUAL_BYTES = 32 << 10
+"""Room for one datagram of a dump, which the kernel fills up to 32 KiB. It needs no memory map, unlike 1 MiB."""
 
 _DUMP_TRIES = 10
 _KERNEL = 0
@@ -76,6 +80,9 @@ class RouteSocket:
         self._socket.connect((_KERNEL, 0))
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        # Nearly every answer is there when its request has been sent: only `_awaited` waits.
+        self._socket.setblocking(False)
+        self._byte = bytearray(1)
         self._sequence = int.from_bytes(os.urandom(4), "little")
 
     def __enter__(self) -> Self:
@@ -180,12 +187,9 @@ class RouteSocket:
 
     def _receive(self, deadline: float) -> list[nl.Message]:
         """The messages of the next datagram; none when it is not the kernel's."""
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "the kernel did not answer a netlink request")
-        self._socket.settimeout(remaining)
         try:
-            datagram, _, flags, sender = self._socket.recvmsg(self._receive_bytes)
+            room = max(self._awaited(deadline), _USUAL_BYTES)
+            datagram, _, flags, sender = self._socket.recvmsg(min(room, self._receive_bytes))
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
@@ -197,6 +201,19 @@ class RouteSocket:
         if flags & _socket.MSG_TRUNC:
             raise NetlinkError(errno.EMSGSIZE, f"the kernel's answer is longer than {self._receive_bytes} bytes")
         return nl.messages(datagram)
+
+    def _awaited(self, deadline: float) -> int:
+        """The size in bytes of the next datagram, which stays in the queue. Raises `TimeoutError`."""
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, "the kernel did not answer a netlink request")
+            try:
+                return self._socket.recv_into(self._byte, 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._socket.fileno(), select.POLLIN)
+                poll.poll(remaining * 1000)
 
 
 def _enlarge(socket: _socket.socket) -> None:

@@ -268,6 +268,8 @@ def _differences(attachment: DeviceAttachment, device: Device) -> list[str]:
 
 
 def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
+    if not attachment.wanted_driver and kernel.driver(attachment.device) == attachment.driver:
+        return  # A look at the whole device takes a dozen files and a request to its PF.
     device = kernel.device(attachment.device)
     if not _is_ours(attachment, device):
         return  # It has been given another driver meanwhile, on purpose.
@@ -285,7 +287,10 @@ def _restore_driver(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns 
 
 
 def _restore_settings(kernel: Kernel, attachment: DeviceAttachment, _netns: Netns | None) -> None:
-    wanted, device = plan.restoration(attachment), kernel.device(attachment.device)
+    wanted = plan.restoration(attachment)
+    if wanted == VfSettings():
+        return  # The pod's network requested none, as most do.
+    device = kernel.device(attachment.device)
     _every(*[_sending(kernel, device, name, wanted) for name in plan.changes(wanted, device.settings)])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.bench import device_plugin, ipam_etcd, ipam_local, kubernetes, veth
+from tests.bench import device_plugin, ipam_etcd, ipam_local, kubernetes, userspace, veth
 
 
 def main() -> None:
@@ -17,6 +17,7 @@ def main() -> None:
         print(veth.compared(Path(sys.argv[sys.argv.index("--before") + 1]).resolve()), flush=True)
         return
     print(veth.run(), flush=True)
+    print(userspace.run(), flush=True)
     print(ipam_local.run(), flush=True)
     print(ipam_etcd.run(), flush=True)
     print(kubernetes.run(), flush=True)

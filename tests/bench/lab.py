@@ -1,61 +1,64 @@
-"""ADD and DEL on a real VF in the lab: the frozen plugin against Debian's Go `host-device`, with interleaved calls.
+"""ADD and DEL on a real VF in the lab: the frozen plugin, alone and with its helper, against Debian's Go `host-device`.
 
-The lab emulates its processor in software, which slows down the interpreter but not the waits for the kernel; so the
-ratios hold for that machine only.
+The lab emulates its processor in software, which makes the interpreter's work expensive and does not change the
+kernel's waits. The ratios are those of that machine. The calls are interleaved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-import statistics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tests.bench.userspace import report
 from tests.lab.cni import Pod, Runtime
 from tests.lab.health import require_health
+from tests.lab.launched import BIN_DIR as LAUNCHED, helper
 from tests.lab.session import install_bundle
 from tests.lab.topology import pfs
 from tests.lab.vm import Vm
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROUNDS = 12
 BASE = {"cniVersion": "1.0.0", "name": "bench"}
+FIRST = "host-device (Go, Debian)"
 
 
 def run() -> str:
     """Boots the lab, measures, and returns the report."""
+    with lab() as vm, helper(vm):
+        return report(measure(vm), FIRST, f"in the lab on a VF, {ROUNDS} rounds, medians")
+
+
+@contextlib.contextmanager
+def lab() -> Iterator[Vm]:
     with Vm(pfs=1) as vm:
         require_health(vm)
         install_bundle(vm)
-        return report(measure(vm))
+        yield vm
 
 
 def measure(vm: Vm) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of each call, by contender and command."""
-    vf = pfs(vm)[0].vfs[0]
-    contenders: dict[str, dict[str, Any]] = {
-        "host-device (Go, Debian)": {**BASE, "type": "host-device", "pciBusID": vf.address},
-        "sriov (frozen)": {**BASE, "type": "sriov", "deviceID": vf.address},
+    device = {**BASE, "type": "sriov", "deviceID": pfs(vm)[0].vfs[0].address}
+    contenders: dict[str, tuple[Runtime, dict[str, Any]]] = {
+        FIRST: (Runtime(vm), {**BASE, "type": "host-device", "pciBusID": device["deviceID"]}),
+        "sriov, stand-alone": (Runtime(vm), device),
+        "sriov, with helper": (Runtime(vm, LAUNCHED), device),
     }
     times: dict[str, dict[str, list[float]]] = {name: {"ADD": [], "DEL": []} for name in contenders}
-    runtime = Runtime(vm)
     with Pod(vm) as pod:
         for _ in range(ROUNDS):
             for name in random.sample(sorted(contenders), len(contenders)):
-                for command in ("ADD", "DEL"):
-                    outcome = runtime.call(command, json.dumps(contenders[name]), pod).required()
+                runtime, conf = contenders[name]
+                for command in times[name]:
+                    outcome = runtime.call(command, json.dumps(conf), pod).required()
                     times[name][command].append(outcome.seconds * 1000)
     return times
 
 
-def report(times: dict[str, dict[str, list[float]]]) -> str:
-    """Medians, and the ratio to the Go plugin."""
-    medians = {name: {command: statistics.median(rows) for command, rows in of.items()} for name, of in times.items()}
-    first = medians["host-device (Go, Debian)"]
-    lines = [
-        f"in the lab on a VF, {ROUNDS} rounds, medians",
-        f"{'':28}{'ADD ms':>10}{'ratio':>8}{'DEL ms':>10}{'ratio':>8}",
-    ]
-    for name, of in medians.items():
-        ratios = of["ADD"] / first["ADD"], of["DEL"] / first["DEL"]
-        lines.append(f"{name:28}{of['ADD']:10.1f}{ratios[0]:8.2f}{of['DEL']:10.1f}{ratios[1]:8.2f}")
-    return "\n".join(lines)
+if __name__ == "__main__":
+    print(run())

@@ -42,6 +42,9 @@ class Probe:
         with (self.folder / "deleted").open("a") as file:
             file.write(f"{request.container_id}\n")
 
+    def undo(self, request: Request) -> None:
+        self.delete(request)
+
     def wait(self) -> None:
         """Two pipes: the first one shows the test that the call has arrived, and the test writes to the second one to
         continue it.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cni.host import netlink as nl
-from cni.host.vf_settings import IFLA_VF_VLAN, SETTINGS, VfInfo, reported
+from cni.host.vf_settings import IFLA_VF_VLAN, SETTINGS, VfInfo, report_of, reported
 
 IFLA_VF_IB_NODE_GUID = 10
 BEFORE = (nl.text(nl.IFLA_IFNAME, "pf"), nl.u32(nl.IFLA_MTU, 9000), nl.attribute(nl.IFLA_ADDRESS, b"\2\0\0\0\0\1"))
@@ -112,6 +112,29 @@ def test_without_a_number_of_vfs_the_declared_length_counts():
     assert_the_rest_is_right(link)
     link = nl.link(nl.link_body(3, list_of([entry(0)]), BEFORE[2], *BEFORE[:2], *BEHIND))
     assert_the_rest_is_right(link)
+
+
+@pytest.mark.parametrize("missing", [None, 3])
+def test_one_vf_of_a_list_is_read_and_the_reports_of_others_are_not(missing):
+    entries = [entry(vf) for vf in range(256) if vf != missing]
+    entries[7] = nl.attribute(nl.IFLA_VF_INFO, b"")
+    link = nl.link(body(256, entries))
+    found = report_of(link, 200)
+    assert found is not None
+    assert (found.index, found.mac) == (200, mac(200))
+    with pytest.raises(ValueError, match="malformed"):
+        report_of(link, 256)
+
+
+def test_a_vf_that_the_pf_does_not_report_is_none():
+    assert report_of(nl.link(body(2, [entry(0), entry(1)])), 2) is None
+
+
+def test_one_vf_is_found_by_its_vlan_where_another_attribute_comes_first():
+    first = nl.attribute(nl.IFLA_VF_INFO, nl.attribute(99, b"other") + entry(5)[4:])
+    found = report_of(nl.link(body(1, [first])), 5)
+    assert found is not None
+    assert found.index == 5
 
 
 def test_an_unknown_entry_in_the_list_is_passed_over():

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tests import strace
-from tests.lab.cni import CALL_S, Json, Outcome, Pod, outcome
+from tests.lab.cni import CALL_S, Json, Outcome, Pod, Runtime, outcome
 from tests.lab.lab import Lab
-from tests.lab.vm import Running
+from tests.lab.launched import BIN_DIR as LAUNCHED
+from tests.lab.vm import Completed, Running
 from tests.strace import Missed, Point
 
 TRACE = "/run/lab/fault.trace"
@@ -41,6 +43,36 @@ while not (trace.exists() and "--- stopped by SIGSTOP ---" in trace.read_text())
 while state(pid) not in "Tt":
     time.sleep(0.005)
 print(pid)
+"""
+
+
+_NEXT_CHILD = """
+import os, time
+from pathlib import Path
+helper, deadline = os.environ["HELPER"], time.monotonic() + 60
+def alive():
+    for pid in Path(f"/proc/{helper}/task/{helper}/children").read_text().split():
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                yield pid
+        except OSError:
+            continue
+while len(found := list(alive())) != 2:
+    if time.monotonic() > deadline:
+        raise SystemExit(f"the children of the helper do not come to rest: {found}")
+    time.sleep(0.01)
+print(found[0])
+"""
+"""The child that has waited longest. Children that serve a call end without an event for us."""
+
+_AWAIT_TRACER = """
+import os, time
+from pathlib import Path
+status, deadline = Path(f"/proc/{os.environ['CHILD']}/status"), time.monotonic() + 60
+while "\\nTracerPid:\\t0\\n" in status.read_text():
+    if time.monotonic() > deadline:
+        raise SystemExit("strace does not attach")
+    time.sleep(0.01)
 """
 
 
@@ -125,3 +157,44 @@ class Call:
         if not ended_so:
             raise Missed(f"{point} did not end the call as it should")
         strace.require_hit(self._trace(), point)
+
+
+class _Launched:
+    """A running call, and strace at the child of the helper that serves it."""
+
+    def __init__(self, launcher: Running, tracer: Running) -> None:
+        self._launcher = launcher
+        self._tracer = tracer
+
+    def wait(self, seconds: float) -> Completed:
+        done = self._launcher.wait(seconds)
+        self._tracer.wait(seconds, check=False)
+        return done
+
+
+@dataclass(frozen=True)
+class LaunchedCall(Call):
+    """The same for a launcher: the fault is in the child of the helper that serves the call."""
+
+    helper: int
+
+    def points(self) -> list[Point]:
+        """Without those before the child is ready: until then the launcher executes the plugin itself."""
+        found = super().points()
+        ready = next(number for number, point in enumerate(found) if point.what == "frame")
+        return found[ready + 1 :]
+
+    def killed_at(self, point: Point) -> None:
+        """The launcher reports the death of the child, unless the result is out already. Raises Missed."""
+        done = self._completed(self._start(point.syscall, strace.killed(point)))
+        self._require_hit(point, "killed by SIGKILL" in self._trace()[-1])
+        assert done.rc == 0 or (done.error is not None and "was killed" in done.error["msg"]), done.stdout
+
+    def _start(self, traced: str, fault: str = "") -> Any:
+        vm = self.lab.vm
+        vm.put(TRACE, "")
+        child = vm.python(_NEXT_CHILD, env={"HELPER": str(self.helper)}, timeout=STOP_S + 10).out.strip()
+        tracer = vm.start(*strace.command(TRACE, traced, fault), "-p", child)
+        vm.python(_AWAIT_TRACER, env={"CHILD": child}, timeout=STOP_S + 10)
+        launched = Runtime(vm, LAUNCHED)
+        return _Launched(launched.start(self.command, self.document, self.pod), tracer)

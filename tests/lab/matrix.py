@@ -18,7 +18,7 @@ from typing import Any, Self
 from tests.lab.attaching import changes, conf
 from tests.lab.cni import Outcome, Pod
 from tests.lab.errors import LabError, VmGone
-from tests.lab.faults import Call
+from tests.lab.faults import Call, LaunchedCall
 from tests.lab.lab import Lab
 from tests.lab.snapshot import Tree, host_snapshot
 from tests.lab.topology import Vf
@@ -28,6 +28,9 @@ WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
 TRIES = 3
 AGAIN_S = 20.0
 TRY_AGAIN_LATER = 11
+DAY = 86_400
+TURN = int(os.environ.get("BAREWIRE_TURN", int(time.time()) // DAY))
+"""Which points small parts of a matrix try. It changes each day, so that all points have their turn."""
 
 
 def as_found(_lab: Lab, _vf: Vf) -> AbstractContextManager[None]:
@@ -90,6 +93,8 @@ class Stage:
 
     lab: Lab
     row: Row
+    helper: int = 0
+    """The process of the helper that serves the calls with faults; 0: they are stand-alone."""
     vf: Vf = field(init=False)
     pod: Pod = field(init=False)
     document: dict[str, Any] = field(init=False)
@@ -123,6 +128,8 @@ class Stage:
         """A call with work to do: a DEL follows an ADD."""
         if command == "DEL":
             self.lab.runtime.add(self.document, self.pod).required()
+        if self.helper:
+            return LaunchedCall(self.lab, command, self.document, self.pod, self.helper)
         return Call(self.lab, command, self.document, self.pod)
 
     def points(self, command: str) -> list[Point]:
@@ -167,7 +174,8 @@ Attempt = Callable[[Stage, Call, Point, str], None]
 class Matrix:
     """One kind of fault at the points of one command of one row.
 
-    `ways` are the recoveries at each point. Outside `make matrix`, one point of `one_of` is tested.
+    `ways` are the recoveries at each point. Outside `make matrix`, one point of `one_of` is tested,
+    beginning with number `turn`.
     """
 
     fault: str
@@ -175,6 +183,7 @@ class Matrix:
     ways: Sequence[str]
     known: Sequence[Known] = ()
     one_of: int = 1
+    turn: int = 0
 
     def failures(self, stage: Stage, row: str, command: str, points: Iterable[Point]) -> list[str]:
         """Tests the points; returns the failures, and known defects that did not occur."""
@@ -196,7 +205,7 @@ class Matrix:
 
     def _cases(self, row: str, command: str, points: Iterable[Point]) -> Iterator[Case]:
         for number, point in enumerate(points):
-            if number % self.one_of and not WHOLE:
+            if (number - self.turn) % self.one_of and not WHOLE:
                 continue
             for way in self.ways if WHOLE else [self.ways[number % len(self.ways)]]:
                 yield Case(row, command, self.fault, point, way)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.attaching import changes, conf
-from tests.lab.matrix import WHOLE, Known, Matrix, Row, Stage, counted
+from tests.lab.launched import helper
+from tests.lab.matrix import TURN, WHOLE, Known, Matrix, Row, Stage, counted
 from tests.lab.snapshot import host_snapshot
 from tests.strace import named
 
@@ -135,6 +136,48 @@ def test_a_call_that_is_refused_any_change_says_why_and_the_host_is_as_before_or
 ):
     matrix = Matrix("refused", refused, ("EIO", "EBUSY", "ENOSPC"), KNOWN, one_of=4)
     told = matrix.failures(stage, row, command, points)
+    assert not told, "\n".join(told)
+
+
+# With a helper.
+
+WORDS = ("memfd:barewire-output", "frame")
+"""Points of the child's answer to its launcher, which reports that the child is gone if it cannot be given."""
+SHARE = {"killed": 12, "refused": 16}
+
+
+@pytest.fixture
+def helped(lab, row):
+    lab.runtime  # noqa: B018 - installs the bundle
+    with helper(lab.vm) as pid, Stage(lab, ROWS[row], pid) as stage:
+        yield stage
+        assert lab.vm.run("test", "-d", f"/proc/{pid}", check=False).rc == 0
+
+
+def refused_in_the_child(stage, call, point, error):
+    if any(word in point.what for word in WORDS):
+        outcome = call.refused_at(point, error)
+        assert outcome.rc == 0 or outcome.error is not None, outcome.stdout
+        stage.until_done("DEL", call.pod)
+        assert stage.left() == []
+    else:
+        refused(stage, call, point, error)
+
+
+FAULTS_OF_A_CHILD = {
+    "killed": (killed, tuple(RECOVERIES)),
+    "refused": (refused_in_the_child, ("EIO", "EBUSY", "ENOSPC")),
+}
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL"])
+def test_a_call_by_the_helper_that_is_killed_or_refused_a_change_is_mended_as_a_stand_alone_one(helped, row, command):
+    points = helped.points(command)
+    print(f"{row}: {command} has {len(points)} points with a helper, turn {TURN}")
+    told = []
+    for fault, (attempt, ways) in FAULTS_OF_A_CHILD.items():
+        matrix = Matrix(f"{fault}, with helper", attempt, ways, KNOWN, one_of=SHARE[fault], turn=TURN)
+        told += matrix.failures(helped, row, command, points)
     assert not told, "\n".join(told)
 
 

@@ -23,6 +23,9 @@ _WAITING = 2
 class Faults:
     """A node, and a file for strace."""
 
+    one_of = 1
+    """Outside `make matrix`, one point of so many is tested."""
+
     def __init__(self, node: Node, trace: Path) -> None:
         self._node = node
         self._trace = trace
@@ -52,6 +55,8 @@ class Faults:
 
 class HelperFaults(Faults):
     """The same for a node whose program is a launcher: the fault is in the helper's child that serves the call."""
+
+    one_of = 16
 
     def __init__(self, node: Node, trace: Path, helper: Helper) -> None:
         super().__init__(node, trace)

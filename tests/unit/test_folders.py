@@ -8,7 +8,7 @@ import pytest
 
 from cni.attachment import device_info
 from cni.attachment.record import DEVICE, IPAM, Key, Record
-from cni.attachment.records import Attachments
+from cni.attachment.records import LOOKED_AT, Attachments
 from cni.errors import IoFailure
 from cni.host import files, folders
 from cni.names import is_identifier
@@ -57,6 +57,22 @@ def test_a_port_of_an_interface_that_is_called_like_a_temporary_file_keeps_its_o
     attachments.sweep("net")
     assert attachments.of_device(device) is not None
     assert [one.key.ifname for one in attachments.of_network("net")] == [ifname]
+
+
+def test_dangling_links_of_many_devices_are_removed_by_few_calls_and_each_looks_at_some(tmp_path, monkeypatch):
+    attachments = Attachments(str(tmp_path / "state"), str(tmp_path / "run"), plugin="sriov")
+    attachments.claim(record("net1", device="owned"))
+    devices = tmp_path / "state" / ".devices"
+    for number in range(5 * LOOKED_AT):
+        (devices / f"device{number}").symlink_to("../net/gone.json")
+    sizes = []
+    for pid in range(1000, 1010):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        before = len(list(devices.iterdir()))
+        attachments.sweep("net")
+        sizes.append(before - len(list(devices.iterdir())))
+    assert max(sizes) <= LOOKED_AT
+    assert [path.name for path in devices.iterdir()] == ["owned"]
 
 
 @pytest.mark.parametrize("network", ["x.tmp", "x.damaged", "x.1.tmp"])

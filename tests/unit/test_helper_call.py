@@ -32,13 +32,15 @@ VARIABLES = {
 
 class Plugin:
     def __init__(self) -> None:
-        self.deleted: list[str] = []
+        self.undone: list[str] = []
 
     def add(self, request: Request) -> Result:
         return Result()
 
-    def delete(self, request: Request) -> None:
-        self.deleted.append(request.container_id)
+    def delete(self, request: Request) -> None: ...
+
+    def undo(self, request: Request) -> None:
+        self.undone.append(request.container_id)
 
     def check(self, request: Request) -> None: ...
 
@@ -80,7 +82,7 @@ def added(monkeypatch: pytest.MonkeyPatch, pair: tuple[_socket.socket, _socket.s
             call._serve(pair[0], "probe", output, house)
         finally:
             os.close(output)
-        return plugin.deleted
+        return plugin.undone
 
     return add
 

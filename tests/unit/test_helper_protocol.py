@@ -16,13 +16,14 @@ NAME = TEXT.filter(lambda name: "=" not in name)
 
 
 def encoded(build: str, plugin: str, umask: int, variables: list[str]) -> bytes:
+    """As `protocol.encode`, of any variables."""
     return b"".join(part.encode() + b"\0" for part in [build, plugin, f"{umask:03o}", *variables])
 
 
 @settings(max_examples=25)
 @given(TEXT, TEXT, st.integers(0, 0o777), st.dictionaries(NAME, TEXT, max_size=3))
 def test_a_call_is_read_as_it_was_written(build: str, plugin: str, umask: int, environment: dict[str, str]) -> None:
-    datagram = encoded(build, plugin, umask, [f"{name}={value}" for name, value in environment.items()])
+    datagram = protocol.encode(build, plugin, umask, environment)
     assert protocol.decode(datagram) == Call(build=build, plugin=plugin, umask=umask, environment=environment)
 
 

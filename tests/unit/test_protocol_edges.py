@@ -31,7 +31,7 @@ class FailingPlugin:
     def delete(self, request):
         raise self.failure
 
-    add = check = gc = status = delete
+    add = check = gc = status = undo = delete
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])

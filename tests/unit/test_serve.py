@@ -49,6 +49,9 @@ class FakePlugin:
     def delete(self, request):
         self._called("delete", request)
 
+    def undo(self, request):
+        self._called("undo", request)
+
     def check(self, request):
         self._called("check", request)
 
@@ -434,11 +437,11 @@ def test_an_add_whose_result_cannot_be_expressed_is_undone():
         "ADD", FakePlugin(added=Result(interfaces=(Interface(name="net1"),))), stdin={**CONF, "cniVersion": "0.2.0"}
     )
     assert call.error() == (7, "cniVersion 0.2.0 cannot express an attachment without addresses")
-    assert call.methods == ["add", "delete"]
+    assert call.methods == ["add", "undo"]
 
 
 def test_a_failing_undo_does_not_hide_why_the_result_cannot_be_expressed():
-    plugin = FakePlugin(added=Result(), failing={"delete": TryAgainLater("the netns is in use")})
+    plugin = FakePlugin(added=Result(), failing={"undo": TryAgainLater("the netns is in use")})
     call = Call("ADD", plugin, stdin={**CONF, "cniVersion": "0.1.0"})
     assert call.error() == (7, "cniVersion 0.1.0 cannot express an attachment without addresses")
     assert "clean-up incomplete: the netns is in use" in call.json["details"]
@@ -449,7 +452,7 @@ def test_an_add_whose_result_has_no_json_form_is_undone():
     plugin = FakePlugin(added=Result(dns=Dns(nameservers=infinite)))
     call = Call("ADD", plugin)
     assert call.error()[0] == 999
-    assert call.methods == ["add", "delete"]
+    assert call.methods == ["add", "undo"]
 
 
 # Arbitrary input.

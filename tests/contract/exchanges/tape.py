@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import MSG_PEEK
 from typing import Any
 
 from cni.host.rtnetlink import RouteSocket
@@ -54,8 +55,12 @@ class _Tape:
         self.taken[-1][1].append(answer[0])
         return answer
 
-    def settimeout(self, seconds: float) -> None:
-        self._socket.settimeout(seconds)
+    def recv_into(self, buffer: bytearray, size: int, flags: int) -> int:
+        """As the real socket looks ahead."""
+        return self._socket.recv_into(buffer, size, flags)  # type: ignore[no-any-return]
+
+    def fileno(self) -> int:
+        return self._socket.fileno()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self._socket.close()
@@ -79,8 +84,9 @@ class _Player:
         assert len(self._replies[0]) <= size
         return self._replies.pop(0), [], 0, KERNEL
 
-    def settimeout(self, seconds: float) -> None:
-        pass
+    def recv_into(self, _buffer: bytearray, _size: int, flags: int) -> int:
+        assert flags & MSG_PEEK
+        return len(self._replies[0])
 
     def close(self) -> None:
         assert not self._exchanges, "not all was asked that was recorded"
