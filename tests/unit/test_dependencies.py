@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.sources import statements
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,16 +36,20 @@ def names(requirements):
     return {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in requirements}
 
 
-def imported(*folders):
-    """The distributions that the modules below some folders import, also inside functions."""
-    nodes = [
-        node
-        for folder in folders
-        for path in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-    ]
+@functools.cache
+def modules_in(folder):
+    """The modules that the modules below a folder import, also inside functions."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / folder).rglob("*.py"))
+    nodes = [node for tree in trees for node in statements(tree)]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return modules | {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    }
+
+
+def imported(*folders):
+    """The distributions that the modules below some folders import."""
+    modules = set().union(*map(modules_in, folders))
     tops = {module.partition(".")[0] for module in modules} - set(sys.stdlib_module_names) - OURS
     return {DISTRIBUTIONS.get(top, top.replace("_", "-")) for top in tops}
 

@@ -14,10 +14,12 @@ from cni.config import schema
 from cni.sriov import conf_table
 from cni.sriov.conf import SriovConf
 
+PAGES = docs.pages()
 
-@pytest.mark.parametrize("path", list(docs.pages()), ids=lambda path: path.name)
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_generated_file_is_up_to_date(path):
-    assert path.read_text() == docs.pages()[path], f"{path.name} is stale: run make docs"
+    assert path.read_text() == PAGES[path], f"{path.name} is stale: run make docs"
 
 
 def test_the_fast_paths_table_is_the_models():
