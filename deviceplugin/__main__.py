@@ -1,4 +1,4 @@
-"""`barewire-node`: the device plugin, and commands that tell what it does. The composition root."""
+"""`barewire-node`: the device plugin, and commands that show its state. The composition root."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _try(options)
-    # Two of them would undo each other's work on the same devices. The former one of a rolling update may still finish calls.
+    # Two processes would undo each other's work on the same devices. During a rolling update the old process may still
+    # finish calls.
     with Lock(f"{options.state.rstrip('/')}.lock", "the journal of devices"):
         return _serve(options)
 
@@ -105,7 +106,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    """1 when a resource is not served."""
+    """The exit code is 1 if a resource is not served."""
     log = _log(options)
     try:
         pods = asyncio.run(owners(f"{options.kubelet_root}/pod-resources/kubelet.sock"))
@@ -141,7 +142,7 @@ def _host(options: argparse.Namespace, log: Log) -> Host:
 
 
 def _has_record(device: str) -> bool:
-    # The place where `cni.attachment.records` links the owner of a device; a look must not need its state to be sound.
+    # `cni.attachment.records` links the owner of a device here. The check must work even if its state is damaged.
     path = f"{STATE_DIRECTORY}/.devices/{device}"
     try:
         os.lstat(path)

@@ -24,8 +24,8 @@ class Assignment(Value):
 
     `pool_of` and `kept_out` are by address.
 
-    `claims` names the other pools that would take a function that is in one already. `leads` is by address, for the functions
-    that a pool gives away together with another one of their IOMMU group, that other one.
+    `claims` lists, by address, the other pools that select a function. `leads` maps a function that a pool allocates
+    together with another member of its IOMMU group to that member.
     """
 
     pools: Mapping[str, Pool]
@@ -41,7 +41,7 @@ class Assignment(Value):
         return tuple(sorted(address for address in found if address not in self.leads))
 
     def parts(self, lead: str) -> tuple[str, ...]:
-        """The functions that are given away together with a device."""
+        """The functions that are allocated together with a device."""
         return tuple(sorted(address for address, other in self.leads.items() if other == lead))
 
     def with_part(self, part: Assignment, addresses: AbstractSet[str]) -> Assignment:
@@ -57,7 +57,7 @@ class Assignment(Value):
         )
 
     def contested(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """The devices that a second pool selects, by the resource that has them and that of the second pool."""
+        """The devices that a second pool selects, by the resource that has them and the resource of the second pool."""
         found: dict[tuple[str, str], list[str]] = {}
         for address, others in sorted(self.claims.items()):
             for other in others:
@@ -66,14 +66,14 @@ class Assignment(Value):
 
 
 class Selection:
-    """What a configuration says of functions. It remembers that, because a host has many and few change between two looks."""
+    """The pools that select each function. Results are cached, because few functions change between two scans."""
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self._known: dict[str, tuple[tuple[Function, ...], list[Pool], str]] = {}
 
     def of(self, function: Function, inventory: Inventory) -> tuple[list[Pool], str]:
-        """The pools that select the function, the one that gets it first; where none does, the reason."""
+        """The pools that select the function, in the order of preference, and the reason if there is none."""
         known = self._known.get(function.address)
         members = inventory.group_of(function)
         seen = (function, *members)
@@ -91,11 +91,11 @@ def assign(
     held: Mapping[str, str],
     only: AbstractSet[str] | None = None,
 ) -> Assignment:
-    """Each function to the first pool that selects it, or each one of `only`, which are then whole IOMMU groups.
+    """Assigns each function to the first pool that selects it; only those of `only`, which contains whole IOMMU groups.
 
-    `used` is by address what the host itself needs a function for, which beats every configuration. `held` is by address the
-    resource that a container has the function from: it stays in that pool whatever its container does to it, such as taking
-    its network device away, or its driver.
+    `used` contains, by address, the use that the host makes of a function; it overrides every configuration. `held`
+    contains, by address, the resource from which a container has the function. A held function stays in that pool, even
+    if its container removes its network device or changes its driver.
     """
     configured = {pool.name: pool for pool in selection.configuration.pools}
     pool_of: dict[str, Pool] = {}
@@ -126,8 +126,8 @@ def _with_whole_groups(
 ) -> Assignment:
     """Gives whole IOMMU groups to the pools that want them.
 
-    The member that leads is one that is held, so that a device keeps its name, or the first one of the first pool. A member
-    that is held from a pool without whole groups does not lead: it makes the device unhealthy and does not withdraw it.
+    A held member leads, so that the device keeps its name; otherwise the first member of the first pool leads. A member
+    that is held from a pool without whole groups does not lead: the device is unhealthy then, but not withdrawn.
     """
     order = {name: number for number, name in enumerate(found.configured)}
     pool_of, kept_out, claims = dict(found.pool_of), dict(found.kept_out), dict(found.claims)
@@ -146,7 +146,7 @@ def _with_whole_groups(
             continue
         for member, function in members.items():
             if member == first or member in held or forbidden(function, used):
-                continue  # what the host uses stays out, which makes the device unhealthy
+                continue  # a member that the host uses is left out, and makes the device unhealthy
             wanting = (pool_of[member].name, *claims.get(member, ())) if member in pool_of else ()
             if more := tuple(name for name in wanting if name != winner.name):
                 claims[member] = more
@@ -171,7 +171,10 @@ def _replaced(before: Mapping[str, _T], part: Mapping[str, _T], addresses: Abstr
 
 
 def estranged(function: Function, identity: str, used: Mapping[str, str]) -> str:
-    """Why the function is not the one that was held with this identity, or empty. Without one, what is forbidden is not."""
+    """Why the function is not the one that was held with this identity; empty if it is.
+
+    Without an identity, a forbidden function is a different one.
+    """
     if not identity:
         return forbidden(function, used)
     return f"it was {identity} and is {function.identity}" if function.identity != identity else ""
@@ -189,7 +192,7 @@ def _chosen(resource: str, wanting: list[Pool], pools: Mapping[str, Pool]) -> Po
         if resource not in known and wanting and wanting[-1].groups == GROUP:
             prefix, _, name = resource.partition("/")
             if name.startswith("group_") and wanting[-1].name.startswith(f"{prefix}/"):
-                # The group is not what it was, and its holder has it all the same.
+                # The composition of the group has changed, but its holder still has it.
                 return wanting[-1].replace(name=resource)
         return known.get(resource)
     return next(iter(wanting), None)

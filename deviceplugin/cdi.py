@@ -1,7 +1,7 @@
-"""The file from which a container runtime takes the device nodes of CDI names (Container Device Interface). Pure.
+"""The file that maps CDI names (Container Device Interface) to device nodes, for container runtimes. Pure.
 
-It has the devices that containers hold, and no others: whoever may name a CDI device in a pod's annotations gets what the
-files have, whatever the kubelet has given away.
+It contains only the devices that containers hold: a user who may write a pod's annotations can name every device in
+the files, whether the kubelet has allocated it or not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deviceplugin.container import Node
 
 FOLDER = "/var/run/cdi"
-"""Where runtimes look for files that do not outlive a boot."""
+"""The directory of CDI files that do not survive a boot."""
 VERSION = "0.5.0"
 """The first version with `hostPath`, and with names that begin with a digit, as PCI addresses do."""
 _VENDOR = "node.barewire"
@@ -31,12 +31,12 @@ def file_name(resource: str) -> str:
 
 
 def may_be_ours(name: str) -> bool:
-    """Whether a file of the folder has a name as ours have. Others can have such names as well."""
+    """Whether the name of a file has the form of our names. Files of other programs can have such names too."""
     return name.startswith("barewire-") and name.endswith(DOCUMENT)
 
 
 def is_ours(content: bytes) -> bool:
-    """Whether a file with this content is one of ours."""
+    """Whether we wrote a file with this content."""
     try:
         kind = jsontext.loads(content)["kind"]
     except (CniError, KeyError, TypeError):
@@ -45,7 +45,7 @@ def is_ours(content: bytes) -> bool:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of the folder is one of ours that has not got its name yet."""
+    """Whether a file in the directory is our temporary file."""
     return name.startswith(".barewire-") and name.endswith(SUFFIX)
 
 
@@ -55,7 +55,7 @@ def qualified(resource: str, device: str) -> str:
 
 
 def document(resource: str, devices: Mapping[str, Iterable[Node]]) -> dict[str, Any]:
-    """The file of a resource; `devices` are by name the device nodes of those that containers hold."""
+    """The file of a resource. `devices` contains the device nodes of each held device, by its name."""
     return {
         "cdiVersion": VERSION,
         "kind": _kind(resource),
@@ -67,7 +67,7 @@ def document(resource: str, devices: Mapping[str, Iterable[Node]]) -> dict[str, 
 
 
 def _kind(resource: str) -> str:
-    # A kind of its own for each resource: a device that two files of one kind have is given to nobody.
+    # Each resource has its own kind: runtimes refuse a device that is in two files of the same kind.
     return f"{_VENDOR}/{short_name(resource)}"
 
 

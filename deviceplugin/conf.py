@@ -1,6 +1,6 @@
 """The configuration file: sriov-network-device-plugin's `config.json`, with keys of our own beside its keys.
 
-It is read as Go reads it: keys in any case, and a null is as an absent key.
+It is read as in Go: keys are case-insensitive, and a null means an absent key.
 """
 
 from __future__ import annotations
@@ -29,13 +29,22 @@ AUTO_PREFIX = "devices.kubevirt.io"
 
 _CLASSES = {"netDevice": NETWORK, "accelerator": ACCELERATOR, "pci": ""}
 _IGNORED = {"selectorobj"}
-"""What sriov-network-device-plugin writes into a configuration that it made itself, and does not read."""
+"""Keys that sriov-network-device-plugin writes into its own configurations, but does not read."""
+_AUXILIARY = "auxNetDevice"
+_SUBFUNCTIONS = "network devices on the auxiliary bus, such as subfunctions; only PCI functions are offered"
+_UNSUPPORTED = {
+    "ddpProfiles": "DDP profiles",
+    "auxTypes": _SUBFUNCTIONS,
+    "pKeys": "partition keys of InfiniBand",
+    "vdpaType": "vDPA devices",
+}
+"""Keys of sriov-network-device-plugin that are refused."""
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
 class Configuration(Value):
-    """What the file says. `warnings` names what has no effect."""
+    """The content of the file. `warnings` lists keys without effect."""
 
     pools: tuple[Pool, ...] = ()
     auto: Auto | None = None
@@ -142,7 +151,11 @@ class Selectors(_Model):
     isRdma: bool = Field(False, description="Devices with RDMA only, and containers get its device nodes.")
     needVhostNet: bool = Field(False, description="Containers get /dev/vhost-net and /dev/net/tun.")
     ddpProfiles: list[str] = Field([], description="Refused: not supported yet.", max_length=0)
-    auxTypes: list[str] = Field([], description="Refused: subfunctions are not supported yet.", max_length=0)
+    auxTypes: list[str] = Field(
+        [],
+        description="Refused: devices on the auxiliary bus, such as subfunctions, are not supported yet.",
+        max_length=0,
+    )
     pKeys: list[str] = Field([], description="Refused: not supported yet.", max_length=0)
     vdpaType: Literal[""] = Field("", description="Refused: vDPA is not supported yet.")
 
@@ -297,7 +310,10 @@ def parse(content: bytes, prefix: str = PREFIX) -> Configuration:
 
 
 def _twice(document: object, prefix: str) -> list[str]:
-    """Resources with the name of an earlier one. Of the document, because a wrong key elsewhere must not hide them."""
+    """Resources with the name of an earlier one.
+
+    They are found in the document, because an error in another key must not hide them.
+    """
     resources = _lowered(document).get("resourcelist")
     names = [_resource_name(one, prefix) for one in resources] if isinstance(resources, list) else []
     return [
@@ -320,9 +336,10 @@ def _lowered(data: object) -> dict[str, Any]:
 def _problem(detail: Any) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
     text = detail["msg"].removeprefix("Value error, ")
-    if path.rpartition(".")[2] in ("ddpProfiles", "auxTypes", "pKeys", "vdpaType"):
-        # Without it, the pool would offer more than its author wants.
-        text = "not supported yet"
+    key = path.rpartition(".")[2]
+    if key in _UNSUPPORTED or (key == "deviceType" and detail["input"] == _AUXILIARY):
+        # Without this check the pool would offer more devices than its author intends.
+        text = f"not supported yet: {_UNSUPPORTED.get(key) or _SUBFUNCTIONS}"
     return f"{path or 'the document'}: {text}"
 
 

@@ -1,7 +1,7 @@
-"""What a container gets with its devices: device nodes, environment, and the device-info file that Multus reads. Pure.
+"""The device nodes, the environment and the device-info file (for Multus) of a container with devices. Pure.
 
-The environment is that of sriov-network-device-plugin: `PCIDEVICE_<RESOURCE>` lists the devices, and
-`PCIDEVICE_<RESOURCE>_INFO` tells of each what it is, as JSON. `PCI_RESOURCE_<RESOURCE>` is KubeVirt's name for the list.
+The environment is the one of sriov-network-device-plugin: `PCIDEVICE_<RESOURCE>` lists the devices, and
+`PCIDEVICE_<RESOURCE>_INFO` describes each of them as JSON. `PCI_RESOURCE_<RESOURCE>` is KubeVirt's name for the list.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Node(Value):
 
 
 class Given(Value):
-    """A function that a container gets, and the selector of the pool that it met when it was chosen."""
+    """A function that a container gets, and the selector of the pool that selected it."""
 
     function: Function
     selector: Selector
 
 
 class Contents(Value):
-    """What a container gets: device nodes, or the CDI names of devices that have some."""
+    """Device nodes and environment for a container, or CDI names instead of the nodes."""
 
     nodes: tuple[Node, ...]
     environment: dict[str, str]
@@ -49,7 +49,7 @@ class Contents(Value):
 
 
 def contents(pool: Pool, devices: tuple[Given, ...], nodes: AbstractSet[str]) -> Contents:
-    """What the container with these devices gets. `nodes` are the device nodes that the host has."""
+    """The contents for a container with these devices. `nodes` are the device nodes of the host."""
     addresses = ",".join(device.function.address for device in devices)
     name = variable(pool.name)
     info = {device.function.address: _information(pool, device, nodes) for device in devices}
@@ -67,12 +67,12 @@ def device_nodes(devices: Iterable[Given], nodes: AbstractSet[str]) -> tuple[Nod
 
 
 def variable(resource: str) -> str:
-    """A resource's name as a part of a variable's name: INTEL_COM_SRIOV."""
+    """The name of a resource as a part of the name of a variable: INTEL_COM_SRIOV."""
     return resource.upper().replace(".", "_").replace("/", "_")
 
 
 def info_file(resource: str, address: str) -> str:
-    """The name of the device-info file, which Multus makes of the same two names."""
+    """The name of the device-info file. Multus derives it from the same two names."""
     return f"{resource.replace('/', '-')}-{address}-device.json"
 
 
@@ -92,7 +92,7 @@ def _nodes(device: Given, nodes: AbstractSet[str]) -> list[Node]:
     if needs_iommu_group(function.driver):
         group = vfio_node(function, nodes)
         found.append(_same(VFIO))
-        # VFIO's users look for the group's number, also where the kernel does without IOMMU.
+        # Users of VFIO look for the number of the group, also if the kernel works without an IOMMU.
         found += [Node(host=group, container=f"/dev/vfio/{function.group}")] if group else []
         cdev = f"/dev/vfio/devices/{function.vfio}"
         if function.vfio and {cdev, IOMMUFD} <= nodes:

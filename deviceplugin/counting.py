@@ -60,13 +60,13 @@ def recounted(before: Count, sight: Sight, held: Mapping[str, str], doubts: Mapp
 
 
 def _affected(before: Count, sight: Sight, held: Mapping[str, str], doubts: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The functions for which the result can be another one, also those that are gone."""
+    """The functions whose result can change, including those that have disappeared."""
     old, new = before.sight.inventory.functions, sight.inventory.functions
     changed = _different(before.sight.used, sight.used) | _different(before.held, held)
     changed |= _different(before.doubts, doubts)
     if old is not new:
         changed |= old.keys() - new.keys()
-        # By identity: an unchanged function is the same value, and to compare all fields of thousands takes long.
+        # By identity: an unchanged function is the same value, and comparing all fields of thousands takes long.
         changed.update(address for address, function in new.items() if old.get(address) is not function)
     groups = {group_of_node(node) for node in before.sight.nodes ^ sight.nodes}
     groups.update(one.group for address in changed for one in (old.get(address), new.get(address)) if one)

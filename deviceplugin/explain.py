@@ -1,4 +1,4 @@
-"""What is offered and what is not, for people and programs."""
+"""The state of each device, and the reasons for it, for users and programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEAD = ("DEVICE", "ID", "DRIVER", "GROUP", "RESOURCE", "STATE", "WHY")
 
 
 class Row(Value):
-    """A device. `state` is healthy, unhealthy, held, not offered, or part of another one; `why` the reasons for it."""
+    """A device. `state` is healthy, unhealthy, held, not offered, or part of another one; `why` has the reasons."""
 
     device: str
     pci_id: str
@@ -40,7 +40,7 @@ class Row(Value):
 def explained(
     sight: Sight, configuration: Configuration, held: Mapping[str, Holding], addresses: Iterable[str] = ()
 ) -> list[Row]:
-    """All devices but bridges, or those with the addresses. Raises `DeviceNotFound`."""
+    """All devices except bridges, or those with the addresses. Raises `DeviceNotFound`."""
     resources = holders(held)
     assignment = assign(sight.inventory, Selection(configuration), sight.used, resources)
     offered = offers(sight.inventory, assignment, resources, sight.nodes, used=sight.used)

@@ -1,4 +1,4 @@
-"""Keeps what is offered as the host is: a look after each event of the kernel, and now and then without one."""
+"""Updates the offers: scans the host after each event of the kernel, and from time to time without one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from deviceplugin.stock import Stock
 
 RETRY_SECONDS = 1.0
-"""When a look at the host that has failed is tried again."""
+"""Interval after a failed scan of the host."""
 RESCAN_SECONDS = 10.0
-"""How often the host is looked at without an event: a file system that is mounted sends none that we hear."""
+"""Interval of scans without an event: a mount of a file system, for example, causes no event that we receive."""
 _WHOLE_SECONDS = 60.0
-"""How often every function is looked at without an event. It takes 0.15 ms for each."""
+"""Interval of scans of all functions without an event. A scan takes 0.15 ms for each function."""
 _DEBOUNCE_SECONDS = 0.1
-"""Between two looks: the kernel sends several messages for a VF, and many VFs come at once."""
+"""Interval between two scans: the kernel sends several messages for a VF, and many VFs appear at once."""
 
 
 class Follower:
-    """Hears events of the kernel from `with` on, so that none is lost between the first look and the others."""
+    """Receives events of the kernel from `with` on, so that none is lost between the first scan and the others."""
 
     def __init__(self, stock: Stock, log: Log) -> None:
         self.bell = DeviceBell()
@@ -32,7 +32,7 @@ class Follower:
         self._log = log
         self._events = (device_events(self.bell), link_events(self.bell))
         self._blind = ""
-        """Why the last look at the host failed."""
+        """Why the last scan of the host failed."""
 
     def __enter__(self) -> Self:
         for events in self._events:
@@ -44,12 +44,12 @@ class Follower:
             events.__exit__(*exc)
 
     async def begin(self) -> None:
-        """The first look. Nothing is offered before: a list that is too short takes devices from the node."""
+        """The first scan. Nothing is offered before it: a list that is too short takes capacity from the node."""
         while not await self._look(None):
             await self.bell.wait(RETRY_SECONDS)
 
     async def run(self) -> None:
-        """Looks until it is cancelled."""
+        """Scans until it is cancelled."""
         seconds, whole = RESCAN_SECONDS, time.monotonic()
         while True:
             rang = await self.bell.wait(seconds)
@@ -66,7 +66,7 @@ class Follower:
                 await asyncio.sleep(_DEBOUNCE_SECONDS)
 
     async def _look(self, named: frozenset[str] | None) -> bool:
-        """Whether the host could be looked at. Where it could not, what was seen last is offered on."""
+        """Whether the scan succeeded. If it failed, the offers do not change."""
         try:
             await self._stock.look(named)
         except CniError as error:

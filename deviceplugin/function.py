@@ -1,4 +1,4 @@
-"""A PCI function as one look at the host found it, and all of them together. Values, no I/O."""
+"""A PCI function as a scan of the host found it, and all of them together. Values, no I/O."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NETWORK, ACCELERATOR, BRIDGE, DISPLAY = "02", "12", "06", "03"
 
 
 class Function(Value):
-    """A PCI function. Numbers of PCI are lower-case hexadecimal without a prefix.
+    """A PCI function. PCI IDs and classes are lower-case hexadecimal numbers without a prefix.
 
-    `pf`, `pf_name` and `vf_index` tell of a VF which one it is; `vfs` and `most_vfs` what the function has as a PF.
-    `carrier` is that of the PF, or of the function itself; None where no network device can tell. `root` is the PCI host
-    bridge, `vfio` the name of the device node in /dev/vfio/devices, `instance` another number for a function made anew.
+    `pf`, `pf_name` and `vf_index` identify a VF; `vfs` and `most_vfs` are set for a PF. `carrier` is the one of the PF,
+    or of the function itself; None if no network device shows it. `root` is the PCI host bridge, `vfio` the name of the
+    device node in /dev/vfio/devices. `instance` changes if a function is removed and created again.
     """
 
     address: PciAddress
@@ -56,7 +56,7 @@ class Function(Value):
 
     @property
     def identity(self) -> str:
-        """What it is, wherever it is: another device that gets its address has another one, unless it is of the same model."""
+        """The model of the function. A device of another model with the same address has another identity."""
         return f"{self.vendor}:{self.device} {self.subsystem} {self.pci_class}"
 
     @property
@@ -65,12 +65,12 @@ class Function(Value):
 
     @property
     def uplink(self) -> str:
-        """The name of its PF's network device, or of its own where it is no VF."""
+        """The name of the network device of its PF, or its own network device if it is not a VF."""
         return self.pf_name if self.pf else next(iter(self.netdevs), "")
 
 
 def forbidden(function: Function, used: Mapping[str, str]) -> str:
-    """The rule that keeps a function from everybody whatever a configuration says, or empty. `used`: what the host needs, and why."""
+    """The rule that excludes a function in every configuration, or empty. `used` contains the uses of the host."""
     if function.base_class == BRIDGE:
         return "it is a bridge"
     if function.vfs:
@@ -91,12 +91,12 @@ class Inventory:
                 self._groups[function.group] = (*self._groups.get(function.group, ()), function)
 
     def keeps_group(self, function: Function) -> bool:
-        """Whether the function is another state of one of the inventory that is in the same IOMMU group."""
+        """Whether the inventory has this function, in the same IOMMU group."""
         known = self.functions.get(function.address)
         return known is not None and (known.group, known.pci_class) == (function.group, function.pci_class)
 
     def with_states(self, functions: Mapping[str, Function]) -> Inventory:
-        """The inventory with other states of some of its functions, which are in the same IOMMU groups as before."""
+        """The inventory with new states of some functions, which are in the same IOMMU groups as before."""
         found = Inventory({})
         found.functions = {**self.functions, **functions}
         found._groups = dict(self._groups)
@@ -112,5 +112,8 @@ class Inventory:
         return self.functions.get(address)
 
     def group_of(self, function: Function) -> tuple[Function, ...]:
-        """The members of its IOMMU group without bridges, itself among them. A bridge or a function without a group is alone."""
+        """The members of its IOMMU group, including itself, without bridges.
+
+        A bridge and a function without a group are alone.
+        """
         return (function,) if function.is_bridge else self._groups.get(function.group) or (function,)

@@ -1,4 +1,4 @@
-"""IOMMU groups: which members somebody else has, which keep VFIO from the group, and which go with a device. Pure."""
+"""IOMMU groups: members that other containers hold, members that prevent VFIO, and companions of a device. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from deviceplugin.pool import Pool
 
 _HARMLESS = ("", "pci-stub")
-"""Drivers of group members that keep nobody from VFIO; the empty name is none."""
+"""Drivers of group members that do not prevent VFIO; the empty name means no driver."""
 
 
 def conflicts(
     function: Function, pool: Pool, inventory: Inventory, held: Mapping[str, str], pools: Mapping[str, Pool]
 ) -> list[str]:
-    """The other members of its IOMMU group that are held, where one of the two is to be alone."""
+    """The other members of its IOMMU group that are held, if one of the two pools requires a whole group."""
     return [
         f"{other.address} of its IOMMU group is held ({held[other.address]})"
         for other in others(function, inventory)
@@ -32,7 +32,7 @@ def conflicts(
 def obstacles(
     function: Function, pool: Pool, inventory: Inventory, used: Mapping[str, str], *, promised: bool = False
 ) -> list[str]:
-    """Why VFIO does not take the group. With `promised` its companions are bound already, or should be."""
+    """Why VFIO does not accept the group. With `promised`, its companions are already bound, or should be."""
     if pool.groups not in ALONE:
         return []
     found = [_obstacle(member, pool, used, promised=promised) for member in others(function, inventory)]
@@ -42,7 +42,7 @@ def obstacles(
 def companions(
     function: Function, pool: Pool, inventory: Inventory, requested: Collection[str]
 ) -> tuple[Function, ...]:
-    """The members that have to be bound together with it, and that are not `requested` themselves."""
+    """The members that must be bound together with it and are not `requested` themselves."""
     if not needs_iommu_group(pool.driver) or pool.groups not in ALONE:
         return ()
     return tuple(
@@ -62,7 +62,7 @@ def _groups(pools: Mapping[str, Pool], resource: str) -> str:
 
 
 def _may_be_bound(member: Function, pool: Pool) -> bool:
-    # A member without a driver is in nobody's way, but it is of no use to somebody who gets the whole group.
+    # A member without a driver does not prevent VFIO, but a container that gets the whole group cannot use it.
     return member.driver in pool.companions or (pool.groups == GROUP and member.driver in _HARMLESS)
 
 

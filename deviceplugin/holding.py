@@ -1,7 +1,7 @@
-"""The journal of what containers hold: one file per device, written before anything is done to the device.
+"""The journal of held devices: one file per device, written before the device is changed.
 
-The kubelet never says that a device is free again, and it calls for a device of ours also after our restart. So the journal
-is what counts, and the file goes only when the device is as it was found.
+The kubelet does not report that a device is free again, and it does not repeat Allocate after our restart. So the
+journal is authoritative, and a file is removed only after the device is back in its original state.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _FLAGS = ("rdma", "vhost_net", "cdi")
 class Holding(Value):
     """A device that a container has, or may have.
 
-    `found_driver` and `found_override` are what it goes back to when `driver`, which the pool promises, is not empty.
-    `identity` is that of the function: addresses are given anew at a boot. `request` lists the devices that the container asked
-    for together. `lead` is the device that this one was bound together with, for a member of its IOMMU group that no container
-    asked for. `rdma` and `vhost_net` are those of the selector with which the device was given away, and `cdi` says that its
-    container may have got a CDI name. Older files lack these.
+    If `driver`, which the pool promises, is not empty, `found_driver` and `found_override` are restored at the release.
+    `identity` is the one of the function, because addresses can change at a boot. `request` lists the devices that the
+    container requested together. `lead` is set for a member of an IOMMU group that no container requested: it is the
+    device with which the member was bound. `rdma` and `vhost_net` are those of the selector that applied at the
+    allocation. `cdi` means that the container may have a CDI name. Older files lack the last three.
     """
 
     device: str
@@ -55,26 +55,26 @@ class Holding(Value):
     cdi: bool = False
 
     def asked_with(self, other: Holding) -> bool:
-        """Whether one request was for both."""
+        """Whether both were requested together."""
         return bool(self.request) and self.request == other.request
 
 
 def holders(held: Mapping[str, Holding]) -> dict[str, str]:
-    """By device the resource that a container asked for it: without those that were only bound together with one."""
+    """The resource of each requested device, without those that were only bound together with one."""
     return {device: holding.resource for device, holding in held.items() if not holding.lead}
 
 
 class Journal:
-    """The holdings on disk. Every method raises `IoFailure` where the disk does not take or give them."""
+    """The holdings on disk. Every method raises `IoFailure` if a file cannot be read or written."""
 
     def __init__(self, folder: str = FOLDER, warn: Callable[[str], None] = lambda _text: None) -> None:
         self._folder = folder
         self._warn = warn
 
     def load(self) -> dict[str, Holding]:
-        """All holdings by device. Changes nothing but makes the folder.
+        """All holdings by device. Creates the directory if it does not exist.
 
-        A device whose file is damaged is among them, without a resource: somebody may have it, and nothing else is known.
+        A device whose file is damaged is included without a resource: a container may have it.
         """
         make_directory(self._folder)
         require_private(self._folder)
@@ -90,17 +90,17 @@ class Journal:
         return found
 
     def sweep(self) -> None:
-        """Removes what killed processes left under temporary names."""
+        """Removes temporary files of killed processes."""
         make_directory(self._folder)
         folders.sweep(self._folder)
 
     def mend(self, holding: Holding) -> None:
-        """Writes what is known now of a device whose file is damaged, and keeps that one under another name."""
+        """Writes a new file for a device whose file is damaged, and keeps the damaged one under another name."""
         path = self._path(holding.device)
         try:
             write_file(f"{path}{folders.DAMAGED}", read_file(path) or b"")
         except IoFailure:
-            folders.set_aside(path)  # no file, or not one that can be read
+            folders.set_aside(path)  # not a file, or not readable
         self.write(holding)
 
     def write(self, holding: Holding) -> None:
@@ -114,7 +114,7 @@ class Journal:
         return f"{self._folder}/{component(device)}.json"
 
     def _read(self, path: str) -> Holding | None:
-        """None where it is no file, or not one of ours."""
+        """None if it is not a file, or not one that we wrote."""
         try:
             return _decoded(read_file(path) or b"")
         except IoFailure as error:

@@ -1,4 +1,4 @@
-"""The host as the device plugin sees and changes it: one look at everything, drivers, resets, device-info files."""
+"""The host, as the device plugin reads and changes it: scans, drivers, resets, device-info files."""
 
 from __future__ import annotations
 
@@ -25,27 +25,30 @@ if TYPE_CHECKING:
     from deviceplugin.function import Inventory
 
 DEVICE_INFO = "/var/run/k8s.cni.cncf.io/devinfo/dp"
-"""Where Multus looks for the device plugin's files."""
+"""The directory in which Multus expects the files of device plugins."""
 RESET_SECONDS = 10.0
 _NODE_FOLDERS = ("vfio", "vfio/devices", "infiniband")
 _NODES = ("iommu", "vhost-net", "net/tun")
 
 
 class Sight(Value):
-    """One look at the host: its functions, what the host itself uses (reasons by address), its device nodes."""
+    """A scan of the host: its functions, the host's uses of them (reasons by address), its device nodes."""
 
     inventory: Inventory
     used: Mapping[str, str]
     nodes: frozenset[str]
 
     def is_like(self, other: Sight) -> bool:
-        """Whether both saw the same. Functions that are unchanged are the same values, so this is quick."""
+        """Whether both scans have the same result. Unchanged functions are the same values, so this is fast."""
         functions, others = self.inventory.functions, other.inventory.functions
         return functions == others and (self.used, self.nodes) == (other.used, other.nodes)
 
 
 class Host:
-    """`dev` is where device nodes are, `uses` looks at what the host uses, `has_record` knows our CNI plugins' records."""
+    """`dev` is the directory of device nodes.
+
+    `uses` returns the uses that the host makes of functions; `has_record` checks for records of our CNI plugins.
+    """
 
     def __init__(
         self,
@@ -69,7 +72,10 @@ class Host:
         self.has_record = has_record
 
     def look(self, named: AbstractSet[str] | None = None) -> Sight:
-        """What there is now; of the functions only those that are named, if any are. Raises `IoFailure`: half a look is none."""
+        """Scans the host. If functions are named, only these are read again.
+
+        Raises `IoFailure`: a partial scan is not used.
+        """
         try:
             inventory = self._scanner.scan(named)
             return Sight(inventory=inventory, used=self._uses(inventory), nodes=self._device_nodes())
@@ -81,26 +87,26 @@ class Host:
         self._drivers.bind(device, driver, override)
 
     def in_use(self, device: PciAddress) -> bool:
-        """Whether a process has the device open through VFIO or UIO. Raises `IoFailure` where that cannot be seen."""
+        """Whether a process has the device open through VFIO or UIO. Raises `IoFailure` if that is unknown."""
         return device in self.opened([device])
 
     def opened(self, devices: Iterable[PciAddress]) -> AbstractSet[str]:
-        """Those of the devices that a process has open; one look at all processes is for all. Raises `IoFailure`."""
+        """The devices that a process has open, in one scan of all processes. Raises `IoFailure`."""
         return self._drivers.opened(devices)
 
     def netdev_is_away(self, device: PciAddress) -> bool:
-        """Whether its network device is in another network namespace: its folder is there, and empty from here."""
+        """Whether its network device is in another network namespace: its folder exists, and is empty in ours."""
         return bool(self._sysfs.netdev_instance(device)) and not self._sysfs.netdevs(device)
 
     def reset(self, device: PciAddress) -> None:
-        """Resets the function, where it can be reset. Raises `KernelRefused` and `TryAgainLater`."""
+        """Resets the function if it can be reset. Raises `KernelRefused` and `TryAgainLater`."""
         path = f"{self._sysfs.root}/bus/pci/devices/{device}/reset"
         if not os.path.exists(path):
             return
         try:
             self._write(path, "1", time.monotonic() + RESET_SECONDS)
         except KernelRefused as refusal:
-            # None of the ways that the kernel knows is one for this function: a bus cannot be reset below its neighbours.
+            # The kernel has no reset method for this function: a bus reset would affect other devices.
             if refusal.number != errno.ENOTTY:
                 raise
 
@@ -113,11 +119,11 @@ class Host:
         remove_file(f"{self._device_info}/{name}")
 
     def cdi_files(self) -> list[str]:
-        """The names of our CDI files. Raises `IoFailure` where that cannot be seen."""
+        """The names of our CDI files. Raises `IoFailure` if the directory cannot be read."""
         return [name for name in folders.entries(self._cdi) if cdi.may_be_ours(name) and self._is_ours(name)]
 
     def sweep_cdi(self) -> None:
-        """Removes what killed processes left under temporary names. Raises `IoFailure`."""
+        """Removes temporary files of killed processes. Raises `IoFailure`."""
         for name in filter(cdi.is_temporary, folders.entries(self._cdi)):
             remove_file(f"{self._cdi}/{name}")
 
@@ -128,7 +134,7 @@ class Host:
 
     def remove_cdi(self, name: str) -> None:
         """Removes a CDI file, if there is one. Raises `IoFailure`."""
-        # A folder that nobody may write to is in nobody's way as long as nothing is in it.
+        # A read-only directory is no problem while it does not contain the file.
         if name in folders.entries(self._cdi):
             remove_file(f"{self._cdi}/{name}")
 
@@ -139,10 +145,10 @@ class Host:
         except IoFailure as error:
             if isinstance(error.__cause__, OSError):
                 refuse_shortage(path, error.__cause__)
-            return False  # no file, or not one that we have written
+            return False  # not a file, or not one that we wrote
 
     def _device_nodes(self) -> frozenset[str]:
-        """Raises `OSError` where a folder is there and cannot be listed."""
+        """Raises `OSError` if a folder exists and cannot be listed."""
         found = [f"/dev/{name}" for name in _NODES if os.path.lexists(f"{self._dev}/{name}")]
         for folder in _NODE_FOLDERS:
             with contextlib.suppress(FileNotFoundError):  # the host has no such devices

@@ -1,4 +1,4 @@
-"""What the host itself uses PCI functions for: network devices with addresses, mounted disks, consoles."""
+"""Uses that the host itself makes of PCI functions: network devices with addresses, mounted disks, consoles."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from deviceplugin.function import Inventory
 
 _MOST_LAYERS = 8
-"""Devices on devices: RAID on LUKS on LVM on a multipath of disks is four."""
+"""Block devices on top of each other: RAID on LUKS on LVM on a multipath of disks is four."""
 _SUBSYSTEM = re.compile(r".*/nvme-subsystem/[^/]+")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
-"""Errors that say that a disk or a file is not there, and not that it cannot be looked at."""
+"""Errors that mean that a disk or a file does not exist, not that it cannot be examined."""
 _MOST_FAILURES = 3
-"""After so many looks in a row a network device that cannot be looked at counts as used; before, the last look counts."""
+"""A network device counts as used after so many failures in a row; until then, the last result counts."""
 
 
 def is_claimed(node: str) -> bool:
-    """Whether the kernel or a process has the block device for itself: a file system, a ZFS pool, a RAID.
+    """Whether the kernel or a process has opened the block device exclusively: a file system, a ZFS pool, a RAID.
 
-    Raises `OSError` where that cannot be seen.
+    Raises `OSError` if that cannot be determined.
     """
     try:
         os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -47,7 +47,10 @@ def is_claimed(node: str) -> bool:
 
 
 class HostUse:
-    """`proc` is the process file system of the host, whose first process sees the host's mounts; `claimed` as `is_claimed`."""
+    """`proc` is the process file system of the host; its first process has the mounts of the host.
+
+    `claimed` has the signature of `is_claimed`.
+    """
 
     def __init__(
         self,
@@ -63,10 +66,13 @@ class HostUse:
         self._kernel = HostKernel(log, sysfs)
         self._proc = proc
         self._failures: dict[str, int] = {}
-        """How many looks in a row failed, by network device; nothing is known of one that is not in it."""
+        """The number of failures in a row by network device. Devices without an entry have not been examined."""
 
     def __call__(self, inventory: Inventory) -> dict[str, str]:
-        """Reasons by address. A disk that cannot be looked at counts as used. Raises `OSError` and `CniError` for the rest."""
+        """Reasons by address. A disk that cannot be examined counts as used.
+
+        Other failures raise `OSError` and `CniError`.
+        """
         found: dict[str, str] = {}
         for path, reason in (*self._networks(), *self._disks(), *self._consoles(), *self._claims()):
             for address in _addresses(path):
@@ -75,7 +81,7 @@ class HostUse:
         return found
 
     def _networks(self) -> Iterator[tuple[str, str]]:
-        # Not by the function's own folder: what virtio makes of a PCI function has its network device further below.
+        # Not by the function's own folder: the network device of a virtio function is further below.
         folder = f"{self._sysfs.root}/class/net"
         for name in _names(folder):
             place = os.path.realpath(f"{folder}/{name}")
@@ -87,7 +93,7 @@ class HostUse:
             link = self._kernel.link_by_name(name, None)
             uses = self._kernel.host_uses(link, leftovers=False) if link else []
         except CniError as error:
-            # A list of devices must not shrink because of a moment, and nothing must wait for a failure that stays.
+            # A temporary failure must not shrink the list of devices, and a permanent failure must not block it.
             failures = self._failures[name] = self._failures.get(name, _MOST_FAILURES) + 1
             if failures < _MOST_FAILURES:
                 raise
@@ -96,13 +102,13 @@ class HostUse:
         return f"the host uses {name}: {', '.join(uses)}" if uses else ""
 
     def _disks(self) -> Iterator[tuple[str, str]]:
-        """Places in sysfs of what is mounted or swapped to, with the reason."""
+        """Paths in sysfs of mounted disks and swap devices, with the reason."""
         for number, what in (*self._mounts(), *self._swaps()):
             for path in self._below(f"{self._sysfs.root}/dev/block/{number}", _MOST_LAYERS):
                 yield path, what
 
     def _claims(self) -> Iterator[tuple[str, str]]:
-        """Places of disks that are in use without a mount that names them: members of ZFS, of btrfs, of a RAID, of LVM."""
+        """Paths of disks that are in use without a mount that names them: members of ZFS, btrfs, RAID, LVM."""
         folder = f"{self._sysfs.root}/class/block"
         for name in sorted(_names(folder)):
             places = [*self._below(f"{folder}/{name}", 0)]
@@ -114,7 +120,7 @@ class HostUse:
         if holders := sorted(_names(f"{place}/holders")):
             return f"{', '.join(holders)} of the host is made of {name}"
         if os.path.exists(f"{place}/partition"):
-            return ""  # the kernel does not give the whole disk to one while another has a partition
+            return ""  # the kernel grants no exclusive access to a disk while a partition is in use
         try:
             claimed = self._claimed(f"{self._dev}/{name.replace('!', '/')}")
         except OSError as error:
@@ -130,7 +136,7 @@ class HostUse:
                 continue
             what = f"{fields[4]} is mounted from it"
             yield fields[2], what
-            # btrfs has a number of its own, and names the disk only.
+            # btrfs has its own device number; only the source names the disk.
             source = fields[fields.index("-") + 2] if "-" in fields else ""
             if number := _number(source):
                 yield number, what
@@ -152,7 +158,7 @@ class HostUse:
             yield os.path.realpath(f"{root}/class/tty/{name}"), f"{name} is a console"
 
     def _below(self, path: str, layers: int) -> Iterator[str]:
-        """Where the block device is, and those that it is made of."""
+        """Paths of the block device and of those below it."""
         place = os.path.realpath(path)
         yield place
         if found := _SUBSYSTEM.match(place):
@@ -186,7 +192,7 @@ def _addresses(place: str) -> list[str]:
 
 
 def _names(folder: str) -> list[str]:
-    """Raises `OSError` where the folder is there and cannot be listed."""
+    """Raises `OSError` if the folder exists and cannot be listed."""
     try:
         return os.listdir(folder)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""Looks at the PCI functions of the host, through sysfs.
+"""Reads the PCI functions of the host from sysfs.
 
-A host can have thousands, and is looked at after each of its events. So what a function cannot change in its life is read once,
-folders that its kind does not have are not looked for, and an event that names functions has only these looked at.
+A host can have thousands of functions, and is scanned after each event. So constant properties of a function are read
+once, folders that a kind of function does not have are not read, and an event that names functions causes reads of
+these only.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from cni.pci import PciAddress
 
 _LINK_TYPES = {"1": "ether", "32": "infiniband"}
-"""The kernel's numbers (ARPHRD_*) and the names that sriov-network-device-plugin's configurations have for them."""
+"""The kernel's numbers (ARPHRD_*), with the names in configurations of sriov-network-device-plugin."""
 
 
 class Scanner:
-    """Looks again and again."""
+    """Scans repeatedly, and keeps the last result."""
 
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
@@ -33,10 +34,10 @@ class Scanner:
         self._addresses: Mapping[str, PciAddress] = {}
 
     def scan(self, named: AbstractSet[str] | None = None) -> Inventory:
-        """All functions as they are now. One that vanishes meanwhile is left out.
+        """The current state of all functions. A function that disappears during the scan is left out.
 
-        Where functions are named, only these are looked at, with their VFs, their PFs and the members of their IOMMU groups;
-        also those that are new. Raises `IoFailure`; what is known stays as it was.
+        If functions are named, only these are read, with their VFs, PFs and members of their IOMMU groups, and also new
+        functions. Raises `IoFailure`; the last result does not change then.
         """
         addresses = self._sysfs.addresses(self._addresses)
         before, functions = self._inventory, self._inventory.functions
@@ -70,12 +71,12 @@ class Scanner:
         if known is None or known.instance != instance:
             known = self._born(address, instance)
         state = self._state(known, parents)
-        # The same value for the same state: what others have found out about it stays true.
+        # The same value for the same state, so that results that others derived from it stay valid.
         unchanged = all(getattr(known, name) == value for name, value in state.items())
         return known if unchanged else known.replace(**state)
 
     def _born(self, address: PciAddress, instance: int) -> Function:
-        """What stays as it is for the life of a function."""
+        """A function with its constant properties."""
         sysfs = self._sysfs
         return Function(
             address=address,
@@ -120,7 +121,7 @@ class Scanner:
 
 
 class _Parent(Value):
-    """What a PF says of its VFs, looked at once for all of them: `numbers` by their addresses."""
+    """Properties of a PF, read once for all its VFs. `numbers` contains the numbers of the VFs by address."""
 
     name: str
     numbers: Mapping[str, int]
@@ -137,7 +138,7 @@ def _rdma_nodes(sysfs: Sysfs, address: PciAddress) -> tuple[str, ...]:
 
 
 def _carrier(sysfs: Sysfs, netdev: str) -> bool | None:
-    # A link that is down does not answer: it has no carrier as well.
+    # Reading the carrier of a link that is down fails; such a link has no carrier.
     if not netdev or not sysfs.link_text(netdev, "operstate"):
         return None
     return sysfs.link_text(netdev, "carrier") == "1"

@@ -1,6 +1,6 @@
-"""Writes to a file of sysfs within a bound, from a process with threads.
+"""Writes to a file of sysfs with a time limit, from a process with threads.
 
-`cni.host.sysfs_write` does it in a forked child, which a process with gRPC's threads must not do.
+`cni.host.sysfs_write` forks a child for it. A process with threads of gRPC must not fork.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import time
 from cni.errors import KernelRefused, TryAgainLater
 
 _hanging: dict[tuple[str, str], threading.Thread] = {}
-"""The threads that did not end in time. By the text as well: in files of the bus it names the device."""
+"""The threads that did not end in time, by path and text: in files of the bus, the text names the device."""
 
 
 def write(path: str, text: str, deadline: float) -> None:
-    """Writes in a thread, until `deadline` (monotonic seconds). Raises `KernelRefused` with the kernel's errno, `TryAgainLater`.
+    """Writes in a thread, until `deadline` (monotonic seconds).
 
-    After the deadline the thread waits on in the kernel, which nothing can end. While it does, the same write is refused at
-    once: every attempt would leave one more thread there.
+    Raises `KernelRefused` with the kernel's errno, and `TryAgainLater`. After the deadline the thread still waits in
+    the kernel and cannot be ended. Until it returns, the same write is refused immediately, because every attempt would
+    leave one more thread.
     """
     what = f"write of {text.strip()!r} to {path}"
     last = _hanging.get((path, text))

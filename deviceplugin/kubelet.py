@@ -1,4 +1,4 @@
-"""Serves every resource, and registers with the kubelet whenever there is a new one."""
+"""Serves every resource, and registers with every new kubelet."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
     from deviceplugin.stock import Stock
 
 REGISTER_SECONDS = 15.0
-"""Bound for a registration: within the call the kubelet calls us back, for which it has 10 s."""
+"""Time limit of a registration: during the call, the kubelet connects to our server, with a limit of 10 s."""
 FINISH_SECONDS = 20.0
-"""Bound for the calls that are at work at the end; a pod that is deleted is killed after 30 s."""
+"""Time limit of unfinished calls at the end of the process. A deleted pod is killed after 30 s."""
 LOOK_SECONDS = 1.0
-"""How often the sockets are looked at besides the events."""
+"""Interval of checks of the sockets without an event."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class Kubelet:
-    """The resources in the kubelet's folders. `root` is its own folder; with `registry` the kubelet finds the sockets itself.
+    """The resources in the kubelet's folders. `root` is its root folder.
 
-    The kubelet removes all sockets when it starts and makes its own anew. So what counts is whether our sockets are there,
-    and whether its socket is the one with which we have registered.
+    With `registry`, the kubelet discovers the sockets itself. When the kubelet starts, it removes all sockets and
+    creates its own again. So the class checks whether our sockets exist, and whether the kubelet's socket is the one
+    with which we registered.
     """
 
     def __init__(self, root: str, stock: Stock, log: Log, metrics: Metrics, *, registry: bool = False) -> None:
@@ -47,7 +48,7 @@ class Kubelet:
         self._servers: dict[str, ResourceServer] = {}
         self._registered: dict[str, tuple[int, int]] = {}
         self._told: dict[str, set[str]] = {}
-        """The failures of each resource that were logged: all is tried again each second."""
+        """The logged failures of each resource. Every failed step is repeated each second."""
         self.bell = Bell()
 
     async def run(self) -> None:
@@ -62,11 +63,11 @@ class Kubelet:
                     pause = _FIRST_PAUSE if done else min(pause * 2, _LONGEST_PAUSE)
                     await self._event(LOOK_SECONDS if done else pause)
             finally:
-                # An end in the middle of a call would fail a pod, and undo while a thread still binds.
+                # An end during a call would fail a pod, and would revert changes while a thread still binds a driver.
                 await asyncio.gather(*(server.stop(FINISH_SECONDS) for server in self._servers.values()))
 
     async def settle(self) -> bool:
-        """Serves and registers what is not yet; False when something is left to be tried again."""
+        """Serves and registers all resources that are not yet; False if a step must be repeated."""
         wanted = self._stock.resources()
         await asyncio.gather(*(self._stop(name) for name in [*self._servers] if name not in wanted))
         served = await asyncio.gather(*(self._serve(name) for name in wanted))
@@ -74,7 +75,7 @@ class Kubelet:
             return all(served)
         present = identity(f"{self.folder}/kubelet.sock")
         if present is None:
-            return all(served)  # its socket's coming is an event
+            return all(served)  # the appearance of its socket is an event
         for name, server in self._servers.items():
             if name in self._registered and server.is_given_up():
                 del self._registered[name]
@@ -84,7 +85,7 @@ class Kubelet:
         todo = [name for name in self._servers if self._registered.get(name) != present]
         if not todo:
             return all(served)
-        # One channel for all: the kubelet's socket is the same, and so is whatever is wrong with it.
+        # One channel for all resources: they use the same socket, and share its failures.
         async with grpc.aio.insecure_channel(f"unix:{self.folder}/kubelet.sock") as channel:
             done = await asyncio.gather(*(self._register(channel, name, present) for name in todo))
         return all(served) and all(done)
@@ -99,7 +100,7 @@ class Kubelet:
                 await changes
 
     async def _stock_changes(self) -> None:
-        """Rings when there are other resources."""
+        """Rings if the set of resources changes."""
         present = self._stock.resources()
         while self._stock.resources() == present:
             await self._stock.changes()
@@ -134,7 +135,7 @@ class Kubelet:
         return [f"{folder}/{socket_name(resource)}" for folder in folders]
 
     def _tell(self, resource: str, log: Callable[[str], None], failure: str) -> None:
-        """Logs a failure once, until the resource is served anew or registered."""
+        """Logs a failure once, until the resource is served again or registered."""
         told = self._told.setdefault(resource, set())
         if failure not in told:
             told.add(failure)

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: devices by resource and state, why some are unhealthy, calls, refusals."""
+"""Metrics for Prometheus: devices by resource and state, reasons of unhealthy devices, calls, refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BUCKETS = (0.005, 0.02, 0.1, 0.5, 2, 10, 30)
 
 
 class Metrics:
-    """The numbers of this process."""
+    """The metrics of this process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -45,12 +45,12 @@ class Metrics:
         self._registered.labels("ok" if ok else "failed").inc()
 
     def watch(self, stock: Stock) -> None:
-        """Adds the state of the devices, as it is whenever somebody looks."""
+        """Adds the current state of the devices to each response."""
         collector: Collector = _Devices(stock)
         self.registry.register(collector)
 
     def serve(self, port: int, address: str) -> None:
-        """Serves the numbers over HTTP. Raises `OSError`."""
+        """Serves the metrics over HTTP. Raises `OSError`."""
         start_http_server(port, address, registry=self.registry)
 
 

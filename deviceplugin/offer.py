@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Offer(Value):
-    """A device of a resource. `ailments` says why it is unhealthy, `numa` is -1 where the kubelet is not told."""
+    """A device of a resource. `ailments` contains the reasons why it is unhealthy.
+
+    `numa` is -1 if the kubelet gets no NUMA node.
+    """
 
     device: str
     numa: int = -1
@@ -39,17 +42,18 @@ def offers(
     *,
     only: AbstractSet[str] | None = None,
 ) -> dict[str, tuple[Offer, ...]]:
-    """The devices of each resource, or those of `only`, sorted. `held` is the resource by address.
+    """The devices of each resource, or only those of `only`, sorted. `held` is the resource by address.
 
     `nodes` are device nodes that exist.
 
-    `doubts` says by address why a device that no pod has any more may still be in use, `used` what the host uses.
+    `doubts` contains, by address, reasons why a device that no pod has may still be in use. `used` contains the uses
+    of the host.
     """
     found: dict[str, list[Offer]] = {name: [] for name in assignment.pools}
     for address in sorted(assignment.pool_of if only is None else only):
         pool = assignment.pool_of.get(address)
         if pool is None or address in assignment.leads:
-            continue  # it comes with another device, or is not offered
+            continue  # not offered, or a part of another device
         function = inventory.functions[address]
         numa = function.numa if pool.topology else -1
         sick = ailments(function, pool, inventory, held, nodes, assignment.pools, used=used)
@@ -68,7 +72,7 @@ def ailments(
     *,
     used: Mapping[str, str] = {},
 ) -> list[str]:
-    """Why the device cannot be given away, or does not work for its present holder. `pools` are all, by their resources."""
+    """Why the device cannot be allocated, or does not work for its holder. `pools` contains all pools by resource."""
     is_held = function.address in held
     found = [] if is_held else group.conflicts(function, pool, inventory, held, pools)
     driver = pool.driver or function.driver
@@ -86,13 +90,13 @@ def ailments(
 
 
 def vfio_node(function: Function, nodes: AbstractSet[str]) -> str:
-    """The path of the device node of its IOMMU group, or empty; the second is for a kernel that does without IOMMU."""
+    """The path of the device node of its IOMMU group, or empty. The second form is for VFIO without an IOMMU."""
     paths = (f"/dev/vfio/{function.group}", f"/dev/vfio/noiommu-{function.group}")
     return next((path for path in paths if path in nodes), "") if function.group else ""
 
 
 def group_of_node(path: str) -> str:
-    """The IOMMU group whose device node has this path, if any group's has."""
+    """The IOMMU group whose device node has this path. For other paths, the name of the file."""
     return path.rpartition("/")[2].removeprefix("noiommu-")
 
 

@@ -1,4 +1,4 @@
-"""Which devices the kubelet says that pods have."""
+"""The devices of pods, as the kubelet reports them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 _LARGEST = 16 << 20
-"""Bytes of an answer; the kubelet's own clients take as much."""
+"""Limit of a response in bytes, as in the clients of the kubelet's project."""
 
 
 class PodResources:
-    """The kubelet's socket for it. Every answer is from a new connection: the socket of a kubelet that restarts is another."""
+    """The kubelet's pod-resources API. Every query uses a new connection, because a restart replaces the socket."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -31,8 +31,8 @@ class PodResources:
     async def listed(self) -> Mapping[str, frozenset[str]]:
         """The devices by resource.
 
-        Raises `TryAgainLater` when the kubelet does not answer, and once when it is another one than that of the last
-        answer: it may have started between two questions, and has not heard of its pods yet.
+        Raises `TryAgainLater` if the kubelet does not answer, and once after a restart of the kubelet: it may not know
+        its pods yet.
         """
         before = identity(self._path)
         answer = await _answer(self._target)
@@ -48,7 +48,7 @@ class PodResources:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Which socket it is that has this path: the number of a removed one is soon used again, but not at the same time."""
+    """Identifies the socket with this path. An inode number can be used again, but not with the same ctime."""
     try:
         found = os.stat(path)
     except OSError:
@@ -57,7 +57,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 async def owners(path: str) -> dict[tuple[str, str], str]:
-    """The containers by resource and device, for people: namespace, pod, container. Raises `TryAgainLater`."""
+    """The containers by resource and device, as text: namespace, pod, container. Raises `TryAgainLater`."""
     found: dict[tuple[str, str], list[str]] = {}
     for pod in (await _answer(f"unix:{path}")).pod_resources:
         for container in pod.containers:

@@ -1,4 +1,4 @@
-"""Pools: which functions a resource offers, as a configuration says. Values and rules, no I/O."""
+"""Pools: the functions that a resource offers, according to a configuration. Values and rules, no I/O."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 EXCLUSIVE, GROUP, SINGLE, UNSAFE = "exclusive", "group", "single", "unsafe"
 ALONE = frozenset((EXCLUSIVE, GROUP))
-"""Whose devices share their IOMMU group with no other container."""
+"""The modes in which an IOMMU group is not shared by containers."""
 _LONGEST_NAME = 63
-"""Characters of a resource's name after the slash."""
+"""Limit of a resource's name after the slash, in characters."""
 _LONGEST_FILE_NAME = 40
-"""Characters: the whole path of a socket has room for 107."""
+"""In characters. The limit of a socket's whole path is 107."""
 _NO_PATTERN = (re.error, OverflowError, RecursionError)
-"""What `re` raises: also for a repetition that no number holds, and for brackets in brackets without end."""
+"""Exceptions of `re`, also for repetitions and nested brackets that are too large."""
 
 
 class Selector(Value):
-    """Conditions on a function. An empty list is no condition; one of a list's items must apply.
+    """Conditions on a function. An empty list is no condition; of other lists, one item must apply.
 
-    `rdma` and `vhost_net` also say which device nodes the container gets.
+    `rdma` and `vhost_net` also select device nodes for the container.
     """
 
     vendors: tuple[str, ...] = ()
@@ -42,9 +42,9 @@ class Selector(Value):
     vhost_net: bool = False
 
     def hindrance(self, function: Function, bound: str) -> str:
-        """The first condition that the function does not meet, for people; empty when it meets all.
+        """The first condition that the function does not meet, as text; empty if it meets all.
 
-        `bound`: the driver that the pool itself binds, which counts as one of `drivers`.
+        `bound` is the driver that the pool binds; it counts as one of `drivers`.
         """
         drivers = (*self.drivers, bound) if self.drivers and bound else self.drivers
         conditions = (
@@ -67,12 +67,12 @@ class Selector(Value):
 
 
 class Pool(Value):
-    """What one resource offers: functions of a base class (empty: of any) that meet one of the selectors.
+    """The functions of one resource: those of a base class (empty: any) that meet one of the selectors.
 
-    `driver` is bound when a device is allocated; empty leaves the one that it has. `extra` is information for containers, by
-    address, or by `*` for all. `needs_link`: a device is healthy only while its PF has a link. `spread`: several devices for one
-    container are on many PFs and not on few. `companions` are the drivers from which members of a device's IOMMU group may be
-    taken when `driver` is bound. `cdi`: containers get device nodes by CDI names.
+    `driver` is bound at the allocation; if it is empty, a device keeps its driver. `extra` is information for
+    containers, by address, or by `*` for all. With `needs_link`, a device is healthy only while its PF has a link. With
+    `spread`, several devices of one container are on many PFs, not on few. `companions` are drivers from which members
+    of a device's IOMMU group may be unbound when `driver` is bound. With `cdi`, containers get CDI names.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Pool(Value):
         return next((selector for selector in self.selectors if not selector.hindrance(function, self.driver)), None)
 
     def hindrance(self, function: Function) -> str:
-        """Why the function is not selected; empty when it is."""
+        """Why the function is not selected; empty if it is."""
         if self.base_class and function.base_class != self.base_class:
             return f"its class {function.base_class} is not {self.base_class}"
         found = [selector.hindrance(function, self.driver) for selector in self.selectors]
@@ -102,7 +102,7 @@ class Pool(Value):
 
 
 class Auto(Value):
-    """The automatic pools: one for each vendor and device of the listed classes and IDs, or for each composition of groups."""
+    """The automatic pools: one for each listed vendor and device ID or class, or for each composition of groups."""
 
     prefix: str
     classes: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ class Auto(Value):
     cdi: bool = False
 
     def pool_of(self, function: Function, members: tuple[Function, ...]) -> Pool | None:
-        """The pool of a function, `members` being those of its IOMMU group."""
+        """The pool of a function. `members` are the members of its IOMMU group."""
         if not (
             f"{function.vendor}:{function.device}" in self.ids or function.pci_class.startswith(self.classes or ("-",))
         ):
@@ -133,14 +133,14 @@ class Auto(Value):
 
 
 def short_name(resource: str) -> str:
-    """A name for files of the resource: for people where that fits, and in any case no other resource's."""
+    """A unique name for files of the resource, readable as far as the limit permits."""
     digest = hashlib.sha256(resource.encode()).hexdigest()[:8]
     readable = re.sub("[^a-z0-9]+", "-", resource.lower())[: _LONGEST_FILE_NAME - len(digest) - 1]
     return f"barewire-{readable}-{digest}"
 
 
 def signature(members: Iterable[Function]) -> str:
-    """The name of a group's composition, the same on every node: numbers of groups and addresses are not."""
+    """The name of a group's composition. It has no group numbers and no addresses: it is the same on every node."""
     models = sorted(map(_model, members))
     name = "_".join(("group", *models))
     if len(name) <= _LONGEST_NAME:
@@ -153,7 +153,7 @@ def _model(function: Function) -> str:
 
 
 def vf_numbers(text: str) -> frozenset[int]:
-    """The numbers that `0-3,7` means. Raises `ValueError`."""
+    """The numbers in a list of ranges such as `0-3,7`. Raises `ValueError`."""
     numbers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -169,7 +169,7 @@ def vf_numbers(text: str) -> frozenset[int]:
 
 
 def require_pattern(text: str) -> None:
-    """Raises `ValueError` when it is no regular expression."""
+    """Raises `ValueError` if it is not a regular expression."""
     try:
         re.compile(text)
     except _NO_PATTERN as error:
@@ -177,7 +177,7 @@ def require_pattern(text: str) -> None:
 
 
 def _chosen(items: tuple[str, ...], name: str, number: int) -> bool:
-    """Whether an item names it. The first that has the name decides, as it does in sriov-network-device-plugin."""
+    """Whether an item selects it. The first item with the name decides, as in sriov-network-device-plugin."""
     if not name:
         return False
     for item in items:
@@ -188,7 +188,7 @@ def _chosen(items: tuple[str, ...], name: str, number: int) -> bool:
 
 
 def _is_pattern_of(pattern: str, name: str) -> bool:
-    # The whole name: as a part of it, eth1 would also be the pattern of eth10.
+    # The pattern must match the whole name: otherwise eth1 would also select eth10.
     try:
         return re.fullmatch(pattern, name) is not None
     except _NO_PATTERN:

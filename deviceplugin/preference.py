@@ -1,4 +1,4 @@
-"""Which of several free devices a container should get. Pure."""
+"""The choice among several free devices for a container. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def preferred(
     inventory: Inventory, available: Iterable[str], included: Iterable[str], size: int, *, spread: bool = False
 ) -> list[str]:
-    """As many devices as the container needs, `included` among them.
+    """As many devices as the container needs, including `included`.
 
-    Whole IOMMU groups first, so that no member is left that nobody else can have; then on few PFs, or with `spread` on many;
-    then on few NUMA nodes.
+    Whole IOMMU groups come first, so that no member is left that no other container can use; then devices of few PFs,
+    or of many with `spread`; then devices of few NUMA nodes.
     """
     chosen = list(dict.fromkeys(included))
     free = sorted(set(available) - set(chosen))
@@ -31,7 +31,7 @@ def preferred(
 def _rank(
     inventory: Inventory, device: str, chosen: list[str], free: list[str], missing: int, *, spread: bool
 ) -> tuple[object, ...]:
-    """The smaller the better."""
+    """The smallest key is the best choice."""
     function = inventory.get(device)
     if function is None:
         return (True,)
@@ -41,7 +41,7 @@ def _rank(
     fits = len([mate for mate in mates if mate in free]) <= missing
     same_pf = sum(bool(other.pf) and other.pf == function.pf for other in functions)
     same_numa = sum(other.numa == function.numa for other in functions)
-    # To pack, a PF with fewer free VFs is used up first, which leaves whole PFs to others; to spread, all are used alike.
+    # To pack, a PF with fewer free VFs is used up first. To spread, all PFs are used equally.
     left = Counter(found.pf for name in free if (found := inventory.get(name)))[function.pf]
     on_pf, rest = (same_pf, -left) if spread else (-same_pf, left)
     return (False, not begun, not fits, on_pf, -same_numa, rest, device)

@@ -1,7 +1,7 @@
-"""Takes devices back. The kubelet has no call for that, so it takes evidence, and without it a device stays held.
+"""Reclaims devices. The kubelet has no call for that, so it needs evidence; without evidence a device stays held.
 
-A device is free when the kubelet does not list it any more, no process has it open, its network device is not in a pod,
-and our CNI plugins have no record of it. A kubelet that has just started lists nothing before it has heard of its pods.
+A device is free if the kubelet does not list it any more, no process has it open, its network device is not in a pod,
+and our CNI plugins have no record of it. A kubelet that has just started lists nothing until it knows its pods.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from deviceplugin.stock import Stock
 
 PAUSE_SECONDS = 0.25
-"""Shortest pause between two questions to the kubelet while something is held."""
+"""Shortest interval between two queries while a device is held."""
 LONGEST_PAUSE_SECONDS = 1.0
 BUSY_SHARE = 0.02
-"""How much of one processor the questions may take: a round that takes longer is followed by a longer pause."""
+"""Share of one processor that the queries may take. A longer interval follows a longer round."""
 IDLE_SECONDS = 30.0
 SETTLE_SECONDS = 30.0
-"""How long a kubelet must have answered before what it does not list counts, and how long a device that it has never listed
-stays with the container that it was allocated to."""
+"""For so long the kubelet must have answered before the absence of a device in its list counts. A device that it has
+never listed is held at least for so long."""
 _OTHERS = frozenset(("kubelet", "CDI"))
-"""What else than devices something is told of."""
+"""Subjects of messages other than devices."""
 _ABSENCES = 2
-"""How many answers in a row must lack a device."""
+"""The number of consecutive answers that must lack a device."""
 
 
 class Pods(Protocol):
-    """What pods have, as `deviceplugin.podresources.PodResources` knows it."""
+    """The devices of pods, as in `deviceplugin.podresources.PodResources`."""
 
     async def listed(self) -> Mapping[str, frozenset[str]]: ...
 
 
 class Reclaimer:
-    """Compares what is held with what the kubelet lists. `settle` and `pause` as in SETTLE_SECONDS and PAUSE_SECONDS."""
+    """Compares the held devices with the kubelet's list. Defaults: SETTLE_SECONDS, PAUSE_SECONDS."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Reclaimer:
         self._grants: dict[str, int] = {}
         self._told: dict[str, str] = {}
         self._unheld = {*_OTHERS}
-        """What something was told of that is not held: also devices that the kubelet lists and that cannot be held."""
+        """Subjects of messages that are not held devices, including listed devices that could not be adopted."""
 
     async def run(self) -> None:
-        """Looks until it is cancelled, often while something is held."""
+        """Runs rounds until it is cancelled, frequently while a device is held."""
         while True:
             began = time.process_time()
             await self.round()
@@ -79,14 +79,14 @@ class Reclaimer:
             await asyncio.sleep(self._pause_after(took))
 
     def _pause_after(self, took: float) -> float:
-        """Seconds until the next round, after one that took so many seconds of a processor."""
-        # The second answer without a device is wanted soon: its group waits.
+        """Seconds until the next round, after a round that took so many seconds of processor time."""
+        # The second answer without a device should follow soon: the members of its group wait for it.
         if any(0 < number < _ABSENCES for number in self._absences.values()):
             return self._pause
         return max(self._pause, min(took / BUSY_SHARE, LONGEST_PAUSE_SECONDS))
 
     async def round(self) -> None:
-        """One comparison, and the CDI files that are due."""
+        """Makes one comparison, and writes the CDI files that are due."""
         await self._compare()
         try:
             await self._stock.publish_due()
@@ -108,9 +108,9 @@ class Reclaimer:
         self._tell("kubelet", "")
         self._answers_since = self._answers_since or now
         await self._adopt(listed)
-        # A device that was bound together with another one goes with that.
+        # A device that was bound together with another one is released with it.
         alone = [device for device, holding in self._stock.held.items() if holding.lead not in self._stock.held]
-        # Under whatever resource: that of its pod may have another name by now.
+        # Under any resource: the resource of its pod may have another name now.
         anywhere = frozenset().union(*listed.values())
         absent = [device for device in alone if self._is_absent(device, anywhere, now)]
         signs = await asyncio.to_thread(self._stock.signs_of_use, absent) if absent else {}
@@ -122,7 +122,7 @@ class Reclaimer:
                     del memory[device]
 
     def _note_grants(self) -> None:
-        """Before the kubelet is asked: its answer does not count for a device that it gives away meanwhile."""
+        """Runs before the query: the answer does not count for a device that is allocated during the query."""
         grants = dict(self._stock.grants)
         for device, grant in grants.items():
             if grant != self._grants.get(device):
@@ -144,12 +144,12 @@ class Reclaimer:
                     self._log.warning(f"{device} ({resource}) is held by a pod and was not in the journal; it is now")
 
     def _is_absent(self, device: str, listed: frozenset[str], now: float) -> bool:
-        """Whether the kubelet has not listed the device for so long that only signs of use can keep it held."""
+        """Whether the device has been missing from the list long enough. Then only signs of use keep it held."""
         known = self._known_since.setdefault(device, now)
         name = self._stock.held[device].lead or device
         if name in listed:
             self._absences[device] = 0
-            # From now on two answers without it are enough.
+            # From now on, two answers without it are sufficient.
             self._known_since[device] = min(known, now - self._settle)
             self._stock.doubt(device, self._grants.get(device, 0), ())
             return False
@@ -175,16 +175,16 @@ class Reclaimer:
                 self._log.info(f"took {device} back from {holding.resource}")
 
     def _tell(self, subject: str, text: str) -> None:
-        """Once for each reason, not once a second."""
+        """Logs each reason once, not in each round."""
         if text and self._told.get(subject) != text:
             self._log.warning(text)
         self._told[subject] = text
 
 
 async def resume(stock: Stock, log: Log) -> None:
-    """After a start: a driver that an allocation promised and a killed process did not bind is bound now.
+    """After a start: binds drivers that an allocation promised and that a killed process did not bind.
 
-    One after the other, while everything is served already: one that hangs holds up nobody else.
+    Everything is served already. The devices are handled one after the other, so one that hangs delays no request.
     """
     for device, holding in list(stock.held.items()):
         try:

@@ -1,4 +1,4 @@
-"""One resource as the kubelet sees it: a server on a socket of its own, with the calls of the device plugin's protocol."""
+"""The server of one resource: its own socket, with the calls of the device plugin protocol."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 VERSION = "v1beta1"
 ANSWER_SECONDS = 1.0
-"""Bound for sending an answer."""
+"""Time limit for sending an answer."""
 LOST_SECONDS = 5.0
-"""A kubelet that has not followed a list again for so long has given the resource up."""
+"""A kubelet that has not followed a list again for so long has dropped the resource."""
 UNWATCHED_SECONDS = 60.0
-"""The same for one that never followed it: a node that has just started is busy."""
+"""The same for a kubelet that never followed the list: a node that has just started is busy."""
 
 
 def options() -> v1beta1.DevicePluginOptions:
-    """What the kubelet may call."""
+    """The optional calls that the kubelet may make."""
     return v1beta1.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True)
 
 
@@ -45,7 +45,7 @@ def socket_name(resource: str) -> str:
 
 
 class ResourceServer:
-    """Serves one resource on `path`, and the kubelet's question for its registration on `registry_path`, if there is one."""
+    """Serves one resource on `path`, and the kubelet's registration calls on `registry_path` if it is not empty."""
 
     def __init__(
         self, resource: str, stock: Stock, log: Log, metrics: Metrics, *, path: str, registry_path: str = ""
@@ -62,10 +62,10 @@ class ResourceServer:
         self._was_watched = False
         self._unwatched_since = time.monotonic()
         self._ended = -ANSWER_SECONDS
-        """When the last call was done, whose answer may be on its way yet."""
+        """When the last call ended. Its answer may still be on its way."""
 
     async def start(self) -> None:
-        """Serves from now on. Raises `RuntimeError` when the socket cannot be made."""
+        """Starts to serve. Raises `RuntimeError` if the socket cannot be created."""
         await self._serve(
             self.path,
             {
@@ -80,7 +80,7 @@ class ResourceServer:
             await self._serve(self._registry_path, {calls.GET_INFO: self._info, calls.NOTIFY: self._notified})
 
     async def stop(self, patience: float = 0.0) -> None:
-        """Ends the streams and removes the sockets. For `patience` seconds it first waits for calls that are at work."""
+        """Ends the streams and removes the sockets. First it waits up to `patience` seconds for running calls."""
         await self._finish_calls(patience)
         servers, self._servers = self._servers, []
         answered = time.monotonic() - self._ended > ANSWER_SECONDS
@@ -92,12 +92,12 @@ class ResourceServer:
         self._was_watched, self._unwatched_since = False, time.monotonic()
 
     def is_given_up(self) -> bool:
-        """Whether the kubelet has let go of the list, or has not come for it at all since it registered the resource."""
+        """Whether the kubelet has stopped following the list, or has never followed it since the registration."""
         patience = LOST_SECONDS if self._was_watched else UNWATCHED_SECONDS
         return not self._streams and time.monotonic() - self._unwatched_since > patience
 
     async def _finish_calls(self, patience: float) -> None:
-        """Waits until no call changes anything; each one that comes meanwhile is waited for as well."""
+        """Waits until no call is running, including calls that arrive during the wait."""
         deadline = time.monotonic() + patience
         while self._tasks and (left := deadline - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
@@ -158,10 +158,10 @@ class ResourceServer:
         return v1beta1.PreStartContainerResponse()
 
     async def _done(self, call: str, devices: list[str], work: Any, context: Any) -> Any:
-        """What the work returns. A failure of it fails the call, with all that is known about it."""
+        """The result of the work. If it fails, the call fails with the full message."""
         told = f"{call} of {', '.join(devices)} ({self.resource})"
         began = time.monotonic()
-        # A kubelet that goes away in the middle of a call must not stop a driver from being bound halfway.
+        # A kubelet that disconnects during a call must not interrupt the binding of a driver.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -178,7 +178,7 @@ class ResourceServer:
         self._log.info(told)
         return outcome
 
-    # The calls of a kubelet that finds our sockets by itself
+    # The calls of a kubelet that discovers our sockets itself
 
     async def _info(self, _request: registration.InfoRequest, _context: Any) -> registration.PluginInfo:
         return registration.PluginInfo(

@@ -1,4 +1,4 @@
-"""The resident process: all parts at work in one event loop."""
+"""The resident process: all parts run in one event loop."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from deviceplugin.metrics import Metrics
 
 _FILE_SECONDS = 10.0
-"""How often the file is looked at without an event."""
+"""Interval of checks of the file without an event."""
 
 
 class Service:
-    """`config` is the path of the configuration, `kubelet_root` the kubelet's own folder."""
+    """`config` is the path of the configuration, `kubelet_root` the kubelet's root folder."""
 
-    def __init__(  # noqa: PLR0913 - what the command line gives
+    def __init__(  # noqa: PLR0913 - the options of the command line
         self,
         host: Host,
         journal: Journal,
@@ -83,7 +83,7 @@ class Service:
             self._log.error(f"CDI files are not as they should be, tried again: {error}")
 
     async def _watch_file(self) -> None:
-        """Takes a changed file. A ConfigMap's file changes by a link in its folder, which is an event there as well."""
+        """Applies a changed file. The file of a ConfigMap changes by a link in its folder, so the folder is watched."""
         told = ""
         while True:
             await self._file.wait(_FILE_SECONDS)
@@ -113,7 +113,7 @@ async def until_signalled(service: Service) -> None:
 
 
 def _content(path: str) -> bytes:
-    # A ConfigMap's file is a link to a link, which `read_file` does not follow.
+    # The file of a ConfigMap is a link to a link, which `read_file` does not follow.
     content = read_file(os.path.realpath(path))
     if content is None:
         raise IoFailure(f"{path} does not exist", hint="it is sriov-network-device-plugin's config.json")

@@ -1,4 +1,4 @@
-"""Which resources there are and who has their devices, for people and programs."""
+"""The resources, and the holders of their devices, for users and programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CONNECT_SECONDS = 1.0
 
 
 class Resource(Value):
-    """A resource of the configuration. `served` is None where nobody has looked."""
+    """A resource of the configuration. `served` is None if that was not checked."""
 
     resource: str
     devices: tuple[str, ...]
@@ -39,7 +39,7 @@ class Resource(Value):
 
 
 class Held(Value):
-    """A held device. `found_driver` is empty where no driver goes back, `pod` is None where the kubelet does not say."""
+    """A held device. `found_driver` is empty if no driver is restored. `pod` is None if the kubelet does not answer."""
 
     device: str
     resource: str
@@ -50,7 +50,7 @@ class Held(Value):
 
 
 class Status(Value):
-    """`remarks` is what somebody should look at."""
+    """`remarks` contains points that an administrator should check."""
 
     resources: tuple[Resource, ...]
     held: tuple[Held, ...]
@@ -69,7 +69,7 @@ def status(
     is_served: Callable[[str], bool] | None = None,
     owners: Mapping[tuple[str, str], str] | None = None,
 ) -> Status:
-    """What there is by the host, the configuration and the journal. `owners` are by resource and device the pods."""
+    """The status of host, configuration and journal. `owners` contains the pods by resource and device."""
     held_by = holders(held)
     assignment = assign(sight.inventory, Selection(configuration), sight.used, held_by)
     offered = offers(sight.inventory, assignment, held_by, sight.nodes, used=sight.used)

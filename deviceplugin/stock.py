@@ -1,4 +1,4 @@
-"""The devices of this node: what is offered, what is held, and the changes from the one to the other."""
+"""The devices of this node: the offers, the held devices, and the steps of allocation and release."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 _OPEN = "a process has it open"
 _UNSEEN = "it cannot be seen whether a process has it open"
 LOOK_SECONDS = 60.0
-"""Bound for a look at the host: a driver that hangs holds up whoever reads what it says of its devices."""
+"""Time limit for a scan of the host: a driver that hangs blocks reads of the attributes of its devices."""
 
 
 class Stock:
-    """One at a time changes what is held; looking and offering go on meanwhile.
+    """Only one task at a time changes the held devices; scans and offers continue during the change.
 
-    The first `look` comes before everything else: nothing is offered that is not the whole. `grants` counts by device how
-    often it was given to a container.
+    The first `look` must precede everything else, because an incomplete list must not be offered. `grants` contains, by
+    device, the number of its allocations.
     """
 
     sight: Sight
@@ -54,24 +54,24 @@ class Stock:
         self._doubts: dict[str, tuple[str, ...]] = {}
         self._claims: Mapping[tuple[str, str], tuple[str, ...]] = {}
         self._due: set[str] = set()
-        """The names of CDI files that may lack what is held, or have what is not."""
+        """The names of CDI files that may lack held devices, or contain others."""
         self._files_unknown = False
-        """Whether there may be CDI files that a killed process left."""
+        """Whether CDI files of a killed process may exist."""
         self._journal = journal
         self._log = log
         self._count: Count | None = None
         self._changing = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._looks: asyncio.Future[Sight] | None = None
-        """The look that is at work, also when nobody waits for it any more."""
+        """The scan that is running, even if no task waits for it any more."""
         self._changed = asyncio.Event()
 
-    # What there is
+    # The host and the offers
 
     async def look(self, named: AbstractSet[str] | None = None) -> None:
-        """Looks at the host, or at what it has under some names, and offers what it has now.
+        """Scans the host, or only the functions with some names, and updates the offers.
 
-        Raises `CniError` where that fails; what was seen last stays, and the lists of devices with it.
+        Raises `CniError` if that fails; the last scan and the lists of devices do not change then.
         """
         async with self._looking:
             seen, count = await self._seen(named), self._count
@@ -83,7 +83,7 @@ class Stock:
 
     async def _seen(self, named: AbstractSet[str] | None) -> Sight:
         if self._looks is not None:
-            # One that took too long. Its answer is old, and a second one would hang beside it.
+            # A scan that exceeded its limit. Its result is outdated, and a second scan would hang as well.
             await self._ended(self._looks)
         self._looks = asyncio.ensure_future(asyncio.to_thread(self.host.look, named))
         return (await self._ended(self._looks)).result()
@@ -96,17 +96,17 @@ class Stock:
         return look
 
     def configure(self, configuration: Configuration) -> None:
-        """Offers by another configuration. What is held stays with its resource."""
+        """Updates the offers for another configuration. Held devices stay with their resources."""
         self._selection = Selection(configuration)
         self._count_all()
 
     def resources(self) -> tuple[str, ...]:
-        """The resources that are served, also those that have no device at the moment."""
+        """The resources that are served, including those without a device."""
         return tuple(self._offers)
 
     @property
     def assignment(self) -> Assignment:
-        """The pools and their functions. There is none before the first look."""
+        """The pools and their functions. It does not exist before the first scan."""
         if self._count is None:
             raise AttributeError("the host has not been looked at yet")
         return self._count.assignment
@@ -119,7 +119,7 @@ class Stock:
         return self._offers.get(resource, ())
 
     def spreads(self, resource: str) -> bool:
-        """Whether several of its devices for one container are on many PFs."""
+        """Whether several devices of the resource for one container should be on different PFs."""
         pool = self.assignment.pools.get(resource)
         return pool is not None and pool.spread
 
@@ -138,7 +138,7 @@ class Stock:
             await changed.wait()
 
     def _drop_strangers(self) -> None:
-        """Forgets what is held of functions that have gone, where another one has the address now. It is not touched."""
+        """Drops holdings of functions whose address another function has now. That function is not touched."""
         for device, holding in list(self.held.items()):
             function = self.sight.inventory.get(device)
             reason = estranged(function, holding.identity, self.sight.used) if function else ""
@@ -148,7 +148,7 @@ class Stock:
                 self._forget(holding)
 
     def _place_unknown(self) -> None:
-        """Holds devices whose files are damaged for the resources that they are in now, as they are, until there is evidence."""
+        """Holds devices with damaged files, in their current state and for their current resources."""
         unknown = [device for device, holding in self.held.items() if not holding.resource]
         for device in unknown:
             del self.held[device]
@@ -173,7 +173,7 @@ class Stock:
             self._log.error(f"the files of {holding.device}, which is not held any more, could not be removed: {error}")
 
     def _recount(self) -> None:
-        """Counts what has changed since the last count."""
+        """Updates the count after changes."""
         if self._count is None:
             self._count_all()
             return
@@ -207,23 +207,23 @@ class Stock:
                     self._log.info(f"{offer.device} ({resource}) is {state}")
 
     def _tell_claims(self) -> None:
-        """Once for each set of devices: a host can have hundreds that two pools select."""
+        """Logs one message for each set of devices: two pools can select hundreds of them."""
         claims = self.assignment.contested()
         for (resource, other), devices in claims.items():
             if self._claims.get((resource, other)) != devices:
                 self._log.warning(f"{other} selects as well what {resource} has: {', '.join(devices)}")
         self._claims = claims
 
-    # What changes
+    # Allocation and release
 
     async def allocate(self, resource: str, devices: Sequence[str]) -> Contents:
-        """Gives the devices to a container, all or none of them. Raises `CniError`."""
+        """Allocates the devices to a container, all or none of them. Raises `CniError`."""
         request = " ".join(sorted(devices))
         async with self._changing:
             await self.look({*devices})
             pool, chosen = self._judged(resource, devices)
             await self._refuse_used(pool, devices)
-            # Not for a refusal: a device that is asked for again and again would never be taken back.
+            # Not for a refusal: a device that is requested again and again would never be reclaimed.
             self.grants.update({name: self.grants.get(name, 0) + 1 for name in devices})
             taken: list[str] = []
             try:
@@ -260,7 +260,7 @@ class Stock:
         return contents.replace(nodes=(), cdi=tuple(cdi.qualified(pool.name, device) for device in named))
 
     async def prepare(self, resource: str, devices: Sequence[str]) -> None:
-        """Makes the devices ready for a container that starts, or starts again. Raises `CniError`."""
+        """Prepares the devices for a container that starts or restarts. Raises `CniError`."""
         async with self._changing:
             await self.look({*devices})
             for name in devices:
@@ -273,7 +273,7 @@ class Stock:
             await self.look({*devices})
             for name in devices:
                 function = self._function(resource, name)
-                # A PF without a link makes its devices unhealthy for others, but a container may start and wait for it.
+                # Without a link of the PF, its devices are unhealthy for new requests, but this container may start.
                 pool = self.assignment.pool_of[name].replace(needs_link=False)
                 if name in self.held:
                     pool = pool.replace(driver=self.held[name].driver)
@@ -283,9 +283,9 @@ class Stock:
             await self._publish(cdi.file_name(resource))
 
     async def adopt(self, resource: str, device: str) -> None:
-        """Notes that a container has the device, as the kubelet says, though our journal knows nothing of it.
+        """Writes a journal entry for a device that a container has according to the kubelet.
 
-        Raises `DeviceNotFound` where the host has no such device any more, and `IoFailure`.
+        Raises `DeviceNotFound` if the host has no such device any more, and `IoFailure`.
         """
         async with self._changing:
             function = self.sight.inventory.get(device)
@@ -299,7 +299,7 @@ class Stock:
             self._recount()
 
     async def resume(self, device: str) -> None:
-        """Binds the driver that a held device was promised, if a process that was killed did not. Raises `CniError`."""
+        """Binds the promised driver of a held device, if a killed process did not bind it. Raises `CniError`."""
         async with self._changing:
             holding, function = self.held.get(device), self.sight.inventory.get(device)
             if holding and function and holding.driver and function.driver != holding.driver:
@@ -307,9 +307,9 @@ class Stock:
                 await self.look({device})
 
     def signs_of_use(self, devices: Iterable[str]) -> dict[str, list[str]]:
-        """Why containers may have devices, whatever journal and kubelet say. It blocks.
+        """Signs that containers have devices, regardless of the journal and the kubelet. This method blocks.
 
-        One look at all processes is for all devices. Where something cannot be looked at, that is the sign.
+        One scan of all processes serves for all devices. If a sign cannot be checked, that counts as a sign.
         """
         functions = [function for device in devices if (function := self.sight.inventory.get(device))]
         unseen = ""
@@ -336,9 +336,9 @@ class Stock:
         return signs
 
     def doubt(self, device: str, grant: int, why: Sequence[str]) -> None:
-        """Notes why a held device may be in use though no pod has it: nobody gets it then. Without reasons, that is over.
+        """Sets the reasons why a held device may be in use although no pod has it. Such a device is not allocated.
 
-        It does not count for a device that was granted since its grants were so many.
+        Without reasons, it can be allocated again. Nothing changes if the device's number of grants is not `grant`.
         """
         told = tuple(f"no pod has it any more, and {reason}" for reason in self._its_own(device, why))
         if self.grants.get(device, 0) == grant and self._doubts.get(device, ()) != told:
@@ -346,9 +346,9 @@ class Stock:
             self._recount()
 
     async def release(self, device: str, grant: int) -> bool:
-        """Takes the device back as it was found, and offers it again, unless it was granted since its grants were so many.
+        """Restores the original state of the device, and offers it again, if its number of grants is still `grant`.
 
-        Returns whether it is back. Raises `CniError`; it is still held then, unless only the look after it failed.
+        Returns whether it was released. Raises `CniError`; the device is still held, unless only the last scan failed.
         """
         async with self._changing:
             await self.look({device})
@@ -357,14 +357,14 @@ class Stock:
             name = cdi.file_name(self.held[device].resource)
             await self._give_back(device)
             with contextlib.suppress(CniError):
-                await self._publish(name)  # it stays due otherwise
+                await self._publish(name)  # if it fails, the file stays due
             await self.look({device})
             return True
 
     async def publish_all(self) -> None:
-        """Makes the CDI files those of the devices that are held; others are of a process that was killed.
+        """Writes the CDI files of held devices, and removes those of a killed process.
 
-        Raises `CniError`; what is missing is due then.
+        Raises `CniError`; the remaining files are due then.
         """
         self._files_unknown = True
         self._due.update(map(cdi.file_name, {holding.resource for holding in self.held.values()}))
@@ -372,11 +372,14 @@ class Stock:
 
     @property
     def is_due(self) -> bool:
-        """Whether `publish_due` has something to do."""
+        """Whether files are due for `publish_due`."""
         return bool(self._due) or self._files_unknown
 
     async def publish_due(self) -> None:
-        """Writes and removes the CDI files that are due, all that it can. Raises `CniError`; the others stay due then."""
+        """Writes and removes all CDI files that are due.
+
+        Raises `CniError` if some of them fail; these stay due.
+        """
         if not self.is_due:
             return
         async with self._changing:
@@ -400,7 +403,7 @@ class Stock:
 
     async def _publish(self, name: str) -> None:
         """Writes or removes a CDI file. Raises `CniError`; it is due then."""
-        # First: what changes from here on makes it due again.
+        # First: a change from here on makes the file due again.
         self._due.discard(name)
         try:
             resources = {holding.resource for holding in self.held.values()}
@@ -418,22 +421,22 @@ class Stock:
         pool = self.assignment.pools.get(resource)
         wanted = pool is not None and pool.cdi
         mine = [device for device, holder in holders(self.held).items() if holder == resource]
-        # Also of a pool without CDI, or one that is gone: containers that have got names have them when they restart.
+        # Also of a pool without CDI, or a removed pool: containers with CDI names keep them when they restart.
         return [device for device in mine if wanted or self.held[device].cdi]
 
     def _cdi_nodes(self, devices: Sequence[str]) -> dict[str, tuple[Node, ...]]:
-        """The device nodes of each device that has some: CDI has no name for a device without, and no file without names."""
+        """The device nodes of each device that has some. In CDI, a device needs an edit, and a file needs a device."""
         found = {name: container.device_nodes(self._given(name), self.sight.nodes) for name in devices}
         return {name: nodes for name, nodes in found.items() if nodes}
 
     def _given(self, device: str) -> list[Given]:
-        """A held device, and what comes with it, with what it was given away for: its pod may have changed it meanwhile."""
+        """A held device and its parts, with the properties of the allocation, not the current ones."""
         names = (device, *self.assignment.parts(device))
         functions = [function for name in names if (function := self.sight.inventory.get(name))]
         return [Given(function=one, selector=_selector(self.held[device])) for one in functions]
 
     def _judged(self, resource: str, devices: Sequence[str]) -> tuple[Pool, tuple[Given, ...]]:
-        """The pool and the devices. Raises `CniError` when one cannot be given away."""
+        """The pool and the devices. Raises `CniError` if one cannot be allocated."""
         pool = self.assignment.pools.get(resource)
         if pool is None:
             raise DeviceNotFound(f"no pool has the resource {resource}", hint="the configuration has changed")
@@ -458,7 +461,7 @@ class Stock:
                 )
             if found:
                 problems.append(f"{name}: {'; '.join(found)}")
-            # A held device may meet none any more, because of what its pod did to it.
+            # A held device may not match any selector any more, because its pod changed it.
             selector = pool.selector_of(function) or _selector(self.held.get(name))
             chosen.append(Given(function=function, selector=selector))
         if problems:
@@ -466,7 +469,7 @@ class Stock:
         return pool, tuple(chosen)
 
     async def _refuse_used(self, pool: Pool, devices: Sequence[str]) -> None:
-        """Raises `DeviceBusy` for what is in use, whatever the journal says: by a pod of another plugin, or by a former one."""
+        """Raises `DeviceBusy` if a device is in use, by a pod of another plugin or by a former pod."""
         inventory = self.sight.inventory
         together = [
             name
@@ -480,8 +483,8 @@ class Stock:
         signs = await asyncio.to_thread(self.signs_of_use, [*dict.fromkeys(together)])
         own = {name: self._its_own(name, some) for name, some in signs.items()}
         for name in own.keys() & self.held.keys():
-            # Its pod ends, or has it for another container. That pod cannot have it open: the kubelet allocates for all
-            # containers of a pod before it starts one.
+            # Its pod is ending, or has it for another container. In the second case the device is not open: the kubelet
+            # allocates for all containers of a pod before it starts one.
             own[name] = [sign for sign in own[name] if sign.startswith((_OPEN, _UNSEEN))]
         problems = [f"{name}: {'; '.join(some)}" for name, some in own.items() if some]
         if problems:
@@ -490,7 +493,7 @@ class Stock:
             )
 
     def _its_own(self, device: str, signs: Sequence[str]) -> list[str]:
-        """The signs without that of an open group, where another container may have it open for another member.
+        """The signs without that of an open group, if another container may have opened it for another member.
 
         VFIO has one device node for a group, and a pool can share groups.
         """
@@ -499,7 +502,7 @@ class Stock:
         return [sign for sign in signs if not (shared and sign == _OPEN)]
 
     def _mates(self, function: Function, devices: Sequence[str]) -> dict[str, str]:
-        """The members of its IOMMU group that another request may have, by address, with the resource."""
+        """The members of its IOMMU group that another request may hold: the resource by address."""
         own = self.held.get(function.address)
         mates = {member.address for member in self.sight.inventory.group_of(function)}
         return {
@@ -509,12 +512,12 @@ class Stock:
         }
 
     def _apart(self, function: Function, pool: Pool, devices: Sequence[str]) -> list[str]:
-        """The members of a held device's IOMMU group that somebody else may have."""
+        """The members of a held device's IOMMU group that another container may have."""
         mates = self._mates(function, devices)
         return group.conflicts(function, pool, self.sight.inventory, mates, self.assignment.pools)
 
     def _companions(self, pool: Pool, function: Function, devices: Sequence[str]) -> list[Function]:
-        """The members of its IOMMU group that have to be bound with it, or were when it was given away before."""
+        """The members of its IOMMU group that must be bound with it, or were bound at an earlier allocation."""
         inventory = self.sight.inventory
         bound = [self.held[name].device for name in self._bound_with(function.address) if name not in devices]
         again = [found for name in bound if (found := inventory.get(name))]
@@ -524,7 +527,7 @@ class Stock:
         return [device for device, holding in self.held.items() if holding.lead == lead]
 
     def _together(self, device: str) -> list[Function]:
-        """The device, and the members of its IOMMU group that are given away or bound together with it."""
+        """The device, and the members of its IOMMU group that are allocated or bound together with it."""
         names = dict.fromkeys((device, *self._bound_with(device), *self.assignment.parts(device)))
         return [found for name in names if (found := self.sight.inventory.get(name))]
 
@@ -567,7 +570,7 @@ class Stock:
         )
 
     def _as_it_is(self, pool: Pool, function: Function) -> Holding:
-        """Of a device that a pod has already: with another driver than the pool's it was given away by somebody else."""
+        """The holding of a device that a pod has. If its driver is not the pool's, another program allocated it."""
         given = Given(function=function, selector=pool.selector_of(function) or Selector())
         return self._holding(pool, given).replace(driver=pool.driver if function.driver == pool.driver else "")
 
@@ -576,7 +579,7 @@ class Stock:
         self.held[holding.device] = holding
 
     async def _undo(self, address: str, error: BaseException) -> None:
-        """Takes back what a failed allocation took. What fails here leaves the device held, and is tried again later."""
+        """Reverts a failed allocation of a function. If that fails, it stays held, and the release is repeated."""
         if address not in self.held:
             return
         try:
@@ -586,7 +589,7 @@ class Stock:
             self._log.error(f"{address} could not be taken back after a failed allocation: {failure}")
 
     async def _give_back(self, device: str) -> None:
-        # Its companions first: as long as it is held itself, somebody looks after them.
+        # Its companions first: while the device is held itself, their release is repeated after a failure.
         for companion in self._bound_with(device):
             await self._give_back(companion)
         for part in self._together(device)[1:]:
@@ -609,17 +612,17 @@ class Stock:
         await asyncio.to_thread(self.host.bind, function.address, driver, override)
 
     async def _reset_idle(self, function: Function, driver: str) -> None:
-        # With a network driver a reset would take settings away that a CNI plugin has made meanwhile.
+        # With a network driver, a reset would remove settings that a CNI plugin has made.
         if gives_to_user_space(driver) and not await asyncio.to_thread(self.host.in_use, function.address):
             self._refuse_forbidden(function)
             await asyncio.to_thread(self.host.reset, function.address)
 
     def _refuse_forbidden(self, function: Function) -> None:
-        # A device of the same model may have the address now: what is held is no leave to touch what the host uses.
+        # A device of the same model that the host uses may have the address now.
         if reason := forbidden(function, self.sight.used):
             raise DeviceBusy(f"{function.address} is left as it is: {reason}", hint="see barewire-node explain")
 
 
 def _selector(holding: Holding | None) -> Selector:
-    """What a device was given away with, as far as that decides on its device nodes."""
+    """The properties of the allocation that decide on the device nodes."""
     return Selector(rdma=holding.rdma, vhost_net=holding.vhost_net) if holding else Selector()

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CREATED, _MOVED_TO, _DELETED, _WRITTEN, _ATTRIBUTES = 0x100, 0x80, 0x200, 0x8, 0x4
 _ROUTE, _UEVENT = 0, 15
-"""Netlink's families."""
+"""Netlink families."""
 _GROUP = 1
-"""In the one the group of links, in the other that of the kernel's own messages; what udev makes of them has another one."""
+"""Multicast group: links in one family, the kernel's own uevents in the other. Messages of udev have another group."""
 _ADDRESS = re.compile(rb"\b[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b")
 _BUFFER = 4 << 20
-"""Bytes: 256 VFs that come at once send some 2000 messages of 300 bytes, each counted with its overhead."""
+"""In bytes. 256 new VFs cause about 2000 messages of 300 bytes, and the kernel adds the overhead of each."""
 
 
 class Bell:
-    """Rings: any number of rings before somebody waits are one."""
+    """An event: several rings before a wait count as one."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def ring(self, _about: bytes | None = None) -> None:
-        """`about` is what the kernel tells; None where anything can have happened."""
+        """`about` is the message of the kernel. None means that anything can have changed."""
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:
-        """True when it has rung, False when the time is over."""
+        """True if it has rung, False after the time limit."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -45,7 +45,7 @@ class Bell:
 
 
 class DeviceBell(Bell):
-    """Keeps which PCI functions it rang for."""
+    """Stores the PCI functions for which it rang."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class DeviceBell(Bell):
         super().ring()
 
     def lose(self) -> None:
-        """What it rang for is not known any more: anything can have happened."""
+        """Drops the stored functions: anything can have changed."""
         self._named = None
 
     def named(self) -> frozenset[str] | None:
-        """The addresses since the last call; None where anything can have happened."""
+        """The addresses since the last call. None means that anything can have changed."""
         named, self._named = self._named, set()
         return None if named is None else frozenset(named)
 
@@ -70,9 +70,9 @@ class DeviceBell(Bell):
 
 
 class FolderEvents:
-    """Rings a bell when an entry of one of the folders comes, goes, or changes. Folders that do not exist are passed over.
+    """Rings a bell if an entry of one of the folders is created, removed or changed. Missing folders are ignored.
 
-    `warn` is called where the kernel has no more of what it needs for that; whoever waits looks by himself at times, too.
+    `warn` is called if the kernel refuses inotify because of its limits. Callers also check in intervals.
     """
 
     def __init__(self, folders: list[str], bell: Bell, warn: Callable[[str], None] = lambda _text: None) -> None:
@@ -97,7 +97,7 @@ class FolderEvents:
             os.close(self._fd)
 
     def renew(self) -> None:
-        """Follows also folders that were made, or made anew, since the last call."""
+        """Also follows folders that were created, or created again, since the last call."""
         mask = _CREATED | _MOVED_TO | _DELETED | _WRITTEN | _ATTRIBUTES
         for folder in self._folders if self._fd >= 0 else ():
             _LIBC.inotify_add_watch(self._fd, os.fsencode(folder), mask)
@@ -108,7 +108,7 @@ class FolderEvents:
 
 
 class KernelEvents:
-    """Rings a bell when the kernel tells of something interesting; also after lost messages, when anything can have happened."""
+    """Rings a bell for each interesting message of the kernel, and after lost messages."""
 
     def __init__(self, family: int, bell: Bell, interesting: Callable[[bytes], bool] = lambda _message: True) -> None:
         self._bell = bell
@@ -134,23 +134,23 @@ class KernelEvents:
         except OSError:
             self._bell.ring()  # ENOBUFS: messages are lost
             return
-        # A process may send to our address; the kernel's own number is 0.
+        # A process may send to our address. Messages of the kernel have the sender 0.
         if sender == 0 and self._interesting(message):
             self._bell.ring(message)
 
 
 def device_events(bell: Bell) -> KernelEvents:
-    """A PCI device, or what a driver makes of one, comes, goes, or gets another driver."""
+    """Events of PCI devices and their devices of other subsystems: creation, removal, change of the driver."""
     return KernelEvents(_UEVENT, bell, is_about_pci)
 
 
 def link_events(bell: Bell) -> KernelEvents:
-    """A network device of a PCI device changes: its carrier, its master, its place."""
-    # The name of the parent's bus. Those of containers' links, of which there are many, have none.
+    """Changes of network devices of PCI devices: carrier, master, namespace."""
+    # The bus name of the parent device. Links of containers, of which there are many, have no parent device.
     return KernelEvents(_ROUTE, bell, lambda message: b"pci\0" in message)
 
 
 def is_about_pci(message: bytes) -> bool:
-    """Whether the kernel's message is about a PCI device, or about what a driver makes of one."""
+    """Whether the message is about a PCI device, or about a device that its driver created."""
     path = message.partition(b"\0")[0]
     return b"@/devices/pci" in path or b"/vfio" in path or b"/infiniband" in path

@@ -30,6 +30,8 @@ INTERPRETER = {
     "stat", "time", "zipimport",
 }  # fmt: skip
 BOOT = {"gc"}
+LARGEST = 19 << 20
+"""Bytes. gRPC alone, which the resident programs need, has as many again."""
 OURS_ON_VERSION = {
     "__future__", "_json", "cni", "cni.errors", "cni.jsontext", "cni.names", "cni.protocol", "cni.protocol.request", "cni.protocol.result", "cni.serve",
     "cni.value", "cni.version", "select",
@@ -193,6 +195,15 @@ def test_libraries_of_the_slow_path_are_not_in_the_bundle() -> None:
     names = {path.name.partition(".")[0] for path in (BUNDLE / "_internal").iterdir()}
     names |= {name.partition(".")[0] for name in packed}
     assert not names & {"asyncio", "logging", "multiprocessing", "ovs", "pydantic", "pyroute2", "unittest"}
+
+
+def test_the_resident_programs_add_nothing_to_the_bundle_of_the_plugins() -> None:
+    packed, *_ = marshal.loads((BUNDLE / "_internal" / "barewire.modules").read_bytes())
+    names = {path.name.partition(".")[0] for path in (BUNDLE / "_internal").iterdir()}
+    names |= {name.partition(".")[0] for name in packed}
+    assert not names & {"deviceplugin", "google", "grpc", "kubevirt", "prometheus_client", "resident"}
+    size = sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file() and not path.is_symlink())
+    assert size < LARGEST, f"{size / (1 << 20):.1f} MiB"
 
 
 def test_a_log_of_level_debug_finds_the_module_that_it_needs() -> None:

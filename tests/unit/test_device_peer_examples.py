@@ -140,7 +140,7 @@ def test_a_selector_that_is_not_supported_is_refused_and_not_passed_over(key):
 
 
 def test_subfunctions_are_refused_by_their_device_type_too():
-    with pytest.raises(InvalidConfig, match=r"resourceList\[0\].deviceType"):
+    with pytest.raises(InvalidConfig, match=r"resourceList\[0\].deviceType: not supported yet: .* subfunctions"):
         selected([resource(deviceType="auxNetDevice", selectors={"vendors": ["15b3"]})])
 
 
