@@ -30,7 +30,7 @@ SIGHT = Sight(
 HELD = {
     VFS[0]: Holding(device=VFS[0], resource=RESOURCE, driver="vfio-pci", found_driver="iavf"),
     VFS[1]: Holding(device=VFS[1], resource=RESOURCE, driver="vfio-pci", found_driver="snd", lead=VFS[0]),
-    VFS[2]: Holding(device=VFS[2], resource="intel.com/former"),
+    VFS[2]: Holding(device=VFS[2], resource="intel.com/former", found_driver="iavf"),
 }
 CONFIGURATION = parse(
     json.dumps(
@@ -58,6 +58,12 @@ def test_resources_have_numbers_and_held_devices_their_pods_and_drivers():
     assert (lead.pod, lead.found_driver, lead.driver) == ("default/machine", "iavf", "iavf")
     assert (companion.pod, companion.lead) == ("default/machine", VFS[0])
     assert (former.pod, former.found_driver) == ("", "")
+
+
+def test_an_unhealthy_device_is_a_device_of_its_resource_but_no_healthy_one():
+    functions = {**SIGHT.inventory.functions, VFS[1]: function(VFS[1], driver="")}
+    found = status(SIGHT.replace(inventory=Inventory(functions=functions)), CONFIGURATION, {})
+    assert (found.resources[0].devices, found.resources[0].healthy) == (tuple(VFS[:2]), 1)
 
 
 def test_remarks_tell_of_second_claims_unknown_keys_and_what_a_pod_has_of_no_resource():
