@@ -1,1 +1,1 @@
-"""The sidecar of KubeVirt's network binding: it gives a domain its vhost-user interfaces."""
+"""The sidecar of KubeVirt's network binding plugin: it adds vhost-user interfaces to a domain."""

@@ -1,4 +1,4 @@
-"""The entry point of `barewire-kubevirt`: it can be ended from the first moment on."""
+"""The entry point of `barewire-kubevirt`: signals end it from the first moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """The exit code."""
-    # The kernel keeps signals without a handler from a container's first process, and importing gRPC takes seconds.
+    # The kernel drops signals without a handler to the first process of a container, and importing gRPC takes seconds.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     from kubevirt.command import run

@@ -1,6 +1,6 @@
-"""The command line of `barewire-kubevirt`, the sidecar of the network binding plugin. The composition root.
+"""The command line and composition root of `barewire-kubevirt`, the sidecar of the network binding plugin.
 
-KubeVirt starts it without arguments, so each option has an environment variable, which an image of one's own can set.
+KubeVirt starts it without arguments, so each option has an environment variable, which a derived image can set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kubevirt.port import SOCKETS
 from kubevirt.sidecar import HOOKS, Sidecar, socket_name
 
 DEFAULT_BINDING = "vhostuser"
-"""Of KubeVirt versions that do not say under which name the plugin is registered."""
+"""For KubeVirt versions that do not pass the name under which the plugin is registered."""
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """The change of the domain, from text to text: each interface of our binding becomes one of type vhostuser. Pure.
 
-virt-launcher calls its hooks again with what it has read back from libvirt, and its schema has dropped the socket's path and
-the sizes of the queues by then. So an interface is made anew each time, from the machine; only what libvirt has decided since
-is kept: the address on the guest's bus.
+virt-launcher calls its hooks again with the domain that it has read back from libvirt. Its schema has dropped the
+socket's path and the sizes of the queues by then. So each call builds the interface again from the machine. It keeps
+only the address on the guest's bus, which libvirt has assigned.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from kubevirt.port import Port, Sight
 
 QUEUE_SIZE = 1024
-"""The most that QEMU has; 256, the default, loses packets in bursts of DPDK's."""
+"""QEMU's maximum. With the default, 256, bursts of a DPDK program lose packets."""
 
 _ALIAS = "ua-"
-"""What the alias of a user begins with; KubeVirt's is the network's name."""
+"""The prefix that libvirt requires of aliases of its users; KubeVirt adds the network's name."""
 
 
 def change(text: bytes, machine: Machine, binding: str, sight: Sight) -> bytes:
-    """The domain for libvirt. Raises `InvalidConfig` if the machine cannot have what it wants."""
+    """The domain for libvirt. Raises `InvalidConfig` if the machine's interfaces cannot work."""
     if not machine.of_binding(binding):
         return text
     document = Document(text)
     devices = _devices(document)
     present = _present(devices)
-    # An interface that has gone may have lost its network, too, and is not added again.
+    # An absent interface may have lost its network too. It is not added again.
     bound = [each for each in machine.of_binding(binding) if each.state != ABSENT or each.name in present]
     if not bound:
         return text
@@ -48,7 +48,7 @@ def change(text: bytes, machine: Machine, binding: str, sight: Sight) -> bytes:
 
 
 def interface(port: Port, address: bytes = b"", indent: bytes = b"") -> bytes:
-    """The element. `address` is the one that the guest has it at already."""
+    """The element. `address` is the existing `<address>` element on the guest's bus, or empty."""
     queues = {} if port.queues is None else {"queues": port.queues}
     sizes = {"rx_queue_size": QUEUE_SIZE, "tx_queue_size": QUEUE_SIZE}
     parts = [
@@ -84,7 +84,7 @@ def _devices(document: Document) -> Element:
 
 
 def _present(devices: Element) -> dict[str, Element]:
-    """The interfaces by their network's name."""
+    """The interfaces by the names of their networks."""
     found: dict[str, Element] = {}
     for element in devices.all("interface"):
         alias = element.first("alias")
@@ -107,7 +107,7 @@ def _vcpus(root: Element) -> int:
 def _put(
     document: Document, devices: Element, wanted: list[Port], present: Mapping[str, Element], order: list[str]
 ) -> None:
-    """Each one in the place of its predecessor, or behind the interface that the machine names before it."""
+    """Puts each one in the place of its predecessor, or behind the interface that precedes it in the machine."""
     for port in wanted:
         if old := present.get(port.network):
             address = old.first("address")
@@ -130,7 +130,7 @@ def _put(
 
 
 def _put_into_empty(document: Document, devices: Element, wanted: list[Port]) -> None:
-    """Where no interface is, ours stand behind the emulator, as KubeVirt writes it, or before all devices."""
+    """Puts them behind the emulator, where KubeVirt writes interfaces, or before all devices."""
     if emulator := devices.first("emulator"):
         indent = document.indent(emulator)
         for port in wanted:

@@ -1,4 +1,4 @@
-"""What others have written about a machine's interfaces, as values: KubeVirt's network-info and the metadata of DRA devices. Pure."""
+"""KubeVirt's network-info and the metadata of DRA devices, as values. Pure."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 SMALLEST_MTU, LARGEST_MTU = 68, 9702
-"""IPv4's smallest, and the largest that Open vSwitch with DPDK takes."""
+"""The minimum of IPv4, and the maximum of Open vSwitch with DPDK."""
 
 PATH_ATTRIBUTE, MTU_ATTRIBUTE = "vhost-user-path", "mtu"
-"""What the DRA driver of Open vSwitch with DPDK says of a device; the socket's path is that in the container."""
+"""Attributes from the DRA driver for Open vSwitch with DPDK; the path is valid in the container."""
 _METADATA_GROUP = "metadata.resource.k8s.io/"
 
 
 class Fact(Value):
-    """What is known about an interface. Empty, None: nothing is."""
+    """The socket and the MTU of an interface; empty and None if unknown."""
 
     path: str = ""
     mtu: int | None = None
 
 
 def network_info(text: bytes, networks: Collection[str]) -> dict[str, Fact] | None:
-    """By the network's name, for these networks. None: it is not written yet. Raises `InvalidConfig`.
+    """The facts by the name of the network, for these networks; None if the file is still empty.
 
-    An entry's `mac` is not read. It is the user's, which the machine contains as well, or the CNI plugin's, which
-    is another one for each pod.
+    Raises `InvalidConfig`. The `mac` of an entry is not read: it is the user's, which the machine contains as well, or
+    the CNI plugin's, which is different for each pod.
     """
     if not text.strip():
         return None
@@ -39,7 +39,7 @@ def network_info(text: bytes, networks: Collection[str]) -> dict[str, Fact] | No
     found: dict[str, Fact] = {}
     for entry in _items(_loaded(text, where), "interfaces", where):
         name = entry.get("network")
-        # An entry of another binding may have values that are valid there only: InfiniBand's MTU, for example.
+        # An entry of another binding may have values that are valid only there, such as the MTU of InfiniBand.
         if not isinstance(name, str) or name not in networks:
             continue
         device = _object(entry.get("deviceInfo"), f"{where}: deviceInfo")
@@ -52,9 +52,9 @@ def network_info(text: bytes, networks: Collection[str]) -> dict[str, Fact] | No
 
 
 def device_metadata(text: bytes, where: str) -> Fact | None:
-    """Of the first device that has a socket. None: nothing is written yet. Raises `InvalidConfig`.
+    """The facts of the first device that has a socket; None if the file is still empty. Raises `InvalidConfig`.
 
-    The file is a stream of objects that say the same in several versions of the format; the first known one counts.
+    The file is a stream of objects with the same content in several versions of the format. The first known one counts.
     """
     if not text.strip():
         return None

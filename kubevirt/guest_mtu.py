@@ -1,7 +1,7 @@
-"""The MTU that the guest is offered, as a property of its card. Pure.
+"""The MTU of the guest, as a property of its card. Pure.
 
-libvirt has `<mtu>`, and sets it on a network device of the host as well. A vhost-user interface has none, so that libvirt (9.0 and
-11.3 were tried) does not start the machine: "Cannot set interface MTU". QEMU's own property can be given beside it.
+libvirt applies `<mtu>` to a network device of the host as well. A vhost-user interface has no such device, so libvirt
+(tested: 9.0 and 11.3) does not start the machine: "Cannot set interface MTU". The property of QEMU needs none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PROPERTY = "host_mtu"
 
 
 def offer(document: Document, wanted: Mapping[str, int | None]) -> None:
-    """Notes the changes that give the cards of these aliases their MTUs, or none. Raises `InvalidConfig`."""
+    """Notes the changes that set, or remove, the MTUs of the cards with these aliases. Raises `InvalidConfig`."""
     mtus = {alias: mtu for alias, mtu in wanted.items() if mtu is not None}
     override = document.root.first("qemu:override")
     if override is None:
@@ -65,7 +65,7 @@ def _device(alias: str, mtu: int, indent: bytes) -> bytes:
 
 
 def _is_ours(device: Element) -> bool:
-    """Whether it has nothing but the property that is written here."""
+    """Whether it contains only the property that this module writes."""
     frontend = device.children[0] if len(device.children) == 1 else None
     value = frontend.children[0] if frontend and len(frontend.children) == 1 else None
     return (

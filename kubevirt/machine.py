@@ -1,4 +1,4 @@
-"""The VirtualMachineInstance, as far as the sidecar reads it. Pure."""
+"""The parts of the VirtualMachineInstance that the sidecar reads. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 from cni.errors import InvalidConfig
 
 LARGEST = 2 << 20
-"""Bytes of the JSON. etcd takes an object of 1.5 MB."""
+"""The maximum size of the JSON, in bytes. etcd stores objects of at most 1.5 MB."""
 
 
 def _list(value: Any) -> Any:
@@ -23,7 +23,7 @@ def _object(value: Any) -> Any:
 
 
 class _Part(BaseModel):
-    # What we do not read may be anything: it is of a later KubeVirt, or of somebody else.
+    # Other fields may have any value: they come from a later KubeVirt or from other programs.
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
@@ -49,7 +49,7 @@ class Cpu(_Part):
 
     @property
     def count(self) -> int:
-        """0 if nothing is said."""
+        """The number of CPUs; 0 if none of the three is given."""
         given = (self.cores, self.sockets, self.threads)
         return max(self.cores, 1) * max(self.sockets, 1) * max(self.threads, 1) if any(given) else 0
 
@@ -125,7 +125,7 @@ class Machine(_Part):
     status: Status = Status()
 
     def of_binding(self, name: str) -> list[Interface]:
-        """The interfaces that the plugin of that name binds."""
+        """The interfaces of the network binding plugin with that name."""
         found = self.spec.domain.devices.interfaces
         return [each for each in found if each.binding is not None and each.binding.name == name]
 
@@ -134,7 +134,7 @@ class Machine(_Part):
 
 
 def parse(text: bytes) -> Machine:
-    """The machine. Raises `InvalidConfig` with all that is wrong in what is read."""
+    """The machine. Raises `InvalidConfig` with all problems of the parts that are read."""
     if len(text) > LARGEST:
         raise InvalidConfig(
             f"the VirtualMachineInstance has {len(text)} bytes, and {LARGEST} are the most that is read"

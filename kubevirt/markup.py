@@ -1,6 +1,7 @@
-"""XML whose elements know where they stand in the text, so that a change leaves every other byte as it was. Pure.
+"""XML whose elements know their positions in the text, so that a change leaves all other bytes unchanged. Pure.
 
-Whoever parses and writes a document anew loses what the parser does not keep: comments, quotes, order, other programs' elements.
+A program that parses and writes a document loses everything that its parser does not keep: comments, quotes, order,
+elements of other programs.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 LARGEST = 1 << 20
-"""Bytes of a document. A domain of KubeVirt's has thousands."""
+"""The maximum size of a document, in bytes. A domain of KubeVirt has some thousands."""
 MOST_ELEMENTS = 20_000
-"""They are kept in memory, of which KubeVirt gives a sidecar 64 MB where the machine has CPUs of its own."""
+"""The elements are in memory, and KubeVirt limits the sidecar of a machine with dedicated CPUs to 64 MB."""
 DEEPEST = 64
-"""Levels of elements. A domain has about ten."""
+"""The maximum number of levels of elements. A domain has about ten."""
 
 
 class Element:
-    """An element and its place: the tag begins at `start` and ends at `inner`, the closing tag begins at `close` and ends at `end`.
+    """An element and its place: the tag is from `start` to `inner`, and the closing tag from `close` to `end`.
 
-    All are positions in the bytes. Of `<a/>` the last three are equal.
+    All are positions in the bytes. For `<a/>` the last three are equal.
     """
 
     __slots__ = ("attributes", "children", "close", "end", "inner", "name", "start", "text")
@@ -39,7 +40,7 @@ class Element:
         self.text = ""
 
     def all(self, *path: str) -> Iterator[Element]:
-        """The elements below this one that are reached by these names, in the order of the text."""
+        """The elements below this one with these names on the way, in the order of the text."""
         for child in self.children:
             if child.name == path[0]:
                 if len(path) == 1:
@@ -56,7 +57,7 @@ class Element:
 
 
 class Document:
-    """A text and its root element. Changes are noted, and made all at once by `changed`."""
+    """A text and its root element. `changed` applies all noted changes at once."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
@@ -70,7 +71,7 @@ class Document:
         return self.text[element.start : element.end]
 
     def indent(self, element: Element) -> bytes:
-        """The line break and the blanks before an element; empty if it does not begin a line."""
+        """The line break and the blanks before an element; empty if it is not the first on its line."""
         return _indent_before(self.text, element.start)
 
     def put_after(self, element: Element, text: bytes, indent: bytes) -> None:
@@ -80,18 +81,18 @@ class Document:
         self.replace(element.start, element.start, text + self.indent(element))
 
     def child_indent(self, parent: Element) -> bytes:
-        """What stands before a child that is put into the parent."""
+        """The line break and the blanks for a new child of the parent."""
         indent = self.indent(parent)
         return indent + step_of(indent) if indent else b""
 
     def put_first(self, parent: Element, texts: Iterable[bytes]) -> None:
-        """Puts elements before all others of the parent, each on a line of its own where the parent begins one."""
+        """Puts elements before all others of the parent, each on its own line if the parent is the first on a line."""
         indent = self.indent(parent)
         inside = b"".join(self.child_indent(parent) + text for text in texts)
         if not inside:
             return
         if parent.is_empty_tag:
-            # The slash goes, and a closing tag comes.
+            # A closing tag replaces the slash.
             slash = self.text.rindex(b"/", parent.start, parent.end)
             self.replace(slash, parent.end, b">" + inside + indent + f"</{parent.name}>".encode())
         elif not self.text[parent.inner : parent.close].strip():
@@ -106,7 +107,7 @@ class Document:
         self.replace(end, end, f" {name}={quoteattr(value)}".encode())
 
     def changed(self) -> bytes:
-        """The text with all changes. Those at one place stand in the order in which they were noted."""
+        """The text with all changes. Changes at one position are in the order in which they were noted."""
         parts, position = [], 0
         for start, end, text in sorted(self._edits, key=lambda edit: edit[:2]):
             parts += [self.text[position:start], text]
@@ -115,14 +116,14 @@ class Document:
 
 
 def step_of(indent: bytes) -> bytes:
-    """By how much a child is indented more: KubeVirt uses tabs, libvirt two blanks."""
+    """The additional indentation of a child: KubeVirt uses tabs, libvirt two blanks."""
     return b"\t" if indent.endswith((b"\t", b"\n")) else b"  "
 
 
 def tag(
     name: str, attributes: Mapping[str, object] | None = None, inner: Iterable[bytes] = (), indent: bytes = b""
 ) -> bytes:
-    """An element. Its children stand on lines of their own if it has an `indent`, as `Document.indent` gives it."""
+    """An element. With an `indent` (see `Document.indent`) its children are on separate lines."""
     head = name + "".join(f" {key}={quoteattr(str(value))}" for key, value in (attributes or {}).items())
     children = list(inner)
     if not children:
@@ -138,7 +139,7 @@ def _indent_before(text: bytes, start: int) -> bytes:
 
 
 class _Reader:
-    """Reads a document into elements. Raises `InvalidConfig` for what is no XML, and for what could reach beyond it."""
+    """Reads a document into elements. Raises `InvalidConfig` for invalid XML, and for a document type."""
 
     def __init__(self, text: bytes) -> None:
         if len(text) > LARGEST:
@@ -190,12 +191,12 @@ class _Reader:
             self._open[-1].text += text
 
     def _refuse(self, *_doctype: object) -> None:
-        # Entities are defined in a document type, and can read files or grow without end.
+        # A document type defines entities, which can read files or grow without limit.
         raise InvalidConfig("the domain has a document type declaration, which is not read")
 
 
 def _tag_end(text: bytes, start: int) -> int:
-    """The position after the `>` of the tag that begins at `start`. In quotes a `>` may stand for itself."""
+    """The position after the `>` of the tag at `start`. A `>` in quotes does not end the tag."""
     position = start
     while True:
         position += 1

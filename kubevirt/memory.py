@@ -1,4 +1,4 @@
-"""Memory that the vswitch can map: without, the guest starts, and its interface is silently dead. Pure."""
+"""Memory that the vswitch can map. Without it, the guest starts, but its interface has no link and no error. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from kubevirt.markup import Document, Element
 
 MEMFD_ANNOTATION = "kubevirt.io/memfd"
-"""`false` keeps KubeVirt from memfd where there are huge pages; those of hugetlbfs can be shared as well."""
+"""With `false`, KubeVirt uses hugetlbfs instead of memfd for huge pages, which can be shared as well."""
 _SHARED = {"mode": "shared"}
 _SHAREABLE = ("memfd", "file")
 
 
 def share(document: Document, machine: Machine) -> None:
-    """Notes the changes that make all memory of the domain shared. Raises `InvalidConfig` if it cannot be."""
+    """Notes the changes that make all memory of the domain shared. Raises `InvalidConfig` if that is impossible."""
     root = document.root
     if root.first("launchSecurity") is not None:
         raise InvalidConfig(
@@ -58,7 +58,7 @@ def _complete(document: Document, backing: Element, machine: Machine) -> None:
 def _parts(backing: Element | None, machine: Machine) -> list[bytes]:
     """The elements that are missing."""
     missing = {name for name in ("source", "access") if backing is None or backing.first(name) is None}
-    # Huge pages without memfd are a choice of the user's: their files are shared, too.
+    # The user can choose huge pages without memfd: their files are shared too.
     if backing is not None and backing.first("hugepages") is not None:
         missing -= {"source"} if machine.metadata.annotations.get(MEMFD_ANNOTATION) == "false" else set()
     parts = {"source": tag("source", {"type": "memfd"}), "access": tag("access", _SHARED)}

@@ -1,4 +1,4 @@
-"""The files in the pod that tell of its networks: read, and awaited where they are written after the pod's start."""
+"""The files in the pod about its networks, some of which are written after the start of the pod."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ DEVICE_METADATA = "/var/run/kubernetes.io/dra-device-attributes"
 _METADATA_END = "-metadata.json"
 
 CALL_SECONDS = 10.0
-"""How long a call waits for a file. virt-handler gives its own call 20 seconds, and repeats one that fails."""
+"""The time that a call waits for a file. virt-handler limits its own call to 20 s, and repeats a failed one."""
 INFO_SECONDS = 90.0
-"""How long, from the first call on, a machine does not start without its network-info: the kubelet renews a volume each minute.
+"""The time from the first call during which a machine does not start without its network-info.
 
-KubeVirt may also write none, when no network has anything to tell.
+The kubelet updates a volume once a minute. If no network has a device, KubeVirt may write nothing.
 """
 _PAUSE = 0.2
 _LARGEST = 1 << 20
 
 
 class PodFiles:
-    """Looks at the files for a machine."""
+    """Reads the files for a machine."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PodFiles:
         self._first: float | None = None
 
     async def sight(self, machine: Machine, binding: str) -> Sight:
-        """What is known. Raises `InvalidConfig`, and `TryAgainLater` for what is not written yet."""
+        """The facts of all files. Raises `InvalidConfig`, and `TryAgainLater` for a file that is not written yet."""
         now = time.monotonic()
         self._first = self._first or now
         deadline = now + self._call_seconds
@@ -64,7 +64,7 @@ class PodFiles:
         )
 
     async def _network_info(self, networks: Collection[str], deadline: float) -> dict[str, Fact]:
-        """Empty where the plugin is registered without `downwardAPI`: then there is no file."""
+        """The facts by network; empty if there is no file, because the plugin is registered without `downwardAPI`."""
         end = (self._first or 0) + self._info_seconds
         while (text := _read(self._info)) is not None:
             if (found := network_info(text, networks)) is not None:
@@ -92,7 +92,7 @@ class PodFiles:
         folders = self._folders(machine, claim)
         while True:
             problem: InvalidConfig | None = None
-            # A request may have devices of several drivers, each with a file, which are written one after another.
+            # A request may have devices of several drivers. Each writes a file, one after the other.
             for path in (path for folder in folders for path in _metadata_files(folder)):
                 try:
                     if (fact := device_metadata(_read(path) or b"", path)) is not None:
@@ -109,9 +109,9 @@ class PodFiles:
             await asyncio.sleep(_PAUSE)
 
     def _folders(self, machine: Machine, claim: Claim) -> list[str]:
-        """Kubernetes has one place for claims that the pod has by name, and one for those that are made from a template."""
+        """The places of Kubernetes for a claim by name, and for a claim from a template."""
         named = (each.resource_claim_name for each in machine.spec.resource_claims if each.name == claim.claim_name)
-        # A request may offer alternatives, request/alternative; the folder is that of the request.
+        # A request may contain alternatives (request/alternative). The directory has the name of the request.
         request = claim.request_name.partition("/")[0]
         names = {"resourceclaimtemplates": claim.claim_name, "resourceclaims": next(named, None) or claim.claim_name}
         for name in (request, *names.values()):
@@ -128,7 +128,7 @@ def _metadata_files(folder: str) -> list[str]:
 
 
 def _read(path: str) -> bytes | None:
-    """The content, at most so much that it is refused as too long. None: there is no such file. Raises `TryAgainLater`."""
+    """The content; None if there is no such file. Raises `TryAgainLater`, and `InvalidConfig` if it is too long."""
     try:
         with open(path, "rb") as file:
             text = file.read(_LARGEST + 1)

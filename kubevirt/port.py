@@ -1,4 +1,4 @@
-"""An interface of ours as the domain gets it: decided from the machine and from what is known about its network. Pure."""
+"""The plan for a vhost-user interface of the domain, from the machine and the facts about its network. Pure."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from kubevirt.machine import Interface, Machine, Network
 
 SOCKETS = "/var/run/kubevirt/sockets"
-"""Where each virt-launcher has its volume `sockets`."""
+"""The mount path of the volume `sockets` in each virt-launcher."""
 LONGEST_PATH = 107
-"""Bytes of a Unix socket's path, without the one that ends it."""
+"""The maximum length of the path of a Unix socket, in bytes, without the final null byte."""
 QUEUES = 128
-"""The most pairs of queues that DPDK's vhost library has for a port. QEMU does not start with more."""
+"""The maximum number of pairs of queues of a port in DPDK's vhost library. QEMU does not start with more."""
 
 ABSENT, DOWN = "absent", "down"
-"""KubeVirt's words for an interface that is to go, and for one whose link is down."""
+"""States of an interface in KubeVirt: to be removed, and with its link down."""
 
 OF_KUBEVIRT = frozenset(("launcher-sock", "launcher-init-sock"))
-"""virt-launcher's own sockets in that volume."""
+"""The names of virt-launcher's own sockets in that volume."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
-"""Names of networks: KubeVirt allows these characters, and so does libvirt in an alias."""
+"""The form of names of networks, for which KubeVirt and libvirt's aliases allow the same characters."""
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 class Port(Value):
-    """`network` is the name in the machine, and `ifname` that in the pod. `queues` is None without multiqueue."""
+    """`network` is the name in the machine, `ifname` the name in the pod. `queues` is None without multiqueue."""
 
     network: str
     ifname: str
@@ -54,7 +54,7 @@ class Port(Value):
 
 
 class Sight(Value):
-    """What the sidecar knows beside the machine: facts by network's name, and the folder of the sockets."""
+    """The facts by the name of the network, of network-info and of claims, and the directory of the sockets."""
 
     info: Mapping[str, Fact]
     claims: Mapping[str, Fact]
@@ -66,7 +66,7 @@ def ports(
 ) -> list[Port]:
     """The ports of these interfaces of the machine, in their order.
 
-    `macs` are those that the domain has for them already, and `vcpus` its number of CPUs. Raises `InvalidConfig`.
+    `macs` are the addresses in the domain by network, and `vcpus` is its number of CPUs. Raises `InvalidConfig`.
     """
     found = [_port(machine, interface, sight, macs, vcpus) for interface in interfaces]
     paths: dict[str, str] = {}
@@ -107,7 +107,7 @@ def _port(machine: Machine, interface: Interface, sight: Sight, macs: Mapping[st
 
 
 def _path(name: str, network: Network, ifname: str, sight: Sight) -> str:
-    """The claim's socket for a network of a claim; else the one that a device-info file names; else that of the convention."""
+    """The socket of the claim, if the network has one; otherwise that of network-info, or of the convention."""
     fact = sight.claims.get(name) if network.resource_claim else sight.info.get(name)
     path = (fact.path if fact else "") or f"{sight.sockets}/{ifname}"
     if not is_plain_path(path) or not path.isprintable():
@@ -131,7 +131,7 @@ def judged_mac(name: str, mac: str) -> str:
 
 
 def made_mac(machine: Machine, name: str) -> str:
-    """An address for an interface that nobody gave one: the same at each start of the machine, on each node."""
+    """The address of an interface without `macAddress`: the same at each start of the machine, on each node."""
     firmware = machine.spec.domain.firmware
     owner = f"{firmware.uuid if firmware else ''}/{machine.metadata.namespace}/{machine.metadata.name}/{name}"
     digest = hashlib.sha256(owner.encode()).digest()
@@ -139,7 +139,7 @@ def made_mac(machine: Machine, name: str) -> str:
 
 
 def _model(machine: Machine, interface: Interface) -> str:
-    """As KubeVirt names virtio on that architecture. Raises `InvalidConfig` for a card that vhost-user does not have."""
+    """KubeVirt's name of virtio on that architecture. Raises `InvalidConfig` for another model than virtio."""
     if interface.model not in ("", "virtio"):
         raise InvalidConfig(
             f"interface {interface.name}: a vhost-user interface cannot be a card of model {shown(interface.model)}",

@@ -1,4 +1,4 @@
-"""The sidecar as virt-launcher sees it: a gRPC server on a socket in the folder of the hooks."""
+"""The interface of the sidecar to virt-launcher: a gRPC server on a socket in the directory of the hooks."""
 
 from __future__ import annotations
 
@@ -25,28 +25,31 @@ if TYPE_CHECKING:
 HOOKS = "/var/run/kubevirt-hooks"
 NAME = "barewire-vhostuser"
 PRIORITY = -1000
-"""Higher ones come first. A hook that reads the domain by KubeVirt's schema would drop our socket's path again."""
+"""Higher values come first. A later hook that uses KubeVirt's schema would drop the socket's path again."""
 ANSWER_SECONDS = 50.0
-"""Bound of a call: virt-launcher's own is a minute."""
+"""The time limit of a call; that of virt-launcher is a minute."""
 END_SECONDS = 5.0
-"""For calls that are at work when the sidecar ends."""
+"""The time limit of running calls when the sidecar ends."""
 _CALLS = 8
 _LONGEST_MESSAGE = LARGEST + machines.LARGEST + 1024
 _LONGEST_REASON = 2000
-"""Bytes of an error's text: gRPC sends it as a header of 8 KB at most, with three characters for most bytes beyond ASCII."""
+"""The maximum size of an error's text, in bytes.
+
+gRPC sends it as a header of at most 8 KB, and encodes most bytes outside ASCII with three characters.
+"""
 _LONGEST_OWNER = 40
-"""Characters of a name that are part of the name of a socket, whose path has 107 bytes at most."""
+"""The maximum number of characters of a name in the name of a socket, whose path has at most 107 bytes."""
 
 
 def socket_name(container: str, binding: str) -> str:
-    """A name that no other sidecar of the pod has: virt-launcher knows their sockets by name only, also across folders.
+    """A unique name in the pod: virt-launcher identifies sockets by their names only, also across directories.
 
-    The container's name comes from KubeVirt. The binding's is as good; without both a random one is.
+    The name of the container comes from KubeVirt. Without it the name of the binding is used, or a random one.
     """
     given = container or binding or secrets.token_hex(8)
     owner = re.sub("[^A-Za-z0-9.-]+", "-", given)[:_LONGEST_OWNER]
     if owner != given:
-        # Two names may be the same after that.
+        # Two different names can have the same result.
         owner = f"{owner}-{hashlib.sha256(given.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return f"{owner}-vhu.sock"
 
@@ -62,12 +65,12 @@ class Sidecar:
         self._end = asyncio.Event()
 
     async def run(self) -> None:
-        """Raises `IoFailure` when the socket cannot be made."""
+        """Raises `IoFailure` if the socket cannot be created."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end.set)
         server = self._server()
-        # From here on virt-launcher may connect, and an answer that does not come in time makes it give up: nothing in between.
+        # From here on virt-launcher can connect, and gives up if a response is late: no work in between.
         await server.start()
         self._log.info(f"binding {self._binding}: serving on {self._path}")
         await self._end.wait()
@@ -96,7 +99,7 @@ class Sidecar:
         return server
 
     async def _info(self, _request: Any, _context: Any) -> dict[str, Any]:
-        # Not PreCloudInitIso: its data are secrets, and nothing of ours is in them.
+        # Not PreCloudInitIso: it contains secrets, and no data for this sidecar.
         hooks = ("OnDefineDomain", "Shutdown")
         return {
             "name": NAME,
@@ -138,19 +141,19 @@ class Sidecar:
         return {}
 
     async def _refuse(self, context: Any, code: grpc.StatusCode, error: CniError) -> None:
-        """Fails the call. virt-launcher shows the text as the reason why the machine does not start."""
+        """Fails the call. virt-launcher reports the text as the reason why the machine does not start."""
         self._log.error(f"{error}" + (f"; {error.hint}" if error.hint else ""))
         await context.abort(code, reason(error))
 
 
 def reason(error: CniError) -> str:
-    """The error's text as the status of a call."""
+    """The text of the error for the status of a call."""
     text = f"{NAME}: {error}" + (f" ({error.hint})" if error.hint else "")
     return text.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")
 
 
 def _with_answer_of(call: Call, function: Any) -> Any:
-    """The function with the call's own message as its answer: the versions' messages are alike, and types of their own."""
+    """The function with the response type of the call: the messages of the versions are equal, their types are not."""
 
     async def answer(request: Any, context: Any) -> Any:
         return call.response(**await function(request, context))
