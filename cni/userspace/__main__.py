@@ -1,4 +1,4 @@
-"""Entry point of the executable `userspace`: wires the real world to the plugin, imported when a command needs it."""
+"""Entry point of the executable `userspace`: connects the plugin to the host, if a command needs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load(request: Request) -> Plugin:
-    """The plugin for one call; VERSION and malformed requests are answered without."""
+    """The plugin for one call. VERSION and malformed requests do not need it."""
     from cni.attachment.records import Attachments
     from cni.host.netns import Namespaces
     from cni.node.start import begin
@@ -28,7 +28,7 @@ def load(request: Request) -> Plugin:
     from ipam.embedded import EmbeddedIpam
 
     node, log = begin(request, PLUGIN)
-    # Ports are named after their pods: there is no end of names.
+    # Ports are named after their pods, so there is no limit to the number of names.
     attachments = log.traced(Attachments(plugin=PLUGIN, lasting_locks=False, warn=log.warning), "records")
     ipam = log.traced(EmbeddedIpam(request.env, node), "ipam")
     sockets = log.traced(Sockets(log, node.trusted_owners), "sockets")
@@ -47,7 +47,7 @@ def load(request: Request) -> Plugin:
 
 
 def _pods(kubeconfig: str, seconds: float, node: NodeConf) -> Pods:
-    # http.client and ssl cost more than all the rest: only where the API server is asked.
+    # http.client and ssl cost more than all other modules: they are imported only if the API server is needed.
     from cni.kube.access import access_of
     from cni.kube.pods import open_pods
 

@@ -1,4 +1,4 @@
-"""The world that the `userspace` plugin works on, beside records, addresses and the log."""
+"""The adapters of the `userspace` plugin, except records, addresses and the log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Adapters(Value):
-    """`vswitch` opens the one at a database's address; `seconds` bound each of its calls."""
+    """`vswitch` opens the vswitch whose database has this address; `seconds` limits each of its calls."""
 
     namespaces: Namespaces
     vswitch: OpenVswitch

@@ -1,6 +1,6 @@
-"""What networks may name: the usual places and databases, and what the node's administrator adds. Pure.
+"""The directories and databases that networks may name: the usual ones, and those that the administrator adds. Pure.
 
-The author of a network is not trusted with the host, so that places come from here and from the node's configuration.
+The author of a network is not trusted with the host, so they are defined here and in the node configuration.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     Problem = tuple[str, str]
 
 VHOST_DIRECTORY = "/run/barewire/vhost"
-"""Where the vswitch finds the sockets, each in a short folder of its own."""
+"""The directory where the vswitch finds the sockets, each in a short directory."""
 
 _RUN = ("/run", "/var/run")
-"""One directory, by its two names."""
+"""One directory with two names."""
 
 ROOTS = (
     *(f"{run}/{name}" for run in _RUN for name in ("vhostuser", "vhost-user", "vhost", "vhost_sockets", "usrspcni")),
@@ -28,20 +28,21 @@ ROOTS = (
     "/var/lib/vhost_sockets",
     "/usr/local/var/run/openvswitch",
 )
-"""Directories for sockets: custom's in /run, and those of userspace-cni, its documentation and its examples."""
+"""Directories for sockets: the usual ones in /run, and those of userspace-cni, its documentation and its examples."""
 
 DATABASES = tuple(f"{run}/openvswitch" for run in _RUN)
-"""Directories with sockets of OVSDB servers. Nobody puts sockets of pods there."""
+"""Directories with sockets of OVSDB servers. They never contain sockets of pods."""
 
 REMOTES = (REMOTE, "unix:/usr/local/var/run/openvswitch/db.sock")
-"""Distributions' database, and that of an Open vSwitch built from source, whose directory may hold pods' sockets, too."""
+"""The database of distributions, and of an Open vSwitch built from source, whose directory may also hold pods'
+sockets."""
 
 _OURS = (*(f"{run}/barewire" for run in _RUN), "/var/lib/cni/barewire")
-"""Whatever the node's configuration allows: no place for a pod's sockets."""
+"""Directories that are never for sockets of pods, whatever the node configuration allows."""
 
 
 def problems(conf: UserspaceConfDict, node: NodeConf) -> list[Problem]:
-    """What a configuration names that it may not, as (JSON path, text)."""
+    """The values of a configuration that networks may not use, as (JSON path, text)."""
     shared, vhost, kubelet = conf.get("sharedDir"), conf.get("vhostDir"), conf.get("kubeletRoot")
     found = []
     if shared is not None and is_plain_path(shared) and not socket_root(shared, node):
@@ -64,24 +65,24 @@ def remote_problems(remote: str, node: NodeConf) -> list[Problem]:
 
 
 def socket_root(path: str, node: NodeConf) -> str:
-    """The place for sockets that the path is, or is in; empty when it is elsewhere."""
+    """The directory for sockets that contains the path, or is the path; empty if there is none."""
     if not is_plain_path(path) or is_below(path, _OURS):
         return ""
     return next((root for root in _roots(node) if is_below(path, (root,))), "")
 
 
 def is_shared_place(path: str, node: NodeConf) -> bool:
-    """Whether it is a place for sockets itself, which many pods use, and no directory in one."""
+    """Whether the path is itself a directory for sockets, which many pods use, and not a directory in one."""
     return path.rstrip("/") in _roots(node)
 
 
 def places(node: NodeConf) -> str:
-    """The places for sockets, for messages."""
+    """The directories for sockets, for messages."""
     return ", ".join(root for root in _roots(node) if not root.startswith("/var/run/"))
 
 
 def is_remote(remote: str, node: NodeConf) -> bool:
-    """Whether networks may name that database. Its form is judged elsewhere."""
+    """Whether networks may name that database. `parse_remote` checks its form."""
     if remote in (*REMOTES, *node.sockets.ovsdb):
         return True
     path = remote.removeprefix("unix:")
@@ -89,25 +90,26 @@ def is_remote(remote: str, node: NodeConf) -> bool:
 
 
 def default_vhost_directory(node: NodeConf) -> str:
-    """The folder of the short folders, of networks that name none."""
+    """The parent of the short directories for networks that do not name one."""
     return node.sockets.vhost_dir.rstrip("/") or VHOST_DIRECTORY
 
 
 def vhost_directory(named: object, node: NodeConf) -> str:
-    """The folder of the short folders: as named, if that may be; else the default."""
+    """The parent of the short directories: the named one if it is allowed, otherwise the default."""
     if isinstance(named, str) and _is_vhost_directory(named, node):
         return named.rstrip("/")
     return default_vhost_directory(node)
 
 
 def kubelet_root(named: str | None, node: NodeConf) -> str:
-    """The kubelet's directory, as the network or the node has it."""
+    """The kubelet's directory according to the network or the node."""
     return (named or node.kubelet_root).rstrip("/")
 
 
 def _is_vhost_directory(path: str, node: NodeConf) -> bool:
     own = (default_vhost_directory(node), *(f"{run}/barewire/vhost" for run in _RUN))
-    # Not in a place for sockets: a pod's root may place links there, and a short folder is made by its path.
+    # A directory for sockets is refused: a pod's root may create links there, and a short directory is made by its
+    # path.
     return is_plain_path(path) and is_below(path, own)
 
 

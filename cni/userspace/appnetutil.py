@@ -1,9 +1,9 @@
-"""userspace-cni's annotations of a pod, in the form that app-netutil reads: whose they are, and how they change. Pure.
+"""userspace-cni's annotations of a pod, in the form that app-netutil reads: their owners and their changes. Pure.
 
-`userspace/configuration-data` is a JSON list with an element for each interface; `userspace/mapped-dir` is the folder in
-which a container finds the sockets. A change is a mapping in which None removes.
+`userspace/configuration-data` is a JSON list with an element for each interface; `userspace/mapped-dir` is the
+directory in which a container finds the sockets. A change is a mapping in which None removes an annotation.
 
-app-netutil puts folder and socket name together without a slash between them (its issue 45), so the folder ends in one.
+app-netutil joins directory and socket name without a slash (its issue 45), so the directory ends with one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Changes = dict[str, str | None]
 
 INTERFACE_TYPE = "vhostuser"
-"""What a configuration that names no type stands for."""
+"""The type of an interface whose configuration names none."""
 
 DATA, FOLDER = "userspace/configuration-data", "userspace/mapped-dir"
 
@@ -47,7 +47,7 @@ def entry(
             "iftype": container.get("iftype") or host.get("iftype") or INTERFACE_TYPE,
             "netType": container.get("netType") or "interface",
             "memif": dict(container.get("memif") or {}),
-            # The application's side of the socket: it listens.
+            # This is the application's end of the socket: it listens.
             "vhost": {"mode": "server", **vhost},
             "bridge": dict(container.get("bridge") or {}),
         },
@@ -56,9 +56,9 @@ def entry(
 
 
 def added(annotations: Mapping[str, str], element: JsonObject, folder: str) -> Changes:
-    """The changes that tell about the interface. Elements of other sandboxes are stale: a pod has one at a time.
+    """The changes that add the interface. Elements of other sandboxes are stale: a pod has one sandbox at a time.
 
-    Raises `InvalidConfig` when another interface of the same sandbox relies on another folder.
+    Raises `InvalidConfig` if another interface of the same sandbox needs another directory.
     """
     mine = [one for one in _elements(annotations) or [] if one.get("containerId") == element["containerId"]]
     others = [one for one in mine if one.get("ifName") != element["ifName"]]
@@ -72,7 +72,7 @@ def added(annotations: Mapping[str, str], element: JsonObject, folder: str) -> C
 
 
 def removed(annotations: Mapping[str, str], container_id: str, ifname: str) -> Changes:
-    """The changes that take the interface's element away; what cannot be read is left as it is."""
+    """The changes that remove the interface's element. Annotations in another form are left unchanged."""
     elements = _elements(annotations)
     if elements is None:
         return {}
@@ -87,7 +87,7 @@ def _changed(annotations: Mapping[str, str], wanted: Changes) -> Changes:
 
 
 def _elements(annotations: Mapping[str, str]) -> list[JsonObject] | None:
-    """The elements; None when there is no list of objects."""
+    """The elements; None if the annotation is not a list of objects."""
     try:
         elements = jsontext.loads((annotations.get(DATA) or "").encode())
     except DecodeFailure:

@@ -1,4 +1,4 @@
-"""What an attachment of the `userspace` plugin is, and how its record says so. All values, no I/O."""
+"""The attachment of the `userspace` plugin, and its form in a record. Values only, no I/O."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 
 PLUGIN = "userspace"
-"""What a record of ours says of its plugin."""
+"""The value of `plugin` in our records."""
 
 
 class PodName(Value):
-    """A pod, as CNI_ARGS name it; `uid` is empty where the runtime does not tell it."""
+    """A pod according to CNI_ARGS; `uid` is empty if the runtime does not pass it."""
 
     namespace: str
     name: str
@@ -58,12 +58,13 @@ class PodName(Value):
 
 
 class PortAttachment(Value):
-    """A port, its socket, and whom it is told to.
+    """A port with its socket, and the receivers of its description.
 
-    `remote` is the vswitch's database. `socket` is the socket's name in `directory`, `container_dir` the directory as
-    the pod's containers see it. `config_file` is the name of the file beside the socket that tells the application
-    about it, or empty. `pod` is the pod to annotate, or None; `kubeconfig` is empty for in-cluster access. `pod_folder` is the kubelet's folder
-    of the pod, which is there as long as the pod; empty where the runtime does not tell the pod's UID.
+    `remote` is the vswitch's database. `socket` is the socket's name in `directory`, `container_dir` the directory's
+    path in the pod's containers. `config_file` is the name of the file beside the socket that describes it to the
+    application, or empty. `pod` is the pod to annotate, or None; `kubeconfig` is empty for in-cluster access.
+    `pod_folder` is the kubelet's directory of the pod, which exists as long as the pod; empty if the runtime does not
+    pass the pod's UID.
     """
 
     remote: str
@@ -80,12 +81,12 @@ class PortAttachment(Value):
 
     @property
     def container_path(self) -> str:
-        """The socket as the application sees it."""
+        """The path of the socket for the application."""
         return f"{self.container_dir}/{self.socket}"
 
 
 def owner_of(key: Key, pod_uid: str = "") -> Owner:
-    """The owner's mark of all that this attachment has in the vswitch."""
+    """The owner's mark of everything that this attachment has in the vswitch."""
     return Owner(container_id=key.container_id, ifname=key.ifname, network=key.network, pod_uid=pod_uid)
 
 
@@ -140,7 +141,7 @@ def deferred_of(record: Record) -> DeferredDict:
 
 
 def from_record(record: Record) -> PortAttachment:
-    """The attachment that a record tells of. Raises `IoFailure` when the record does not hold one."""
+    """The attachment that a record describes. Raises `IoFailure` if the record does not contain one."""
     wanted = wanted_of(record)
     try:
         pod = wanted["pod"]

@@ -1,4 +1,4 @@
-"""What CHECK compares: the attachment as recorded, with the vswitch and the host as they are."""
+"""CHECK: compares the recorded attachment with the state of the vswitch and of the host."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def _port_drift(vswitch: Vswitch, attachment: PortAttachment, log: Log) -> Itera
     if seen.link_state == "up" and wanted.mtu is not None and seen.mtu != wanted.mtu:
         yield f"port {wanted.name} has MTU {seen.mtu}, not {wanted.mtu}"
     if seen.link_state != "up":
-        # No difference: OVS shows it stale after a restart, and the application may not have begun to listen.
-        log.warning(f"nobody listens on {wanted.path}, as far as the vswitch knows")
+        # This is no difference: OVS reports a stale state after a restart, and the application may not listen yet.
+        log.warning(f"no application listens on {wanted.path} according to the vswitch")

@@ -18,7 +18,7 @@ OldVlan = Annotated[int, Field(ge=0, le=4094)]
 Trunk = Annotated[int, Field(ge=0, le=4094)]
 Bits = Annotated[int, Field(ge=0, le=1 << 50)]
 PortMtu = Annotated[int, Field(ge=68, le=9702)]
-"""OVS's DPDK ports take frames of 9728 bytes; a larger MTU is logged by ovs-vswitchd, and the port keeps its 1500."""
+"""OVS's DPDK ports accept frames of 9728 bytes. ovs-vswitchd only logs a larger MTU, and the port keeps its 1500."""
 
 Id = Annotated[int, Field(ge=0, le=(1 << 32) - 2)]
 

@@ -1,6 +1,6 @@
-"""Where the socket of an attachment is: looks at the kubelet's folders, at the pod, and at the configuration.
+"""Determines the socket's directory from the kubelet's directories, the pod, and the configuration.
 
-The order: the volume that the pod has for it, the configured shared directory, a directory of our own.
+The order: the pod's volume for sockets, the configured shared directory, a directory that the plugin creates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cni.userspace.request import ParsedRequest
 
 _OF_ONE_POD = frozenset(("owner", "mode", "acl", "selinuxLabel"))
-"""Keys of `socketDirectory` that would shut out, or let in, the other pods of a place that many use."""
+"""Keys of `socketDirectory` that would exclude, or admit, the other pods that use a shared directory."""
 
 
 class Place(Value):
@@ -94,7 +94,7 @@ def _of_pod(
             hint=f"make it an emptyDir, or a hostPath in one of {allowed.places(node)}; "
             "the node's administrator can allow more (sockets.roots in /etc/barewire/node.json)",
         )
-    # The group of `host.vhost` is userspace-cni's key, and gives nobody more than the directory's mode does.
+    # The group in `host.vhost` is userspace-cni's key, and grants no more than the directory's mode.
     if allowed.is_shared_place(named, node) and _OF_ONE_POD & {*(request.conf.get("socketDirectory") or {})}:
         raise InvalidConfig(
             f"socketDirectory: the pod's {volume} is {named} of the host, which many pods use",
@@ -113,16 +113,16 @@ def _shared(key: Key, conf: UserspaceConfDict, node: NodeConf) -> SocketDirector
 
 
 def _placed(named: str, what: str, node: NodeConf) -> tuple[str, str]:
-    """The folder that a place for sockets is in, and the path that was named in that place; both without symlinks.
+    """The parent of a directory for sockets, and the named path in that directory; both without symlinks.
 
-    A place for sockets may be writable for pods. The folder that it is in may not: root's alone is followed there, and
-    two pods that share a directory by two names must see that they do.
+    A directory for sockets may be writable for pods, but its parent must not be: only root's symlinks are followed
+    there, and two pods that use one directory by two names must get the same path.
     """
     parent = os.path.dirname(allowed.socket_root(named, node))
     try:
         root = Roots(allowed=(parent,), owners=node.trusted_owners).resolved(parent, what)
     except NotThere:
-        root = parent  # What is missing is made, and judged then.
+        root = parent  # A missing directory is created, and checked then.
     return root, os.path.join(root, named[len(parent) :].strip("/"))
 
 

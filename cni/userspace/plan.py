@@ -1,4 +1,4 @@
-"""Decides what an ADD makes: a pure function of the request and of the directory that was found for it."""
+"""Plans an ADD: a pure function of the request and of the socket's directory."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from cni.userspace.sockets.directory import SocketDirectory
 
 _SHORT = 12
-"""Characters of a container ID that name a container for people, as container runtimes print it."""
+"""Number of characters of a container ID that container runtimes print."""
 
 _BITS_PER_KBIT = 1000
 
 
 def port_name(key: Key) -> str:
-    """The name of the attachment's port, lock, and short folder: userspace-cni's, where the container ID is a hash."""
+    """The name of the attachment's port, lock and short directory: userspace-cni's if the container ID is a hash."""
     return f"{container_name(key.container_id)}-{key.ifname}"
 
 
 def is_port_name(name: str) -> bool:
-    """Whether `port_name` can have made it."""
+    """Whether `port_name` can have made the name."""
     container, dash, ifname = name[:_SHORT], name[_SHORT : _SHORT + 1], name[_SHORT + 1 :]
     return len(container) == _SHORT and is_hex(container) and dash == "-" and is_ifname(ifname)
 
 
 def container_name(container_id: str) -> str:
-    """Twelve characters for the container. Other IDs than hashes may be alike in their first twelve."""
+    """Twelve characters for the container. IDs that are not hashes may be equal in their first twelve characters."""
     short = container_id[:_SHORT]
     if len(short) == _SHORT and is_hex(short):
         return short
@@ -54,18 +54,18 @@ def socket_name(key: Key, conf: UserspaceConfDict, naming: str) -> str:
 
 
 def config_file_name(port: str) -> str:
-    """userspace-cni's name of the file that tells the application about its interface."""
+    """userspace-cni's name of the file that describes the interface to the application."""
     return f"configData-{port}.json"
 
 
 def plan(
     key: Key, request: ParsedRequest, directory: SocketDirectory, socket: str, container_dir: str
 ) -> PortAttachment:
-    """The attachment. The vswitch finds the socket below the short folder, if there is one."""
+    """The attachment. The vswitch finds the socket in the short directory, if there is one."""
     conf = request.conf
     path = f"{directory.mount or directory.path}/{socket}"
     if len(path.encode()) > LONGEST_SOCKET_PATH:
-        # OVS takes a longer one without a word, and never connects.
+        # OVS accepts a longer path without an error, and never connects.
         raise SocketDirUnfit(
             f"the socket's path has {len(path.encode())} bytes, more than {LONGEST_SOCKET_PATH}: {path}",
             hint="shorten vhostDir or host.vhost.socketfile; without allowUnsafeSocketDir the path is a short one",
@@ -99,7 +99,7 @@ def _port(key: Key, request: ParsedRequest, path: str) -> Port:
         tag=conf.get("vlan", bridge.get("vlanId") or None),
         trunks=tuple(sorted(set(conf.get("trunks") or ()))),
         mtu=conf.get("mtu"),
-        # CNI looks from the pod, where ingress is what it receives.
+        # CNI's directions are the pod's: ingress is the traffic that it receives.
         to_pod=_rate(limits.get("ingressRate"), limits.get("ingressBurst")),
         from_pod=_rate(limits.get("egressRate"), limits.get("egressBurst")),
         tx_retries=conf.get("txRetries"),
@@ -114,7 +114,7 @@ def _rate(bits: int | None, burst: int | None) -> Rate | None:
 
 
 def made_mac(key: Key) -> str:
-    """A locally administered address that is the attachment's own, and the same when its ADD is repeated."""
+    """A locally administered address that is specific to the attachment, and the same when its ADD is repeated."""
     text = str(key).encode()
     tail = zlib.crc32(text).to_bytes(4, "big") + (zlib.adler32(text) & 0xFF).to_bytes(1, "big")
     return (b"\x02" + tail).hex(":")

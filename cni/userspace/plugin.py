@@ -1,4 +1,4 @@
-"""The `userspace` plugin: what its ADD does, and what the other commands have to do with ports."""
+"""The `userspace` plugin: its ADD, and the parts of the other commands that are specific to ports."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 
 STATUS_SECONDS = 2.0
-"""Bound for the vswitch's sign of life, which takes milliseconds; the kubelet calls STATUS every 5 s."""
+"""Time limit for a response of the vswitch, which takes milliseconds; the kubelet calls STATUS every 5 s."""
 
 
 class UserspacePlugin(Lifecycle):
-    """One call of the plugin, with the world that it works on."""
+    """One call of the plugin, with the adapters that it uses."""
 
     _removal: PortRemoval
 
@@ -68,7 +68,7 @@ class UserspacePlugin(Lifecycle):
         self._node = node
 
     def add(self, request: Request) -> Result:
-        """Makes the port, and publishes to the pod where its socket has to be."""
+        """Creates the port, and publishes the path of its socket to the pod."""
         wanted, key = parse_request(request, self._node, self._log), Key.of(request)
         previous = request.prev_result() or Result()
         _require_absent(request, previous)
@@ -103,7 +103,7 @@ class UserspacePlugin(Lifecycle):
         return [lambda: self._removal.clean_orphans(request.network, valid, remote, vhost)]
 
     def require_node(self, request: Request) -> None:
-        """See `Lifecycle`: Open vSwitch is installed. A database that is stopped leaves its directory behind."""
+        """See `Lifecycle`: Open vSwitch is installed. If its database is stopped, the directory still exists."""
         missing = _missing_directory(remote_of(request, self._node))
         if missing:
             raise NotAvailable(
@@ -112,9 +112,10 @@ class UserspacePlugin(Lifecycle):
             )
 
     def require_network(self, request: Request) -> None:
-        """See `Lifecycle`: ovs-vswitchd can make ports on the bridge; `LimitedConnectivity`: only its database answers.
+        """See `Lifecycle`: ovs-vswitchd can create ports on the bridge.
 
-        A database on another host is asked only if the administrator wants it: STATUS costs the network nothing.
+        Raises `LimitedConnectivity` if only its database responds. A database on another host is contacted only if the
+        administrator wants it: STATUS causes no network traffic.
         """
         bridge, creates = bridge_of(request)
         remote = remote_of(request, self._node)
@@ -124,19 +125,19 @@ class UserspacePlugin(Lifecycle):
     # Steps of ADD.
 
     def _clear_the_way(self, key: Key, attachment: PortAttachment) -> None:
-        """Removes attachments that are gone and have what this one is going to have; what earlier calls left pending, too.
+        """Removes dead attachments that have what this one needs, and what earlier calls left pending.
 
-        Each removal takes the lock of its own port, so no lock is held when this is called.
+        Each removal takes the lock of its own port, so no lock may be held when this is called.
         """
         self._removal.drain(key.network)
         for gone in self._in_the_way(key, attachment):
             self._removal.collect_dead(gone)
 
     def _in_the_way(self, key: Key, attachment: PortAttachment) -> list[Key]:
-        """The attachments that this one cannot be beside, whether they are gone or not.
+        """The attachments that cannot exist beside this one, living or dead.
 
-        An earlier life of the same container; the owner of the port's name, as two containers can have whose IDs are alike;
-        and the users of the socket, such as an earlier sandbox of the pod, whose DEL was lost.
+        They are: an earlier attachment of the same container; the owner of the port's name, since the names of two
+        containers can be equal; and the users of the socket, such as an earlier sandbox of the pod whose DEL was lost.
         """
         owner = self._attachments.of_device(attachment.port.name)
         users = [
@@ -145,7 +146,7 @@ class UserspacePlugin(Lifecycle):
         return [*dict.fromkeys((key, *[one.key for one in (owner, *users) if one is not None]))]
 
     def _require_free(self, key: Key, name: str) -> None:
-        """Refuses the name of a port that another attachment has. Called with the port's lock held."""
+        """Refuses a port's name that another attachment has. Called with the port's lock held."""
         owner = self._attachments.of_device(name)
         if owner is None:
             return
@@ -163,7 +164,7 @@ class UserspacePlugin(Lifecycle):
     def _remove_orphan(self, attachment: PortAttachment) -> None:
         """Removes a port with the attachment's mark and without a record: the record was lost.
 
-        It is also the first look at the vswitch's database: where that does not answer, nothing has been changed.
+        This is also the first access to the vswitch's database. If it does not respond, nothing has been changed.
         """
         vswitch, owner = self._adapters.vswitch(attachment.remote), attachment.port.owner
         left = vswitch.show(owner=owner)
@@ -174,10 +175,10 @@ class UserspacePlugin(Lifecycle):
             self._adapters.sockets.remove(attachment.directory, attachment.socket, attachment.config_file)
 
     def _claimed(self, request: Request, netns: Netns, planned: PortAttachment, device_info: str) -> Record:
-        """Saves the record. From then on DELs see that the directory is used; meanwhile none takes it away.
+        """Saves the record. From then on DELs see that the directory is used; meanwhile none of them removes it.
 
-        Called with the port's lock held. Raises `DeviceBusy` where the port's name is in use, and `TryAgainLater` where the
-        vswitch does not answer: nothing has been changed by then.
+        Called with the port's lock held. Raises `DeviceBusy` if the port's name is in use, and `TryAgainLater` if the
+        vswitch does not respond: nothing has been changed by then.
         """
         key = Key.of(request)
         self._require_free(key, planned.port.name)
@@ -199,10 +200,10 @@ class UserspacePlugin(Lifecycle):
             return record
 
     def _among_others(self, key: Key, planned: PortAttachment) -> tuple[PortAttachment, FoundDict | None]:
-        """The attachment among those in its directory, and how the directory was before the first of them.
+        """The attachment, given the others in its directory, and the state of the directory before the first of them.
 
-        A directory that is to go when it is empty goes with the last of them. Raises `SocketDirUnfit` when another one
-        wants it to be of another owner, or with other permissions, and when something has the socket's name already.
+        A directory that is removed when it is empty is removed with the last of them. Raises `SocketDirUnfit` if
+        another one requires a different owner or different permissions, and if the socket's name is taken.
         """
         sockets, beside = self._adapters.sockets, self._removal.in_directory(key, planned)
         directory = planned.directory.replace(absent=sockets.is_missing(planned.directory), since=sockets.now())
@@ -213,11 +214,11 @@ class UserspacePlugin(Lifecycle):
                     f"{directory.path} is used by {other.key}, with another owner or other permissions",
                     hint="give both networks the same socketDirectory, or the pod two volumes",
                 )
-        # The vswitch refuses a second port on the socket of an attachment that lives.
+        # The vswitch refuses a second port on the socket of a living attachment.
         taken = any(wanted_of(one)["socket"] == planned.socket for one in beside)
         sockets.require_free(directory, "" if taken else planned.socket, planned.config_file)
         found = found_of(wanting[0]) if wanting else sockets.found(directory)
-        # What another attachment made, also on the way to its own directory, goes with the last one that needs it.
+        # Directories that another attachment made are removed with the last attachment that needs them.
         absent = directory.absent or bool(self._removal.making(key, directory.path))
         whole = self._removal.with_parents(key, directory.replace(absent=absent))
         return planned.replace(directory=whole), found
@@ -231,7 +232,7 @@ class UserspacePlugin(Lifecycle):
         return plan.plan(key, wanted, directory, place.socket, place.seen)
 
     def _admitting(self, directory: SocketDirectory, wanted: ParsedRequest) -> SocketDirectory:
-        """The directory, where Open vSwitch may connect to new sockets if it is not root and nothing else is configured."""
+        """The directory. Unless configured otherwise, Open vSwitch may connect to new sockets if it is not root."""
         if ownership.is_wanted(directory):
             return directory
         user = self._adapters.sockets.vswitch_user(wanted.conf.get("ovsdb") or REMOTE)
@@ -245,7 +246,7 @@ class UserspacePlugin(Lifecycle):
     # Steps of DEL.
 
     def _remote(self, request: Request) -> str | None:
-        """The vswitch's database, None for one that nothing can have been attached with."""
+        """The vswitch's database; None if no attachment can have used the configured one."""
         try:
             return remote_of(request, self._node)
         except InvalidConfig as error:
@@ -259,7 +260,7 @@ class UserspacePlugin(Lifecycle):
         except (TryAgainLater, VswitchRefused) as error:
             missing = _missing_directory(remote)
             if missing:
-                # Nobody can have made a port there: each failed sandbox would leave another promise, which none can keep.
+                # No call can have created a port there, and each failed sandbox would leave another deferred removal.
                 self._log.warning(f"{missing} does not exist: no port of {key} is looked for")
                 return
             self._removal.defer(key, remote, vhost)
@@ -267,9 +268,10 @@ class UserspacePlugin(Lifecycle):
 
 
 def _require_absent(request: Request, previous: Result) -> None:
-    """Refuses the name of an interface that an earlier plugin of the list made for this pod.
+    """Refuses the name of an interface that an earlier plugin of the list created for this pod.
 
-    With two of one name a runtime takes the port's address for the interface's, and CRI-O's CHECK kills the pod.
+    With two interfaces of one name, a runtime reports the port's address for the other one, and CRI-O's CHECK kills the
+    pod.
     """
     if any((one.name, one.sandbox) == (request.ifname, request.netns) for one in previous.interfaces):
         raise InterfaceExists(
@@ -279,7 +281,7 @@ def _require_absent(request: Request, previous: Result) -> None:
 
 
 def _missing_directory(remote: str) -> str:
-    """The directory of a database's socket if it does not exist: there is no Open vSwitch. A stopped one leaves it behind."""
+    """The directory of a database's socket if it is missing: Open vSwitch is not installed. A stopped one leaves it."""
     kind, _, place = remote.partition(":")
     directory = os.path.dirname(place)
     return directory if kind == "unix" and not os.path.isdir(directory) else ""

@@ -1,4 +1,4 @@
-"""Tells the pod about its port: the device-info file, the pod's annotations, or a file beside the socket."""
+"""Describes the port to the pod: in the device-info file, in the pod's annotations, or in a file beside the socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cni.userspace.sockets.sockets import Sockets
 
     class Pods(Protocol):
-        """The API server's pods. Every call is bounded."""
+        """The API server's pods. Every call has a time limit."""
 
         def get(self, namespace: str, name: str) -> JsonObject: ...
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     OpenPods = Callable[[str, float], Pods]
 
 ADD_SECONDS, DEL_SECONDS = 10.0, 3.0
-"""Bounds for the API server. A pod that goes must not wait for it: what is left is done by a later call."""
+"""Time limits for the API server. A pod's deletion does not wait for it: a later call does the rest."""
 
 
 IP_RESULT_VERSION = "0.4.0"
-"""app-netutil takes an address only with its family beside it, which later versions of results leave out."""
+"""app-netutil requires the address family beside an address, and later versions of results omit it."""
 
 
 class Publisher:
@@ -52,15 +52,15 @@ class Publisher:
         self._log = log
 
     def pod(self, name: PodName, kubeconfig: str) -> JsonObject:
-        """The pod's object. Raises `PodNotFound`, also when another pod has its name now."""
+        """The pod's object. Raises `PodNotFound`, also if another pod has its name now."""
         found = self._pods(kubeconfig, ADD_SECONDS).get(name.namespace, name.name)
         if name.uid and name.uid not in uids(found):
             uid = (found.get("metadata") or {}).get("uid")
-            raise PodNotFound(f"pod {name.namespace}/{name.name} has been made anew: its UID is {uid}, not {name.uid}")
+            raise PodNotFound(f"pod {name.namespace}/{name.name} was created again: its UID is {uid}, not {name.uid}")
         return found
 
     def publish(self, record: Record, attachment: PortAttachment, entry: JsonObject) -> None:
-        """Tells the pod. `entry` is its element of the annotation."""
+        """Publishes the port. `entry` is its element of the annotation."""
         if record.device_info:
             device_info.write(record.device_info, device_info.vhost_user(attachment.container_path))
         if attachment.config_file:
@@ -75,7 +75,7 @@ class Publisher:
             )
 
     def withdraw(self, record: Record, attachment: PortAttachment, deadline: float | None) -> None:
-        """Takes the annotations back. The file beside the socket goes with that, the device-info file is the removal's."""
+        """Removes the annotations. Other steps remove the file beside the socket and the device-info file."""
         if attachment.pod is None:
             return
         try:
@@ -86,7 +86,7 @@ class Publisher:
                 lambda present: appnetutil.removed(present, record.key.container_id, record.key.ifname),
             )
         except PodNotFound:
-            return  # Its annotations went with it.
+            return  # Its annotations were deleted with it.
 
     def _change(
         self,
@@ -101,7 +101,7 @@ class Publisher:
         self._pods(attachment.kubeconfig, seconds).change_annotations(pod.namespace, pod.name, pod.uid, of_pod)
 
     def _pods(self, kubeconfig: str, seconds: float) -> Pods:
-        # An ADD asks twice, and to read a kubeconfig takes longer than to be answered.
+        # An ADD needs it twice, and reading a kubeconfig takes longer than a request.
         opened = self._opened.get((kubeconfig, seconds)) or self._open_pods(kubeconfig, seconds)
         self._opened[kubeconfig, seconds] = opened
         return opened

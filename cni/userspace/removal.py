@@ -1,4 +1,4 @@
-"""The way back of the `userspace` plugin: the port goes, with its socket; by its record, or without one by its owner's mark."""
+"""Removes ports with their sockets: by their records, or without a record by their owner's mark."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ if TYPE_CHECKING:
 
 
 UNPLUG_SECONDS = 10.0
-"""Bound for the vswitch: a pod that goes does not wait for it longer, what is left is done by a later call."""
+"""Time limit for the vswitch. A pod's deletion does not wait longer: a later call does the rest."""
 
 LOOK_SECONDS = 2.0
-"""Bound for a look into the database that is configured now, after the one of the record did not answer."""
+"""Time limit for the configured database, after the recorded one did not respond."""
 
 MOST_DEFERRED = 64
-"""Bound for removals that wait for a vswitch: a node without one makes another with every DEL, and none is ever kept."""
+"""Maximum number of removals deferred until a vswitch responds.
+
+On a node without a vswitch, every DEL would add one that can never be carried out.
+"""
 
 
 class PortRemoval(Removal):
-    """Undoes attachments of ports. `present` is the database that is configured now, empty where none is."""
+    """Undoes attachments of ports. `present` is the database that is configured now; empty if there is none."""
 
     def __init__(
         self, *, adapters: Adapters, attachments: Attachments, ipam: Ipam, log: Log, present: str = ""
@@ -57,7 +60,7 @@ class PortRemoval(Removal):
         }
 
     def blocks_delete(self, _record: Record, /) -> bool:
-        """Nothing of a port keeps a pod from going: what is left is in nobody's way but the same attachment's."""
+        """The rest of a port never blocks the pod's deletion: only an ADD of the same attachment needs its removal."""
         return False
 
     def remotes(self, record: Record) -> dict[str, str]:
@@ -79,7 +82,7 @@ class PortRemoval(Removal):
         try:
             self._adapters.publisher.withdraw(record, attachment, deadline)
         except (InvalidConfig, KubeRefused) as error:
-            # Credentials or rights that are gone may come back; a pod whose folder is gone will not.
+            # Missing credentials or rights may be restored later, but a pod without a directory is gone.
             if not attachment.pod_folder or os.path.isdir(attachment.pod_folder):
                 raise
             self._log.warning(f"the pod is gone, its annotations are not looked after: {error}")
@@ -116,7 +119,7 @@ class PortRemoval(Removal):
             self.delete_unrecorded(record.key, self._present, vhost, deadline)
 
     def _has_moved(self, key: Key, remote: str, deadline: float | None) -> bool:
-        """Whether the attachment's ports are in the database that is configured now, as when its socket was moved."""
+        """Whether the attachment's ports are in the database that is configured now: its socket may have moved."""
         if self._present in ("", remote):
             return False
         try:
@@ -126,9 +129,9 @@ class PortRemoval(Removal):
             return False
 
     def _remove_socket(self, record: Record, attachment: PortAttachment, unplugged: bool) -> None:
-        """Removes the socket with its directory, but for what another attachment uses by now.
+        """Removes the socket and its directory, except parts that another attachment uses by now.
 
-        A socket that is named by the configuration, or after the interface, has that name in the pod's next sandbox, too.
+        A socket with a configured name, or the interface's, has the same name in the pod's next sandbox.
         """
         directory = attachment.directory
         with self.locked_directories():
@@ -140,11 +143,11 @@ class PortRemoval(Removal):
             found = None if wanting else found_of(record)
             self._adapters.sockets.remove(left, socket, attachment.config_file, found=found)
             if unplugged and (beside or left != directory):
-                # Whoever looks next must not take us for one that still needs the directory.
+                # The next removal must not count this attachment among those that need the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))
 
     def locked_directories(self) -> Lock:
-        """Lock on who uses which directory. A port's lock may be held; none is asked for while this one is held."""
+        """The lock on the use of directories. A port's lock may be held; no lock is taken while this one is held."""
         return self._attachments.locked_directories()
 
     def in_directory(self, key: Key, attachment: PortAttachment) -> list[Record]:
@@ -156,7 +159,7 @@ class PortRemoval(Removal):
         ]
 
     def with_parents(self, key: Key, directory: SocketDirectory) -> SocketDirectory:
-        """The directory with the folders above it that go with it: missing ones, and those that our attachments made."""
+        """The directory with the parents that are removed with it: missing ones, and those of our attachments."""
         if not directory.absent and not directory.made:
             return directory
         parents = []
@@ -167,7 +170,7 @@ class PortRemoval(Removal):
         return directory.replace(parents=tuple(parents))
 
     def _going(self, key: Key, directory: SocketDirectory, beside: list[Record]) -> SocketDirectory:
-        """The directory without what others of our attachments use: the last of them takes that away."""
+        """The directory without the parts that other attachments use: the last of these attachments removes them."""
         if beside or (directory.absent and self.making(key, directory.path)):
             return directory.replace(absent=False, parents=())
         parents = list(directory.parents)
@@ -178,23 +181,26 @@ class PortRemoval(Removal):
         return directory.replace(parents=tuple(parents))
 
     def making(self, key: Key, folder: str) -> list[Record]:
-        """The other attachments that made the folder, or found that another one had: each of them needs it."""
+        """The other attachments that made the folder, or found that another one had made it: each of them needs it."""
         with_it = self._attachments.others_with(key, folder)
         return [one for one in with_it if DEVICE in one.left and _makes(one, folder)]
 
     def is_deferred(self, record: Record, /) -> bool:
-        """A record of `promise`."""
+        """Whether `defer` made the record."""
         return is_deferred(record)
 
     def delete_unrecorded(self, key: Key, remote: str, vhost: str, deadline: float | None = None) -> None:
-        """Removes the ports that bear the attachment's mark, with their short folders in `vhost`, if no record has them."""
+        """Removes the ports with the attachment's mark, and their short directories in `vhost`, unless recorded."""
         owner = owner_of(key)
         vswitch = self._adapters.vswitch(remote, seconds=within(deadline, UNPLUG_SECONDS))
         shown = {seen.port.name: seen.port.path for seen in vswitch.show(owner=owner)}
         for name, path in {port_name(key): "", **shown}.items():
             if not is_port_name(name):
-                # Whoever can write to the database, or is it, chose the name: it is to be no path, and no lock.
-                self._log.warning(f"{remote}: the port {name!a} of {key} has no name of ours: it is left alone")
+                # Every client of the database, and the server itself, can choose the name: do not use it as a path or a
+                # lock.
+                self._log.warning(
+                    f"{remote}: the port {name!a} of {key} has a name that we do not give: it is left alone"
+                )
                 continue
             with self._attachments.locked(name, None if deadline is None else within(deadline, LOCK_SECONDS)):
                 if self._attachments.of_device(name) is None:
@@ -207,7 +213,7 @@ class PortRemoval(Removal):
                     self._remove_places(vhost, name, socket if is_file_name(socket) else "")
 
     def defer(self, key: Key, remote: str, vhost: str) -> None:
-        """Leaves a record to do `delete_unrecorded` later."""
+        """Saves a record by which a later call runs `delete_unrecorded`."""
         wanted: DeferredDict = {"port": None, "remote": remote, "vhost": vhost}
         deferred = Record(
             key=key,
@@ -231,11 +237,11 @@ class PortRemoval(Removal):
                 try:
                     self._attachments.claim(deferred)
                 except (DeviceBusy, TryAgainLater):
-                    return  # The attachment is another plugin's, so it has no port; or an ADD was faster.
+                    return  # Another plugin has the attachment, which has no port then; or a concurrent ADD was faster.
                 self._attachments.keep_pending(deferred)
 
     def clean_orphans(self, network: str, valid: set[tuple[str, str]], remote: str, vhost: str) -> None:
-        """Removes this network's ports of no valid attachment and without a record, and folders that lead nowhere."""
+        """Removes this network's ports without a record or a valid attachment, and short directories without a port."""
         seen = self._adapters.vswitch(remote).show()
         keys = [_key(one) for one in seen]
         stale = [key for key in keys if key.network == network and (key.container_id, key.ifname) not in valid]
@@ -246,17 +252,17 @@ class PortRemoval(Removal):
         )
 
     def damaged(self, remote: str) -> list[str]:
-        """The ports that bear our mark, and cannot be ours: their names, or those of their owners, are none."""
+        """The ports with our mark that cannot be ours: their names, or their owners' names, are invalid."""
         seen = self._adapters.vswitch(remote).show()
         return [one.port.name for one in seen if one.port.owner == NOBODY or not is_port_name(one.port.name)]
 
     def places(self, vhost: str) -> list[str]:
-        """The names of ports that have a short folder in `vhost`, or a directory of our own."""
+        """The names of ports that have a short directory in `vhost`, or a directory that we created."""
         names = {*self._adapters.sockets.folders(vhost), *self._adapters.sockets.own_directories()}
         return sorted(name for name in names if is_port_name(name))
 
     def remove_orphan(self, name: str, remote: str, vhost: str) -> None:
-        """Removes the port of that name if it bears a mark and has no record, and the folders of that name."""
+        """Removes the port of that name if it has a mark and no record, and the directories of that name."""
         if not is_port_name(name):
             return
         for seen in self._adapters.vswitch(remote).show(name=name):

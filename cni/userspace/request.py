@@ -1,4 +1,4 @@
-"""What a request asks of the plugin: configuration, address, pod, delegate's call. Nothing of the host is read."""
+"""Parses a request: configuration, address, pod, call of the IPAM plugin. Reads nothing of the host."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class ParsedRequest(Value):
-    """A validated request: `conf` by the table's keys, the MAC address that is asked for or None, the pod or None.
+    """A validated request: `conf` by the table's keys, the requested MAC address or None, the pod or None.
 
-    `pod_uid` is told by some runtimes that do not tell the pod. `kubelet_root` and `vhost_directory` are the kubelet's
-    directory and the folder of the short folders, as the network or the node has them.
+    Some runtimes pass `pod_uid` but not the pod. `kubelet_root` is the kubelet's directory, `vhost_directory` the
+    parent of the short directories, according to the network or the node.
     """
 
     conf: UserspaceConfDict
@@ -45,7 +45,7 @@ class ParsedRequest(Value):
 
 
 def parse_request(request: Request, node: NodeConf, log: Log) -> ParsedRequest:
-    """The request, validated, also by what the node allows. Raises with every problem at once."""
+    """The request, also validated by the node's limits. Raises an error with all problems."""
 
     def rules(conf: UserspaceConfDict, refused: frozenset[str]) -> list[tuple[str, str]]:
         found = cross_check(conf, refused)
@@ -77,9 +77,9 @@ def parse_request(request: Request, node: NodeConf, log: Log) -> ParsedRequest:
 
 
 def remote_of(request: Request, node: NodeConf) -> str:
-    """The vswitch's database, also where the rest of the configuration is not valid: DEL may have nothing else.
+    """The vswitch's database, even if the rest of the configuration is invalid: DEL may have nothing else.
 
-    Raises `InvalidConfig` when it cannot be one, or may not be named: no ADD has got past that, either.
+    Raises `InvalidConfig` if it is invalid or not allowed; no ADD has succeeded with it either.
     """
     named = _unchecked(request).get("ovsdb")
     remote = named if isinstance(named, str) and named else REMOTE
@@ -90,7 +90,7 @@ def remote_of(request: Request, node: NodeConf) -> str:
 
 
 def present_remote(request: Request, node: NodeConf) -> str:
-    """The same, and empty where it cannot be one, or may not be named."""
+    """The vswitch's database; empty if it is invalid or not allowed."""
     try:
         return remote_of(request, node)
     except InvalidConfig:
@@ -98,7 +98,7 @@ def present_remote(request: Request, node: NodeConf) -> str:
 
 
 def bridge_of(request: Request) -> tuple[str, bool]:
-    """The bridge's name, empty where it cannot be one, and whether it may be created; likewise."""
+    """The bridge's name, empty if it is invalid, and whether it may be created. The rest may be invalid."""
     conf = _unchecked(request)
     host = conf.get("host")
     bridge = host.get("bridge") if isinstance(host, dict) else None
@@ -107,12 +107,12 @@ def bridge_of(request: Request) -> tuple[str, bool]:
 
 
 def vhost_directory(request: Request, node: NodeConf) -> str:
-    """The folder of the short folders, likewise; the default when the configuration names none that may be."""
+    """The parent of the short directories; the default if the configuration names none that is allowed."""
     return allowed.vhost_directory(_unchecked(request).get("vhostDir"), node)
 
 
 def ipam_call(request: Request) -> IpamCall | None:
-    """The call of the configuration's IPAM plugin; None without one, or where it could never have been called."""
+    """The call of the configuration's IPAM plugin; None without one, or if its values are invalid."""
     return IpamCall.configured(request, _unchecked(request).get("ipam"))
 
 

@@ -1,6 +1,6 @@
-"""Rules about the words and the several fields of a `userspace` configuration. Pure.
+"""Rules about values and about several fields of a `userspace` configuration. Pure.
 
-The pydantic model and the fast path's table call the same functions, so the rules stand once.
+The pydantic model and the fast path's table share these functions, so each rule exists once.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 ENGINE, INTERFACE_TYPE, NETWORK_TYPE = "ovs-dpdk", "vhostuser", "bridge"
 SOCKET_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 BRIDGE = "br0"
-"""The bridge of a configuration that names none."""
+"""The default bridge."""
 
 BRIDGE_NAME_BYTES = 15
-"""A bridge is a network device of the host, too."""
+"""A bridge is also a network device of the host."""
 
 _SOCKETS_OF_OVS = ("db.sock", ".ctl", ".mgmt", ".pid", ".snoop")
-"""Ends of names in Open vSwitch's run directory, which userspace-cni shares with pods."""
+"""Endings of names in Open vSwitch's run directory, which userspace-cni shares with pods."""
 
 _TAGGED_MODES = ("access", "native-tagged", "native-untagged")
 _LISTENER_IS_APPLICATION, _LISTENER_IS_VSWITCH = "client", "server"
-"""userspace-cni's words for `host.vhost.mode`: they say what the vswitch is, and the other end listens."""
+"""userspace-cni's values of `host.vhost.mode`. They describe the vswitch, and the other end listens."""
 
 
 def cross_check(conf: UserspaceConfDict, refused: frozenset[str] = frozenset()) -> list[Problem]:
-    """Problems, as (JSON path, text); a rule about a field that is `refused` by itself says nothing."""
+    """Problems, as (JSON path, text). Rules that read a `refused` field are skipped."""
     return [problem for fields, rule in _RULES if refused.isdisjoint(fields) for problem in rule(conf)]
 
 
@@ -53,7 +53,7 @@ def _engine(conf: UserspaceConfDict) -> list[Problem]:
 
 
 def _listener(conf: UserspaceConfDict) -> list[Problem]:
-    """Words of userspace-cni are translated here and nowhere else: the application listens, and OVS connects."""
+    """Only this function interprets userspace-cni's values: the application listens, and OVS connects."""
     problems = []
     mode = _vhost(conf).get("mode")
     if mode == _LISTENER_IS_VSWITCH:
@@ -65,7 +65,7 @@ def _listener(conf: UserspaceConfDict) -> list[Problem]:
             )
         )
     elif mode is None and (conf.get("host") or {}).get("iftype"):
-        # userspace-cni demands `iftype`, so without it the configuration was written for Barewire.
+        # userspace-cni requires `iftype`, so a configuration without it was written for Barewire.
         problems.append(
             (
                 "host.vhost.mode",
@@ -98,7 +98,7 @@ def _names(conf: UserspaceConfDict) -> list[Problem]:
 
 
 def _vlan(conf: UserspaceConfDict) -> list[Problem]:
-    # userspace-cni's 0 is its way to say nothing.
+    # In userspace-cni 0 means no VLAN.
     tag, old = conf.get("vlan"), _bridge(conf).get("vlanId") or None
     mode, trunks = conf.get("vlanMode"), conf.get("trunks")
     problems = []
@@ -178,7 +178,7 @@ def _remote(conf: UserspaceConfDict) -> list[Problem]:
 
 
 def is_socket_name(text: str) -> bool:
-    """Whether it is a file name that needs no care anywhere: in paths, OVS's database, XML and shells."""
+    """Whether the file name is valid without quoting everywhere: in paths, OVS's database, XML and shells."""
     return bool(text) and len(text) <= 64 and text[0] not in ".-" and SOCKET_NAME_CHARACTERS.issuperset(text)
 
 
@@ -187,7 +187,7 @@ def is_bridge_name(text: str) -> bool:
 
 
 def is_volume_name(text: str) -> bool:
-    """DNS-1123 label, as Kubernetes demands."""
+    """Whether it is a DNS-1123 label, as Kubernetes requires."""
     inner = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
     return 0 < len(text) <= 63 and inner.issuperset(text) and text[0] != "-" and text[-1] != "-"
 

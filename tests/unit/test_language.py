@@ -16,7 +16,7 @@ from tests.sources import statements
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PRODUCT = ("cni", "deviceplugin", "ipam", "kubevirt", "resident")
-WRITTEN = ("cni/sriov", "deviceplugin", "ipam", "kubevirt", "tests")
+WRITTEN = ("cni/sriov", "cni/userspace", "deviceplugin", "ipam", "kubevirt", "tests")
 """The folders whose docstrings and comments use no refused words."""
 LINE = 120
 

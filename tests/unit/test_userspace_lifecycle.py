@@ -472,7 +472,7 @@ def test_check_compares_the_mtu_in_force_while_an_application_listens(node, mtu,
             node.check(pod)
     else:
         node.check(pod)
-    assert any("nobody listens on" in text for text in node.log.messages) == (link == "down")
+    assert any("no application listens on" in text for text in node.log.messages) == (link == "down")
 
 
 def test_check_asks_the_ipam_plugin_too(node):

@@ -72,7 +72,7 @@ def test_a_marked_port_whose_name_is_none_of_ours_is_named_and_left(node, name, 
     rename_port(node, port(pod), name)
     node.delete(pod) if command == "del" else node.gc()
     assert list(node.vswitch.ports) == [name]
-    assert any("has no name of ours: it is left alone" in text for text in node.log.messages)
+    assert any("has a name that we do not give: it is left alone" in text for text in node.log.messages)
     assert node.removal().damaged(node.remote) == [name]
 
 

@@ -1,4 +1,4 @@
-"""The directory of a socket, as a value, and the rules about names and places. Pure."""
+"""The directory of a socket as a value, and the rules about names and paths. Pure."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 
 OWN_DIRECTORIES = "/run/barewire/sockets"
-"""Of pods that have no volume for a socket, where no other place is configured."""
+"""The directories for pods without a volume for sockets, if no other directory is configured."""
 
 NAME_BYTES = 255
-"""The longest that a file system takes."""
+"""The maximum length of a file name."""
 
 _UID_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-")
 _PERMISSIONS = {"r": 4, "w": 2, "x": 1, "-": 0}
@@ -54,16 +54,16 @@ _LARGEST_ID = (1 << 32) - 2
 
 
 class SocketDirectory(Value):
-    """Where an application makes its socket, and the vswitch finds it.
+    """The directory where an application creates its socket, and where the vswitch finds it.
 
-    `root` is in the hands of root alone. Whatever is below it may be the pod's, and no symbolic link in it is followed.
-    `made`: ADD makes the directory and DEL removes it with all that is in it. `absent`: ADD makes it, too, but it is the
-    pod's: DEL removes it if it is empty. `parents` are the folders above it that ADD made on the way, the innermost first:
-    DEL removes those that are empty. `of_pod`: no other pod, and nothing of the host's, has anything in it. `mount`
-    is the short folder through which the vswitch reaches it, empty where it gets `path` itself. `since` is the time of
-    the ADD, in seconds: what is older was there before, and is not ours; 0 in records of versions that did not note it.
-    The rest is applied to the directory: IDs and permission bits, None or empty leaves them; `acl` has entries such as
-    user:107:rwx.
+    Only root controls `root`. Everything below it may belong to the pod, and no symbolic link in it is followed.
+    `made`: ADD creates the directory, and DEL removes it with its content. `absent`: ADD also creates it, but it
+    belongs to the pod: DEL removes it if it is empty. `parents` are the directories above it that ADD created on the
+    way, the innermost first; DEL removes those that are empty. `of_pod`: no other pod uses the directory, and neither
+    does the host. `mount` is the short directory through which the vswitch reaches it; empty if the vswitch gets `path`
+    itself. `since` is the time of the ADD in seconds: older files were there before and are not ours; 0 in records that
+    do not contain it. The other fields are applied to the directory: IDs and permission bits, unless they are None or
+    empty; `acl` has entries such as user:107:rwx.
     """
 
     root: str
@@ -104,7 +104,7 @@ class SocketDirectory(Value):
 
     @property
     def above(self) -> list[str]:
-        """The paths of the folders between root and path, the innermost first."""
+        """The paths of the directories between root and path, the innermost first."""
         names = self.below[:-1]
         return ["/".join([self.root.rstrip("/"), *names[:count]]) for count in range(len(names), 0, -1)]
 
@@ -115,7 +115,7 @@ class SocketDirectory(Value):
 
 
 def entry(name: str) -> str:
-    """The name, if it is one that can only mean something inside its directory. Raises `SocketDirUnfit`."""
+    """The name, if it can only refer to an entry of its directory. Raises `SocketDirUnfit`."""
     if not is_file_name(name) or len(name.encode(errors="surrogateescape")) > NAME_BYTES:
         raise SocketDirUnfit(
             f"{name!r} is no file's name", hint="it comes from the configuration or from a damaged record"
@@ -124,12 +124,12 @@ def entry(name: str) -> str:
 
 
 def own(name: str) -> SocketDirectory:
-    """Our own directory for the port of that name."""
+    """The directory that we create for the port of that name."""
     return SocketDirectory(root=OWN_DIRECTORIES, path=f"{OWN_DIRECTORIES}/{name}", made=True)
 
 
 def ownership(conf: UserspaceConfDict) -> OwnershipDict:
-    """Those fields that a configuration decides."""
+    """The owner and the permissions according to a configuration."""
     section = conf.get("socketDirectory") or {}
     named = ((conf.get("host") or {}).get("vhost") or {}).get("group")
     group, mode = section.get("group"), section.get("mode")
@@ -143,14 +143,14 @@ def ownership(conf: UserspaceConfDict) -> OwnershipDict:
 
 
 def kubelet_folder(kubelet_root: str, uid: str) -> str:
-    """The kubelet's folder of a pod. Raises `InvalidEnvironment` for what is no UID."""
+    """The kubelet's directory of a pod. Raises `InvalidEnvironment` for an invalid UID."""
     if not 0 < len(uid) <= 64 or not _UID_CHARACTERS.issuperset(uid):
         raise InvalidEnvironment(f"CNI_ARGS K8S_POD_UID: {uid!r} is not the UID of a pod")
     return f"{kubelet_root.rstrip('/')}/pods/{uid}"
 
 
 def kubelet_volumes(kubelet_root: str, uid: str) -> str:
-    """The kubelet's folder of a pod's emptyDir volumes. Raises `InvalidEnvironment` for what is no UID."""
+    """The kubelet's directory of a pod's emptyDir volumes. Raises `InvalidEnvironment` for an invalid UID."""
     return f"{kubelet_folder(kubelet_root, uid)}/volumes/kubernetes.io~empty-dir"
 
 

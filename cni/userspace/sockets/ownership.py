@@ -1,4 +1,4 @@
-"""Whose a socket's directory is: owner, permissions, access lists and label, as found, as wanted, and put back."""
+"""Owner, permissions, access lists and label of a socket's directory: found, requested, and restored."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EINVAL)
 
 
 def is_wanted(directory: SocketDirectory) -> bool:
-    """Whether the configuration asks for anything."""
+    """Whether the configuration requests any of them."""
     return any(getattr(directory, name) not in (None, "", ()) for name in _FIELDS)
 
 
 def agree(one: SocketDirectory, other: SocketDirectory) -> bool:
-    """Whether both ask for the same."""
+    """Whether both request the same."""
     return all(getattr(one, name) == getattr(other, name) for name in _FIELDS)
 
 
 def found(fd: int) -> FoundDict:
-    """All that `give` can change, as JSON values, and of which directory. Raises `OSError`."""
+    """The state that `give` can change, as JSON values, with the directory's identity. Raises `OSError`."""
     look = os.fstat(fd)
     lists = {name: _attribute(fd, name) for name in (acl.ACCESS, acl.DEFAULT, _LABEL)}
     return {
@@ -58,7 +58,7 @@ def found(fd: int) -> FoundDict:
 
 
 def is_of(fd: int, document: FoundDict) -> bool:
-    """Whether `found` told that of this very directory; records of earlier versions do not say of which."""
+    """Whether the document describes this directory. Records of earlier versions do not contain its identity."""
     identity = document.get("identity")
     return identity is None or identity == _identity(os.fstat(fd))
 
@@ -68,7 +68,7 @@ def _identity(look: os.stat_result) -> str:
 
 
 def give(fd: int, directory: SocketDirectory, log: Log) -> None:
-    """Makes the directory as it is wanted. Raises `OSError`, and `SocketDirUnfit` for a group that the host lacks."""
+    """Applies the requested state. Raises `OSError`, and `SocketDirUnfit` for a group that the host lacks."""
     group = _group_id(directory)
     if directory.owner is not None or group is not None:
         os.fchown(fd, -1 if directory.owner is None else directory.owner, -1 if group is None else group)
@@ -86,14 +86,14 @@ def give(fd: int, directory: SocketDirectory, log: Log) -> None:
 
 
 def put_back(fd: int, document: FoundDict) -> None:
-    """Makes the directory as `found` told, if it is not. Raises `OSError`."""
+    """Restores the state that `found` returned. Raises `OSError`."""
     present = found(fd)
     if (present["owner"], present["group"]) != (document["owner"], document["group"]):
         os.fchown(fd, document["owner"], document["group"])
     for name, text in document["attributes"].items():
         if present["attributes"].get(name) != text:
             _set_attribute(fd, name, text)
-    # Last: a list that is set or removed changes the bits, too.
+    # This comes last: setting or removing a list changes the bits, too.
     if os.fstat(fd).st_mode & 0o7777 != document["mode"]:
         os.fchmod(fd, document["mode"])
 

@@ -1,8 +1,8 @@
-"""The directories of sockets on the host: made, given to the vswitch by a mount that follows no symlinks, taken back.
+"""The directories of sockets on the host: created, mounted for the vswitch without symlinks, and removed.
 
-A pod owns its directory and is not trusted: what is below the directory's root is opened name by name without following
-links, and then used through its descriptor. Nothing is removed that was there before the ADD. All steps can be repeated,
-after a kill at any point, too.
+A pod owns its directory and is not trusted: everything below the directory's root is opened name by name without
+following links, and then used through its descriptor. Files that were there before the ADD are not removed. All steps
+can be repeated, also after a kill at any point.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     Kind = Callable[[os.stat_result], bool]
 
     class Mounts(Protocol):
-        """Mounts of directories on short folders, which follow no symlinks. Every call raises `OSError`.
+        """Mounts of directories on short directories, which follow no symlinks. Every call can raise `OSError`.
 
         `cni.host.hostmounts` and the tests' FakeMounts implement it.
         """
 
         def bind(self, directory: int, folder: str) -> None:
-            """Mounts the directory of the descriptor on the folder, on top of what is mounted there."""
+            """Mounts the directory of the descriptor on the folder, on top of existing mounts."""
 
         def unmount(self, folder: str) -> bool:
-            """Takes the uppermost mount off the folder; False when there is none."""
+            """Removes the uppermost mount of the folder; False if there is none."""
 
         def remove(self, folder: str) -> None:
             """Removes the folder, which is empty and has no mount."""
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
             """Whether one of these mounts is on the folder. Raises nothing."""
 
         def opened(self, folder: str, flags: int) -> int:
-            """A descriptor of what is mounted on the folder, or of the folder itself."""
+            """A descriptor of the directory that is mounted on the folder, or of the folder itself."""
 
         def identity(self, folder: str) -> str:
             """The mounted directory and its mount's flag, as `cni.host.mounts.described` writes them."""
@@ -68,16 +68,16 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _STACKED_MOUNTS = 16
-"""More than killed calls can have put on one another; the next one begins by taking off what is there."""
+"""More mounts than killed calls can have stacked on a folder; the next call first removes the existing ones."""
 
 _PASSABLE = 0o711
-"""Of folders that lead to sockets: the vswitch may run as somebody else, and needs no list of them."""
+"""Permissions of directories on the way to sockets: the vswitch may run as another user, and need not list them."""
 
 _SHORT_FOLDER = 0o700
-"""Of the folders that are mounted on."""
+"""Permissions of the folders that are mounted on."""
 
 _MOST_FILES = 10_000
-"""That are removed from a directory of ours: a pod must not make a DEL last for ever."""
+"""Most files removed from a directory that we created, so that a pod cannot make DEL run without end."""
 
 _HINT = "look at its file system, and at what the pod has put there"
 _MOUNT_HINT = (
@@ -85,10 +85,10 @@ _MOUNT_HINT = (
 )
 
 _CLOCK_REALTIME_COARSE = 5
-"""The clock of a file's times, in <linux/time.h>. It is up to some milliseconds behind the other one."""
+"""The clock of files' times, in <linux/time.h>. It is up to some milliseconds behind CLOCK_REALTIME."""
 
 _NOT_OURS = (errno.EBUSY, errno.ENOTDIR, errno.ENOTEMPTY)
-"""Why a folder is not removed that somebody else has put something in, or in the place of."""
+"""The reasons why a folder is not removed: another program has put a file in it, or has replaced it."""
 
 
 class Sockets:
@@ -108,22 +108,22 @@ class Sockets:
         self._visibility = visibility
 
     def found(self, directory: SocketDirectory) -> FoundDict | None:
-        """Whose the directory is before `prepare`, for `remove`; empty where nothing of that is going to change."""
+        """The directory's owner and permissions before `prepare`, for `remove`; None if they will not change."""
         if directory.made or directory.absent or not ownership.is_wanted(directory):
             return None
-        with Closing(self._opened(directory)) as fd, _telling(directory.path, "look at it"):
+        with Closing(self._opened(directory)) as fd, _reporting(directory.path, "look at it"):
             return ownership.found(fd)
 
     def require_free(self, directory: SocketDirectory, socket: str, file: str) -> None:
-        """Refuses what is there already under the names of the socket and of the file, or of a directory to be made.
+        """Refuses existing files with the names of the socket, of the file, or of a directory to be created.
 
-        What the pod has in a directory of its own is its own, and stays: an earlier sandbox's application may have left a
-        socket. An empty name is not looked at. Raises `SocketDirUnfit`.
+        In a directory of its own, the pod's files stay: the application of an earlier sandbox may have left a socket.
+        Empty names are skipped. Raises `SocketDirUnfit`.
         """
         try:
             fd = self._opened(directory)
         except SocketDirUnfit:
-            return  # It is not there yet, or `prepare` tells what is in its place.
+            return  # It does not exist yet, or `prepare` reports what is there instead.
         with Closing(fd):
             if directory.made and not _is_own(directory):
                 raise _taken(directory.path)
@@ -132,33 +132,33 @@ class Sockets:
 
     @staticmethod
     def is_missing(directory: SocketDirectory) -> bool:
-        """Whether an ADD has to make a directory of the pod's, in a place for sockets. The kubelet makes volumes."""
+        """Whether an ADD has to create a pod's directory in a directory for sockets. The kubelet creates volumes."""
         return not (directory.made or directory.of_pod or os.path.isdir(directory.path))
 
     @staticmethod
     def now() -> int:
-        """The time, in seconds, of which a file that is made from now on is never older."""
+        """A time, in seconds, that no file created from now on is older than."""
         return int(time.clock_gettime(_CLOCK_REALTIME_COARSE))
 
     def prepare(self, directory: SocketDirectory, found: FoundDict | None = None) -> None:
-        """Makes the directory if it is ours, gives it its owner, and mounts it where the vswitch finds it.
+        """Creates the directory if necessary, sets its owner, and mounts it where the vswitch finds it.
 
-        `found` is what is to be put back later. Raises `SocketDirUnfit`.
+        `found` is restored later. Raises `SocketDirUnfit`.
         """
         if directory.made or directory.absent:
             self._make_below(directory)
         with Closing(self._opened(directory)) as fd:
             if found and ownership.is_wanted(directory) and not ownership.is_of(fd, found):
                 raise SocketDirUnfit(f"socket directory {directory.path} has been replaced by another one", hint=_HINT)
-            with _telling(directory.path, "give it its owner and permissions"):
+            with _reporting(directory.path, "give it its owner and permissions"):
                 ownership.give(fd, directory, self._log)
             if directory.mount:
                 self._mount(fd, directory)
 
     def write(self, directory: SocketDirectory, name: str, content: bytes) -> None:
-        """Writes a file that everybody in the pod can read, in one step. Raises `SocketDirUnfit`."""
+        """Writes a file that all users in the pod can read, in one step. Raises `SocketDirUnfit`."""
         temporary = _temporary(name)
-        with Closing(self._reached(directory)) as fd, _telling(directory.path, f"write {name}"):
+        with Closing(self._reached(directory)) as fd, _reporting(directory.path, f"write {name}"):
             _unlink(fd, temporary)
             file = os.open(temporary, _NEW_FILE, 0o644, dir_fd=fd)
             try:
@@ -170,11 +170,11 @@ class Sockets:
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
 
     def remove(self, directory: SocketDirectory, socket: str, file: str, *, found: FoundDict | None = None) -> None:
-        """Removes the socket, the file, the mount, and the directory if it is ours; puts back what `found` told.
+        """Removes the socket, the file, the mount, and the directory if it is ours; restores `found`.
 
-        What is gone is no error. What was there before, and what has been put in the place of a socket, a file, or the
-        directory, is left. An empty name is none. Raises `SocketDirUnfit`: for another name that is none at once,
-        otherwise when all the rest has been done.
+        Missing ones are no error. Files that were there before, and those that replaced a socket, a file or the
+        directory, are left. Empty names are skipped. Raises `SocketDirUnfit`: immediately for an invalid name,
+        otherwise after all other steps have run.
         """
         names = _names_of(socket, file)
         steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found)]
@@ -194,7 +194,7 @@ class Sockets:
             run_all(lambda: self._unlink_all(fd, directory, names), lambda: self._put_back(fd, directory, found))
 
     def _unlink_all(self, fd: int, directory: SocketDirectory, names: dict[str, Kind]) -> None:
-        with _telling(directory.path, "remove the socket"):
+        with _reporting(directory.path, "remove the socket"):
             if directory.made:
                 names = dict.fromkeys(_files(fd), _is_no_folder)
             since = 0 if _is_own(directory) else directory.since
@@ -203,23 +203,23 @@ class Sockets:
             self._log.warning(f"not ours, and left in {directory.path}: {', '.join(map(repr, left))}")
 
     def _put_back(self, fd: int, directory: SocketDirectory, found: FoundDict | None) -> None:
-        with _telling(directory.path, "give it back its owner and permissions"):
+        with _reporting(directory.path, "give it back its owner and permissions"):
             if found and ownership.is_of(fd, found):
                 ownership.put_back(fd, found)
             elif found:
                 self._log.warning(f"{directory.path} has been replaced by another directory, which is left as it is")
 
     def require_visible(self, directory: SocketDirectory, remote: str) -> None:
-        """Proves that ovs-vswitchd has the mount where we have it, and as it is here. Raises `SocketDirUnfit`."""
+        """Proves that ovs-vswitchd has the same mount at the same path. Raises `SocketDirUnfit`."""
         if directory.mount:
             self._visibility.require_visible(directory.mount, remote)
 
     def vswitch_user(self, remote: str) -> int | None:
-        """The user ID of this database's ovs-vswitchd, if it needs permission to connect; None if not, or if unknown."""
+        """The user ID of this database's ovs-vswitchd, if it needs permission to connect; otherwise None."""
         return self._visibility.restricted_user(remote)
 
     def differences(self, directory: SocketDirectory) -> list[str]:
-        """What CHECK says: nothing while the vswitch's path leads to the directory."""
+        """The differences for CHECK; empty if the vswitch's path leads to the directory."""
         try:
             with Closing(self._opened(directory)) as fd:
                 wanted = mounts.described(os.fstat(fd), mounts.ST_NOSYMFOLLOW)
@@ -234,25 +234,25 @@ class Sockets:
         return [] if mounted == wanted else [f"{directory.mount} is not the mount of {directory.path} any more"]
 
     def folders(self, parent: str) -> list[str]:
-        """The names of the short folders, one per port; what is beside them and not as we make them is not told."""
+        """The names of the short directories, one per port. Other files beside them are not listed."""
         return (
             [name for name in entries(parent) if self._is_ours(f"{parent}/{name}")] if self._is_trusted(parent) else []
         )
 
     def own_directories(self) -> list[str]:
-        """The names of the directories of our own, one per port."""
+        """The names of the directories that we created, one per port."""
         return entries(OWN_DIRECTORIES)
 
     def remove_folder(self, folder: str, socket: str, file: str) -> None:
-        """Removes a short folder of which nothing else is known, and through it the socket and the file.
+        """Removes a short directory without a record, and through it the socket and the file.
 
-        What is not as we make short folders is somebody else's, and left. Raises `SocketDirUnfit`.
+        A directory in another form is not ours, and is left. Raises `SocketDirUnfit`.
         """
         if not self._is_trusted(os.path.dirname(folder)):
             return
         if self._mounts.is_mounted(folder):
             names = _names_of(socket, file)
-            with _telling(folder, "remove the socket"), Closing(self._mounts.opened(folder, _DIRECTORY)) as fd:
+            with _reporting(folder, "remove the socket"), Closing(self._mounts.opened(folder, _DIRECTORY)) as fd:
                 for name, kind in names.items():
                     _unlinked(fd, name, kind)
             self._unmount(folder)
@@ -264,32 +264,32 @@ class Sockets:
         make_directory(directory.mount)
         self._unmount(directory.mount, keep=True)
         with (
-            _telling(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
+            _reporting(directory.path, f"mount it on {directory.mount}", _MOUNT_HINT),
             on_failure(self._unmount, directory.mount),
         ):
             self._mounts.bind(fd, directory.mount)
 
     def _unmount(self, folder: str, *, keep: bool = False) -> None:
-        with _telling(folder, "take off the mount"):
+        with _reporting(folder, "take off the mount"):
             for _ in range(_STACKED_MOUNTS):
                 if not self._mounts.is_mounted(folder) or not self._mounts.unmount(folder):
                     break
-            # A version that knew no other namespace than its own may have left one there.
+            # An earlier version, which used only its own mount namespace, may have left a mount there.
             if not self._mounts.is_mounted(folder) and _has_mount(folder):
                 mounts.unmount(folder)
         if not keep:
             self._rmdir(folder, lambda: self._mounts.remove(folder))
 
     def _reached(self, directory: SocketDirectory) -> int:
-        """The directory, by the mount, which leads to it whatever the pod has renamed; else by its path."""
+        """The directory, through the mount, which leads to it even if the pod has renamed it; otherwise by its path."""
         if directory.mount and self._mounts.is_mounted(directory.mount):
-            with _telling(directory.mount, "open it"):
+            with _reporting(directory.mount, "open it"):
                 return self._mounts.opened(directory.mount, _DIRECTORY)
         return self._opened(directory)
 
     def _remove_made(self, directory: SocketDirectory) -> None:
         self._rmdir_below(directory)
-        # A record can be damaged: only what is above the directory, and in its order.
+        # A record can be damaged: only directories above this one, in their order.
         for folder, above in zip(directory.parents, directory.above if directory.parents else (), strict=False):
             if folder != above or not self._rmdir_below(directory.replace(path=folder), is_shared=True):
                 break
@@ -305,7 +305,7 @@ class Sockets:
             )
 
     def _rmdir(self, path: str, remove: Callable[[], None], *, is_shared: bool = False) -> bool:
-        """Removes a folder if it is there, and empty. Whether it is gone."""
+        """Removes a folder if it exists and is empty. Returns whether it is gone."""
         try:
             remove()
         except FileNotFoundError:
@@ -313,7 +313,7 @@ class Sockets:
         except OSError as error:
             if error.errno not in _NOT_OURS:
                 raise SocketDirUnfit(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
-            # A pod that fills it must not keep its own DEL from ending.
+            # A pod that fills it must not block its own DEL.
             if not is_shared:
                 self._log.warning(f"{path} is left: {os.strerror(error.errno)}")
             return False
@@ -331,14 +331,14 @@ class Sockets:
         *passed, last = directory.below
         fd = self._trusted(directory.root, make=True)
         for name in passed:
-            with on_failure(os.close, fd), _telling(directory.path, f"make {name!r} in it"):
+            with on_failure(os.close, fd), _reporting(directory.path, f"make {name!r} in it"):
                 _mkdir(name, _PASSABLE, fd)
             fd = _entered(fd, name, directory)
-        with Closing(fd), _telling(directory.path, "make it"):
+        with Closing(fd), _reporting(directory.path, "make it"):
             _mkdir(last, 0o755, fd)
 
     def _trusted(self, path: str, *, make: bool = False) -> int:
-        """A descriptor of a folder where nobody but root decides what is on the way. `make`: others may pass what is made.
+        """A descriptor of a folder whose path only root controls. With `make`, missing parts are created for all users.
 
         Raises `SocketDirUnfit`.
         """
@@ -357,7 +357,7 @@ class Sockets:
         return fd
 
     def _is_ours(self, folder: str) -> bool:
-        """Whether it is one of our mounts, or a folder as we make them to mount on."""
+        """Whether it is one of our mounts, or a folder in the form of those that we create to mount on."""
         if self._mounts.is_mounted(folder):
             return True
         try:
@@ -374,8 +374,8 @@ class Sockets:
         return True
 
 
-class _telling:  # noqa: N801 - reads as a statement
-    """Turns an `OSError` of the body into `SocketDirUnfit`, which says what could not be done with which path."""
+class _reporting:  # noqa: N801 - reads as a statement
+    """Converts an `OSError` of the body to `SocketDirUnfit`, with the failed action and its path."""
 
     def __init__(self, path: str, what: str, hint: str = _HINT) -> None:
         self._path = path
@@ -394,20 +394,20 @@ class _telling:  # noqa: N801 - reads as a statement
 
 
 def _entered(fd: int, name: str, directory: SocketDirectory) -> int:
-    """The folder of that name, in place of the descriptor of the one that it is in."""
-    with Closing(fd), _telling(directory.path, f"open {name!r} in it (a symlink is not followed)"):
+    """Opens the folder of that name, and closes the descriptor of its parent."""
+    with Closing(fd), _reporting(directory.path, f"open {name!r} in it (a symlink is not followed)"):
         return os.open(name, _DIRECTORY, dir_fd=fd)
 
 
 def _open_passage() -> None:
-    # Whatever else we have in /run made it first, for root alone.
-    with _telling(RUN_DIRECTORY, "set its permissions"):
+    # Another part of Barewire in /run may have created it for root only.
+    with _reporting(RUN_DIRECTORY, "set its permissions"):
         if os.stat(RUN_DIRECTORY).st_mode & _PASSABLE != _PASSABLE:
             os.chmod(RUN_DIRECTORY, _PASSABLE)
 
 
 def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
-    """Makes a folder, if it is not there, with just these permissions from the start: a call can be killed any time."""
+    """Creates a folder if it is missing, with these permissions from the start: a call can be killed at any time."""
     previous = os.umask(0)
     try:
         os.mkdir(path, mode, dir_fd=parent)
@@ -418,12 +418,12 @@ def _mkdir(path: str, mode: int, parent: int | None = None) -> None:
 
 
 def _is_own(directory: SocketDirectory) -> bool:
-    """Whether nobody but we can have made it."""
+    """Whether only we can have created it."""
     return directory.made and directory.root == OWN_DIRECTORIES
 
 
 def _names_of(socket: str, file: str) -> dict[str, Kind]:
-    """The names that an attachment can have in a directory, and what bears each."""
+    """The names that an attachment can have in a directory, with the kind of file of each."""
     sockets = {entry(socket): _is_socket} if socket else {}
     return {**sockets, **(dict.fromkeys((entry(file), _temporary(file)), _is_file) if file else {})}
 
@@ -441,7 +441,7 @@ def _is_no_folder(look: os.stat_result) -> bool:
 
 
 def _require_names_free(fd: int, directory: SocketDirectory, socket: str, file: str) -> None:
-    with _telling(directory.path, "look at it"):
+    with _reporting(directory.path, "look at it"):
         for name, kind in _names_of(socket, file).items():
             look = _look(fd, name)
             if look is not None and not (directory.of_pod and kind(look)):
@@ -463,7 +463,7 @@ def _look(fd: int, name: str) -> os.stat_result | None:
 
 
 def _unlinked(fd: int, name: str, kind: Kind, since: int = 0) -> bool:
-    """Removes the name, if that kind of thing bears it, and has done so not before `since`. Whether it is gone."""
+    """Removes the name if it is that kind of file, and not older than `since`. Returns whether it is gone."""
     look = _look(fd, name)
     if look is not None and kind(look) and int(look.st_ctime) >= since:
         _unlink(fd, name)
@@ -472,7 +472,7 @@ def _unlinked(fd: int, name: str, kind: Kind, since: int = 0) -> bool:
 
 
 def _temporary(name: str) -> str:
-    """The name under which a file is written: no socket's name, of whatever attachment, begins with a dot."""
+    """The temporary name for writing a file: no socket of any attachment has a name that begins with a dot."""
     return f".{entry(name)}.tmp"
 
 
@@ -484,7 +484,7 @@ def _unlink(fd: int, name: str) -> None:
 
 
 def _files(fd: int) -> list[str]:
-    """The names in a directory, not more than it takes a moment to remove."""
+    """The names in a directory, at most as many as can be removed in a moment."""
     names = []
     with os.scandir(fd) as scan:
         for found in scan:

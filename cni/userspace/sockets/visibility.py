@@ -1,4 +1,4 @@
-"""Whether ovs-vswitchd reaches a folder of ours where we have it: its mounts, root and user may differ from ours."""
+"""Checks that ovs-vswitchd reaches our directory at the same path; its mounts, root and user may differ from ours."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CAP_DAC_OVERRIDE = 1
 
 
 def require_visible(folder: str, remote: str) -> None:
-    """Proves that a daemon of this database has the folder's very mount there. Raises `SocketDirUnfit`.
+    """Proves that a daemon of this database has the same mount in the folder. Raises `SocketDirUnfit`.
 
-    Looking at another process needs CAP_SYS_PTRACE.
+    Reading the root of another process requires CAP_SYS_PTRACE.
     """
     try:
         here = hostmounts.identity(folder)
@@ -70,14 +70,14 @@ def _seen_by(pid: str, folder: str) -> str:
 
 
 def _vswitchds(remote: str) -> Iterator[str]:
-    """The process that keeps a pidfile beside the database's socket, else all that bear its name."""
+    """The process of the pidfile beside the database's socket, otherwise all with the daemon's name."""
     found = _by_pidfile(remote)
     yield from [found] if found else (pid for pid in pids() if _is_vswitchd(pid))
 
 
 def _by_pidfile(remote: str) -> str:
     beside = peek(f"{os.path.dirname(remote.partition(':')[2])}/{_PIDFILE}") if remote.startswith("unix:") else b""
-    # In a container the daemon writes the number that it has there, which can be anybody's here.
+    # In a container the daemon writes its number there, which can be any other process here.
     return str(int(beside)) if beside.strip().isdigit() and _is_vswitchd(str(int(beside))) else ""
 
 

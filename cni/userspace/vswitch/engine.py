@@ -1,4 +1,4 @@
-"""What the plugin needs of a vswitch. `cni.userspace.vswitch.ovs` and the tests' FakeVswitch implement it."""
+"""The interface of a vswitch for the plugin. `cni.userspace.vswitch.ovs` and the tests' FakeVswitch implement it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
     from cni.userspace.vswitch.model import Owner, Port, PortStatus
 
     class Vswitch(Protocol):
-        """Every call is bounded and ends as `TryAgainLater` when the vswitch does not answer."""
+        """Every call has a time limit, and raises `TryAgainLater` if the vswitch does not respond."""
 
         def status(self, bridge: str = "", *, create_bridge: bool = False) -> None:
-            """Returns if `plug` can work (on that bridge, if one is told).
+            """Returns if `plug` can work, on the bridge if one is given.
 
-            Raises `NotAvailable`, or `LimitedConnectivity` when no port works now.
+            Raises `NotAvailable`, or `LimitedConnectivity` if no port works now.
             """
 
         def plug(self, port: Port, *, create_bridge: bool = False) -> PortStatus:
-            """Makes the port, whose owner has none yet, and returns it when the vswitch has really made it.
+            """Creates the port, whose owner has none yet, and returns it once the vswitch has really created it.
 
-            After an error the port is not there; only after `TryAgainLater` with a note that the clean-up is
-            incomplete it may be, or may appear yet: `unplug` its owner. Raises `BridgeUnfit`, `PortTaken`,
-            `VswitchRefused`.
+            After an error the port does not exist. The only exception is `TryAgainLater` with a note that the clean-up
+            is incomplete: the port may exist, or may still appear, so `unplug` its owner. Raises `BridgeUnfit`,
+            `PortTaken`, `VswitchRefused`.
             """
 
         def unplug(self, owner: Owner, *, name: str = "") -> None:
-            """Removes all that the owner has, or only the port `name` of it. What is not there is no error."""
+            """Removes all ports of the owner, or only its port `name`. Missing ports are no error."""
 
         def show(self, *, owner: Owner | None = None, name: str = "") -> list[PortStatus]:
-            """The owner's ports, the port of that name whoever owns it, or else all ports of ours."""
+            """The owner's ports, or the port of that name of any owner, or all ports with our mark."""

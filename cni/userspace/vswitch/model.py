@@ -1,4 +1,4 @@
-"""A port of the vswitch: what is wanted of it, whose it is, and what the vswitch says about it. Values, no I/O."""
+"""A port of the vswitch: its requested settings, its owner, and its state in the vswitch. Values, no I/O."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MARK = "barewire"
-"""What `owner` in `external_ids` says of all that is ours."""
+"""The value of `owner` in `external_ids` of everything that is ours."""
 
 DEFAULT_BURST_KBIT = 8000
-"""What OVS itself takes for a policing rate without a burst. Its egress policer refuses to have none."""
+"""OVS's default burst of a policing rate. Its egress policer requires a burst."""
 
 
 class Owner(Value):
-    """The attachment that a port belongs to. `pod_uid` is told to people, and tells nothing apart."""
+    """The attachment that a port belongs to. `pod_uid` is for operators, and does not identify the owner."""
 
     container_id: str
     ifname: str
@@ -26,7 +26,7 @@ class Owner(Value):
 
 
 NOBODY = Owner(container_id="", ifname="", network="")
-"""The owner of what is not ours."""
+"""The owner of foreign ports."""
 
 
 class Rate(Value):
@@ -39,10 +39,10 @@ class Rate(Value):
 class Port(Value):
     """A vhost-user port on whose socket the application listens.
 
-    `path` is that socket, as the vswitch sees it, and `socket` as the host does: two attachments of one socket may come
-    to it by different ways, and would disturb each other. `vlan_mode` is OVS's word, empty for its default; `mtu` is the
-    largest that the pod may use. `from_pod` limits what the pod sends, `to_pod` what it receives: OVS, which looks
-    from the other end, calls them ingress and egress, and CNI egress and ingress.
+    `path` is that socket's path in the vswitch, and `socket` its path on the host: two attachments of one socket may
+    reach it by different paths, and would disturb each other. `vlan_mode` is OVS's value, empty for its default; `mtu`
+    is the largest that the pod may use. `from_pod` limits the traffic that the pod sends, `to_pod` the traffic that it
+    receives. OVS, from its end, calls them ingress and egress; CNI calls them egress and ingress.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Port(Value):
 
 
 class PortStatus(Value):
-    """A port as the vswitch has it. `port` holds the settings, those of a port that is not ours included.
+    """A port with its state in the vswitch. `port` contains the settings, also of a foreign port.
 
-    `ofport` is None when the vswitch has given no number yet, and -1 when it could not make the port; `error` is what
-    it says about that. `link_state` may be stale after a restart of the vswitch, and is no proof of anything. `mtu` is the
-    one in force, which the vswitch takes over when somebody listens on the socket.
+    `ofport` is None if the vswitch has not assigned a number yet, and -1 if it could not create the port; `error` is
+    its reason. `link_state` may be stale after a restart of the vswitch, and proves nothing. `mtu` is the effective
+    one, which the vswitch applies when an application listens on the socket.
     """
 
     port: Port
@@ -77,27 +77,27 @@ class PortStatus(Value):
 
     @property
     def works(self) -> bool:
-        """Whether the vswitch has made the port (not whether anybody listens on its socket)."""
+        """Whether the vswitch has created the port (not whether an application listens on its socket)."""
         return self.ofport is not None and self.ofport > 0 and not self.error
 
 
 SOCKET = "socket"
-"""The entry of `external_ids` that tells the port's socket as the host sees it."""
+"""The entry of `external_ids` with the socket's path on the host."""
 
 
 def external_ids(owner: Owner, socket: str = "") -> dict[str, str]:
-    """The mark of all that an attachment has in the vswitch's database."""
+    """The mark of everything that an attachment has in the vswitch's database."""
     notes = {"pod-uid": owner.pod_uid, SOCKET: socket}
     return {**key(owner), **{name: text for name, text in notes.items() if text}}
 
 
 def key(owner: Owner) -> dict[str, str]:
-    """That part of the mark that tells one attachment from another."""
+    """The part of the mark that identifies the attachment."""
     return {"owner": MARK, "container-id": owner.container_id, "ifname": owner.ifname, "network": owner.network}
 
 
 def owner_of(ids: Mapping[str, str]) -> Owner:
-    """The owner that a mark names; `NOBODY` when it is not ours, or names what cannot be the names of an attachment."""
+    """The owner in a mark; `NOBODY` if the mark is not ours, or contains names that no attachment can have."""
     if ids.get("owner") != MARK:
         return NOBODY
     found = Owner(**{field: str(ids.get(field.replace("_", "-"), "")) for field in Owner._fields})
@@ -105,7 +105,7 @@ def owner_of(ids: Mapping[str, str]) -> Owner:
 
 
 def differences(wanted: Port, seen: Port) -> list[str]:
-    """Each setting that is not as wanted, in one line; the pod's UID is only a note."""
+    """Each setting that differs from the requested one, on one line. The pod's UID is only a note."""
     ours, theirs = (port.replace(owner=port.owner.replace(pod_uid="")).as_dict() for port in (wanted, seen))
     return [
         f"{name} is {_shown(theirs[name])}, not {_shown(ours[name])}" for name in ours if ours[name] != theirs[name]
@@ -113,7 +113,7 @@ def differences(wanted: Port, seen: Port) -> list[str]:
 
 
 def _shown(setting: object) -> str:
-    """A setting for people, who write no Python."""
+    """A setting for messages, not in Python's notation."""
     if setting is None or setting in ("", ()):
         return "none"
     if isinstance(setting, Rate):

@@ -1,4 +1,4 @@
-"""What RFC 7047 says, as values: operations of a transaction, conditions, sets, maps and UUIDs."""
+"""RFC 7047 as values: operations of a transaction, conditions, sets, maps and UUIDs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def insert(table: str, row: JsonObject, name: str) -> Operation:
-    """A new row, that `named(name)` refers to in the same transaction."""
+    """A new row, to which `named(name)` refers in the same transaction."""
     return {"op": "insert", "table": table, "row": row, "uuid-name": name}
 
 
@@ -37,7 +37,7 @@ def delete(table: str, where: list[Condition]) -> Operation:
 def wait(
     table: str, where: list[Condition], columns: Iterable[str] = ("_uuid",), rows: Any = (), milliseconds: int = 0
 ) -> Operation:
-    """The transaction goes on only when `where` selects exactly `rows`; it is awaited that long, by default not."""
+    """The transaction continues only if `where` selects exactly `rows`. The server waits so long, by default not."""
     return {
         "op": "wait",
         "table": table,
@@ -54,7 +54,7 @@ def equals(column: str, value: Any) -> Condition:
 
 
 def includes(column: str, value: Any) -> Condition:
-    """The set or map in `column` has all that `value` has."""
+    """The set or map in `column` includes all elements of `value`."""
     return [column, "includes", value]
 
 
@@ -75,7 +75,7 @@ def to_map(entries: Mapping[str, Any]) -> list[Any]:
 
 
 def from_set(value: Any) -> list[Any]:
-    """The elements: a set of one may be written as that one, and a UUID is told by its text."""
+    """The elements of a set. A set of one may be written as its element, and a UUID is returned as its text."""
     elements = value[1] if isinstance(value, list) and value[0] == "set" else [value]
     return [element[1] if isinstance(element, list) else element for element in elements]
 

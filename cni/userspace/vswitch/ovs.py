@@ -1,8 +1,8 @@
-"""The engine `ovs-dpdk`: ports of Open vSwitch's userspace datapath, made through its database.
+"""The engine `ovs-dpdk`: ports of Open vSwitch's userspace datapath, created through its database.
 
-A port's row in the database is a wish. What came of it is known when ovs-vswitchd has raised `cur_cfg` to the
-`next_cfg` of the transaction; then `ofport` and `error` tell. So each change bumps `next_cfg`, and the database itself
-waits for `cur_cfg` in a `wait` operation: nothing is polled, and the vswitch's tables are not copied.
+A port's row in the database is a request. Its outcome is known when ovs-vswitchd has raised `cur_cfg` to the `next_cfg`
+of the transaction: it is in `ofport` and `error`. So each change increments `next_cfg`, and the database itself waits
+for `cur_cfg` in a `wait` operation: nothing is polled, and the vswitch's tables are not copied.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ if TYPE_CHECKING:
     from cni.userspace.vswitch.operations import Condition, Operation
 
 SECONDS = 20.0
-"""Bound of one call. ovs-vswitchd needs some milliseconds for a port, and seconds when it (re)builds all of them."""
+"""Time limit of a call. ovs-vswitchd needs some milliseconds for a port, and seconds if it (re)builds all of them."""
 
 ROLLBACK_SECONDS = 5.0
-"""Bound for taking back a port that failed; the database alone does that."""
+"""Time limit for the removal of a port that failed, which only needs the database."""
 
 APPLIED_SECONDS = 2.0
-"""How long `unplug` lets ovs-vswitchd take note before it returns: see `_wait_applied`."""
+"""How long `unplug` waits for ovs-vswitchd before it returns: see `_wait_applied`."""
 
 _GRACE_SECONDS = 1.0
-"""How much longer the client waits than it lets the database wait: the answer is on its way then."""
+"""How much longer the client waits than the database: the response may be on its way."""
 
 _ROOT = "Open_vSwitch"
 _USERSPACE = "netdev"
@@ -83,7 +83,7 @@ class OvsDpdk:
         self._seconds = seconds
 
     def status(self, bridge: str = "", *, create_bridge: bool = False) -> None:
-        """Lets ovs-vswitchd go through its configuration once: a socket that accepts proves nothing."""
+        """Lets ovs-vswitchd process its configuration once: a socket that accepts connections proves nothing."""
         deadline = time.monotonic() + self._seconds
         try:
             with Database(self._remote, deadline) as database:
@@ -112,7 +112,7 @@ class OvsDpdk:
                 answer = _insert(database, port, create_bridge, deadline)
                 if isinstance(answer, int):
                     return _made(database, port, answer, deadline)
-            # A refusal is no failure up there: the database took nothing, and the owner may have an earlier port.
+            # A refusal does not need the removal above: nothing was inserted, and the owner may have an earlier port.
             raise answer
 
     def unplug(self, owner: Owner, *, name: str = "") -> None:
@@ -136,11 +136,11 @@ class OvsDpdk:
 
 
 class _VswitchSilent(TryAgainLater):
-    """The database answers, ovs-vswitchd does not."""
+    """The database responds, but ovs-vswitchd does not."""
 
 
 def _insert(database: Database, port: Port, create_bridge: bool, deadline: float) -> int | CniError:
-    """The generation (`next_cfg`) with the port in it, or why the database may not have it."""
+    """The generation (`next_cfg`) with the port in it, or the reason why the database refuses the port."""
     creates = False
     while True:
         try:
@@ -148,7 +148,8 @@ def _insert(database: Database, port: Port, create_bridge: bool, deadline: float
         except VswitchRefused as refusal:
             if refusal.operation != _BRIDGE_GUARD:
                 return _explained(refusal, port)
-        # The bridge is not as supposed; it may come or go between this look and the next try, so there may be several.
+        # The state of the bridge differs. The bridge may be created or removed before each try, so there may be
+        # several.
         bridge = _bridge(database, port.bridge, deadline)
         unfit = _unfit(port.bridge, bridge, create_bridge)
         if unfit is not None:
@@ -169,14 +170,17 @@ def _unfit(name: str, row: JsonObject | None, create_bridge: bool) -> BridgeUnfi
 
 
 def _insertion(port: Port, creates_bridge: bool) -> list[Operation]:
-    """One transaction: guards, which `_explained` knows by their places, and then the rows. The last result tells the generation."""
+    """One transaction: the guards, in the order that `_explained` expects, and then the rows.
+
+    The last result contains the generation.
+    """
     bridge = [equals("name", port.bridge)]
     fit = [] if creates_bridge else [{"name": port.bridge, "datapath_type": _USERSPACE}]
     return [
         wait("Bridge", bridge, ("name", "datapath_type"), fit),
         wait("Port", [equals("name", port.name)]),
         wait("Interface", [equals("name", port.name)]),
-        # OVS takes a second port on the same socket without a word, and it never works.
+        # OVS accepts a second port on the same socket without an error, and the port never works.
         wait("Interface", [includes("options", to_map({PATH: port.path}))]),
         wait("Port", [includes("external_ids", to_map(key(port.owner)))]),
         *([wait("Port", [includes("external_ids", to_map({**_OURS, SOCKET: port.socket}))])] if port.socket else []),
@@ -190,7 +194,7 @@ def _insertion(port: Port, creates_bridge: bool) -> list[Operation]:
 
 
 def _bridge_rows(name: str) -> list[Operation]:
-    """A bridge is a port and an interface of its own name, too."""
+    """A bridge is also a port and an interface with its own name."""
     row = {
         "name": name,
         "datapath_type": _USERSPACE,
@@ -206,7 +210,7 @@ def _bridge_rows(name: str) -> list[Operation]:
 
 
 def _explained(refusal: VswitchRefused, port: Port) -> CniError:
-    """Which guard it was that refused, in words for people."""
+    """The error for the guard that refused."""
     taken = {
         1: f"the vswitch already has a port {port.name}",
         2: f"the vswitch already has an interface {port.name}",
@@ -214,7 +218,7 @@ def _explained(refusal: VswitchRefused, port: Port) -> CniError:
         4: f"{port.owner.ifname} of container {port.owner.container_id} already has a port in {port.owner.network}",
         5: f"another attachment's port is on the socket {port.socket}",
     }
-    # What follows the guards is refused with a reason; a guard only times out.
+    # The operations after the guards are refused with a reason; a guard only times out.
     if refusal.operation not in taken or refusal.reason != "timed out":
         return refusal
     return PortTaken(
@@ -223,7 +227,7 @@ def _explained(refusal: VswitchRefused, port: Port) -> CniError:
 
 
 def _made(database: Database, port: Port, generation: int, deadline: float) -> PortStatus:
-    """The port as ovs-vswitchd made it. Raises `VswitchRefused` with its words when it could not."""
+    """The port as ovs-vswitchd created it. Raises `VswitchRefused` with its error message if it could not."""
     _await_generation(database, generation, deadline)
     found = _look(database, [equals("name", port.name)], deadline)
     if not found:
@@ -238,7 +242,7 @@ def _made(database: Database, port: Port, generation: int, deadline: float) -> P
 
 
 def _look(database: Database, where: list[Condition], deadline: float) -> list[PortStatus]:
-    """The ports that `where` selects; it must hold for the port's interface alike."""
+    """The ports that `where` selects. It must apply to the port's interface as well."""
     answers = database.transact(
         [
             select("Port", where, PORT_COLUMNS),
@@ -272,7 +276,7 @@ def _bridge(database: Database, name: str, deadline: float) -> JsonObject | None
 
 
 def _remove_ports(database: Database, owner: Owner, name: str, deadline: float) -> int:
-    """Removes by mark, never by name alone. Returns the generation, 0 when there was nothing."""
+    """Removes by mark, never by name alone. Returns the generation; 0 if there was nothing to remove."""
     ports = [includes("external_ids", to_map(key(owner)))] + [equals("name", name)] * bool(name)
     limits = [includes("external_ids", to_map({**key(owner), **({"port": name} if name else {})}))]
     while True:
@@ -286,18 +290,18 @@ def _remove_ports(database: Database, owner: Owner, name: str, deadline: float) 
         except VswitchRefused as refusal:
             if not 0 <= refusal.operation < len(guards):
                 raise
-            # Another call removed a port in between, or somebody took its mark away: look again.
+            # Another client removed a port in between, or changed its mark: look again.
 
 
 def _cuts(ports: list[Any]) -> list[Operation]:
-    """Takes the ports from their bridges. Their rows vanish by that; a QoS row stays until it is deleted."""
-    # A port that is about to vanish still counts as referring to its QoS row, which then cannot be deleted.
+    """Removes the ports from their bridges, which deletes their rows. A QoS row stays until it is deleted."""
+    # A port that is about to be deleted still counts as a reference to its QoS row, which cannot be deleted then.
     loosed = [update("Port", [equals("_uuid", port)], {"qos": to_set(())}) for port in ports]
     return loosed + [mutate("Bridge", [includes("ports", port)], "ports", "delete", port) for port in ports]
 
 
 def _remove_empty_bridges(database: Database, deadline: float) -> int:
-    """Removes the bridges that we created and that have no port but their own. Returns the generation, or 0."""
+    """Removes the bridges that we created and that have only their own port. Returns the generation, or 0."""
     ours = [includes("external_ids", to_map(_OURS))]
     bridges = database.transact([select("Bridge", ours, ("_uuid", "name", "ports"))], deadline)[0]["rows"]
     generation = 0
@@ -315,12 +319,12 @@ def _remove_empty_bridges(database: Database, deadline: float) -> int:
         except VswitchRefused as refusal:
             if not 0 <= refusal.operation < len(guards):
                 raise
-            # It has got a port since, or is gone: not ours to remove now.
+            # It has a port since, or is gone: it must not be removed now.
     return generation
 
 
 def _bump() -> list[Operation]:
-    """Tells ovs-vswitchd that somebody waits for it; `_generation` reads the results."""
+    """Informs ovs-vswitchd that a client waits for it. `_generation` reads the results."""
     return [mutate(_ROOT, [], "next_cfg", "+=", 1), select(_ROOT, [], ("next_cfg",))]
 
 
@@ -330,7 +334,7 @@ def _generation(results: list[JsonObject]) -> int:
 
 
 def _await_generation(database: Database, generation: int, deadline: float) -> None:
-    """Returns when ovs-vswitchd has taken over the configuration of that generation."""
+    """Returns when ovs-vswitchd has applied the configuration of that generation."""
     milliseconds = max(int((deadline - time.monotonic()) * 1000), 0)
     behind = wait(_ROOT, [["cur_cfg", "<", generation]], milliseconds=milliseconds)
     try:
@@ -344,10 +348,10 @@ def _await_generation(database: Database, generation: int, deadline: float) -> N
 
 
 def _wait_applied(database: Database, generation: int, deadline: float) -> None:
-    """Gives ovs-vswitchd a moment to let go of the ports; without it they go when it starts.
+    """Waits a moment for ovs-vswitchd to release the ports. If it is not running, they are released when it starts.
 
-    A port that is removed and made again under its name before ovs-vswitchd looks keeps its former socket path, in
-    silence (measured with OVS 3.1).
+    If a port is removed and created again under its name before ovs-vswitchd looks, it keeps its former socket path
+    without an error (measured with OVS 3.1).
     """
     try:
         _await_generation(database, generation, min(deadline, time.monotonic() + APPLIED_SECONDS))

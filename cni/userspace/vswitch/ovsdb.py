@@ -1,4 +1,4 @@
-"""A connection to the database of Open vSwitch: transactions of RFC 7047 over a unix or TCP socket, within a bound.
+"""A connection to the database of Open vSwitch: transactions of RFC 7047 over a unix or TCP socket, with time limits.
 
 A call of the plugin makes two or three transactions; python-ovs' IDL would first copy the tables (49 ms).
 """
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 DATABASE = "Open_vSwitch"
 RECEIVE_BYTES = 1 << 18
 LARGEST_ANSWER = 16 << 20
-"""Bytes of one answer; 10000 ports with their interfaces need half. What is parsed can take twenty times as much memory."""
+"""Maximum bytes of a response. 10000 ports with their interfaces need half of it; parsed, it can take twenty times
+the memory."""
 
 
 class Database:
-    """One connection; `deadline` is in monotonic seconds everywhere.
+    """One connection. All values of `deadline` are in monotonic seconds.
 
-    Raises `TryAgainLater` when the server is not there, hangs up, does not answer in time, or gives answers without the
-    form of OVSDB's, also when the body of its context finds that out: what was asked may have happened then, or may still
-    happen.
+    Raises `TryAgainLater` if the server does not exist, closes the connection, does not respond in time, or sends
+    responses that are not OVSDB's, also if only the body of its context detects that. The request may have been
+    executed then, or may still be.
     """
 
     def __init__(self, remote: str, deadline: float) -> None:
@@ -51,22 +52,23 @@ class Database:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.close()
-        # Who takes an answer apart does so in here. A server that a network's author named can say anything.
+        # The code that interprets a response runs in this context. A server that a network's author named can send
+        # anything.
         if isinstance(error, (AttributeError, IndexError, KeyError, TypeError, ValueError)):
             raise self._lost("the answer is not OVSDB's") from error
 
     def close(self) -> None:
-        """Closes the connection; a transaction that still waits in the server is cancelled by that."""
+        """Closes the connection, which cancels a transaction that still waits in the server."""
         self._socket.close()
 
     def transact(self, operations: list[JsonObject], deadline: float) -> list[JsonObject]:
-        """The result of each operation; all of them took effect, or `VswitchRefused` is raised and none did."""
+        """The result of each operation. All of them took effect, or `VswitchRefused` is raised and none did."""
         self._number += 1
         request = {"method": "transact", "params": [DATABASE, *operations], "id": self._number}
         self._send(request, deadline)
         results = self._reply(deadline)
         for place, result in enumerate(results):
-            # A commit that is refused has its error behind the results of all operations.
+            # The error of a refused commit comes after the results of all operations.
             if isinstance(result, dict) and "error" in result:
                 raise _refusal(place, result)
         if len(results) != len(operations) or not all(isinstance(result, dict) for result in results):
@@ -74,8 +76,8 @@ class Database:
         return results
 
     def _connect(self, address: Any, deadline: float) -> None:
-        # A full backlog makes a non-blocking connect to a unix socket fail at once: 50 pods may start together.
-        # A blocking one waits for its turn, and SO_SNDTIMEO bounds that.
+        # With a full backlog, a non-blocking connect to a unix socket fails immediately: 50 pods may start together. A
+        # blocking one waits, limited by SO_SNDTIMEO.
         seconds = self._remaining(deadline)
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         try:
@@ -95,7 +97,8 @@ class Database:
         while True:
             message = self._message(deadline)
             if message.get("method") == "echo":
-                # The server probes a TCP connection that is silent for some seconds, and hangs up without an answer.
+                # The server probes a TCP connection that is silent for some seconds, and closes it if there is no
+                # response.
                 self._send({"result": message.get("params"), "error": None, "id": message.get("id")}, deadline)
             elif message.get("id") == self._number and "method" not in message:
                 return self._results(message)
@@ -110,7 +113,8 @@ class Database:
 
     def _message(self, deadline: float) -> JsonObject:
         while True:
-            # Also for messages that are here already: a server can send more of them than there is time to pass over.
+            # This also applies to messages that have arrived: a server can send more of them than there is time to
+            # skip.
             self._remaining(deadline)
             found = jsontext.first(self._received) if self._received.endswith((b"}", b"\n")) else None
             if found is None:
@@ -151,6 +155,6 @@ def _refusal(place: int, result: JsonObject) -> VswitchRefused:
 
 
 def _words(error: OSError) -> str:
-    if isinstance(error, (TimeoutError, BlockingIOError)):  # what SO_SNDTIMEO ends with is EAGAIN or EINPROGRESS
+    if isinstance(error, (TimeoutError, BlockingIOError)):  # SO_SNDTIMEO ends with EAGAIN or EINPROGRESS
         return "no answer in time"
     return os.strerror(error.errno) if error.errno else str(error)

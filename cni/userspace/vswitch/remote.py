@@ -1,4 +1,4 @@
-"""The address of an OVSDB server, as `ovs-vsctl --db` takes it."""
+"""The address of an OVSDB server, as in `ovs-vsctl --db`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 REMOTE = "unix:/var/run/openvswitch/db.sock"
-"""Where distributions' packages have it."""
+"""The path in distributions' packages."""
 
 LONGEST_SOCKET_PATH = 107
-"""Bytes; the kernel's sockaddr_un has 108 with the zero behind them."""
+"""Bytes; the kernel's sockaddr_un has 108, including the final zero."""
 
 
 def parse_remote(remote: str) -> tuple[int, Any]:
     """Address family and address of `unix:PATH` or `tcp:IP:PORT` (an IPv6 address in brackets).
 
-    Raises `InvalidConfig`. Host names are refused, as OVS does: to look one up has no bound.
+    Raises `InvalidConfig`. Host names are refused, as in OVS: resolving one has no time limit.
     """
     kind, _, place = remote.partition(":")
     if (

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     Row = JsonObject
 
 INTERFACE_TYPE = "dpdkvhostuserclient"
-"""OVS connects to a socket on which the application listens. The other way round is deprecated by OVS."""
+"""OVS connects to a socket on which the application listens. OVS has deprecated the other direction."""
 
 QOS_TYPE = "egress-policer"
-"""The userspace datapath takes no kernel discipline such as linux-htb, and says so in its log only."""
+"""The userspace datapath supports no kernel discipline such as linux-htb, and reports that only in its log."""
 
 PATH, RETRIES, STEERING = "vhost-server-path", "tx-retries-max", "tx-steering"
 BYTES_PER_KBIT = 125
@@ -48,7 +48,7 @@ def interface_row(port: Port) -> Row:
 
 
 def port_row(port: Port, interface: str, qos: str) -> Row:
-    """The Port row that refers to the interface, and to the QoS if there is one, by their names in the transaction."""
+    """The Port row. It refers to the interface, and to the QoS if there is one, by their names in the transaction."""
     row: Row = {
         "name": port.name,
         "interfaces": named(interface),
@@ -75,7 +75,7 @@ def qos_row(port: Port, rate: Rate) -> Row:
 
 
 def seen(row: Row, interface: Row | None, bridge: str, qos: Row | None) -> PortStatus:
-    """What the rows say; `interface` is None for a port that has none of its own name, such as a bond."""
+    """The port in these rows. `interface` is None for a port without an interface of its name, such as a bond."""
     mode, tag = from_set(row["vlan_mode"]), from_set(row["tag"])
     port = Port(
         name=_text(row["name"]),
@@ -125,7 +125,7 @@ def _egress(row: Row | None) -> Rate | None:
 
 
 def _text(value: Any) -> str:
-    """Raises `TypeError` for what is no text: a server that is none of Open vSwitch's can answer anything."""
+    """The text. Raises `TypeError` for another value: a server that is not Open vSwitch's can send anything."""
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} in the place of a text")
     return value
@@ -138,5 +138,5 @@ def _only(value: Any) -> Any:
 
 
 def _number(text: str | None) -> int | None:
-    """An administrator can write anything into an option."""
+    """The number; None if an administrator wrote another text into the option."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() else None
