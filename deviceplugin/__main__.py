@@ -133,7 +133,8 @@ def _configuration(options: argparse.Namespace) -> Configuration:
 
 
 def _held(options: argparse.Namespace, log: Log) -> dict[str, holding.Holding]:
-    return holding.Journal(options.state, log.error).load()
+    # A command changes nothing, and `load` creates the directory.
+    return holding.Journal(options.state, log.error).load() if os.path.lexists(options.state) else {}
 
 
 def _host(options: argparse.Namespace, log: Log) -> Host:

@@ -72,6 +72,7 @@ def test_status_and_a_dry_run_tell_what_would_be_served_and_change_nothing(progr
     assert tried["devices"] == found["devices"] == VFS
     assert (tried["served"], found["served"]) == (None, False)
     assert not (tmp_path / "device-plugins").exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_bad_configuration_ends_with_all_problems_and_a_hint(program, options, tmp_path):

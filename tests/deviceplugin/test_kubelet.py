@@ -429,13 +429,14 @@ async def test_the_kubelet_is_advised_by_the_placement_of_the_pool(place):
     node.host.add("0000:04:00.0", driver="i40e", netdev="eth1", sriov_totalvfs="8")
     for number, address in enumerate(("0000:04:10.0", "0000:04:10.2")):
         node.host.add_vf("0000:04:00.0", number, address, driver="vfio-pci", group=str(30 + number))
-    for number, pf in enumerate((PF, PF, "0000:04:00.0")):
+    for number, pf in enumerate((PF, PF, "0000:04:00.0", "0000:04:00.0")):
         node.host.add_vf(pf, 6 + number, f"0000:05:10.{number}", driver="iavf", group=str(40 + number))
     async with node:
         await node.offered("intel.com/pack", 6)
-        await node.offered("intel.com/spread", 3)
+        await node.offered("intel.com/spread", 4)
         assert sorted(await node.kubelet.admit("one", "intel.com/pack", 2)) == ["0000:04:10.0", "0000:04:10.2"]
-        assert "0000:05:10.2" in await node.kubelet.admit("two", "intel.com/spread", 2)
+        given = await node.kubelet.admit("two", "intel.com/spread", 2)
+        assert [device in given for device in ("0000:05:10.0", "0000:05:10.2")] == [True, True], "one of each PF"
 
 
 @driven

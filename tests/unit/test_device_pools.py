@@ -241,3 +241,35 @@ def test_preferred_devices_complete_an_iommu_group_before_they_begin_another():
     assert preferred(host, functions, [], 1) == ["0000:06:00.0"]
     assert preferred(host, functions, ["0000:05:00.1"], 2) == ["0000:05:00.1", "0000:05:00.0"]
     assert preferred(host, functions, [], 2) == ["0000:05:00.0", "0000:05:00.1"]
+
+
+def test_the_rest_of_a_begun_iommu_group_comes_before_a_group_that_fits():
+    functions = {
+        address: function(address, group=group)
+        for address, group in (
+            ("0000:05:00.0", "1"),
+            ("0000:05:00.1", "1"),
+            ("0000:05:00.2", "1"),
+            ("0000:04:00.0", "2"),
+        )
+    }
+    assert preferred(Inventory(functions), functions, ["0000:05:00.0"], 2) == ["0000:05:00.0", "0000:05:00.1"]
+
+
+def test_the_numa_node_comes_before_a_pf_with_fewer_free_vfs():
+    functions = {
+        "0000:05:00.0": vf("0000:05:00.0", 0, pf="a", numa=0),
+        "0000:06:00.0": vf("0000:06:00.0", 0, pf="b", numa=1),
+        "0000:06:00.1": vf("0000:06:00.1", 1, pf="b", numa=1),
+        "0000:07:00.0": vf("0000:07:00.0", 0, pf="c", numa=1),
+    }
+    assert preferred(Inventory(functions), functions, ["0000:07:00.0"], 2) == ["0000:07:00.0", "0000:06:00.0"]
+
+
+def test_devices_that_spread_begin_with_the_pf_that_has_most():
+    functions = {
+        "0000:05:00.0": vf("0000:05:00.0", 0, pf="a"),
+        "0000:06:00.0": vf("0000:06:00.0", 0, pf="b"),
+        "0000:06:00.1": vf("0000:06:00.1", 1, pf="b"),
+    }
+    assert preferred(Inventory(functions), functions, [], 1, spread=True) == ["0000:06:00.0"]

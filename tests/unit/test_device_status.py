@@ -125,7 +125,9 @@ def options(tmp_path):
 
 def test_a_dry_run_reports_what_would_be_served_and_all_problems_of_a_bad_configuration(tmp_path, options, capsys):
     (tmp_path / "config.json").write_text('{"resourceList": [{"resourceName": "vfs"}]}')
+    before = sorted(tmp_path.rglob("*"))
     assert main(["run", "--dry-run", "--json", *options]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
     assert json.loads(capsys.readouterr().out)["resources"][0]["devices"] == VFS
     (tmp_path / "config.json").write_text('{"resourceList": [{"resourceName": "a b", "groups": "x"}]}')
     assert main(["run", "--dry-run", *options]) == 1
