@@ -7,7 +7,7 @@ import signal
 import sys
 
 from cni.errors import IoFailure
-from cni.helper import service, surroundings, warm
+from cni.helper import libraries, service, surroundings, warm
 from cni.helper.call import House
 from cni.host.files import make_directory, require_private
 from cni.sriov.__main__ import load as load_sriov
@@ -37,6 +37,7 @@ def main(arguments: list[str], programs: Mapping[str, Load] = PROGRAMS) -> NoRet
     try:
         build = build_of(os.path.dirname(sys.executable))
         warm.load_all()
+        libraries.prepare()
         folder = os.path.dirname(path)
         make_directory(folder)
         require_private(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.bench import device_plugin, ipam_etcd, ipam_local, kubernetes, userspace, veth
+from tests.bench import device_plugin, ipam_calls, ipam_etcd, ipam_local, kubernetes, userspace, veth
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     print(ipam_local.run(), flush=True)
     print(ipam_etcd.run(), flush=True)
     print(kubernetes.run(), flush=True)
+    print(ipam_calls.run(), flush=True)
     print(device_plugin.run(), flush=True)
     if "--native" not in sys.argv:
         from tests.bench import lab  # boots a VM

@@ -77,6 +77,11 @@ class EtcdServer:
     def await_answer(self) -> None:
         until("etcd's answer", self._answers, SECONDS)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Sends SIGKILL. Unwritten data is lost."""
         assert self._process is not None
