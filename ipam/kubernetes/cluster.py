@@ -75,7 +75,7 @@ class Kubernetes(Anonymous):
     def find_free(self, range_: Range, start: int) -> int | None:
         self._api.begin()
         cidr = whereabouts.subnet(range_)
-        taken = self._pools.find(cidr).used(range_, self._reserved.get(cidr, ()))
+        taken = self._pools.look(cidr).used(range_, self._reserved.get(cidr, ()))
         for first, last in ((start, range_.last), (range_.first, start - 1)):
             for number in range_.walk(first, last):
                 if number not in taken:
@@ -100,7 +100,7 @@ class Kubernetes(Anonymous):
     def leases_of_pod(self, owner: Owner) -> tuple[Lease, ...]:
         """See `ipam.store.Cluster`."""
         self._api.begin()
-        pools = [self._pools.find(cidr) for cidr in self._location.subnets]
+        pools = [self._pools.look(cidr) for cidr in self._location.subnets]
         return tuple(lease for pool in pools for lease in pool.leases_of_pod(owner))
 
     def give_back(self, claims: Claims, owner: Owner) -> None:

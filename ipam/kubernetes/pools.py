@@ -12,7 +12,7 @@ from ipam.kubernetes.whereabouts import POOLS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.jsontext import JsonObject
-    from ipam.kubernetes.api import Api
+    from ipam.kubernetes.api import Answer, Api
     from ipam.kubernetes.whereabouts import Allocated
     from ipam.store import Claim, Owner
 
@@ -46,7 +46,7 @@ class Pools:
         self.uids: dict[str, str] = {}
         """The UIDs of the pools that were read, by subnet; empty if a pool did not exist."""
         self._read: dict[str, PoolText] = {}
-        """Pools by subnet, as they were read since the last patch of them."""
+        """Pools by subnet, as `look` read them since the last patch of them."""
 
     def name(self, cidr: str) -> str:
         return whereabouts.pool_name(cidr, self._network_name)
@@ -56,11 +56,15 @@ class Pools:
         name = self.name(cidr)
         pool = PoolText(self._api.get_text(POOLS, name) if is_name(name) else b"")
         self.uids[cidr] = pool.uid
-        self._read[cidr] = pool
         return pool
 
+    def look(self, cidr: str) -> PoolText:
+        """Like `find`, for a lease that follows: until the next patch of the pool it is not read again for that."""
+        self._read[cidr] = self.find(cidr)
+        return self._read[cidr]
+
     def read(self, cidr: str) -> PoolText | None:
-        """The pool as it was read since the last patch of it; None if it was not read."""
+        """The pool as `look` read it since the last patch of it; None if it did not."""
         return self._read.get(cidr)
 
     def add(self, claims: Claims, owner: Owner, made: Made) -> Claims:
@@ -85,13 +89,12 @@ class Pools:
     def hand_back(self, taken_over: list[Allocated], owner: Owner) -> None:
         """Returns allocations that the owner has taken over."""
         for claim, entry in taken_over:
-            name = self.name(whereabouts.subnet(claim.range))
-            self._api.patch(POOLS, name, whereabouts.handing_back(claim, entry, owner))
+            self._patch(whereabouts.subnet(claim.range), whereabouts.handing_back(claim, entry, owner))
 
     def give_up(self, claims: Claims, owner: Owner, pod: str) -> bool:
         """Returns whether the owner has one of them for that pod. After this no later container takes it over."""
         return any(
-            self._api.patch(POOLS, self.name(cidr), whereabouts.giving_up(claim, owner, pod)).status == 200
+            self._patch(cidr, whereabouts.giving_up(claim, owner, pod)).status == 200
             for cidr, of_subnet in self._named(claims).items()
             for claim in of_subnet
         )
@@ -119,7 +122,7 @@ class Pools:
 
     def _is_held(self, cidr: str, claims: Claims, owner: Owner) -> bool:
         # This sends far less than a pool with thousands of leases.
-        return self._api.patch(POOLS, self.name(cidr), whereabouts.testing(claims, owner)).status == 200
+        return self._patch(cidr, whereabouts.testing(claims, owner)).status == 200
 
     def _ours(self, cidr: str, claims: Claims, owner: Owner) -> Claims:
         entries = self.find(cidr).entries_at(claims)
@@ -128,13 +131,13 @@ class Pools:
     def _added(self, cidr: str, claims: Claims, owner: Owner, made: Made) -> Claims:
         name, said = self.name(cidr), ""
         # A pool that the search for the pod's leases has just read is not read again.
-        read = self._read.pop(cidr, None)
+        read = self.read(cidr)
         missing, earlier, others = _sorted({} if read is None else read.entries_at(claims), claims, owner)
         for _ in range(TRIES):
             if others or not (missing or earlier):
                 return others
             patch = whereabouts.adding(missing, owner) + whereabouts.taking_over(earlier, owner)
-            answer = self._api.patch(POOLS, name, patch)
+            answer = self._patch(cidr, patch)
             if answer.status == 200:
                 self.uids[cidr] = _uid(answer.content)
                 made.added.extend(missing)
@@ -158,16 +161,20 @@ class Pools:
 
     def _entries_after_repair(self, cidr: str, claims: Claims) -> dict[str, JsonObject]:
         """The allocations of these addresses. If the pool has no map of allocations, it gets one."""
-        pool = self.find(cidr)
+        pool = self.look(cidr)
         repairing = whereabouts.repairing(pool.document, cidr) if pool.exists else []
         if repairing:
-            self._api.patch(POOLS, self.name(cidr), repairing)
+            self._patch(cidr, repairing)
         return pool.entries_at(claims)
+
+    def _patch(self, cidr: str, patch: whereabouts.Patch) -> Answer:
+        self._read.pop(cidr, None)
+        return self._api.patch(POOLS, self.name(cidr), patch)
 
     def _removed(self, cidr: str, claims: Claims, owner: Owner) -> None:
         name, left = self.name(cidr), claims
         for _ in range(TRIES):
-            if not left or self._api.patch(POOLS, name, whereabouts.removing(left, owner)).status != 422:
+            if not left or self._patch(cidr, whereabouts.removing(left, owner)).status != 422:
                 return
             left = self._ours(cidr, claims, owner)
         raise TryAgainLater(f"the IPPool {name} keeps being changed by others")

@@ -309,6 +309,24 @@ def test_the_next_sandbox_of_a_pod_gets_the_addresses_of_the_one_before_and_alon
     assert kept(api) == {}
 
 
+def test_an_address_that_was_given_back_after_a_conflict_is_leased_again_by_the_next_attempt(api, cluster, monkeypatch):
+    put_pool(api, {"allocations": {"5": {"id": "x", "podref": "default/x"}}}, "fd00-9---64", "fd00:9::/64")
+    patch = api.resources.patch
+    refused: list[str] = []
+
+    def refused_once(kind, namespace, name, operations):
+        if operations[-1]["op"] == "remove" and not refused:
+            refused.append(name)
+            raise Refused(422, "Invalid", "somebody has changed the pool")
+        return patch(kind, namespace, name, operations)
+
+    monkeypatch.setattr(api.resources, "patch", refused_once)
+    assert cluster.take(BOTH, A) == BOTH[1:]
+    assert cluster.take((BOTH[0], claim("fd00:9::6")), A) == ()
+    assert refused == ["10.9.0.0-24"]
+    assert everything(cluster) == {"10.9.0.5": ("a", "net1"), "fd00:9::5": ("x", ""), "fd00:9::6": ("a", "net1")}
+
+
 @pytest.mark.parametrize("number", range(9))
 def test_a_take_over_that_is_refused_in_part_hands_back(api, cluster, number):
     cluster.take(BOTH[:1], A)
