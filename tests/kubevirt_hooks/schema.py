@@ -22,6 +22,8 @@ INTERFACE = {
     "driver": ("name", "queues", "iommu"),
     "rom": ("enabled",),
     "acpi": ("index",),
+    "backend": ("type", "logFile"),
+    "portForward": ("proto", "address", "dev"),
 }
 MEMORY_BACKING = {
     "hugepages": (),

@@ -85,8 +85,15 @@ interfaces = st.fixed_dictionaries(
     },
 ).map(lambda fields: bound(**fields))  # type: ignore[arg-type] # by their names
 
-machines_of_ours = st.lists(interfaces, min_size=1, max_size=2, unique_by=lambda each: each["name"]).map(
-    lambda each: machine(*each)
+devices_of_machines = st.fixed_dictionaries(
+    {}, optional={"networkInterfaceMultiqueue": st.booleans(), "useVirtioTransitional": st.booleans()}
+)
+architectures = st.sampled_from(["amd64", "arm64", "s390x"])
+machines_of_ours = st.builds(
+    lambda ours, devices, architecture: machine(*ours, devices=devices, architecture=architecture),
+    st.lists(interfaces, min_size=1, max_size=2, unique_by=lambda each: each["name"]),
+    devices_of_machines,
+    architectures,
 )
 
 
@@ -115,7 +122,7 @@ def without_ours(text: bytes) -> bytes:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    text=texts(),
+    text=texts() | st.sampled_from(NAMES).map(lambda name: domain(name).decode()),
     vmi=machines_of_ours,
     mtus=st.dictionaries(st.sampled_from(["dataplane", "second"]), st.integers(68, 9702)),
 )

@@ -68,6 +68,11 @@ MEMORY = {
     "hugepages": [ACCESS],
     "numa": [ACCESS],
     "virtiofs": [],
+    "v1.5": ["<memoryBacking>", SOURCE, ACCESS, "</memoryBacking>"],
+    "v1.6": ["<memoryBacking>", SOURCE, ACCESS, "</memoryBacking>"],
+    "v1.7": ["<memoryBacking>", SOURCE, ACCESS, "</memoryBacking>"],
+    "v1.8": [],
+    "v1.9": [],
 }
 
 
