@@ -47,6 +47,17 @@ def change(text: bytes, machine: Machine, binding: str, sight: Sight) -> bytes:
     return document.changed()
 
 
+def sockets(text: bytes, machine: Machine, binding: str) -> dict[str, str]:
+    """The paths of the sockets in a domain that `change` has returned, by the names of their networks."""
+    if not machine.of_binding(binding):
+        return {}
+    present = _present(_devices(Document(text)))
+    sources = {
+        each.name: present[each.name].first("source") for each in machine.of_binding(binding) if each.name in present
+    }
+    return {name: source.attributes["path"] for name, source in sources.items() if source}
+
+
 def interface(port: Port, address: bytes = b"", indent: bytes = b"") -> bytes:
     """The element. `address` is the existing `<address>` element on the guest's bus, or empty."""
     queues = {} if port.queues is None else {"queues": port.queues}

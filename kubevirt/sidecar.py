@@ -121,13 +121,14 @@ class Sidecar:
 
     async def _changed(self, text: bytes, vmi: bytes) -> bytes:
         machine = machines.parse(vmi)
-        bound = machine.of_binding(self._binding)
-        if not bound:
+        if not machine.of_binding(self._binding):
             self._log.warning(f"no interface of the machine has the binding {self._binding}; the domain stays as it is")
         sight = await self._files.sight(machine, self._binding)
         changed = domain.change(text, machine, self._binding, sight)
-        names = ", ".join(each.name for each in bound)
-        self._log.info(f"{machine.metadata.namespace}/{machine.metadata.name}: vhost-user interfaces {names or 'none'}")
+        # A migration needs the same paths on both nodes. Nothing but the two logs can show that they differ.
+        paths = domain.sockets(changed, machine, self._binding)
+        told = ", ".join(f"{name} on {path}" for name, path in paths.items())
+        self._log.info(f"{machine.metadata.namespace}/{machine.metadata.name}: vhost-user interfaces {told or 'none'}")
         return changed
 
     async def _pre_cloud_init_iso(self, request: Any, _context: Any) -> dict[str, Any]:

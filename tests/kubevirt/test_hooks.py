@@ -60,6 +60,7 @@ def test_a_machine_is_defined_twice_and_shut_down(request, which, start, hooks):
     virt.shut_down()
     assert process.wait(END_SECONDS) == 0
     assert not sidecar.socket.exists()
+    assert f"vhost-user interfaces dataplane on /var/run/kubevirt/sockets/{DATAPLANE}" in process.stderr.read()
 
 
 @pytest.mark.parametrize("nested", [False, True])

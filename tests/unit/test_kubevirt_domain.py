@@ -406,3 +406,14 @@ def test_two_interfaces_with_one_socket_are_refused():
     vmi["status"]["interfaces"] = [{"name": "a", "podInterfaceName": "eth0"}]
     with pytest.raises(InvalidConfig, match="interfaces a and b have one socket"):
         change(domain("plain"), vmi)
+
+
+def test_the_log_can_name_the_sockets_of_a_domain_that_was_changed():
+    vmi = machine(bound("one"), bound("two", macAddress="02:00:00:00:10:02"), bound("gone", state="absent"))
+    parsed = machines.parse(json.dumps(vmi).encode())
+    after = change(domain("plain"), vmi, info=network_info(b'{"interfaces": []}', set()), sockets="/s")
+    found = domains.sockets(after, parsed, BINDING)
+    assert list(found) == ["one", "two"]
+    assert all(path.startswith("/s/pod") for path in found.values())
+    assert domains.sockets(domain("plain"), machines.parse(json.dumps(machine(bound())).encode()), BINDING) == {}
+    assert domains.sockets(b"not a domain", parsed, "another") == {}
