@@ -72,15 +72,13 @@ def change(  # noqa: PLR0913 - one parameter per attribute of a link
 
     The message is not atomic: the kernel moves the link first, and a later refusal leaves it moved.
     """
-    attrs = []
-    for kind, number in (
+    numbers = (
         (nl.IFLA_NET_NS_FD, netns_fd),
         (nl.IFLA_MTU, mtu),
         (nl.IFLA_TXQLEN, txqlen),
         (nl.IFLA_GROUP, group),
-    ):
-        if number is not None:
-            attrs.append(nl.u32(kind, number))
+    )
+    attrs = [nl.u32(kind, number) for kind, number in numbers if number is not None]
     if name is not None:
         attrs.append(nl.text(nl.IFLA_IFNAME, name))
     if mac is not None:

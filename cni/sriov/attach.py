@@ -184,18 +184,22 @@ def detach(
         raise _not_cleaned(attachment, device, failure, failures) from failure
     failures += _failures_of(kernel, attachment, netns, _AT_HOME, log)
     _verify(kernel, attachment, failures, log)
-    unfit = unfit_tuning(kernel, attachment, rules)
-    if not unfit:
-        return
-    try:
-        renewed = renew_for(kernel, attachment, log, rules, unfit)
-    except CniError as failure:
-        raise _not_cleaned(attachment, device, failure, failures) from failure
-    if renewed:
-        failures = _failures_of(kernel, attachment, netns, _AT_HOME, log)
-        _verify(kernel, attachment, failures, log)
-        if left := unfit_tuning(kernel, attachment, rules):
-            log.warning(f"{attachment.device} has a new network device, but not as it was: {'; '.join(left)}")
+    if unfit := unfit_tuning(kernel, attachment, rules):
+        try:
+            renewed = renew_for(kernel, attachment, log, rules, unfit)
+        except CniError as failure:
+            raise _not_cleaned(attachment, device, failure, failures) from failure
+        if renewed:
+            _restore_new_netdev(kernel, attachment, netns, log, rules)
+
+
+def _restore_new_netdev(
+    kernel: Kernel, attachment: DeviceAttachment, netns: Netns | None, log: Log, rules: RenewalRules
+) -> None:
+    """Restores the found state once more, after the driver has made a new network device."""
+    _verify(kernel, attachment, _failures_of(kernel, attachment, netns, _AT_HOME, log), log)
+    if left := unfit_tuning(kernel, attachment, rules):
+        log.warning(f"{attachment.device} has a new network device, but not as it was: {'; '.join(left)}")
 
 
 def _not_cleaned(attachment: DeviceAttachment, device: Device, failure: CniError, failures: list[str]) -> TryAgainLater:

@@ -67,18 +67,7 @@ def plan(key: Key, conf: SriovConfDict, device: Device, surroundings: Surroundin
     if userspace:
         _require_nothing_of_a_netdev(conf, device)
     _require_trust(conf, device, settings)
-    if surroundings.open_in_process:
-        raise DeviceBusy(
-            f"{device.kind} {device.address} is open in a process (driver: {device.driver})",
-            hint="it is free when that virtual machine or DPDK program has ended",
-        )
-    _require_unused(device, surroundings.uses)
-    if driver:
-        _require_viable(device, driver, surroundings.viability_problems)
-    if not device.userspace and (device.driver or not driver):
-        # A device that has a driver and no network device here is in another namespace: binding would remove it from
-        # there.
-        _require_at_home(device)
+    _require_free(device, driver, surroundings)
     return model.DeviceAttachment(
         key=key,
         device=device.address,
@@ -98,6 +87,22 @@ def plan(key: Key, conf: SriovConfDict, device: Device, surroundings: Surroundin
         netdev_instance=surroundings.netdev_instance,
         tuning=surroundings.tuning,
     )
+
+
+def _require_free(device: Device, driver: str, surroundings: Surroundings) -> None:
+    """Raises `DeviceBusy` for a device that is in use or elsewhere, and `DriverUnfit` if it cannot have the driver."""
+    if surroundings.open_in_process:
+        raise DeviceBusy(
+            f"{device.kind} {device.address} is open in a process (driver: {device.driver})",
+            hint="it is free when that virtual machine or DPDK program has ended",
+        )
+    _require_unused(device, surroundings.uses)
+    if driver:
+        _require_viable(device, driver, surroundings.viability_problems)
+    if not device.userspace and (device.driver or not driver):
+        # A device that has a driver and no network device here is in another namespace: binding would remove it from
+        # there.
+        _require_at_home(device)
 
 
 def wanted_settings(conf: Mapping[str, Any]) -> VfSettings:
