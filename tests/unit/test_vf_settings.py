@@ -152,6 +152,12 @@ def test_the_tests_lists_of_all_settings_have_them_all():
     assert taken <= set(example)
 
 
+@pytest.mark.parametrize("page", ["docs/features.md", "CHANGELOG.md"])
+def test_the_documents_name_each_setting(page):
+    text = (ROOT / page).read_text()
+    assert [key for key in KEYS if f"`{key}`" not in text] == []
+
+
 def test_the_lab_applies_each_setting_or_shows_its_refusal():
     applied = {key for settings, _ in lab.ALONE.values() for key in settings}
     refused = {key for settings, *_ in lab.REFUSED.values() for key in settings}
