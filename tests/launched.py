@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 BUILD = "source"
 """What the helper from the sources calls its build."""
 SECONDS = 20.0
+RECVMSG = {"x86_64": "47", "aarch64": "212"}[os.uname().machine]
+_WAITING = 2
 FROM_SOURCE = (sys.executable, "-E", "-s", "-m", "tests.contract.probe_helper")
 
 
@@ -43,6 +46,14 @@ def _executable(file: Path, content: bytes) -> Path:
         file.write_bytes(content)
         file.chmod(0o755)
     return file
+
+
+def _waits(pid: int) -> bool:
+    """Whether the process is in recvmsg, as a child of a helper is only while it waits for a connection."""
+    try:
+        return Path(f"/proc/{pid}/syscall").read_text().split()[0] == RECVMSG
+    except OSError:
+        return False
 
 
 class Called(NamedTuple):
@@ -81,6 +92,15 @@ class Helper:
 
     def children(self) -> list[int]:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    def next_child(self) -> int:
+        """The child that serves the next call: the one that has waited longest, once both wait."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            waiting = [pid for pid in self.children() if _waits(pid)]
+            if len(waiting) == _WAITING:
+                return waiting[0]
+        raise AssertionError("the helper's children do not come to rest")
 
 
 CONF = {"cniVersion": "1.0.0", "name": "net", "type": "probe"}

@@ -460,6 +460,8 @@ class HostKernel:
             if netns is None:
                 self._sockets[identity] = RouteSocket()
             else:
+                # If the way back fails, this process stays in the pod's namespace. A later socket would be the pod's.
+                self._socket(None)
                 with netns.entered():
                     self._sockets[identity] = RouteSocket()
         return self._sockets[identity]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -12,10 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from cni.errors import TryAgainLater
+from cni.errors import KernelRefused, TryAgainLater
 from cni.host import links, netlink as nl
 from cni.host.kernel import HostKernel
-from cni.host.netns import open_netns
+from cni.host.netns import CLONE_NEWNET, Entered, open_netns, setns
 from cni.host.rtnetlink import REPLY_SECONDS, RTNLGRP_LINK, NetlinkError, RouteSocket, Unsettled
 from cni.log import Log
 
@@ -156,6 +157,29 @@ class Inconsistent:
         pass
 
 
+def test_a_process_that_cannot_leave_a_pods_namespace_still_looks_at_the_host(netns, monkeypatch):
+    kernel, lost = HostKernel(Log({})), HostKernel(Log({}))
+    of_the_host = {link.name for link in kernel.links(None)}
+    assert of_the_host != {link.name for link in kernel.links(netns)}
+
+    def stay(entered, *_exc):
+        os.close(entered._home)
+        raise KernelRefused("return to the host's network namespace: the kernel refused: EIO")
+
+    with open("/proc/thread-self/ns/net", "rb") as own:
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(Entered, "__exit__", stay)
+                with pytest.raises(KernelRefused):
+                    lost.links(netns)
+            assert os.stat("/proc/thread-self/ns/net").st_ino != os.fstat(own.fileno()).st_ino
+            assert {link.name for link in lost.links(None)} == of_the_host
+        finally:
+            setns(own.fileno(), CLONE_NEWNET)
+            for socket in (*kernel._sockets.values(), *lost._sockets.values()):
+                socket.close()
+
+
 def test_a_list_that_changes_all_the_time_is_not_used(netns):
     kernel = HostKernel(Log({}))
     socket = kernel._socket(netns)
@@ -166,6 +190,7 @@ def test_a_list_that_changes_all_the_time_is_not_used(netns):
     with pytest.raises(TryAgainLater, match="consistent"):
         kernel.links(netns)
     real.close()
+    kernel._socket(None).close()
 
 
 def test_an_acknowledgement_without_an_answer_is_an_error(netns):

@@ -143,7 +143,7 @@ def test_a_call_that_is_refused_any_change_says_why_and_the_host_is_as_before_or
 
 WORDS = ("memfd:barewire-output", "frame")
 """Points of the child's answer to its launcher, which reports that the child is gone if it cannot be given."""
-SHARE = {"killed": 12, "refused": 16}
+SHARE = {"killed": 20, "refused": 32}
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ The plugin starts no program here except its IPAM plugin, which is not traced.
 
 from __future__ import annotations
 
-import re
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from tests.ovs.node import Node, Outcome, Pod
 from tests.strace import Missed, Point
 
 KILLED = (-9, 128 + 9)
-_WAITING = 2
 
 
 class Faults:
@@ -77,26 +74,10 @@ class HelperFaults(Faults):
 
     def _call(self, command: str, conf: dict[str, Any], pod: Pod, traced: str, fault: str = "") -> Outcome:
         self._trace.unlink(missing_ok=True)
-        attached = (*strace.command(str(self._trace), traced, fault), "-p", str(self._next_child()))
+        attached = (*strace.command(str(self._trace), traced, fault), "-p", str(self._helper.next_child()))
         with subprocess.Popen(attached, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr
             assert "attached" in tracer.stderr.readline()
             done = self._node.call(command, conf, pod, "net1")
             tracer.wait(SECONDS)
         return done
-
-    def _next_child(self) -> int:
-        """The child that has waited longest. Earlier ones have ended, or will end without an event for us."""
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            alive = [pid for pid in self._helper.children() if not _has_ended(pid)]
-            if len(alive) == _WAITING:
-                return alive[0]
-        raise AssertionError("the helper's children do not come to rest")
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return bool(re.search(r"^State:\s+[ZX]", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
-    except OSError:
-        return True
