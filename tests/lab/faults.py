@@ -14,6 +14,7 @@ from tests.lab.cni import CALL_S, Json, Outcome, Pod, Runtime, outcome
 from tests.lab.lab import Lab
 from tests.lab.launched import BIN_DIR as LAUNCHED
 from tests.lab.vm import Completed, Running
+from tests.launched import RECVMSG
 from tests.strace import Missed, Point
 
 TRACE = "/run/lab/fault.trace"
@@ -50,20 +51,20 @@ _NEXT_CHILD = """
 import os, time
 from pathlib import Path
 helper, deadline = os.environ["HELPER"], time.monotonic() + 60
-def alive():
+def waiting():
     for pid in Path(f"/proc/{helper}/task/{helper}/children").read_text().split():
         try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+            if Path(f"/proc/{pid}/syscall").read_text().split()[0] == os.environ["RECVMSG"]:
                 yield pid
         except OSError:
             continue
-while len(found := list(alive())) != 2:
+while len(found := list(waiting())) != 2:
     if time.monotonic() > deadline:
         raise SystemExit(f"the children of the helper do not come to rest: {found}")
     time.sleep(0.01)
 print(found[0])
 """
-"""The child that has waited longest. Children that serve a call end without an event for us."""
+"""The child that has waited longest: only a child that waits for a connection is in recvmsg."""
 
 _AWAIT_TRACER = """
 import os, time
@@ -193,7 +194,7 @@ class LaunchedCall(Call):
     def _start(self, traced: str, fault: str = "") -> Any:
         vm = self.lab.vm
         vm.put(TRACE, "")
-        child = vm.python(_NEXT_CHILD, env={"HELPER": str(self.helper)}, timeout=STOP_S + 10).out.strip()
+        child = vm.python(_NEXT_CHILD, env={"HELPER": str(self.helper), "RECVMSG": RECVMSG}, timeout=STOP_S + 10).out.strip()
         tracer = vm.start(*strace.command(TRACE, traced, fault), "-p", child)
         vm.python(_AWAIT_TRACER, env={"CHILD": child}, timeout=STOP_S + 10)
         launched = Runtime(vm, LAUNCHED)
