@@ -194,7 +194,9 @@ class LaunchedCall(Call):
     def _start(self, traced: str, fault: str = "") -> Any:
         vm = self.lab.vm
         vm.put(TRACE, "")
-        child = vm.python(_NEXT_CHILD, env={"HELPER": str(self.helper), "RECVMSG": RECVMSG}, timeout=STOP_S + 10).out.strip()
+        child = vm.python(
+            _NEXT_CHILD, env={"HELPER": str(self.helper), "RECVMSG": RECVMSG}, timeout=STOP_S + 10
+        ).out.strip()
         tracer = vm.start(*strace.command(TRACE, traced, fault), "-p", child)
         vm.python(_AWAIT_TRACER, env={"CHILD": child}, timeout=STOP_S + 10)
         launched = Runtime(vm, LAUNCHED)
