@@ -27,13 +27,15 @@ IFNAME = hashed("vhost-net-1")
 """The name in the pod of the machine's second interface."""
 ADDRESSES = ("10.9.0.1", "10.9.0.2", "10.9.0.3")
 VLANS = (100, 100, 200)
+VSWITCH_USER = 991
 QUEUES = list(product((1, 2), repeat=3)) if os.environ.get("BAREWIRE_MATRIX") else [(1, 2, 1)]
 """Pairs of queues of the three guests."""
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    with Node(from_bundle("userspace")) as node:
+    """An ovs-vswitchd that is not root needs the access that the plugin gives to it; one that is root needs less."""
+    with Node(from_bundle("userspace"), vswitch_user=VSWITCH_USER) as node:
         yield node
 
 

@@ -28,6 +28,7 @@ VSWITCHD = {
 # it is used.
 DPDK = "--no-huge --legacy-mem --no-pci --no-telemetry -m 1024 --file-prefix=tests"
 SETTINGS = {"dpdk-init": "true", "dpdk-extra": f'"{DPDK}"', "per-port-memory": "true", "pmd-maxsleep": "10000"}
+CAPABILITIES = "+net_admin,+net_raw,+ipc_lock,+sys_nice"
 START_SECONDS = 30.0
 COMMAND_SECONDS = 30
 # Kills the process when we end, even if we are killed; exec keeps the process ID.
@@ -50,11 +51,12 @@ class Daemon:
     """One Open vSwitch.
 
     `dpdk=False` is a vswitchd that cannot create vhost-user ports; `within` is the command that starts a program in
-    another namespace; `bridge` exists from the start.
+    another namespace; `bridge` exists from the start. `user` is the user of ovs-vswitchd, with the capabilities that
+    the packages of RHEL leave to it.
     """
 
-    def __init__(self, *, dpdk: bool = True, within: tuple[str, ...] = (), bridge: str = "") -> None:
-        self._within = within
+    def __init__(self, *, dpdk: bool = True, within: tuple[str, ...] = (), bridge: str = "", user: int = 0) -> None:
+        self._within, self._user = within, user
         self._bridge = bridge
         self.folder = Path(tempfile.mkdtemp(prefix="ovs-"))  # short: a socket's path has at most 107 bytes
         self.socket = self.folder / "db.sock"
@@ -105,7 +107,15 @@ class Daemon:
     def start_vswitchd(self) -> None:
         # Beside the database's socket, as in distributions.
         pidfile = f"--pidfile={self.folder / 'ovs-vswitchd.pid'}"
-        argv = ["unshare", "-n", VSWITCHD[self._dpdk], self.remote, f"--unixctl={self._control}", pidfile]
+        argv = [
+            "unshare",
+            "-n",
+            *self._as_user(),
+            VSWITCHD[self._dpdk],
+            self.remote,
+            f"--unixctl={self._control}",
+            pidfile,
+        ]
         self._start("ovs-vswitchd", argv)
         self.await_vswitchd()
 
@@ -179,6 +189,19 @@ class Daemon:
                     return False
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket)) == 0
+
+    def _as_user(self) -> list[str]:
+        """The command that starts ovs-vswitchd as its user, to whom the files of both programs then belong."""
+        if not self._user:
+            return []
+        for path in (self.folder, *self.folder.iterdir()):
+            os.chown(path, self._user, self._user)
+        ids = [f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"]
+        return [
+            "setpriv",
+            *ids,
+            *(f"--{kind}=-all,{CAPABILITIES}" for kind in ("bounding-set", "inh-caps", "ambient-caps")),
+        ]
 
     def _start(self, name: str, argv: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:

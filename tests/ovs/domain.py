@@ -22,6 +22,8 @@ VIRSH_SECONDS = 60.0
 """Time limit of a virsh command. The first one on a machine takes 4 s more, because libvirt queries QEMU's
 capabilities.
 """
+RESET_SECONDS = 180.0
+"""Limit for booting again, beside other guests that are busy."""
 # No virtlogd, no other user, no cgroups and no label: root's own libvirt works without them.
 QEMU_CONF = """\
 stdio_handler = "file"
@@ -118,7 +120,7 @@ class Domain(Machine):
         """Boots the guest again in the same QEMU, like a reboot from inside; returns when the guest is up again."""
         self.ready()
         self.virsh(f"reset {self.name}")
-        self._await_boot()
+        self._await_boot(RESET_SECONDS)
 
     def _sockets(self) -> list[Path]:
         return [Path(interface.path) for interface in self._interfaces]

@@ -78,11 +78,20 @@ class Node:
     tests.
 
     With `init` the node's processes have their own PID 1, whose mounts containers receive (HostToContainer), as on a
-    host.
+    host. `vswitch_user` is the user ID of ovs-vswitchd.
     """
 
-    def __init__(self, program: Program, *, dpdk: bool = True, sees_mounts: bool = True, init: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        dpdk: bool = True,
+        sees_mounts: bool = True,
+        init: bool = False,
+        vswitch_user: int = 0,
+    ) -> None:
         self.program = program
+        self._vswitch_user = vswitch_user
         self._init = init
         self._sees_mounts = sees_mounts
         self._dpdk = dpdk
@@ -103,7 +112,7 @@ class Node:
         self._pid = child(self._holder.pid) if self._init else str(self._holder.pid)
         self.within = ("nsenter", f"--target={self._pid}", "--mount", *["--pid"] * self._init, "--wdns=/")
         self.root = f"/proc/{self._pid}/root"
-        self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else ())
+        self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else (), user=self._vswitch_user)
         self.daemon.__enter__()
         # The default database of configurations that name none.
         self.run("mkdir", "/run/openvswitch")
