@@ -13,8 +13,9 @@ from ipam.ranges import Range
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
-    from cni.jsontext import JsonObject
+    from ipam.config.conf_sections import StretchDict, SubnetDict
 
     Problems = list[tuple[str, str]]
     Pair = tuple[int, int]
@@ -30,7 +31,7 @@ MOST_OFFSET = (1 << 63) - 1
 
 def host_local(section: object, path: str, problems: Problems) -> Range | None:
     """Parses {subnet, rangeStart, rangeEnd, gateway}, and our exclude. The default gateway is the first host."""
-    fields = _texts(section, path, KEYS, problems)
+    fields: SubnetDict | None = _texts(section, path, KEYS, problems)
     network = None if fields is None else _network(fields.get("subnet"), f"{path}.subnet", problems)
     if fields is None or network is None:
         return None
@@ -58,7 +59,7 @@ def whereabouts(section: object, path: str, problems: Problems) -> Range | None:
 
     As in whereabouts, a first or last address that is not a host of the subnet counts as missing.
     """
-    fields = _texts(section, path, WHEREABOUTS_KEYS, problems)
+    fields: StretchDict | None = _texts(section, path, WHEREABOUTS_KEYS, problems)
     if fields is None:
         return None
     text = fields.get("range") or ""
@@ -224,8 +225,11 @@ def _cidr(text: str, path: str, problems: Problems) -> tuple[Address, int] | Non
         return None
 
 
-def _texts(section: object, path: str, keys: tuple[str, ...], problems: Problems) -> JsonObject | None:
-    """Returns the object if its values are strings, or lists of them for exclude. DEL has not validated them."""
+def _texts(section: object, path: str, keys: tuple[str, ...], problems: Problems) -> Any:
+    """Returns the object if its values are strings, or lists of them for exclude; otherwise None.
+
+    DEL has not validated them. The caller assigns the type of the section.
+    """
     if not isinstance(section, dict):
         problems.append((path, "is not an object"))
         return None

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from cni.attachment.record import DEVICE, Key, Record, decode
 from cni.config.validation import canonical, parse
 from cni.errors import InvalidConfig, SocketDirUnfit, UnsupportedField
-from cni.userspace.attachment import PLUGIN, document, from_record
+from cni.userspace.attachment import PLUGIN, PortAttachment, document, from_record
 from cni.userspace.conf import UserspaceConf
 from cni.userspace.conf_table import REQUIRED, TABLE
 from cni.userspace.plan import container_name, is_port_name, made_mac, plan, port_name, socket_name
@@ -200,6 +200,7 @@ def test_an_attachment_survives_its_record():
     assert from_record(saved) == attachment
     assert from_record(decode(saved.encoded(), "the record")) == attachment
     assert document(from_record(saved)) == saved.wanted
+    assert set(saved.wanted) == set(PortAttachment.kinds())
 
 
 def test_a_uid_is_no_path():
