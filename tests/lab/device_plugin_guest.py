@@ -1,15 +1,18 @@
 """Runs in the lab's machine: allocates devices and takes them back, and prints its observations as JSON.
 
-Arguments: the address and the name of a PF, a VF of it with a network driver, and two cards that share an IOMMU group.
+Arguments: the address and the name of a PF, a VF of it with a network driver, two cards that share an IOMMU group, and
+the command line of testpmd.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,14 @@ from deviceplugin.host import Host
 from deviceplugin.hostuse import HostUse
 from deviceplugin.reclaim import Reclaimer
 from deviceplugin.stock import Stock
+from tests.lab.device_group_guest import whole_group
 from tests.lab.vfio_user import VfioUser
 
 STATE = "/run/device-plugin"
 DEVICES = Path("/sys/bus/pci/devices")
 VF, PAIR, REST = "intel.com/vf", "intel.com/pair", "intel.com/rest"
 SECONDS = 60.0
+EAL = ("--no-huge", "-m", "64", "--no-telemetry", "--no-shconf", "--lcores", "0@0,1@0")
 
 
 class Pods:
@@ -47,7 +52,8 @@ class Node:
     def __init__(self, pf: str, one: str, other: str) -> None:
         self.sysfs, log = Sysfs(), Log({})
         selected = {"vf": {"pfNames": [f"{pf}#0"]}, "pair": {"pciAddresses": [one, other]}}
-        resources = [{"resourceName": name, "driver": "vfio-pci", "selectors": some} for name, some in selected.items()]
+        keys = {"driver": "vfio-pci", "companions": ["e1000"]}
+        resources = [{"resourceName": name, "selectors": some, **keys} for name, some in selected.items()]
         resources.append({"resourceName": "rest", "selectors": {"pfNames": [pf]}})
         self.host = Host(self.sysfs, device_info=f"{STATE}/devinfo", uses=HostUse(self.sysfs, log))
         configuration = parse(json.dumps({"resourceList": resources}).encode())
@@ -85,12 +91,34 @@ class Node:
         return contents.nodes[1].host
 
 
-async def vf_goes_to_a_user_of_vfio_and_comes_back(node: Node, vf: PciAddress) -> None:
+@contextlib.asynccontextmanager
+async def testpmd(command: list[str], vf: PciAddress) -> AsyncIterator[bool]:
+    """Whether the VF is one of testpmd's ports, while testpmd runs."""
+    pipe = asyncio.subprocess.PIPE
+    options = (*EAL, "-a", vf, "--", "-i", "--total-num-mbufs=2048")
+    process = await asyncio.create_subprocess_exec(
+        *command, *options, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        async with asyncio.timeout(SECONDS):
+            # It prints the MAC address of each port, and then its prompt.
+            try:
+                output = await process.stdout.readuntil(b"testpmd>")
+            except asyncio.IncompleteReadError as error:
+                raise AssertionError(error.partial.decode()) from error
+        yield re.search(rb"Port 0: ([0-9A-F]{2}:){5}", output) is not None
+    finally:
+        await process.communicate(b"quit\n")
+
+
+async def vf_goes_to_testpmd_and_comes_back(node: Node, vf: PciAddress, command: list[str]) -> None:
     found = node.sysfs.driver(vf)
-    group = await node.give(VF, vf)
+    await node.give(VF, vf)
     node.seen["VF while held"] = (node.sysfs.driver(vf), node.healthy(VF))
-    with VfioUser(vf, group) as user:
-        node.seen["VFIO reads the VF"] = user.reads_its_vendor()
+    async with testpmd(command, vf) as has_the_port:
+        node.seen["testpmd has the VF as a port"] = has_the_port
         node.pods.devices = {}
         await node.until("a VF that is open and of no pod is unhealthy", lambda: node.healthy(VF) == [False])
         node.seen["VF while open"] = (node.sysfs.driver(vf), vf in node.stock.held)
@@ -99,19 +127,18 @@ async def vf_goes_to_a_user_of_vfio_and_comes_back(node: Node, vf: PciAddress) -
 
 
 async def group_goes_to_one_holder(node: Node, one: PciAddress, other: PciAddress) -> None:
-    found = node.sysfs.driver(one)
-    node.seen["pair while both have network drivers"] = node.healthy(PAIR)
-    _write(DEVICES / other / "driver/unbind", other)
-    await node.until("an event of the unbind", lambda: node.healthy(PAIR) == [True, False])
+    def drivers() -> list[str]:
+        return [node.sysfs.driver(card) for card in (one, other)]
+
+    node.seen["pair at first"] = (node.healthy(PAIR), drivers())
     group = await node.give(PAIR, one)
-    node.seen["pair while one is held"] = node.healthy(PAIR)
+    node.seen["pair while one is held"] = (node.healthy(PAIR), drivers())
     with VfioUser(one, group) as user:
         node.seen["VFIO reads the card"] = user.reads_its_vendor()
     node.pods.devices = {}
-    seconds = await node.until("the group is free again", lambda: one not in node.stock.held)
-    node.seen["seconds until the group was free"] = round(seconds, 2)
-    node.seen["card when it is back"] = node.sysfs.driver(one) == found
-    _write(Path("/sys/bus/pci/drivers_probe"), other)
+    seconds = await node.until("the other card is healthy again", lambda: node.healthy(PAIR) == [True, True])
+    node.seen["seconds until the other card was healthy"] = round(seconds, 2)
+    node.seen["drivers of the pair at the end"] = drivers()
 
 
 async def vfs_go_and_come(node: Node, pf: str) -> None:
@@ -125,17 +152,19 @@ async def vfs_go_and_come(node: Node, pf: str) -> None:
     node.seen["seconds until the VFs were offered"] = round(seconds, 2)
 
 
-async def main(address: str, pf: str, vf: PciAddress, one: PciAddress, other: PciAddress) -> dict[str, Any]:
+async def main(address: str, pf: str, devices: list[PciAddress], command: list[str]) -> dict[str, Any]:
+    vf, one, other = devices
     node = Node(pf, one, other)
     with node.follower:
         await node.follower.begin()
         parts = [asyncio.ensure_future(part.run()) for part in (node.follower, node.reclaimer)]
-        await vf_goes_to_a_user_of_vfio_and_comes_back(node, vf)
+        await vf_goes_to_testpmd_and_comes_back(node, vf, command)
         await group_goes_to_one_holder(node, one, other)
         await vfs_go_and_come(node, address)
         for part in parts:
             part.cancel()
         await asyncio.wait(parts)
+    node.seen["whole group"] = await whole_group(one, other, f"{STATE}/group")
     return node.seen
 
 
@@ -144,5 +173,5 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    addresses = map(PciAddress, sys.argv[3:])
-    print(json.dumps(asyncio.run(main(sys.argv[1], sys.argv[2], *addresses))))
+    devices = [PciAddress(text) for text in sys.argv[3:6]]
+    print(json.dumps(asyncio.run(main(sys.argv[1], sys.argv[2], devices, sys.argv[6:]))))
