@@ -19,7 +19,7 @@ def node(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("policy", "conf", "told"),
+    ("policy", "conf", "reported"),
     [
         ({"drivers": ()}, {"driver": "vfio-pci"}, 'driver: the node configuration does not allow "vfio-pci"'),
         ({"drivers": ("vfio-pci",)}, {"dpdk": {"dpdk_driver": "igb_uio"}}, "dpdk.dpdk_driver: the node conf"),
@@ -38,11 +38,13 @@ def node(tmp_path):
         ({"pfs": ("eth0",)}, {"device": NIC}, "the node configuration does not allow device 0000:03:00.0 (PF nic0"),
     ],
 )
-def test_a_request_beyond_the_limits_of_the_node_is_refused_and_names_the_file_of_the_limits(node, policy, conf, told):
+def test_a_request_beyond_the_limits_of_the_node_is_refused_and_names_the_file_of_the_limits(
+    node, policy, conf, reported
+):
     node.policy = DevicePolicy(**policy)
     with pytest.raises(InvalidConfig) as refused:
         node.add(**conf)
-    assert told in refused.value.msg
+    assert reported in refused.value.msg
     assert "/etc/barewire/node.json" in refused.value.hint
     node.assert_as_before()
     assert node.kernel.changes == 0

@@ -159,11 +159,11 @@ def test_what_is_no_mark_of_ours_says_nothing(tmp_path, target):
 
 
 @pytest.mark.parametrize("spoofchk", [True, False])
-@pytest.mark.parametrize("asked", [{}, {"spoofchk": "on"}, {"spoofchk": "off"}])
-def test_a_vf_that_is_cleaned_has_the_spoof_check_that_it_had(node, spoofchk, asked):
+@pytest.mark.parametrize("requested", [{}, {"spoofchk": "on"}, {"spoofchk": "off"}])
+def test_a_vf_that_is_cleaned_has_the_spoof_check_that_it_had(node, spoofchk, requested):
     """On mlx5 the default is off, and a VF whose address the PF does not know sends nothing while it is on."""
     node.kernel.devices[VF0].info = node.kernel.devices[VF0].info.replace(spoofchk=spoofchk)
-    node.add(vlan=7, trust="on", mac=MAC, **asked)
+    node.add(vlan=7, trust="on", mac=MAC, **requested)
     lose_the_record(node)
     gc(node)
     settings = node.kernel.device(VF0).settings
@@ -181,15 +181,15 @@ def test_gc_waits_once_for_a_silent_ipam_plugin_and_every_vf_is_home(node, monke
     for container, device in (("a", VF0), ("b", VF1)):
         node.add(container, device, vlan=7, ipam={"type": "fake"})
         node.kernel.delete_netns(f"/run/netns/{container}")
-    asked: list[str] = []
+    called: list[str] = []
 
     def release(call: IpamCall, *, seconds: float | None = None) -> None:
-        asked.append(call.type)
+        called.append(call.type)
         raise TryAgainLater(f"{call.type} did not finish DEL in {seconds} s")
 
     monkeypatch.setattr(node.ipam, "release", release)
     gc(node)
-    assert asked == ["fake"]
+    assert called == ["fake"]
     assert [node.kernel.device(device).settings.vlan for device in (VF0, VF1)] == [0, 0]
     assert node.marks() == []
     monkeypatch.undo()

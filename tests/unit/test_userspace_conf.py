@@ -82,7 +82,7 @@ BAD = [
 ]
 
 
-def told(config):
+def reported(config):
     with pytest.raises(InvalidConfig) as caught:
         parse(TABLE, REQUIRED, {"host": HOST, **config}, cross_check)
     return {problem.split(": ")[0] for problem in caught.value.msg.split("; ")}
@@ -104,7 +104,7 @@ def test_table_and_model_take_what_is_right(config):
 
 @pytest.mark.parametrize(("config", "path"), BAD)
 def test_table_and_model_refuse_what_is_wrong_and_the_path_is_named(config, path):
-    assert path in told(config)
+    assert path in reported(config)
     with pytest.raises(ValidationError):
         UserspaceConf.model_validate(canonical(TABLE, {"host": HOST, **config}))
 

@@ -412,15 +412,15 @@ DRIFTS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "told"), DRIFTS, ids=[told for _settings, told in DRIFTS])
-def test_check_names_the_changed_settings_of_the_port(node, settings, told):
+@pytest.mark.parametrize(("settings", "reported"), DRIFTS, ids=[reported for _settings, reported in DRIFTS])
+def test_check_names_the_changed_settings_of_the_port(node, settings, reported):
     pod = node.pod()
     node.add(pod, **SETTINGS)
     node.check(pod, **SETTINGS)
     changed(node, pod, **settings)
     with pytest.raises(CheckFailed) as caught:
         node.check(pod, **SETTINGS)
-    assert told in caught.value.msg
+    assert reported in caught.value.msg
     assert caught.value.msg.count(";") == 0
 
 
@@ -461,14 +461,14 @@ def test_check_of_a_port_that_is_gone_names_it(node):
 
 
 @pytest.mark.parametrize(
-    ("mtu", "link", "told"), [(1400, "up", ""), (1500, "up", "has MTU 1500, not 1400"), (1500, "down", "")]
+    ("mtu", "link", "reported"), [(1400, "up", ""), (1500, "up", "has MTU 1500, not 1400"), (1500, "down", "")]
 )
-def test_check_compares_the_mtu_in_force_while_an_application_listens(node, mtu, link, told):
+def test_check_compares_the_mtu_in_force_while_an_application_listens(node, mtu, link, reported):
     pod = node.pod()
     node.add(pod, mtu=1400)
     node.vswitch.ports[port(pod)] = node.vswitch.ports[port(pod)].replace(mtu=mtu, link_state=link)
-    if told:
-        with pytest.raises(CheckFailed, match=told):
+    if reported:
+        with pytest.raises(CheckFailed, match=reported):
             node.check(pod)
     else:
         node.check(pod)
@@ -584,16 +584,16 @@ def test_a_node_without_open_vswitch_is_not_available(node):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_status_contacts_a_database_on_another_host_only_with_strict_status(node, strict):
-    asked: list[str] = []
+    contacted: list[str] = []
 
     class Remote(type(node.vswitch)):  # type: ignore[misc]
         def status(self, bridge="", *, create_bridge=False):
-            asked.append(bridge)
+            contacted.append(bridge)
 
     node.vswitches["tcp:192.0.2.1:6640"] = Remote()
     node.strict_status = strict
     node.status(ovsdb="tcp:192.0.2.1:6640")
-    assert asked == ["br0"] * strict
+    assert contacted == ["br0"] * strict
 
 
 def test_status_fails_where_no_records_can_be_written(node):

@@ -45,7 +45,7 @@ class Namespaces:
 
 
 class Host:
-    """A node with two databases. `asked` are those that received requests, in order; `silent` those that do not
+    """A node with two databases. `contacted` are those that received requests, in order; `silent` those that do not
     respond.
     """
 
@@ -54,7 +54,7 @@ class Host:
         self.log = RecordingLog()
         self.vswitches = {OLD: FakeVswitch(), NEW: FakeVswitch()}
         self.silent: set[str] = set()
-        self.asked: list[str] = []
+        self.contacted: list[str] = []
         self.namespaces = Namespaces()
         self.ipam = FakeIpam()
         self.attachments = self.opened()
@@ -70,7 +70,7 @@ class Host:
         )
 
     def vswitch(self, remote: str, **_how: float) -> FakeVswitch:
-        self.asked.append(remote)
+        self.contacted.append(remote)
         found = self.vswitches[remote]
         found.database = remote not in self.silent
         return found
@@ -85,9 +85,9 @@ class Host:
 
     def drain(self, present: str = "") -> list[str]:
         """The databases to which a call sends requests for pending removals."""
-        self.asked.clear()
+        self.contacted.clear()
         self.removal(present).drain("net")
-        return self.asked
+        return self.contacted
 
     def attach(self, name: str, remote: str = OLD, **how: Any) -> Record:
         """Creates a record, and its port."""
@@ -338,7 +338,7 @@ def test_gc_waits_once_for_a_silent_database_and_keeps_the_rest_pending(host):
     records = [host.attach(f"c{number}") for number in range(10)]
     host.silent.add(OLD)
     host.removal().collect_all([record.key for record in records])
-    assert host.asked == [OLD]
+    assert host.contacted == [OLD]
     assert len(host.attachments.pending()) == 10
     host.silent.clear()
     host.removal().collect_all([record.key for record in records])
@@ -346,14 +346,14 @@ def test_gc_waits_once_for_a_silent_database_and_keeps_the_rest_pending(host):
 
 
 class SilentIpam(FakeIpam):
-    """An IPAM plugin that does not respond. `asked` are the time limits of the calls."""
+    """An IPAM plugin that does not respond. `limits` are the time limits of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[float | None] = []
+        self.limits: list[float | None] = []
 
     def release(self, call: IpamCall, *, seconds: float | None = None) -> None:
-        self.asked.append(seconds)
+        self.limits.append(seconds)
         raise TryAgainLater(f"{call.type} does not answer")
 
 
@@ -371,7 +371,7 @@ def leasing(host: Host, count: int) -> list[Key]:
 def test_gc_waits_once_for_a_silent_ipam_plugin_and_takes_off_every_port(host):
     keys = leasing(host, 5)
     host.removal().collect_all(keys)
-    assert len(host.ipam.asked) == 1
+    assert len(host.ipam.limits) == 1
     assert host.vswitches[OLD].ports == {}
     assert {record.left for record in host.attachments.pending()} == {(IPAM,)}
     assert len(host.attachments.pending()) == 5
@@ -383,14 +383,14 @@ def test_gc_waits_once_for_a_silent_ipam_plugin_and_takes_off_every_port(host):
 def test_gc_lets_nothing_wait_for_longer_than_it_may_last_itself(host):
     keys = leasing(host, 1)
     host.removal().collect_all(keys)
-    assert 0 < host.ipam.asked[0] <= COLLECT_SECONDS / 2
+    assert 0 < host.ipam.limits[0] <= COLLECT_SECONDS / 2
 
 
 def test_what_a_gc_has_no_time_for_is_kept_pending_and_a_later_call_goes_on(host, monkeypatch):
     monkeypatch.setattr("cni.attachment.removal.COLLECT_SECONDS", 0.0)
     keys = [host.attach(f"c{number}").key for number in range(3)]
     host.removal().collect_all(keys)
-    assert host.asked == []
+    assert host.contacted == []
     assert len(host.attachments.pending()) == 3
     host.drain()
     assert host.left() == []

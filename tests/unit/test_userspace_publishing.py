@@ -170,8 +170,8 @@ def test_the_device_info_file_names_the_socket_as_the_container_sees_it(node, po
     info = f"{node.folder}/devinfo/net-info"
     before = node.snapshot()
     node.add(pod, runtimeConfig={"CNIDeviceInfoFile": info})
-    told = json.loads(Path(info).read_text())
-    assert told["vhost-user"] == {"mode": "server", "path": f"/var/lib/cni/usrspcni/{port(pod)}"}
+    document = json.loads(Path(info).read_text())
+    assert document["vhost-user"] == {"mode": "server", "path": f"/var/lib/cni/usrspcni/{port(pod)}"}
     node.delete(pod)
     assert node.snapshot() == before
 
