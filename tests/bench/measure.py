@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cni.attachment.records import STATE_DIRECTORY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -113,6 +115,8 @@ class Contender:
         yield
         if self.helper:
             self.used = self.used.plus(by_helper(self.helper)).plus(before, -1)
+        with contextlib.suppress(OSError):  # The Go plugins have none.
+            os.rmdir(f"{STATE_DIRECTORY}/{self.config['name']}")
 
     def median(self, command: str) -> float:
         return statistics.median(self.times[command])
