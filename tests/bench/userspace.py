@@ -31,7 +31,7 @@ FIRST = "three ovs-vsctl, and two"
 
 def run() -> str:
     """Measures and returns the report."""
-    with tempfile.TemporaryDirectory(dir="/run") as folder, Node(from_bundle("userspace")) as node:
+    with tempfile.TemporaryDirectory() as folder, Node(from_bundle("userspace")) as node:
         socket = Path("/run/barewire/bench-helper.sock")
         launched = Program((str(entry(BUNDLE / "launcher", Path(folder) / "userspace", BUNDLE, "userspace", socket)),))
         with Helper(socket, [*node.within, str(BUNDLE / "barewire-helper")]):

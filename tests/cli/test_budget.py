@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the calls are in network namespaces of their own")
 
 OPENS_AND_STATS = {"VERSION": 125, "ADD": 170}
-"""Measured: 105 and 147. A DEL examines each process and network namespace of the machine, so it has no fixed number."""
+"""Measured: 105 and 147. DEL has no fixed number: it examines each process and network namespace of the machine."""
 LOOKS = re.compile(r"^\d+ +(open|openat|openat2|stat|lstat|fstat|newfstatat|statx)\(", re.MULTILINE)
 ROUNDS = 6
 SHARE = 0.75
