@@ -29,8 +29,8 @@ def test_devices_are_bound_used_and_taken_back_with_their_groups_and_vfs_come_an
     start = f"import sys\nsys.path.insert(0, {SOURCE!r})\nsys.argv[1:] = {arguments!r}\n"
     code = PROGRAM.read_text().replace("import asyncio\n", f"import asyncio\n{start}", 1)
     seen = json.loads(lab.vm.python(code, timeout=300, check=True).out)
-    for what in ("seconds until the other card was healthy", "seconds until the VFs were offered"):
-        print(what, seen.pop(what))
+    for measured in [name for name in seen if name.startswith("seconds")]:
+        print(measured, seen.pop(measured))
     assert seen == {
         "VF while held": ["vfio-pci", [True]],
         "testpmd has the VF as a port": True,
