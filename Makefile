@@ -1,5 +1,5 @@
 # `make demo` and `make test` do their own set-up, on a fresh Debian machine as root; the others want it done once.
-.PHONY: demo test check unit coverage contract cli deviceplugin userspace lab matrix freeze freeze-node freeze-kubevirt kubevirt docs protos fix bench release clean
+.PHONY: demo test check unit coverage contract cli deviceplugin userspace lab matrix freeze freeze-node freeze-kubevirt kubevirt docs protos fix bench interpreter bundles floor release clean
 PYTHON := .venv/bin/python
 TIMED := build/timed.sh
 
@@ -24,5 +24,8 @@ protos:   ; @$(PYTHON) build/protos.py
 docs:     ; @$(PYTHON) build/docs.py
 fix:      ; @$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .
 bench:    freeze ; @$(PYTHON) -m tests.bench
+interpreter: ; @build/bootstrap.sh && $(PYTHON) build/interpreter.py
+bundles:  ; @build/bootstrap.sh && $(TIMED) bundles $(PYTHON) build/bundles.py
+floor:    bundles ; @$(TIMED) floor $(PYTHON) -m pytest tests/floor
 release:  ; @$(PYTHON) build/release.py $(VERSION) $(APPLY)
 clean:    ; @rm -rf .cache dist .hypothesis

@@ -5,6 +5,11 @@
 #
 # Reads both formats (.sources: deb822 stanzas; other names: one line each) and prints one deb822 stanza.
 # Prints nothing when the suite is configured already; exits 3 when no source of the release itself is found.
+#
+# With `-v suite=trixie -v kinds="deb deb-src"` it derives another suite than that of the backports, with these types,
+# and prints the stanza in any case: for an apt with lists of its own (build/debian.py).
+
+BEGIN { wanted = suite ? suite : release "-backports" }
 
 FNR == 1 { end_stanza(); deb822 = FILENAME ~ /\.sources$/ }
 /^[ \t]*#/ { next }
@@ -15,7 +20,7 @@ $1 == "deb" { read_line() }
 
 END {
     end_stanza()
-    if (present) exit 0
+    if (present && !suite) exit 0
     if (stanza == "") exit 3
     printf "%s", stanza
 }
@@ -68,8 +73,8 @@ function option_field(pair,    equals, name, words) {
 }
 
 function offer(suites, text) {
-    if (has(suites, release "-backports")) present = 1
-    if (stanza == "" && has(suites, release)) stanza = "Types: deb\nSuites: " release "-backports\n" text
+    if (has(suites, wanted)) present = 1
+    if (stanza == "" && has(suites, release)) stanza = "Types: " (kinds ? kinds : "deb") "\nSuites: " wanted "\n" text
 }
 
 function has(list, word,    words, i) {

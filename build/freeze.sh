@@ -1,10 +1,12 @@
 #!/bin/sh
 # Builds dist/barewire (the bundle), dist/traced (the same programs for the tests, reporting their imports) and dist/bench (see
-# tests/bench), when the sources, the spec, this script or the Python changed since the last time.
+# tests/bench), when the sources, the spec, this script or the Python changed since the last time. build/bundles.py has
+# them built with another Python (FREEZE_PYTHON, with its libraries in FREEZE_LIBRARIES) in another place (FREEZE_DIST).
 set -eu
 cd "$(dirname "$0")/.."
-python=.venv/bin/python
-work=.cache/pyinstaller
+python=${FREEZE_PYTHON:-.venv/bin/python}
+dist=${FREEZE_DIST:-dist}
+work=.cache/pyinstaller${FREEZE_PYTHON:+-release}
 started=$(date +%s%3N)
 
 mkdir -p "$work"
@@ -19,18 +21,18 @@ export PYTHONNODEBUGRANGES=1
 inputs() {
     find cni ipam tests/bench/veth_program.py build/launcher.sh build/pyinstaller.spec build/archive.py build/boot.py build/lean_os.py build/freeze.sh build/bundle_info.py build/elf.py build/libraries.py build/install.sh build/requirements.txt \
         pyproject.toml LICENSE -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort | xargs sha256sum
-    "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
+    "$python" -c 'import sys; print(sys.version, sys.base_prefix.rpartition("/")[2])'
     "${CC:-gcc}" --version
 }
 
 build=$(inputs | sha256sum | cut -c 1-12)
-if grep -qx "build=$build" dist/barewire/bundle.info 2>/dev/null && [ -d dist/traced ] && [ -d dist/bench ]; then
-    echo "freeze: dist/barewire is up to date (build $build)"
+if grep -qx "build=$build" "$dist/barewire/bundle.info" 2>/dev/null && [ -d "$dist/traced" ] && [ -d "$dist/bench" ]; then
+    echo "freeze: $dist/barewire is up to date (build $build)"
     exit 0
 fi
 
 echo "freeze: building with $("$python" -V)"
-"$python" -m PyInstaller --workpath "$work/work" --distpath "$work/dist" --noconfirm --clean \
+env ${FREEZE_LIBRARIES:+"LD_LIBRARY_PATH=$FREEZE_LIBRARIES"} "$python" -m PyInstaller --workpath "$work/work" --distpath "$work/dist" --noconfirm --clean \
     build/pyinstaller.spec >"$work/log" 2>&1 || {
     tail -n 30 "$work/log" >&2
     echo "freeze: PyInstaller failed; the whole output is in $work/log" >&2
@@ -50,13 +52,13 @@ mv "$work/bundle.info" "$work/dist/barewire/bundle.info"
 mv "$work/SHA256SUMS" "$work/dist/barewire/SHA256SUMS"
 
 # A test that runs from the old bundle must not meet half a new one.
-mkdir -p dist
+mkdir -p "$dist"
 for part in barewire traced bench; do
     rm -rf "$work/old"
-    [ ! -e "dist/$part" ] || mv "dist/$part" "$work/old"
-    mv "$work/dist/$part" "dist/$part"
+    [ ! -e "$dist/$part" ] || mv "$dist/$part" "$work/old"
+    mv "$work/dist/$part" "$dist/$part"
 done
 rm -rf "$work/old"
 
-sed 's/^/freeze: /' dist/barewire/bundle.info
-echo "freeze: $(du -sh dist/barewire | cut -f 1) in dist/barewire, made in $((($(date +%s%3N) - started) / 1000)) s"
+sed 's/^/freeze: /' "$dist/barewire/bundle.info"
+echo "freeze: $(du -sh "$dist/barewire" | cut -f 1) in $dist/barewire, made in $((($(date +%s%3N) - started) / 1000)) s"

@@ -128,7 +128,7 @@ require_glibc() {
     [ -n "$has" ] || die "no glibc found under ${host_root:-/}; the bundle needs glibc $needs or later" \
         "install on a distribution with glibc, or say --host-root when the node's root is elsewhere"
     ! older "$has" "$needs" || die "this host has glibc $has; the bundle needs $needs or later" \
-        "use a bundle frozen on an older distribution (make freeze there)"
+        "use a bundle of a release, or of make bundles, which needs glibc 2.28; one of make freeze needs the build machine's"
 }
 
 require_working() { # BUNDLE in BIN_DIR

@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UNRELEASED = "## Unreleased"
-BUNDLES = {"barewire": "build/freeze.sh", "barewire-node": "build/freeze_node.sh"}
-"""The directories below dist that a release contains, and the scripts that build them."""
+BUNDLES = ("barewire", "barewire-node", "barewire-kubevirt")
+"""The directories that a release contains; build/bundles.py builds them."""
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
@@ -99,13 +99,13 @@ def main(root: Path, version: str, date: str, apply: bool) -> None:
     out = root / "dist/release"
     out.mkdir(parents=True, exist_ok=True)
     archives = []
-    for name, script in BUNDLES.items():
-        subprocess.run([root / script], cwd=root, check=True)
+    subprocess.run([sys.executable, root / "build/bundles.py"], cwd=root, check=True)
+    for name in BUNDLES:
         archives.append(out / f"{name}-{version}-x86_64.tar.gz")
-        archive(root / "dist" / name, archives[-1])
+        archive(out / "bundles" / name, archives[-1])
     (out / "SHA256SUMS").write_text(checksums(archives))
     (out / "tag-message").write_text(message)
-    print(f"dist/release is complete. After `make test`, run:\n{commands(version)}")
+    print(f"dist/release is complete. After `make test` and `make floor`, run:\n{commands(version)}")
 
 
 def commands(version: str) -> str:

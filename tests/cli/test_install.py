@@ -288,6 +288,8 @@ def test_refuses_a_host_with_an_older_glibc_and_touches_nothing(system: Node, tm
         ("2.36", "2.36", True),
         ("2.9", "2.36", False),
         ("2.36", "2.9", True),
+        ("2.28", "2.28", True),
+        ("2.34", "2.28", True),
         ("3.0", "2.36", True),
         ("2.36", "3.0", False),
     ],

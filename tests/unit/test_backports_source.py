@@ -119,3 +119,18 @@ def test_without_a_source_of_the_release_there_is_nothing_to_derive_from(derive,
 
 def test_without_any_file_there_is_nothing_to_derive_from(derive) -> None:
     assert derive() == (3, [])
+
+
+def test_another_suite_is_derived_with_its_own_types_although_it_is_configured(tmp_path: Path) -> None:
+    path = tmp_path / "debian.sources"
+    path.write_text(DEB822)
+    options = ("release=bookworm-security", "suite=bookworm-security", "kinds=deb deb-src")
+    command = ["awk", *(word for option in options for word in ("-v", option)), "-f", str(SCRIPT), str(path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.splitlines() == [
+        "Types: deb deb-src",
+        "Suites: bookworm-security",
+        "URIs: http://mirror.example/debian-security",
+        "Components: main",
+        "Signed-By: /usr/share/keyrings/other.gpg",
+    ]

@@ -11,6 +11,13 @@ import release
 
 LOG = "# Changelog\n\n## Unreleased\n\n### Added\n\n- A thing.\n\n## 0.1.0 - 2026-01-01\n\n- The first one.\n"
 SOURCE = 'VERSION = "0.1.0"\n'
+BUILD = f"""
+import pathlib, shutil
+for name in {release.BUNDLES}:
+    folder = pathlib.Path("dist/release/bundles", name)
+    folder.mkdir(parents=True)
+    shutil.copy("cni/version.py", folder)
+"""
 
 
 @pytest.fixture
@@ -19,11 +26,8 @@ def repository(tmp_path):
     (tmp_path / "cni/version.py").write_text(SOURCE)
     (tmp_path / "CHANGELOG.md").write_text(LOG)
     (tmp_path / ".gitignore").write_text("/dist/\n")
-    for name, script in release.BUNDLES.items():
-        path = tmp_path / script
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\nmkdir -p dist/{name} && cp cni/version.py dist/{name}/\n")
-        path.chmod(0o755)
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/bundles.py").write_text(BUILD)
     for command in (
         ["init", "-q"],
         ["add", "."],
