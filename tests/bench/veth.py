@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cni.attachment.record import Key, Record
-from cni.attachment.records import STATE_DIRECTORY
+from cni.attachment.records import RUN_DIRECTORY, STATE_DIRECTORY
 from cni.host.netns import open_netns
 from tests.bench.measure import Contender, report
 from tests.bench.veth_program import NAME, VFS_VARIABLE, host_name
@@ -149,8 +149,13 @@ def _write_records(state: Path, network: str, count: int) -> None:
 def recorded(state: Path, network: str, count: int) -> Iterator[tuple[str, ...]]:
     """The prefix of calls with so many records of other attachments, which are in that new directory."""
     _write_records(state, network, count)
-    script = f"mount --bind {state} {STATE_DIRECTORY} && echo ready && exec sleep infinity"
-    Path(STATE_DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
+    run = state.with_name(f"{state.name}-run")  # Marks of devices without a record here would disturb other calls.
+    run.mkdir(mode=0o700)
+    mounts = {state: STATE_DIRECTORY, run: RUN_DIRECTORY}
+    script = "".join(f"mount --bind {source} {target} && " for source, target in mounts.items())
+    script += "echo ready && exec sleep infinity"
+    for target in mounts.values():
+        Path(target).mkdir(mode=0o700, parents=True, exist_ok=True)
     holder = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script]
     with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
         try:
