@@ -1,0 +1,140 @@
+"""The command line of `driverhost`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from cni.log import LEVELS, Log
+from cni.pci import parse
+from cni.version import VERSION
+from driverhost.access import Access
+from driverhost.client import Client, connect
+from driverhost.client.connection import DEFAULT
+from driverhost.errors import DeviceUnavailable, DriverHostError
+from driverhost.pcap import PcapWriter
+from driverhost.selftest import selftest
+from driverhost.serve import serve
+
+DEVICE_VARIABLE = "PCIDEVICE_"
+"""A device plugin names the devices of a container in variables with this prefix."""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The exit code: 0, or 1 with a message on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.function(options)
+    except DriverHostError as error:
+        print(f"driverhost: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  what to do: {error.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    addresses = options.device or devices_of_container(dict(os.environ))
+    if not addresses:
+        raise DeviceUnavailable("no device is given", hint=f"request one, or set --device; {DEVICE_VARIABLE}* is empty")
+    log = Log({"program": "driverhost"}, level=options.log_level)
+    access = Access(frozenset(options.allow_uid), frozenset(options.allow_gid))
+    asyncio.run(serve(addresses, options.socket or [DEFAULT], access, log))
+
+
+def devices_of_container(environment: dict[str, str]) -> list[str]:
+    """The PCI addresses that a device plugin has written into the environment. Raises `DeviceUnavailable`."""
+    found: list[str] = []
+    for name, value in sorted(environment.items()):
+        if name.startswith(DEVICE_VARIABLE) and not name.endswith("_INFO"):
+            try:
+                found += [parse(address.strip()) for address in value.split(",") if address.strip()]
+            except ValueError as error:
+                raise DeviceUnavailable(f"{name}: {error}", hint="the device plugin sets this variable") from error
+    return list(dict.fromkeys(found))
+
+
+def _list(options: argparse.Namespace) -> None:
+    with _client(options) as client:
+        devices = client.devices()
+    if options.json:
+        print(json.dumps(devices, indent=2))
+        return
+    for device in devices:
+        link = device.get("link") or {}
+        speed = f"{link.get('speed', 0)} Mbit/s" if link.get("up") else "no link"
+        print(device["device"], device["state"], device.get("driver", "-"), device.get("mac", "-"), speed)
+
+
+def _statistics(options: argparse.Namespace) -> None:
+    with _client(options) as client:
+        statistics = client.statistics(options.device)
+    if options.json:
+        print(json.dumps(statistics, indent=2))
+        return
+    for name, value in statistics.items():
+        print(f"{name:20} {value}")
+
+
+def _capture(options: argparse.Namespace) -> None:
+    target: Any = sys.stdout.buffer if options.file == "-" else open(options.file, "wb")  # noqa: SIM115 - closed below
+    with target, _client(options) as client, client.capture(options.device) as port:
+        writer = PcapWriter(target)
+        deadline = time.monotonic() + options.seconds if options.seconds else float("inf")
+        number = 0
+        while time.monotonic() < deadline and number != options.count:
+            port.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+            for frame in port.receive(min(64, options.count - number if options.count else 64)):
+                writer.write(frame, time.time())
+                number += 1
+            target.flush()
+
+
+def _test(options: argparse.Namespace) -> None:
+    with _client(options) as client:
+        print(selftest(client, options.device, options.target, options.count))
+
+
+def _client(options: argparse.Namespace) -> Client:
+    return connect(options.socket, seconds=options.timeout)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="driverhost", description="Drives network devices in user space.")
+    parser.add_argument("--version", action="version", version=f"driverhost {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="drive devices and serve the interface")
+    serve.set_defaults(function=_serve)
+    serve.add_argument("--device", action="append", help=f"PCI address; default: those of {DEVICE_VARIABLE}*")
+    serve.add_argument("--socket", action="append", help=f"path, or @NAME for an abstract socket; default: {DEFAULT}")
+    serve.add_argument("--allow-uid", action="append", type=int, default=[], help="a user who may connect")
+    serve.add_argument("--allow-gid", action="append", type=int, default=[], help="a group that may connect")
+    serve.add_argument("--log-level", default="info", choices=LEVELS)
+    _add(commands, "list", _list, "show the devices").add_argument("--json", action="store_true")
+    statistics = _add(commands, "stats", _statistics, "show a device's counters")
+    statistics.add_argument("--json", action="store_true")
+    capture = _add(commands, "capture", _capture, "write frames in the format pcap")
+    capture.add_argument("file", help="a file, or - for standard output")
+    capture.add_argument("--seconds", type=float, default=0.0, help="end after this time; default: no limit")
+    capture.add_argument("--count", type=int, default=0, help="end after so many frames; default: no limit")
+    test = _add(commands, "test", _test, "send frames to another driver host that runs this command, and count answers")
+    test.add_argument("--target", help="MAC address; without it, answer for the time of the test")
+    test.add_argument("--count", type=int, default=10, help="frames to send, or to answer")
+    for command in (statistics, capture, test):
+        command.add_argument("--device", help="PCI address; not needed where there is one device")
+    return parser
+
+
+def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    command.set_defaults(function=function)
+    command.add_argument("--socket", default=DEFAULT, help=f"of the driver host; default: {DEFAULT}")
+    command.add_argument("--timeout", type=float, default=10.0, help="seconds until the driver host must listen")
+    return command

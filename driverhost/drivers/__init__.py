@@ -1,0 +1,5 @@
+"""The drivers of this package."""
+
+from driverhost.drivers.igbvf.driver import IgbVf
+
+BUILT_IN = (IgbVf,)

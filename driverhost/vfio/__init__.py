@@ -1,0 +1,1 @@
+"""Access to a PCI device through the kernel's VFIO."""

@@ -1,0 +1,110 @@
+"""The driver host on real VFs, whose PF has the kernel's driver. tests/unit/test_driver*.py has a simulated
+card.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.attaching import wait_for
+from tests.lab.image import REPOSITORY
+from tests.lab.test_sriov_devices import bind
+
+SOURCE = "/run/source"
+GUEST, KILLING = "tests/lab/driver_host_guest.py", "tests/lab/driver_host_kills.py"
+KILLS = 100 if os.environ.get("BAREWIRE_MATRIX") else 3
+TRACES = pytest.mark.leaves_traces("a VF without an admin MAC has another MAC when its driver comes back")
+
+
+def python(lab):
+    """The guest's interpreter that has bytecode; Debian's compiles each module at each start."""
+    return "env", f"PYTHONPATH={SOURCE}", lab.vm.python("import sys\nprint(sys.executable)").out.strip()
+
+
+class DriverPod:
+    """A pod with a VF: the driver host and its applications run in the network namespace of the pod."""
+
+    def __init__(self, lab, vf) -> None:
+        self.vf, self.pod = vf, lab.pod()
+        self.program = (*python(lab), "-m", "driverhost")
+        self.start()
+
+    def start(self) -> None:
+        self.host = self.pod.start(*self.program, "serve", "--device", self.vf.address)
+        self.host.wait_for_output("the driver is ready", timeout=60)
+
+    def run(self, *arguments, timeout=60):
+        return self.pod.run(*self.program, *arguments, timeout=timeout)
+
+    def application(self, *arguments):
+        return self.pod.start(*self.program, *arguments)
+
+    @property
+    def mac(self) -> str:
+        return str(self.device["mac"])
+
+    @property
+    def device(self):
+        [device] = json.loads(self.run("list", "--json").out)
+        return device
+
+
+@pytest.fixture
+def sources(lab):
+    for package in ("cni", "driverhost", "tests/drivers"):
+        lab.vm.put_tree(REPOSITORY / package, f"{SOURCE}/{package}")
+    for program in (GUEST, KILLING):
+        lab.vm.put(f"{SOURCE}/{program}", (REPOSITORY / program).read_text())
+    lab.vm.run("modprobe", "vfio-pci")
+    for vf in lab.vfs[:2]:
+        bind(lab, vf.address, "vfio-pci")
+
+
+@pytest.fixture
+def pods(lab, sources) -> Iterator[list[DriverPod]]:
+    pods = [DriverPod(lab, vf) for vf in lab.vfs[:2]]
+    yield pods
+    for pod in pods:
+        pod.host.kill()
+        pod.host.ended(10)
+
+
+@TRACES
+def test_igbvf_keeps_the_contract_of_drivers_on_real_vfs(lab, sources):
+    addresses = [vf.address for vf in lab.vfs[:2]]
+    done = lab.vm.run(*python(lab), f"{SOURCE}/{GUEST}", *addresses, timeout=120)
+    assert json.loads(done.out) == {}
+
+
+@TRACES
+def test_two_pods_exchange_frames_by_the_interface_in_one_vlan_and_not_across_two(lab, pods):
+    one, other = pods
+    answering = other.application("test", "--count", "10")
+    wait_for(lambda: other.device["port"], "the answering application", seconds=60)
+    set_vlans(lab, 100, 100)
+    assert "5 frames answered" in one.run("test", "--target", other.mac, "--count", "5").out
+    set_vlans(lab, 100, 200)
+    refused = one.pod.run(*one.program, "test", "--target", other.mac, "--count", "1", check=False)
+    assert (refused.rc, refused.err.splitlines()[0]) == (1, "driverhost: 1 of 1 frames have no answer")
+    set_vlans(lab, 0, 0)
+    assert "5 frames answered" in one.run("test", "--target", other.mac, "--count", "5").out
+    assert answering.wait(30).out.strip() == "10 frames answered"
+
+
+@TRACES
+def test_applications_notice_that_their_driver_host_was_killed_and_go_on_with_the_next(lab, sources):
+    addresses = [vf.address for vf in lab.vfs[:2]]
+    program = (*python(lab), f"{SOURCE}/{KILLING}", str(KILLS), *addresses)
+    seen = json.loads(lab.vm.run(*program, timeout=120 + 10 * KILLS).out)
+    print(f"noticed after at most {max(seen.pop('noticed')):.3f} s")
+    assert all(seen.pop("frames"))
+    assert seen == {"the other host": [None, 0], "exit codes": [0, 0]}
+
+
+def set_vlans(lab, *vlans):
+    for number, vlan in enumerate(vlans):
+        lab.vm.run("ip", "link", "set", lab.pf.netdev, "vf", str(lab.vfs[number].index), "vlan", str(vlan))

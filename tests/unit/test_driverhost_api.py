@@ -1,0 +1,358 @@
+"""The interface of the driver host, as an application uses it: real sockets and memory, on a card that is a program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+
+import pytest
+
+from driverhost.access import Access, Peer
+from driverhost.client import Client, Disconnected, Refused, connect
+from driverhost.client.aio import AsyncClient, arrived
+from driverhost.client.connection import opened
+from driverhost.client.plain import Client as PlainClient
+from driverhost.protocol import messages
+from driverhost.selftest import selftest
+from tests.drivers.served import Served
+
+SECONDS = 10.0
+BODY = b"\x88\xb5" + bytes(range(100))
+
+
+@pytest.fixture
+def served(tmp_path):
+    with Served(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def clients(served):
+    with connect(served.paths[0]) as one, connect(served.paths[1]) as other:
+        yield one, other
+
+
+def answer(connection):
+    message = messages.receive(connection)
+    assert message
+    return message.fields
+
+
+def frames_at(port, number):
+    frames: list[bytes] = []
+    deadline = time.monotonic() + SECONDS
+    while len(frames) < number and port.wait(max(0.0, deadline - time.monotonic())):
+        frames += port.receive()
+    return frames
+
+
+def closed(port):
+    """Whether the port's other side ends within the time."""
+    deadline = time.monotonic() + SECONDS
+    try:
+        while port.wait(max(0.0, deadline - time.monotonic())):
+            port.receive()
+    except Disconnected:
+        return True
+    return False
+
+
+def test_devices_are_listed_with_driver_mac_and_link(served, clients):
+    [device] = clients[0].devices()
+    assert device == clients[0].info() == clients[0].info(served.vfs[0].address)
+    expected = {"state": "up", "driver": "IgbVf", "mac": served.macs[0].hex(":"), "link": {"up": True, "speed": 1000}}
+    assert {key: device[key] for key in expected} == expected
+
+
+def test_two_applications_exchange_frames(served, clients):
+    one, other = served.macs
+    with clients[0].open() as first, clients[1].open() as second:
+        assert first.send([other + one + BODY] * 3) == 3
+        assert frames_at(second, 3) == [other + one + BODY] * 3
+        assert second.send([one + other + BODY]) == 1
+        assert frames_at(first, 1) == [one + other + BODY]
+    assert clients[0].statistics()["tx_packets"] == 3
+
+
+def test_a_stream_longer_than_ring_and_device_arrives_in_order(served, clients):
+    one, other = served.macs
+    frames = [other + one + b"\x88\xb5" + number.to_bytes(4, "big") + bytes(60) for number in range(3000)]
+    with clients[0].open(slots=64) as first, clients[1].open(slots=4096) as second:
+        sent = 0
+        seen: list[bytes] = []
+        deadline = time.monotonic() + SECONDS
+        while len(seen) < len(frames) and time.monotonic() < deadline:
+            # The receiving device drops what its ring has no room for.
+            sent += first.send(frames[sent : len(seen) + 128])
+            if not first.wait(0.01):
+                second.wait(0.01)
+            first.receive()
+            seen += second.receive(4096)
+    assert seen == frames
+
+
+def test_a_device_has_one_port_at_a_time_and_is_free_again_when_its_application_ends(served, clients):
+    with clients[0].open() as port, connect(served.paths[0]) as another:
+        with pytest.raises(Refused, match="has an open port") as refusal:
+            another.open()
+        assert refusal.value.code == "Unsupported"
+        clients[0].close()
+        assert closed(port)
+        another.open().close()
+
+
+def test_a_port_that_is_closed_by_its_application_is_free_again(served, clients):
+    clients[0].open().close()
+    deadline = time.monotonic() + SECONDS
+    while clients[0].info()["port"]:
+        assert time.monotonic() < deadline
+    clients[0].open().close()
+
+
+def test_frames_that_one_call_leaves_are_announced_again(served, clients):
+    one, other = served.macs
+    with clients[0].open() as first, clients[1].open() as second, clients[1].capture() as capture:
+        first.send([other + one + BODY] * 100)
+        assert len(frames_at(capture, 100)) == 100
+        assert len(second.receive(10)) == 10
+        assert second.wait(0)
+        assert len(second.receive(200)) == 90
+        assert not second.wait(0)
+
+
+def test_a_capture_has_copies_of_both_directions(served, clients):
+    one, other = served.macs
+    with clients[0].capture() as capture, clients[0].open() as first, clients[1].open() as second:
+        first.send([other + one + BODY])
+        frames_at(second, 1)
+        second.send([one + other + BODY])
+        assert sorted(frames_at(capture, 2)) == sorted([other + one + BODY, one + other + BODY])
+
+
+def test_a_slow_reader_loses_frames_that_are_counted_and_harms_nobody(served, clients):
+    one, other = served.macs
+    with clients[0].open() as first, clients[1].open(slots=16) as second, clients[1].capture() as capture:
+        first.send([other + one + BODY] * 100)
+        assert len(frames_at(capture, 100)) == 100
+        assert len(second.receive(100)) == 16
+        assert clients[1].statistics()["port_dropped"] == 84
+
+
+def test_a_mac_is_set_and_refused_by_the_rule_of_the_pf(served, clients):
+    with pytest.raises(Refused, match="refuses"):
+        clients[0].set_mac("02:00:00:00:00:55")
+    served.vfs[0].admin_mac = b""
+    clients[0].set_mac("02:00:00:00:00:55")
+    assert clients[0].info()["mac"] == "02:00:00:00:00:55"
+
+
+@pytest.mark.parametrize("mac", ["", "02:00", "01:00:00:00:00:01", "00:00:00:00:00:00", "zz:00:00:00:00:01", 7])
+def test_a_wrong_mac_is_refused(clients, mac):
+    with pytest.raises(Refused, match="mac: the address of one interface"):
+        clients[0].call("setMac", mac=mac)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"call": "nothing"}, "call: one of version"),
+        ({"call": ["list"]}, "call: one of version"),
+        ({}, "call: one of version"),
+        ({"call": "info", "device": "0000:00:00.0"}, "device: one of 0000:02:10.0"),
+        ({"call": "info", "device": {}}, "device: one of"),
+        ({"call": "open", "slots": 100}, "slots: 100 slots"),
+        ({"call": "open", "slots": 1 << 40}, "slots: 1099511627776 slots"),
+        ({"call": "open", "slots": "many"}, "slots: a number"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_its_reason(served, fields, message):
+    with opened(served.paths[0]) as connection:
+        connection.settimeout(SECONDS)
+        messages.send(connection, fields)
+        assert answer(connection)["error"]["message"].startswith(message)
+        messages.send(connection, {"call": "version"})
+        assert answer(connection)["result"] == {"version": 1}
+
+
+@pytest.mark.parametrize("data", [b"no json", b"[]", b"[" * 60000, b"{" + b" " * 70000, b"\xff\xfe"])
+def test_what_is_no_message_ends_the_connection_and_nothing_else(served, clients, data):
+    with opened(served.paths[0]) as connection:
+        connection.settimeout(SECONDS)
+        connection.send(data)
+        assert connection.recv(16) == b""
+    assert clients[0].call("version") == {"version": 1}
+
+
+def test_descriptors_that_an_application_sends_are_closed(served, clients):
+    before = served.do(lambda: len(os.listdir("/proc/self/fd")))
+    with opened(served.paths[0]) as connection, open("/dev/null") as null:
+        connection.settimeout(SECONDS)
+        for _ in range(20):
+            messages.send(connection, {"call": "version"}, (null.fileno(), null.fileno()))
+            messages.receive(connection)
+    assert clients[0].call("version") == {"version": 1}
+    assert served.do(lambda: len(os.listdir("/proc/self/fd"))) <= before + 1
+
+
+def test_an_application_that_does_not_read_its_answers_is_disconnected(served, clients):
+    with opened(served.paths[0]) as connection:
+        connection.setblocking(False)
+        deadline = time.monotonic() + SECONDS
+        disconnected = False
+        while not disconnected and time.monotonic() < deadline:
+            try:
+                messages.send(connection, {"call": "list"})
+            except BlockingIOError:
+                clients[0].call("version")
+            except (BrokenPipeError, ConnectionResetError):
+                disconnected = True
+        assert disconnected
+    assert clients[0].call("version") == {"version": 1}
+
+
+def test_a_driver_that_fails_is_started_anew_and_its_port_goes_on(served, clients):
+    one, other = served.macs
+    clients[0].subscribe()
+    with clients[0].open() as first, clients[1].open() as second:
+        served.do(served.vfs[0].reset_pf)
+        states = []
+        while "up" not in states:
+            event = clients[0].event(SECONDS)
+            states.append(event["state"])
+        assert states == ["down", "up"]
+        assert clients[0].info()["restarts"] == 1
+        first.send([other + one + BODY])
+        assert frames_at(second, 1) == [other + one + BODY]
+
+
+def test_a_mac_that_was_set_stays_when_the_driver_is_started_anew(served, clients):
+    served.vfs[0].admin_mac = b""
+    clients[0].set_mac("02:00:00:00:00:55")
+    clients[0].subscribe()
+    served.do(served.vfs[0].reset_pf)
+    while clients[0].event(SECONDS)["state"] != "up":
+        pass
+    assert clients[0].info()["mac"] == "02:00:00:00:00:55"
+
+
+def test_a_device_whose_driver_does_not_start_is_down_and_says_so(served, clients, monkeypatch):
+    monkeypatch.setattr("driverhost.drivers.igbvf.mailbox.ANSWER_SECONDS", 0.01)
+    clients[0].subscribe()
+    served.vfs[0].pf_answers = False
+    served.do(served.vfs[0].reset_pf)
+    assert clients[0].event(SECONDS)["state"] == "down"
+    assert clients[0].info()["state"] == "down"
+    with pytest.raises(Refused, match="is not running"):
+        clients[0].statistics()
+    served.vfs[0].pf_answers = True
+    assert clients[0].event(SECONDS)["state"] == "up"
+
+
+def test_clients_learn_that_the_driver_host_has_ended(tmp_path):
+    with Served(tmp_path) as served:
+        client = connect(served.paths[0])
+        port = client.open()
+    with client, port:
+        assert closed(port)
+        with pytest.raises(Disconnected):
+            client.call("list")
+    with pytest.raises(Disconnected, match="no driver host"):
+        connect(served.paths[0], seconds=0)
+
+
+def test_the_asyncio_client_does_the_same(served):
+    async def program():
+        async with await AsyncClient.connect(served.paths[0]) as one, await AsyncClient.connect(served.paths[1]) as two:
+            assert [answer["version"] for answer in await asyncio.gather(*(one.call("version") for _ in range(20)))]
+            with pytest.raises(Refused):
+                await one.call("nothing")
+            await one.call("subscribe")
+            with await one.open() as first, await two.open() as second:
+                frame = served.macs[1] + served.macs[0] + BODY
+                first.send([frame])
+                async with asyncio.timeout(SECONDS):
+                    assert await arrived(second) == [frame]
+            await asyncio.to_thread(served.do, served.vfs[0].reset_pf)
+            async with asyncio.timeout(SECONDS):
+                assert [(await one.event())["state"] for _ in range(2)] == ["down", "up"]
+
+    asyncio.run(program())
+
+
+def test_the_self_test_counts_answers(served, clients):
+    answers = asyncio.new_event_loop()
+    try:
+        answering = answers.run_in_executor(None, selftest, clients[1], None, None, 5)
+        deadline = time.monotonic() + SECONDS
+        while not clients[1 - 1].info() or not served.hosts[1].info()["port"]:
+            assert time.monotonic() < deadline
+        assert selftest(clients[0], None, served.macs[1].hex(":"), 5).startswith("5 frames answered")
+        assert answers.run_until_complete(answering) == "5 frames answered"
+    finally:
+        answers.close()
+
+
+# Access.
+
+
+@pytest.mark.parametrize(
+    ("peer", "allowed"),
+    [
+        (Peer(1, 0, 0), True),
+        (Peer(1, os.geteuid(), 99), True),
+        (Peer(1, 1000, 1000), False),
+        (Peer(1, 2000, 99), True),
+        (Peer(1, 99, 3000), True),
+        (Peer(1, 65534, 65534), False),
+    ],
+)
+def test_users_and_groups_that_are_allowed_may_connect(peer, allowed):
+    assert Access(frozenset({2000}), frozenset({3000})).allows(peer) is allowed
+
+
+def test_a_process_of_another_user_is_refused_by_the_kernel_s_word(served, monkeypatch):
+    monkeypatch.setattr("driverhost.server.peer_of", lambda _connection: Peer(1, 1000, 1000))
+    with opened(served.paths[0]) as connection:
+        connection.settimeout(SECONDS)
+        assert answer(connection)["error"]["message"] == "uid 1000 and gid 1000 are not allowed"
+        assert connection.recv(16) == b""
+
+
+def test_no_more_connections_are_served_than_planned(served, monkeypatch):
+    monkeypatch.setattr("driverhost.server.MOST_CONNECTIONS", 2)
+    with PlainClient(served.paths[0]) as one, PlainClient(served.paths[0]) as two:
+        assert one.call("version") == two.call("version")
+        with opened(served.paths[0]) as third:
+            third.settimeout(SECONDS)
+            assert answer(third)["error"]["message"] == "2 connections are open"
+
+
+def test_a_socket_of_a_dead_process_is_replaced_and_one_that_is_served_is_not(served, tmp_path):
+    from driverhost.errors import DeviceUnavailable
+    from driverhost.serve import listening
+
+    with pytest.raises(DeviceUnavailable, match="Address already in use"):
+        listening(served.paths[0])
+    path = str(tmp_path / "dead.sock")
+    listening(path).close()
+    with listening(path), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.connect(path)
+
+
+def test_answers_are_json_with_the_number_of_their_request(served):
+    with opened(served.paths[0]) as connection:
+        connection.settimeout(SECONDS)
+        connection.send(json.dumps({"id": 7, "call": "version"}).encode())
+        assert json.loads(connection.recv(1000)) == {"id": 7, "result": {"version": 1}}
+
+
+def test_a_client_of_a_socket_that_answers_nothing_gives_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("driverhost.client.plain.ANSWER_SECONDS", 0.05)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        with Client(str(tmp_path / "silent")) as client, pytest.raises(Disconnected, match="no answer to list"):
+            client.devices()
