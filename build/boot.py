@@ -39,6 +39,7 @@ class Archive:
         # The unit of each module, the place of each unit, and the file of each library that is a module.
         self._modules, self._units, self._libraries = marshal.loads(self._head)
         self._waiting: dict[str, tuple[CodeType, bool]] = {}
+        self._codes: dict[str, CodeType] = {}
 
     def __repr__(self) -> str:
         return FILE
@@ -47,15 +48,24 @@ class Archive:
         unit = self._modules.get(name)
         if unit is None:
             return self._library(name)
-        if name not in sys.modules:
-            self._load(name, *self._units[unit])
+        if name in sys.modules:
+            return sys.modules[name].__spec__
+        if _thread._count():  # noqa: SLF001 - the only way to know, and it is what `threading` counts with
+            # importlib calls this with its global lock held. A module that is executed here can wait for a module of
+            # another thread, which waits for that lock: such an ADD never ended. `exec_module` executes it without it.
+            return self._deferred(name, *self._units[unit])
+        self._load(name, *self._units[unit])
         return sys.modules[name].__spec__
 
-    def create_module(self, spec: ModuleSpec) -> "ModuleType":
-        return sys.modules[spec.name]
+    def create_module(self, spec: ModuleSpec) -> "ModuleType | None":
+        return sys.modules.get(spec.name)
 
     def exec_module(self, module: "ModuleType") -> None:
-        """`find_spec` has done it, as for all modules of the unit."""
+        """Executes the module while other threads run. Otherwise `find_spec` has done it, as for the whole unit."""
+        code = self._codes.pop(module.__name__, None)
+        if code is not None:
+            exec(code, module.__dict__)
+            _report(module.__name__)
 
     def _library(self, name: str) -> "ModuleSpec | None":
         file = self._libraries.get(name)
@@ -64,21 +74,29 @@ class Archive:
         path = f"{self._folder}/{file}"
         return ModuleSpec(name, ExtensionFileLoader(name, path), origin=path)
 
+    def _deferred(self, name: str, offset: int, size: int) -> ModuleSpec:
+        if name not in self._waiting:
+            self._waiting.update(self._unit(offset, size))
+        code, is_package = self._waiting.pop(name)
+        self._codes[name] = code
+        return ModuleSpec(name, self, origin=code.co_filename, is_package=is_package)  # type: ignore[arg-type] # as below
+
     def _load(self, name: str, offset: int, size: int) -> None:
         if name in self._waiting:  # its unit is being executed, and a module before it needs it
             self._execute(name)
             return
-        within = offset + size <= len(self._head)
-        unit = marshal.loads(self._head[offset : offset + size] if within else posix.pread(self._file, size, offset))
+        unit = self._unit(offset, size)
         self._waiting.update(unit)
-        if _thread._count():  # noqa: SLF001 - the only way to know, and it is what `threading` counts with
-            # While ADD loads the IPAM plugin in a thread, each thread executes only the module that the interpreter has
-            # locked for it, so that the others wait for it; `import` statements come to the rest of the unit.
-            self._execute(name)
-            return
         for each in unit:
             if each in self._waiting and each not in sys.modules:
                 self._execute(each)
+
+    def _unit(self, offset: int, size: int) -> "dict[str, tuple[CodeType, bool]]":
+        within = offset + size <= len(self._head)
+        unit: dict[str, tuple[CodeType, bool]] = marshal.loads(
+            self._head[offset : offset + size] if within else posix.pread(self._file, size, offset)
+        )
+        return unit
 
     def _execute(self, name: str) -> None:
         code, is_package = self._waiting.pop(name)
@@ -102,8 +120,12 @@ class Archive:
             spec._initializing = False  # type: ignore[attr-defined] # noqa: SLF001 - as above
         if parent:
             setattr(sys.modules[parent], child, module)
-        if sys.flags.verbose:
-            sys.stderr.write(f"import '{name}' # {FILE}\n")
+        _report(name)
+
+
+def _report(name: str) -> None:
+    if sys.flags.verbose:
+        sys.stderr.write(f"import '{name}' # {FILE}\n")
 
 
 def _above_stderr(fd: int) -> int:

@@ -167,6 +167,39 @@ print(late, last.slow.late)
     assert done.stdout.strip() == "1 1", done.stderr
 
 
+def test_two_threads_whose_imports_need_each_other_do_not_block(tmp_path):
+    """The main thread has the lock of `inner` and waits for importlib's global lock; the other one imports `outer`."""
+    outer = compile("import sys\nsys.begun.release()\nimport inner", "outer.py", "exec")
+    modules = [
+        archive.Module("outer", "outer.pyc", is_package=False, code=outer, imports=("inner",)),
+        archive.Module("inner", "inner.pyc", is_package=False, code=compile("a = 1", "inner.py", "exec"), imports=()),
+    ]
+    archive.write(tmp_path / "barewire.modules", modules, {}, ())
+    program = """
+import _frozen_importlib, _thread
+sys.begun, ended, waited = _thread.allocate_lock(), _thread.allocate_lock(), []
+sys.begun.acquire(), ended.acquire()
+
+def imports():
+    import outer
+    ended.release()
+
+class Context(_frozen_importlib._ImportLockContext):
+    def __enter__(self):
+        if not waited:
+            waited.append(1)
+            _thread.start_new_thread(imports, ())
+            sys.begun.acquire()
+        super().__enter__()
+
+_frozen_importlib._ImportLockContext = Context
+import inner
+print(ended.acquire(True, 20), inner.a)
+"""
+    done = in_the_bundle(tmp_path, program)
+    assert done.stdout.strip() == "True 1", done.stderr
+
+
 def test_a_module_comes_after_those_that_it_imports():
     imports = {"top": ("middle", "bottom"), "bottom": (), "middle": ("bottom", "sys")}
     code = compile("", "empty.py", "exec")
