@@ -24,24 +24,43 @@ _TAGS = {"user": _USER, "group": _GROUP}
 def extend(fd: int, entries: Iterable[Entry], mode: int | None) -> None:
     """Adds entries, such as ("user", 107, 7), to the permission bits, for the directory and for new files in it.
 
-    `mode` are the new permission bits; None keeps the current ones. Raises `OSError`.
+    Entries for other users and groups stay. `mode` are the new permission bits; None keeps the current ones. Raises
+    `OSError`.
     """
-    text = encoded(_bits(fd) if mode is None else mode, entries)
-    os.setxattr(fd, ACCESS, text)
-    os.setxattr(fd, DEFAULT, text)
+    bits, wanted = _bits(fd) if mode is None else mode, list(entries)
+    access, default = (
+        encoded(each, _merged(_rows(fd, name), wanted))
+        for name, each in (
+            (ACCESS, bits),
+            # The kernel does not apply the umask to new files where there is a default list.
+            (DEFAULT, bits & ~0o002),
+        )
+    )
+    os.setxattr(fd, ACCESS, access)
+    os.setxattr(fd, DEFAULT, default)
+
+
+def _merged(rows: Iterable[tuple[int, int, int]], wanted: list[Entry]) -> list[Entry]:
+    kinds = {tag: kind for kind, tag in _TAGS.items()}
+    present = {(kinds[tag], number): bits for tag, bits, number in rows if tag in kinds}
+    return [(kind, number, bits) for (kind, number), bits in {**present, **{one[:2]: one[2] for one in wanted}}.items()]
+
+
+def _rows(fd: int, name: str) -> list[tuple[int, int, int]]:
+    """The rows of a list: tag, permission bits, ID. Empty if there is no list."""
+    try:
+        return list(struct.iter_unpack(_ROW, os.getxattr(fd, name)[_HEADER_BYTES:]))
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return []
 
 
 def _bits(fd: int) -> int:
     """The permission bits. If there is a list, `stat` shows its mask instead of the group's bits."""
     bits = os.fstat(fd).st_mode
-    try:
-        rows = struct.iter_unpack(_ROW, os.getxattr(fd, ACCESS)[_HEADER_BYTES:])
-    except OSError as error:
-        if error.errno != errno.ENODATA:
-            raise
-        return bits
-    group: int = next(permissions for tag, permissions, _number in rows if tag == _GROUP_OBJ)
-    return bits & ~0o070 | group << 3
+    group = next((permissions for tag, permissions, _number in _rows(fd, ACCESS) if tag == _GROUP_OBJ), None)
+    return bits if group is None else bits & ~0o070 | group << 3
 
 
 def encoded(mode: int, entries: Iterable[Entry]) -> bytes:

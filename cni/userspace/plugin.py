@@ -24,6 +24,7 @@ from cni.userspace.publish import entry
 from cni.userspace.removal import directory_of
 from cni.userspace.request import ParsedRequest, bridge_of, ipam_call, parse_request, remote_of, vhost_directory
 from cni.userspace.sockets import ownership
+from cni.userspace.sockets.directory import is_decided
 from cni.userspace.vswitch.remote import REMOTE
 
 TYPE_CHECKING = False
@@ -207,21 +208,43 @@ class UserspacePlugin(Lifecycle):
         """
         sockets, beside = self._adapters.sockets, self._removal.in_directory(key, planned)
         directory = planned.directory.replace(absent=sockets.is_missing(planned.directory), since=sockets.now())
-        wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
-        for other in wanting:
-            if ownership.is_wanted(directory) and not ownership.agree(directory, directory_of(other)):
-                raise SocketDirUnfit(
-                    f"{directory.path} is used by {other.key}, with another owner or other permissions",
-                    hint="give both networks the same socketDirectory, or the pod two volumes",
-                )
+        directory = self._agreed(directory, beside)
         # The vswitch refuses a second port on the socket of a living attachment.
         taken = any(wanted_of(one)["socket"] == planned.socket for one in beside)
         sockets.require_free(directory, "" if taken else planned.socket, planned.config_file)
-        found = found_of(wanting[0]) if wanting else sockets.found(directory)
+        found = self._found(directory, beside)
         # Directories that another attachment made are removed with the last attachment that needs them.
         absent = directory.absent or bool(self._removal.making(key, directory.path))
         whole = self._removal.with_parents(key, directory.replace(absent=absent))
         return planned.replace(directory=whole), found
+
+    def _agreed(self, directory: SocketDirectory, beside: list[Record]) -> SocketDirectory:
+        """The directory; a default gives way to what the networks of living attachments request for the directory."""
+        if not ownership.is_wanted(directory):
+            return directory
+        for other in beside:
+            requested = directory_of(other)
+            if requested.by_default or not ownership.is_wanted(requested):
+                continue
+            if directory.by_default:
+                if self._removal.is_alive(other):
+                    return ownership.like(directory, requested)
+            elif not ownership.agree(directory, requested):
+                raise SocketDirUnfit(
+                    f"{directory.path} is used by {other.key}, with another owner or other permissions",
+                    hint="give both networks the same socketDirectory, or the pod two volumes",
+                )
+        return directory
+
+    def _found(self, directory: SocketDirectory, beside: list[Record]) -> FoundDict | None:
+        """The state of the directory before the first attachment that changes it, in each part of the state."""
+        now = self._adapters.sockets.found(directory)
+        wanting = [one for one in beside if ownership.is_wanted(directory_of(one))]
+        for other in wanting:
+            earlier = found_of(other)
+            if now and earlier:
+                now = ownership.before(now, earlier, ownership.changes(directory_of(other)))
+        return now
 
     def _planned(self, key: Key, wanted: ParsedRequest) -> PortAttachment:
         pod = None
@@ -233,10 +256,10 @@ class UserspacePlugin(Lifecycle):
 
     def _admitting(self, directory: SocketDirectory, wanted: ParsedRequest) -> SocketDirectory:
         """The directory. Unless configured otherwise, Open vSwitch may connect to new sockets if it is not root."""
-        if ownership.is_wanted(directory):
+        if is_decided(wanted.conf):
             return directory
         user = self._adapters.sockets.vswitch_user(wanted.conf.get("ovsdb") or REMOTE)
-        return directory if user is None else directory.replace(acl=(f"user:{user}:rwx",))
+        return directory if user is None else directory.replace(acl=(f"user:{user}:rwx",), by_default=True)
 
     def _plug(self, attachment: PortAttachment, found: FoundDict | None) -> None:
         self._adapters.sockets.prepare(attachment.directory, found)

@@ -138,10 +138,9 @@ class PortRemoval(Removal):
             beside = self.in_directory(record.key, attachment)
             shared = any(wanted_of(other)["socket"] == attachment.socket for other in beside)
             socket = "" if shared else attachment.socket
-            wanting = [other for other in beside if ownership.is_wanted(directory_of(other))]
+            kept: frozenset[str] = frozenset().union(*[ownership.changes(directory_of(other)) for other in beside])
             left = self._going(record.key, directory, beside)
-            found = None if wanting else found_of(record)
-            self._adapters.sockets.remove(left, socket, attachment.config_file, found=found)
+            self._adapters.sockets.remove(left, socket, attachment.config_file, found=found_of(record), kept=kept)
             if unplugged and (beside or left != directory):
                 # The next removal must not count this attachment among those that need the directory.
                 self._attachments.keep_pending(record.replace(left=tuple(set(record.left) - {DEVICE})))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +38,12 @@ def sockets(node: PortNode) -> list[str]:
 
 def access(path: str) -> bytes | None:
     return os.getxattr(path, acl.DEFAULT) if acl.DEFAULT in os.listxattr(path) else None
+
+
+def has_entry(path: str, user: int) -> bool:
+    """Whether the list for new files contains the user, with all permissions."""
+    rows = struct.iter_unpack("<HHI", (access(path) or b"")[4:])
+    return (2, 7, user) in rows
 
 
 @pytest.mark.parametrize("ifname", NAMES)
@@ -175,7 +184,7 @@ def test_an_open_vswitch_that_is_not_root_may_connect_to_new_sockets_until_the_l
     for name in ("net1", "net2"):
         node.add(pod, name)
     bits = os.stat(volume).st_mode
-    assert access(volume) == acl.encoded(bits & 0o707 | 0o050, [("user", 991, 7)])
+    assert access(volume) == acl.encoded(bits & 0o705 | 0o050, [("user", 991, 7)])
     node.check(pod)
     node.delete(pod, "net1")
     assert access(volume) != before
@@ -183,7 +192,151 @@ def test_an_open_vswitch_that_is_not_root_may_connect_to_new_sockets_until_the_l
     assert access(volume) == before
 
 
-@pytest.mark.parametrize("conf", [{"socketDirectory": {"mode": "0711"}}, {"volume": "public"}])
+LABELS = "security.selinux"
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0 or os.path.isdir("/sys/fs/selinux/class"),
+    reason="only root can set owners and labels, and SELinux refuses these labels",
+)
+
+
+def label(volume: str, text: str) -> None:
+    os.setxattr(volume, LABELS, f"{text}\0".encode())
+
+
+@as_root
+@pytest.mark.parametrize("before", ["system_u:object_r:var_lib_t:s0", ""])
+def test_the_label_that_the_runtime_sets_after_the_add_stays_when_the_last_interface_goes(node, before):
+    node.visibility.user = 991
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    if before:
+        label(volume, before)
+    node.add(pod)
+    label(volume, "system_u:object_r:container_file_t:s0:c1,c2")
+    node.delete(pod)
+    assert os.getxattr(volume, LABELS) == b"system_u:object_r:container_file_t:s0:c1,c2\0"
+    assert access(volume) is None
+
+
+@as_root
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_an_owner_and_a_label_that_the_network_names_are_restored_unless_another_program_changes_them(node, is_changed):
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    label(volume, "before")
+    node.add(pod, socketDirectory={"owner": 5, "group": 6, "selinuxLabel": "ours"})
+    assert (os.stat(volume).st_uid, os.stat(volume).st_gid) == (5, 6)
+    if is_changed:
+        os.chown(volume, 107, 108)
+        label(volume, "after")
+    node.delete(pod)
+    look = os.stat(volume)
+    found = (look.st_uid, look.st_gid, os.getxattr(volume, LABELS))
+    assert found == ((107, 108, b"after\0") if is_changed else (os.geteuid(), os.getegid(), b"before\0"))
+
+
+@as_root
+def test_an_owner_that_another_program_sets_after_the_add_stays(node):
+    node.visibility.user = 991
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    os.chmod(volume, 0o2777)
+    node.add(pod)
+    os.chown(volume, 107, 107)
+    node.delete(pod)
+    look = os.stat(volume)
+    assert (look.st_uid, look.st_gid, look.st_mode & 0o7777) == (107, 107, 0o2777)
+    assert access(volume) is None
+
+
+EXPLICIT = {**BY_INTERFACE, "socketDirectory": {"acl": ["user:5:rwx"], "mode": "2770", "group": os.getegid()}}
+
+
+@pytest.mark.parametrize("confs", [(EXPLICIT, {}), ({}, EXPLICIT)])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_network_without_the_keys_works_beside_one_with_them_in_one_volume(node, confs, order):
+    node.visibility.user = 991
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    before, look = node.snapshot(), os.stat(volume)
+    for name, conf in zip(("net1", "net2"), confs, strict=True):
+        node.add(pod, name, **conf)
+    assert stat.S_IMODE(os.stat(volume).st_mode) == 0o2770
+    assert has_entry(volume, 5)
+    node.delete(pod, f"net{1 + order[0]}")
+    assert access(volume) is not None
+    node.delete(pod, f"net{1 + order[1]}")
+    assert (access(volume), os.stat(volume).st_mode, os.stat(volume).st_gid) == (None, look.st_mode, look.st_gid)
+    assert node.snapshot() == before
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_another_user_of_open_vswitch_gets_access_beside_interfaces_of_the_earlier_one(node, is_dead):
+    node.visibility.user = 991
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    before = access(volume)
+    for name in ("net1", "net2"):
+        node.add(pod, name)
+    node.visibility.user = 992
+    now = pod
+    if is_dead:
+        node.end_sandbox(pod)
+        now = node.sandbox(pod, "again")
+    node.add(now, "net1" if is_dead else "net3")
+    assert has_entry(volume, 992)
+    for one, name in ((pod, "net1"), (pod, "net2"), (now, "net1"), (now, "net3")):
+        node.delete(one, name)
+    assert access(volume) == before
+
+
+def test_what_the_network_of_a_dead_sandbox_requested_does_not_replace_the_default(node):
+    node.visibility.user = 991
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    node.add(pod, "net2", **EXPLICIT)
+    node.end_sandbox(pod)
+    node.add(node.sandbox(pod, "again"), "net1")
+    assert has_entry(volume, 991)
+
+
+def test_entries_of_the_volumes_acl_stay_and_others_may_not_write_to_new_files(node):
+    node.visibility.user = 991
+    pod, volume = launcher(node), node.volume("vm", "sockets")
+    os.chmod(volume, 0o2777)
+    os.setxattr(volume, acl.DEFAULT, acl.encoded(0o770, [("user", 5, 7), ("user", 991, 4)]))
+    before = access(volume)
+    node.add(pod)
+    assert access(volume) == acl.encoded(0o775, [("user", 5, 7), ("user", 991, 7)])
+    node.delete(pod)
+    assert access(volume) == before
+
+
+@pytest.mark.parametrize("is_requested", [False, True])
+def test_a_file_system_without_acls_fails_only_an_add_that_requests_one(node, monkeypatch, is_requested):
+    node.visibility.user = 991
+    pod = launcher(node)
+    before = node.snapshot()
+
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    if is_requested:
+        with pytest.raises(SocketDirUnfit, match=r"ACL user:5:rwx: Operation not supported") as refused:
+            node.add(pod, socketDirectory={"acl": ["user:5:rwx"]})
+        assert "file system" in refused.value.hint
+    else:
+        node.add(pod)
+        assert "user:991:rwx" in "".join(node.log.messages)
+        node.delete(pod)
+    assert node.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"socketDirectory": {"mode": "0711"}},
+        {"socketDirectory": {}},
+        {"socketDirectory": {"acl": []}},
+        {"host": {"vhost": {"mode": "client", "group": str(os.getegid())}}},
+        {"volume": "public"},
+    ],
+)
 def test_it_gets_no_access_that_the_network_decides_itself_or_to_another_volume(node, conf):
     node.visibility.user = 991
     pod = launcher(node)

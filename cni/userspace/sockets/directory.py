@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     class DirectoryDict(TypedDict, total=False):
         """A `SocketDirectory` in a record.
 
-        Records of earlier versions lack `absent`, `of_pod`, `since` and `parents`; a damaged record can lack any key.
+        Records of earlier versions lack `absent`, `of_pod`, `since`, `parents` and `by_default`; a damaged record can
+        lack any key.
         """
 
         root: str
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         mode: int | None
         acl: list[str]
         selinux_label: str
+        by_default: bool
 
     class OwnershipDict(TypedDict):
         """The fields of `SocketDirectory` that a configuration decides."""
@@ -63,7 +65,8 @@ class SocketDirectory(Value):
     does the host. `mount` is the short directory through which the vswitch reaches it; empty if the vswitch gets `path`
     itself. `since` is the time of the ADD in seconds: older files were there before and are not ours; 0 in records that
     do not contain it. The other fields are applied to the directory: IDs and permission bits, unless they are None or
-    empty; `acl` has entries such as user:107:rwx.
+    empty; `acl` has entries such as user:107:rwx. `by_default`: the network requests none of them; they
+    never conflict with those of another network.
     """
 
     root: str
@@ -79,6 +82,7 @@ class SocketDirectory(Value):
     mode: int | None = None
     acl: tuple[str, ...] = ()
     selinux_label: str = ""
+    by_default: bool = False
 
     def as_document(self) -> DirectoryDict:
         """The directory as JSON values, for the record."""
@@ -140,6 +144,12 @@ def ownership(conf: UserspaceConfDict) -> OwnershipDict:
         "acl": tuple(section.get("acl") or ()),
         "selinux_label": section.get("selinuxLabel") or "",
     }
+
+
+def is_decided(conf: UserspaceConfDict) -> bool:
+    """Whether a configuration decides about owner and permissions. An empty `socketDirectory` leaves all as it is."""
+    vhost = (conf.get("host") or {}).get("vhost") or {}
+    return conf.get("socketDirectory") is not None or vhost.get("group") is not None
 
 
 def kubelet_folder(kubelet_root: str, uid: str) -> str:

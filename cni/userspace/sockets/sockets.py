@@ -24,7 +24,7 @@ from cni.userspace.sockets.directory import OWN_DIRECTORIES, entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Protocol
 
     from cni.log import Log
@@ -169,29 +169,39 @@ class Sockets:
                 os.close(file)
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
 
-    def remove(self, directory: SocketDirectory, socket: str, file: str, *, found: FoundDict | None = None) -> None:
-        """Removes the socket, the file, the mount, and the directory if it is ours; restores `found`.
+    def remove(
+        self,
+        directory: SocketDirectory,
+        socket: str,
+        file: str,
+        *,
+        found: FoundDict | None = None,
+        kept: Collection[str] = (),
+    ) -> None:
+        """Removes the socket, the file, the mount, and the directory if it is ours; restores `found` except `kept`.
 
         Missing ones are no error. Files that were there before, and those that replaced a socket, a file or the
         directory, are left. Empty names are skipped. Raises `SocketDirUnfit`: immediately for an invalid name,
         otherwise after all other steps have run.
         """
         names = _names_of(socket, file)
-        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found)]
+        steps: list[Callable[[], object]] = [lambda: self._remove_names(directory, names, found, kept)]
         if directory.mount:
             steps.append(lambda: self._unmount(directory.mount))
         if directory.made or directory.absent:
             steps.append(lambda: self._remove_made(directory))
         run_all(*steps)
 
-    def _remove_names(self, directory: SocketDirectory, names: dict[str, Kind], found: FoundDict | None) -> None:
+    def _remove_names(
+        self, directory: SocketDirectory, names: dict[str, Kind], found: FoundDict | None, kept: Collection[str]
+    ) -> None:
         try:
             fd = self._reached(directory)
         except SocketDirUnfit as error:
             self._log.info(f"nothing to remove in {directory.path}: {error.msg}")
             return
         with Closing(fd):
-            run_all(lambda: self._unlink_all(fd, directory, names), lambda: self._put_back(fd, directory, found))
+            run_all(lambda: self._unlink_all(fd, directory, names), lambda: self._put_back(fd, directory, found, kept))
 
     def _unlink_all(self, fd: int, directory: SocketDirectory, names: dict[str, Kind]) -> None:
         with _reporting(directory.path, "remove the socket"):
@@ -202,10 +212,10 @@ class Sockets:
         if left:
             self._log.warning(f"not ours, and left in {directory.path}: {', '.join(map(repr, left))}")
 
-    def _put_back(self, fd: int, directory: SocketDirectory, found: FoundDict | None) -> None:
+    def _put_back(self, fd: int, directory: SocketDirectory, found: FoundDict | None, kept: Collection[str]) -> None:
         with _reporting(directory.path, "give it back its owner and permissions"):
             if found and ownership.is_of(fd, found):
-                ownership.put_back(fd, found)
+                ownership.put_back(fd, found, directory, kept)
             elif found:
                 self._log.warning(f"{directory.path} has been replaced by another directory, which is left as it is")
 
