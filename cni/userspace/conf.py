@@ -28,8 +28,8 @@ class Vhost(Section):
 
     mode: str | None = Field(
         None,
-        description="`client`: the vswitch connects, and the application listens. No other value is supported. Required with "
-        "`host.iftype`, because in userspace-cni a missing mode lets the vswitch listen.",
+        description="In `host` only `client`, in `container` only `server`: the vswitch connects, and the application "
+        "listens. Required with `host.iftype`, because in userspace-cni a missing mode lets the vswitch listen.",
     )
     group: str | None = Field(None, description="Group (name or number) of the socket's directory.")
     socketfile: str | None = Field(
