@@ -44,7 +44,6 @@ STATE_DIRECTORY = "/var/lib/cni/barewire"
 RUN_DIRECTORY = "/run/barewire"
 LOOKED_AT = 64
 """Device links that one call examines for leftovers: it must not pay for all on a node with a thousand devices."""
-_NO_FILE = 0, 0
 
 
 class Mark(Value):
@@ -73,7 +72,7 @@ class Attachments:
         self._run = run
         self._roots: tuple[str, ...] = ()
         self._resolved_folders: dict[str, str] = {}
-        self._written: dict[Key, tuple[int, int]] = {}
+        self._claimed: dict[Key, _HeldFile] = {}
         self._plugin = plugin
         self._lasting_locks = lasting_locks
         self._lock_seconds = lock_seconds
@@ -128,7 +127,7 @@ class Attachments:
         with on_failure(self._unclaim, record):
             if not create_file(self._path(record.key), record.encoded()):
                 raise _attached_already(self._load(self._path(record.key)) or record)
-            self._written[record.key] = _identity(self._path(record.key))
+            self._claimed[record.key] = _HeldFile(self._path(record.key))
         if backup:
             with on_failure(self.forget, record):
                 make_directory(os.path.dirname(self._backup(record.device)))
@@ -164,11 +163,15 @@ class Attachments:
         """Writes a record, atomically."""
         make_directory(os.path.dirname(self._path(record.key)))
         write_file(self._path(record.key), record.encoded())
-        self._written[record.key] = _identity(self._path(record.key))
+        if record.key in self._claimed:
+            self._claimed[record.key] = _HeldFile(self._path(record.key))
 
     def has_written(self, key: Key) -> bool:
         """Whether the attachment's record is the file that this object has written, and not one of another call."""
-        return self._written.get(key, _NO_FILE) == _identity(self._path(key)) != _NO_FILE
+        try:
+            return key in self._claimed and self._claimed[key].is_at(self._path(key))
+        except OSError:
+            return False
 
     def keep_pending(self, record: Record) -> None:
         """Marks a record as pending, so that a later call can finish its removal."""
@@ -433,6 +436,27 @@ def _attached_already(record: Record) -> CniError:
     )
 
 
+class _HeldFile:
+    """A file that stays open: meanwhile no other file can get its inode number, also if it is removed."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1  # somebody has just removed it
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def is_at(self, path: str) -> bool:
+        """Whether the path still leads to this file. Raises `OSError` when it leads nowhere."""
+        ours, found = os.fstat(self._fd), os.lstat(path)
+        return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)
+
+
 def _content(path: str) -> bytes:
     try:
         return read_file(path) or b""
@@ -455,20 +479,12 @@ def _link(target: str, path: str) -> None:
 
 
 def _some(names: list[str]) -> list[str]:
-    """At most `LOOKED_AT` of the names. Each process takes others, so that all have their turn."""
+    """At most `LOOKED_AT` of the names, from a random one on, so that all have their turn."""
     if len(names) <= LOOKED_AT:
         return names
-    start = os.getpid() * LOOKED_AT % len(names)
+    # The numbers of processes are not random: one caller may have every second, or the same one each time.
+    start = int.from_bytes(os.urandom(4), "little") % len(names)
     return [*names[start:], *names[:start]][:LOOKED_AT]
-
-
-def _identity(path: str) -> tuple[int, int]:
-    """Identifies a file. A later file can get the number of a removed one, but not its time."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return _NO_FILE
-    return found.st_ino, found.st_mtime_ns
 
 
 def _leads_to(link: str, target: str) -> bool:

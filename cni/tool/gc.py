@@ -114,7 +114,7 @@ class Devices(Collection):
 
     def unrecorded(self) -> Iterator[Leftover]:
         for device in repair.orphans(self._kernel):
-            if not self._attachments.has_owner(device) and self._removal.is_orphan(device):
+            if self._attachments.of_device(device) is None and self._removal.is_orphan(device):
                 yield Leftover(device=device, reason="it is back on the host with its owner's mark")
 
     def remove_unrecorded(self, device: str) -> None:

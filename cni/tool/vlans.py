@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def with_vlans(kernel: Kernel, attachments: Attachments, sriov_cni: SriovCniState) -> Iterator[str]:
     """A line for each such VF without a record and without a running pod. Nothing is changed."""
     for vf in _vfs(kernel):
-        if attachments.has_owner(vf) or sriov_cni.is_alive(vf):
+        if attachments.of_device(vf) is not None or sriov_cni.is_alive(vf):
             continue
         try:
             found = kernel.device(vf)

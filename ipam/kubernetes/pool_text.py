@@ -22,6 +22,8 @@ _HIDING = (b"\\u", b"\\/")
 class PoolText:
     """All answers are those of the decoded pool; without content, those of an empty one.
 
+    Two things are seen only when the pool is decoded: an invalid range, and an offset with leading zeros, which no
+    program writes and which therefore counts as free.
     A search of its text, which takes a thirtieth of the time, shows only that a string is not in it.
     """
 

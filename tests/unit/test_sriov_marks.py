@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,16 @@ def test_a_device_that_came_home_without_a_record_is_left_alone_while_the_host_u
     node.kernel.used.clear()
     gc(node)
     assert (node.kernel.device(VF0).settings.vlan, node.marks()) == (0, [])
+
+
+def test_a_device_that_came_home_without_a_record_is_listed_although_its_link_is_left(node):
+    """A call removes the links of a part of the devices only."""
+    node.add()
+    lose_the_record(node)
+    link = Path(node.state) / ".devices" / VF0
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../net/lost.json")
+    assert [leftover.device for leftover in collection(node).unrecorded()] == [VF0]
 
 
 def test_a_device_that_came_home_without_a_record_is_cleaned_also_where_the_host_sets_vfs_up(node):
