@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from driverhost.errors import DeviceFailed, DriverHostError, Unsupported
 from driverhost.port import BURST, Port
-from driverhost.protocol.rings import RingBroken
+from driverhost.protocol.rings import MOST_SLOTS, RingBroken
 
 if TYPE_CHECKING:
     from cni.log import Log
@@ -171,10 +171,14 @@ class DeviceHost:
             self._failed.set()
 
     def _rung(self, port: Port) -> None:
-        if not port.answer():
-            self.close(port)
-        elif port is self._port:
+        is_open = port.answer()
+        if port is self._port:
+            # An application may send frames and close its port at once: as many as the device takes now are sent.
             self._transmit()
+            for _ in range(0 if is_open else MOST_SLOTS // BURST):
+                self._transmit()
+        if not is_open:
+            self.close(port)
 
     def _transmit_more(self) -> None:
         self._more = False

@@ -112,6 +112,17 @@ def test_a_port_that_is_closed_by_its_application_is_free_again(served, clients)
     clients[0].open().close()
 
 
+def test_frames_that_were_sent_before_a_port_is_closed_are_sent(served, clients):
+    one, other = served.macs
+    with clients[1].open() as second:
+        for _ in range(20):
+            with clients[0].open() as first:
+                first.send([other + one + BODY] * 100)
+            assert len(frames_at(second, 100)) == 100
+            while clients[0].info()["port"]:
+                pass
+
+
 def test_frames_that_one_call_leaves_are_announced_again(served, clients):
     one, other = served.macs
     with clients[0].open() as first, clients[1].open() as second, clients[1].capture() as capture:
@@ -282,12 +293,13 @@ def test_the_asyncio_client_does_the_same(served):
     asyncio.run(program())
 
 
-def test_the_self_test_counts_answers(served, clients):
+def test_the_self_test_counts_answers(served, clients, monkeypatch):
+    monkeypatch.setattr("driverhost.selftest.ANSWER_SECONDS", SECONDS)
     answers = asyncio.new_event_loop()
     try:
         answering = answers.run_in_executor(None, selftest, clients[1], None, None, 5)
         deadline = time.monotonic() + SECONDS
-        while not clients[1 - 1].info() or not served.hosts[1].info()["port"]:
+        while not served.do(lambda: served.hosts[1].info()["port"]):
             assert time.monotonic() < deadline
         assert selftest(clients[0], None, served.macs[1].hex(":"), 5).startswith("5 frames answered")
         assert answers.run_until_complete(answering) == "5 frames answered"

@@ -1,0 +1,99 @@
+"""The command `driverhost`, on driver hosts of a card that is a program."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+
+import pytest
+
+from driverhost.client import connect
+from driverhost.command import devices_of_container, run
+from driverhost.drivers.igbvf.driver import IgbVf
+from driverhost.errors import DeviceUnavailable, NoDriver
+from driverhost.finding import find
+from tests.drivers.served import Served
+
+
+@pytest.fixture
+def served(tmp_path):
+    with Served(tmp_path) as served:
+        yield served
+
+
+def test_devices_are_listed_for_people_and_as_json(served, capsys):
+    assert run(["list", "--socket", served.paths[0]]) == 0
+    assert capsys.readouterr().out == "0000:02:10.0 up IgbVf 02:00:00:00:00:a0 1000 Mbit/s\n"
+    assert run(["list", "--socket", served.paths[0], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["device"] == "0000:02:10.0"
+
+
+def test_counters_are_shown(served, capsys):
+    assert run(["stats", "--socket", served.paths[0]]) == 0
+    assert "rx_packets           0\n" in capsys.readouterr().out
+    assert run(["stats", "--socket", served.paths[0], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tx_packets"] == 0
+
+
+def test_a_capture_is_a_pcap_file_of_the_frames(served, tmp_path):
+    one, other = served.macs
+    target = tmp_path / "trace.pcap"
+    frames = [other + one + bytes([0x88, 0xB5, number]) + bytes(60) for number in range(5)]
+    with connect(served.paths[0]) as client, client.open() as port:
+        capturing = threading.Thread(
+            target=run, args=(["capture", str(target), "--socket", served.paths[1], "--count", "5"],)
+        )
+        capturing.start()
+        while not served.do(lambda: served.hosts[1].info()["captures"]):
+            assert capturing.is_alive()
+        port.send(frames)
+        capturing.join(10)
+    content = target.read_bytes()
+    assert struct.unpack_from("<IHH", content) == (0xA1B2C3D4, 2, 4)
+    offset, seen = 24, []
+    while offset < len(content):
+        _seconds, _micro, size, whole = struct.unpack_from("<IIII", content, offset)
+        assert size == whole
+        seen.append(content[offset + 16 : offset + 16 + size])
+        offset += 16 + size
+    assert seen == frames
+
+
+def test_a_driver_host_that_is_not_there_is_an_error_with_a_remedy(tmp_path, capsys):
+    assert run(["list", "--socket", str(tmp_path / "none"), "--timeout", "0"]) == 1
+    assert capsys.readouterr().err.startswith(f"driverhost: no driver host at {tmp_path / 'none'}: ")
+
+
+def test_without_a_device_nothing_is_served(monkeypatch, capsys):
+    monkeypatch.delenv("PCIDEVICE_INTEL_COM_VF", raising=False)
+    assert run(["serve"]) == 1
+    assert "no device is given" in capsys.readouterr().err
+
+
+def test_devices_are_those_of_the_device_plugin():
+    variables = {
+        "PCIDEVICE_INTEL_COM_A": "0000:02:10.0,0000:02:10.2",
+        "PCIDEVICE_INTEL_COM_A_INFO": '{"0000:02:10.0": {}}',
+        "PCIDEVICE_INTEL_COM_B": "0000:02:10.0",
+        "HOME": "/root",
+    }
+    assert devices_of_container(variables) == ["0000:02:10.0", "0000:02:10.2"]
+    with pytest.raises(DeviceUnavailable, match="PCIDEVICE_X: 'junk' is not a PCI address"):
+        devices_of_container({"PCIDEVICE_X": "junk"})
+
+
+class Entry:
+    """An entry point of a package that the image has installed."""
+
+    name = "other"
+
+    def load(self):
+        return type("Other", (IgbVf,), {"IDS": frozenset({(0x1AF4, 0x1041)})})
+
+
+def test_a_driver_is_found_by_the_device_s_ids_among_ours_and_those_of_packages():
+    assert find((0x8086, 0x10CA), []) is IgbVf
+    assert find((0x1AF4, 0x1041), [Entry()]).__name__ == "Other"  # type: ignore[list-item]
+    with pytest.raises(NoDriver, match="no driver for a device 1af4:1041; there are: IgbVf"):
+        find((0x1AF4, 0x1041), [])
