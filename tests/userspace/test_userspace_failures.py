@@ -124,7 +124,7 @@ def test_a_restarted_vswitch_has_the_port_again_and_del_removes_it(own_node):
     ("settings", "host", "code", "words"),
     [
         ({}, {"bridge": {"bridgeName": "none0"}}, 111, "there is no bridge none0"),
-        ({}, {"engine": "vpp"}, 7, "engine 'vpp' is not supported; what is: ovs-dpdk"),
+        ({}, {"engine": "vpp"}, 7, "engine 'vpp' is not supported; supported: ovs-dpdk"),
         ({}, {"engine": "vpp", "iftype": "memif", "memif": {"role": "master"}}, 7, "'memif' is not supported"),
         ({}, {"vhost": {"mode": "server"}}, 7, "write 'client', and let the application listen"),
         ({}, {"vhost": {"mode": "clinet"}}, 7, "'clinet' is not 'client'"),
