@@ -18,10 +18,13 @@ from tests.kube.apiserver import ApiServer
 from tests.launched import Helper, entry
 from tests.ovs.faults import Faults, HelperFaults
 from tests.ovs.node import changes
+from tests.strace import Missed
 
 WHOLE = bool(os.environ.get("BAREWIRE_MATRIX"))
 TURN = int(os.environ.get("BAREWIRE_TURN", int(time.time()) // 86_400))
 """Which points a small part of the matrix tries."""
+TRIES = 3
+"""Attempts at a point that the call does not reach."""
 INTERNAL_ERROR = 999
 SETTINGS = {
     "cniVersion": "1.0.0",
@@ -142,15 +145,20 @@ def tried(stage, command, ways, attempt):
     told, count = [], 0
     for point, way in cases(stage, stage.points(command), ways):
         count += 1
-        stage.prepared(command)
-        try:
-            attempt(point, way)
-            assert stage.left() == []
-        except AssertionError as failure:
-            told.append(f"{command} at {point}, {way}: {failure}")
-            stage.delete()
-            stage.new_pod()
-            stage.before = stage.seen()
+        for number in range(TRIES):
+            stage.prepared(command)
+            try:
+                attempt(point, way)
+                assert stage.left() == []
+                break
+            except AssertionError as failure:
+                stage.delete()
+                stage.new_pod()
+                stage.before = stage.seen()
+                # Two threads load modules, and either may open a library: the numbers of `openat` can differ by some.
+                if not isinstance(failure, Missed) or number == TRIES - 1:
+                    told.append(f"{command} at {point}, {way}: {failure}")
+                    break
     print(f"{command}: {count} cases, turn {TURN}")
     assert count * stage.faults.one_of > 10
     return told
