@@ -145,12 +145,14 @@ class Vf:
         kind = words[0] & reg.MESSAGE_KIND
         ack, nack = ([bit | reg.MESSAGE_CLEAR_TO_SEND | words[0]] for bit in (reg.MESSAGE_ACK, reg.MESSAGE_NACK))
         if kind == reg.MESSAGE_RESET:
+            self.filter = self.admin_mac
             padded = self.admin_mac + bytes(8 - len(self.admin_mac))
             address = [int.from_bytes(padded[:4], "little"), int.from_bytes(padded[4:], "little")]
             return [(reg.MESSAGE_ACK if self.admin_mac else reg.MESSAGE_NACK) | reg.MESSAGE_RESET, *address]
         if kind == reg.MESSAGE_SET_MAC:
             mac = b"".join(word.to_bytes(4, "little") for word in words[1:3])[:6]
-            if self.admin_mac and mac != self.admin_mac:
+            # igb refuses even the address that it has fixed.
+            if self.admin_mac:
                 return nack
             self.filter = mac
             return ack

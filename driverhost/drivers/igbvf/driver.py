@@ -105,15 +105,18 @@ class IgbVf(Driver):
         return self._receive.receive(limit)
 
     def _reset(self) -> None:
-        """Resets the VF, and takes the MAC that the PF has for it, or a random one that the PF is asked to accept."""
+        """Resets the VF. It takes the MAC that the PF has for it, or requests a random one.
+
+        The PF sets its filter for a MAC that it reports. It refuses a request for an address that it has fixed, even
+        for the same one.
+        """
         self._registers[reg.CTRL] = reg.CTRL_RESET
         self._mailbox.clear()
         answer = self._mailbox.exchange(reg.MESSAGE_RESET)
         self._mailbox.clear()
         mac = b"".join(word.to_bytes(4, "little") for word in answer[1:3])[:6]
         if answer[0] & reg.MESSAGE_ACK and any(mac):
-            # The PF's filter has no address of the VF after a reset.
-            self.set_mac(mac)
+            self._mac = mac
         else:
             self.set_mac(random_mac())
 
