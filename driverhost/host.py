@@ -174,8 +174,7 @@ class DeviceHost:
         is_open = port.answer()
         if port is self._port:
             # An application may send frames and close its port at once: as many as the device takes now are sent.
-            self._transmit()
-            for _ in range(0 if is_open else MOST_SLOTS // BURST):
+            for _ in range(1 if is_open else 1 + MOST_SLOTS // BURST):
                 self._transmit()
         if not is_open:
             self.close(port)

@@ -9,7 +9,7 @@ from cni.errors import SocketDirUnfit
 from cni.names import is_ifname
 from cni.userspace.attachment import PortAttachment, owner_of
 from cni.userspace.rules import BRIDGE
-from cni.userspace.sockets.directory import kubelet_folder
+from cni.userspace.sockets.directory import kubelet_folder, vhost_of
 from cni.userspace.vswitch.model import DEFAULT_BURST_KBIT, Port, Rate
 from cni.userspace.vswitch.remote import LONGEST_SOCKET_PATH, REMOTE
 
@@ -47,7 +47,7 @@ def container_name(container_id: str) -> str:
 
 def socket_name(key: Key, conf: UserspaceConfDict, naming: str) -> str:
     """The name of the socket in its directory. `naming` is the `socketNaming` of configurations that contain none."""
-    named = ((conf.get("host") or {}).get("vhost") or {}).get("socketfile")
+    named = vhost_of(conf).get("socketfile")
     if named:
         return str(named)
     return key.ifname if (conf.get("socketNaming") or naming) == "interface" else port_name(key)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from cni.errors import InvalidConfig
 from cni.paths import is_plain_path
-from cni.userspace.sockets.directory import acl_entry, permissions
+from cni.userspace.sockets.directory import acl_entry, permissions, vhost_of
 from cni.userspace.vswitch.remote import parse_remote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni.userspace.conf_sections import BandwidthDict, BridgeDict, UserspaceConfDict, VhostDict
+    from cni.userspace.conf_sections import BandwidthDict, BridgeDict, UserspaceConfDict
 
     Problem = tuple[str, str]
 
@@ -55,7 +55,7 @@ def _engine(conf: UserspaceConfDict) -> list[Problem]:
 def _listener(conf: UserspaceConfDict) -> list[Problem]:
     """Only this function interprets userspace-cni's values: the application listens, and OVS connects."""
     problems = []
-    mode = _vhost(conf).get("mode")
+    mode = vhost_of(conf).get("mode")
     if mode == _LISTENER_IS_VSWITCH:
         problems.append(
             (
@@ -83,7 +83,7 @@ def _listener(conf: UserspaceConfDict) -> list[Problem]:
 
 def _names(conf: UserspaceConfDict) -> list[Problem]:
     problems = []
-    socket = _vhost(conf).get("socketfile")
+    socket = vhost_of(conf).get("socketfile")
     if socket is not None and not is_socket_name(socket):
         problems.append(("host.vhost.socketfile", f"{socket!r} is not a name of letters, digits, and _ . -"))
     elif socket is not None and socket.endswith(_SOCKETS_OF_OVS):
@@ -164,7 +164,7 @@ def _ownership(conf: UserspaceConfDict) -> list[Problem]:
             check(text)
         except ValueError as error:
             problems.append((f"socketDirectory.{key}", str(error)))
-    if section.get("group") is not None and _vhost(conf).get("group"):
+    if section.get("group") is not None and vhost_of(conf).get("group"):
         problems.append(("socketDirectory.group", "is what host.vhost.group says, give one of them"))
     return problems
 
@@ -190,10 +190,6 @@ def is_volume_name(text: str) -> bool:
     """Whether it is a DNS-1123 label, as Kubernetes requires."""
     inner = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
     return 0 < len(text) <= 63 and inner.issuperset(text) and text[0] != "-" and text[-1] != "-"
-
-
-def _vhost(conf: UserspaceConfDict) -> VhostDict:
-    return (conf.get("host") or {}).get("vhost") or {}
 
 
 def _bridge(conf: UserspaceConfDict) -> BridgeDict:

@@ -38,6 +38,7 @@ FEWEST_SLOTS, MOST_SLOTS = 16, 4096
 SHORTEST_FRAME = 14
 _DATA = 4096
 _GEOMETRY = struct.Struct("<8sIII")
+_HEAD_OF_SLOT = struct.Struct("<II")
 _WORD = struct.Struct("<I")
 _TX_PUT, _TX_TAKEN, _RX_PUT, _RX_TAKEN = 64, 128, 192, 256
 _WRAP = 1 << 32
@@ -146,7 +147,7 @@ class Producer(_End):
     def put(self, frame: bytes | memoryview) -> None:
         """There must be room. The other side sees the frame after `publish`."""
         slot = self._slot(self._own)
-        _GEOMETRY_OF_SLOT.pack_into(self._view, slot, len(frame), 0)
+        _HEAD_OF_SLOT.pack_into(self._view, slot, len(frame), 0)
         self._view[slot + SLOT_HEAD : slot + SLOT_HEAD + len(frame)] = frame
         self._own = (self._own + 1) % _WRAP
 
@@ -181,9 +182,6 @@ class Consumer(_End):
         if not SHORTEST_FRAME <= length <= LONGEST_FRAME:
             return None
         return bytes(self._view[slot + SLOT_HEAD : slot + SLOT_HEAD + length])
-
-
-_GEOMETRY_OF_SLOT = struct.Struct("<II")
 
 
 def size_of(slots: int) -> int:

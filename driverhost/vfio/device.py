@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from driverhost.errors import DeviceFailed, Unsupported
 from driverhost.vfio import uapi
 from driverhost.vfio.dma import DmaMemory
-from driverhost.vfio.iommu import GroupContainer, Iommufd
+from driverhost.vfio.iommu import GroupContainer, Iommufd, asked
 from driverhost.vfio.kernel import LinuxKernel
 
 if TYPE_CHECKING:
@@ -144,9 +144,7 @@ class VfioDevice:
         return flags, size, offset
 
     def _ask(self, request: int, structure: struct.Struct, *fields: int) -> tuple[int, ...]:
-        argument = bytearray(structure.pack(structure.size, *fields))
-        self._kernel.ioctl(self._iommu.device, request, argument)
-        return structure.unpack(argument)
+        return asked(self._kernel, self._iommu.device, request, structure, *fields)
 
     def _set_command(self, bit: int, *, enabled: bool) -> None:
         value = int.from_bytes(self.config(_COMMAND, 2), "little")

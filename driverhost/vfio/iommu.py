@@ -21,16 +21,28 @@ if TYPE_CHECKING:
 _MOST_RANGES = 64
 """Ranges of addresses that iommufd may report; a processor's IOMMU has two or three."""
 _LARGEST_INFO = 64 * 1024
+_SMALLEST = [(0, (1 << 39) - 1)]
+"""The addresses of an IOMMU that does not report its ranges: the fewest bits are 39."""
 
 
 class Iommu(ABC):
     """An opened device and its IOMMU. `device` is the device's descriptor, `space` the addresses for DMA."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, place: Place) -> None:
+        """Raises `DeviceUnavailable`, `GroupNotViable`; nothing stays open then."""
         self._kernel = kernel
         self._opened: list[int] = []
         self.device = -1
         self.space = IovaSpace([])
+        try:
+            self._begin(place)
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _begin(self, place: Place) -> None:
+        """Opens the device, and sets `device` and `space`."""
 
     @abstractmethod
     def map(self, address: int, iova: int, size: int) -> None:
@@ -57,22 +69,11 @@ class Iommu(ABC):
         return descriptor
 
     def _ioctl(self, descriptor: int, request: int, structure: Struct, *fields: int) -> tuple[int, ...]:
-        """Fills in the size that the structure begins with, and returns the fields that the kernel has set."""
-        argument = bytearray(structure.pack(structure.size, *fields))
-        self._kernel.ioctl(descriptor, request, argument)
-        return structure.unpack(argument)
+        return asked(self._kernel, descriptor, request, structure, *fields)
 
 
 class GroupContainer(Iommu):
     """By `/dev/vfio/<group>` and a container of type 1: every kernel with VFIO has it."""
-
-    def __init__(self, kernel: Kernel, place: Place) -> None:
-        super().__init__(kernel)
-        try:
-            self._begin(place)
-        except BaseException:
-            self.close()
-            raise
 
     def _begin(self, place: Place) -> None:
         self._container = self._open(place.container_node)
@@ -99,9 +100,9 @@ class GroupContainer(Iommu):
             raise _not_opened(place.address, error) from error
 
     def _ranges(self) -> list[tuple[int, int]]:
-        size, flags, _pages, offset = self._ioctl(self._container, uapi.IOMMU_GET_INFO, uapi.TYPE1_INFO, 0, 0, 0)
+        size, flags, *_ = self._ioctl(self._container, uapi.IOMMU_GET_INFO, uapi.TYPE1_INFO, 0, 0, 0)
         if not flags & uapi.TYPE1_INFO_CAPS or not uapi.TYPE1_INFO.size < size <= _LARGEST_INFO:
-            return [(0, (1 << 39) - 1)]  # before Linux 5.4; 39 bits are the fewest of an IOMMU
+            return _SMALLEST  # before Linux 5.4
         answer = bytearray(size)
         uapi.TYPE1_INFO.pack_into(answer, 0, size, 0, 0, 0)
         self._kernel.ioctl(self._container, uapi.IOMMU_GET_INFO, answer)
@@ -120,14 +121,6 @@ class GroupContainer(Iommu):
 
 class Iommufd(Iommu):
     """By `/dev/vfio/devices/<name>` and `/dev/iommu`: Linux 6.6 and later, built with CONFIG_IOMMUFD."""
-
-    def __init__(self, kernel: Kernel, place: Place) -> None:
-        super().__init__(kernel)
-        try:
-            self._begin(place)
-        except BaseException:
-            self.close()
-            raise
 
     def _begin(self, place: Place) -> None:
         self._iommu = self._open(place.iommu_node)
@@ -157,6 +150,13 @@ class Iommufd(Iommu):
         self._ioctl(self._iommu, uapi.IOAS_UNMAP, uapi.UNMAP_IOAS, self._ioas, iova, size)
 
 
+def asked(kernel: Kernel, descriptor: int, request: int, structure: Struct, *fields: int) -> tuple[int, ...]:
+    """Fills in the size that the structure begins with, and returns the fields that the kernel has set."""
+    argument = bytearray(structure.pack(structure.size, *fields))
+    kernel.ioctl(descriptor, request, argument)
+    return structure.unpack(argument)
+
+
 def ranges_in(info: bytes, offset: int) -> list[tuple[int, int]]:
     """The ranges of addresses in the capabilities of the kernel's answer, the first of them at `offset`."""
     while uapi.TYPE1_INFO.size <= offset <= len(info) - uapi.CAPABILITY.size:
@@ -168,7 +168,7 @@ def ranges_in(info: bytes, offset: int) -> list[tuple[int, int]]:
         if following <= offset:
             break
         offset = following
-    return [(0, (1 << 39) - 1)]
+    return _SMALLEST
 
 
 def _not_opened(name: str, error: OSError) -> DeviceUnavailable:

@@ -58,7 +58,6 @@ CONFIG_REGION = 7
 IRQ_INFO = Struct("=IIII")  # argsz, flags, index, count
 IRQ_EVENTFD = 1
 IRQ_SET = Struct("=IIIII")  # argsz, flags, index, start, count; then the data
-IRQ_SET_NONE = 1
 IRQ_SET_EVENTFD = 4
 IRQ_SET_TRIGGER = 32
 MSIX_IRQ, ERROR_IRQ, REQUEST_IRQ = 2, 3, 4

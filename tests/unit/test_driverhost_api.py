@@ -14,7 +14,6 @@ from driverhost.access import Access, Peer
 from driverhost.client import Client, Disconnected, Refused, connect
 from driverhost.client.aio import AsyncClient, arrived
 from driverhost.client.connection import opened
-from driverhost.client.plain import Client as PlainClient
 from driverhost.protocol import messages
 from driverhost.selftest import selftest
 from tests.drivers.served import Served
@@ -335,7 +334,7 @@ def test_a_process_of_another_user_is_refused_by_the_kernel_s_word(served, monke
 
 def test_no_more_connections_are_served_than_planned(served, monkeypatch):
     monkeypatch.setattr("driverhost.server.MOST_CONNECTIONS", 2)
-    with PlainClient(served.paths[0]) as one, PlainClient(served.paths[0]) as two:
+    with Client(served.paths[0]) as one, Client(served.paths[0]) as two:
         assert one.call("version") == two.call("version")
         with opened(served.paths[0]) as third:
             third.settimeout(SECONDS)

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypedDict
 
-    from cni.userspace.conf_sections import UserspaceConfDict
+    from cni.userspace.conf_sections import UserspaceConfDict, VhostDict
 
     class DirectoryDict(TypedDict, total=False):
         """A `SocketDirectory` in a record.
@@ -132,10 +132,15 @@ def own(name: str) -> SocketDirectory:
     return SocketDirectory(root=OWN_DIRECTORIES, path=f"{OWN_DIRECTORIES}/{name}", made=True)
 
 
+def vhost_of(conf: UserspaceConfDict) -> VhostDict:
+    """The section `host.vhost`, which describes the socket; empty if the configuration has none."""
+    return (conf.get("host") or {}).get("vhost") or {}
+
+
 def ownership(conf: UserspaceConfDict) -> OwnershipDict:
     """The owner and the permissions according to a configuration."""
     section = conf.get("socketDirectory") or {}
-    named = ((conf.get("host") or {}).get("vhost") or {}).get("group")
+    named = vhost_of(conf).get("group")
     group, mode = section.get("group"), section.get("mode")
     return {
         "owner": section.get("owner"),
@@ -148,8 +153,7 @@ def ownership(conf: UserspaceConfDict) -> OwnershipDict:
 
 def is_decided(conf: UserspaceConfDict) -> bool:
     """Whether a configuration decides about owner and permissions. An empty `socketDirectory` leaves all as it is."""
-    vhost = (conf.get("host") or {}).get("vhost") or {}
-    return conf.get("socketDirectory") is not None or vhost.get("group") is not None
+    return conf.get("socketDirectory") is not None or vhost_of(conf).get("group") is not None
 
 
 def kubelet_folder(kubelet_root: str, uid: str) -> str:
