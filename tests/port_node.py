@@ -64,18 +64,21 @@ class Pod(NamedTuple):
 class FakeVisibility:
     """The view of ovs-vswitchd: it sees all mounts, or none if it is `blind`.
 
-    `user` is its user ID if it is not root.
+    `user` is its user ID if it is not root; it cannot be determined if the daemon is `hidden`.
     """
 
     def __init__(self) -> None:
         self.blind = False
         self.user: int | None = None
+        self.hidden = False
 
     def require_visible(self, folder: str, _remote: str) -> None:
         if self.blind:
             raise SocketDirUnfit(f"ovs-vswitchd does not see {folder}")
 
     def restricted_user(self, _remote: str) -> int | None:
+        if self.hidden:
+            raise SocketDirUnfit("cannot determine the user of ovs-vswitchd")
         return self.user
 
 

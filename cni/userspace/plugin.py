@@ -17,7 +17,7 @@ from cni.errors import (
 )
 from cni.protocol.result import Interface, Result
 from cni.rollback import on_failure
-from cni.userspace import plan
+from cni.userspace import allowed, plan
 from cni.userspace.attachment import PLUGIN, document, found_of, from_record, wanted_of
 from cni.userspace.location import locate
 from cni.userspace.publish import entry
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from cni.userspace.sockets.directory import SocketDirectory
     from cni.userspace.sockets.ownership import FoundDict
 
+
+_ADMIT_HINT = (
+    "if it is not root, it needs an ACL in the network to connect to the virtual machine "
+    '("socketDirectory": {"acl": ["user:ID:rwx"]}); an empty socketDirectory prevents this warning'
+)
 
 STATUS_SECONDS = 2.0
 """Time limit for a response of the vswitch, which takes milliseconds; the kubelet calls STATUS every 5 s."""
@@ -258,8 +263,18 @@ class UserspacePlugin(Lifecycle):
         """The directory. Unless configured otherwise, Open vSwitch may connect to new sockets if it is not root."""
         if is_decided(wanted.conf):
             return directory
-        user = self._adapters.sockets.vswitch_user(wanted.conf.get("ovsdb") or REMOTE)
+        try:
+            user = self._vswitch_user(wanted.conf.get("ovsdb") or REMOTE)
+        except SocketDirUnfit as error:
+            self._log.warning(f"{error.msg}; {_ADMIT_HINT}")
+            return directory
         return directory if user is None else directory.replace(acl=(f"user:{user}:rwx",), by_default=True)
+
+    def _vswitch_user(self, remote: str) -> int | None:
+        folder = os.path.dirname(remote.removeprefix("unix:"))
+        if allowed.socket_root(folder, self._node):
+            raise SocketDirUnfit(f"the user of ovs-vswitchd is not looked for in {folder}: pods may write to it")
+        return self._adapters.sockets.vswitch_user(remote)
 
     def _plug(self, attachment: PortAttachment, found: FoundDict | None) -> None:
         self._adapters.sockets.prepare(attachment.directory, found)

@@ -344,6 +344,28 @@ def test_it_gets_no_access_that_the_network_decides_itself_or_to_another_volume(
     assert access(node.volume("vm", conf.get("volume", "sockets"))) is None
 
 
+def test_an_open_vswitch_whose_user_is_unknown_causes_a_warning_with_the_remedy(node):
+    node.visibility.hidden = True
+    pod = launcher(node)
+    node.add(pod)
+    (message,) = node.log.messages
+    assert message.startswith("cannot determine the user of ovs-vswitchd")
+    assert '"socketDirectory": {"acl": ["user:ID:rwx"]}' in message
+    assert access(node.volume("vm", "sockets")) is None
+    node.log.messages.clear()
+    node.add(pod, "net2", socketDirectory={})
+    assert node.log.messages == []
+
+
+def test_a_pidfile_where_pods_may_write_is_not_believed(node):
+    node.visibility.user = 991
+    beside = f"unix:{node.shared}/db.sock"
+    node.vswitches[beside] = node.vswitch
+    node.add(launcher(node), ovsdb=beside)
+    assert access(node.volume("vm", "sockets")) is None
+    assert "pods may write to it" in "".join(node.log.messages)
+
+
 def test_it_gets_no_access_to_the_volume_of_another_kind_of_pod(node):
     node.visibility.user = 991
     node.add(node.pod("a", "shared-dir"))

@@ -62,7 +62,10 @@ if TYPE_CHECKING:
             """Proves that the vswitch of this database has the folder's mount. Raises `SocketDirUnfit`."""
 
         def restricted_user(self, remote: str) -> int | None:
-            """The user ID of that vswitch; None if file permissions do not apply to it, or if it is not found."""
+            """The user ID of that vswitch; None if file permissions do not apply to it.
+
+            Raises `SocketDirUnfit` if it is not found.
+            """
 
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -225,7 +228,10 @@ class Sockets:
             self._visibility.require_visible(directory.mount, remote)
 
     def vswitch_user(self, remote: str) -> int | None:
-        """The user ID of this database's ovs-vswitchd, if it needs permission to connect; otherwise None."""
+        """The user ID of this database's ovs-vswitchd, if it needs permission to connect; otherwise None.
+
+        Raises `SocketDirUnfit` if it cannot be determined.
+        """
         return self._visibility.restricted_user(remote)
 
     def differences(self, directory: SocketDirectory) -> list[str]:
