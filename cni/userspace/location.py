@@ -43,13 +43,18 @@ class Place(Value):
 def locate(key: Key, request: ParsedRequest, pod: JsonObject | None, node: NodeConf) -> Place:
     """The place of the attachment's socket. `pod` is the pod's object, None without API access.
 
-    Raises `InvalidConfig` when the pod lacks the volume that the configuration names, and for a name in a virt-launcher
-    pod that KubeVirt uses.
+    Raises `InvalidConfig` when the pod lacks the volume that the configuration names, and for a name or a volume in a
+    virt-launcher pod that KubeVirt uses.
     """
     uid = request.pod_uid or ((pod or {}).get("metadata") or {}).get("uid") or ""
     volumes = kubelet_volumes(request.kubelet_root, uid) if uid else ""
     kind = kind_of(volumes, request.conf) if uid else APPLICATION
     volume = request.conf.get("volume") or kind.volume
+    if volume in kind.private:
+        raise InvalidConfig(
+            f"volume: {volume} has the sockets of libvirt in a virt-launcher pod, and cannot have those of ports",
+            hint=f"remove volume from the network: the default is {kind.volume}",
+        )
     directory = _of_pod(request, pod, volumes, volume, node)
     if directory is None and request.conf.get("volume"):
         raise InvalidConfig(

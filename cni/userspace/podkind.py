@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class PodKind(Value):
     """`volume` is the volume for sockets, mounted on `seen` in the containers, and `naming` a value of `socketNaming`.
 
-    Sockets with the names in `reserved` are the pod's own. `admits_vswitch`: the containers need nothing in this volume
+    Files with the names in `reserved` are the pod's own, and so is all in the volumes `private`. `admits_vswitch`: the containers need nothing in this volume
     that Open vSwitch may not connect to, so a user of Open vSwitch that is not root gets access by default.
     """
 
@@ -26,6 +26,7 @@ class PodKind(Value):
     seen: str
     naming: str
     reserved: frozenset[str] = frozenset()
+    private: frozenset[str] = frozenset()
     admits_vswitch: bool = False
 
 
@@ -36,7 +37,8 @@ VIRT_LAUNCHER = PodKind(
     volume="sockets",
     seen="/var/run/kubevirt/sockets",
     naming="interface",
-    reserved=frozenset(("launcher-sock", "launcher-init-sock")),
+    reserved=frozenset(("launcher-sock", "launcher-init-sock", "launcher-unresponsive")),
+    private=frozenset(("libvirt-runtime",)),
     admits_vswitch=True,
 )
 """A pod of a virtual machine of KubeVirt, whose sidecar computes the socket's name from the machine."""

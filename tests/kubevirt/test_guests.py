@@ -75,7 +75,7 @@ def guest(node: Node, program: list[str], number: int, queues: int) -> Iterator[
 def test_guests_of_one_vlan_reach_each_other_also_after_the_vswitch_or_a_guest_was_started_again(node, program, queues):
     with ExitStack() as stack:
         pairs = [stack.enter_context(guest(node, program, number, count)) for number, count in enumerate(queues)]
-        (one, _pod), (two, pod), (other, _) = pairs
+        (one, _pod), (two, pod), (other, others_pod) = pairs
         other.await_link()
         assert [each.link().queues for each, _pod in pairs] == list(queues)
         assert one.reaches(ADDRESSES[1])
@@ -89,6 +89,9 @@ def test_guests_of_one_vlan_reach_each_other_also_after_the_vswitch_or_a_guest_w
         assert one.reaches(ADDRESSES[1], seconds=30)
         assert two.link().queues == queues[1]
         assert (one.ping(ADDRESSES[2], 1), other.ping(ADDRESSES[0], 1)) == (0, 0)
+        # Only the VLAN separates the third guest, whose network works.
+        node.daemon.vsctl("set", "Port", others_pod.port(IFNAME), f"tag={VLANS[0]}")
+        assert other.reaches(ADDRESSES[0])
         # As Multus removes an interface from a running pod.
         node.delete(conf(VLANS[1]), pod.pod, IFNAME)
         two.await_link(up=False)

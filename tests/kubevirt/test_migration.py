@@ -64,7 +64,7 @@ class Place:
 
     @property
     def port(self) -> str:
-        return f"{self.pod.pod.container_id[:12]}-{DATAPLANE}"
+        return self.pod.port(DATAPLANE)
 
     def has_socket(self) -> bool:
         return (self.pod.root / SOCKETS.removeprefix("/var/") / DATAPLANE).is_socket()
@@ -172,6 +172,7 @@ def test_a_guest_moves_and_comes_back_while_it_is_pinged(travel, capsys):
         with travel.hearing() as heard, Migration(travel.guest, there.libvirt) as migration:
             migration.finish()
             travel.arrive(there)
+            until("the announcement", lambda: heard.announcements)
         back = travel.place()
         with Migration(travel.guest, back.libvirt) as migration:
             migration.finish()

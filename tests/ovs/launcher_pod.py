@@ -78,6 +78,10 @@ class LauncherPod:
         """Ends the container, and whatever `start` has started in it."""
         self._ends.close()
 
+    def port(self, ifname: str) -> str:
+        """The name of the port of an interface in the vswitch."""
+        return f"{self.pod.container_id[:12]}-{ifname}"
+
     def seen(self, path: str) -> Path:
         """A path of the container, as the tests reach it. /var/run is a link, which would lead to the tests' own."""
         return self.root / path.removeprefix("/var").lstrip("/")

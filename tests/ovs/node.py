@@ -31,6 +31,7 @@ _LITTER = (
     "/run/barewire/collected-",
     "/run/multus",
     "/run/netns",
+    "/run/openvswitch",
     "/var/lib/cni/networks",
 )
 
@@ -114,11 +115,9 @@ class Node:
         self.root = f"/proc/{self._pid}/root"
         self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else (), user=self._vswitch_user)
         self.daemon.__enter__()
-        # The default database of configurations that name none.
+        # The default database of configurations that name none, with the pidfile that ovs-vswitchd has locked beside it.
         self.run("mkdir", "/run/openvswitch")
-        self.run("ln", "-s", f"{self.daemon.folder}/db.sock", "/run/openvswitch/db.sock")
-        # A link would not be followed: the plugin would examine each process of the machine, whose number varies.
-        self.run("cp", f"{self.daemon.folder}/ovs-vswitchd.pid", "/run/openvswitch/ovs-vswitchd.pid")
+        self.run("mount", "--bind", str(self.daemon.folder), "/run/openvswitch")
         self.add_bridge("br0")
         self.add_bridge("br1")
         return self

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from itertools import pairwise
+from threading import Thread
 from typing import Any, Self
 
 from tests.cli.program import Program
@@ -89,20 +90,26 @@ class TwoNodes:
 
 
 class _Program:
-    """A program that writes lines, from `with` on; then `lines` has them."""
+    """A program that writes lines until the end of `with`; `lines` has those that it has written."""
 
     def __init__(self, argv: list[str]) -> None:
         self._argv = argv
+        self.lines: list[str] = []
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen([*LEASH, *self._argv], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self._process.stdout.readline()
+        self._reader = Thread(target=self.lines.extend, args=(self._process.stdout,))
+        self._reader.start()
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, kind: object, *_exc: object) -> None:
+        has_run = self._process.poll() is None
         self._process.terminate()
-        self.lines = self._process.communicate(timeout=COMMAND_SECONDS)[0].splitlines()
+        self._reader.join(COMMAND_SECONDS)
+        self._process.wait(COMMAND_SECONDS)
+        assert has_run or kind, f"{self._argv} has ended before: {self.lines[-1:]}"
 
 
 class Pings(_Program):
@@ -110,9 +117,10 @@ class Pings(_Program):
 
     @property
     def gap(self) -> float:
-        """The longest time between two answers, in seconds."""
+        """The longest time without an answer, in seconds; until the last line, which may be one about no answer."""
         times = [float(found[1]) for line in self.lines if (found := re.match(r"\[([0-9.]+)\] \d+ bytes from", line))]
-        return max(after - before for before, after in pairwise(times))
+        end = [float(found[1]) for line in self.lines[-1:] if (found := re.match(r"\[([0-9.]+)\] ", line))]
+        return max(after - before for before, after in pairwise([*times, *end]))
 
     @property
     def sent(self) -> int:

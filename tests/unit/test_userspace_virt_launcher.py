@@ -166,6 +166,7 @@ def test_a_link_in_the_place_of_the_volume_is_not_followed(node):
         ("launcher-sock", {}),
         ("launcher-sock", BY_INTERFACE),
         ("net1", {"host": {"vhost": {"mode": "client", "socketfile": "launcher-init-sock"}}}),
+        ("net1", {"host": {"vhost": {"mode": "client", "socketfile": "launcher-unresponsive"}}}),
     ],
 )
 def test_the_names_of_virt_launchers_own_sockets_are_refused(node, ifname, conf):
@@ -175,6 +176,15 @@ def test_the_names_of_virt_launchers_own_sockets_are_refused(node, ifname, conf)
     with pytest.raises(InvalidConfig, match="is the name of a socket of virt-launcher"):
         node.add(pod, ifname, **conf)
     assert node.snapshot() == before
+
+
+def test_the_volume_with_libvirts_sockets_is_refused_in_a_virt_launcher_only(node):
+    pod = launcher(node)
+    before = node.snapshot()
+    with pytest.raises(InvalidConfig, match="libvirt-runtime has the sockets of libvirt"):
+        node.add(pod, volume="libvirt-runtime", socketNaming="interface")
+    assert node.snapshot() == before
+    node.add(node.pod("a", "libvirt-runtime"), volume="libvirt-runtime")
 
 
 def test_an_open_vswitch_that_is_not_root_may_connect_to_new_sockets_until_the_last_interface_goes(node):
