@@ -108,7 +108,7 @@ class _Program:
         has_run = self._process.poll() is None
         self._process.terminate()
         self._reader.join(COMMAND_SECONDS)
-        self._process.wait(COMMAND_SECONDS)
+        self._process.communicate(timeout=COMMAND_SECONDS)
         assert has_run or kind, f"{self._argv} has ended before: {self.lines[-1:]}"
 
 
