@@ -30,7 +30,7 @@ ABSENT, DOWN = "absent", "down"
 """States of an interface in KubeVirt: to be removed, and with its link down."""
 
 OF_KUBEVIRT = frozenset(("launcher-sock", "launcher-init-sock", "launcher-unresponsive"))
-"""The names of KubeVirt's own files in that volume: two sockets, and the mark of a launcher that does not respond."""
+"""The names of KubeVirt's own files in that volume: sockets, and the mark of a launcher that does not respond."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 """The form of names of networks, for which KubeVirt and libvirt's aliases allow the same characters."""
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")

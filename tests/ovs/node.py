@@ -115,7 +115,7 @@ class Node:
         self.root = f"/proc/{self._pid}/root"
         self.daemon = Daemon(dpdk=self._dpdk, within=self.within if self._sees_mounts else (), user=self._vswitch_user)
         self.daemon.__enter__()
-        # The default database of configurations that name none, with the pidfile that ovs-vswitchd has locked beside it.
+        # The default database of configurations that name none, and beside it the pidfile that ovs-vswitchd has locked.
         self.run("mkdir", "/run/openvswitch")
         self.run("mount", "--bind", str(self.daemon.folder), "/run/openvswitch")
         self.add_bridge("br0")
