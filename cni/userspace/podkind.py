@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class PodKind(Value):
     """`volume` is the volume for sockets, mounted on `seen` in the containers, and `naming` a value of `socketNaming`.
 
-    Files with the names in `reserved` are the pod's own, and so is all in the volumes `private`. `admits_vswitch`: the containers need nothing in this volume
-    that Open vSwitch may not connect to, so a user of Open vSwitch that is not root gets access by default.
+    Files with the names in `reserved` are the pod's own, and so is all in the volumes `private`. `admits_vswitch`: the
+    containers need nothing in this volume that Open vSwitch may not connect to, so a user of Open vSwitch that is not
+    root gets access by default.
     """
 
     volume: str
