@@ -6,12 +6,14 @@ import contextlib
 import errno
 import json
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from cni.errors import IoFailure, KernelRefused
 from cni.host import folders
 from cni.host.binding import Drivers
+from cni.host.drivers import gives_to_user_space
 from cni.host.files import read_file, refuse_shortage, remove_file, write_file
 from cni.value import Value
 from deviceplugin import cdi, kernel_write
@@ -44,6 +46,20 @@ class Sight(Value):
         return functions == others and (self.used, self.nodes) == (other.used, other.nodes)
 
 
+class _Drivers(Drivers):
+    """Drivers for several threads."""
+
+    def __init__(self, sysfs: Sysfs, dev: str, write: Callable[[str, str, float], None]) -> None:
+        super().__init__(sysfs, dev, write)
+        self._checking = threading.Lock()
+
+    def opened(self, devices: Iterable[PciAddress]) -> set[PciAddress]:
+        # A check opens the node of an IOMMU group for a moment. A second check at the same time, of another member,
+        # would find the group open, as if a process had it.
+        with self._checking:
+            return super().opened(devices)
+
+
 class Host:
     """`dev` is the directory of device nodes.
 
@@ -68,7 +84,7 @@ class Host:
         self._cdi = cdi_folder
         self._uses = uses
         self._write = write
-        self._drivers = Drivers(sysfs, dev, write)
+        self._drivers = _Drivers(sysfs, dev, write)
         self.has_record = has_record
 
     def look(self, named: AbstractSet[str] | None = None) -> Sight:
@@ -93,6 +109,14 @@ class Host:
     def opened(self, devices: Iterable[PciAddress]) -> AbstractSet[str]:
         """The devices that a process has open, in one scan of all processes. Raises `IoFailure`."""
         return self._drivers.opened(devices)
+
+    def may_reset(self, device: PciAddress) -> bool:
+        """Whether the device is bound to VFIO or UIO, and no process has it open.
+
+        With a network driver, a reset would remove settings that a CNI plugin has made. Raises `IoFailure` if the
+        processes cannot be examined.
+        """
+        return gives_to_user_space(self._sysfs.driver(device)) and not self.in_use(device)
 
     def netdev_is_away(self, device: PciAddress) -> bool:
         """Whether its network device is in another network namespace: its folder exists, and is empty in ours."""

@@ -14,6 +14,7 @@ from deviceplugin.api import calls, deviceplugin_pb2 as v1beta1
 from deviceplugin.podresources import identity
 from deviceplugin.server import VERSION, ResourceServer, options, socket_name
 from deviceplugin.watching import Bell, FolderEvents
+from resident.calls import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ class Kubelet:
 
     def __init__(self, root: str, stock: Stock, log: Log, metrics: Metrics, *, registry: bool = False) -> None:
         self.folder = f"{root}/device-plugins"
+        self._socket = f"{self.folder}/kubelet.sock"
         self._registry_folder = f"{root}/plugins_registry" if registry else ""
         self._stock = stock
         self._log = log
@@ -69,11 +71,13 @@ class Kubelet:
     async def settle(self) -> bool:
         """Serves and registers all resources that are not yet; False if a step must be repeated."""
         wanted = self._stock.resources()
+        # Before our own sockets are checked: a kubelet that starts removes them first, and then creates its own. So
+        # those that are found after this socket stay.
+        present = identity(self._socket)
         await asyncio.gather(*(self._stop(name) for name in [*self._servers] if name not in wanted))
         served = await asyncio.gather(*(self._serve(name) for name in wanted))
         if self._registry_folder:
             return all(served)
-        present = identity(f"{self.folder}/kubelet.sock")
         if present is None:
             return all(served)  # the appearance of its socket is an event
         for name, server in self._servers.items():
@@ -86,7 +90,7 @@ class Kubelet:
         if not todo:
             return all(served)
         # One channel for all resources: they use the same socket, and share its failures.
-        async with grpc.aio.insecure_channel(f"unix:{self.folder}/kubelet.sock") as channel:
+        async with grpc.aio.insecure_channel(f"unix:{self._socket}") as channel:
             done = await asyncio.gather(*(self._register(channel, name, present) for name in todo))
         return all(served) and all(done)
 
@@ -149,8 +153,10 @@ class Kubelet:
             await calls.REGISTER.of(channel)(request, timeout=REGISTER_SECONDS)
         except grpc.aio.AioRpcError as error:
             self._metrics.registered(ok=False)
-            failure = f"the kubelet does not register {resource}, tried again soon: {error.details()}"
-            self._tell(resource, self._log.warning, failure)
+            # A kubelet that started meanwhile has removed our sockets: no failure, only the next registration.
+            if identity(self._socket) == present:
+                failure = f"the kubelet does not register {resource}, tried again soon: {reason(error)}"
+                self._tell(resource, self._log.warning, failure)
             return False
         self._metrics.registered(ok=True)
         if resource not in self._servers:

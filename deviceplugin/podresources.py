@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from cni.errors import TryAgainLater
 from deviceplugin.api import calls, podresources_pb2 as v1
+from resident.calls import reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,8 +77,9 @@ async def _answer(target: str) -> v1.ListPodResourcesResponse:
                 v1.ListPodResourcesRequest(), timeout=SECONDS
             )
     except (grpc.aio.AioRpcError, DecodeError) as error:
+        why = reason(error) if isinstance(error, grpc.aio.AioRpcError) else f"its answer is damaged: {error}"
         raise TryAgainLater(
-            f"the kubelet does not say which devices pods have: {getattr(error, 'details', error.__str__)()}",
+            f"the kubelet does not say which devices pods have: {why}",
             hint="pod-resources/kubelet.sock of the kubelet's folder has to be mounted",
         ) from error
     return answer

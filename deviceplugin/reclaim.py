@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 0.25
 """Shortest interval between two queries while a device is held."""
+CONFIRM_SECONDS = 0.1
+"""Interval between the first answer without a device and the second one."""
 LONGEST_PAUSE_SECONDS = 1.0
 BUSY_SHARE = 0.02
 """Share of one processor that the queries may take. A longer interval follows a longer round."""
@@ -82,7 +84,7 @@ class Reclaimer:
         """Seconds until the next round, after a round that took so many seconds of processor time."""
         # The second answer without a device should follow soon: the members of its group wait for it.
         if any(0 < number < _ABSENCES for number in self._absences.values()):
-            return self._pause
+            return min(self._pause, CONFIRM_SECONDS)
         return max(self._pause, min(took / BUSY_SHARE, LONGEST_PAUSE_SECONDS))
 
     async def round(self) -> None:

@@ -12,6 +12,7 @@ from deviceplugin import cdi, container, group
 from deviceplugin.assignment import Selection, estranged
 from deviceplugin.container import Given
 from deviceplugin.counting import Count, counted, recounted
+from deviceplugin.each import for_each
 from deviceplugin.function import forbidden
 from deviceplugin.holding import Holding, holders
 from deviceplugin.offer import ailments
@@ -226,6 +227,7 @@ class Stock:
             # Not for a refusal: a device that is requested again and again would never be reclaimed.
             self.grants.update({name: self.grants.get(name, 0) + 1 for name in devices})
             taken: list[str] = []
+            promised: dict[str, Function] = {}
             try:
                 for device in chosen:
                     lead = device.function.address
@@ -234,7 +236,11 @@ class Stock:
                             taken.append(function.address)
                         given = device.replace(function=function)
                         await self._promise(pool, given, request, lead if function.address != lead else "")
-                    name = container.info_file(pool.name, lead)
+                        promised[function.address] = function
+                if pool.driver:
+                    await for_each(promised.values(), self._bind_promised)
+                for device in chosen:
+                    name = container.info_file(pool.name, device.function.address)
                     await asyncio.to_thread(self.host.write_info, name, container.info_document(device))
                 if pool.driver:
                     await self.look({*devices})
@@ -265,11 +271,8 @@ class Stock:
             await self.look({*devices})
             for name in devices:
                 self._function(resource, name)
-                for function in self._together(name):
-                    holding = self.held.get(function.address)
-                    if holding and holding.driver and function.driver != holding.driver:
-                        await self._bind(function, holding.driver, holding.driver)
-                    await self._reset_idle(function, holding.driver if holding else function.driver)
+            together = {one.address: one for name in devices for one in self._together(name)}
+            await for_each(together.values(), self._make_ready)
             await self.look({*devices})
             for name in devices:
                 function = self._function(resource, name)
@@ -303,7 +306,7 @@ class Stock:
         async with self._changing:
             holding, function = self.held.get(device), self.sight.inventory.get(device)
             if holding and function and holding.driver and function.driver != holding.driver:
-                await self._bind(function, holding.driver, holding.driver)
+                await self._bind_promised(function)
                 await self.look({device})
 
     def signs_of_use(self, devices: Iterable[str]) -> dict[str, list[str]]:
@@ -551,8 +554,6 @@ class Stock:
             noted = noted.replace(found_driver=known.found_driver, found_override=known.found_override)
         if noted != known:
             await self._note(noted)
-        if pool.driver and function.driver != pool.driver:
-            await self._bind(function, pool.driver, pool.driver)
 
     @staticmethod
     def _holding(pool: Pool, given: Given) -> Holding:
@@ -589,21 +590,33 @@ class Stock:
             self._log.error(f"{address} could not be taken back after a failed allocation: {failure}")
 
     async def _give_back(self, device: str) -> None:
-        # Its companions first: while the device is held itself, their release is repeated after a failure.
-        for companion in self._bound_with(device):
-            await self._give_back(companion)
-        for part in self._together(device)[1:]:
-            await self._reset_idle(part, part.driver)
-        holding = self.held[device]
-        function = self.sight.inventory.get(device)
-        if function is not None:
-            await self._reset_idle(function, holding.driver or function.driver)
-            if holding.driver:
-                await self._bind(function, holding.found_driver, holding.found_override)
-        await asyncio.to_thread(self.host.remove_info, container.info_file(holding.resource, device))
-        await asyncio.to_thread(self._journal.remove, device)
-        self.held.pop(device, None)
-        self._due.add(cdi.file_name(holding.resource))
+        companions = self._bound_with(device)
+        own = {device, *companions}
+        # A part that another container has is reset at its own release.
+        together = [one for one in self._together(device) if one.address in own or one.address not in self.held]
+        await for_each(together, self._restore)
+        # The device last: while it is held itself, the release of its companions is repeated after a failure.
+        for name in (*companions, device):
+            holding = self.held[name]
+            await asyncio.to_thread(self.host.remove_info, container.info_file(holding.resource, name))
+            await asyncio.to_thread(self._journal.remove, name)
+            self.held.pop(name, None)
+            self._due.add(cdi.file_name(holding.resource))
+
+    async def _restore(self, function: Function) -> None:
+        await self._reset_idle(function)
+        holding = self.held.get(function.address)
+        if holding and holding.driver:
+            await self._bind(function, holding.found_driver, holding.found_override)
+
+    async def _make_ready(self, function: Function) -> None:
+        await self._bind_promised(function)
+        await self._reset_idle(function)
+
+    async def _bind_promised(self, function: Function) -> None:
+        holding = self.held.get(function.address)
+        if holding and holding.driver and function.driver != holding.driver:
+            await self._bind(function, holding.driver, holding.driver)
 
     async def _bind(self, function: Function, driver: str, override: str) -> None:
         self._refuse_forbidden(function)
@@ -611,9 +624,8 @@ class Stock:
             raise DeviceBusy(f"{function.address} keeps its driver: its network device is in a pod")
         await asyncio.to_thread(self.host.bind, function.address, driver, override)
 
-    async def _reset_idle(self, function: Function, driver: str) -> None:
-        # With a network driver, a reset would remove settings that a CNI plugin has made.
-        if gives_to_user_space(driver) and not await asyncio.to_thread(self.host.in_use, function.address):
+    async def _reset_idle(self, function: Function) -> None:
+        if await asyncio.to_thread(self.host.may_reset, function.address):
             self._refuse_forbidden(function)
             await asyncio.to_thread(self.host.reset, function.address)
 

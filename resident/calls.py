@@ -41,6 +41,14 @@ class Call(NamedTuple):
         )
 
 
+def reason(error: grpc.RpcError) -> str:
+    """Why a call failed: its details and the name of its status, in one line."""
+    # The type of the library does not say that both are there; every error that a call raises has them.
+    call: Any = error
+    details, status = " ".join((call.details() or "").split()), call.code().name
+    return f"{details} ({status})" if details else status
+
+
 def serve(server: grpc.aio.Server, functions: Mapping[Call, Any]) -> None:
     """Adds the calls to a server."""
     services: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import re
 import tempfile
 import threading
 import time
@@ -298,6 +299,8 @@ async def test_nothing_is_freed_while_the_kubelet_does_not_answer(place):
         await node.kubelet.stop()
         node.kubelet.end("pod")
         await until("the warning", lambda: any("does not say" in text for text in node.log.messages))
+        texts = [text for text in node.log.messages if "does not say" in text]
+        assert all(re.fullmatch(r"[^<\n]+ \([A-Z_]+\)", text.partition(". ")[0]) for text in texts), texts
         assert device in node.service.stock.held
 
 
@@ -333,7 +336,52 @@ async def test_registration_is_tried_until_the_kubelet_takes_it(place):
         await until("refusals", lambda: registrations(node, ok=False) > 3)
         node.kubelet.refuses_registration = ""
         await node.offered(RESOURCE, 4)
-        assert len([text for text in node.log.messages if "not now" in text]) == 1, "told once, not at each attempt"
+        refusals = [text for text in node.log.messages if "not now" in text]
+        # Once, not at each attempt, and in one sentence.
+        assert refusals == [f"the kubelet does not register {RESOURCE}, tried again soon: not now (UNKNOWN)"]
+
+
+@driven
+async def test_a_kubelet_that_starts_while_sockets_are_checked_finds_every_socket(place):
+    async with of_card(place, CONFIG) as node:
+        await node.offered(RESOURCE, 4)
+        plugin = node.service.kubelet
+        starts: list[str] = []
+        serve = plugin._serve
+
+        async def found_before_they_are_removed(resource):
+            served = await serve(resource)
+            if not starts:
+                starts.append(resource)
+                await node.kubelet.restart()
+            return served
+
+        plugin._serve = found_before_they_are_removed
+        plugin.bell.ring()
+        await until("the restart", lambda: starts)
+        await node.offered(RESOURCE, 4)
+        assert node.kubelet.failed_dials == []
+
+
+@driven
+async def test_a_registration_that_a_restart_of_the_kubelet_interrupts_is_not_a_failure_to_report(place):
+    async with of_card(place, CONFIG) as node:
+        await node.offered(RESOURCE, 4)
+        plugin = node.service.kubelet
+        interrupted: list[str] = []
+        register = plugin._register
+
+        async def with_a_restart(channel, resource, present):
+            if not interrupted:
+                interrupted.append(resource)
+                await node.kubelet.restart()
+            return await register(channel, resource, present)
+
+        plugin._register = with_a_restart
+        await node.kubelet.restart()
+        await until("the interruption", lambda: interrupted)
+        await node.offered(RESOURCE, 4)
+        assert [text for text in node.log.messages if "does not register" in text] == []
 
 
 @driven

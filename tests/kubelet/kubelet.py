@@ -43,7 +43,8 @@ class Endpoint:
 
     def __init__(self, resource: str, path: str, options: v1beta1.DevicePluginOptions) -> None:
         self.resource = resource
-        self.channel = grpc.aio.insecure_channel(f"unix:{path}")
+        # Unlike Go's, channels of this library share a failed attempt to connect, and wait after it.
+        self.channel = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.use_local_subchannel_pool", 1)])
         self.options = options
         self.devices: dict[str, str] = {}
         self.numa: dict[str, int] = {}
@@ -68,6 +69,8 @@ class Kubelet:
         self.answers: dict[tuple[str, str, str], v1beta1.ContainerAllocateResponse] = {}
         self.violations: list[str] = []
         self.registrations: list[tuple[str, float]] = []
+        self.failed_dials: list[str] = []
+        """The resources whose sockets could not be reached during their registration."""
         self.refuses_registration = ""
         self._random = random.Random(seed)
         self._servers: list[grpc.aio.Server] = []
@@ -110,7 +113,11 @@ class Kubelet:
         problem = self.refuses_registration or self._problem(request)
         if problem:
             await context.abort(grpc.StatusCode.UNKNOWN, problem)
-        await self._connect(request.resource_name, str(self.folder / request.endpoint), request.options)
+        try:
+            await self._connect(request.resource_name, str(self.folder / request.endpoint), request.options)
+        except grpc.aio.AioRpcError as error:
+            self.failed_dials.append(request.resource_name)
+            await context.abort(grpc.StatusCode.UNKNOWN, f"failed to dial device plugin: {error.details()}")
         return v1beta1.Empty()
 
     def _problem(self, request: v1beta1.RegisterRequest) -> str:
@@ -138,7 +145,11 @@ class Kubelet:
         if present := self.endpoints.pop(resource, None):
             await self._drop(present)
         endpoint = Endpoint(resource, path, options or v1beta1.DevicePluginOptions())
-        found = await calls.OPTIONS.of(endpoint.channel)(v1beta1.Empty(), timeout=DIAL_SECONDS)
+        try:
+            found = await calls.OPTIONS.of(endpoint.channel)(v1beta1.Empty(), timeout=DIAL_SECONDS)
+        except grpc.aio.AioRpcError:
+            await endpoint.channel.close()
+            raise
         if options is not None and found != options:
             self.violations.append(f"{resource}: other options than it registered with")
         endpoint.options = found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 from cni.errors import KernelRefused
@@ -11,6 +12,7 @@ from cni.host.sysfs import Sysfs
 from deviceplugin.host import Host
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PF = "0000:01:00.0"
@@ -42,6 +44,8 @@ class PciHost:
         self.writes: list[tuple[str, str]] = []
         self.refuse: dict[str, int] = {}
         self.killed_at = ""
+        self.before_write: Callable[[str, str], None] | None = None
+        self._lock = threading.Lock()
         self.home: dict[str, str] = {}
 
     def driver(self, name: str) -> Path:
@@ -125,6 +129,12 @@ class PciHost:
     def write(self, path: str, text: str, _deadline: float) -> None:
         """Acts as the kernel does after a write. A write named by `killed_at` also kills the process."""
         name = path.rpartition("/")[2]
+        if self.before_write:
+            self.before_write(path, text.strip())
+        with self._lock:
+            self._write(path, name, text)
+
+    def _write(self, path: str, name: str, text: str) -> None:
         self.writes.append((name, text.strip()))
         if name in self.refuse:
             refused = KernelRefused(f"write of {text.strip()!r} to {path}: the kernel refused")

@@ -414,6 +414,6 @@ def test_questions_to_the_kubelet_take_a_bounded_share_of_a_processor_and_none_w
         assert reclaimer._pause_after(took) == pause
         pods.devices = {}
         await reclaimer.round()
-        assert reclaimer._pause_after(took) == 0.25, "the second answer is waited for"
+        assert reclaimer._pause_after(took) == 0.1, "the second answer is waited for"
 
     asyncio.run(scenario())
