@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -17,8 +18,9 @@ from driverhost.access import Access
 from driverhost.client import Client, connect
 from driverhost.client.connection import DEFAULT
 from driverhost.errors import DeviceUnavailable, DriverHostError
+from driverhost.mac import parse_unicast
 from driverhost.pcap import PcapWriter
-from driverhost.selftest import selftest
+from driverhost.selftest import LISTEN_SECONDS, selftest
 from driverhost.serve import serve
 
 DEVICE_VARIABLE = "PCIDEVICE_"
@@ -34,6 +36,9 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"driverhost: {error}", file=sys.stderr)
         if error.hint:
             print(f"  what to do: {error.hint}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"driverhost: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -84,8 +89,8 @@ def _statistics(options: argparse.Namespace) -> None:
 
 
 def _capture(options: argparse.Namespace) -> None:
-    target: Any = sys.stdout.buffer if options.file == "-" else open(options.file, "wb")  # noqa: SIM115 - closed below
-    with target, _client(options) as client, client.capture(options.device) as port:
+    # The file comes last: without a driver host, a capture of before stays.
+    with _client(options) as client, client.capture(options.device) as port, _target(options.file) as target:
         writer = PcapWriter(target)
         deadline = time.monotonic() + options.seconds if options.seconds else float("inf")
         number = 0
@@ -97,9 +102,13 @@ def _capture(options: argparse.Namespace) -> None:
             target.flush()
 
 
+def _target(file: str) -> Any:
+    return contextlib.nullcontext(sys.stdout.buffer) if file == "-" else open(file, "wb")
+
+
 def _test(options: argparse.Namespace) -> None:
     with _client(options) as client:
-        print(selftest(client, options.device, options.target, options.count))
+        print(selftest(client, options.device, options.target, options.count, options.seconds))
 
 
 def _client(options: argparse.Namespace) -> Client:
@@ -112,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="drive devices and serve the interface")
     serve.set_defaults(function=_serve)
-    serve.add_argument("--device", action="append", help=f"PCI address; default: those of {DEVICE_VARIABLE}*")
+    serve.add_argument(
+        "--device", action="append", type=_checked(parse), help=f"PCI address; default: those of {DEVICE_VARIABLE}*"
+    )
     serve.add_argument("--socket", action="append", help=f"path, or @NAME for an abstract socket; default: {DEFAULT}")
     serve.add_argument("--allow-uid", action="append", type=int, default=[], help="a user who may connect")
     serve.add_argument("--allow-gid", action="append", type=int, default=[], help="a group that may connect")
@@ -123,13 +134,32 @@ def _parser() -> argparse.ArgumentParser:
     capture = _add(commands, "capture", _capture, "write frames in the format pcap")
     capture.add_argument("file", help="a file, or - for standard output")
     capture.add_argument("--seconds", type=float, default=0.0, help="end after this time; default: no limit")
-    capture.add_argument("--count", type=int, default=0, help="end after so many frames; default: no limit")
+    capture.add_argument("--count", type=_number, default=0, help="end after so many frames; default: no limit")
     test = _add(commands, "test", _test, "send frames to another driver host that runs this command, and count answers")
-    test.add_argument("--target", help="MAC address; without it, answer for the time of the test")
-    test.add_argument("--count", type=int, default=10, help="frames to send, or to answer")
+    test.add_argument("--target", type=_checked(parse_unicast), help="MAC address; without it, answer")
+    test.add_argument("--count", type=_number, default=10, help="frames to send, or to answer")
+    test.add_argument("--seconds", type=float, default=LISTEN_SECONDS, help="answer for so long; default: 30")
     for command in (statistics, capture, test):
         command.add_argument("--device", help="PCI address; not needed where there is one device")
     return parser
+
+
+def _checked(parse: Any) -> Any:
+    """A type of an argument, whose error is that of the function."""
+
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:

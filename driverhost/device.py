@@ -64,6 +64,13 @@ class Device(Protocol):
         """Enables that many MSI-X vectors, and returns an eventfd for each. Raises `Unsupported` when it has fewer."""
         ...
 
+    def faults(self) -> dict[int, str]:
+        """Eventfds of the events that end the device's use, with their meaning: a bus error, and the host's request.
+
+        An event that the device does not have is not in it. Only the host calls this.
+        """
+        ...
+
     def set_bus_master(self, *, enabled: bool) -> None:
         """Whether the device may do DMA."""
         ...

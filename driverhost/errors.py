@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class DriverHostError(Exception):
     """A failure that is reported to a person or to an application: a one-line message, and a hint."""
@@ -34,3 +36,11 @@ class NoDriver(DriverHostError):
 
 class Unsupported(DriverHostError):
     """The device, or the driver, does not have the function."""
+
+
+def described(error: Exception) -> str:
+    """One line: our message with its hint, or an unexpected error with the place where it was raised."""
+    if isinstance(error, DriverHostError):
+        return f"{error.message}; {error.hint}" if error.hint else error.message
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    return f"unexpected {type(error).__name__}: {error}" + "".join(f" ({at.filename}:{at.lineno})" for at in place)

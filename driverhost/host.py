@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from driverhost.errors import DeviceFailed, DriverHostError, Unsupported
+from driverhost.errors import DeviceFailed, Unsupported, described
 from driverhost.port import BURST, Port
 from driverhost.protocol.rings import MOST_SLOTS, RingBroken
 
@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 
 RESTART_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Pauses before a driver that has failed is started again; the last one repeats."""
+GOOD_SECONDS = 10.0
+"""After a failure of a driver that has run so long, the first pause applies again."""
 LOOK_SECONDS = 1.0
-"""The link's state is looked up so often: not every device announces a change."""
+"""The link's state is looked up so often, and the counters are read: not every device announces a change, and a counter
+of 32 bits wraps within half a minute.
+"""
+RECEIVE_BURSTS = 4
+"""Bursts of received frames that are delivered before other work has its turn."""
+MOST_CAPTURES = 8
+"""Each frame is copied to each of them."""
 
 Opened = tuple["Device", "Driver"]
 
@@ -46,20 +54,21 @@ class DeviceHost:
         self._mac: bytes | None = None
         self.restarts = 0
         self._link_up = False
-        self._more = False
+        self._due: set[Callable[[], None]] = set()
 
     async def run(self) -> None:
-        """Until it is cancelled; then the device is reset and closed."""
-        failures = 0
+        """Until it is cancelled; then the device is reset and closed. Whatever a driver raises restarts this device."""
+        failures, loop = 0, asyncio.get_running_loop()
         while True:
+            started = loop.time()
             try:
                 self._start()
-                failures = 0
                 await self._watch()
-            except DriverHostError as error:
-                self._log.error(f"{self.address}: {error}" + (f"; {error.hint}" if error.hint else ""))
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything
+                self._report(error)
             finally:
                 self._stop()
+            failures = 0 if loop.time() - started > GOOD_SECONDS else failures
             pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
             failures += 1
             self.restarts += 1
@@ -68,23 +77,23 @@ class DeviceHost:
     # What the interface offers.
 
     def info(self) -> dict[str, Any]:
-        driver = self._driver
-        described: dict[str, Any] = {
-            "device": self.address,
-            "state": "up" if driver else "down",
-            "restarts": self.restarts,
-        }
-        if driver:
-            described |= {"driver": type(driver).__name__, "mac": driver.mac.hex(":"), "link": driver.link._asdict()}
-        return described | {"port": self._port is not None, "captures": len(self._captures)}
+        shown: dict[str, Any] = {"device": self.address, "state": "down", "restarts": self.restarts}
+        if self._driver:
+            with contextlib.suppress(DeviceFailed), self._using_driver() as driver:
+                link = driver.link._asdict()
+                shown |= {"state": "up", "driver": type(driver).__name__, "mac": driver.mac.hex(":"), "link": link}
+        return shown | {"port": self._port is not None, "captures": len(self._captures)}
 
     def statistics(self) -> dict[str, int]:
+        """Raises `DeviceFailed`."""
         ports = {f"port_{name}": value for name, value in self._port.counters.items()} if self._port else {}
-        return self._running().statistics | ports
+        with self._using_driver() as driver:
+            return driver.statistics | ports
 
     def set_mac(self, mac: bytes) -> None:
-        """It stays when the driver is restarted. Raises `Unsupported`, `DeviceFailed`."""
-        self._running().set_mac(mac)
+        """It stays when the driver is restarted, unless it is refused then. Raises `Unsupported`, `DeviceFailed`."""
+        with self._using_driver() as driver:
+            driver.set_mac(mac)
         self._mac = mac
 
     def open(self, port: Port) -> None:
@@ -95,6 +104,9 @@ class DeviceHost:
         asyncio.get_running_loop().add_reader(port.doorbell, self._rung, port)
 
     def capture(self, port: Port) -> None:
+        """Raises `Unsupported` for too many."""
+        if len(self._captures) >= MOST_CAPTURES:
+            raise Unsupported(f"{self.address} has {MOST_CAPTURES} captures", hint="end one of them")
         self._captures.append(port)
         asyncio.get_running_loop().add_reader(port.doorbell, self._rung, port)
 
@@ -115,24 +127,40 @@ class DeviceHost:
         self._failed.clear()
         self._device, driver = self._open_device()
         driver.start()
-        if self._mac and driver.mac != self._mac:
-            driver.set_mac(self._mac)
+        self._restore_mac(driver)
         self._driver = driver
-        loop = asyncio.get_running_loop()
         for descriptor in driver.interrupts:
-            loop.add_reader(descriptor, self._interrupted)
-            self._watched.append(descriptor)
+            self._watch_descriptor(descriptor, self._interrupted)
+        for descriptor, reason in self._device.faults().items():
+            self._watch_descriptor(descriptor, self._fail, DeviceFailed(f"{self.address}: {reason}"))
         self._link_up = driver.link.up
         self._log.info(f"{self.address}: the driver is ready")
         self._announce({"event": "device", "device": self.address, "state": "up"})
         self._interrupted()
 
+    def _restore_mac(self, driver: Driver) -> None:
+        """Sets the address that an application has set, unless the PF's administrator has fixed another one since."""
+        if not self._mac or driver.mac == self._mac:
+            return
+        try:
+            driver.set_mac(self._mac)
+        except Unsupported as error:
+            self._log.warning(f"{self.address}: the address of an application is not set again: {error}")
+            self._mac = None
+
+    def _watch_descriptor(self, descriptor: int, function: Callable[..., None], *arguments: Any) -> None:
+        asyncio.get_running_loop().add_reader(descriptor, function, *arguments)
+        self._watched.append(descriptor)
+
     async def _watch(self) -> None:
         """Returns when the driver has failed."""
-        while not self._failed.is_set():
+        while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._failed.wait(), LOOK_SECONDS)
-            link = self._running().link
+            if self._failed.is_set():
+                return
+            driver = self._running()
+            link, _counters = driver.link, driver.statistics
             if link.up != self._link_up:
                 self._link_up = link.up
                 self._announce({"event": "link", "device": self.address, **link._asdict()})
@@ -145,10 +173,38 @@ class DeviceHost:
             loop.remove_reader(self._watched.pop())
         if driver:
             self._announce({"event": "device", "device": self.address, "state": "down"})
-            with contextlib.suppress(DriverHostError):
-                driver.stop()
+            self._attempt(driver.stop)
         if device:
-            device.close()
+            self._attempt(device.close)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything
+            self._report(error)
+
+    @contextlib.contextmanager
+    def _using_driver(self) -> Iterator[Driver]:
+        """Raises `Unsupported`; any other failure ends the driver, and raises `DeviceFailed`."""
+        driver = self._running()
+        try:
+            yield driver
+        except Unsupported:
+            raise
+        except Exception as error:
+            self._fail(error)
+            raise DeviceFailed(
+                f"the driver of {self.address} has failed", hint="it is restarted; see its log"
+            ) from error
+
+    def _fail(self, error: Exception) -> None:
+        """Ends the driver; `run` starts another one."""
+        if not self._failed.is_set():
+            self._report(error)
+            self._failed.set()
+
+    def _report(self, error: Exception) -> None:
+        self._log.error(f"{self.address}: {described(error)}")
 
     def _running(self) -> Driver:
         if not self._driver:
@@ -158,30 +214,50 @@ class DeviceHost:
     # Frames.
 
     def _interrupted(self) -> None:
+        if self._driver:
+            self._do(self._driver.on_interrupt)
+            self._do(self._receive)
+
+    def _receive(self) -> None:
+        """Delivers frames. An endless stream of them must not keep other work from its turn."""
         driver = self._driver
         if not driver:
             return
-        try:
-            driver.on_interrupt()
-            while frames := driver.receive(BURST):
-                self._deliver(frames)
-            self._transmit()
-        except DriverHostError as error:
-            self._log.error(f"{self.address}: {error}")
-            self._failed.set()
+        for _ in range(RECEIVE_BURSTS):
+            frames = driver.receive(BURST)
+            if not frames:
+                break
+            self._deliver(frames)
+        else:
+            self._soon(self._receive)
+        self._transmit()
 
     def _rung(self, port: Port) -> None:
         is_open = port.answer()
         if port is self._port:
             # An application may send frames and close its port at once: as many as the device takes now are sent.
             for _ in range(1 if is_open else 1 + MOST_SLOTS // BURST):
-                self._transmit()
+                self._do(self._transmit)
         if not is_open:
             self.close(port)
 
-    def _transmit_more(self) -> None:
-        self._more = False
-        self._transmit()
+    def _soon(self, work: Callable[[], None]) -> None:
+        if work not in self._due:
+            self._due.add(work)
+            asyncio.get_running_loop().call_soon(self._do_due, work)
+
+    def _do_due(self, work: Callable[[], None]) -> None:
+        self._due.discard(work)
+        self._do(work)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """Work of the event loop with the driver; a failure ends the driver."""
+        if self._failed.is_set():
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything
+            self._fail(error)
 
     def _transmit(self) -> None:
         """Sends the frames of the port while the device has room. The interrupt of a sent frame continues."""
@@ -199,10 +275,8 @@ class DeviceHost:
         if done:
             port.sent(done)
             self._copy(good[:accepted])
-        if len(done) == BURST and not self._more:
-            # There may be more, which other work must not wait for.
-            self._more = True
-            asyncio.get_running_loop().call_soon(self._transmit_more)
+        if len(done) == BURST:
+            self._soon(self._transmit)  # there may be more, which other work must not wait for
 
     def _deliver(self, frames: list[bytes]) -> None:
         if self._port:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from driverhost.errors import DeviceFailed
+from driverhost.mac import parse_unicast
 
 if TYPE_CHECKING:
     from driverhost.client import ApplicationPort, Client
@@ -19,13 +20,21 @@ ANSWER_SECONDS = 1.0
 LISTEN_SECONDS = 30.0
 
 
-def selftest(client: Client, device: str | None, target: str | None, count: int) -> str:
-    """A line about the result. Raises `DeviceFailed` when frames are lost, and what the client raises."""
-    own = bytes.fromhex(client.info(device)["mac"].replace(":", ""))
+def selftest(
+    client: Client, device: str | None, target: bytes | None, count: int, seconds: float = LISTEN_SECONDS
+) -> str:
+    """A line about the result. `target` is a MAC address; without one, frames are answered for so many seconds.
+
+    Raises `DeviceFailed` when frames are lost or the driver is not running, and what the client raises.
+    """
+    info = client.info(device)
+    if "mac" not in info:
+        raise DeviceFailed(f"the driver of {info['device']} is not running", hint="see the log of the driver host")
+    own = parse_unicast(info["mac"])
     with client.open(device) as port:
         if target is None:
-            return f"{_answer(port, own, count)} frames answered"
-        times = _ask(port, own, bytes.fromhex(target.replace(":", "")), count)
+            return f"{_answer(port, own, count, seconds)} frames answered"
+        times = _ask(port, own, target, count)
     if len(times) < count:
         raise DeviceFailed(
             f"{count - len(times)} of {count} frames have no answer", hint="see link and VLAN of both devices"
@@ -47,9 +56,9 @@ def _ask(port: ApplicationPort, own: bytes, target: bytes, count: int) -> list[f
     return times
 
 
-def _answer(port: ApplicationPort, own: bytes, count: int) -> int:
+def _answer(port: ApplicationPort, own: bytes, count: int, seconds: float) -> int:
     """The number of frames that were answered."""
-    deadline = time.monotonic() + LISTEN_SECONDS
+    deadline = time.monotonic() + seconds
     answered = 0
     while answered < count and port.wait(max(0.0, deadline - time.monotonic())):
         for frame in port.receive():

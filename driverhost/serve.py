@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,13 @@ def opened(address: str) -> tuple[Device, Driver]:
     """The device by VFIO, and its driver. Raises `DriverHostError`."""
     place = Place(address)
     driver = find(place.ids)
-    device = VfioDevice(place)
+    try:
+        device = VfioDevice(place)
+    except OSError as error:
+        raise DeviceUnavailable(
+            f"{address} cannot be opened by VFIO: {os.strerror(error.errno or 0)}",
+            hint="the container needs the device nodes of VFIO, and permission to open them; see also dmesg",
+        ) from error
     try:
         return device, driver(device)
     except BaseException:
@@ -82,15 +89,29 @@ def listening(path: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
+        # Python itself refuses a path that is too long, and sets no number then.
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise DeviceUnavailable(
-            f"cannot listen on {path}: {os.strerror(error.errno or 0)}", hint="another driver host may use this name"
+            f"cannot listen on {path}: {reason}", hint="another driver host may use this name; --socket sets another"
         ) from error
+    except DeviceUnavailable:
+        listener.close()
+        raise
     return listener
 
 
 def _remove_dead(path: str) -> None:
-    """Removes the socket of a process that has been killed. One that is served stays, and `bind` refuses the path."""
+    """Removes the socket of a process that has been killed. One that is served stays, and `bind` refuses the path.
+
+    Raises `DeviceUnavailable` for a file of another kind: a connection to it is refused as well.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise DeviceUnavailable(f"cannot listen on {path}: it exists and is no socket", hint="set another --socket")
+    except FileNotFoundError:
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)  # a full queue of connections must not hold us up
         try:
             probe.connect(path)
         except ConnectionRefusedError:

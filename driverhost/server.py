@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from driverhost.access import Access, peer_of
+from driverhost.closing import close_aside
 from driverhost.errors import DriverHostError, Unsupported
+from driverhost.mac import parse_unicast
 from driverhost.port import Port
 from driverhost.protocol import messages
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from cni.log import Log
     from driverhost.host import DeviceHost
 
-VERSION = 1
+VERSION = 2
 MOST_CONNECTIONS = 64
 MOST_PORTS = 16
 """Of one connection."""
-DEFAULT_SLOTS = 512
+MOST_REFUSALS = 64
+REFUSAL_SECONDS = 1.0
+"""A process that is refused has so long to read why."""
 _SEND_BYTES = 256 * 1024
 """Events that an application has not read. One that does not read them is disconnected."""
 
@@ -39,6 +42,7 @@ class Server:
         self._access = access
         self._log = log
         self._connections: set[_Connection] = set()
+        self._refusals: set[_Refusal] = set()
         self._listeners: list[socket.socket] = []
 
     def listen(self, listener: socket.socket) -> None:
@@ -60,9 +64,12 @@ class Server:
             listener.close()
         for connection in list(self._connections):
             connection.close()
+        for refusal in list(self._refusals):
+            refusal.close()
 
-    def forget(self, connection: _Connection) -> None:
-        self._connections.discard(connection)
+    def forget(self, connection: _Connection | _Refusal) -> None:
+        self._connections -= {connection}
+        self._refusals -= {connection}
 
     def host(self, fields: Mapping[str, Any]) -> DeviceHost:
         """The device that a request names, or the only one. Raises `BadRequest`."""
@@ -94,15 +101,50 @@ class Server:
             refusal = f"{MOST_CONNECTIONS} connections are open"
         if refusal:
             self._log.warning(f"process {peer.pid} is refused: {refusal}")
-            with accepted, contextlib.suppress(OSError):
-                accepted.setblocking(False)
-                messages.send(accepted, {"error": {"code": "refused", "message": refusal}})
+            if len(self._refusals) < MOST_REFUSALS:
+                self._refusals.add(_Refusal(self, accepted, refusal))
+            else:
+                close_aside([accepted.detach()])
             return
         self._connections.add(_Connection(self, accepted, self._log))
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener in self._listeners:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+
+class _Refusal:
+    """A process that is not served. Closing the socket before its request is read would hide the reason from it."""
+
+    def __init__(self, server: Server, connection: socket.socket, reason: str) -> None:
+        self._server = server
+        self._socket = connection
+        loop = asyncio.get_running_loop()
+        connection.setblocking(False)
+        self._timer = loop.call_later(REFUSAL_SECONDS, self.close)
+        loop.add_reader(connection, self._readable)
+        with contextlib.suppress(OSError):
+            messages.send(connection, {"error": {"code": "refused", "message": reason}})
+
+    def close(self) -> None:
+        """It can be repeated."""
+        if self._socket.fileno() < 0:
+            return
+        self._timer.cancel()
+        asyncio.get_running_loop().remove_reader(self._socket)
+        close_aside([self._socket.detach()])
+        self._server.forget(self)
+
+    def _readable(self) -> None:
+        """Reads requests, which are not answered, until the process closes its end or the time is over."""
+        try:
+            message = messages.receive(self._socket, close_aside)
+        except (messages.BadMessage, OSError):
+            message = None
+        if message is None:
+            self.close()
+        else:
+            close_aside(message.descriptors)
 
 
 class _Connection:
@@ -131,7 +173,7 @@ class _Connection:
         if self._socket.fileno() < 0:
             return
         asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        close_aside([self._socket.detach()])  # requests that are not read yet may contain descriptors
         self._server.forget(self)
         while self._ports:
             host, port = self._ports.pop()
@@ -139,7 +181,7 @@ class _Connection:
 
     def _readable(self) -> None:
         try:
-            message = messages.receive(self._socket)
+            message = messages.receive(self._socket, close_aside)
         except BlockingIOError:
             return
         except (messages.BadMessage, OSError) as error:
@@ -148,16 +190,14 @@ class _Connection:
             return
         if message is None:
             self.close()
-            return
-        for descriptor in message.descriptors:
-            os.close(descriptor)  # no request has any
-        self._answer(message.fields)
+        else:
+            self._answer(message)
 
-    def _answer(self, fields: dict[str, Any]) -> None:
-        number = fields.get("id")
+    def _answer(self, message: messages.Message) -> None:
+        number = message.fields.get("id")
         head = {"id": number} if isinstance(number, int) else {}
         try:
-            result, port = self._result(fields)
+            result, port = self._result(message)
         except DriverHostError as error:
             code = type(error).__name__
             self.send({**head, "error": {"code": code, "message": error.message, "hint": error.hint}})
@@ -166,8 +206,13 @@ class _Connection:
         if port:
             port.handed_over()
 
-    def _result(self, fields: dict[str, Any]) -> tuple[dict[str, Any], Port | None]:
+    def _result(self, message: messages.Message) -> tuple[dict[str, Any], Port | None]:
+        fields = message.fields
         name = fields.get("call")
+        if name in ("open", "capture"):
+            port = self._open(message)
+            return {"slots": port.slots}, port
+        close_aside(message.descriptors)  # no other request has any
         calls: dict[Any, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "version": lambda _fields: {"version": VERSION},
             "list": lambda _fields: {"devices": self._server.devices()},
@@ -176,9 +221,6 @@ class _Connection:
             "setMac": self._set_mac,
             "subscribe": self._subscribe,
         }
-        if name in ("open", "capture"):
-            port = self._open(fields)
-            return {"slots": fields.get("slots", DEFAULT_SLOTS)}, port
         if not isinstance(name, str) or name not in calls:
             raise BadRequest(f"call: one of {', '.join([*calls, 'open', 'capture'])} is required")
         return calls[name](fields), None
@@ -186,11 +228,9 @@ class _Connection:
     def _set_mac(self, fields: dict[str, Any]) -> dict[str, Any]:
         host = self._server.host(fields)
         try:
-            mac = bytes.fromhex(str(fields.get("mac", "")).replace(":", ""))
-        except ValueError:
-            mac = b""
-        if len(mac) != 6 or mac[0] & 1 or not any(mac):
-            raise BadRequest("mac: the address of one interface, such as 02:00:00:00:00:01, is required")
+            mac = parse_unicast(fields.get("mac"))
+        except ValueError as error:
+            raise BadRequest(f"mac: {error}") from error
         host.set_mac(mac)
         return host.info()
 
@@ -198,22 +238,23 @@ class _Connection:
         self.subscribed = True
         return {"devices": self._server.devices()}
 
-    def _open(self, fields: dict[str, Any]) -> Port:
-        host = self._server.host(fields)
-        self._ports = [(owner, port) for owner, port in self._ports if port.is_open]
-        if len(self._ports) >= MOST_PORTS:
-            raise Unsupported(f"{MOST_PORTS} ports of this connection are open")
-        slots = fields.get("slots", DEFAULT_SLOTS)
-        if not isinstance(slots, int):
-            raise BadRequest("slots: a number is required")
+    def _open(self, message: messages.Message) -> Port:
+        memory, *others = [*message.descriptors, -1]
         try:
-            port = Port(slots)
-        except ValueError as error:
-            raise BadRequest(f"slots: {error}") from error
+            host = self._server.host(message.fields)
+            if others != [-1]:
+                raise BadRequest("the memory of the port, and no other descriptor, is required")
+            self._ports = [(owner, port) for owner, port in self._ports if port.is_open]
+            if len(self._ports) >= MOST_PORTS:
+                raise Unsupported(f"{MOST_PORTS} ports of this connection are open")
+            port = Port(memory)
         except OSError as error:
-            raise Unsupported(f"no memory for a port: {error}") from error
+            raise Unsupported(f"no descriptors for a port: {error}") from error
+        except DriverHostError:
+            close_aside(message.descriptors)
+            raise
         try:
-            (host.open if fields["call"] == "open" else host.capture)(port)
+            (host.open if message.fields["call"] == "open" else host.capture)(port)
         except DriverHostError:
             port.close()
             raise

@@ -11,6 +11,9 @@ from driverhost.protocol.messages import Message
 DEFAULT = "@driverhost"
 """An abstract socket, which every container of the pod reaches without a volume."""
 
+ANSWER_SECONDS = 10.0
+"""Time limit for a connection, and for an answer."""
+
 
 class Disconnected(DriverHostError):
     """The driver host has ended, or does not answer in time. Its ports are closed; connect again."""
@@ -29,10 +32,11 @@ def address_of(path: str) -> str:
     return "\0" + path[1:] if path.startswith("@") else path
 
 
-def opened(path: str) -> socket.socket:
-    """Raises `OSError`."""
+def opened(path: str, seconds: float = ANSWER_SECONDS) -> socket.socket:
+    """A connection. Where the driver host does not accept, it waits so long. Raises `OSError`."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        connection.settimeout(seconds)
         connection.connect(address_of(path))
     except BaseException:
         connection.close()

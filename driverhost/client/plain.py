@@ -6,11 +6,11 @@ import time
 from collections import deque
 from typing import Any, Self
 
-from driverhost.client.connection import DEFAULT, Disconnected, opened, result_of
+from driverhost.client.connection import ANSWER_SECONDS, DEFAULT, Disconnected, opened, result_of
+from driverhost.client.opening import Opening
 from driverhost.client.port import ApplicationPort
 from driverhost.protocol import messages
 
-ANSWER_SECONDS = 10.0
 _PAUSE = 0.05
 
 
@@ -19,7 +19,7 @@ def connect(path: str = DEFAULT, seconds: float = 10.0) -> Client:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return Client(path)
+            return Client(path, max(deadline - time.monotonic(), 0.001))
         except OSError as error:
             if time.monotonic() > deadline:
                 raise Disconnected(f"no driver host at {path}: {error}", hint="see the log of its container") from error
@@ -32,9 +32,9 @@ class Client:
     Each call raises `Refused`, and `Disconnected` when the driver host has ended or does not answer within 10 s.
     """
 
-    def __init__(self, path: str = DEFAULT) -> None:
-        """Raises `OSError`."""
-        self._socket = opened(path)
+    def __init__(self, path: str = DEFAULT, seconds: float = ANSWER_SECONDS) -> None:
+        """`seconds`: for the connection. Raises `OSError`."""
+        self._socket = opened(path, seconds)
         self._events: deque[dict[str, Any]] = deque()
         self._number = 0
 
@@ -81,28 +81,34 @@ class Client:
         return message.fields if message else None
 
     def call(self, name: str, **fields: Any) -> dict[str, Any]:
-        """The result of any call of the interface."""
-        return result_of(self._answer(name, fields))
+        """The result of any call of the interface, except those that open a port."""
+        message = self._answer(name, fields)
+        message.close()
+        return result_of(message)
 
     def _port(self, name: str, device: str | None, slots: int) -> ApplicationPort:
-        message = self._answer(name, {"device": device, "slots": slots})
-        result_of(message)
-        if len(message.descriptors) != 2:
-            raise Disconnected("the driver host has sent no descriptors")
-        return ApplicationPort(*message.descriptors)
+        with Opening(slots) as opening:
+            message = self._answer(name, {"device": device}, opening.descriptor)
+            return opening.port(message)
 
-    def _answer(self, name: str, fields: dict[str, Any]) -> messages.Message:
+    def _answer(self, name: str, fields: dict[str, Any], *descriptors: int) -> messages.Message:
         self._number += 1
         given = {key: value for key, value in fields.items() if value is not None}
         try:
-            messages.send(self._socket, {"id": self._number, "call": name, **given})
+            messages.send(self._socket, {"id": self._number, "call": name, **given}, descriptors)
         except OSError as error:
-            raise Disconnected("the driver host has ended") from error
+            # Why the driver host has closed the connection may be waiting to be read.
+            if not (message := self._message(0.0)):
+                raise Disconnected("the driver host has ended") from error
+            return message
         deadline = time.monotonic() + ANSWER_SECONDS
         while message := self._message(deadline - time.monotonic()):
-            if "event" not in message.fields:
+            if "event" in message.fields:
+                self._events.append(message.fields)
+            elif message.fields.get("id", self._number) == self._number:
                 return message
-            self._events.append(message.fields)
+            else:
+                message.close()  # of a call that has given up
         raise Disconnected(f"no answer to {name} within {ANSWER_SECONDS:.0f} s")
 
     def _message(self, seconds: float) -> messages.Message | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
-import socket
 from collections.abc import Iterable
 from typing import Self
 
 from driverhost.client.connection import Disconnected
-from driverhost.protocol.rings import LONGEST_FRAME, Memory
+from driverhost.protocol.rings import LONGEST_FRAME, SHORTEST_FRAME, Memory
 
 
 class ApplicationPort:
@@ -18,18 +18,14 @@ class ApplicationPort:
     other descriptors. Not for several threads at once.
     """
 
-    def __init__(self, memory: int, doorbell: int) -> None:
-        """Owns both descriptors. Raises `RingBroken`."""
-        self._doorbell = socket.socket(fileno=doorbell)
-        try:
-            self._memory = Memory.adopt(memory)
-        except BaseException:
-            self._doorbell.close()
-            raise
-        self._transmit, self._receive = self._memory.of_application()
+    def __init__(self, memory: Memory, doorbell: int, bell: int) -> None:
+        """Owns the memory and both descriptors: of the doorbell to hear, and of the one to ring."""
+        self._memory, self._doorbell, self._bell = memory, doorbell, bell
+        self._is_open = True
+        self._transmit, self._receive = memory.of_application()
 
     def fileno(self) -> int:
-        return self._doorbell.fileno()
+        return self._doorbell
 
     def __enter__(self) -> Self:
         return self
@@ -38,19 +34,24 @@ class ApplicationPort:
         self.close()
 
     def send(self, frames: Iterable[bytes]) -> int:
-        """Queues as many of the frames as there is room for, and returns their number. Raises `Disconnected`."""
+        """Queues as many of the frames as there is room for, and returns their number.
+
+        Raises `Disconnected`, and `ValueError` for a frame of another length; the frames before it are sent.
+        """
         room = self._transmit.room
         number = 0
-        for frame in frames:
-            if number == room:
-                break
-            if not 0 < len(frame) <= LONGEST_FRAME:
-                raise ValueError(f"a frame of {len(frame)} bytes")
-            self._transmit.put(frame)
-            number += 1
-        if number:
-            self._transmit.publish()
-            self._ring()
+        try:
+            for frame in frames:
+                if number == room:
+                    break
+                if not SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME:
+                    raise ValueError(f"a frame of {len(frame)} bytes: {SHORTEST_FRAME} to {LONGEST_FRAME} are possible")
+                self._transmit.put(frame)
+                number += 1
+        finally:
+            if number:
+                self._transmit.publish()
+                self._ring()
         return number
 
     def receive(self, limit: int = 64) -> list[bytes]:
@@ -68,30 +69,31 @@ class ApplicationPort:
 
     def wait(self, seconds: float) -> bool:
         """Whether the doorbell has rung within the time. Raises `Disconnected`."""
-        ready, _, _ = select.select([self._doorbell], [], [], seconds)
-        return bool(ready)
+        poller = select.poll()  # select() takes no descriptor above 1023
+        poller.register(self._doorbell, select.POLLIN)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
 
     def close(self) -> None:
         """It can be repeated."""
-        if self._doorbell.fileno() >= 0:
-            self._doorbell.close()
+        if self._is_open:
+            self._is_open = False
+            os.close(self._bell)
+            os.close(self._doorbell)
             self._memory.close()
 
     def _empty(self) -> bool:
         """Empties the doorbell, and returns whether the driver host has closed it."""
         while True:
             try:
-                if not self._doorbell.recv(16, socket.MSG_DONTWAIT):
+                if not os.read(self._doorbell, 4096):
                     return True
             except BlockingIOError:
                 return False
-            except ConnectionResetError:
-                return True
 
     def _ring(self) -> None:
         try:
-            self._doorbell.send(b"\1", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            os.write(self._bell, b"\1")
         except BlockingIOError:
             pass  # it has been rung, and not yet answered
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except BrokenPipeError as error:
             raise Disconnected("the driver host has closed the port") from error

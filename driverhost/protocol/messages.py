@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from driverhost.errors import DriverHostError
 
 LONGEST = 64 * 1024
-MOST_DESCRIPTORS = 4
+MOST_DESCRIPTORS = 253
+"""SCM_MAX_FD of the kernel. With room for fewer, it would close the others within `recvmsg`, which may block."""
 
 
 class BadMessage(DriverHostError):
@@ -23,6 +25,10 @@ class Message(NamedTuple):
     fields: dict[str, Any]
     descriptors: list[int]
 
+    def close(self) -> None:
+        """Closes the descriptors, which nobody wants."""
+        _close(self.descriptors)
+
 
 def send(connection: socket.socket, fields: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
     """Raises `OSError`; `BlockingIOError` when the other side does not read."""
@@ -30,23 +36,27 @@ def send(connection: socket.socket, fields: dict[str, Any], descriptors: tuple[i
     socket.send_fds(connection, [data], descriptors, socket.MSG_NOSIGNAL)
 
 
-def receive(connection: socket.socket) -> Message | None:
-    """The next message, or None at the end of the connection. Raises `BadMessage`, `OSError`."""
+def receive(connection: socket.socket, close: Callable[[list[int]], None] | None = None) -> Message | None:
+    """The next message, or None at the end of the connection. Raises `BadMessage`, `OSError`.
+
+    `close` closes the descriptors of what is no message.
+    """
+    close = close or _close
     data, descriptors, flags, _address = socket.recv_fds(connection, LONGEST, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
     if not data:
-        _close(descriptors)
+        close(list(descriptors))
         return None
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise BadMessage(f"a message of more than {LONGEST} bytes or {MOST_DESCRIPTORS} descriptors")
+            raise BadMessage(f"a message of more than {LONGEST} bytes")
         fields = json.loads(data)
         if not isinstance(fields, dict):
             raise BadMessage("a message that is not an object")
     except (ValueError, RecursionError) as error:
-        _close(descriptors)
+        close(list(descriptors))
         raise BadMessage(f"a message that is not JSON: {error}") from error
     except BadMessage:
-        _close(descriptors)
+        close(list(descriptors))
         raise
     return Message(fields, list(descriptors))
 

@@ -21,6 +21,7 @@ A slot has the length of its frame, a word that is zero, and the frame.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -42,6 +43,11 @@ _HEAD_OF_SLOT = struct.Struct("<II")
 _WORD = struct.Struct("<I")
 _TX_PUT, _TX_TAKEN, _RX_PUT, _RX_TAKEN = 64, 128, 192, 256
 _WRAP = 1 << 32
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_TMPFS = 0x01021994
+"""TMPFS_MAGIC of <linux/magic.h>, the file system of a memfd. One of huge pages (MFD_HUGETLB) has another one: there an
+access fails with SIGBUS when no huge page is left.
+"""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -77,9 +83,12 @@ class Memory:
 
     @classmethod
     def adopt(cls, descriptor: int) -> Self:
-        """The memory that the other side has made. Owns the descriptor. Raises `RingBroken`."""
+        """The memory that the other side has made. Owns the descriptor, unless it raises `RingBroken`."""
         try:
-            if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+            if _file_system(descriptor) != _TMPFS:
+                raise RingBroken("the memory of the port is not of normal pages: an access could fail")
+            if seals & _SEALS != _SEALS:
                 raise RingBroken("the memory of the port can be made shorter: it is not sealed")
             magic, version, slots, slot_bytes = _GEOMETRY.unpack(os.pread(descriptor, _GEOMETRY.size, 0))
             if (magic, version, slot_bytes) != (MAGIC, VERSION, SLOT_BYTES) or not FEWEST_SLOTS <= slots <= MOST_SLOTS:
@@ -90,11 +99,7 @@ class Memory:
                 raise RingBroken("the memory of the port has another size than its head says")
             return cls(descriptor, slots)
         except (OSError, struct.error) as error:
-            os.close(descriptor)
             raise RingBroken(f"the memory of the port cannot be used: {error}") from error
-        except RingBroken:
-            os.close(descriptor)
-            raise
 
     def close(self) -> None:
         """Both rings must not be used afterwards."""
@@ -182,6 +187,14 @@ class Consumer(_End):
         if not SHORTEST_FRAME <= length <= LONGEST_FRAME:
             return None
         return bytes(self._view[slot + SLOT_HEAD : slot + SLOT_HEAD + length])
+
+
+def _file_system(descriptor: int) -> int:
+    """The number of the file's file system, `f_type` of statfs(2), which `os.fstatvfs` does not have."""
+    answer = (ctypes.c_long * 32)()
+    if _LIBC.fstatfs(descriptor, answer):
+        raise OSError(ctypes.get_errno(), "fstatfs")
+    return answer[0]
 
 
 def size_of(slots: int) -> int:

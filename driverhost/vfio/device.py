@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COMMAND = 4
 """Offset of the command register in the configuration space."""
 _MEMORY_SPACE, _BUS_MASTER = 2, 4
+_FAULTS = {uapi.ERROR_IRQ: "the bus reports an error", uapi.REQUEST_IRQ: "the host requests its release"}
 
 
 class VfioDevice:
@@ -92,15 +93,11 @@ class VfioDevice:
     def interrupts(self, number: int) -> list[int]:
         return self._triggers(uapi.MSIX_IRQ, number)
 
-    def faults(self) -> list[int]:
-        """Eventfds of the events that end the device's use: a bus error, and the host's request to release it.
-
-        The list has none for an event that the device does not have.
-        """
-        found: list[int] = []
-        for index in (uapi.ERROR_IRQ, uapi.REQUEST_IRQ):
+    def faults(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for index, reason in _FAULTS.items():
             with contextlib.suppress(Unsupported):
-                found += self._triggers(index, 1)
+                found |= dict.fromkeys(self._triggers(index, 1), reason)
         return found
 
     def set_bus_master(self, *, enabled: bool) -> None:
@@ -123,8 +120,9 @@ class VfioDevice:
             flags = there = 0
         if not flags & uapi.IRQ_EVENTFD or there < number:
             raise Unsupported(f"{self.address} has {there} interrupts of kind {index}, and {number} are needed")
-        descriptors = [self._kernel.eventfd() for _ in range(number)]
-        self._eventfds += descriptors
+        for _ in range(number):
+            self._eventfds.append(self._kernel.eventfd())
+        descriptors = self._eventfds[-number:]
         size = uapi.IRQ_SET.size + 4 * number
         head = uapi.IRQ_SET.pack(size, uapi.IRQ_SET_EVENTFD | uapi.IRQ_SET_TRIGGER, index, 0, number)
         argument = bytearray(head + struct.pack(f"={number}i", *descriptors))

@@ -12,6 +12,8 @@ from driverhost.drivers.igbvf import registers as reg
 from driverhost.errors import Unsupported
 
 PAGE = 4096
+_PING = 0x100
+"""E1000_PF_CONTROL_MSG: igb sends it when the link of the PF changes."""
 
 
 class DmaFault(Exception):
@@ -53,6 +55,8 @@ class Vf:
         self.admin_mac = admin_mac
         self.vlan = vlan
         self.pf_answers = True
+        self.pings = 0
+        self._messages: list[list[int]] = []
         self._memory: list[Memory] = []
         self._eventfds: list[int] = []
         self.reset()
@@ -80,6 +84,11 @@ class Vf:
             raise Unsupported("three vectors")
         self._eventfds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(number)]
         return self._eventfds
+
+    def faults(self) -> dict[int, str]:
+        self.fault = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._eventfds.append(self.fault)
+        return {self.fault: "the bus reports an error"}
 
     def set_bus_master(self, *, enabled: bool) -> None:
         self.bus_master = enabled
@@ -137,7 +146,9 @@ class Vf:
             self._registers[reg.MAILBOX] &= ~reg.MAILBOX_VF_OWNS
         if value & reg.MAILBOX_REQUEST and self.pf_answers:
             words = [self._registers.get(reg.MAILBOX_MEMORY + index, 0) for index in range(3)]
-            for index, word in enumerate(self._answer(words)):
+            self._messages = [[_PING | reg.MESSAGE_CLEAR_TO_SEND]] * self.pings + [self._answer(words)]
+        if value & (reg.MAILBOX_REQUEST | reg.MAILBOX_ACK) and self._messages:
+            for index, word in enumerate(self._messages.pop(0)):
                 self._registers[reg.MAILBOX_MEMORY + index] = word
             self._registers[reg.MAILBOX] |= reg.MAILBOX_PF_SENT | reg.MAILBOX_PF_ACKED
 
@@ -174,14 +185,15 @@ class Vf:
             self.card.carry(self, frame)
         self._interrupt(0)
 
-    def arrive(self, frame: bytes) -> None:
+    def arrive(self, frame: bytes, *, end: bool = True, errors: int = 0) -> None:
+        """Without `end` the frame goes on in the next buffer."""
         if not self.bus_master or not self[reg.RXDCTL] & reg.QUEUE_ENABLED or self[reg.RDH] == self[reg.RDT]:
             return
         head = self[reg.RDH]
         descriptor = self._at(self._address(reg.RDBAL, reg.RDBAH) + 16 * head, 16)
         address = int.from_bytes(descriptor[:8], "little")
         self._at(address, len(frame))[:] = frame
-        descriptor[8:12] = (reg.RX_DONE | reg.RX_END).to_bytes(4, "little")
+        descriptor[8:12] = (reg.RX_DONE | errors | (reg.RX_END if end else 0)).to_bytes(4, "little")
         descriptor[12:14] = len(frame).to_bytes(2, "little")
         self._registers[reg.RDH] = (head + 1) % (self[reg.RDLEN] // 16)
         self._count(reg.GOOD_PACKETS_RECEIVED, reg.GOOD_BYTES_RECEIVED, frame)

@@ -87,7 +87,7 @@ def test_igbvf_keeps_the_contract_of_drivers_on_real_vfs(lab, sources):
 def test_two_pods_exchange_frames_by_the_interface_in_one_vlan_and_not_across_two(lab, pods):
     one, other = pods
     assert one.mac == FIXED
-    answering = other.application("test", "--count", "10")
+    answering = other.application("test", "--count", "10", "--seconds", "120")
     wait_for(lambda: other.device["port"], "the answering application", seconds=60)
     set_vlans(lab, 100, 100)
     assert "5 frames answered" in one.run("test", "--target", other.mac, "--count", "5").out

@@ -89,6 +89,41 @@ def test_counters_go_on_when_the_registers_wrap(card):
     assert driver.statistics["tx_packets"] - before == 3
 
 
+@pytest.mark.parametrize("pings", [1, 3])
+def test_a_ping_of_the_pf_is_not_taken_for_its_answer(card, pings):
+    vf = card.vf()
+    vf.pings = pings
+    driver, _other = started(IgbVf, (vf, card.vf()))
+    driver.set_mac(MAC)
+    assert vf.filter == driver.mac == MAC
+
+
+def test_a_pf_that_only_pings_is_an_error(card):
+    vf = card.vf()
+    vf.pings = 100
+    with pytest.raises(DeviceFailed, match="sends messages, and no answer"):
+        IgbVf(vf).start()
+
+
+def test_frames_over_several_buffers_and_bad_frames_are_dropped_whole(card):
+    """The end of a frame would be a frame whose addresses its sender has made up."""
+    vf = card.vf(MAC)
+    driver, other = started(IgbVf, (vf, card.vf()))
+    good = frame_to(driver, other, bytes(60))
+    vf.arrive(bytes(2048), end=False)
+    vf.arrive(bytes(2048), end=False)
+    vf.arrive(good)
+    vf.arrive(good, errors=1 << 31)
+    vf.arrive(good, errors=1 << 24)
+    assert driver.receive(64) == []
+    vf.arrive(good)
+    vf.arrive(bytes(2048), end=False)
+    assert driver.receive(64) == [good]
+    vf.arrive(good)
+    vf.arrive(good)
+    assert driver.receive(64) == [good]
+
+
 @pytest.mark.parametrize("size", [0, 2049])
 def test_a_frame_of_an_impossible_size_is_an_error_of_the_caller(card, size):
     driver, _other = started(IgbVf, (card.vf(), card.vf()))

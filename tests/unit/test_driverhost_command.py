@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from driverhost.command import devices_of_container, run
 from driverhost.drivers.igbvf.driver import IgbVf
 from driverhost.errors import DeviceUnavailable, NoDriver
 from driverhost.finding import find
+from driverhost.serve import listening
 from tests.drivers.served import Served
 
 
@@ -97,3 +99,82 @@ def test_a_driver_is_found_by_the_device_s_ids_among_ours_and_those_of_packages(
     assert find((0x1AF4, 0x1041), [Entry()]).__name__ == "Other"  # type: ignore[list-item]
     with pytest.raises(NoDriver, match="no driver for a device 1af4:1041; there are: IgbVf"):
         find((0x1AF4, 0x1041), [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["test", "--target", "garbage"], "'garbage' is not the address of one interface"),
+        (["test", "--target", "02:00"], "'02:00' is not the address of one interface"),
+        (["test", "--count", "0"], "'0' is not a number of at least 1"),
+        (["capture", "-", "--count", "x"], "'x' is not a number of at least 1"),
+        (["serve", "--device", "garbage"], "'garbage' is not a PCI address"),
+        (["serve", "--device", "../../../.."], "'../../../..' is not a PCI address"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_its_reason(arguments, reason, capsys):
+    with pytest.raises(SystemExit):
+        run(arguments)
+    assert reason in capsys.readouterr().err
+
+
+def test_a_capture_leaves_an_earlier_file_when_there_is_no_driver_host_and_names_a_file_that_cannot_be_written(
+    served, tmp_path, capsys
+):
+    old = tmp_path / "trace.pcap"
+    old.write_bytes(b"old")
+    assert run(["capture", str(old), "--socket", str(tmp_path / "none"), "--timeout", "0"]) == 1
+    assert old.read_bytes() == b"old"
+    capsys.readouterr()
+    assert run(["capture", str(tmp_path / "none/x"), "--socket", served.paths[0]]) == 1
+    assert capsys.readouterr().err == f"driverhost: {tmp_path / 'none/x'}: No such file or directory\n"
+
+
+def test_a_test_of_a_device_that_is_down_says_so(served, monkeypatch, capsys):
+    monkeypatch.setattr("driverhost.drivers.igbvf.mailbox.ANSWER_SECONDS", 0.01)
+    with connect(served.paths[0]) as client:
+        client.subscribe()
+        served.vfs[0].pf_answers = False
+        served.do(served.vfs[0].reset_pf)
+        client.event(10)
+        assert run(["test", "--socket", served.paths[0]]) == 1
+    assert "the driver of 0000:02:10.0 is not running" in capsys.readouterr().err
+
+
+class Broken(Entry):
+    name = "broken"
+
+    def load(self):
+        raise ModuleNotFoundError("no module named missing")
+
+
+class Ours(Entry):
+    """A package's driver with the same name as our driver."""
+
+    name = "IgbVf"
+
+    def load(self):
+        return type("IgbVf", (IgbVf,), {"replaces": True})
+
+
+def test_a_package_that_cannot_be_loaded_keeps_no_device_from_its_driver_and_is_named_where_one_is_missing():
+    entries: Any = [Broken(), Entry()]
+    assert find((0x8086, 0x10CA), entries) is IgbVf
+    assert find((0x1AF4, 0x1041), entries).__name__ == "Other"
+    with pytest.raises(NoDriver, match="broken cannot be loaded: ModuleNotFoundError: no module named missing"):
+        find((1, 2), entries)
+
+
+def test_a_driver_of_a_package_comes_before_ours():
+    entries: Any = [Ours()]
+    assert find((0x8086, 0x10CA), entries) is not IgbVf
+
+
+def test_a_file_that_is_no_socket_is_not_removed_and_a_path_that_is_too_long_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    with pytest.raises(DeviceUnavailable, match="it exists and is no socket"):
+        listening(str(file))
+    assert file.read_text() == "kept"
+    with pytest.raises(DeviceUnavailable, match="too long"):
+        listening(str(tmp_path / ("x" * 120)))

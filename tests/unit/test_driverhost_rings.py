@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import socket
+import resource
+import select
 import struct
 
 import pytest
@@ -93,12 +95,19 @@ def test_whatever_an_application_writes_the_driver_reads_only_its_slots_or_close
         memory.close()
 
 
+@pytest.fixture
+def port():
+    port = Port(Memory.create(16).descriptor)
+    yield port
+    port.close()
+
+
 @settings(max_examples=50)
 @given(data=st.binary(min_size=0, max_size=600), offset=st.integers(0, rings.size_of(16) - 600))
 def test_a_port_survives_any_bytes_in_its_memory(data, offset):
-    port = Port(16)
+    descriptor = Memory.create(16).descriptor
+    port = Port(descriptor)
     try:
-        descriptor, _doorbell = port.descriptors
         os.pwrite(descriptor, data, offset)
         try:
             waiting = port.waiting()
@@ -112,47 +121,96 @@ def test_a_port_survives_any_bytes_in_its_memory(data, offset):
 
 
 def test_frames_of_an_impossible_length_are_dropped_and_counted():
-    port = Port(16)
+    memory = Memory.create(16)
+    port = Port(os.dup(memory.descriptor))
     try:
-        application = Memory.adopt(os.dup(port.descriptors[0]))
-        put(application.of_application()[0], [FRAME] * 3)
-        struct.pack_into("<I", application.view, 4096 + rings.SLOT_BYTES, 1 << 31)
+        put(memory.of_application()[0], [FRAME] * 3)
+        struct.pack_into("<I", memory.view, 4096 + rings.SLOT_BYTES, 1 << 31)
         assert port.waiting() == [FRAME, None, FRAME]
         port.sent(port.waiting())
         assert port.counters == {"dropped": 0, "malformed": 1}
-        application.close()
     finally:
         port.close()
+        memory.close()
 
 
-def test_a_doorbell_that_nobody_answers_does_not_block():
-    port = Port(4096)
+def test_a_doorbell_that_nobody_answers_does_not_block(port):
+    for _ in range(70000):
+        port._ring()
+    assert os.read(port.descriptors[0], 16) == b"\1" * 16
+
+
+def test_a_flood_of_an_application_is_read_in_parts_and_its_flags_are_its_own(port):
+    """Other work has its turn in between. A flag of the application's end must not make ours block."""
+    hearing, ringing = port.descriptors
+    for descriptor in (hearing, ringing):
+        os.set_blocking(descriptor, True)
+    os.write(ringing, bytes(60000))
+    assert port.answer()
+    assert select.select([port.doorbell], [], [], 0)[0]
+    for _ in range(20):
+        assert port.answer()
+    for _ in range(70000):
+        port._ring()
+
+
+def test_a_port_without_descriptors_leaves_none_open(monkeypatch):
+    memory = Memory.create(16)
+    before = os.listdir("/proc/self/fd")
+    pairs = [os.pipe2]
+
+    def pipe2(flags):
+        if not pairs:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return pairs.pop()(flags)
+
+    monkeypatch.setattr(os, "pipe2", pipe2)
+    duplicate = os.dup(memory.descriptor)
+    with pytest.raises(OSError, match="Too many open files"):
+        Port(duplicate)
+    assert os.listdir("/proc/self/fd") == before
+    memory.close()
+
+
+def test_a_frame_that_is_no_frame_is_refused_and_those_before_it_are_sent():
+    memory = Memory.create(16)
+    port = Port(os.dup(memory.descriptor))
+    application = ApplicationPort(memory, *[os.dup(descriptor) for descriptor in port.descriptors])
     try:
-        application = socket.socket(fileno=os.dup(port.descriptors[1]))
-        for _ in range(20000):
-            port._ring()
-        assert application.recv(16) == b"\1"
-        application.close()
+        for bad in (b"", bytes(13), bytes(rings.LONGEST_FRAME + 1)):
+            with pytest.raises(ValueError, match="14 to 2040 are possible"):
+                application.send([FRAME, bad, FRAME])
+            assert port.waiting() == [FRAME]
+            port.sent(port.waiting())
     finally:
+        application.close()
         port.close()
 
 
-# The application does not trust the driver host either.
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200, reason="the limit of descriptors is lower")
+def test_a_program_with_many_descriptors_can_wait(port):
+    opened = fcntl.fcntl(port.descriptors[0], fcntl.F_DUPFD_CLOEXEC, 1100)
+    memory = Memory.create(16)
+    application = ApplicationPort(memory, opened, os.dup(port.descriptors[1]))
+    assert not application.wait(0)
+    port._ring()
+    assert application.wait(10)
+    application.close()
 
 
-def doorbell():
-    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    other.close()
-    return one.detach()
+# What an application offers as memory.
 
 
-def test_an_application_refuses_memory_that_can_be_made_shorter():
+def refused(descriptor, reason):
+    with pytest.raises(RingBroken, match=reason):
+        Port(descriptor)
+    os.close(descriptor)
+
+
+def test_memory_that_can_be_made_shorter_is_refused():
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, rings.size_of(16))
-    with pytest.raises(RingBroken, match="not sealed"):
-        ApplicationPort(descriptor, doorbell())
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptor)
+    refused(descriptor, "not sealed")
 
 
 @pytest.mark.parametrize(
@@ -166,16 +224,21 @@ def test_an_application_refuses_memory_that_can_be_made_shorter():
         struct.pack("<8sIII", b"BWRING01", 1, 16, 4096),
     ],
 )
-def test_an_application_refuses_memory_of_another_layout(head):
+def test_memory_of_another_layout_is_refused(head):
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, rings.size_of(16))
     os.pwrite(descriptor, head, 0)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    with pytest.raises(RingBroken, match="memory of the port"):
-        ApplicationPort(descriptor, doorbell())
+    refused(descriptor, "memory of the port")
 
 
-def test_an_application_refuses_what_is_no_memory():
-    descriptor = os.open("/dev/null", os.O_RDWR)
-    with pytest.raises(RingBroken, match="cannot be used"):
-        ApplicationPort(descriptor, doorbell())
+def test_memory_of_huge_pages_is_refused():
+    """An access fails with SIGBUS when there are no more of them."""
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    refused(descriptor, "not of normal pages")
+
+
+def test_what_is_no_memory_is_refused():
+    refused(os.open("/dev/null", os.O_RDWR), "cannot be used")
+    refused(os.open(__file__, os.O_RDONLY), "cannot be used")

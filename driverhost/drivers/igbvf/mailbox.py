@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0
 """The PF's driver answers in its interrupt handler, in less than a millisecond unless the host is stopped."""
 _PAUSE = 0.0005
+_MESSAGES = 8
+"""Messages of the PF that may come before the answer, such as pings about its link."""
 
 
 class Mailbox:
@@ -57,8 +59,12 @@ class Mailbox:
         for index, word in enumerate(words):
             self._registers[reg.MAILBOX_MEMORY + index] = word
         self._registers[reg.MAILBOX] = reg.MAILBOX_REQUEST
-        self._await(lambda: self._take(reg.MAILBOX_PF_SENT), "does not answer")
-        return self._read()
+        for _ in range(_MESSAGES):
+            self._await(lambda: self._take(reg.MAILBOX_PF_SENT), "does not answer")
+            answer = self._read()
+            if answer[0] & (reg.MESSAGE_ACK | reg.MESSAGE_NACK):
+                return answer
+        raise DeviceFailed(f"the PF of {self._address} sends messages, and no answer", hint="see its driver in dmesg")
 
     def _read(self) -> list[int]:
         self._own()

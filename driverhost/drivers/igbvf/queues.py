@@ -109,6 +109,11 @@ class Transmit(_Queue):
 class Receive(_Queue):
     """Receives. All descriptors but one are the device's."""
 
+    def __init__(self, device: Device, registers: Registers) -> None:
+        super().__init__(device, registers)
+        self._continues = False
+        """Whether the next buffer continues a frame."""
+
     def start(self) -> None:
         for index in range(DESCRIPTORS):
             self._give(index)
@@ -118,7 +123,11 @@ class Receive(_Queue):
         self._registers[reg.RDT] = DESCRIPTORS - 1
 
     def receive(self, limit: int) -> list[bytes]:
-        """At most `limit` frames. A frame over several buffers, which the PF should not let in, is dropped."""
+        """At most `limit` frames.
+
+        Bad ones are dropped, and so is a frame over several buffers, which the PF should not let in. Its end alone
+        would be a frame that its sender has made up.
+        """
         frames: list[bytes] = []
         taken = 0
         while taken < limit:
@@ -126,7 +135,9 @@ class Receive(_Queue):
             _hash, status, length, _vlan = _RX_WRITTEN.unpack_from(self._view, index * _DESCRIPTOR_BYTES)
             if not status & reg.RX_DONE:
                 break
-            if status & reg.RX_END and length <= BUFFER_BYTES:
+            is_end, continued = bool(status & reg.RX_END), self._continues
+            self._continues = not is_end
+            if is_end and not continued and not status & reg.RX_ERRORS and length <= BUFFER_BYTES:
                 start = self._buffer(index)
                 frames.append(bytes(self._view[start : start + length]))
             self._give(index)

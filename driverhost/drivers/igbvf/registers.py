@@ -44,6 +44,8 @@ TDH, TDT, TXDCTL = 0x3810 // 4, 0x3818 // 4, 0x3828 // 4
 QUEUE_ENABLED = 1 << 25
 
 RX_DONE, RX_END = 1 << 0, 1 << 1
+RX_ERRORS = 0x97000000
+"""Errors of the frame: bits 24 to 26, 28 and 31 of the status."""
 TX_DATA, TX_EXTENDED = 3 << 20, 1 << 29
 TX_END, TX_CHECKSUM, TX_REPORT = 1 << 24, 1 << 25, 1 << 27
 TX_DONE = 1 << 0
