@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from cni.errors import CniError, DeviceNotFound, TryAgainLater
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cni.log import Log
     from deviceplugin.holding import Holding
@@ -65,20 +65,29 @@ class Reclaimer:
         self._absences: dict[str, int] = {}
         self._grants: dict[str, int] = {}
         self._told: dict[str, str] = {}
+        self.took = 0.0
+        """Seconds of processor time that the last query and its evaluation took."""
         self._unheld = {*_OTHERS}
         """Subjects of messages that are not held devices, including listed devices that could not be adopted."""
 
     async def run(self) -> None:
         """Runs rounds until it is cancelled, frequently while a device is held."""
         while True:
-            began = time.process_time()
             await self.round()
-            took = time.process_time() - began
             if not self._stock.held and not self._stock.is_due:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_SECONDS):
                         await self._stock.changes()
-            await asyncio.sleep(self._pause_after(took))
+            await asyncio.sleep(self._pause_after(self.took))
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Adds the processor time of this thread: meanwhile, others bind drivers and scan the host."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self.took += time.thread_time() - began
 
     def _pause_after(self, took: float) -> float:
         """Seconds until the next round, after a round that took so many seconds of processor time."""
@@ -88,7 +97,8 @@ class Reclaimer:
         return max(self._pause, min(took / BUSY_SHARE, LONGEST_PAUSE_SECONDS))
 
     async def round(self) -> None:
-        """Makes one comparison, and writes the CDI files that are due."""
+        """Makes one comparison, measures the processor time of its query, and writes the CDI files that are due."""
+        self.took = 0.0
         await self._compare()
         try:
             await self._stock.publish_due()
@@ -101,7 +111,8 @@ class Reclaimer:
         now = time.monotonic()
         self._note_grants()
         try:
-            listed = await self._pods.listed()
+            with self._timed():
+                listed = await self._pods.listed()
         except TryAgainLater as error:
             self._answers_since = 0.0
             self._absences.clear()
@@ -110,18 +121,26 @@ class Reclaimer:
         self._tell("kubelet", "")
         self._answers_since = self._answers_since or now
         await self._adopt(listed)
-        # A device that was bound together with another one is released with it.
-        alone = [device for device, holding in self._stock.held.items() if holding.lead not in self._stock.held]
-        # Under any resource: the resource of its pod may have another name now.
-        anywhere = frozenset().union(*listed.values())
-        absent = [device for device in alone if self._is_absent(device, anywhere, now)]
-        signs = await asyncio.to_thread(self._stock.signs_of_use, absent) if absent else {}
+        with self._timed():
+            absent = self._absent(listed, now)
+        signs = await asyncio.to_thread(self._signs, absent) if absent else {}
         for device, doubts in signs.items():
             await self._take_back(device, doubts)
         for memory in (self._known_since, self._absences, self._told):
             for device in [*memory]:
                 if device not in self._stock.held and device not in self._unheld:
                     del memory[device]
+
+    def _absent(self, listed: Mapping[str, frozenset[str]], now: float) -> list[str]:
+        # A device that was bound together with another one is released with it.
+        alone = [device for device, holding in self._stock.held.items() if holding.lead not in self._stock.held]
+        # Under any resource: the resource of its pod may have another name now.
+        anywhere = frozenset().union(*listed.values())
+        return [device for device in alone if self._is_absent(device, anywhere, now)]
+
+    def _signs(self, absent: list[str]) -> dict[str, list[str]]:
+        with self._timed():
+            return self._stock.signs_of_use(absent)
 
     def _note_grants(self) -> None:
         """Runs before the query: the answer does not count for a device that is allocated during the query."""

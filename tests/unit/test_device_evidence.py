@@ -7,6 +7,7 @@ import builtins
 import errno
 import os
 import threading
+import time
 
 import pytest
 
@@ -415,5 +416,46 @@ def test_questions_to_the_kubelet_take_a_bounded_share_of_a_processor_and_none_w
         pods.devices = {}
         await reclaimer.round()
         assert reclaimer._pause_after(took) == 0.1, "the second answer is waited for"
+
+    asyncio.run(scenario())
+
+
+def test_the_examination_of_processes_delays_the_next_query_as_well(tmp_path, monkeypatch):
+    async def scenario():
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        await life.stock.allocate(CARDS, [GPU])
+
+        def examine(devices):
+            until = time.thread_time() + 0.1
+            while time.thread_time() < until:
+                pass
+            return {device: ["a process has it open"] for device in devices}
+
+        monkeypatch.setattr(life.stock, "signs_of_use", examine)
+        for _ in range(2):
+            await life.reclaimer.round()
+        assert life.reclaimer.took > 0.1
+        assert GPU in life.stock.held
+
+    asyncio.run(scenario())
+
+
+def test_drivers_that_are_bound_during_a_query_do_not_delay_the_next_one(tmp_path):
+    def bind():
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            pass
+
+    class BusyPods(Pods):
+        async def listed(self):
+            await asyncio.to_thread(bind)
+            return await super().listed()
+
+    async def scenario():
+        life = await Life(host_in(tmp_path), tmp_path, Pods()).started()
+        began = time.process_time()
+        reclaimer = Reclaimer(life.stock, BusyPods(), life.log)
+        await reclaimer.round()
+        assert reclaimer.took < (time.process_time() - began) / 2
 
     asyncio.run(scenario())
