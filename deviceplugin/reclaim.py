@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from cni.errors import CniError, DeviceNotFound, TryAgainLater
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from cni.log import Log
     from deviceplugin.holding import Holding
@@ -81,13 +81,12 @@ class Reclaimer:
             await asyncio.sleep(self._pause_after(self.took))
 
     @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Adds the processor time of this thread: meanwhile, others bind drivers and scan the host."""
-        began = time.thread_time()
+    def _timed(self, clock: Callable[[], float] = time.thread_time) -> Iterator[None]:
+        began = clock()
         try:
             yield
         finally:
-            self.took += time.thread_time() - began
+            self.took += clock() - began
 
     def _pause_after(self, took: float) -> float:
         """Seconds until the next round, after a round that took so many seconds of processor time."""
@@ -111,7 +110,8 @@ class Reclaimer:
         now = time.monotonic()
         self._note_grants()
         try:
-            with self._timed():
+            # gRPC works in threads of its own, but during a change others bind drivers.
+            with self._timed(time.thread_time if self._stock.is_changing else time.process_time):
                 listed = await self._pods.listed()
         except TryAgainLater as error:
             self._answers_since = 0.0

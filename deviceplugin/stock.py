@@ -374,6 +374,11 @@ class Stock:
         await self.publish_due()
 
     @property
+    def is_changing(self) -> bool:
+        """Whether an allocation or a release is running, or another change of the held devices."""
+        return self._changing.locked()
+
+    @property
     def is_due(self) -> bool:
         """Whether files are due for `publish_due`."""
         return bool(self._due) or self._files_unknown
