@@ -8,7 +8,9 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 import time
+from pathlib import Path
 from typing import Any
 
 from cni.log import LEVELS, Log
@@ -17,11 +19,13 @@ from cni.version import VERSION
 from driverhost.access import Access
 from driverhost.client import Client, connect
 from driverhost.client.connection import DEFAULT
-from driverhost.errors import DeviceUnavailable, DriverHostError
+from driverhost.errors import DeviceFailed, DeviceUnavailable, DriverHostError
 from driverhost.mac import parse_unicast
 from driverhost.pcap import PcapWriter
 from driverhost.selftest import LISTEN_SECONDS, selftest
 from driverhost.serve import serve
+from driverhost.skeleton import create
+from driverhost.verify import verified
 
 DEVICE_VARIABLE = "PCIDEVICE_"
 """A device plugin names the devices of a container in variables with this prefix."""
@@ -111,6 +115,29 @@ def _test(options: argparse.Namespace) -> None:
         print(selftest(client, options.device, options.target, options.count, options.seconds))
 
 
+def _verify(options: argparse.Namespace) -> None:
+    broken = 0
+    for promise, failure in verified(*options.device):
+        print(f"{'broken' if failure else 'kept  '}  {promise}", flush=True)
+        if failure:
+            broken += 1
+            print(textwrap.indent(failure.rstrip(), "        "), flush=True)
+    if broken:
+        raise DeviceFailed(f"{broken} promises are broken", hint="driverhost/contract.py has them")
+
+
+def _create(options: argparse.Namespace) -> None:
+    for path in create(options.name, options.ids, Path(options.directory)):
+        print(path)
+
+
+def _ids(text: str) -> tuple[int, int]:
+    vendor, _, device = text.partition(":")
+    if not (len(vendor) == len(device) == 4):
+        raise ValueError(f"{text!r} is not a vendor and a device such as 1af4:1041")
+    return int(vendor, 16), int(device, 16)
+
+
 def _client(options: argparse.Namespace) -> Client:
     return connect(options.socket, seconds=options.timeout)
 
@@ -139,6 +166,14 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--target", type=_checked(parse_unicast), help="MAC address; without it, answer")
     test.add_argument("--count", type=_number, default=10, help="frames to send, or to answer")
     test.add_argument("--seconds", type=float, default=LISTEN_SECONDS, help="answer for so long; default: 30")
+    verify = commands.add_parser("verify", help="test a driver on two devices in one network, which are not served")
+    verify.set_defaults(function=_verify)
+    verify.add_argument("device", nargs=2, type=_checked(parse), help="PCI address of a device with vfio-pci")
+    creating = commands.add_parser("create-driver", help="write the package of a new driver")
+    creating.set_defaults(function=_create)
+    creating.add_argument("name", help="of the package")
+    creating.add_argument("ids", type=_checked(_ids), help="VENDOR:DEVICE in hexadecimal digits")
+    creating.add_argument("directory", nargs="?", default=".", help="default: the present one")
     for command in (statistics, capture, test):
         command.add_argument("--device", help="PCI address; not needed where there is one device")
     return parser

@@ -6,9 +6,9 @@ from typing import Protocol
 
 
 class Registers(Protocol):
-    """A BAR as 32-bit words in the machine's byte order: the register at offset 0x10 is item 4.
+    """A BAR as words of 8, 16 or 32 bits in the machine's byte order. By 32 bits, the register at 0x10 is item 4.
 
-    Each use of an item is one access of 32 bits.
+    Each use of an item is one access of that width.
     """
 
     def __getitem__(self, index: int, /) -> int: ...
@@ -46,8 +46,8 @@ class Device(Protocol):
         """Vendor and device."""
         ...
 
-    def registers(self, bar: int) -> Registers:
-        """Raises `Unsupported` when the BAR cannot be mapped."""
+    def registers(self, bar: int, bits: int = 32) -> Registers:
+        """`bits` is the width of an access. Raises `Unsupported` when the BAR cannot be mapped."""
         ...
 
     def config(self, offset: int, size: int) -> bytes:

@@ -1,5 +1,6 @@
 """The drivers of this package."""
 
 from driverhost.drivers.igbvf.driver import IgbVf
+from driverhost.drivers.virtio_net.driver import VirtioNet
 
-BUILT_IN = (IgbVf,)
+BUILT_IN = (IgbVf, VirtioNet)

@@ -73,11 +73,16 @@ class VfioDevice:
             self._kernel.close(self._eventfds.pop())
         self._iommu.close()
 
-    def registers(self, bar: int) -> memoryview:
+    def registers(self, bar: int, bits: int = 32) -> memoryview:
         flags, size, offset = self._region(bar)
         if not flags & uapi.REGION_MMAP or not size:
             raise Unsupported(f"BAR {bar} of {self.address} cannot be mapped")
-        self._registers.append(self._kernel.map_registers(self._iommu.device, size, offset))
+        words = self._kernel.map_registers(self._iommu.device, size, offset)
+        self._registers.append(words)
+        if bits != 32:
+            self._registers.append(words.cast("B"))
+        if bits == 16:
+            self._registers.append(self._registers[-1].cast("H"))
         return self._registers[-1]
 
     def config(self, offset: int, size: int) -> bytes:

@@ -63,7 +63,8 @@ class Vf:
 
     # What the driver uses.
 
-    def registers(self, bar: int) -> Vf:
+    def registers(self, bar: int, bits: int = 32) -> Vf:
+        assert bits == 32
         if bar != reg.BAR:
             raise Unsupported(f"BAR {bar}")
         return self

@@ -27,9 +27,10 @@ OUTPUTS = ("out", "err")
 
 def find_port(name: str = PORT) -> str:
     """The device file of the port. Without udev there are no links by name."""
-    for folder in Path("/sys/class/virtio-ports").iterdir():
-        if (folder / "name").read_text().strip() == name:
-            return f"/dev/{folder.name}"
+    # A port without a name, like that of the console, has no such file; the order of the ports is not fixed.
+    for file in Path("/sys/class/virtio-ports").glob("*/name"):
+        if file.read_text().strip() == name:
+            return f"/dev/{file.parent.name}"
     raise FileNotFoundError(f"no virtio port {name}")
 
 

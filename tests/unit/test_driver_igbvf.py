@@ -6,10 +6,10 @@ import select
 
 import pytest
 
+from driverhost.contract import CONTRACT, arriving, frame_to, started
 from driverhost.drivers.igbvf import mailbox
 from driverhost.drivers.igbvf.driver import IgbVf
 from driverhost.errors import DeviceFailed, Unsupported
-from tests.drivers.driver_contract import CONTRACT, arriving, frame_to, started
 from tests.drivers.igbvf_card import Card
 
 MAC = bytes.fromhex("020000000a01")

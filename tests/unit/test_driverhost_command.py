@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import threading
+import tomllib
 from typing import Any
 
 import pytest
 
 from driverhost.client import connect
 from driverhost.command import devices_of_container, run
+from driverhost.contract import CONTRACT
 from driverhost.drivers.igbvf.driver import IgbVf
 from driverhost.errors import DeviceUnavailable, NoDriver
 from driverhost.finding import find
 from driverhost.serve import listening
+from tests.drivers.igbvf_card import Card
 from tests.drivers.served import Served
 
 
@@ -97,8 +103,8 @@ class Entry:
 def test_a_driver_is_found_by_the_device_s_ids_among_ours_and_those_of_packages():
     assert find((0x8086, 0x10CA), []) is IgbVf
     assert find((0x1AF4, 0x1041), [Entry()]).__name__ == "Other"  # type: ignore[list-item]
-    with pytest.raises(NoDriver, match="no driver for a device 1af4:1041; there are: IgbVf"):
-        find((0x1AF4, 0x1041), [])
+    with pytest.raises(NoDriver, match="no driver for a device 1af4:1000; there are: IgbVf, VirtioNet"):
+        find((0x1AF4, 0x1000), [])
 
 
 @pytest.mark.parametrize(
@@ -178,3 +184,65 @@ def test_a_file_that_is_no_socket_is_not_removed_and_a_path_that_is_too_long_is_
     assert file.read_text() == "kept"
     with pytest.raises(DeviceUnavailable, match="too long"):
         listening(str(tmp_path / ("x" * 120)))
+
+
+def test_a_new_driver_is_found_and_its_tests_wait_for_a_device(tmp_path, capsys):
+    assert run(["create-driver", "my_card", "8086:10d3", str(tmp_path)]) == 0
+    files = capsys.readouterr().out.split()
+    assert [path.removeprefix(f"{tmp_path}/my_card/") for path in files] == [
+        "pyproject.toml",
+        "my_card/__init__.py",
+        "my_card/driver.py",
+        "tests/test_my_card.py",
+    ]
+    project = tomllib.loads((tmp_path / "my_card/pyproject.toml").read_text())["project"]
+    place = project["entry-points"]["barewire.drivers"]["my_card"]
+    program = "import sys; from importlib.metadata import EntryPoint as E; from driverhost.finding import find\n"
+    program += f"print(find((0x8086, 0x10D3), [E('my_card', {place!r}, 'barewire.drivers')]))"
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/my_card:{os.getcwd()}"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == "<class 'my_card.driver.MyCard'>\n"
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), files[-1]]
+    tested = subprocess.run(
+        tests, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (tested.returncode, "8 skipped" in tested.stdout) == (0, True), tested.stdout + tested.stderr
+
+
+def test_a_new_driver_replaces_nothing_and_has_a_name_that_python_imports(tmp_path, capsys):
+    for name in ("My-Card", "9card", "../up", ""):
+        assert run(["create-driver", name, "8086:10d3", str(tmp_path)]) == 1
+        assert "is no name for a package" in capsys.readouterr().err
+    (tmp_path / "card").mkdir()
+    assert run(["create-driver", "card", "8086:10d3", str(tmp_path)]) == 1
+    assert f"cannot write {tmp_path / 'card'}: File exists" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(["create-driver", "card", "8086", str(tmp_path)])
+    assert "'8086' is not a vendor and a device" in capsys.readouterr().err
+
+
+def test_a_driver_is_verified_on_two_devices(monkeypatch, capsys):
+    card = Card()
+    vfs = {vf.address: vf for vf in (card.vf(), card.vf())}
+
+    class Opened:
+        def __init__(self, place):
+            self._vf = vfs[place.address]
+
+        def __enter__(self):
+            return self._vf
+
+        def __exit__(self, *_exc):
+            self._vf.close()
+
+    monkeypatch.setattr("driverhost.verify.Place", lambda address: vfs[address])
+    monkeypatch.setattr("driverhost.verify.VfioDevice", Opened)
+    assert run(["verify", *vfs]) == 0
+    assert capsys.readouterr().out.count("kept") == len(CONTRACT)
+    monkeypatch.setattr("driverhost.contract.SECONDS", 0.01)
+    monkeypatch.setattr(IgbVf, "receive", lambda _driver, _limit: [])
+    assert run(["verify", *vfs]) == 1
+    shown = capsys.readouterr()
+    assert "broken  a frame arrives as it was sent\n        a frame of 46 bytes does not arrive\n" in shown.out
+    assert "promises are broken" in shown.err

@@ -59,6 +59,7 @@ def test_a_device_has_registers_memory_interrupts_and_configuration(place, kerne
         registers = device.registers(0)
         registers[4] = 0xDEADBEEF
         assert registers[4] == 0xDEADBEEF
+        assert [len(device.registers(0, bits)) for bits in (8, 16, 32)] == [0x4000, 0x2000, 0x1000]
         memory = device.memory(5000)
         address, size = kernel.mapped[memory.iova]
         assert (memory.size, size, memory.iova >= LOWEST) == (8192, 8192, True)
