@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -19,6 +20,7 @@ from cni.version import VERSION
 from driverhost.access import Access
 from driverhost.client import Client, connect
 from driverhost.client.connection import DEFAULT
+from driverhost.dpdk.process import Dpdk
 from driverhost.errors import DeviceFailed, DeviceUnavailable, DriverHostError
 from driverhost.mac import parse_unicast
 from driverhost.pcap import PcapWriter
@@ -55,7 +57,20 @@ def _serve(options: argparse.Namespace) -> None:
         raise DeviceUnavailable("no device is given", hint=f"request one, or set --device; {DEVICE_VARIABLE}* is empty")
     log = Log({"program": "driverhost"}, level=options.log_level)
     access = Access(frozenset(options.allow_uid), frozenset(options.allow_gid))
-    asyncio.run(serve(addresses, options.socket or [DEFAULT], access, log))
+    asyncio.run(serve(addresses, options.socket or [DEFAULT], access, log, _dpdk(options)))
+
+
+def _dpdk(options: argparse.Namespace) -> Dpdk | None:
+    if not options.dpdk:
+        return None
+    return Dpdk(
+        program=tuple(shlex.split(options.dpdk_program)),
+        folder=options.vhost_directory,
+        memory=options.dpdk_memory,
+        has_huge_pages=not options.no_huge,
+        uid=options.allow_uid[0] if options.allow_uid else -1,
+        gid=options.allow_gid[0] if options.allow_gid else -1,
+    )
 
 
 def devices_of_container(environment: dict[str, str]) -> list[str]:
@@ -154,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--socket", action="append", help=f"path, or @NAME for an abstract socket; default: {DEFAULT}")
     serve.add_argument("--allow-uid", action="append", type=int, default=[], help="a user who may connect")
     serve.add_argument("--allow-gid", action="append", type=int, default=[], help="a group that may connect")
+    serve.add_argument(
+        "--dpdk", action="store_true", help="drive the devices by DPDK, with a vhost-user socket for each"
+    )
+    serve.add_argument("--dpdk-program", default="dpdk-testpmd", help="the program with its first arguments")
+    serve.add_argument("--dpdk-memory", type=_number, default=256, help="of each DPDK process, in MiB; default: 256")
+    serve.add_argument("--no-huge", action="store_true", help="DPDK uses normal pages")
+    serve.add_argument("--vhost-directory", default="/run/driverhost", help="of the vhost-user sockets, in a volume")
     serve.add_argument("--log-level", default="info", choices=LEVELS)
     _add(commands, "list", _list, "show the devices").add_argument("--json", action="store_true")
     statistics = _add(commands, "stats", _statistics, "show a device's counters")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from driverhost.errors import DeviceFailed, Unsupported, described
+from driverhost.pauses import Pauses
 from driverhost.port import BURST, Port
 from driverhost.protocol.rings import MOST_SLOTS, RingBroken
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from driverhost.device import Device
     from driverhost.driver import Driver
 
-RESTART_SECONDS = (0.05, 0.2, 1.0, 5.0)
-"""Pauses before a driver that has failed is started again; the last one repeats."""
-GOOD_SECONDS = 10.0
-"""After a failure of a driver that has run so long, the first pause applies again."""
 LOOK_SECONDS = 1.0
 """The link's state is looked up so often, and the counters are read: not every device announces a change, and a counter
 of 32 bits wraps within half a minute.
@@ -58,7 +55,7 @@ class DeviceHost:
 
     async def run(self) -> None:
         """Until it is cancelled; then the device is reset and closed. Whatever a driver raises restarts this device."""
-        failures, loop = 0, asyncio.get_running_loop()
+        pauses, loop = Pauses(), asyncio.get_running_loop()
         while True:
             started = loop.time()
             try:
@@ -68,11 +65,8 @@ class DeviceHost:
                 self._report(error)
             finally:
                 self._stop()
-            failures = 0 if loop.time() - started > GOOD_SECONDS else failures
-            pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
-            failures += 1
             self.restarts += 1
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pauses.after(loop.time() - started))
 
     # What the interface offers.
 

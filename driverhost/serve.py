@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from driverhost.access import Access
 from driverhost.client.connection import address_of
+from driverhost.dpdk.host import DpdkHost
 from driverhost.errors import DeviceUnavailable
 from driverhost.finding import find
 from driverhost.host import DeviceHost
@@ -23,6 +25,7 @@ from driverhost.vfio.place import Place
 if TYPE_CHECKING:
     from cni.log import Log
     from driverhost.device import Device
+    from driverhost.dpdk.process import Dpdk
     from driverhost.driver import Driver
 
 BACKLOG = 64
@@ -46,15 +49,20 @@ def opened(address: str) -> tuple[Device, Driver]:
         raise
 
 
-async def serve(addresses: Sequence[str], sockets: Sequence[str], access: Access, log: Log) -> None:
-    """Serves the devices. Raises `DeviceUnavailable` when a socket is in use."""
+async def serve(
+    addresses: Sequence[str], sockets: Sequence[str], access: Access, log: Log, dpdk: Dpdk | None = None
+) -> None:
+    """Serves the devices, by DPDK if it is given. Raises `DeviceUnavailable` when a socket is in use."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    hosts: dict[str, DeviceHost] = {}
+    hosts: dict[str, DeviceHost | DpdkHost] = {}
     server = Server(hosts, access, log)
     for address in addresses:
-        hosts[address] = DeviceHost(address, lambda address=address: opened(address), server.announce, log)  # type: ignore[misc]
+        if dpdk:
+            hosts[address] = DpdkHost(address, dpdk, server.announce, log)
+        else:
+            hosts[address] = DeviceHost(address, functools.partial(opened, address), server.announce, log)
     tasks = [asyncio.create_task(host.run()) for host in hosts.values()]
     try:
         for path in sockets:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from driverhost.access import Access, peer_of
 from driverhost.closing import close_aside
+from driverhost.dpdk.host import DpdkHost
 from driverhost.errors import DriverHostError, Unsupported
 from driverhost.mac import parse_unicast
 from driverhost.port import Port
@@ -37,7 +38,7 @@ class BadRequest(DriverHostError):
 class Server:
     """`hosts` are the devices by their addresses."""
 
-    def __init__(self, hosts: Mapping[str, DeviceHost], access: Access, log: Log) -> None:
+    def __init__(self, hosts: Mapping[str, DeviceHost | DpdkHost], access: Access, log: Log) -> None:
         self._hosts = hosts
         self._access = access
         self._log = log
@@ -71,7 +72,7 @@ class Server:
         self._connections -= {connection}
         self._refusals -= {connection}
 
-    def host(self, fields: Mapping[str, Any]) -> DeviceHost:
+    def host(self, fields: Mapping[str, Any]) -> DeviceHost | DpdkHost:
         """The device that a request names, or the only one. Raises `BadRequest`."""
         name = fields.get("device")
         if name is None and len(self._hosts) == 1:
@@ -154,7 +155,7 @@ class _Connection:
         self._server = server
         self._socket = connection
         self._log = log
-        self._ports: list[tuple[DeviceHost, Port]] = []
+        self._ports: list[tuple[DeviceHost | DpdkHost, Port]] = []
         self.subscribed = False
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
@@ -209,6 +210,9 @@ class _Connection:
     def _result(self, message: messages.Message) -> tuple[dict[str, Any], Port | None]:
         fields = message.fields
         name = fields.get("call")
+        if name == "open" and not message.descriptors and isinstance(host := self._server.host(fields), DpdkHost):
+            host.require_running()
+            return {"vhost-user": host.vhost_user, "mode": "server"}, None
         if name in ("open", "capture"):
             port = self._open(message)
             return {"slots": port.slots}, port

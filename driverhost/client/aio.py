@@ -68,6 +68,10 @@ class AsyncClient:
     async def set_mac(self, mac: str, device: str | None = None) -> None:
         await self.call("setMac", device=device, mac=mac)
 
+    async def vhost_user(self, device: str | None = None) -> str:
+        """The path of the vhost-user socket of a device with DPDK. The driver host listens; QEMU or DPDK connects."""
+        return str((await self.call("open", device=device))["vhost-user"])
+
     async def subscribe(self) -> None:
         """From now on `event` returns events."""
         await self.call("subscribe")

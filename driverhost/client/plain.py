@@ -69,6 +69,10 @@ class Client:
         """A port that receives copies of all frames, sent and received."""
         return self._port("capture", device, slots)
 
+    def vhost_user(self, device: str | None = None) -> str:
+        """The path of the vhost-user socket of a device with DPDK. The driver host listens; QEMU or DPDK connects."""
+        return str(self.call("open", device=device)["vhost-user"])
+
     def subscribe(self) -> None:
         """From now on `event` returns events."""
         self.call("subscribe")

@@ -13,6 +13,7 @@ import pytest
 from tests.lab.attaching import wait_for
 from tests.lab.image import REPOSITORY
 from tests.lab.test_sriov_devices import bind
+from tests.lab.testpmd import put_testpmd
 
 SOURCE = "/run/source"
 KILLING = "tests/lab/driver_host_kills.py"
@@ -111,6 +112,48 @@ def test_applications_notice_that_their_driver_host_was_killed_and_go_on_with_th
     print(f"noticed after at most {max(seen.pop('noticed')):.3f} s")
     assert all(seen.pop("frames"))
     assert seen == {"the other host": [None, 0], "exit codes": [0, 0]}
+
+
+# Sends frames until one comes back, with the addresses exchanged.
+PING = """
+import sys, time
+from driverhost.client import connect
+own, target = (bytes.fromhex(mac.replace(":", "")) for mac in sys.argv[1:])
+deadline = time.monotonic() + 60
+with connect() as client, client.open() as port:
+    while time.monotonic() < deadline:
+        port.send([target + own + b"\\x88\\xb5" + bytes(50)])
+        if port.wait(1.0) and any(frame[:12] == own + target for frame in port.receive()):
+            sys.exit("back")
+"""
+
+
+@TRACES
+def test_an_application_has_the_vf_of_a_dpdk_process_by_vhost_user(lab, sources):
+    """Two DPDK programs: the driver host's with the VF, and the application with virtio-user, which swaps addresses."""
+    vf, folder, testpmd = lab.vfs[0], "/run/vhost", put_testpmd(lab.vm)
+    set_mac(lab, vf, FIXED)
+    options = ("--no-huge", "--dpdk-memory", "64", "--vhost-directory", folder, "--dpdk-program", " ".join(testpmd))
+    program = (*python(lab), "-m", "driverhost")
+    host = lab.vm.start(*program, "serve", "--device", vf.address, "--socket", "/run/dpdk.sock", "--dpdk", *options)
+    other = DriverPod(lab, lab.vfs[1])
+    try:
+        host.wait_for_output("DPDK is ready", timeout=60)
+        [device] = json.loads(lab.vm.run(*program, "list", "--socket", "/run/dpdk.sock", "--json").out)
+        assert (device["mac"], device["vhost-user"]) == (FIXED, f"{folder}/{vf.address}.sock")
+        vdev = f"net_virtio_user0,path={device['vhost-user']},mac={FIXED}"
+        eal = "--no-huge --no-shconf --no-telemetry --no-pci -m 64 --lcores 0@0,1@0 --vdev"
+        own = "-- --forward-mode=macswap --auto-start --total-num-mbufs=2048"
+        application = lab.vm.start("sh", "-c", f"tail -f /dev/null | {' '.join(testpmd)} {eal} {vdev} {own}")
+        ping = other.pod.run(*python(lab), "-c", PING, other.mac, FIXED, timeout=90, check=False)
+        assert ping.err.strip() == "back"
+        statistics = json.loads(lab.vm.run(*program, "stats", "--socket", "/run/dpdk.sock", "--json").out)
+        assert statistics["rx_packets"] > 0
+        application.kill()
+    finally:
+        host.kill()
+        other.host.kill()
+        other.host.ended(10)
 
 
 def set_mac(lab, vf, mac):

@@ -1,4 +1,4 @@
-"""DPDK's testpmd in the lab's machine: the program of the host's package, with the drivers for an emulated VF."""
+"""DPDK's testpmd in the lab's machine: the program of the host's package, with drivers for a VF and for vhost-user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.lab.vm import Vm
 
 PROGRAM = Path("/usr/bin/dpdk-testpmd")
-DRIVERS = ("librte_net_e1000.so", "librte_mempool_ring.so")
+DRIVERS = ("librte_net_e1000.so", "librte_mempool_ring.so", "librte_net_vhost.so", "librte_net_virtio.so")
 FOLDER = "/run/testpmd"
 
 

@@ -305,7 +305,7 @@ def test_a_driver_that_fails_again_and_again_waits_longer_each_time(served, clie
     def trouble(_driver):
         raise Trouble
 
-    monkeypatch.setattr("driverhost.host.RESTART_SECONDS", (0.001, 0.001, 0.001, 1000.0))
+    monkeypatch.setattr("driverhost.pauses.RESTART_SECONDS", (0.001, 0.001, 0.001, 1000.0))
     monkeypatch.setattr(IgbVf, "on_interrupt", trouble)
     served.do(served.vfs[0].reset_pf)
     deadline = time.monotonic() + SECONDS
