@@ -33,6 +33,8 @@ _REAP_MILLISECONDS = 1000
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
 _WAITING = 2
+_REHEARSALS = 3
+"""Before the first fork. The interpreter writes to code that it specializes, and each child would copy these pages."""
 _LINE = 1000  # characters; a pipe that accepts a byte accepts a page
 
 
@@ -66,6 +68,8 @@ def listen(path: str) -> tuple[_socket.socket, int]:
 
 def run(listener: _socket.socket, house: House, lock: int = -1, most: int = MOST) -> NoReturn:
     """Serves until a signal ends the process."""
+    for _ in range(_REHEARSALS):
+        rehearse()
     gc.collect()
     gc.freeze()  # A collection in a child would write to every page that it shares with this process.
     children = _Children(house, (listener.fileno(), lock), most)
@@ -146,7 +150,9 @@ def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
         for fd in closed:
             os.close(fd)
         os.setsid()
-        rehearse()
+        # A child that is forked for a connection has no time to rehearse: the runtime waits.
+        if not _is_readable(channel):
+            rehearse()
         _word, connections = descriptors.receive(channel, 1, 1)
         channel.close()
         for fd in connections:
@@ -155,6 +161,12 @@ def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
         _log(f"a call was left to its launcher: {str(failure) or type(failure).__name__}")
     finally:
         os._exit(0)
+
+
+def _is_readable(channel: _socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _log(text: str) -> None:

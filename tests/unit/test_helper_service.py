@@ -192,6 +192,28 @@ def test_a_child_serves_the_connection_that_it_gets_and_keeps_nothing_of_the_hel
     ours.close()
 
 
+def test_only_a_child_that_has_to_wait_rehearses(
+    child: list[int], connection: _socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime waits for a child that is forked for a connection."""
+    rehearsals = []
+
+    def rehearse() -> None:
+        rehearsals.append(len(child))
+        descriptors.send(ours, b"C", [connection.fileno()])
+
+    monkeypatch.setattr(service, "rehearse", rehearse)
+    ours, channel = descriptors.pair()
+    live(channel)
+    ours.close()
+    assert (rehearsals, len(child)) == ([0], 1)
+    ours, channel = descriptors.pair()
+    descriptors.send(ours, b"C", [connection.fileno()])
+    live(channel)
+    ours.close()
+    assert (rehearsals, len(child)) == ([0], 2)
+
+
 def test_a_child_without_a_connection_ends_with_the_helper(child: list[int]) -> None:
     ours, channel = descriptors.pair()
     ours.close()
