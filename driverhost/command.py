@@ -35,7 +35,7 @@ DEVICE_VARIABLE = "PCIDEVICE_"
 
 def run(arguments: list[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message on stderr."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         options.function(options)
     except DriverHostError as error:
@@ -157,10 +157,10 @@ def _client(options: argparse.Namespace) -> Client:
     return connect(options.socket, seconds=options.timeout)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="driverhost", description="Drives network devices in user space.")
-    parser.add_argument("--version", action="version", version=f"driverhost {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog="driverhost", description="Drives network devices in user space.")
+    whole.add_argument("--version", action="version", version=f"driverhost {VERSION}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="drive devices and serve the interface")
     serve.set_defaults(function=_serve)
     serve.add_argument(
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     creating.add_argument("directory", nargs="?", default=".", help="default: the present one")
     for command in (statistics, capture, test):
         command.add_argument("--device", help="PCI address; not needed where there is one device")
-    return parser
+    return whole
 
 
 def _checked(parse: Any) -> Any:

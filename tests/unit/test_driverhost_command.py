@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from driverhost.client import connect
-from driverhost.command import devices_of_container, run
+from driverhost.command import devices_of_container, parser, run
 from driverhost.contract import CONTRACT
 from driverhost.drivers.igbvf.driver import IgbVf
 from driverhost.errors import DeviceUnavailable, NoDriver
@@ -22,6 +24,8 @@ from driverhost.finding import find
 from driverhost.serve import listening
 from tests.drivers.igbvf_card import Card
 from tests.drivers.served import Served
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -246,3 +250,15 @@ def test_a_driver_is_verified_on_two_devices(monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "broken  a frame arrives as it was sent\n        a frame of 46 bytes does not arrive\n" in shown.out
     assert "promises are broken" in shown.err
+
+
+def test_the_example_of_a_pod_uses_commands_that_exist_and_grants_no_more_than_the_page_names():
+    pod = yaml.safe_load((ROOT / "conf-examples/pod-driverhost.yaml").read_text())["spec"]
+    [driver], [application] = pod["initContainers"], pod["containers"]
+    probe = driver["startupProbe"]["exec"]["command"]
+    for command in (driver["command"], application["command"], probe):
+        assert command[0] == "driverhost"
+        parser().parse_args(command[1:])
+    assert driver["restartPolicy"] == "Always"
+    assert driver["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert application["securityContext"]["runAsUser"] == int(driver["command"][-1])
