@@ -20,6 +20,8 @@ mkdir -p "$work"
 exec 9>"$work/lock"
 flock 9 # two builds at a time would write into each other's work directory
 
+# PyInstaller clears its cache, which is one for all builds of a user otherwise: two at a time disturb each other.
+export PYINSTALLER_CONFIG_DIR="$PWD/$work/config"
 export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
 
 inputs() {
