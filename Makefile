@@ -14,7 +14,7 @@ kubevirt: freeze ; @$(TIMED) kubevirt $(PYTHON) -m pytest tests/kubevirt
 cli:      freeze ; @$(TIMED) cli $(PYTHON) -m pytest tests/cli
 userspace: freeze ; @$(TIMED) userspace $(PYTHON) -m pytest tests/userspace
 lab:      freeze ; @$(TIMED) lab $(PYTHON) -m pytest tests/lab
-matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py tests/userspace/test_userspace_faults.py tests/contract/test_ipam_etcd_nodes.py tests/contract/test_ipam_moving_pods.py tests/contract/test_ipam_etcd_restored.py tests/contract/test_ipam_adopt.py tests/contract/test_hostile_values.py tests/unit
+matrix:   freeze ; @$(TIMED) matrix env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/lab/test_sriov_faults.py tests/lab/test_netdevsim.py tests/lab/test_driver_host.py tests/userspace/test_userspace_faults.py tests/contract/test_ipam_etcd_nodes.py tests/contract/test_ipam_moving_pods.py tests/contract/test_ipam_etcd_restored.py tests/contract/test_ipam_adopt.py tests/contract/test_hostile_values.py tests/unit
 	@$(TIMED) matrix-deviceplugin env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/deviceplugin/test_many.py
 	@$(TIMED) matrix-kubevirt env BAREWIRE_MATRIX=1 $(PYTHON) -m pytest tests/kubevirt/test_guests.py tests/kubevirt/test_migration.py
 freeze:   ; @build/bootstrap.sh && build/freeze.sh

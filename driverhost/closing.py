@@ -13,8 +13,12 @@ from threading import Thread
 def close_aside(descriptors: Iterable[int]) -> None:
     """Closes the descriptors in another thread, so that no other work waits for it."""
     owned = list(descriptors)
-    if owned:
+    if not owned:
+        return
+    try:
         Thread(target=_close, args=(owned,), daemon=True).start()
+    except RuntimeError:  # the limit of processes is reached
+        _close(owned)
 
 
 def _close(descriptors: list[int]) -> None:

@@ -82,7 +82,7 @@ class DeviceHost:
         """Raises `DeviceFailed`."""
         ports = {f"port_{name}": value for name, value in self._port.counters.items()} if self._port else {}
         with self._using_driver() as driver:
-            return driver.statistics | ports
+            return {str(name): int(value) for name, value in driver.statistics.items()} | ports
 
     def set_mac(self, mac: bytes) -> None:
         """It stays when the driver is restarted, unless it is refused then. Raises `Unsupported`, `DeviceFailed`."""

@@ -133,8 +133,8 @@ class _Refusal:
             return
         self._timer.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
-        close_aside([self._socket.detach()])
         self._server.forget(self)
+        close_aside([self._socket.detach()])
 
     def _readable(self) -> None:
         """Reads requests, which are not answered, until the process closes its end or the time is over."""
@@ -174,11 +174,11 @@ class _Connection:
         if self._socket.fileno() < 0:
             return
         asyncio.get_running_loop().remove_reader(self._socket)
-        close_aside([self._socket.detach()])  # requests that are not read yet may contain descriptors
         self._server.forget(self)
         while self._ports:
             host, port = self._ports.pop()
             host.close(port)
+        close_aside([self._socket.detach()])  # requests that are not read yet may contain descriptors
 
     def _readable(self) -> None:
         try:

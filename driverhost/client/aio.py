@@ -25,6 +25,7 @@ class AsyncClient:
         self._waiting: dict[int, asyncio.Future[messages.Message]] = {}
         self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MOST_EVENTS)
         self._sending = asyncio.Lock()
+        self._refusal: messages.Message | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._readable)
 
@@ -50,7 +51,9 @@ class AsyncClient:
         self._socket.close()
         while self._waiting:
             _number, future = self._waiting.popitem()
-            if not future.done():
+            if not future.done() and self._refusal:
+                future.set_result(self._refusal)
+            elif not future.done():
                 future.set_exception(Disconnected("the driver host has ended"))
         self._keep(None)
 
@@ -103,6 +106,8 @@ class AsyncClient:
         return event
 
     async def _answer(self, name: str, fields: dict[str, Any], *descriptors: int) -> messages.Message:
+        if self._refusal:
+            return self._refusal
         self._number += 1
         number = self._number
         future = self._waiting[number] = self._loop.create_future()
@@ -147,6 +152,9 @@ class AsyncClient:
             self.close()
         elif "event" in message.fields:
             self._keep(message.fields)
+        elif "id" not in message.fields and "error" in message.fields:
+            self._refusal = message  # of the whole connection, which ends now
+            self.close()
         elif (future := self._waiting.get(message.fields.get("id", 0))) and not future.done():
             future.set_result(message)
         else:

@@ -65,13 +65,15 @@ class VfioDevice:
                 self.set_bus_master(enabled=False)
             with contextlib.suppress(DeviceFailed):
                 self.reset()
-        while self._memory:
-            self._memory.pop().close()
-        while self._registers:
-            self._registers.pop().release()
-        while self._eventfds:
-            self._kernel.close(self._eventfds.pop())
-        self._iommu.close()
+        with contextlib.ExitStack() as rest:
+            rest.callback(self._iommu.close)
+            for descriptor in self._eventfds:
+                rest.callback(self._kernel.close, descriptor)
+            for view in self._registers:
+                rest.callback(view.release)
+            for memory in self._memory:
+                rest.callback(memory.close)
+            self._eventfds, self._registers, self._memory = [], [], []
 
     def registers(self, bar: int, bits: int = 32) -> memoryview:
         flags, size, offset = self._region(bar)

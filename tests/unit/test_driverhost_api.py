@@ -456,6 +456,28 @@ def test_a_client_that_is_refused_learns_why(served, monkeypatch):
             client.devices()
 
 
+def test_an_asyncio_client_that_is_refused_learns_why(served, monkeypatch):
+    monkeypatch.setattr("driverhost.server.peer_of", lambda _connection: Peer(1, 1000, 1000))
+
+    async def program():
+        async with await AsyncClient.connect(served.paths[0]) as client:
+            for _ in range(2):
+                with pytest.raises(Refused, match="uid 1000 and gid 1000 are not allowed"):
+                    await client.devices()
+
+    for _ in range(20):
+        asyncio.run(program())
+
+
+def test_counters_that_are_no_numbers_restart_the_driver(served, clients, monkeypatch):
+    clients[0].subscribe()
+    monkeypatch.setattr(IgbVf, "statistics", property(lambda _driver: {"rx_packets": None}))
+    with pytest.raises(Refused, match=r"the driver of .* has failed"):
+        clients[0].statistics()
+    monkeypatch.undo()
+    assert down_and_up(clients[0]) == ["down", "up"]
+
+
 def test_no_more_connections_are_served_than_planned(served, monkeypatch):
     monkeypatch.setattr("driverhost.server.MOST_CONNECTIONS", 2)
     with Client(served.paths[0]) as one, Client(served.paths[0]) as two:

@@ -223,3 +223,16 @@ def test_numbers_and_structures_are_those_of_the_kernel_s_header(tmp_path):
     subprocess.run(["cc", "-o", program, tmp_path / "numbers.c"], check=True, timeout=60)
     output = subprocess.run([program], capture_output=True, text=True, check=True, timeout=60).stdout
     assert dict(zip(numbers, map(int, output.split()), strict=True)) == numbers
+
+
+def test_a_memory_that_cannot_be_unmapped_does_not_keep_the_device_open(place, kernel, monkeypatch):
+    device = VfioDevice(place, kernel)
+    device.memory(4096)
+
+    def refused(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(type(device._iommu), "unmap", refused)
+    with pytest.raises(OSError, match="Input/output error"):
+        device.close()
+    assert kernel.opened == {}
