@@ -162,4 +162,5 @@ class DpdkHost:
         if self._seen and self._seen["link"] != seen:
             self._announce({"event": "link", "device": self.address, **seen})
         self._seen = {"mac": self._mac, "link": seen, "vhost-user": self.vhost_user}
-        self._counters = {name: int(counters.get(theirs, 0)) for name, theirs in _COUNTERS.items()}
+        known = {name: counters.get(theirs, 0) for name, theirs in _COUNTERS.items()}
+        self._counters = {name: value for name, value in known.items() if isinstance(value, int)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import tempfile
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 END_SECONDS = 5.0
 """A process that is to end has so long before it is killed."""
+_REST_SECONDS = 1.0
 _LINES = 20
 _LINE_BYTES = 400
 _VOLUME_MODE = 0o660
@@ -67,7 +69,12 @@ class Process:
             os.makedirs(self._dpdk.folder, exist_ok=True)
             self._remove_socket()
             self._process = await asyncio.create_subprocess_exec(
-                *self._arguments(), stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env=environment
+                *self._arguments(),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
             )
         except OSError as error:
             self._runtime.cleanup()
@@ -80,20 +87,19 @@ class Process:
     async def ended(self) -> None:
         """Returns never: raises `DeviceFailed` when the process ends, with its last lines."""
         await self._process.wait()
-        await self._reading
+        await self._end_reading()
         lines = " | ".join(self._last)
         raise DeviceFailed(f"DPDK of {self._device} has ended with {self._process.returncode}: {lines}")
 
     async def stop(self) -> None:
         """Ends the process, and removes its files. It can be repeated."""
-        if self._process.returncode is None:
-            self._process.terminate()
-            try:
-                await asyncio.wait_for(self._process.wait(), END_SECONDS)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-        await self._reading
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+        # The program may be a script that leaves a process behind.
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+        await self._end_reading()
         self._remove_socket()
         self._runtime.cleanup()
 
@@ -105,7 +111,22 @@ class Process:
             os.chmod(path, _VOLUME_MODE)
         except FileNotFoundError:
             return False
+        except PermissionError as error:
+            raise DeviceUnavailable(
+                f"{path} cannot be given to uid {self._dpdk.uid} and gid {self._dpdk.gid}",
+                hint="the container needs the capability CHOWN, or the group; without --allow-uid it keeps its owner",
+            ) from error
         return True
+
+    def _signal(self, number: int) -> None:
+        """To the process and to those that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    async def _end_reading(self) -> None:
+        """Reads the rest of the output, which another process may keep open."""
+        await asyncio.wait((self._reading,), timeout=_REST_SECONDS)
+        self._reading.cancel()
 
     def _arguments(self) -> list[str]:
         one, *others = sorted(os.sched_getaffinity(0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -57,6 +58,10 @@ def main() -> None:
     if FAULT == "exit":
         print("EAL: Cannot open /dev/vfio/7: Device or resource busy", flush=True)
         sys.exit(1)
+    if FAULT == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not os.fork():
+            time.sleep(3600)
     if FAULT == "flood":
         for _ in range(200):
             sys.stdout.write("x" * 100_000)

@@ -175,6 +175,30 @@ def test_a_process_that_hangs_later_is_started_again(tmp_path, monkeypatch):
     asyncio.run(test())
 
 
+def test_a_process_that_ignores_its_end_and_leaves_another_one_behind_is_ended_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("driverhost.dpdk.process.END_SECONDS", 0.2)
+
+    async def test() -> None:
+        async with running(tmp_path, "FAULT=stubborn") as it:
+            assert await it.states(1) == ["up"]
+        assert children() == []
+
+    asyncio.run(test())
+
+
+def test_a_socket_that_cannot_be_given_away_is_reported_with_the_capability(tmp_path, monkeypatch):
+    def refused(*_arguments: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refused)
+
+    async def test() -> None:
+        async with running(tmp_path, gid=107) as it:
+            assert "capability CHOWN" in await it.logged("cannot be given to uid -1 and gid 107")
+
+    asyncio.run(test())
+
+
 def test_a_flood_of_output_is_not_kept(tmp_path):
     async def test() -> None:
         async with running(tmp_path, "FAULT=flood") as it:
