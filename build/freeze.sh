@@ -13,9 +13,9 @@ mkdir -p "$work"
 exec 9>"$work/lock"
 flock 9 # two builds at a time would write into each other's work directory
 
-# The same bytes from the same sources: sets in the bytecode are written in hash order.
 # PyInstaller clears its cache, which is one for all builds of a user otherwise: two at a time disturb each other.
 export PYINSTALLER_CONFIG_DIR="$PWD/$work/config"
+# The same bytes from the same sources: sets in the bytecode are written in hash order.
 export PYTHONHASHSEED=1 SOURCE_DATE_EPOCH=315532800 PYTHONDONTWRITEBYTECODE=1
 # Of an instruction only its line: the columns are a tenth of the bytecode, and no message has them.
 export PYTHONNODEBUGRANGES=1

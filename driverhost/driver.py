@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -42,6 +43,10 @@ class Driver(ABC):
     def interrupts(self) -> list[int]:
         """Eventfds. When one is readable, the host calls `on_interrupt`."""
 
+    def take_interrupts(self) -> list[bool]:
+        """Empties the eventfds of `interrupts`, and returns which of them had been raised."""
+        return [_was_raised(descriptor) for descriptor in self.interrupts]
+
     @abstractmethod
     def on_interrupt(self) -> None:
         """Acknowledges the device's interrupts. Afterwards the host calls `receive` until it returns nothing."""
@@ -71,3 +76,10 @@ class Driver(ABC):
     @abstractmethod
     def receive(self, limit: int) -> list[bytes]:
         """At most `limit` frames that have arrived, without their checksum."""
+
+
+def _was_raised(descriptor: int) -> bool:
+    try:
+        return os.eventfd_read(descriptor) > 0
+    except BlockingIOError:
+        return False

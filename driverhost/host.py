@@ -32,7 +32,7 @@ Opened = tuple["Device", "Driver"]
 class DeviceHost:
     """`open_device` returns the device, reset, and a driver for it. `announce` is called with each event.
 
-    At most one port is open for sending and receiving; any number of others get copies of all frames.
+    At most one port is open for sending and receiving; at most `MOST_CAPTURES` others get copies of all frames.
     """
 
     def __init__(

@@ -27,7 +27,6 @@ _DRIVER = '''"""A driver for the devices {vendor:04x}:{device:04x}."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -65,11 +64,7 @@ class {kind}(Driver):
 
     def on_interrupt(self) -> None:
         """Read the causes of the interrupt, if the device keeps any. Raise DeviceFailed if it needs a new start."""
-        for descriptor in self._interrupts:
-            try:
-                os.eventfd_read(descriptor)
-            except BlockingIOError:
-                continue
+        self.take_interrupts()
 
     @property
     def mac(self) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import signal
 
 from cni.errors import CniError, InvalidConfig
@@ -58,7 +57,7 @@ def _agreed(connection: _socket.socket, house: House) -> tuple[str, int]:
     pid, user = descriptors.peer(connection)
     if user != 0:
         raise Unfit(f"user {user} is not root")
-    if not _readable(connection, house.request_seconds):
+    if not descriptors.is_readable(connection, house.request_seconds):
         raise Unfit("the launcher has sent no request")
     datagram, fds = descriptors.receive(connection, protocol.LARGEST, len(protocol.INHERITED))
     call = protocol.decode(datagram)
@@ -72,7 +71,7 @@ def _agreed(connection: _socket.socket, house: House) -> tuple[str, int]:
     output = os.memfd_create("barewire-output", os.MFD_CLOEXEC)
     take(call, fds, pid, house.namespaces)
     descriptors.send(connection, protocol.ready(os.getpid()))
-    if not _readable(connection, house.request_seconds):
+    if not descriptors.is_readable(connection, house.request_seconds):
         raise Unfit("the launcher has not gone on")
     word, fds = descriptors.receive(connection, 2, len(protocol.STANDARD))
     if word != protocol.GO:
@@ -128,7 +127,7 @@ def _rehearse_handshake() -> None:
         return  # No descriptors are left. The call will have to do without them, too.
     try:
         descriptors.send(theirs, protocol.encode("a", "a", 0o022, {"A": "a"}), [0])
-        _readable(ours, 0)
+        descriptors.is_readable(ours, 0)
         datagram, fds = descriptors.receive(ours, protocol.LARGEST, len(protocol.INHERITED))
         protocol.decode(datagram)
         for fd in fds:
@@ -188,13 +187,13 @@ def _serve(connection: _socket.socket, name: str, output: int, house: House) -> 
 def _delivered(connection: _socket.socket, code: int, text: bytes, output: int, seconds: float) -> bool:
     """Whether the launcher has written the text to its stdout, as far as this can be known."""
     try:
-        if _readable(connection, 0):
+        if descriptors.is_readable(connection, 0):
             return False  # The launcher has gone. A runtime that waits for the end of stderr also awaits the undoing.
         silence()  # A runtime waits until no process has its stderr open.
         while text:
             text = text[os.write(output, text) :]
         descriptors.send(connection, bytes([code]), [output])
-        if not _readable(connection, seconds):
+        if not descriptors.is_readable(connection, seconds):
             return True  # A stopped launcher may continue later, and report success.
         return connection.recv(2) == protocol.DELIVERED
     except BaseException:  # noqa: BLE001 - in any case, the launcher has not reported the delivery
@@ -206,12 +205,6 @@ def _ignore_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:  # it came just before
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _readable(connection: _socket.socket, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def _ignore(_text: bytes) -> None:

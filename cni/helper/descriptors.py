@@ -6,6 +6,7 @@ They use only the C class: the module `socket` would import `enum` and `selector
 from __future__ import annotations
 
 import _socket
+import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def receive(connection: _socket.socket, size: int, most: int) -> tuple[bytes, li
         for at in range(0, len(octets), _BYTES)
     ]
     return datagram, fds
+
+
+def is_readable(connection: _socket.socket, seconds: float) -> bool:
+    """Whether the socket has data, or its end, within the time."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def peer(connection: _socket.socket) -> tuple[int, int]:

@@ -151,7 +151,7 @@ def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
             os.close(fd)
         os.setsid()
         # A child that is forked for a connection has no time to rehearse: the runtime waits.
-        if not _is_readable(channel):
+        if not descriptors.is_readable(channel, 0):
             rehearse()
         _word, connections = descriptors.receive(channel, 1, 1)
         channel.close()
@@ -161,12 +161,6 @@ def _wait(channel: _socket.socket, house: House, closed: list[int]) -> NoReturn:
         _log(f"a call was left to its launcher: {str(failure) or type(failure).__name__}")
     finally:
         os._exit(0)
-
-
-def _is_readable(channel: _socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _log(text: str) -> None:

@@ -47,7 +47,7 @@ class Dpdk:
 
 
 class Process:
-    """A process that forwards frames between a device and a vhost-user socket. Created with `started`.
+    """A process that forwards frames between a device and a vhost-user socket.
 
     It ends with its stdin, so that it does not outlive the driver host.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +10,7 @@ from driverhost.drivers.igbvf import registers as reg
 from driverhost.drivers.igbvf.mailbox import Mailbox
 from driverhost.drivers.igbvf.queues import Receive, Transmit
 from driverhost.errors import DeviceFailed
+from driverhost.mac import random_unicast
 
 if TYPE_CHECKING:
     from driverhost.device import Device
@@ -65,11 +64,7 @@ class IgbVf(Driver):
         return self._interrupts
 
     def on_interrupt(self) -> None:
-        for descriptor in self._interrupts:
-            try:
-                os.eventfd_read(descriptor)
-            except BlockingIOError:
-                continue
+        self.take_interrupts()
         if self._mailbox.pf_was_reset:
             raise DeviceFailed(f"the PF of {self.device.address} has been reset", hint="the driver is restarted")
 
@@ -118,7 +113,7 @@ class IgbVf(Driver):
         if answer[0] & reg.MESSAGE_ACK and any(mac):
             self._mac = mac
         else:
-            self.set_mac(random_mac())
+            self.set_mac(random_unicast())
 
     def _enable_interrupts(self) -> None:
         entry = _QUEUES | reg.IVAR_VALID
@@ -127,9 +122,3 @@ class IgbVf(Driver):
         self._registers[reg.EIAM] = 0
         self._registers[reg.EIAC] = _BOTH
         self._registers[reg.EIMS] = _BOTH
-
-
-def random_mac() -> bytes:
-    """A unicast address that is locally administered."""
-    first, *others = secrets.token_bytes(6)
-    return bytes([(first | 2) & ~1, *others])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +10,7 @@ from driverhost.drivers.virtio_net import layout
 from driverhost.drivers.virtio_net.configuration import Common, Fields, structures
 from driverhost.drivers.virtio_net.queues import MOST_DESCRIPTORS, Bell, Control, Queue, Receive, Transmit
 from driverhost.errors import DeviceFailed, Unsupported
+from driverhost.mac import random_unicast
 
 if TYPE_CHECKING:
     from driverhost.device import Device
@@ -79,8 +78,7 @@ class VirtioNet(Driver):
         return self._interrupts
 
     def on_interrupt(self) -> None:
-        rung = [_emptied(descriptor) for descriptor in self._interrupts]
-        if rung[_CONFIGURATION] and self._common.needs_reset:
+        if self.take_interrupts()[_CONFIGURATION] and self._common.needs_reset:
             raise DeviceFailed(f"{self.device.address} has an error and needs a reset", hint="the driver is restarted")
 
     @property
@@ -133,16 +131,8 @@ class VirtioNet(Driver):
     def _first_mac(self) -> bytes:
         if self._features & layout.HAS_MAC:
             return bytes(self._config.read((index, 8)) for index in range(6))
-        first, *others = secrets.token_bytes(6)
-        return bytes([(first | 2) & ~1, *others])
+        return random_unicast()
 
     def _count(self, direction: str, sizes: list[int]) -> None:
         self._counters[f"{direction}_packets"] += len(sizes)
         self._counters[f"{direction}_bytes"] += sum(sizes)
-
-
-def _emptied(descriptor: int) -> bool:
-    try:
-        return os.eventfd_read(descriptor) > 0
-    except BlockingIOError:
-        return False
